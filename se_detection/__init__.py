@@ -1,0 +1,27 @@
+"""Squeeze-and-excitation backbones for detectron2 (Hu et al., arXiv 1709.01507).
+
+Importing this package registers the backbones, the C4 head and the toy data set with detectron2, and adds `MODEL.SE` to
+the config that `detectron2.config.get_cfg()` returns.
+"""
+
+try:
+    import detectron2  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "detectron2":
+        raise
+    from .install_detectron2 import MISSING_DETECTRON2
+
+    raise ModuleNotFoundError(MISSING_DETECTRON2, name="detectron2") from None
+
+from detectron2.config import defaults
+
+from . import model_zoo, roi_heads
+from .backbone import create_backbone
+from .config import SEConfig, add_se_config
+from .data.toy import register_toy
+from .errors import UserError
+
+__all__ = ["SEConfig", "UserError", "add_se_config", "create_backbone", "model_zoo", "roi_heads"]
+
+add_se_config(defaults._C)
+register_toy()

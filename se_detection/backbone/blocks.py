@@ -1,0 +1,84 @@
+"""detectron2's residual blocks with squeeze-and-excitation (the paper's Fig. 3 and Fig. 5)."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import CNNBlockBase
+from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, DeformBottleneckBlock
+from torch import Tensor
+
+from ..layers import SqueezeExcitation, residual_gate
+
+
+class SEResidualBlock(CNNBlockBase):
+    """Where SE sits in a residual block (the paper's Fig. 5); subclasses give the residual branch.
+
+    Args (keywords, taken by every SE block):
+        se: the options of :class:`SqueezeExcitation`: `reduction`, `squeeze`, `gate`, `bias`.
+        position: `standard` (on the residual, before the sum), `pre` (on the input of the residual branch), `post` (after
+            sum and ReLU), `identity` (on the shortcut) or `3x3` (inside a bottleneck, after the 3x3 convolution).
+        others: those of detectron2's block.
+    """
+
+    position: torch.jit.Final[str]
+
+    def __init__(self, in_channels: int, out_channels: int, *, se: dict[str, Any], position: str, **block: Any) -> None:
+        super().__init__(in_channels, out_channels, **block)
+        gated = {"pre": in_channels, "3x3": self.conv2.out_channels}.get(position, out_channels)
+        self.se = SqueezeExcitation(gated, **se)
+        self.position = position
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        shortcut = x
+        if self.shortcut is not None:
+            shortcut = self.shortcut(x)
+        if self.position == "identity":
+            shortcut = self.se(shortcut)
+        if self.position == "pre":
+            x = self.se(x)
+        residual = self.residual(x)
+        if self.position == "standard":
+            return residual_gate(residual, self.se.gate(residual), shortcut)
+        residual += shortcut
+        out = F.relu_(residual)
+        if self.position == "post":
+            out = self.se(out)
+        return out
+
+
+class SEBasicBlock(SEResidualBlock, BasicBlock):
+    """The block of SE-ResNet-18/34: 3x3, 3x3, SE."""
+
+    def residual(self, x: Tensor) -> Tensor:
+        return self.conv2(F.relu_(self.conv1(x)))
+
+
+class BottleneckResidual(SEResidualBlock):
+    """1x1, 3x3, 1x1; how the 3x3 is called is the subclass's."""
+
+    def residual(self, x: Tensor) -> Tensor:
+        out = self.conv3x3(F.relu_(self.conv1(x)))
+        if self.position == "3x3":
+            out = self.se(out)
+        return self.conv3(F.relu_(out))
+
+
+class SEBottleneckBlock(BottleneckResidual, BottleneckBlock):
+    """The block of SE-ResNet-50/101/152 and SE-ResNeXt: 1x1, 3x3, 1x1, SE."""
+
+    def conv3x3(self, x: Tensor) -> Tensor:
+        return self.conv2(x)
+
+
+class SEDeformBottleneckBlock(BottleneckResidual, DeformBottleneckBlock):
+    """The bottleneck whose 3x3 convolution is deformable; needs detectron2's compiled operators."""
+
+    def conv3x3(self, x: Tensor) -> Tensor:
+        offset = self.conv2_offset(x)
+        if self.deform_modulated:
+            # The layer's channels are the x offsets, the y offsets and the mask, a third each.
+            third = offset.shape[1] // 3
+            return self.conv2(x, offset[:, : 2 * third], offset[:, 2 * third :].sigmoid())
+        return self.conv2(x, offset)

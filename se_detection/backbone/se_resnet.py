@@ -1,0 +1,259 @@
+"""SE-ResNet and SE-ResNeXt trunks, alone and under FPN, from a config or by name."""
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import CNNBlockBase, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock, ResNet
+from torch import nn
+
+from ..config import STAGES, STEMS, SEConfig, check_choice
+from ..errors import UserError
+from .blocks import SEBasicBlock, SEBottleneckBlock, SEDeformBottleneckBlock
+from .stems import CaffeStem
+
+BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+SE_BLOCK: dict[type[CNNBlockBase], type[CNNBlockBase]] = {
+    BasicBlock: SEBasicBlock,
+    BottleneckBlock: SEBottleneckBlock,
+    DeformBottleneckBlock: SEDeformBottleneckBlock,
+}
+PLAIN = SEConfig(stages=())
+
+
+def make_stage(
+    stage: str, block_class: type[CNNBlockBase], num_blocks: int, *, se: SEConfig, **options: Any
+) -> list[CNNBlockBase]:
+    """The blocks of one stage, with SE where `se` has it.
+
+    Args:
+        stage: `res2` to `res5`.
+        block_class: detectron2's plain block; its SE counterpart is taken where the stage has SE.
+        options: for `ResNet.make_stage`.
+
+    Raises:
+        UserError: the reduction ratio doesn't fit the stage's width.
+    """
+    reduction = se.reduction_in(stage)
+    if reduction is not None:
+        block_class = SE_BLOCK[block_class]
+        options["se"] = {"reduction": reduction, "squeeze": se.squeeze, "gate": se.gate, "bias": se.bias}
+        options["position"] = se.position
+    try:
+        return ResNet.make_stage(block_class, num_blocks, **options)
+    except ValueError as error:
+        raise UserError(f"MODEL.SE in {stage}: {error}") from error
+
+
+def make_trunk(
+    depth: int,
+    *,
+    se: SEConfig,
+    norm: str,
+    out_features: Sequence[str],
+    stem: str = "basic",
+    in_channels: int = 3,
+    stem_channels: int = 64,
+    res2_channels: int | None = None,
+    num_groups: int = 1,
+    width_per_group: int = 64,
+    stride_in_1x1: bool = False,
+    res5_dilation: int = 1,
+    deform_on_per_stage: Sequence[bool] = (False,) * 4,
+    deform_modulated: bool = False,
+    deform_num_groups: int = 1,
+    num_classes: int | None = None,
+    freeze_at: int = 0,
+) -> ResNet:
+    """A detectron2 `ResNet` of SE blocks; what `build_resnet_backbone` honours, and the stem.
+
+    Args:
+        depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        stem: `basic` (detectron2's) or `caffe` (ceil-mode pool).
+        res2_channels: width of res2's output; 64 for basic blocks and 256 for bottlenecks unless given.
+        freeze_at: how many of stem, res2, ... are frozen.
+        others: the keys of `MODEL.RESNETS` of the same name.
+
+    Raises:
+        UserError: values that no ResNet can have, or that detectron2 as installed can't build.
+    """
+    if depth not in BLOCKS_PER_STAGE:
+        raise UserError(f"MODEL.RESNETS.DEPTH: {depth} is not one of {', '.join(map(str, BLOCKS_PER_STAGE))}")
+    if res5_dilation not in (1, 2):
+        raise UserError(f"MODEL.RESNETS.RES5_DILATION: {res5_dilation} is not 1 or 2")
+    check_choice("STEM", stem, STEMS)
+    basic = depth < 50
+    out_channels = res2_channels or (64 if basic else 256)
+    if basic:
+        for key, value, needed in (
+            ("RES2_OUT_CHANNELS", out_channels, 64),
+            ("RES5_DILATION", res5_dilation, 1),
+            ("NUM_GROUPS", num_groups, 1),
+            ("DEFORM_ON_PER_STAGE", list(deform_on_per_stage), [False] * 4),
+        ):
+            if value != needed:
+                raise UserError(f"MODEL.RESNETS.{key}: {value} can't be had with DEPTH {depth}; set it to {needed}")
+        if se.position == "3x3" and se.stages:
+            raise UserError(f"MODEL.SE.POSITION: 3x3 is inside a bottleneck, and DEPTH {depth} has none")
+    if any(deform_on_per_stage) and importlib.util.find_spec("detectron2._C") is None:
+        raise UserError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE: deformable convolution needs detectron2's compiled operators, which "
+            "this detectron2 lacks; build detectron2 from source, or set it to [False, False, False, False]"
+        )
+
+    current = stem_channels
+    bottleneck_channels = num_groups * width_per_group
+    stages = []
+    for stage, num_blocks, deform in zip(STAGES, BLOCKS_PER_STAGE[depth], deform_on_per_stage, strict=True):
+        dilation = res5_dilation if stage == "res5" else 1
+        # A dilated res5 keeps the resolution of res4 (the convention of R-FCN and of detectron2's DC5).
+        first_stride = 1 if stage == "res2" or dilation == 2 else 2
+        options: dict[str, Any] = {
+            "stride_per_block": [first_stride] + [1] * (num_blocks - 1),
+            "in_channels": current,
+            "out_channels": out_channels,
+            "norm": norm,
+        }
+        block_class: type[CNNBlockBase] = BasicBlock
+        if not basic:
+            block_class = BottleneckBlock
+            options |= {
+                "bottleneck_channels": bottleneck_channels,
+                "num_groups": num_groups,
+                "stride_in_1x1": stride_in_1x1,
+                "dilation": dilation,
+            }
+        if deform:
+            block_class = DeformBottleneckBlock
+            options |= {"deform_modulated": deform_modulated, "deform_num_groups": deform_num_groups}
+        stages.append(make_stage(stage, block_class, num_blocks, se=se, **options))
+        current, out_channels, bottleneck_channels = out_channels, 2 * out_channels, 2 * bottleneck_channels
+
+    stem_class = {"basic": BasicStem, "caffe": CaffeStem}[stem]
+    return ResNet(
+        stem_class(in_channels=in_channels, out_channels=stem_channels, norm=norm),
+        stages,
+        num_classes=num_classes,
+        out_features=list(out_features),
+        freeze_at=freeze_at,
+    )
+
+
+NAMED_TRUNKS: dict[str, dict[str, int]] = {
+    **{f"resnet{depth}": {"depth": depth} for depth in BLOCKS_PER_STAGE},
+    **{f"resnext{depth}_32x4d": {"depth": depth, "num_groups": 32, "width_per_group": 4} for depth in (50, 101)},
+}
+LAYOUTS = ("torchvision", "caffe")
+
+
+def create_backbone(
+    name: str,
+    *,
+    layout: str = "torchvision",
+    norm: str = "BN",
+    out_features: Sequence[str] = STAGES,
+    num_classes: int | None = None,
+    se: SEConfig | None = None,
+) -> Backbone:
+    """A trunk by name, without a config.
+
+    Args:
+        name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d` or `resnext101_32x4d`, plain;
+            with `se_` before it, with SE in every stage.
+        layout: `torchvision` (stride in the 3x3 convolution, padded pool) or `caffe`, that of the paper's released
+            models (stride in the first 1x1, but for ResNeXt; ceil-mode pool).
+        norm: `BN`, `FrozenBN`, `SyncBN`, `GN`, ...
+        out_features: any of `stem`, `res2` ... `res5`, and `linear` beside `res5` where there is a classifier.
+        num_classes: adds a classifier.
+        se: what the SE blocks look like; the paper's standard block unless given.
+
+    Returns:
+        A detectron2 `Backbone`: (N, 3, H, W) to a dict of the maps named by `out_features`.
+
+    Raises:
+        UserError: an unknown name or layout, or `se` for a plain trunk.
+    """
+    plain_name = name.removeprefix("se_")
+    if plain_name not in NAMED_TRUNKS:
+        raise UserError(f"no backbone is named {name!r}; choose from {', '.join(NAMED_TRUNKS)}, or any of these after 'se_'")
+    if layout not in LAYOUTS:
+        raise UserError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    if name == plain_name and se is not None:
+        raise UserError(f"{name!r} is a plain trunk and takes no se=; did you mean 'se_{name}'?")
+    if "linear" in out_features and (num_classes is None or "res5" not in out_features):
+        raise UserError("out_features: 'linear' needs num_classes, and 'res5' beside it")
+    caffe = layout == "caffe"
+    return make_trunk(
+        **NAMED_TRUNKS[plain_name],
+        se=PLAIN if name == plain_name else se or SEConfig(),
+        norm=norm,
+        out_features=out_features,
+        num_classes=num_classes,
+        stem="caffe" if caffe else "basic",
+        stride_in_1x1=caffe and not plain_name.startswith("resnext"),
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """The trunk that `MODEL.RESNETS` and `MODEL.SE` describe (for C4 and DC5 detectors, and below FPN).
+
+    Raises:
+        UserError: a value that can't be built, or a C4 detector whose res5 would lose its SE.
+    """
+    if "SE" not in cfg.MODEL:
+        raise UserError("the config has no MODEL.SE: import se_detection before get_cfg(), or call add_se_config(cfg)")
+    se = SEConfig.from_cfg(cfg)
+    resnets = cfg.MODEL.RESNETS
+    # In a C4 detector res5 is in the ROI heads, and detectron2's own builds it of plain blocks.
+    if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and "res5" not in resnets.OUT_FEATURES and "res5" in se.stages:
+        raise UserError(
+            "MODEL.ROI_HEADS.NAME: Res5ROIHeads has a res5 without SE; set it to SERes5ROIHeads, "
+            "or take res5 out of MODEL.SE.STAGES"
+        )
+    return make_trunk(
+        resnets.DEPTH,
+        se=se,
+        stem=cfg.MODEL.SE.STEM,
+        norm=resnets.NORM,
+        out_features=resnets.OUT_FEATURES,
+        in_channels=input_shape.channels,
+        stem_channels=resnets.STEM_OUT_CHANNELS,
+        res2_channels=resnets.RES2_OUT_CHANNELS,
+        num_groups=resnets.NUM_GROUPS,
+        width_per_group=resnets.WIDTH_PER_GROUP,
+        stride_in_1x1=resnets.STRIDE_IN_1X1,
+        res5_dilation=resnets.RES5_DILATION,
+        deform_on_per_stage=resnets.DEFORM_ON_PER_STAGE,
+        deform_modulated=resnets.DEFORM_MODULATED,
+        deform_num_groups=resnets.DEFORM_NUM_GROUPS,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The trunk under FPN: p2 to p5, and p6 by subsampling (Faster, Mask and Cascade R-CNN)."""
+    return _with_fpn(cfg, build_se_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The trunk under RetinaNet's FPN: p3 to p5, and p6 and p7 by convolution from res5."""
+    trunk = build_se_resnet_backbone(cfg, input_shape)
+    return _with_fpn(cfg, trunk, LastLevelP6P7(trunk.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))
+
+
+def _with_fpn(cfg: CfgNode, trunk: Backbone, top_block: nn.Module) -> FPN:
+    return FPN(
+        bottom_up=trunk,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )

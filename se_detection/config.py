@@ -1,0 +1,85 @@
+"""The `MODEL.SE` node of detectron2's config: its defaults, and the one place where its values are checked."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from detectron2.config import CfgNode
+
+from .errors import UserError
+
+POSITIONS = ("standard", "pre", "post", "identity", "3x3")
+SQUEEZES = ("avg", "max", "avgmax", "none")
+GATES = ("sigmoid", "tanh", "relu", "hardsigmoid")
+STAGES = ("res2", "res3", "res4", "res5")
+STEMS = ("basic", "caffe")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SEConfig:
+    """What the SE blocks of a trunk look like; the fields are the keys of `MODEL.SE`.
+
+    Args:
+        reduction: the paper's r; a block of C channels is squeezed through C // r.
+        reduction_per_stage: one r for each of res2 to res5, instead of `reduction`.
+        position: where the block sits: `standard`, `pre`, `post`, `identity` (the paper's Fig. 5) or `3x3` (Table 15).
+        squeeze: `avg`, `max`, `avgmax` (both, concatenated) or `none` (the paper's NoSqueeze, Table 16).
+        gate: `sigmoid`, `tanh`, `relu` (Table 12) or `hardsigmoid`.
+        stages: the stages that have SE blocks.
+        bias: whether the two layers have biases; released weights have them, the paper's ablations don't.
+
+    Raises:
+        UserError: a value is none of its choices, or contradicts another.
+    """
+
+    reduction: int = 16
+    reduction_per_stage: Sequence[int] = ()
+    position: str = "standard"
+    squeeze: str = "avg"
+    gate: str = "sigmoid"
+    stages: Sequence[str] = STAGES
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        check_choice("POSITION", self.position, POSITIONS)
+        check_choice("SQUEEZE", self.squeeze, SQUEEZES)
+        check_choice("GATE", self.gate, GATES)
+        for stage in self.stages:
+            check_choice("STAGES", stage, STAGES)
+        if len(self.reduction_per_stage) not in (0, len(STAGES)):
+            raise UserError(
+                f"MODEL.SE.REDUCTION_PER_STAGE: {list(self.reduction_per_stage)} has {len(self.reduction_per_stage)} "
+                f"values; give one for each of {', '.join(STAGES)}, or none"
+            )
+        for reduction in (self.reduction, *self.reduction_per_stage):
+            if not isinstance(reduction, int) or reduction < 1:
+                raise UserError(f"MODEL.SE.REDUCTION: {reduction!r} is not a whole number of at least 1")
+
+    def reduction_in(self, stage: str) -> int | None:
+        """The reduction ratio r in a stage (`res2` to `res5`), or None where the stage has no SE."""
+        if stage not in self.stages:
+            return None
+        if self.reduction_per_stage:
+            return self.reduction_per_stage[STAGES.index(stage)]
+        return self.reduction
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> "SEConfig":
+        """Reads `cfg.MODEL.SE`."""
+        return cls(**{field: getattr(cfg.MODEL.SE, field.upper()) for field in asdict(cls())})
+
+
+def check_choice(key: str, value: object, choices: Iterable[str]) -> None:
+    """Raises a :class:`UserError` that names the key of `MODEL.SE`, the value and the choices, unless it is one."""
+    if value not in choices:
+        raise UserError(f"MODEL.SE.{key}: {value!r} is not one of {', '.join(choices)}")
+
+
+def add_se_config(cfg: CfgNode) -> None:
+    """Adds `MODEL.SE` with its defaults to a config; one that has it stays as it is."""
+    if "SE" in cfg.MODEL:
+        return
+    defaults = {
+        field.upper(): list(value) if isinstance(value, tuple) else value for field, value in asdict(SEConfig()).items()
+    }
+    # The stem is the trunk's, not the SE block's: detectron2's own, or the ceil-mode pool of the released Caffe models.
+    cfg.MODEL.SE = CfgNode({**defaults, "STEM": "basic"})

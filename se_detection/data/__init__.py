@@ -1,0 +1,1 @@
+"""Data sets: a person's own COCO-format files, and the toy set."""

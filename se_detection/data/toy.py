@@ -1,0 +1,243 @@
+"""The built-in toy set: coloured shapes on textured grounds, in COCO format, drawn on first use.
+
+With it every part of the project runs on any machine in minutes and without a download. Colours, sizes and tilts are
+drawn from the same distributions for all classes, so that only its shape tells what an object is.
+"""
+
+import json
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from filecmp import cmpfiles
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from ..errors import UserError
+
+Array = NDArray[np.float64]
+
+SPLITS = {"train": 200, "val": 80}
+SHAPES = ("circle", "square", "triangle", "cross")
+# To be raised with every change of what is drawn: a set of another version is refused, not mixed with this one.
+VERSION = "1"
+
+SIDE = 128
+SIZES = (14.0, 64.0)
+OBJECTS = (2, 6)
+MAX_TILT = math.radians(15)
+# The share of an object that the objects drawn after it leave to be seen.
+MIN_VISIBLE = 0.55
+OVERSAMPLING = 4
+
+
+def register_toy(root: Path | str | None = None) -> None:
+    """Registers `se_toy_train` and `se_toy_val` with detectron2; one that is registered already stays as it is.
+
+    Nothing is drawn here: `DatasetCatalog.get` draws a set that is not on disk.
+
+    Args:
+        root: the sets' folder; by default `se_toy` under `$DETECTRON2_DATASETS` (`datasets`), where detectron2 looks
+            for its own sets.
+    """
+    folder = Path(root or Path(os.getenv("DETECTRON2_DATASETS", "datasets"), "se_toy")).expanduser()
+    for split, count in SPLITS.items():
+        name = f"se_toy_{split}"
+        if name in DatasetCatalog:
+            continue
+        DatasetCatalog.register(name, partial(_load, name, folder, split, count))
+        MetadataCatalog.get(name).set(
+            json_file=str(_annotations(folder, split)),
+            image_root=str(folder / split),
+            evaluator_type="coco",
+            thing_classes=list(SHAPES),
+        )
+
+
+def make_toy_dataset(folder: Path, *, split: str, count: int, seed: int = 0) -> Path:
+    """Draws `<folder>/<split>/*.png` and `<folder>/annotations/<split>.json`, unless they are there, and returns the latter.
+
+    Pictures are 128×128 RGB; boxes, polygons and areas are those of whole shapes, hidden parts included. Picture i
+    depends on `split`, `seed` and i alone. All is drawn in a temporary folder and then renamed, the annotations last:
+    they mark a whole set. Processes that draw the same set at once all end with the one that was finished first.
+
+    Raises:
+        UserError: other files are in the way, or the folder cannot be written.
+    """
+    pictures, json_file = folder / split, _annotations(folder, split)
+    info = {"description": "se_detection toy set", "version": VERSION, "split": split, "count": count, "seed": seed}
+    if json_file.exists() and _is_whole(pictures, json_file, info):
+        return json_file
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=folder) as temporary:
+            drawn = Path(temporary, split)
+            drawn.mkdir()
+            content = json.dumps({"info": info, **_draw_set(drawn, split=split, count=count, seed=seed)})
+            Path(temporary, json_file.name).write_text(content, encoding="utf-8")
+            _rename_unless_same(drawn, pictures)
+            json_file.parent.mkdir(exist_ok=True)
+            Path(temporary, json_file.name).replace(json_file)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the toy set cannot be written there ({error.strerror}); "
+            "set DETECTRON2_DATASETS to a folder that can be written"
+        ) from error
+    return json_file
+
+
+def _load(name: str, folder: Path, split: str, count: int) -> list[dict[str, Any]]:
+    json_file = make_toy_dataset(folder, split=split, count=count)
+    return load_coco_json(str(json_file), str(folder / split), name)
+
+
+def _annotations(folder: Path, split: str) -> Path:
+    return folder / "annotations" / f"{split}.json"
+
+
+def _is_whole(pictures: Path, json_file: Path, info: dict[str, Any]) -> bool:
+    """Whether all pictures of an annotations file are there; raises a :class:`UserError` where it is not of this set."""
+    try:
+        content = json.loads(json_file.read_bytes())
+    except ValueError:
+        content = {}
+    if content.get("info") != info:
+        wanted = ", ".join(f"{key} {info[key]}" for key in ("version", "count", "seed"))
+        raise UserError(
+            f"{json_file} is not the toy set wanted ({wanted}); remove it and {pictures}, or use another folder"
+        )
+    return all((pictures / image["file_name"]).exists() for image in content["images"])
+
+
+def _rename_unless_same(drawn: Path, pictures: Path) -> None:
+    """Moves a folder into place, where another process may have put the same pictures in the meantime."""
+    try:
+        drawn.rename(pictures)
+    except OSError as error:
+        names = [path.name for path in drawn.iterdir()]
+        same, _, _ = cmpfiles(drawn, pictures, names, shallow=False)
+        if len(same) < len(names):
+            raise UserError(
+                f"{pictures} holds other files than the toy set's; remove it or use another folder"
+            ) from error
+
+
+def _draw_set(folder: Path, *, split: str, count: int, seed: int) -> dict[str, list[dict[str, Any]]]:
+    """Writes the pictures and returns COCO's `images`, `annotations` and `categories`."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(count):
+        picture, objects = _draw_picture(np.random.default_rng([seed, index, *split.encode()]))
+        image = {"id": index + 1, "file_name": f"{index + 1:06d}.png", "height": SIDE, "width": SIDE}
+        picture.save(folder / image["file_name"])
+        images.append(image)
+        annotations += [
+            {
+                "id": len(annotations) + number,
+                "image_id": image["id"],
+                "category_id": item.category_id,
+                "bbox": item.box,
+                "area": item.area,
+                "segmentation": [item.polygon.ravel().tolist()],
+                "iscrowd": 0,
+            }
+            for number, item in enumerate(objects, start=1)
+        ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(SHAPES, start=1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+@dataclass(frozen=True)
+class _Object:
+    """A placed shape; `polygon` holds its corners in pixels, (corners, 2), x before y."""
+
+    category_id: int
+    polygon: Array
+
+    @classmethod
+    def random(cls, rng: np.random.Generator) -> "_Object":
+        category = int(rng.integers(len(SHAPES)))
+        tilt = rng.uniform(-MAX_TILT, MAX_TILT)
+        corners = _outline(SHAPES[category]) @ [[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]]
+        corners -= corners.min(axis=0)
+        corners *= math.exp(rng.uniform(*np.log(SIZES))) / corners.max()
+        corners += rng.uniform(0, SIDE - corners.max(axis=0))
+        return cls(category + 1, corners.round(2))
+
+    @property
+    def box(self) -> list[float]:
+        """COCO's [x, y, width, height]."""
+        low, high = self.polygon.min(axis=0), self.polygon.max(axis=0)
+        return np.concatenate([low, high - low]).round(2).tolist()
+
+    @property
+    def area(self) -> float:
+        x, y = self.polygon.T
+        return round(abs(float(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1)))) / 2, 2)
+
+    def coverage(self) -> Array:
+        """How much of each pixel lies in the shape: (SIDE, SIDE), from 0 to 1."""
+        canvas = Image.new("L", (OVERSAMPLING * SIDE, OVERSAMPLING * SIDE))
+        # Pillow counts from the middle of the first pixel, COCO from its corner.
+        ImageDraw.Draw(canvas).polygon((OVERSAMPLING * self.polygon - 0.5).ravel().tolist(), fill=255)
+        return np.asarray(canvas.reduce(OVERSAMPLING)) / 255.0
+
+
+def _outline(shape: str) -> Array:
+    """The corners of a shape about the origin, (corners, 2), y pointing down."""
+    if shape == "cross":
+        arm = [(1, 3), (1, 1), (3, 1)]
+        return np.array(
+            [*arm, *[(x, -y) for x, y in arm[::-1]], *[(-x, -y) for x, y in arm], *[(-x, y) for x, y in arm[::-1]]]
+        )
+    corners = {"circle": 48, "square": 4, "triangle": 3}[shape]
+    angles = 2 * np.pi * (np.arange(corners) + 0.5) / corners
+    return np.stack([np.sin(angles), np.cos(angles)], axis=1)
+
+
+def _draw_picture(rng: np.random.Generator) -> tuple[Image.Image, list[_Object]]:
+    pixels = _ground(rng)
+    objects: list[_Object] = []
+    visible: list[Array] = []
+    wanted = rng.integers(*OBJECTS, endpoint=True)
+    while len(objects) < wanted:
+        item = _Object.random(rng)
+        coverage = item.coverage()
+        left = [seen * (1 - coverage) for seen in visible]
+        if any(seen.sum() < MIN_VISIBLE * other.area for seen, other in zip(left, objects, strict=True)):
+            continue
+        colour = _contrasting_colour(rng, pixels[coverage > 0])
+        pixels += coverage[..., None] * (colour - pixels)
+        objects.append(item)
+        visible = [*left, coverage]
+    pixels += 24 * _noise(rng, cells=32) + 12 * _noise(rng, cells=SIDE)
+    return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8)), objects
+
+
+def _ground(rng: np.random.Generator) -> Array:
+    """A slope from one colour to another under smooth noise: (SIDE, SIDE, 3)."""
+    start, end = rng.uniform(40, 215, (2, 3))
+    direction = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[-0.5 : 0.5 : SIDE * 1j, -0.5 : 0.5 : SIDE * 1j]
+    slope = 0.5 + (x * math.cos(direction) + y * math.sin(direction)) / math.sqrt(2)
+    return start + slope[..., None] * (end - start) + 60 * _noise(rng, cells=4) + 40 * _noise(rng, cells=12)
+
+
+def _noise(rng: np.random.Generator, *, cells: int) -> Array:
+    """Smooth noise with `cells` independent values a side: (SIDE, SIDE, 3), from -0.5 to 0.5."""
+    values = rng.integers(0, 255, (cells, cells, 3), dtype=np.uint8, endpoint=True)
+    return np.asarray(Image.fromarray(values).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) / 255.0 - 0.5
+
+
+def _contrasting_colour(rng: np.random.Generator, ground: Array) -> Array:
+    """Of a few random colours the one farthest from any pixel that it will cover: (pixels, 3) to (3,)."""
+    candidates = rng.uniform(0, 255, (12, 3))
+    distances = np.linalg.norm(candidates[:, None] - ground, axis=2).min(axis=1)
+    return candidates[distances.argmax()]

@@ -1,0 +1,8 @@
+"""Training and evaluation with detectron2's trainer, hooks and launch."""
+
+from .arguments import argument_parser
+from .config import load_config
+from .run import run
+from .trainer import Trainer
+
+__all__ = ["Trainer", "argument_parser", "load_config", "run"]

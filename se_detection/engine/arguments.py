@@ -1,0 +1,38 @@
+"""The command line of tools/train_net.py: detectron2's flags, and a person's own data."""
+
+from argparse import ArgumentParser
+
+from detectron2.engine import default_argument_parser
+
+EXAMPLE = """
+examples:
+  plain and SE on your own COCO-format data, then their comparison:
+    $ tools/train_net.py --config-file configs/COCO-Detection/faster_rcnn_SE_R_50_FPN_1x.yaml \\
+        --train-json train.json --train-images train/ --val-json val.json --val-images val/ OUTPUT_DIR output/se
+    $ tools/compare.py --baseline output/plain --candidate output/se
+  evaluate a run again:
+    $ tools/train_net.py --eval-only --resume --config-file output/se/config.yaml \\
+        --val-json val.json --val-images val/ OUTPUT_DIR output/se
+  two processes, on GPUs or on the CPU:
+    $ tools/train_net.py --num-gpus 2 --config-file configs/Toy/faster_rcnn_SE_R_18_FPN.yaml
+"""
+
+
+def argument_parser() -> ArgumentParser:
+    """detectron2's own parser with the flags that this project adds."""
+    parser: ArgumentParser = default_argument_parser(epilog=EXAMPLE)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="start anew in an OUTPUT_DIR that holds a run, removing that run's files"
+    )
+    parser.add_argument(
+        "--reset-predictor",
+        action="store_true",
+        help="start the last layers afresh when MODEL.WEIGHTS is a detector trained on other classes",
+    )
+    data = parser.add_argument_group("your own COCO-format data (instead of DATASETS.TRAIN and DATASETS.TEST)")
+    for split in ("train", "val"):
+        data.add_argument(f"--{split}-json", nargs="+", default=[], metavar="FILE", help=f"{split} annotations")
+        data.add_argument(
+            f"--{split}-images", nargs="+", default=[], metavar="DIR", help=f"folder of each --{split}-json's images"
+        )
+    return parser

@@ -1,0 +1,139 @@
+"""From the command line to a config that was checked against the machine, the data and the output folder."""
+
+import os
+from argparse import Namespace
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
+
+from ..data.coco import check_registered
+from ..errors import UserError
+from .run_folder import run_files
+from .user_data import use_user_data
+
+
+def load_config(args: Namespace) -> CfgNode:
+    """The frozen config of a run; whatever can be found wrong before anything is written is found here.
+
+    Args:
+        args: of :func:`argument_parser`.
+
+    Raises:
+        UserError: see the checks below.
+    """
+    cfg = get_cfg()
+    _merge(cfg, args)
+    _choose_device(cfg, args)
+    use_user_data(cfg, args)
+    _check_data(cfg, args)
+    _check_weights(cfg, args)
+    _check_output(cfg, args)
+    cfg.freeze()
+    return cfg
+
+
+def _merge(cfg: CfgNode, args: Namespace) -> None:
+    if not args.config_file:
+        raise UserError("--config-file is missing; configs/ has the project's own")
+    keys = _keys(cfg)
+    try:
+        # Without allow_unsafe=False, detectron2 lets a yaml file construct any Python object.
+        cfg.merge_from_file(args.config_file, allow_unsafe=False)
+    except OSError as error:
+        raise UserError(f"--config-file {args.config_file}: {error.strerror}: {error.filename}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{args.config_file} is no valid YAML: {' '.join(str(error).split())}") from error
+    except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
+        raise UserError(f"{args.config_file}: {_explain(error, keys)}") from error
+    try:
+        cfg.merge_from_list(args.opts)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(f"{' '.join(args.opts)}: {_explain(error, keys)}") from error
+
+
+def _keys(node: CfgNode, prefix: str = "") -> list[str]:
+    found = []
+    for key, value in node.items():
+        found += _keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
+    return found
+
+
+def _explain(error: Exception, keys: list[str]) -> str:
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    if isinstance(error, KeyError) and "Non-existent" in text:
+        unknown = text.rsplit(maxsplit=1)[-1]
+        close = get_close_matches(unknown, keys, n=1)
+        return f"unknown config key {unknown}" + (f"; did you mean {close[0]}?" if close else "")
+    return text
+
+
+def _choose_device(cfg: CfgNode, args: Namespace) -> None:
+    if not torch.cuda.is_available():
+        if "MODEL.DEVICE" in args.opts and cfg.MODEL.DEVICE != "cpu":
+            raise UserError(f"MODEL.DEVICE: {cfg.MODEL.DEVICE} is not there; leave it out to use the CPU")
+        cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.DEVICE == "cpu":
+        if cfg.SOLVER.AMP.ENABLED:
+            raise UserError("SOLVER.AMP.ENABLED: detectron2's mixed precision needs a GPU; set it to False")
+        if cfg.MODEL.RESNETS.NORM == "SyncBN":
+            raise UserError("MODEL.RESNETS.NORM: SyncBN needs a GPU; set it to BN or GN")
+    elif args.num_gpus > torch.cuda.device_count():
+        raise UserError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
+    world_size = args.num_gpus * args.num_machines
+    if cfg.SOLVER.IMS_PER_BATCH % world_size and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} can't be shared equally by {world_size} processes"
+        )
+
+
+def _check_data(cfg: CfgNode, args: Namespace) -> None:
+    names = [*cfg.DATASETS.TEST] if args.eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    if not names:
+        raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty; name data sets, or give --train-json and --val-json")
+    retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    key = "MODEL.RETINANET.NUM_CLASSES" if retinanet else "MODEL.ROI_HEADS.NUM_CLASSES"
+    num_classes = cfg.MODEL.RETINANET.NUM_CLASSES if retinanet else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    for name in names:
+        check_registered(name)
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("evaluator_type") != "coco":
+            raise UserError(
+                f"data set {name!r} is not evaluated as COCO is; run detectron2's own tools/train_net.py on it, "
+                "with DETECTRON2_ENV_MODULE=se_detection.env"
+            )
+        classes = metadata.get("thing_classes", ())
+        if classes and len(classes) != num_classes:
+            raise UserError(f"{key}: {num_classes} contradicts data set {name!r}, which has {len(classes)} classes")
+
+
+def _check_weights(cfg: CfgNode, args: Namespace) -> None:
+    weights = cfg.MODEL.WEIGHTS
+    if args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file():
+        return
+    if args.eval_only and args.resume:
+        raise UserError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint to evaluate; name one by MODEL.WEIGHTS instead")
+    if args.eval_only and not weights:
+        raise UserError("--eval-only: name what to evaluate, by MODEL.WEIGHTS or by --resume and the run's OUTPUT_DIR")
+    if weights and "://" not in weights and not Path(weights).is_file():
+        raise UserError(f"MODEL.WEIGHTS: there is no file {weights} (looked for in {Path(weights).absolute().parent})")
+
+
+def _check_output(cfg: CfgNode, args: Namespace) -> None:
+    output = Path(cfg.OUTPUT_DIR)
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"OUTPUT_DIR: {existing} is not a folder")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"OUTPUT_DIR: {existing} can't be written to")
+    # On several machines that share a folder, the first may have begun to write.
+    if args.resume or args.overwrite or args.machine_rank > 0:
+        return
+    if found := run_files(output):
+        raise UserError(
+            f"OUTPUT_DIR: {output} holds a run already ({found[0].name}); --resume goes on with it, --overwrite replaces "
+            "it, or choose another OUTPUT_DIR"
+        )

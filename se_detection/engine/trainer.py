@@ -1,0 +1,72 @@
+"""detectron2's trainer, on the CPU as well, with evaluation that writes its results to a file."""
+
+import weakref
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.utils import comm
+from torch import nn
+
+from ..errors import UserError
+from ..evaluation import COCODetectionEvaluator
+from .checkpointer import StrictCheckpointer
+
+
+class Trainer(DefaultTrainer):
+    """What `DefaultTrainer` does, with three differences.
+
+    - Several processes work on the CPU: DDP takes no `device_ids` there, and detectron2 always passes them.
+    - Weights that don't fit are refused (:class:`StrictCheckpointer`).
+    - Evaluation is COCO's; several test sets have a folder each, where detectron2 lets the last overwrite the others.
+    """
+
+    def __init__(self, cfg: CfgNode, *, reset_predictor: bool = False) -> None:
+        # Not DefaultTrainer's: it wraps the model for DDP in its constructor. The rest builds the same parts.
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.cfg = cfg
+        self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+
+        module = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, module)
+        data_loader = self.build_train_loader(cfg)
+        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+        device_ids = None if on_cpu else [comm.get_local_rank()]
+        model = create_ddp_model(module, broadcast_buffers=False, device_ids=device_ids)
+        step_trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
+        self._trainer = step_trainer(model, data_loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        # The checkpointer saves the trainer's state, and the trainer holds the checkpointer: no strong cycle.
+        self.checkpointer = StrictCheckpointer(
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), reset_predictor=reset_predictor
+        )
+        self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """COCO evaluation into `inference/` of the run, or into `inference/<data set>/` where there are several.
+
+        Raises:
+            UserError: the data set is not evaluated as COCO is.
+        """
+        if MetadataCatalog.get(dataset_name).get("evaluator_type") != "coco":
+            raise UserError(f"data set {dataset_name!r} is not evaluated as COCO is")
+        folder = Path(cfg.OUTPUT_DIR, "inference")
+        if len(cfg.DATASETS.TEST) > 1:
+            folder /= dataset_name
+        return COCODetectionEvaluator(dataset_name, output_dir=str(folder))
+
+    @classmethod
+    def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+        """Evaluates with the scales and flips of `TEST.AUG` into `inference_TTA/`; the keys end with `_TTA`."""
+        folder = Path(cfg.OUTPUT_DIR, "inference_TTA")
+        evaluators = [COCODetectionEvaluator(name, output_dir=str(folder / name)) for name in cfg.DATASETS.TEST]
+        results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
+        return OrderedDict((f"{key}_TTA", value) for key, value in results.items())

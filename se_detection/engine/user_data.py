@@ -1,0 +1,63 @@
+"""A person's own data, as given to tools/train_net.py by --train-json and its like."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+from detectron2.config import CfgNode
+
+from ..data.coco import check_coco, load_categories, register_coco_json
+from ..errors import UserError
+
+SPLITS = {"train": "TRAIN", "val": "TEST"}
+
+
+def register_user_data(args: Namespace) -> None:
+    """Registers the files of the command line with detectron2 under the names that :func:`use_user_data` gives."""
+    for split in SPLITS:
+        for name, json_file, image_root in _named_files(args, split):
+            register_coco_json(name, json_file, image_root)
+
+
+def use_user_data(cfg: CfgNode, args: Namespace) -> None:
+    """Checks the files of the command line and points the config at them, with their number of classes.
+
+    Raises:
+        UserError: files that can't be used, a split without its other half, or a NUM_CLASSES override that
+            contradicts them.
+    """
+    needed = ["val"] if args.eval_only else list(SPLITS)
+    given = [split for split in SPLITS if args.__dict__[f"{split}_json"] or args.__dict__[f"{split}_images"]]
+    if not given:
+        return
+    for split in needed:
+        if split not in given:
+            raise UserError(f"--{split}-json and --{split}-images are missing; training needs both train and val")
+    files = [file for split in given for file in _named_files(args, split)]
+    for _, json_file, image_root in files:
+        check_coco(json_file, image_root)
+    num_classes = len(load_categories([json_file for _, json_file, _ in files]))
+    register_user_data(args)
+    for split in given:
+        cfg.DATASETS[SPLITS[split]] = tuple(name for name, _, _ in _named_files(args, split))
+    for key in ("ROI_HEADS", "RETINANET"):
+        override = f"MODEL.{key}.NUM_CLASSES"
+        if override in args.opts and cfg.MODEL[key].NUM_CLASSES != num_classes:
+            raise UserError(
+                f"{override}: {cfg.MODEL[key].NUM_CLASSES} contradicts {files[0][1]}, which has {num_classes} categories; "
+                "leave it out"
+            )
+        cfg.MODEL[key].NUM_CLASSES = num_classes
+
+
+def _named_files(args: Namespace, split: str) -> Iterator[tuple[str, str, str]]:
+    json_files, image_roots = args.__dict__[f"{split}_json"], args.__dict__[f"{split}_images"]
+    if len(json_files) != len(image_roots):
+        raise UserError(
+            f"--{split}-json has {len(json_files)} files and --{split}-images {len(image_roots)} folders; "
+            "give one folder for each file"
+        )
+    for number, (json_file, image_root) in enumerate(zip(json_files, image_roots, strict=True)):
+        stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(json_file).stem)
+        suffix = f"_{number + 1}" if len(json_files) > 1 else ""
+        yield f"{split}_{stem}{suffix}", json_file, image_root

@@ -1,0 +1,33 @@
+"""The one exception for what a person can mend, and how command-line tools show it."""
+
+import re
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """A mistake that its maker can mend. The message is one line: what is wrong, where, and what to do."""
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Runs a command-line tool's `main`; a :class:`UserError` ends it with that one line and exit code 2.
+
+    An error raised in a child process (a data loader's worker, a launched rank) arrives as another exception whose
+    text ends with the child's traceback; its line is found there.
+    """
+    try:
+        main()
+    except Exception as error:
+        message = _message(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _message(error: Exception) -> str | None:
+    text = str(error)
+    in_child = re.findall(rf"^{__name__}\.UserError: (.+)$", text, flags=re.MULTILINE)
+    if in_child:
+        return in_child[-1]
+    return text if isinstance(error, UserError) else None

@@ -1,0 +1,55 @@
+"""The project's configs by name, as in detectron2's `model_zoo`."""
+
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from torch import nn
+
+from .errors import UserError
+
+
+def _folder() -> Path:
+    # Inside the package when installed from a wheel, beside it in a checkout.
+    package = Path(__file__).parent
+    return next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
+
+
+def names() -> list[str]:
+    """The names of all configs, such as `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`."""
+    files = (path.relative_to(_folder()) for path in _folder().glob("*/*.yaml"))
+    return sorted(str(path.with_suffix("")) for path in files)
+
+
+def get_config_file(name: str) -> str:
+    """The path of a config's yaml, for detectron2's `--config-file`; `.yaml` at the name's end is optional.
+
+    Raises:
+        UserError: there is no config of that name.
+    """
+    name = name.removesuffix(".yaml")
+    if name not in names():
+        raise UserError(f"no config is named {name!r}; choose from {', '.join(names())}")
+    return str(_folder() / f"{name}.yaml")
+
+
+def get_config(name: str) -> CfgNode:
+    """A config by name, not frozen.
+
+    Raises:
+        UserError: there is no config of that name.
+    """
+    cfg = get_cfg()
+    cfg.merge_from_file(get_config_file(name), allow_unsafe=False)
+    return cfg
+
+
+def get(name: str, trained: bool = False) -> nn.Module:
+    """A detector by name, with random weights, on the config's device.
+
+    Raises:
+        UserError: there is no config of that name, or trained weights were asked for and none are published.
+    """
+    if trained:
+        raise UserError(f"no trained weights are published for {name!r}; train it with tools/train_net.py")
+    return build_model(get_config(name))
