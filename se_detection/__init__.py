@@ -17,6 +17,7 @@ from detectron2.config import defaults
 
 from . import model_zoo, roi_heads
 from .backbone import create_backbone
+from .checkpoint.timm_handler import register_timm_handler
 from .config import SEConfig, add_se_config
 from .data.toy import register_toy
 from .errors import UserError
@@ -24,4 +25,5 @@ from .errors import UserError
 __all__ = ["SEConfig", "UserError", "add_se_config", "create_backbone", "model_zoo", "roi_heads"]
 
 add_se_config(defaults._C)
+register_timm_handler()
 register_toy()

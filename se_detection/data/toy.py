@@ -34,7 +34,7 @@ SIZES = (14.0, 64.0)
 OBJECTS = (2, 6)
 MAX_TILT = math.radians(15)
 # The share of an object that the objects drawn after it leave to be seen.
-MIN_VISIBLE = 0.55
+MIN_VISIBLE = 0.7
 OVERSAMPLING = 4
 
 
@@ -47,7 +47,9 @@ def register_toy(root: Path | str | None = None) -> None:
         root: the sets' folder; by default `se_toy` under `$DETECTRON2_DATASETS` (`datasets`), where detectron2 looks
             for its own sets.
     """
-    folder = Path(root or Path(os.getenv("DETECTRON2_DATASETS", "datasets"), "se_toy")).expanduser()
+    if root is None:
+        root = Path(os.getenv("DETECTRON2_DATASETS", "datasets"), "se_toy")
+    folder = Path(root).expanduser()
     for split, count in SPLITS.items():
         name = f"se_toy_{split}"
         if name in DatasetCatalog:
@@ -62,7 +64,7 @@ def register_toy(root: Path | str | None = None) -> None:
 
 
 def make_toy_dataset(folder: Path, *, split: str, count: int, seed: int = 0) -> Path:
-    """Draws `<folder>/<split>/*.png` and `<folder>/annotations/<split>.json`, unless they are there, and returns the latter.
+    """Draws `<folder>/<split>/*.png` and `<folder>/annotations/<split>.json` unless they are there; returns the latter.
 
     Pictures are 128×128 RGB; boxes, polygons and areas are those of whole shapes, hidden parts included. Picture i
     depends on `split`, `seed` and i alone. All is drawn in a temporary folder and then renamed, the annotations last:
@@ -87,8 +89,8 @@ def make_toy_dataset(folder: Path, *, split: str, count: int, seed: int = 0) -> 
             Path(temporary, json_file.name).replace(json_file)
     except OSError as error:
         raise UserError(
-            f"{folder}: the toy set cannot be written there ({error.strerror}); "
-            "set DETECTRON2_DATASETS to a folder that can be written"
+            f"{folder}: the toy set cannot be written there ({error}); "
+            "mend that, or set DETECTRON2_DATASETS to a folder that can be written"
         ) from error
     return json_file
 
@@ -103,7 +105,7 @@ def _annotations(folder: Path, split: str) -> Path:
 
 
 def _is_whole(pictures: Path, json_file: Path, info: dict[str, Any]) -> bool:
-    """Whether all pictures of an annotations file are there; raises a :class:`UserError` where it is not of this set."""
+    """Whether all pictures of an annotations file are there; a :class:`UserError` where it belongs to another set."""
     try:
         content = json.loads(json_file.read_bytes())
     except ValueError:
@@ -125,7 +127,7 @@ def _rename_unless_same(drawn: Path, pictures: Path) -> None:
         same, _, _ = cmpfiles(drawn, pictures, names, shallow=False)
         if len(same) < len(names):
             raise UserError(
-                f"{pictures} holds other files than the toy set's; remove it or use another folder"
+                f"{pictures} is in the way and not the toy set's; remove it, or use another folder"
             ) from error
 
 
@@ -135,13 +137,13 @@ def _draw_set(folder: Path, *, split: str, count: int, seed: int) -> dict[str, l
     annotations: list[dict[str, Any]] = []
     for index in range(count):
         picture, objects = _draw_picture(np.random.default_rng([seed, index, *split.encode()]))
-        image = {"id": index + 1, "file_name": f"{index + 1:06d}.png", "height": SIDE, "width": SIDE}
-        picture.save(folder / image["file_name"])
-        images.append(image)
+        file_name = f"{index + 1:06d}.png"
+        picture.save(folder / file_name)
+        images.append({"id": index + 1, "file_name": file_name, "height": SIDE, "width": SIDE})
         annotations += [
             {
                 "id": len(annotations) + number,
-                "image_id": image["id"],
+                "image_id": index + 1,
                 "category_id": item.category_id,
                 "bbox": item.box,
                 "area": item.area,
@@ -164,10 +166,10 @@ class _Object:
     @classmethod
     def random(cls, rng: np.random.Generator) -> "_Object":
         category = int(rng.integers(len(SHAPES)))
-        tilt = rng.uniform(-MAX_TILT, MAX_TILT)
-        corners = _outline(SHAPES[category]) @ [[math.cos(tilt), math.sin(tilt)], [-math.sin(tilt), math.cos(tilt)]]
+        turned = _outline(SHAPES[category]) * np.exp(1j * rng.uniform(-MAX_TILT, MAX_TILT))
+        corners = np.stack([turned.real, turned.imag], axis=1)
         corners -= corners.min(axis=0)
-        corners *= math.exp(rng.uniform(*np.log(SIZES))) / corners.max()
+        corners *= rng.uniform(*SIZES) / corners.max()
         corners += rng.uniform(0, SIDE - corners.max(axis=0))
         return cls(category + 1, corners.round(2))
 
@@ -182,24 +184,27 @@ class _Object:
         x, y = self.polygon.T
         return round(abs(float(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1)))) / 2, 2)
 
+    def surroundings(self) -> tuple[slice, slice]:
+        """The rows and columns of the box and of a few pixels around it."""
+        left, top = (self.polygon.min(axis=0) - 4).clip(0).astype(int)
+        right, bottom = (self.polygon.max(axis=0) + 4).astype(int)
+        return slice(top, bottom), slice(left, right)
+
     def coverage(self) -> Array:
         """How much of each pixel lies in the shape: (SIDE, SIDE), from 0 to 1."""
         canvas = Image.new("L", (OVERSAMPLING * SIDE, OVERSAMPLING * SIDE))
-        # Pillow counts from the middle of the first pixel, COCO from its corner.
-        ImageDraw.Draw(canvas).polygon((OVERSAMPLING * self.polygon - 0.5).ravel().tolist(), fill=255)
+        # Pillow cuts corners to whole numbers, which stand for whole pixels: here, the pixel that a corner lies in.
+        ImageDraw.Draw(canvas).polygon((OVERSAMPLING * self.polygon).ravel().tolist(), fill=255)
         return np.asarray(canvas.reduce(OVERSAMPLING)) / 255.0
 
 
-def _outline(shape: str) -> Array:
-    """The corners of a shape about the origin, (corners, 2), y pointing down."""
+def _outline(shape: str) -> NDArray[np.complex128]:
+    """The corners of a shape about the origin, as x + iy with y pointing down."""
     if shape == "cross":
-        arm = [(1, 3), (1, 1), (3, 1)]
-        return np.array(
-            [*arm, *[(x, -y) for x, y in arm[::-1]], *[(-x, -y) for x, y in arm], *[(-x, y) for x, y in arm[::-1]]]
-        )
+        arm = np.array([-1 + 3j, 1 + 3j, 1 + 1j])
+        return np.concatenate([arm, -1j * arm, -arm, 1j * arm])
     corners = {"circle": 48, "square": 4, "triangle": 3}[shape]
-    angles = 2 * np.pi * (np.arange(corners) + 0.5) / corners
-    return np.stack([np.sin(angles), np.cos(angles)], axis=1)
+    return 1j * np.exp(2j * np.pi * (np.arange(corners) + 0.5) / corners)
 
 
 def _draw_picture(rng: np.random.Generator) -> tuple[Image.Image, list[_Object]]:
@@ -213,7 +218,7 @@ def _draw_picture(rng: np.random.Generator) -> tuple[Image.Image, list[_Object]]
         left = [seen * (1 - coverage) for seen in visible]
         if any(seen.sum() < MIN_VISIBLE * other.area for seen, other in zip(left, objects, strict=True)):
             continue
-        colour = _contrasting_colour(rng, pixels[coverage > 0])
+        colour = _contrasting_colour(rng, pixels[item.surroundings()].reshape(-1, 3))
         pixels += coverage[..., None] * (colour - pixels)
         objects.append(item)
         visible = [*left, coverage]
@@ -227,7 +232,7 @@ def _ground(rng: np.random.Generator) -> Array:
     direction = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[-0.5 : 0.5 : SIDE * 1j, -0.5 : 0.5 : SIDE * 1j]
     slope = 0.5 + (x * math.cos(direction) + y * math.sin(direction)) / math.sqrt(2)
-    return start + slope[..., None] * (end - start) + 60 * _noise(rng, cells=4) + 40 * _noise(rng, cells=12)
+    return start + slope[..., None] * (end - start) + 50 * _noise(rng, cells=4) + 30 * _noise(rng, cells=12)
 
 
 def _noise(rng: np.random.Generator, *, cells: int) -> Array:
@@ -237,7 +242,7 @@ def _noise(rng: np.random.Generator, *, cells: int) -> Array:
 
 
 def _contrasting_colour(rng: np.random.Generator, ground: Array) -> Array:
-    """Of a few random colours the one farthest from any pixel that it will cover: (pixels, 3) to (3,)."""
+    """Of a few random colours the one farthest from that of any pixel of the ground: (pixels, 3) to (3,)."""
     candidates = rng.uniform(0, 255, (12, 3))
     distances = np.linalg.norm(candidates[:, None] - ground, axis=2).min(axis=1)
     return candidates[distances.argmax()]

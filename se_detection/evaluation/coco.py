@@ -1,0 +1,68 @@
+"""detectron2's COCO evaluation, with its figures in a file."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+class COCODetectionEvaluator(COCOEvaluator):
+    """detectron2's evaluator, always with pycocotools, which also leaves `results.json` in its output folder.
+
+    The file holds `dataset`, `annotations` and `image_root` (paths; null where unknown), `images` (their number),
+    `categories` (names in the model's order), `bbox` (AP, AP50, AP75, APs, APm, APl) and `per_class` (AP by name), all in
+    percent and null where undefined; results other than boxes' stand under their own key. With no predictions at all,
+    detectron2 writes nothing; here both `coco_instances_results.json` and `results.json` are there all the same.
+
+    Args:
+        dataset_name: a registered data set.
+        options: as detectron2's; without `output_dir` no file is written.
+    """
+
+    def __init__(self, dataset_name: str, **options: Any) -> None:
+        # detectron2's own C++ evaluation is `unofficial`, and not built everywhere.
+        super().__init__(dataset_name, **{"use_fast_impl": False, **options})
+        self.dataset_name = dataset_name
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
+        """Metrics by task, as detectron2 returns them; empty on processes other than the main one."""
+        results: dict[str, Any] = super().evaluate(img_ids)
+        if self._output_dir and (comm.is_main_process() or not self._distributed):
+            self._write(Path(self._output_dir), results)
+        return results
+
+    def _write(self, folder: Path, results: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not results and self._do_evaluation:
+            (folder / "coco_instances_results.json").write_text("[]", encoding="utf-8")
+        boxes, *others = {"bbox": {}, **results}.items()
+        ap = _strict(boxes[1])
+        names = list(self._metadata.thing_classes)
+        # detectron2 gives no AP by class where there is only one.
+        per_class = {name: ap.get(f"AP-{name}", ap.get("AP") if len(names) == 1 else None) for name in names}
+        content = {
+            "dataset": self.dataset_name,
+            "annotations": _absolute(self._metadata.json_file),
+            "image_root": _absolute(self._metadata.get("image_root")),
+            "images": len(self._coco_api.imgs),
+            "categories": names,
+            "bbox": {metric: ap.get(metric) for metric in METRICS},
+            "per_class": per_class,
+            **{task: _strict(values) for task, values in others},
+        }
+        (folder / "results.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _strict(metrics: dict[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
+def _absolute(path: str | None) -> str | None:
+    return str(Path(PathManager.get_local_path(path)).absolute()) if path else None
