@@ -1,6 +1,6 @@
 """The `MODEL.SE` node of detectron2's config: its defaults, and the one place where its values are checked."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from detectron2.config import CfgNode
@@ -68,7 +68,7 @@ class SEConfig:
         return cls(**{field: getattr(cfg.MODEL.SE, field.upper()) for field in asdict(cls())})
 
 
-def check_choice(key: str, value: object, choices: Iterable[str]) -> None:
+def check_choice(key: str, value: object, choices: Sequence[str]) -> None:
     """Raises a :class:`UserError` that names the key of `MODEL.SE`, the value and the choices, unless it is one."""
     if value not in choices:
         raise UserError(f"MODEL.SE.{key}: {value!r} is not one of {', '.join(choices)}")

@@ -1,6 +1,7 @@
 """How large a detector is and how much it computes."""
 
 import torch
+from detectron2.modeling import Backbone
 from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
@@ -10,13 +11,12 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def backbone_gflops(model: nn.Module, height: int, width: int) -> float:
-    """Billions of multiply-adds of a detector's `backbone` (trunk and FPN) for one picture.
+def backbone_gflops(backbone: Backbone, height: int, width: int) -> float:
+    """Billions of multiply-adds of a detector's backbone (trunk and FPN) for one picture.
 
     fvcore counts the convolutions, linear layers and norms; additions, activations and pools are left out, as in the
     paper's figures. The size is rounded up to what the backbone divides by.
     """
-    backbone = model.backbone
     step = max(backbone.size_divisibility, 1)
     size = [-(-length // step) * step for length in (height, width)]
     device = next(backbone.parameters()).device

@@ -1,8 +1,7 @@
 """detectron2's residual blocks with squeeze-and-excitation (the paper's Fig. 3 and Fig. 5)."""
 
-from typing import Any
+from typing import Any, Final
 
-import torch
 import torch.nn.functional as F
 from detectron2.layers import CNNBlockBase
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, DeformBottleneckBlock
@@ -16,12 +15,12 @@ class SEResidualBlock(CNNBlockBase):
 
     Args (keywords, taken by every SE block):
         se: the options of :class:`SqueezeExcitation`: `reduction`, `squeeze`, `gate`, `bias`.
-        position: `standard` (on the residual, before the sum), `pre` (on the input of the residual branch), `post` (after
-            sum and ReLU), `identity` (on the shortcut) or `3x3` (inside a bottleneck, after the 3x3 convolution).
+        position: `standard` (on the residual, before the sum), `pre` (on the input of the residual branch), `post`
+            (after sum and ReLU), `identity` (on the shortcut) or `3x3` (inside a bottleneck, after the 3x3).
         others: those of detectron2's block.
     """
 
-    position: torch.jit.Final[str]
+    position: Final[str]
 
     def __init__(self, in_channels: int, out_channels: int, *, se: dict[str, Any], position: str, **block: Any) -> None:
         super().__init__(in_channels, out_channels, **block)

@@ -143,7 +143,7 @@ def make_trunk(
     )
 
 
-NAMED_TRUNKS: dict[str, dict[str, int]] = {
+NAMED_TRUNKS: dict[str, dict[str, Any]] = {
     **{f"resnet{depth}": {"depth": depth} for depth in BLOCKS_PER_STAGE},
     **{f"resnext{depth}_32x4d": {"depth": depth, "num_groups": 32, "width_per_group": 4} for depth in (50, 101)},
 }
@@ -162,8 +162,8 @@ def create_backbone(
     """A trunk by name, without a config.
 
     Args:
-        name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d` or `resnext101_32x4d`, plain;
-            with `se_` before it, with SE in every stage.
+        name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d` or `resnext101_32x4d`,
+            plain; the same after `se_` with SE.
         layout: `torchvision` (stride in the 3x3 convolution, padded pool) or `caffe`, that of the paper's released
             models (stride in the first 1x1, but for ResNeXt; ceil-mode pool).
         norm: `BN`, `FrozenBN`, `SyncBN`, `GN`, ...
@@ -179,7 +179,9 @@ def create_backbone(
     """
     plain_name = name.removeprefix("se_")
     if plain_name not in NAMED_TRUNKS:
-        raise UserError(f"no backbone is named {name!r}; choose from {', '.join(NAMED_TRUNKS)}, or any of these after 'se_'")
+        raise UserError(
+            f"no backbone is named {name!r}; choose from {', '.join(NAMED_TRUNKS)}, or any of these after 'se_'"
+        )
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
     if name == plain_name and se is not None:

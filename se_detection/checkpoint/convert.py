@@ -44,6 +44,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str) -> dict[st
         for pattern, replacement in (*STEMS[source], *STAGES_AND_BLOCKS):
             name = re.sub(pattern, replacement, name)
         if not re.match(r"(stem\.conv1|res[2-5]\.\d+\.(conv[123]|shortcut|se\.fc[12])|linear)\.(norm\.)?\w+$", name):
-            raise UserError(f"layer {key} is none of a plain ResNet or SE-ResNet of source {source!r}; it can't be converted")
+            raise UserError(
+                f"layer {key} is none of a plain ResNet or SE-ResNet of source {source!r}; it can't be converted"
+            )
         converted[name] = tensor
     return converted

@@ -16,7 +16,7 @@ PREFIX = "timm://"
 
 
 class TimmHandler(PathHandler):
-    """Gives detectron2 a local file for `timm://seresnet50.a1_in1k` and its like (`resnet*`, `seresnet*`, `legacy_seresnet*`)."""
+    """Gives detectron2 a local file for timm's `resnet*`, `seresnet*` and `legacy_seresnet*`."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
@@ -24,7 +24,9 @@ class TimmHandler(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         name = path.removeprefix(PREFIX)
         if not re.fullmatch(r"(legacy_|)(se|)resnet\d+(\.\w+)?", name):
-            raise UserError(f"{path}: only timm's resnet*, seresnet* and legacy_seresnet* have the layers of these trunks")
+            raise UserError(
+                f"{path}: only timm's resnet*, seresnet* and legacy_seresnet* have the layers of these trunks"
+            )
         cached = Path(get_cache_dir(), "se_detection", f"{name}.pth")
         if not cached.exists():
             source = "timm-legacy" if name.startswith("legacy_") else "timm"

@@ -60,6 +60,7 @@ def register_toy(root: Path | str | None = None) -> None:
             image_root=str(folder / split),
             evaluator_type="coco",
             thing_classes=list(SHAPES),
+            made_on_first_use=True,
         )
 
 

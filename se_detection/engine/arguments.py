@@ -22,7 +22,9 @@ def argument_parser() -> ArgumentParser:
     """detectron2's own parser with the flags that this project adds."""
     parser: ArgumentParser = default_argument_parser(epilog=EXAMPLE)
     parser.add_argument(
-        "--overwrite", action="store_true", help="start anew in an OUTPUT_DIR that holds a run, removing that run's files"
+        "--overwrite",
+        action="store_true",
+        help="start anew in an OUTPUT_DIR that holds a run, removing that run's files",
     )
     parser.add_argument(
         "--reset-predictor",

@@ -39,8 +39,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         if wrong:
             key, in_file, in_model = wrong[0]
             raise UserError(
-                f"the weights don't fit the config: {key} is {tuple(in_file)} in the file and {tuple(in_model)} in the model "
-                f"({len(wrong)} such layers); {self._advice(key)}"
+                f"the weights don't fit the config: {key} is {tuple(in_file)} in the file and {tuple(in_model)} in the "
+                f"model ({len(wrong)} such layers); {self._advice(key)}"
             )
         return incompatible
 

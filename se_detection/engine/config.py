@@ -56,7 +56,7 @@ def _merge(cfg: CfgNode, args: Namespace) -> None:
 
 
 def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    found = []
+    found: list[str] = []
     for key, value in node.items():
         found += _keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
     return found
@@ -93,7 +93,9 @@ def _choose_device(cfg: CfgNode, args: Namespace) -> None:
 def _check_data(cfg: CfgNode, args: Namespace) -> None:
     names = [*cfg.DATASETS.TEST] if args.eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     if not names:
-        raise UserError("DATASETS.TRAIN and DATASETS.TEST are empty; name data sets, or give --train-json and --val-json")
+        raise UserError(
+            "DATASETS.TRAIN and DATASETS.TEST are empty; name data sets, or give --train-json and --val-json"
+        )
     retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
     key = "MODEL.RETINANET.NUM_CLASSES" if retinanet else "MODEL.ROI_HEADS.NUM_CLASSES"
     num_classes = cfg.MODEL.RETINANET.NUM_CLASSES if retinanet else cfg.MODEL.ROI_HEADS.NUM_CLASSES
@@ -134,6 +136,6 @@ def _check_output(cfg: CfgNode, args: Namespace) -> None:
         return
     if found := run_files(output):
         raise UserError(
-            f"OUTPUT_DIR: {output} holds a run already ({found[0].name}); --resume goes on with it, --overwrite replaces "
-            "it, or choose another OUTPUT_DIR"
+            f"OUTPUT_DIR: {output} holds a run already ({found[0].name}); --resume goes on with it, --overwrite "
+            "replaces it, or choose another OUTPUT_DIR"
         )

@@ -60,7 +60,7 @@ def evaluate(cfg: CfgNode, args: Namespace) -> None:
 
 
 def _evaluation_setup(cfg: CfgNode) -> CfgNode:
-    # detectron2's set-up writes log.txt and config.yaml; beside the results, an evaluation leaves those of the training.
+    # detectron2's set-up writes log.txt and config.yaml; those of the training stay as they are.
     cfg = cfg.clone()
     cfg.defrost()
     cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "inference"))

@@ -39,12 +39,14 @@ def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module) -> None:
         "device": torch.cuda.get_device_name() if cfg.MODEL.DEVICE != "cpu" else "cpu",
         "processes": args.num_gpus * args.num_machines,
         "versions": {package: version(package) for package in ("torch", "torchvision", "se_detection")},
-        "data": {name: {"json": data.get("json_file"), "images": data.get("image_root")} for name, data in metadata.items()},
+        "data": {
+            name: {"json": data.get("json_file"), "images": data.get("image_root")} for name, data in metadata.items()
+        },
         "classes": next((data.thing_classes for data in metadata.values() if data.get("thing_classes")), []),
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "depth": cfg.MODEL.RESNETS.DEPTH,
         "parameters": count_parameters(model),
-        "backbone_gflops": backbone_gflops(model, height, width),
+        "backbone_gflops": backbone_gflops(model.backbone, height, width),
         "backbone_input": [height, width],
     }
     Path(cfg.OUTPUT_DIR, "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

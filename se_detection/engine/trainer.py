@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..errors import UserError
-from ..evaluation import COCODetectionEvaluator
+from ..evaluation.coco import COCODetectionEvaluator
 from .checkpointer import StrictCheckpointer
 
 

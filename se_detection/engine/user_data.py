@@ -33,10 +33,11 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
     for split in needed:
         if split not in given:
             raise UserError(f"--{split}-json and --{split}-images are missing; training needs both train and val")
-    files = [file for split in given for file in _named_files(args, split)]
-    for _, json_file, image_root in files:
-        check_coco(json_file, image_root)
-    num_classes = len(load_categories([json_file for _, json_file, _ in files]))
+    for split in given:
+        for _, json_file, image_root in _named_files(args, split):
+            check_coco(json_file, image_root, evaluated=split == "val")
+    json_files = [json_file for split in given for _, json_file, _ in _named_files(args, split)]
+    num_classes = len(load_categories(json_files))
     register_user_data(args)
     for split in given:
         cfg.DATASETS[SPLITS[split]] = tuple(name for name, _, _ in _named_files(args, split))
@@ -44,8 +45,8 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
         override = f"MODEL.{key}.NUM_CLASSES"
         if override in args.opts and cfg.MODEL[key].NUM_CLASSES != num_classes:
             raise UserError(
-                f"{override}: {cfg.MODEL[key].NUM_CLASSES} contradicts {files[0][1]}, which has {num_classes} categories; "
-                "leave it out"
+                f"{override}: {cfg.MODEL[key].NUM_CLASSES} contradicts {json_files[0]}, which has {num_classes} "
+                "categories; leave it out"
             )
         cfg.MODEL[key].NUM_CLASSES = num_classes
 

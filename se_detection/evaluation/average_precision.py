@@ -25,7 +25,7 @@ METRICS = {
     "APl": (3, slice(None)),
 }
 # So many sets of weights are worked on at once that the arrays stay small.
-CHUNK = 128
+CHUNK = 256
 
 
 def load_coco(dataset: dict[str, Any]) -> COCO:
@@ -57,13 +57,13 @@ def average_precision(evaluation: COCOeval, weights: Array) -> dict[str, Array]:
 
     Args:
         evaluation: of :func:`match_boxes`.
-        weights: (images, sets), images in the order of their ids.
+        weights: (sets, images), images in the order of their ids.
 
     Returns:
         An array (sets,) for each metric.
     """
-    chunks = [weights[:, start : start + CHUNK] for start in range(0, weights.shape[1], CHUNK)]
-    parts = [_average_precision(evaluation, np.ascontiguousarray(chunk)) for chunk in chunks]
+    chunks = [weights[start : start + CHUNK] for start in range(0, len(weights), CHUNK)]
+    parts = [_average_precision(evaluation, chunk) for chunk in chunks]
     return {metric: np.concatenate([part[metric] for part in parts]) for metric in METRICS}
 
 
@@ -75,24 +75,26 @@ def _average_precision(evaluation: COCOeval, weights: Array) -> dict[str, Array]
         by_area = [_by_threshold(images, weights, params) for images in category]
         for metric, (area, thresholds) in METRICS.items():
             by_category[metric].append(by_area[area][thresholds].mean(axis=0))
-    return {metric: _mean_of_defined(values, weights.shape[1]) for metric, values in by_category.items()}
+    return {metric: _mean_of_defined(values, len(weights)) for metric, values in by_category.items()}
 
 
 def _by_threshold(images: NDArray[np.object_], weights: Array, params: Any) -> Array:
     """One category's AP in one area range at each IoU threshold: (thresholds, sets)."""
     kept = [index for index, image in enumerate(images) if image is not None]
-    result = np.full((len(params.iouThrs), weights.shape[1]), np.nan)
+    result = np.full((len(params.iouThrs), len(weights)), np.nan)
     objects = np.array([np.count_nonzero(images[index]["gtIgnore"] == 0) for index in kept], dtype=float)
     if not objects.any():
         return result
-    positives = objects @ weights[kept]
+    positives = weights[:, kept] @ objects
     scores = np.concatenate([images[index]["dtScores"] for index in kept])
     order = np.argsort(-scores, kind="stable")
     image = np.repeat(kept, [len(images[index]["dtScores"]) for index in kept])[order]
     matched = np.concatenate([images[index]["dtMatches"] for index in kept], axis=1)[:, order] != 0
     ignored = np.concatenate([images[index]["dtIgnore"] for index in kept], axis=1)[:, order] != 0
     for row, hits, misses in zip(result, matched & ~ignored, ~matched & ~ignored, strict=True):
-        row[:] = _area_under_curve(np.flatnonzero(hits), np.flatnonzero(misses), weights, image, positives, params.recThrs)
+        row[:] = _area_under_curve(
+            np.flatnonzero(hits), np.flatnonzero(misses), weights, image, positives, params.recThrs
+        )
     return result
 
 
@@ -109,21 +111,21 @@ def _area_under_curve(
     Args:
         hits: ranks of the detections that found an object; precision has its maxima there, so it is taken nowhere else.
         misses: ranks of those that found none.
-        weights: (images, sets).
+        weights: (sets, images).
         image: the image of each rank.
         positives: (sets,), the weighted number of objects.
         recalls: the recall levels, rising.
     """
     misses_before = np.searchsorted(misses, hits)
-    true = np.cumsum(weights[image[hits]], axis=0)
-    false = np.cumsum(weights[image[misses[: misses_before.max(initial=0)]]], axis=0)
-    false = np.concatenate([np.zeros_like(false, shape=(1, weights.shape[1])), false])[misses_before]
+    true = np.take(weights, image[hits], axis=1).cumsum(axis=1)
+    false = np.take(weights, image[misses[: misses_before.max(initial=0)]], axis=1).cumsum(axis=1)
+    false = np.take(np.pad(false, ((0, 0), (1, 0))), misses_before, axis=1)
     precision = true / (true + false + np.spacing(1))
-    best_from_here = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    recall = true / np.where(positives > 0, positives, np.nan)
+    best_from_here = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    recall = true / np.where(positives > 0, positives, np.nan)[:, None]
     levels_reached = np.searchsorted(recalls, recall, side="right")
-    levels = np.diff(levels_reached, axis=0, prepend=0)
-    area = (best_from_here * levels).sum(axis=0) / len(recalls)
+    levels = np.diff(levels_reached, axis=1, prepend=0)
+    area = (best_from_here * levels).sum(axis=1) / len(recalls)
     return np.where(positives > 0, area, np.nan)
 
 

@@ -49,7 +49,9 @@ class SqueezeExcitation(nn.Module):
         super().__init__()
         hidden = channels // reduction
         if hidden < 1:
-            raise ValueError(f"reduction ratio {reduction} leaves nothing of {channels} channels; use at most {channels}")
+            raise ValueError(
+                f"reduction ratio {reduction} leaves nothing of {channels} channels; use at most {channels}"
+            )
         if squeeze not in SQUEEZES or gate not in GATES:
             raise ValueError(f"squeeze={squeeze!r}, gate={gate!r}: choose from {list(SQUEEZES)} and {list(GATES)}")
         self.squeeze = SQUEEZES[squeeze](1) if squeeze in ("avg", "max") else SQUEEZES[squeeze]()

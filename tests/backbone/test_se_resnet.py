@@ -7,10 +7,11 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model, build_resnet_backbone
+from torch import Tensor, nn
+
 from se_detection import SEConfig, create_backbone
 from se_detection.checkpoint import convert_state_dict
 from se_detection.errors import UserError
-from torch import Tensor, nn
 
 STAGES = ("res2", "res3", "res4", "res5")
 RGB = ShapeSpec(channels=3)
@@ -31,8 +32,8 @@ def config(**resnets: object) -> CfgNode:
 def randomise_norms(model: nn.Module) -> nn.Module:
     """Norms as after training: with those of a new network, a swapped or missing one would go unseen.
 
-    Their scales are below 1, as a trained network's are: with larger ones a deep random network is chaotic, and amplifies
-    the rounding of the last digit.
+    Their scales are below 1, as a trained network's are: with larger ones a deep random network is chaotic, and
+    amplifies the rounding of the last digit.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
@@ -145,7 +146,9 @@ def test_se_is_where_it_was_asked_for() -> None:
     cfg.MODEL.SE.STAGES = ["res3", "res5"]
     cfg.MODEL.SE.REDUCTION_PER_STAGE = [1, 8, 1, 32]
     trunk = build_backbone(cfg)
-    hidden = {name: block.se.fc1.out_channels for name in STAGES for block in getattr(trunk, name) if hasattr(block, "se")}
+    hidden = {
+        name: block.se.fc1.out_channels for name in STAGES for block in getattr(trunk, name) if hasattr(block, "se")
+    }
     assert hidden == {"res3": 512 // 8, "res5": 2048 // 32}
 
 

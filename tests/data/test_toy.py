@@ -292,6 +292,7 @@ def test_metadata_is_there_before_anything_is_drawn(tmp_path, monkeypatch):
         "image_root": str(tmp_path / "se_toy" / "val"),
         "evaluator_type": "coco",
         "thing_classes": ["circle", "square", "triangle", "cross"],
+        "made_on_first_use": True,
     }
     assert list(tmp_path.iterdir()) == []
 

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torchvision
+
 from se_detection.layers import SqueezeExcitation, residual_gate
 
 

@@ -1,0 +1,88 @@
+"""Run folders, as tools/train_net.py leaves them, read back and compared."""
+
+import filecmp
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+from .compare import Comparison, Difference, compare, read_json
+
+RESULTS = Path("inference", "results.json")
+# What a comparison calls it, and what run.json does.
+COSTS = {"parameters": "parameters", "gflops": "backbone_gflops"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluated run: `results` is the content of `inference/results.json`, `record` that of `run.json` or empty."""
+
+    folder: Path
+    results: dict[str, Any]
+    record: dict[str, Any]
+
+    @property
+    def detections(self) -> Path:
+        """COCO's results format."""
+        return self.folder / "inference" / "coco_instances_results.json"
+
+    @property
+    def annotations(self) -> Path:
+        """COCO's instances format."""
+        return Path(self.results["annotations"])
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run folder.
+
+    Raises:
+        UserError: it is no run, or was not evaluated, or its annotations are gone.
+    """
+    if not (folder / RESULTS).is_file():
+        several = sorted(path.parent.name for path in folder.glob("inference/*/results.json"))
+        if several:
+            raise UserError(f"{folder}: evaluated on several data sets ({', '.join(several)}); evaluate it on one of them")
+        raise UserError(
+            f"{folder}: no {RESULTS}; is it a run folder? evaluate it with "
+            f"tools/train_net.py --eval-only --resume ... OUTPUT_DIR {folder}"
+        )
+    results = read_json(folder / RESULTS)
+    record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    run = Run(folder, results, record)
+    if not run.annotations.is_file():
+        raise UserError(f"{folder / RESULTS}: its annotations {run.annotations} are gone; evaluate the run again")
+    return run
+
+
+def compare_runs(baseline: Path, candidate: Path, n_bootstrap: int = 1000) -> Comparison:
+    """Compares two run folders: what :func:`compare` gives, `parameters` and `gflops`.
+
+    `gflops` are billions of multiply-adds of the backbone. Neither has an interval.
+
+    Raises:
+        UserError: a folder is no evaluated run, or the two were evaluated on different data.
+    """
+    runs = read_run(baseline), read_run(candidate)
+    _check_same_data(*runs)
+    comparison = compare(runs[0].detections, runs[1].detections, runs[0].annotations, n_bootstrap)
+    costs = [{name: run.record.get(key) for name, key in COSTS.items()} for run in runs]
+    differences = {
+        name: Difference(None if None in (costs[0][name], costs[1][name]) else costs[1][name] - costs[0][name])
+        for name in COSTS
+    }
+    return replace(
+        comparison,
+        baseline={**comparison.baseline, **costs[0]},
+        candidate={**comparison.candidate, **costs[1]},
+        difference={**comparison.difference, **differences},
+    )
+
+
+def _check_same_data(baseline: Run, candidate: Run) -> None:
+    if baseline.results["categories"] != candidate.results["categories"]:
+        raise UserError(f"{baseline.folder} and {candidate.folder} have different categories; compare runs on the same data")
+    if not filecmp.cmp(baseline.annotations, candidate.annotations, shallow=False):
+        raise UserError(
+            f"{baseline.folder} was evaluated on {baseline.annotations} and {candidate.folder} on {candidate.annotations}; "
+            "compare runs on the same data"
+        )
