@@ -33,8 +33,14 @@ def argument_parser() -> ArgumentParser:
     )
     data = parser.add_argument_group("your own COCO-format data (instead of DATASETS.TRAIN and DATASETS.TEST)")
     for split in ("train", "val"):
-        data.add_argument(f"--{split}-json", nargs="+", default=[], metavar="FILE", help=f"{split} annotations")
         data.add_argument(
-            f"--{split}-images", nargs="+", default=[], metavar="DIR", help=f"folder of each --{split}-json's images"
+            f"--{split}-json", action="append", default=[], metavar="FILE", help=f"{split} annotations; may be repeated"
+        )
+        data.add_argument(
+            f"--{split}-images",
+            action="append",
+            default=[],
+            metavar="DIR",
+            help=f"folder of the images of --{split}-json",
         )
     return parser

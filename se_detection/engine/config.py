@@ -9,6 +9,8 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
+from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from detectron2.utils.file_io import PathManager
 
 from ..data.coco import check_registered
 from ..errors import UserError
@@ -28,6 +30,7 @@ def load_config(args: Namespace) -> CfgNode:
     cfg = get_cfg()
     _merge(cfg, args)
     _choose_device(cfg, args)
+    _check_backbone(cfg)
     use_user_data(cfg, args)
     _check_data(cfg, args)
     _check_weights(cfg, args)
@@ -39,12 +42,14 @@ def load_config(args: Namespace) -> CfgNode:
 def _merge(cfg: CfgNode, args: Namespace) -> None:
     if not args.config_file:
         raise UserError("--config-file is missing; configs/ has the project's own")
+    if not PathManager.isfile(args.config_file):
+        raise UserError(f"--config-file {args.config_file}: there is no such file")
     keys = _keys(cfg)
     try:
         # Without allow_unsafe=False, detectron2 lets a yaml file construct any Python object.
         cfg.merge_from_file(args.config_file, allow_unsafe=False)
     except OSError as error:
-        raise UserError(f"--config-file {args.config_file}: {error.strerror}: {error.filename}") from error
+        raise UserError(f"{args.config_file}: {error.strerror}: {error.filename}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{args.config_file} is no valid YAML: {' '.join(str(error).split())}") from error
     except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
@@ -52,7 +57,7 @@ def _merge(cfg: CfgNode, args: Namespace) -> None:
     try:
         cfg.merge_from_list(args.opts)
     except (KeyError, ValueError, AssertionError) as error:
-        raise UserError(f"{' '.join(args.opts)}: {_explain(error, keys)}") from error
+        raise UserError(f"config overrides: {_explain(error, keys)}") from error
 
 
 def _keys(node: CfgNode, prefix: str = "") -> list[str]:
@@ -64,7 +69,7 @@ def _keys(node: CfgNode, prefix: str = "") -> list[str]:
 
 def _explain(error: Exception, keys: list[str]) -> str:
     text = " ".join(str(error.args[0] if error.args else error).split())
-    if isinstance(error, KeyError) and "Non-existent" in text:
+    if "Non-existent" in text:
         unknown = text.rsplit(maxsplit=1)[-1]
         close = get_close_matches(unknown, keys, n=1)
         return f"unknown config key {unknown}" + (f"; did you mean {close[0]}?" if close else "")
@@ -88,6 +93,18 @@ def _choose_device(cfg: CfgNode, args: Namespace) -> None:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} can't be shared equally by {world_size} processes"
         )
+
+
+def _check_backbone(cfg: CfgNode) -> None:
+    if cfg.MODEL.BACKBONE.NAME not in BACKBONE_REGISTRY:
+        close = get_close_matches(cfg.MODEL.BACKBONE.NAME, [name for name, _ in BACKBONE_REGISTRY], n=1)
+        suggestion = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"MODEL.BACKBONE.NAME: no backbone is named {cfg.MODEL.BACKBONE.NAME!r}{suggestion}")
+    try:
+        with torch.device("meta"):  # no memory, no arithmetic
+            build_backbone(cfg)
+    except AssertionError as error:  # detectron2's own builders say so what they can't build
+        raise UserError(f"MODEL.BACKBONE {cfg.MODEL.BACKBONE.NAME}: {error}") from error
 
 
 def _check_data(cfg: CfgNode, args: Namespace) -> None:

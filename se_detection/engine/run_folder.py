@@ -14,13 +14,14 @@ from torch import nn
 
 from ..analysis.complexity import backbone_gflops, count_parameters
 
-# A run writes config.yaml and log.txt too, but so does one that failed at its start, and it should not be in the way.
-PATTERNS = ("last_checkpoint", "metrics.json", "run.json", "*.pth", "events.out.tfevents.*", "inference/*")
+# A run that failed at its start leaves config.yaml, log.txt and an empty metrics.json; it should not be in the way.
+PATTERNS = ("last_checkpoint", "metrics.json", "run.json", "*.pth", "events.out.tfevents.*", "inference/**/*")
 
 
 def run_files(folder: Path) -> list[Path]:
     """The files in a folder that only a run which got under way leaves there."""
-    return [path for pattern in PATTERNS for path in sorted(folder.glob(pattern)) if path.is_file()]
+    found = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
+    return [path for path in found if path.is_file() and path.stat().st_size]
 
 
 def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module) -> None:

@@ -30,17 +30,18 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
     given = [split for split in SPLITS if args.__dict__[f"{split}_json"] or args.__dict__[f"{split}_images"]]
     if not given:
         return
+    files = {split: list(_named_files(args, split)) for split in given}
     for split in needed:
         if split not in given:
             raise UserError(f"--{split}-json and --{split}-images are missing; training needs both train and val")
     for split in given:
-        for _, json_file, image_root in _named_files(args, split):
+        for _, json_file, image_root in files[split]:
             check_coco(json_file, image_root, evaluated=split == "val")
-    json_files = [json_file for split in given for _, json_file, _ in _named_files(args, split)]
+    json_files = [json_file for split in given for _, json_file, _ in files[split]]
     num_classes = len(load_categories(json_files))
     register_user_data(args)
     for split in given:
-        cfg.DATASETS[SPLITS[split]] = tuple(name for name, _, _ in _named_files(args, split))
+        cfg.DATASETS[SPLITS[split]] = tuple(name for name, _, _ in files[split])
     for key in ("ROI_HEADS", "RETINANET"):
         override = f"MODEL.{key}.NUM_CLASSES"
         if override in args.opts and cfg.MODEL[key].NUM_CLASSES != num_classes:
@@ -55,7 +56,7 @@ def _named_files(args: Namespace, split: str) -> Iterator[tuple[str, str, str]]:
     json_files, image_roots = args.__dict__[f"{split}_json"], args.__dict__[f"{split}_images"]
     if len(json_files) != len(image_roots):
         raise UserError(
-            f"--{split}-json has {len(json_files)} files and --{split}-images {len(image_roots)} folders; "
+            f"--{split}-json was given {len(json_files)} times and --{split}-images {len(image_roots)} times; "
             "give one folder for each file"
         )
     for number, (json_file, image_root) in enumerate(zip(json_files, image_roots, strict=True)):

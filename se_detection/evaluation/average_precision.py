@@ -40,10 +40,9 @@ def load_coco(dataset: dict[str, Any]) -> COCO:
 def match_boxes(annotations: COCO, detections: list[dict[str, Any]]) -> COCOeval:
     """pycocotools' box evaluation up to the matching; the detections, in COCO's results format, are changed by it."""
     with contextlib.redirect_stdout(io.StringIO()):
-        if detections:
-            found = annotations.loadRes(detections)
-        else:  # which loadRes can't take
-            found = load_coco({**annotations.dataset, "annotations": []})
+        # loadRes can't take an empty list.
+        empty = {**annotations.dataset, "annotations": []}
+        found = annotations.loadRes(detections) if detections else load_coco(empty)
         evaluation = COCOeval(annotations, found, "bbox")
         evaluation.evaluate()
     return evaluation

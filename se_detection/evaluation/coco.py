@@ -16,9 +16,9 @@ class COCODetectionEvaluator(COCOEvaluator):
     """detectron2's evaluator, always with pycocotools, which also leaves `results.json` in its output folder.
 
     The file holds `dataset`, `annotations` and `image_root` (paths; null where unknown), `images` (their number),
-    `categories` (names in the model's order), `bbox` (AP, AP50, AP75, APs, APm, APl) and `per_class` (AP by name), all in
-    percent and null where undefined; results other than boxes' stand under their own key. With no predictions at all,
-    detectron2 writes nothing; here both `coco_instances_results.json` and `results.json` are there all the same.
+    `categories` (names in the model's order), `bbox` (AP, AP50, AP75, APs, APm, APl) and `per_class` (AP by name), all
+    in percent and null where undefined; results other than boxes' stand under their own key. With no predictions at
+    all, detectron2 writes nothing; here `coco_instances_results.json` and `results.json` are there all the same.
 
     Args:
         dataset_name: a registered data set.

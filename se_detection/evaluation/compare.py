@@ -36,6 +36,15 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """What a table calls a detector; `backbone_input` is the (height, width) that its GFLOPs were counted at."""
+
+    name: str
+    backbone: str = ""
+    backbone_input: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """AP, AP50, AP75, APs, APm and APl of two detectors in percent (None where undefined), and their differences.
 
@@ -46,10 +55,13 @@ class Comparison:
     candidate: dict[str, float | None]
     difference: dict[str, Difference]
     verdict: str
+    arms: tuple[Arm, Arm] = (Arm("baseline"), Arm("candidate"))
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `comparison.json`."""
-        return asdict(self)
+        content = asdict(self)
+        del content["arms"]
+        return content
 
 
 def compare(
@@ -60,8 +72,8 @@ def compare(
 ) -> Comparison:
     """Compares two detectors' boxes.
 
-    AP is pycocotools'. The interval of a difference leaves out the drawings in which the metric is undefined. It covers the
-    choice of images, not the chance of training.
+    AP is pycocotools'. The interval of a difference leaves out the samples in which the metric is undefined; it covers
+    the choice of images, not the chance of training.
 
     Args:
         baseline: COCO's results (`image_id`, `category_id`, `bbox`, `score`), as a list or a JSON file; may be empty.
@@ -83,7 +95,7 @@ def compare(
 
 
 def draw_images(images: int, n_bootstrap: int) -> Array:
-    """How often each image is drawn in each bootstrap sample: (samples, images), rows of sum `images`; always the same."""
+    """How often each image is drawn in each bootstrap sample: (samples, images); the same with every call."""
     drawn = np.random.default_rng(SEED).multinomial(images, np.full(images, 1 / images), size=n_bootstrap)
     return drawn.astype(np.float64)
 
@@ -123,20 +135,22 @@ def load_results(source: list[Entry] | Path | str, coco: COCO, name: str) -> lis
     for number, item in enumerate(content):
         where = f"{name}: detection {number}"
         if not isinstance(item, dict) or not _is_box(item):
-            raise UserError(f"{where} is none; it needs image_id, category_id, bbox (four numbers) and score")
+            raise UserError(f"{where} is none; it needs image_id, category_id, bbox ([x, y, width, height]) and score")
         for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
             if item[key] not in known:
-                raise UserError(f"{where} has {key} {item[key]!r}, which is not in the annotations; are they another set's?")
+                raise UserError(
+                    f"{where} has {key} {item[key]!r}, which is not in the annotations; are they another set's?"
+                )
         results.append({key: item[key] for key in ("image_id", "category_id", "bbox", "score")})
     return results
 
 
 def _is_box(item: Entry) -> bool:
     box, score = item.get("bbox"), item.get("score")
-    numbers = [*box, score] if isinstance(box, list) and len(box) == 4 else [None]
-    return "image_id" in item and "category_id" in item and all(
-        isinstance(number, int | float) and math.isfinite(number) for number in numbers
-    )
+    if not {"image_id", "category_id"} <= item.keys() or not isinstance(box, list) or len(box) != 4:
+        return False
+    numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (*box, score))
+    return numbers and min(box[2:]) >= 0
 
 
 def read_json(path: Path) -> Any:

@@ -1,0 +1,128 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from se_detection import UserError, model_zoo
+from se_detection.engine import argument_parser, load_config
+
+SE = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
+
+
+def load(tmp_path: Path, *arguments: str, config: str = SE):
+    output = [] if "OUTPUT_DIR" in arguments else ["OUTPUT_DIR", str(tmp_path / "run")]
+    return load_config(argument_parser().parse_args(["--config-file", config, *arguments, *output]))
+
+
+def refusal(tmp_path: Path, *arguments: str, config: str = SE) -> str:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, *arguments, config=config)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    return str(caught.value)
+
+
+def test_missing_unreadable_and_broken_configs(tmp_path) -> None:
+    assert f"--config-file {tmp_path}/no.yaml: there is no such file" in refusal(tmp_path, config=f"{tmp_path}/no.yaml")
+    assert "there is no such file" in refusal(tmp_path, config=str(tmp_path))
+    assert "--config-file is missing" in refusal(tmp_path, config="")
+    broken = tmp_path / "broken.yaml"
+    for text, message in [
+        ("MODEL: [1, 2", "is no valid YAML"),
+        ("MODEL: !!python/object/apply:os.system ['true']", "is no valid YAML"),
+        ("MODEL:\n  SE:\n    REDUCTIO: 8", "unknown config key MODEL.SE.REDUCTIO; did you mean MODEL.SE.REDUCTION?"),
+        ("MODEL:\n  SE:\n    REDUCTION: many", "Type mismatch"),
+        ("just words", "broken.yaml"),
+        ("", "broken.yaml"),
+        ("_BASE_: nowhere.yaml", "nowhere.yaml"),
+    ]:
+        broken.write_text(text)
+        assert message in refusal(tmp_path, config=str(broken)), text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["MODEL.SE.RATIO", "8"], "unknown config key"),
+        (["MODEL.SE.REDUCTION", "many"], "Type mismatch"),
+        (["MODEL.SE.REDUCTION"], "MODEL.SE.REDUCTION"),
+        (["MODEL.SE.GATE", "swish"], "MODEL.SE.GATE: 'swish' is not one of sigmoid, tanh, relu, hardsigmoid"),
+        (["MODEL.RESNETS.DEPTH", "51"], "MODEL.RESNETS.DEPTH: 51 is not one of"),
+        (["MODEL.BACKBONE.NAME", "build_resnet"], "MODEL.BACKBONE.NAME: no backbone is named 'build_resnet'"),
+        (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "SOLVER.AMP.ENABLED"),
+        (["--num-gpus", "3", "MODEL.DEVICE", "cpu"], "IMS_PER_BATCH: 8 can't be shared equally by 3 processes"),
+        (["MODEL.WEIGHTS", "/no/such.pth"], "MODEL.WEIGHTS: there is no file /no/such.pth (looked for in /no)"),
+        (["--eval-only"], "--eval-only: name what to evaluate"),
+        (["--eval-only", "--resume"], "has no checkpoint to evaluate"),
+        (
+            ["DATASETS.TRAIN", "('se_toy_trian',)"],
+            "data set 'se_toy_trian' is not registered (did you mean se_toy",
+        ),
+        (["DATASETS.TRAIN", "()", "DATASETS.TEST", "()"], "DATASETS.TRAIN"),
+        (["DATASETS.TEST", "('voc_2007_test',)"], "'voc_2007_test' is not evaluated as COCO is"),
+        (
+            ["MODEL.ROI_HEADS.NUM_CLASSES", "5"],
+            "5 contradicts data set 'se_toy_train', which has 4 classes",
+        ),
+        (["OUTPUT_DIR", "/dev/null/run"], "OUTPUT_DIR: /dev/null is not a folder"),
+    ],
+)
+def test_bad_values(tmp_path, arguments, message) -> None:
+    assert message in refusal(tmp_path, *arguments)
+
+
+def test_a_coco_set_that_is_not_there_names_the_path(tmp_path) -> None:
+    message = refusal(tmp_path, "DATASETS.TRAIN", "('coco_2014_minival',)")
+    assert "coco/annotations/instances_minival2014.json does not exist" in message
+    assert "DETECTRON2_DATASETS" in message
+
+
+def test_cuda_is_refused_where_there_is_none(tmp_path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    assert "MODEL.DEVICE: cuda is not there" in refusal(tmp_path, "MODEL.DEVICE", "cuda")
+    assert load(tmp_path).MODEL.DEVICE == "cpu"
+
+
+def test_ones_own_data_sets_names_and_classes(tmp_path, tiny_flags) -> None:
+    cfg = load(tmp_path, *tiny_flags, config=model_zoo.get_config_file("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"))
+    assert cfg.DATASETS.TRAIN == ("train_train",)
+    assert cfg.DATASETS.TEST == ("val_val",)
+    assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 4
+
+
+def test_ones_own_data_refused(tmp_path, tiny, tiny_flags) -> None:
+    assert "--val-json and --val-images are missing" in refusal(tmp_path, *tiny_flags[:4])
+    assert "--train-json was given 1 times and --train-images 0 times" in refusal(tmp_path, *tiny_flags[:2])
+    contradiction = refusal(tmp_path, *tiny_flags, "MODEL.ROI_HEADS.NUM_CLASSES", "80")
+    assert "MODEL.ROI_HEADS.NUM_CLASSES: 80 contradicts" in contradiction
+    assert "which has 4 categories" in contradiction
+    flags = [*tiny_flags[:3], str(tiny / "nowhere"), *tiny_flags[4:]]
+    assert "nowhere: not a folder" in refusal(tmp_path, *flags)
+    other = tmp_path / "other.json"
+    content = json.loads((tiny / "annotations" / "val.json").read_text())
+    content["categories"][0]["name"] = "disc"
+    other.write_text(json.dumps(content))
+    flags = [*tiny_flags[:5], str(other), *tiny_flags[6:]]
+    assert "give all files the same categories" in refusal(tmp_path, *flags)
+
+
+@pytest.mark.parametrize("leftover", ["last_checkpoint", "metrics.json", "inference/results.json", "model_final.pth"])
+def test_a_folder_with_a_run_is_refused(tmp_path, leftover) -> None:
+    run = tmp_path / "old"
+    (run / leftover).parent.mkdir(parents=True)
+    (run / leftover).write_text("kept")
+    message = refusal(tmp_path, "OUTPUT_DIR", str(run))
+    assert f"{run} holds a run already" in message
+    assert (run / leftover).read_text() == "kept"
+    assert load(tmp_path, "--overwrite", "OUTPUT_DIR", str(run)).OUTPUT_DIR == str(run)
+
+
+def test_what_a_failed_start_leaves_is_not_in_the_way(tmp_path) -> None:
+    run = tmp_path / "old"
+    run.mkdir()
+    (run / "config.yaml").write_text("")
+    (run / "log.txt").write_text("it stopped")
+    (run / "metrics.json").touch()
+    assert load(tmp_path, "OUTPUT_DIR", str(run)).OUTPUT_DIR == str(run)

@@ -1,0 +1,99 @@
+"""A small set with pictures, made-up detections, and run folders to compare."""
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+
+@pytest.fixture(scope="session")
+def annotations():
+    """Twelve images, of which the last is empty, with boxes of all three sizes, a crowd, and category ids with gaps."""
+    rng = np.random.default_rng(0)
+    images = [{"id": 5 * i, "file_name": f"{i}.png", "height": 240, "width": 320} for i in range(1, 13)]
+    categories = [{"id": 3, "name": "cup"}, {"id": 7, "name": "plate"}, {"id": 9, "name": "fork"}]
+    boxes = []
+    for image in images[:-1]:
+        for _ in range(rng.integers(2, 6)):
+            x, y = rng.uniform(0, 120, 2)
+            w, h = rng.choice([20, 60, 110]) * rng.uniform(0.8, 1.1, 2)
+            boxes.append(
+                {
+                    "id": len(boxes) + 1,
+                    "image_id": image["id"],
+                    "category_id": int(rng.choice([3, 7])),
+                    "bbox": [float(x), float(y), float(w), float(h)],
+                    "area": float(w * h),
+                    "iscrowd": int(len(boxes) == 4),
+                }
+            )
+    return {"images": images, "annotations": boxes, "categories": categories}
+
+
+@pytest.fixture(scope="session")
+def detect():
+    """A function that makes detections out of annotations: moved by `jitter` box sizes, some missed, some in excess."""
+
+    def detect(annotations, *, seed, jitter, missed=0.1):
+        rng = np.random.default_rng(seed)
+        results = []
+        for item in annotations["annotations"]:
+            x, y, w, h = item["bbox"]
+            moved = [x + rng.normal(0, jitter) * w, y + rng.normal(0, jitter) * h, w, h]
+            stray = [*rng.uniform(0, 100, 2), *rng.uniform(10, 100, 2)]
+            for box, chance in ((moved, 1 - missed), (stray, 0.3)):
+                if rng.random() < chance:
+                    entry = {key: item[key] for key in ("image_id", "category_id")}
+                    results.append({**entry, "bbox": [float(v) for v in box], "score": float(rng.random())})
+        return results
+
+    return detect
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """A function that gives pycocotools' own AP, AP50, AP75, APs, APm and APl, from 0 to 1; NaN where it gives -1."""
+
+    def reference(annotations, results):
+        coco = COCO()
+        coco.dataset = copy.deepcopy(annotations)
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        return np.where(evaluation.stats[:6] == -1, np.nan, evaluation.stats[:6])
+
+    return reference
+
+
+@pytest.fixture
+def runs(tmp_path, annotations, detect):
+    """Two run folders on the small set, `plain` and the better `se`, as tools/train_net.py leaves them."""
+    pictures = tmp_path / "images"
+    pictures.mkdir()
+    for image in annotations["images"]:
+        Image.new("RGB", (320, 240), (90, 120, 90)).save(pictures / image["file_name"])
+    json_file = tmp_path / "val.json"
+    json_file.write_text(json.dumps(annotations))
+    results = {
+        "annotations": str(json_file),
+        "image_root": str(pictures),
+        "categories": [category["name"] for category in annotations["categories"]],
+    }
+    record = {"backbone": "build_resnet_fpn_backbone", "depth": 50, "backbone_input": [480, 640]}
+    sizes = {"plain": (41_700_000, 80.5), "se": (44_200_000, 80.6)}
+    for seed, (name, (parameters, gflops)) in enumerate(sizes.items()):
+        found = detect(annotations, seed=seed, jitter=0.2 - 0.18 * seed)
+        inference = tmp_path / "output" / name / "inference"
+        inference.mkdir(parents=True)
+        (inference / "results.json").write_text(json.dumps(results))
+        (inference / "coco_instances_results.json").write_text(json.dumps(found))
+        content = {**record, "parameters": parameters, "backbone_gflops": gflops}
+        Path(inference.parent, "run.json").write_text(json.dumps(content))
+    return tmp_path / "output" / "plain", tmp_path / "output" / "se"
