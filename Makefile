@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := output/demo
+TRAIN_TOY = $(BIN)/python tools/train_net.py --overwrite --config-file configs/Toy
 
-.PHONY: setup demo test lint clean-demo
+.PHONY: setup demo test lint
 setup: $(READY)
 
 $(READY): requirements.txt setup.py se_detection/install_detectron2.py
@@ -13,6 +14,12 @@ $(READY): requirements.txt setup.py se_detection/install_detectron2.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[dev]'
 	$(BIN)/python se_detection/install_detectron2.py
 	touch $@
+
+# A plain and an SE detector from scratch on the toy set, and their comparison: some minutes on two CPU cores.
+demo: $(READY)
+	$(TRAIN_TOY)/faster_rcnn_R_18_FPN.yaml OUTPUT_DIR $(DEMO)/plain
+	$(TRAIN_TOY)/faster_rcnn_SE_R_18_FPN.yaml OUTPUT_DIR $(DEMO)/se
+	$(BIN)/python tools/compare.py --baseline $(DEMO)/plain --candidate $(DEMO)/se --pictures 8 --overwrite
 
 test: $(READY)
 	$(BIN)/python -m pytest

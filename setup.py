@@ -43,7 +43,6 @@ setup(
         "torch>=2.11",
         "torchvision>=0.26",
         "pycocotools>=2.0.11",
-        "hotcoco>=1.3",
         "tqdm",
         # What detectron2 imports: its pinned wheel is installed without its own list, which asks for numpy<2.
         "fvcore>=0.1.5.post20221221",

@@ -2,28 +2,31 @@
 
 import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
 
+from ..data.mapper import CheckedMapper
 from ..errors import UserError
 from ..evaluation.coco import COCODetectionEvaluator
 from .checkpointer import StrictCheckpointer
 
 
 class Trainer(DefaultTrainer):
-    """What `DefaultTrainer` does, with three differences.
+    """What `DefaultTrainer` does, with four differences.
 
     - Several processes work on the CPU: DDP takes no `device_ids` there, and detectron2 always passes them.
     - Weights that don't fit are refused (:class:`StrictCheckpointer`).
+    - An image that can't be read is named (:class:`CheckedMapper`).
     - Evaluation is COCO's; several test sets have a folder each, where detectron2 lets the last overwrite the others.
     """
 
@@ -48,6 +51,16 @@ class Trainer(DefaultTrainer):
             model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), reset_predictor=reset_predictor
         )
         self.register_hooks(self.build_hooks())
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        """detectron2's loader, which names an image that can't be read."""
+        return build_detection_train_loader(cfg, mapper=CheckedMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        """As :meth:`build_train_loader`."""
+        return build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

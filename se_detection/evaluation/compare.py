@@ -116,8 +116,9 @@ def load_annotations(source: Entry | Path | str) -> COCO:
     # pycocotools writes into the annotations.
     annotations = [dict(annotation) for annotation in content["annotations"]]
     for annotation in annotations:
-        if missing := {"id", "image_id", "category_id", "bbox", "area", "iscrowd"} - annotation.keys():
-            raise UserError(f"{name}: annotation {annotation.get('id')} has no {min(missing)}; evaluation needs it")
+        for key in ("id", "image_id", "category_id", "bbox", "area", "iscrowd"):
+            if annotation.get(key) is None:
+                raise UserError(f"{name}: annotation {annotation.get('id')} has no {key}; evaluation needs it")
     return load_coco({**content, "annotations": annotations})
 
 

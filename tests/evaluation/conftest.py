@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def annotations():
     """Twelve images, of which the last is empty, with boxes of all three sizes, a crowd, and category ids with gaps."""
     rng = np.random.default_rng(0)

@@ -21,10 +21,10 @@ def test_a_weighted_image_counts_as_if_it_were_there_so_often(annotations, detec
     n = len(annotations["images"])
     weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=25).astype(float)
     one_image = np.zeros((1, n))
-    one_image[0, 0] = 2  # some sizes have no box there
+    one_image[0, 2] = 2  # where not all sizes are
     weights = np.concatenate([np.ones((1, n)), one_image, weights])
 
-    ours = average_precision(match_boxes(load_coco(dict(annotations)), list(results)), weights)
+    ours = average_precision(match_boxes(load_coco(annotations), list(results)), weights)
 
     theirs = [reference(*repeat_images(annotations, results, times)) for times in weights]
     assert np.isnan(theirs[1]).any()
@@ -32,5 +32,5 @@ def test_a_weighted_image_counts_as_if_it_were_there_so_often(annotations, detec
 
 
 def test_no_detections_are_ap_zero(annotations) -> None:
-    ap = average_precision(match_boxes(load_coco(dict(annotations)), []), np.ones((1, len(annotations["images"]))))
+    ap = average_precision(match_boxes(load_coco(annotations), []), np.ones((1, len(annotations["images"]))))
     assert [values.tolist() for values in ap.values()] == [[0.0]] * 6

@@ -1,0 +1,24 @@
+"""detectron2's dataset mapper, which names the image that it stumbles over."""
+
+from typing import Any
+
+from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import SizeMismatchError
+
+from ..errors import UserError
+
+
+class CheckedMapper(DatasetMapper):
+    """Reads one picture as detectron2 does. Built-in data sets are too large to be read through before training."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        """See detectron2's `DatasetMapper`.
+
+        Raises:
+            UserError: the image is missing, can't be decoded, or has another size than the annotations say.
+        """
+        try:
+            return super().__call__(dataset_dict)
+        except (OSError, SyntaxError, SizeMismatchError) as error:  # Pillow reports a broken PNG as a SyntaxError
+            reason = " ".join(str(error).split())
+            raise UserError(f"image {dataset_dict['file_name']} can't be used: {reason}; mend or remove it") from error

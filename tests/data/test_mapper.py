@@ -1,0 +1,35 @@
+import copy
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper
+from PIL import Image
+
+from se_detection import UserError
+from se_detection.data.mapper import CheckedMapper
+
+
+@pytest.fixture
+def picture(tmp_path) -> dict:
+    path = tmp_path / "picture.png"
+    Image.effect_noise((64, 48), 50).convert("RGB").save(path)
+    return {"file_name": str(path), "width": 64, "height": 48, "image_id": 1, "annotations": []}
+
+
+def test_a_good_picture_is_read_as_detectron2_reads_it(picture) -> None:
+    theirs, ours = (mapper(get_cfg(), is_train=False)(copy.deepcopy(picture)) for mapper in (DatasetMapper, CheckedMapper))
+    assert torch.equal(ours["image"], theirs["image"])
+
+
+def test_a_missing_truncated_or_resized_picture_is_named(picture, tmp_path) -> None:
+    mapper = CheckedMapper(get_cfg(), is_train=False)
+    cases = [picture | {"width": 65}, picture | {"file_name": str(tmp_path / "missing.png")}]
+    whole = (tmp_path / "picture.png").read_bytes()
+    for suffix, content in (("cut.png", whole[: len(whole) // 2]), ("empty.png", b""), ("text.png", b"no picture")):
+        (tmp_path / suffix).write_bytes(content)
+        cases.append(picture | {"file_name": str(tmp_path / suffix)})
+    for case in cases:
+        with pytest.raises(UserError, match=f"image {case['file_name']} can't be used: ") as caught:
+            mapper(case)
+        assert "\n" not in str(caught.value)

@@ -1,0 +1,82 @@
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from se_detection import install_detectron2, model_zoo
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def python(folder: Path, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", code]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), **environment}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_wheel_brings_its_configs_and_nothing_named_tools(tmp_path) -> None:
+    # Built from a copy: setuptools would take up what an earlier build left in the checkout.
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    for name in ("se_detection", "configs", "tools"):
+        shutil.copytree(REPOSITORY / name, source / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, "."]
+    subprocess.run(build, cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    installed = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(installed)
+    top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    assert top == {"se_detection"}
+    assert (installed / "se_detection" / "py.typed").is_file()
+    code = "import se_detection; print(se_detection.__file__, *se_detection.model_zoo.names(), sep='\\n')"
+    done = python(tmp_path, code, PYTHONPATH=str(installed))
+    assert done.returncode == 0, done.stderr
+    file, *names = done.stdout.splitlines()
+    assert Path(file).parent == installed / "se_detection"
+    assert names == model_zoo.names()
+
+
+def test_without_detectron2_the_message_says_how_to_get_it(tmp_path) -> None:
+    done = python(tmp_path, "import sys; sys.modules['detectron2'] = None; import se_detection")
+    assert done.returncode == 1
+    message = done.stderr.split("ModuleNotFoundError: ")[-1]
+    assert message.strip() == install_detectron2.MISSING_DETECTRON2
+    assert str(REPOSITORY / "se_detection" / "install_detectron2.py") in message
+    assert "git+https://github.com/facebookresearch/detectron2.git" in message
+
+
+@pytest.mark.parametrize("first", ["detectron2", "se_detection"])
+def test_detectron2_knows_the_plugin_by_the_environment_variable(tmp_path, first) -> None:
+    code = (
+        f"import {first}; from detectron2.config import get_cfg; from detectron2.modeling import BACKBONE_REGISTRY;"
+        "print(get_cfg().MODEL.SE.REDUCTION, 'build_se_resnet_fpn_backbone' in BACKBONE_REGISTRY)"
+    )
+    done = python(tmp_path, code, DETECTRON2_ENV_MODULE="se_detection.env")
+    assert done.stdout.split() == ["16", "True"], done.stderr
+
+
+def test_an_installed_detectron2_is_left_alone() -> None:
+    command = [sys.executable, REPOSITORY / "se_detection" / "install_detectron2.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "detectron2 is installed already: left alone\n"
+
+
+def test_another_file_under_detectron2s_name_is_not_installed(monkeypatch) -> None:
+    commands = []
+
+    def run(command: list[str], check: bool) -> None:
+        commands.append(command)
+        if "download" in command:
+            Path(command[command.index("--dest") + 1], "sal_detectron2-0.7.2-cp310-none-any.whl").write_bytes(b"other")
+
+    monkeypatch.setattr(install_detectron2.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(install_detectron2.subprocess, "run", run)
+    with pytest.raises(RuntimeError, match="is not the expected 491af0c7.*; nothing installed"):
+        install_detectron2.install()
+    assert len(commands) == 1
