@@ -11,7 +11,7 @@ POSITIONS = ("standard", "pre", "post", "identity", "3x3")
 SQUEEZES = ("avg", "max", "avgmax", "none")
 GATES = ("sigmoid", "tanh", "relu", "hardsigmoid")
 STAGES = ("res2", "res3", "res4", "res5")
-STEMS = ("basic", "caffe")
+STEMS = ("basic", "caffe", "deep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,5 +81,6 @@ def add_se_config(cfg: CfgNode) -> None:
     defaults = {
         field.upper(): list(value) if isinstance(value, tuple) else value for field, value in asdict(SEConfig()).items()
     }
-    # The stem is the trunk's, not the SE block's: detectron2's own, or the ceil-mode pool of the released Caffe models.
+    # The stem is the trunk's, not the SE block's: detectron2's own, that of the released Caffe models (ceil-mode pool),
+    # or SENet-154's.
     cfg.MODEL.SE = CfgNode({**defaults, "STEM": "basic"})

@@ -1,11 +1,10 @@
 """The res5 head of C4 detectors, with SE; detectron2's own builds res5 of plain blocks."""
 
 from detectron2.config import CfgNode
-from detectron2.modeling.backbone.resnet import BottleneckBlock
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 from torch import nn
 
-from .backbone.se_resnet import BLOCKS_PER_STAGE, make_stage
+from .backbone.se_resnet import make_stage
 from .config import SEConfig
 from .errors import UserError
 
@@ -17,21 +16,21 @@ class SERes5ROIHeads(Res5ROIHeads):
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
         resnets = cfg.MODEL.RESNETS
-        if resnets.DEPTH < 50 or resnets.DEFORM_ON_PER_STAGE[-1]:
-            raise UserError("MODEL.ROI_HEADS.NAME: SERes5ROIHeads needs DEPTH 50, 101 or 152 and a res5 not deformable")
-        num_blocks = BLOCKS_PER_STAGE[resnets.DEPTH][-1]
+        if resnets.DEFORM_ON_PER_STAGE[-1]:
+            raise UserError(
+                "MODEL.RESNETS.DEFORM_ON_PER_STAGE: SERes5ROIHeads has no deformable res5; end it with False"
+            )
         channels = 8 * resnets.RES2_OUT_CHANNELS
         blocks = make_stage(
             "res5",
-            BottleneckBlock,
-            num_blocks,
+            resnets.DEPTH,
             se=SEConfig.from_cfg(cfg),
-            stride_per_block=[2] + [1] * (num_blocks - 1),
+            stride=2,
             in_channels=channels // 2,
             out_channels=channels,
             bottleneck_channels=8 * resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP,
+            norm=resnets.NORM,
             num_groups=resnets.NUM_GROUPS,
             stride_in_1x1=resnets.STRIDE_IN_1X1,
-            norm=resnets.NORM,
         )
         return nn.Sequential(*blocks), channels

@@ -3,8 +3,9 @@
 from typing import Any, Final
 
 import torch.nn.functional as F
-from detectron2.layers import CNNBlockBase
+from detectron2.layers import CNNBlockBase, Conv2d, get_norm
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, DeformBottleneckBlock
+from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor
 
 from ..layers import SqueezeExcitation, residual_gate
@@ -55,7 +56,10 @@ class SEBasicBlock(SEResidualBlock, BasicBlock):
 
 
 class BottleneckResidual(SEResidualBlock):
-    """1x1, 3x3, 1x1; how the 3x3 is called is the subclass's."""
+    """1x1, 3x3, 1x1."""
+
+    def conv3x3(self, x: Tensor) -> Tensor:
+        return self.conv2(x)
 
     def residual(self, x: Tensor) -> Tensor:
         out = self.conv3x3(F.relu_(self.conv1(x)))
@@ -67,8 +71,39 @@ class BottleneckResidual(SEResidualBlock):
 class SEBottleneckBlock(BottleneckResidual, BottleneckBlock):
     """The block of SE-ResNet-50/101/152 and SE-ResNeXt: 1x1, 3x3, 1x1, SE."""
 
-    def conv3x3(self, x: Tensor) -> Tensor:
-        return self.conv2(x)
+
+class HalvedBottleneckBlock(BottleneckBlock):
+    """SENet-154's bottleneck without its SE: a first 1x1 half as wide, and a wider projection (the paper's appendix).
+
+    Args:
+        projection_kernel: of the shortcut's convolution; 3 in the released model, but for res2, where it is 1.
+        others: those of `BottleneckBlock`; `bottleneck_channels` is the width of the 3x3.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        bottleneck_channels: int,
+        projection_kernel: int,
+        norm: str = "BN",
+        **block: Any,
+    ) -> None:
+        super().__init__(in_channels, out_channels, bottleneck_channels=bottleneck_channels, norm=norm, **block)
+        halved = bottleneck_channels // 2
+        replaced = {
+            "conv1": _like(self.conv1, in_channels, halved, norm),
+            "conv2": _like(self.conv2, halved, bottleneck_channels, norm),
+        }
+        if self.shortcut is not None:
+            replaced["shortcut"] = _like(self.shortcut, in_channels, out_channels, norm, projection_kernel)
+        for name, layer in replaced.items():
+            self.add_module(name, layer)
+
+
+class SENetBottleneckBlock(BottleneckResidual, HalvedBottleneckBlock):
+    """The block of SENet-154: 1x1 of half the width, grouped 3x3, 1x1, SE."""
 
 
 class SEDeformBottleneckBlock(BottleneckResidual, DeformBottleneckBlock):
@@ -81,3 +116,21 @@ class SEDeformBottleneckBlock(BottleneckResidual, DeformBottleneckBlock):
             third = offset.shape[1] // 3
             return self.conv2(x, offset[:, : 2 * third], offset[:, 2 * third :].sigmoid())
         return self.conv2(x, offset)
+
+
+def _like(conv: Conv2d, in_channels: int, out_channels: int, norm: str, kernel_size: int | None = None) -> Conv2d:
+    """A convolution with another's stride, dilation and groups, and with other widths or another kernel."""
+    size = kernel_size or conv.kernel_size[0]
+    layer = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size=size,
+        stride=conv.stride,
+        padding=conv.dilation[0] * (size // 2),
+        dilation=conv.dilation,
+        groups=conv.groups,
+        bias=False,
+        norm=get_norm(norm, out_channels),
+    )
+    c2_msra_fill(layer)
+    return layer

@@ -13,38 +13,85 @@ from torch import nn
 
 from ..config import STAGES, STEMS, SEConfig, check_choice
 from ..errors import UserError
-from .blocks import SEBasicBlock, SEBottleneckBlock, SEDeformBottleneckBlock
-from .stems import CaffeStem
+from .blocks import (
+    HalvedBottleneckBlock,
+    SEBasicBlock,
+    SEBottleneckBlock,
+    SEDeformBottleneckBlock,
+    SENetBottleneckBlock,
+)
+from .stems import CaffeStem, DeepStem
 
-BLOCKS_PER_STAGE = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BLOCKS_PER_STAGE = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    154: (3, 8, 36, 3),  # SENet-154, whose bottlenecks differ
+}
 SE_BLOCK: dict[type[CNNBlockBase], type[CNNBlockBase]] = {
     BasicBlock: SEBasicBlock,
     BottleneckBlock: SEBottleneckBlock,
     DeformBottleneckBlock: SEDeformBottleneckBlock,
+    HalvedBottleneckBlock: SENetBottleneckBlock,
 }
 PLAIN = SEConfig(stages=())
 
 
 def make_stage(
-    stage: str, block_class: type[CNNBlockBase], num_blocks: int, *, se: SEConfig, **options: Any
+    stage: str,
+    depth: int,
+    *,
+    se: SEConfig,
+    stride: int,
+    in_channels: int,
+    out_channels: int,
+    bottleneck_channels: int,
+    norm: str,
+    num_groups: int,
+    stride_in_1x1: bool,
+    dilation: int = 1,
+    deform: dict[str, Any] | None = None,
 ) -> list[CNNBlockBase]:
     """The blocks of one stage, with SE where `se` has it.
 
     Args:
         stage: `res2` to `res5`.
-        block_class: detectron2's plain block; its SE counterpart is taken where the stage has SE.
-        options: for `ResNet.make_stage`.
+        depth: of the trunk, which says how many blocks there are, and of what kind.
+        stride: of the first block.
+        bottleneck_channels: width of the 3x3 convolutions; basic blocks have no such width, nor what follows `norm`.
+        deform: the options of detectron2's deformable block, where the 3x3 convolutions are deformable.
+        others: of detectron2's blocks.
 
     Raises:
         UserError: the reduction ratio doesn't fit the stage's width.
     """
+    num_blocks = BLOCKS_PER_STAGE[depth][STAGES.index(stage)]
+    options: dict[str, Any] = {"in_channels": in_channels, "out_channels": out_channels, "norm": norm}
+    block_class: type[CNNBlockBase] = BasicBlock
+    if depth >= 50:
+        block_class = BottleneckBlock
+        options |= {
+            "bottleneck_channels": bottleneck_channels,
+            "num_groups": num_groups,
+            "stride_in_1x1": stride_in_1x1,
+            "dilation": dilation,
+        }
+    if depth == 154:
+        block_class = HalvedBottleneckBlock
+        options["projection_kernel"] = 1 if stage == "res2" else 3
+    if deform is not None:
+        block_class = DeformBottleneckBlock
+        options |= deform
     reduction = se.reduction_in(stage)
     if reduction is not None:
         block_class = SE_BLOCK[block_class]
         options["se"] = {"reduction": reduction, "squeeze": se.squeeze, "gate": se.gate, "bias": se.bias}
         options["position"] = se.position
+    strides = [stride] + [1] * (num_blocks - 1)
     try:
-        return ResNet.make_stage(block_class, num_blocks, **options)
+        return ResNet.make_stage(block_class, num_blocks, stride_per_block=strides, **options)
     except ValueError as error:
         raise UserError(f"MODEL.SE in {stage}: {error}") from error
 
@@ -72,8 +119,8 @@ def make_trunk(
     """A detectron2 `ResNet` of SE blocks; what `build_resnet_backbone` honours, and the stem.
 
     Args:
-        depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks).
-        stem: `basic` (detectron2's) or `caffe` (ceil-mode pool).
+        depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks), or 154 (SENet-154's bottlenecks).
+        stem: `basic` (detectron2's), `caffe` (ceil-mode pool) or `deep` (SENet-154's).
         res2_channels: width of res2's output; 64 for basic blocks and 256 for bottlenecks unless given.
         freeze_at: how many of stem, res2, ... are frozen.
         others: the keys of `MODEL.RESNETS` of the same name.
@@ -99,6 +146,8 @@ def make_trunk(
                 raise UserError(f"MODEL.RESNETS.{key}: {value} can't be had with DEPTH {depth}; set it to {needed}")
         if se.position == "3x3" and se.stages:
             raise UserError(f"MODEL.SE.POSITION: 3x3 is inside a bottleneck, and DEPTH {depth} has none")
+    if any(deform_on_per_stage) and depth == 154:
+        raise UserError("MODEL.RESNETS.DEFORM_ON_PER_STAGE: SENet-154 (DEPTH 154) has no deformable blocks")
     if any(deform_on_per_stage) and importlib.util.find_spec("detectron2._C") is None:
         raise UserError(
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE: deformable convolution needs detectron2's compiled operators, which "
@@ -107,33 +156,29 @@ def make_trunk(
 
     current = stem_channels
     bottleneck_channels = num_groups * width_per_group
+    deform_options = {"deform_modulated": deform_modulated, "deform_num_groups": deform_num_groups}
     stages = []
-    for stage, num_blocks, deform in zip(STAGES, BLOCKS_PER_STAGE[depth], deform_on_per_stage, strict=True):
-        dilation = res5_dilation if stage == "res5" else 1
+    for stage, deform in zip(STAGES, deform_on_per_stage, strict=True):
         # A dilated res5 keeps the resolution of res4 (the convention of R-FCN and of detectron2's DC5).
-        first_stride = 1 if stage == "res2" or dilation == 2 else 2
-        options: dict[str, Any] = {
-            "stride_per_block": [first_stride] + [1] * (num_blocks - 1),
-            "in_channels": current,
-            "out_channels": out_channels,
-            "norm": norm,
-        }
-        block_class: type[CNNBlockBase] = BasicBlock
-        if not basic:
-            block_class = BottleneckBlock
-            options |= {
-                "bottleneck_channels": bottleneck_channels,
-                "num_groups": num_groups,
-                "stride_in_1x1": stride_in_1x1,
-                "dilation": dilation,
-            }
-        if deform:
-            block_class = DeformBottleneckBlock
-            options |= {"deform_modulated": deform_modulated, "deform_num_groups": deform_num_groups}
-        stages.append(make_stage(stage, block_class, num_blocks, se=se, **options))
+        dilation = res5_dilation if stage == "res5" else 1
+        blocks = make_stage(
+            stage,
+            depth,
+            se=se,
+            stride=1 if stage == "res2" or dilation == 2 else 2,
+            in_channels=current,
+            out_channels=out_channels,
+            bottleneck_channels=bottleneck_channels,
+            norm=norm,
+            num_groups=num_groups,
+            stride_in_1x1=stride_in_1x1,
+            dilation=dilation,
+            deform=deform_options if deform else None,
+        )
+        stages.append(blocks)
         current, out_channels, bottleneck_channels = out_channels, 2 * out_channels, 2 * bottleneck_channels
 
-    stem_class = {"basic": BasicStem, "caffe": CaffeStem}[stem]
+    stem_class = {"basic": BasicStem, "caffe": CaffeStem, "deep": DeepStem}[stem]
     return ResNet(
         stem_class(in_channels=in_channels, out_channels=stem_channels, norm=norm),
         stages,
@@ -144,16 +189,17 @@ def make_trunk(
 
 
 NAMED_TRUNKS: dict[str, dict[str, Any]] = {
-    **{f"resnet{depth}": {"depth": depth} for depth in BLOCKS_PER_STAGE},
+    **{f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101, 152)},
     **{f"resnext{depth}_32x4d": {"depth": depth, "num_groups": 32, "width_per_group": 4} for depth in (50, 101)},
 }
+SENET154 = {"depth": 154, "num_groups": 64, "width_per_group": 4, "stem_channels": 128}
 LAYOUTS = ("torchvision", "caffe")
 
 
 def create_backbone(
     name: str,
     *,
-    layout: str = "torchvision",
+    layout: str | None = None,
     norm: str = "BN",
     out_features: Sequence[str] = STAGES,
     num_classes: int | None = None,
@@ -163,12 +209,13 @@ def create_backbone(
 
     Args:
         name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d` or `resnext101_32x4d`,
-            plain; the same after `se_` with SE.
+            plain; the same after `se_` with SE; or `senet154`.
         layout: `torchvision` (stride in the 3x3 convolution, padded pool) or `caffe`, that of the paper's released
-            models (stride in the first 1x1, but for ResNeXt; ceil-mode pool).
+            models (stride in the first 1x1, but for ResNeXt; ceil-mode pool). By default `caffe` for
+            `senet154`, which has no other, and `torchvision` for the rest.
         norm: `BN`, `FrozenBN`, `SyncBN`, `GN`, ...
         out_features: any of `stem`, `res2` ... `res5`, and `linear` beside `res5` where there is a classifier.
-        num_classes: adds a classifier.
+        num_classes: adds a classifier (of SENet-154 without its dropout).
         se: what the SE blocks look like; the paper's standard block unless given.
 
     Returns:
@@ -177,26 +224,28 @@ def create_backbone(
     Raises:
         UserError: an unknown name or layout, or `se` for a plain trunk.
     """
-    plain_name = name.removeprefix("se_")
-    if plain_name not in NAMED_TRUNKS:
-        raise UserError(
-            f"no backbone is named {name!r}; choose from {', '.join(NAMED_TRUNKS)}, or any of these after 'se_'"
-        )
+    gated = {f"se_{plain}": options for plain, options in NAMED_TRUNKS.items()} | {"senet154": SENET154}
+    if name not in NAMED_TRUNKS | gated:
+        raise UserError(f"no backbone is named {name!r}; choose from {', '.join(NAMED_TRUNKS | gated)}")
+    layout = layout or ("caffe" if name == "senet154" else "torchvision")
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
-    if name == plain_name and se is not None:
+    if name == "senet154" and layout != "caffe":
+        raise UserError("'senet154' was released in the caffe layout alone; leave layout out")
+    if name not in gated and se is not None:
         raise UserError(f"{name!r} is a plain trunk and takes no se=; did you mean 'se_{name}'?")
     if "linear" in out_features and (num_classes is None or "res5" not in out_features):
         raise UserError("out_features: 'linear' needs num_classes, and 'res5' beside it")
-    caffe = layout == "caffe"
+    options = (NAMED_TRUNKS | gated)[name]
+    stem = "basic" if layout == "torchvision" else "deep" if name == "senet154" else "caffe"
     return make_trunk(
-        **NAMED_TRUNKS[plain_name],
-        se=PLAIN if name == plain_name else se or SEConfig(),
+        **options,
+        se=(se or SEConfig()) if name in gated else PLAIN,
         norm=norm,
         out_features=out_features,
         num_classes=num_classes,
-        stem="caffe" if caffe else "basic",
-        stride_in_1x1=caffe and not plain_name.startswith("resnext"),
+        stem=stem,
+        stride_in_1x1=layout == "caffe" and "num_groups" not in options,
     )
 
 

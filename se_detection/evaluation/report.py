@@ -18,7 +18,7 @@ COLUMNS = {
     "APm": ("APm", 1.0, 2),
     "APl": ("APl", 1.0, 2),
     "parameters": ("params (M)", 1e6, 2),
-    "gflops": ("GFLOPs", 1.0, 1),
+    "gflops": ("GFLOPs", 1.0, 2),
 }
 
 

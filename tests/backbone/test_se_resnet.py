@@ -111,6 +111,7 @@ def test_without_se_equals_detectron2(resnets) -> None:
         ("se_resnet152", 66.82),
         ("se_resnext50_32x4d", 27.56),
         ("se_resnext101_32x4d", 48.96),
+        ("senet154", 115.09),
     ],
 )
 def test_parameter_counts(name, millions) -> None:
@@ -269,13 +270,13 @@ def test_c4_head_without_se_equals_detectron2s() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"MODEL.RESNETS.DEPTH": 51}, "MODEL.RESNETS.DEPTH: 51 is not one of 18, 34, 50, 101, 152"),
+        ({"MODEL.RESNETS.DEPTH": 51}, "MODEL.RESNETS.DEPTH: 51 is not one of 18, 34, 50, 101, 152, 154"),
         ({"MODEL.RESNETS.DEPTH": 18}, "RES2_OUT_CHANNELS: 256 can't be had with DEPTH 18; set it to 64"),
         ({"MODEL.RESNETS.RES5_DILATION": 3}, "RES5_DILATION: 3 is not 1 or 2"),
         ({"MODEL.SE.GATE": "swish"}, "MODEL.SE.GATE: 'swish' is not one of sigmoid, tanh, relu, hardsigmoid"),
         ({"MODEL.SE.POSITION": "before"}, "MODEL.SE.POSITION: 'before' is not one of standard, pre"),
         ({"MODEL.SE.SQUEEZE": "mean"}, "MODEL.SE.SQUEEZE: 'mean' is not one of avg, max"),
-        ({"MODEL.SE.STEM": "big"}, "MODEL.SE.STEM: 'big' is not one of basic, caffe"),
+        ({"MODEL.SE.STEM": "big"}, "MODEL.SE.STEM: 'big' is not one of basic, caffe, deep"),
         ({"MODEL.SE.STAGES": ["res1"]}, "MODEL.SE.STAGES: 'res1' is not one of res2"),
         ({"MODEL.SE.REDUCTION": 0}, "MODEL.SE.REDUCTION: 0 is not a whole number of at least 1"),
         ({"MODEL.SE.REDUCTION": 512}, "MODEL.SE in res2: reduction ratio 512 leaves nothing of 256 channels"),
@@ -314,6 +315,8 @@ def test_deformable_convolution_where_it_was_compiled() -> None:
     [
         ({"name": "resnet51"}, "no backbone is named 'resnet51'"),
         ({"name": "resnet50", "se": SEConfig()}, "'resnet50' is a plain trunk and takes no se="),
+        ({"name": "se_senet154"}, "no backbone is named 'se_senet154'"),
+        ({"name": "senet154", "layout": "torchvision"}, "'senet154' was released in the caffe layout alone"),
         ({"name": "se_resnet50", "layout": "tf"}, "layout 'tf' is not one of torchvision, caffe"),
         ({"name": "se_resnet50", "out_features": ["linear"]}, "'linear' needs num_classes"),
     ],
