@@ -332,3 +332,50 @@ def test_a_config_made_before_the_import_is_refused() -> None:
     del before.MODEL["SE"]
     with pytest.raises(UserError, match="import se_detection before get_cfg"):
         build_backbone(before)
+
+
+TRUNKS = {
+    "se_resnet18": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
+    "se_resnet34": {"DEPTH": 34, "RES2_OUT_CHANNELS": 64},
+    "se_resnet50": {"DEPTH": 50},
+    "se_resnet101": {"DEPTH": 101},
+    "se_resnet152": {"DEPTH": 152},
+    "se_resnext50_32x4d": {"DEPTH": 50, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 4, "STRIDE_IN_1X1": False},
+    "se_resnext101_32x4d": {"DEPTH": 101, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 4, "STRIDE_IN_1X1": False},
+    "senet154": {
+        "DEPTH": 154,
+        "NUM_GROUPS": 64,
+        "WIDTH_PER_GROUP": 4,
+        "STEM_OUT_CHANNELS": 128,
+        "STRIDE_IN_1X1": False,
+    },
+}
+
+
+@pytest.mark.parametrize("name", TRUNKS)
+def test_every_trunk_as_fpn_c4_and_retinanet(name) -> None:
+    """Built from a config, each has the layers of the trunk by name, and detectron2's levels come out."""
+    with torch.device("meta"):
+        layers = {key: tensor.shape for key, tensor in create_backbone(name, layout="caffe").state_dict().items()}
+        x = torch.empty(1, 3, 128, 128)
+        for builder, strides in [
+            ("build_se_resnet_fpn_backbone", [4, 8, 16, 32, 64]),
+            ("build_retinanet_se_resnet_fpn_backbone", [8, 16, 32, 64, 128]),
+        ]:
+            cfg = config(**TRUNKS[name])
+            cfg.MODEL.BACKBONE.NAME = builder
+            cfg.MODEL.SE.STEM = "deep" if name == "senet154" else "caffe"
+            cfg.MODEL.FPN.IN_FEATURES = list(STAGES) if strides[0] == 4 else list(STAGES[1:])
+            backbone = build_backbone(cfg)
+            assert {key: tensor.shape for key, tensor in backbone.bottom_up.state_dict().items()} == layers
+            assert [128 // feature.shape[-1] for feature in backbone(x).values()] == strides
+        cfg = config(**TRUNKS[name], OUT_FEATURES=["res4"])
+        cfg.MODEL.SE.STEM = "deep" if name == "senet154" else "caffe"
+        cfg.MODEL.ROI_HEADS.NAME = "SERes5ROIHeads"
+        cfg.MODEL.DEVICE = "meta"
+        model = build_model(cfg)
+        c4 = {key: tensor.shape for key, tensor in model.backbone.state_dict().items()}
+        res5 = {f"res5.{key}": tensor.shape for key, tensor in model.roi_heads.res5.state_dict().items()}
+        assert c4 | res5 == layers
+        assert model.backbone(x)["res4"].shape[-1] == 8
+        assert model.roi_heads.res5(model.backbone(x)["res4"]).shape[-1] == 4

@@ -145,3 +145,27 @@ def test_another_number_of_classes_needs_a_word(run_tool, train_net, se_config, 
     changed = {key for key in old if not torch.equal(old[key], new[key])}
     assert changed
     assert all(key.startswith("roi_heads.box_predictor.") for key in changed)
+
+
+def test_coco_with_its_real_category_ids(run_tool, train_net, se_config, shared_data, tmp_path) -> None:
+    """80 classes whose ids have gaps: 1 to 90 in the file, 0 to 79 in the model, 1 to 90 in the predictions."""
+    coco = shared_data / "coco_mini"
+    flags = [
+        *("--train-json", coco / "annotations" / "instances_train2017.json", "--train-images", coco / "train2017"),
+        *("--val-json", coco / "annotations" / "instances_val2017.json", "--val-images", coco / "val2017"),
+    ]
+    overrides = [
+        *(*SMALL, "INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96", "OUTPUT_DIR", tmp_path / "run"),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.RPN.POST_NMS_TOPK_TEST", "20"),
+    ]
+    done = run_tool(train_net, "--config-file", se_config, *flags, *overrides)
+    assert done.returncode == 0, done.stderr
+    annotations = coco / "annotations" / "instances_val2017.json"
+    categories = {entry["id"]: entry["name"] for entry in json.loads(annotations.read_text())["categories"]}
+    assert max(categories) == 90
+    results = json.loads((tmp_path / "run" / "inference" / "results.json").read_text())
+    assert results["categories"] == [categories[key] for key in sorted(categories)]
+    predictions = tmp_path / "run" / "inference" / "coco_instances_results.json"
+    assert {entry["category_id"] for entry in json.loads(predictions.read_text())} <= set(categories)
+    reference = evaluate_with_pycocotools(annotations, predictions)
+    assert results["bbox"]["AP"] == pytest.approx(100 * reference.stats[0], abs=1e-6)
