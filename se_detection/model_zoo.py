@@ -16,8 +16,8 @@ def _folder() -> Path:
 
 
 def names() -> list[str]:
-    """The names of all configs, such as `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`."""
-    files = (path.relative_to(_folder()) for path in _folder().glob("*/*.yaml"))
+    """The names of all configs but the bases of others, such as `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`."""
+    files = [path.relative_to(_folder()) for path in _folder().glob("*/*.yaml") if not path.name.startswith("Base-")]
     return sorted(str(path.with_suffix("")) for path in files)
 
 

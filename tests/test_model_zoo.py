@@ -38,6 +38,7 @@ def test_the_promised_configs_are_there() -> None:
     expected |= {f"Paper/faster_rcnn_{arm}_{d}_FPN_2x" for arm in ("R", "SE_R") for d in (50, 101)}
     expected |= {f"Toy/faster_rcnn_{arm}_{d}_FPN" for arm in ("R", "SE_R") for d in (18, 50)}
     assert expected <= set(model_zoo.names())
+    assert not [name for name in model_zoo.names() if "Base" in name]
 
 
 @pytest.mark.parametrize("name", PAIRS)
