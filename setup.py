@@ -61,5 +61,18 @@ setup(
         "tensorboard",
         "termcolor",
     ],
-    extras_require={"dev": ["mypy", "pytest", "ruff", "timm", "types-PyYAML", "types-tabulate", "types-tqdm"]},
+    extras_require={
+        "dev": [
+            "hypothesis",
+            "mypy",
+            "pretrainedmodels",
+            "pytest",
+            "ruff",
+            "six",  # pretrainedmodels imports it without saying so
+            "timm",
+            "types-PyYAML",
+            "types-tabulate",
+            "types-tqdm",
+        ]
+    },
 )

@@ -4,6 +4,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 from torch import nn
 
+from .backbone.partial_load import refuse_partial_load
 from .backbone.se_resnet import make_stage
 from .config import SEConfig
 from .errors import UserError
@@ -33,4 +34,6 @@ class SERes5ROIHeads(Res5ROIHeads):
             num_groups=resnets.NUM_GROUPS,
             stride_in_1x1=resnets.STRIDE_IN_1X1,
         )
-        return nn.Sequential(*blocks), channels
+        res5 = nn.Sequential(*blocks)
+        refuse_partial_load(res5)
+        return res5, channels

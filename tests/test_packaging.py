@@ -77,6 +77,6 @@ def test_another_file_under_detectron2s_name_is_not_installed(monkeypatch) -> No
 
     monkeypatch.setattr(install_detectron2.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(install_detectron2.subprocess, "run", run)
-    with pytest.raises(RuntimeError, match="is not the expected 491af0c7.*; nothing installed"):
+    with pytest.raises(RuntimeError, match=r"is not the expected 491af0c7.*; nothing installed"):
         install_detectron2.install()
     assert len(commands) == 1

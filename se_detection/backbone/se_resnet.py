@@ -20,6 +20,7 @@ from .blocks import (
     SEDeformBottleneckBlock,
     SENetBottleneckBlock,
 )
+from .partial_load import refuse_partial_load
 from .stems import CaffeStem, DeepStem
 
 BLOCKS_PER_STAGE = {
@@ -266,7 +267,7 @@ def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
             "MODEL.ROI_HEADS.NAME: Res5ROIHeads has a res5 without SE; set it to SERes5ROIHeads, "
             "or take res5 out of MODEL.SE.STAGES"
         )
-    return make_trunk(
+    trunk = make_trunk(
         resnets.DEPTH,
         se=se,
         stem=cfg.MODEL.SE.STEM,
@@ -284,6 +285,8 @@ def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         deform_num_groups=resnets.DEFORM_NUM_GROUPS,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
     )
+    refuse_partial_load(trunk)
+    return trunk
 
 
 @BACKBONE_REGISTRY.register()

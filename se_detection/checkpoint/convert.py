@@ -2,50 +2,138 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
+from ..backbone.se_resnet import BLOCKS_PER_STAGE
+from ..config import STAGES
 from ..errors import UserError
 
-# Each project's stem, then what all of them share.
-STEMS = {
-    "timm": ((r"^conv1\.", "stem.conv1."), (r"^bn1\.", "stem.conv1.norm.")),
-    "torchvision": ((r"^conv1\.", "stem.conv1."), (r"^bn1\.", "stem.conv1.norm.")),
-    "timm-legacy": ((r"^layer0\.conv1\.", "stem.conv1."), (r"^layer0\.bn1\.", "stem.conv1.norm.")),
+
+class Rule(NamedTuple):
+    """A regular expression, and what replaces it in a layer's name."""
+
+    pattern: str
+    replacement: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """How one project names its layers, and which of the two layouts its networks have."""
+
+    rules: tuple[Rule, ...]
+    caffe: bool = False
+
+
+PLAIN_STEM = (Rule(r"^conv1\.", "stem.conv1."), Rule(r"^bn1\.", "stem.conv1.norm."))
+CAFFE = (
+    Rule(r"^layer0\.conv(\d)\.", r"stem.conv\1."),
+    Rule(r"^layer0\.bn(\d)\.", r"stem.conv\1.norm."),
+    Rule(r"\.se_module\.", ".se."),
+    Rule(r"^last_linear\.", "linear."),
+)
+SOURCES = {
+    "timm": Source(rules=PLAIN_STEM),
+    "torchvision": Source(rules=PLAIN_STEM),
+    # timm/models/senet.py and pretrainedmodels/models/senet.py: the paper's Caffe models, with the same names.
+    "timm-legacy": Source(rules=CAFFE, caffe=True),
+    "cadene": Source(rules=CAFFE, caffe=True),
+    # mmpretrain/models/backbones/{resnet,seresnet}.py, under an ImageClassifier.
+    "mmpretrain": Source(
+        rules=(
+            Rule(r"^backbone\.", ""),
+            *PLAIN_STEM,
+            Rule(r"\.se_layer\.conv(\d)\.conv\.", r".se.fc\1."),
+            Rule(r"^head\.fc\.", "linear."),
+        )
+    ),
+    # senet/se_module.py of moskomule/senet.pytorch, in torchvision's ResNet: linear layers without bias.
+    "moskomule": Source(rules=(*PLAIN_STEM, Rule(r"\.se\.fc\.0\.", ".se.fc1."), Rule(r"\.se\.fc\.2\.", ".se.fc2."))),
 }
-STAGES_AND_BLOCKS = (
-    (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
-    (r"\.bn(\d)\.", r".conv\1.norm."),
-    (r"\.downsample\.0\.", ".shortcut."),
-    (r"\.downsample\.1\.", ".shortcut.norm."),
-    (r"\.se_module\.", ".se."),
-    (r"^(fc|last_linear)\.", "linear."),
+BLOCKS = (
+    *(Rule(rf"^layer{number - 1}\.", f"res{number}.") for number in range(2, 6)),
+    Rule(r"\.bn(\d)\.", r".conv\1.norm."),
+    Rule(r"\.downsample\.0\.", ".shortcut."),
+    Rule(r"\.downsample\.1\.", ".shortcut.norm."),
+    Rule(r"^fc\.", "linear."),
+)
+KNOWN = r"(stem\.conv[123]|res[2-5]\.\d+\.(conv[123]|shortcut|se\.fc[12])|linear)\.(norm\.)?\w+"
+REASONS = (
+    Rule(r"^(backbone\.)?(conv1\.\d|stem\.)", "a deep stem of ResNet-C/D/T, which no trunk here has"),
+    Rule(r"\.downsample\.2\.", "the average-pooled shortcut of ResNet-D, which no trunk here has"),
+    Rule(r"\.(aa|conv2\.aa)\.", "an anti-aliased stride, which no trunk here has"),
+    Rule(r"\.(se|se_layer)\.conv\.", "efficient channel attention, not SE"),
 )
 
 
-def convert_state_dict(state_dict: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
+def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, *, depth: int | None = None) -> dict[str, Tensor]:
     """A ResNet's or SE-ResNet's state dict in detectron2's names, without prefix (`stem.conv1.weight`, ...).
 
     Args:
         state_dict: as the other project saves it; the tensors are not copied.
-        source: `timm` (`resnet*`, `seresnet*`), `timm-legacy` (`legacy_seresnet*`) or `torchvision`.
+        source: `timm` (`resnet*`, `seresnet*`, `seresnext*`), `timm-legacy` (`legacy_se*`), `torchvision`, `cadene`,
+            `mmpretrain` or `moskomule`.
+        depth: what `MODEL.RESNETS.DEPTH` the network should have; any unless given.
 
     Raises:
-        UserError: an unknown source, or a layer that the trunks of this project don't have.
+        UserError: an unknown source, a layer that the trunks of this project don't have, or another depth.
     """
-    if source not in STEMS:
-        raise UserError(f"source {source!r} is not one of {', '.join(STEMS)}")
+    if source not in SOURCES:
+        raise UserError(f"source {source!r} is not one of {', '.join(SOURCES)}")
     converted = {}
     for key, tensor in state_dict.items():
         # Only BatchNorm's own momentum-free average counts batches; FrozenBN has no such buffer.
         if key.endswith(".num_batches_tracked"):
             continue
         name = key
-        for pattern, replacement in (*STEMS[source], *STAGES_AND_BLOCKS):
+        for pattern, replacement in (*SOURCES[source].rules, *BLOCKS):
             name = re.sub(pattern, replacement, name)
-        if not re.match(r"(stem\.conv1|res[2-5]\.\d+\.(conv[123]|shortcut|se\.fc[12])|linear)\.(norm\.)?\w+$", name):
+        if not re.fullmatch(KNOWN, name):
+            reason = next((reason for pattern, reason in REASONS if re.search(pattern, key)), None)
             raise UserError(
-                f"layer {key} is none of a plain ResNet or SE-ResNet of source {source!r}; it can't be converted"
+                f"layer {key} is none of a plain ResNet or SE-ResNet of source {source!r}"
+                f"{f': it belongs to {reason}' if reason else ''}; it can't be converted"
             )
-        converted[name] = tensor
+        is_linear = re.search(r"\.se\.fc[12]\.weight$", name) and tensor.dim() == 2
+        converted[name] = tensor[:, :, None, None] if is_linear else tensor
+    found = trunk_depth(converted)
+    if SOURCES[source].caffe and found < 50:
+        raise UserError(
+            f"SE-ResNet-{found} of source {source!r} has a ReLU before each SE block, which neither the paper nor this "
+            "project has; it can't be converted"
+        )
+    if depth not in (None, found):
+        raise UserError(f"--depth {depth}: the layers are those of depth {found}")
     return converted
+
+
+def trunk_depth(weights: Mapping[str, Tensor]) -> int:
+    """`MODEL.RESNETS.DEPTH` of a trunk, from detectron2's names of its layers.
+
+    Raises:
+        UserError: no trunk of this project has so many blocks.
+    """
+    blocks = tuple(len({key.split(".")[1] for key in weights if key.startswith(f"{stage}.")}) for stage in STAGES)
+    bottlenecks = "res2.0.conv3.weight" in weights
+    deep_stem = "stem.conv2.weight" in weights
+    for depth, expected in BLOCKS_PER_STAGE.items():
+        if blocks == expected and bottlenecks == (depth >= 50) and deep_stem == (depth == 154):
+            return depth
+    kind = "bottlenecks" if bottlenecks else "basic blocks"
+    raise UserError(
+        f"the stages have {', '.join(map(str, blocks))} {kind}, as no trunk of depth "
+        f"{', '.join(map(str, BLOCKS_PER_STAGE))} has; it can't be converted"
+    )
+
+
+def fitting_source(state_dict: Mapping[str, Tensor]) -> str | None:
+    """The first source whose names a state dict has, or None if it is no other project's ResNet."""
+    for source in SOURCES:
+        try:
+            convert_state_dict(state_dict, source)
+        except UserError:
+            continue
+        return source
+    return None

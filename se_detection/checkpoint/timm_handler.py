@@ -1,57 +1,109 @@
-"""`MODEL.WEIGHTS: timm://NAME`: weights that timm fetches, converted and cached."""
+"""timm's weights by name, and `MODEL.WEIGHTS: timm://NAME`: fetched, converted and cached."""
 
 import os
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, get_cache_dir
 
 from ..errors import UserError
-from .convert import convert_state_dict
+from .converted import Converted
 
 PREFIX = "timm://"
+NAMES = (
+    r"(se)?(resnet(18|34|50|101|152)|resnext(50|101)_\d+x\d+d)|wide_resnet(50|101)_2"
+    r"|legacy_(seresnet(50|101|152)|seresnext(50|101)_32x4d|senet154)"
+)
+ANTI_ALIASED = r"res(net|next)(aa|blur)"
+REFUSED = (
+    (r"legacy_seresnet(18|34)", "they have a ReLU before each SE block, which the paper's have not"),
+    (rf"\w*{ANTI_ALIASED}\w*", "their strides are anti-aliased"),
+    (r"(se)?res(net|next)\d+[cst](_.*)?", "they have a deep stem"),
+    (r"(se)?res(net|next)\d+d(_.*)?", "they have a deep stem and average-pooled shortcuts (ResNet-D)"),
+    (r"\w*res(net|next)rs\w*", "they have a deep stem and average-pooled shortcuts (ResNet-RS)"),
+    (r"(legacy_)?(se)?res(net|next)\d+(_\d+x\d+d)?", "no trunk here has this depth"),
+)
+
+
+def source_of(name: str) -> str:
+    """The source for :func:`convert_state_dict` of a model of timm's, by its name with or without tag.
+
+    Raises:
+        UserError: its layers are none of this project's.
+    """
+    model = name.split(".")[0]
+    if not re.fullmatch(NAMES, model):
+        reason = next((reason for pattern, reason in REFUSED if re.fullmatch(pattern, model)), "its layers differ")
+        raise UserError(
+            f"{PREFIX}{name}: {reason}; only timm's resnet*, resnext*, seresnet*, seresnext* and legacy_se* of the "
+            "plain layout have the layers of these trunks"
+        )
+    return "timm-legacy" if model.startswith("legacy_") else "timm"
+
+
+def refuse_look_alike(file_name: str) -> None:
+    """Raises a :class:`UserError` for a file of timm's whose tensors are a plain ResNet's, and whose network is not."""
+    if re.search(ANTI_ALIASED, file_name):
+        raise UserError(f"{file_name}: its strides are anti-aliased, which no trunk here has; it can't be converted")
+
+
+def fetch(name: str, *, depth: int | None = None) -> Converted:
+    """Weights that timm fetches, converted, with the input that timm says they were trained on.
+
+    Args:
+        depth: as in :func:`convert_state_dict`.
+
+    Raises:
+        UserError: timm is missing, has no such weights or can't fetch them, or they can't be converted.
+    """
+    source = source_of(name)
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise UserError(f"{PREFIX}{name} needs the package timm: pip install timm") from error
+    try:
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # whatever the hub's client raises: its classes change with its version
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{PREFIX}{name}: timm could not fetch these weights ({reason})") from error
+    state_dict = model.state_dict()
+    digest = sha256()
+    for key, tensor in state_dict.items():
+        digest.update(key.encode() + tensor.numpy().tobytes())
+    return Converted.from_state_dict(
+        state_dict,
+        source,
+        depth=depth,
+        sha256=digest.hexdigest(),
+        pixel_mean=tuple(255 * value for value in model.pretrained_cfg["mean"]),
+        pixel_std=tuple(255 * value for value in model.pretrained_cfg["std"]),
+    )
 
 
 class TimmHandler(PathHandler):
-    """Gives detectron2 a local file for timm's `resnet*`, `seresnet*` and `legacy_seresnet*`."""
+    """Gives detectron2 a local file for timm's `resnet*`, `seresnet*`, `seresnext*` and `legacy_se*`."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         name = path.removeprefix(PREFIX)
-        if not re.fullmatch(r"(legacy_|)(se|)resnet\d+(\.\w+)?", name):
-            raise UserError(
-                f"{path}: only timm's resnet*, seresnet* and legacy_seresnet* have the layers of these trunks"
-            )
+        source_of(name)
         cached = Path(get_cache_dir(), "se_detection", f"{name}.pth")
-        if not cached.exists():
-            source = "timm-legacy" if name.startswith("legacy_") else "timm"
-            weights = convert_state_dict(_fetch(name), source)
+        if force or not cached.exists():
+            weights = fetch(name)
             cached.parent.mkdir(parents=True, exist_ok=True)
             # Renamed when whole: another process, or the next run, never sees a part of it.
-            part = cached.with_suffix(f".{os.getpid()}.part")
-            torch.save({"model": weights, "matching_heuristics": True, "__author__": f"timm {name}"}, part)
-            part.rename(cached)
+            part = cached.with_name(f"{name}.{os.getpid()}.part.pth")
+            weights.save(part)
+            part.replace(cached)
         return str(cached)
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> Any:
         return open(self._get_local_path(path), mode, buffering=buffering)
-
-
-def _fetch(name: str) -> dict[str, torch.Tensor]:
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise UserError(f"{PREFIX}{name} needs the package timm: pip install timm") from error
-    try:
-        return timm.create_model(name, pretrained=True).state_dict()
-    except Exception as error:  # whatever the hub's client raises: its classes change with its version
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{PREFIX}{name}: timm could not fetch these weights ({reason})") from error
 
 
 def register_timm_handler() -> None:

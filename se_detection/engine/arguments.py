@@ -31,6 +31,11 @@ def argument_parser() -> ArgumentParser:
         action="store_true",
         help="start the last layers afresh when MODEL.WEIGHTS is a detector trained on other classes",
     )
+    parser.add_argument(
+        "--allow-partial-trunk",
+        action="store_true",
+        help="load what fits of MODEL.WEIGHTS where the trunk differs, and start the rest of it afresh",
+    )
     data = parser.add_argument_group("your own COCO-format data (instead of DATASETS.TRAIN and DATASETS.TEST)")
     for split in ("train", "val"):
         data.add_argument(

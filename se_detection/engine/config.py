@@ -2,6 +2,7 @@
 
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from detectron2.utils.file_io import PathManager
 
+from ..checkpoint.timm_handler import PREFIX, source_of
 from ..data.coco import check_registered
 from ..errors import UserError
 from .run_folder import run_files
@@ -27,10 +29,9 @@ def load_config(args: Namespace) -> CfgNode:
     Raises:
         UserError: see the checks below.
     """
-    cfg = get_cfg()
-    _merge(cfg, args)
+    cfg = read_config(args.config_file, args.opts)
     _choose_device(cfg, args)
-    _check_backbone(cfg)
+    check_backbone(cfg)
     use_user_data(cfg, args)
     _check_data(cfg, args)
     _check_weights(cfg, args)
@@ -39,25 +40,32 @@ def load_config(args: Namespace) -> CfgNode:
     return cfg
 
 
-def _merge(cfg: CfgNode, args: Namespace) -> None:
-    if not args.config_file:
+def read_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """detectron2's defaults under a config file under overrides (`KEY VALUE ...`); not frozen.
+
+    Raises:
+        UserError: the file can't be read or is no YAML, or a key or value is unknown.
+    """
+    if not config_file:
         raise UserError("--config-file is missing; configs/ has the project's own")
-    if not PathManager.isfile(args.config_file):
-        raise UserError(f"--config-file {args.config_file}: there is no such file")
+    if not PathManager.isfile(config_file):
+        raise UserError(f"--config-file {config_file}: there is no such file")
+    cfg = get_cfg()
     keys = _keys(cfg)
     try:
         # Without allow_unsafe=False, detectron2 lets a yaml file construct any Python object.
-        cfg.merge_from_file(args.config_file, allow_unsafe=False)
+        cfg.merge_from_file(config_file, allow_unsafe=False)
     except OSError as error:
-        raise UserError(f"{args.config_file}: {error.strerror}: {error.filename}") from error
+        raise UserError(f"{config_file}: {error.strerror}: {error.filename}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{args.config_file} is no valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{config_file} is no valid YAML: {' '.join(str(error).split())}") from error
     except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
-        raise UserError(f"{args.config_file}: {_explain(error, keys)}") from error
+        raise UserError(f"{config_file}: {_explain(error, keys)}") from error
     try:
-        cfg.merge_from_list(args.opts)
+        cfg.merge_from_list(list(overrides))
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(f"config overrides: {_explain(error, keys)}") from error
+    return cfg
 
 
 def _keys(node: CfgNode, prefix: str = "") -> list[str]:
@@ -95,16 +103,21 @@ def _choose_device(cfg: CfgNode, args: Namespace) -> None:
         )
 
 
-def _check_backbone(cfg: CfgNode) -> None:
+def check_backbone(cfg: CfgNode) -> None:
+    """Builds the config's backbone without memory or arithmetic, to see whether it can be.
+
+    Raises:
+        UserError: it can't be.
+    """
     if cfg.MODEL.BACKBONE.NAME not in BACKBONE_REGISTRY:
         close = get_close_matches(cfg.MODEL.BACKBONE.NAME, [name for name, _ in BACKBONE_REGISTRY], n=1)
         suggestion = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"MODEL.BACKBONE.NAME: no backbone is named {cfg.MODEL.BACKBONE.NAME!r}{suggestion}")
     try:
-        with torch.device("meta"):  # no memory, no arithmetic
+        with torch.device("meta"):
             build_backbone(cfg)
-    except AssertionError as error:  # detectron2's own builders say so what they can't build
-        raise UserError(f"MODEL.BACKBONE {cfg.MODEL.BACKBONE.NAME}: {error}") from error
+    except (AssertionError, KeyError) as error:  # detectron2's own ways to say what it can't build
+        raise UserError(f"{cfg.MODEL.BACKBONE.NAME} can't be built: {' '.join(repr(error).split())}") from error
 
 
 def _check_data(cfg: CfgNode, args: Namespace) -> None:
@@ -137,6 +150,8 @@ def _check_weights(cfg: CfgNode, args: Namespace) -> None:
         raise UserError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint to evaluate; name one by MODEL.WEIGHTS instead")
     if args.eval_only and not weights:
         raise UserError("--eval-only: name what to evaluate, by MODEL.WEIGHTS or by --resume and the run's OUTPUT_DIR")
+    if weights.startswith(PREFIX):
+        source_of(weights.removeprefix(PREFIX))
     if weights and "://" not in weights and not Path(weights).is_file():
         raise UserError(f"MODEL.WEIGHTS: there is no file {weights} (looked for in {Path(weights).absolute().parent})")
 

@@ -9,7 +9,8 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from .checkpointer import StrictCheckpointer
+from ..checkpoint.checkpointer import StrictCheckpointer
+from ..checkpoint.layout import Layout
 from .run_folder import run_files, write_run_record
 from .trainer import Trainer
 from .user_data import register_user_data
@@ -37,7 +38,7 @@ def run(cfg: CfgNode, args: Namespace) -> None:
 
 def train(cfg: CfgNode, args: Namespace) -> None:
     """Trains, evaluating every `TEST.EVAL_PERIOD` iterations and at the end."""
-    trainer = Trainer(cfg, reset_predictor=args.reset_predictor)
+    trainer = Trainer(cfg, reset_predictor=args.reset_predictor, allow_partial_trunk=args.allow_partial_trunk)
     trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process():
         write_run_record(cfg, args, trainer.checkpointer.model)
@@ -49,7 +50,14 @@ def train(cfg: CfgNode, args: Namespace) -> None:
 def evaluate(cfg: CfgNode, args: Namespace) -> None:
     """Evaluates `MODEL.WEIGHTS`, or with `--resume` the last checkpoint of the run."""
     model = Trainer.build_model(cfg)
-    StrictCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    checkpointer = StrictCheckpointer(
+        model,
+        save_dir=cfg.OUTPUT_DIR,
+        layout=Layout.from_cfg(cfg),
+        allow_partial_trunk=args.allow_partial_trunk,
+        needs_heads=True,
+    )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     if comm.is_main_process() and not Path(cfg.OUTPUT_DIR, "run.json").exists():
         write_run_record(cfg, args, model)
     results = Trainer.test(cfg, model)

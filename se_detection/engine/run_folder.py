@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import nn
 
-from ..analysis.complexity import backbone_gflops, count_parameters
+from ..analysis.complexity import backbone_gflops, count_parameters, picture_size
 
 # A run that failed at its start leaves config.yaml, log.txt and an empty metrics.json; it should not be in the way.
 PATTERNS = ("last_checkpoint", "metrics.json", "run.json", "*.pth", "events.out.tfevents.*", "inference/**/*")
@@ -29,14 +29,14 @@ def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module) -> None:
 
     GFLOPs are multiply-adds of trunk and FPN, as the paper counts them, for one picture of the test size, 4:3.
     """
-    height = cfg.INPUT.MIN_SIZE_TEST
-    width = min(round(height * 4 / 3), cfg.INPUT.MAX_SIZE_TEST)
+    height, width = picture_size(cfg)
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     metadata = {name: MetadataCatalog.get(name) for name in datasets if name in MetadataCatalog}
     record = {
         "command": shlex.join(sys.argv),
         "config_file": args.config_file,
         "weights": cfg.MODEL.WEIGHTS,
+        "allow_partial_trunk": args.allow_partial_trunk,
         "device": torch.cuda.get_device_name() if cfg.MODEL.DEVICE != "cpu" else "cpu",
         "processes": args.num_gpus * args.num_machines,
         "versions": {package: version(package) for package in ("torch", "torchvision", "se_detection")},

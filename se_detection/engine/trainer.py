@@ -15,10 +15,11 @@ from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from torch import nn
 
+from ..checkpoint.checkpointer import StrictCheckpointer
+from ..checkpoint.layout import Layout
 from ..data.mapper import CheckedMapper
 from ..errors import UserError
 from ..evaluation.coco import COCODetectionEvaluator
-from .checkpointer import StrictCheckpointer
 
 
 class Trainer(DefaultTrainer):
@@ -30,7 +31,7 @@ class Trainer(DefaultTrainer):
     - Evaluation is COCO's; several test sets have a folder each, where detectron2 lets the last overwrite the others.
     """
 
-    def __init__(self, cfg: CfgNode, *, reset_predictor: bool = False) -> None:
+    def __init__(self, cfg: CfgNode, *, reset_predictor: bool = False, allow_partial_trunk: bool = False) -> None:
         # Not DefaultTrainer's: it wraps the model for DDP in its constructor. The rest builds the same parts.
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
@@ -48,7 +49,12 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         # The checkpointer saves the trainer's state, and the trainer holds the checkpointer: no strong cycle.
         self.checkpointer = StrictCheckpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), reset_predictor=reset_predictor
+            model,
+            cfg.OUTPUT_DIR,
+            trainer=weakref.proxy(self),
+            layout=Layout.from_cfg(cfg),
+            reset_predictor=reset_predictor,
+            allow_partial_trunk=allow_partial_trunk,
         )
         self.register_hooks(self.build_hooks())
 

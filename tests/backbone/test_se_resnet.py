@@ -2,16 +2,16 @@ import copy
 
 import detectron2.export.torchscript  # noqa: F401  (makes detectron2's ResNet and FPN scriptable)
 import pytest
-import timm
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model, build_resnet_backbone
-from torch import Tensor, nn
+from torch import nn
 
 from se_detection import SEConfig, create_backbone
-from se_detection.checkpoint import convert_state_dict
 from se_detection.errors import UserError
+
+from ..conftest import randomise_norms
 
 STAGES = ("res2", "res3", "res4", "res5")
 RGB = ShapeSpec(channels=3)
@@ -27,54 +27,6 @@ def config(**resnets: object) -> CfgNode:
     for key, value in resnets.items():
         cfg.MODEL.RESNETS[key] = value
     return cfg
-
-
-def randomise_norms(model: nn.Module) -> nn.Module:
-    """Norms as after training: with those of a new network, a swapped or missing one would go unseen.
-
-    Their scales are below 1, as a trained network's are: with larger ones a deep random network is chaotic, and
-    amplifies the rounding of the last digit.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):
-            module.weight.data.uniform_(0.2, 0.6)
-            module.running_var.uniform_(0.5, 1.5)
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.normal_(std=0.2)
-    return model
-
-
-def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
-@pytest.mark.parametrize("size", [(128, 128), (97, 131)])
-@pytest.mark.parametrize(
-    ("timm_name", "name", "layout", "source"),
-    [
-        ("seresnet50", "se_resnet50", "torchvision", "timm"),
-        ("legacy_seresnet50", "se_resnet50", "caffe", "timm-legacy"),
-        ("legacy_seresnet101", "se_resnet101", "caffe", "timm-legacy"),
-        ("resnet50", "resnet50", "torchvision", "timm"),
-        ("resnet18", "resnet18", "torchvision", "timm"),
-    ],
-)
-def test_parity_with_timm(timm_name, name, layout, source, size) -> None:
-    theirs = randomise_norms(timm.create_model(timm_name, features_only=False)).eval()
-    ours = create_backbone(name, layout=layout, num_classes=1000, out_features=(*STAGES, "linear")).eval()
-    ours.load_state_dict(convert_state_dict(theirs.state_dict(), source))
-    x = torch.randn(2, 3, *size)
-    stages = {}
-    for number in range(1, 5):
-        layer = getattr(theirs, f"layer{number}")
-        layer.register_forward_hook(lambda module, args, out, name=f"res{number + 1}": stages.update({name: out}))
-    with torch.no_grad():
-        stages["linear"] = theirs(x)
-        outputs = ours(x)
-    assert set(outputs) == set(stages)
-    for stage, expected in stages.items():
-        assert relative_error(outputs[stage], expected) <= 1e-5, stage
 
 
 @pytest.mark.parametrize(

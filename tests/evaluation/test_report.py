@@ -28,8 +28,8 @@ def test_the_table_holds_the_numbers(runs) -> None:
         assert [float(cell) for cell in table[name][1:7]] == [
             pytest.approx(content[arm][metric], abs=0.00501) for metric in COLUMNS
         ]
-    assert table["plain"][7:] == ["41.70", "80.5"]
-    assert table["difference"][7:] == ["+2.50", "+0.1"]
+    assert table["plain"][7:] == ["41.70", "80.50"]
+    assert table["difference"][7:] == ["+2.50", "+0.10"]
     assert table["95 % interval"][7:] == ["–", "–"]
     for number, metric in enumerate(COLUMNS, start=1):
         ap = content["difference"][metric]

@@ -1,0 +1,218 @@
+"""detectron2's checkpointer, without its silence about layers that were not loaded."""
+
+import pickle
+import re
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
+from detectron2.layers import FrozenBatchNorm2d
+from detectron2.modeling.backbone.resnet import ResNet
+from torch import Tensor
+
+from ..backbone.partial_load import OPTIONAL, PLAIN_TRUNK_REASON
+from ..errors import UserError
+from .convert import fitting_source
+from .layout import Layout, contradictions
+from .reading import read_checkpoint
+
+# A ResNet's layers, in a classifier, under FPN, and in the ROI heads of a C4 detector.
+TRUNK = r"(^|\.)(stem|res[2-5])\."
+PARTIAL = "--allow-partial-trunk loads what fits"
+
+
+class StrictCheckpointer(DetectionCheckpointer):
+    """Stops where detectron2 logs a line and goes on: at a file that fits the config in part, or contradicts it.
+
+    Of a ResNet trunk every tensor must be found with its shape; of the other layers all or none. Other trunks are
+    loaded as detectron2 does. Files are read without running code in them.
+
+    Args:
+        layout: what the config assumes; compared with what the file says of itself, and saved into checkpoints.
+        reset_predictor: a file of another number of classes is welcome; its last layers are started afresh.
+        allow_partial_trunk: load what fits of the trunk, and leave the rest as it was initialised.
+        needs_heads: a file of a trunk alone is not enough (for evaluation).
+        others: as detectron2's.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        layout: Layout | None = None,
+        reset_predictor: bool = False,
+        allow_partial_trunk: bool = False,
+        needs_heads: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.layout = layout
+        self.reset_predictor = reset_predictor
+        self.allow_partial_trunk = allow_partial_trunk
+        self.needs_heads = needs_heads
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """As detectron2's, with the layout beside the weights."""
+        if self.layout is not None:
+            kwargs["layout"] = self.layout.to_dict()
+        super().save(name, **kwargs)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Loads a file, or nothing where the path is empty.
+
+        Raises:
+            UserError: the file can't be had or read, or it doesn't fit.
+        """
+        try:
+            return super().load(path, *args, **kwargs)
+        except UserError:
+            raise
+        except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, ValueError, AssertionError) as error:
+            raise UserError(f"{path} can't be loaded: {' '.join(str(error).split())[:300]}") from error
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        # These two detectron2 would unpickle itself; of the others it calls _torch_load and reads the path's query.
+        if filename.endswith((".pkl", ".pyth")):
+            return read_checkpoint(filename)
+        return super()._load_file(filename)
+
+    def _torch_load(self, f: str) -> dict[str, Any]:
+        return read_checkpoint(f)
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        if any(isinstance(module, ResNet) for module in self.model.modules()):
+            self._check_layout(checkpoint.get("layout"))
+            self._match_names(checkpoint)
+            self._check_trunk(checkpoint["model"])
+            self._check_heads(checkpoint["model"])
+        incompatible = super()._load_model(checkpoint)
+        wrong = [shape for shape in incompatible.incorrect_shapes if not self._is_reset(shape[0])]
+        if wrong:
+            key, in_file, in_model = wrong[0]
+            advice = "use the config that the file was trained with"
+            if _is_predictor(key):
+                advice = (
+                    "NUM_CLASSES contradicts the file; mend it, or start these layers afresh with --reset-predictor"
+                )
+            raise _misfit(
+                f"{key} is {tuple(in_file)} in the file and {tuple(in_model)} in the model "
+                f"({len(wrong)} such layers); {advice}"
+            )
+        return incompatible
+
+    def _check_layout(self, content: Any) -> None:
+        if self.layout is None:
+            return
+        if content is None:
+            self.logger.warning(
+                "The weights file doesn't say what it was trained on, and no tensor's shape shows it. "
+                f"The config assumes: {self.layout}"
+            )
+            return
+        found = contradictions(Layout.from_dict(content), self.layout, ignore_shapes=self.allow_partial_trunk)
+        if found:
+            raise _misfit(f"{'; '.join(found)}; mend the config, or take weights that were trained so")
+
+    def _match_names(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["model"]
+        known = checkpoint.get("__author__") == "Caffe2" or any(re.search(TRUNK, key) for key in state)
+        if not known and (source := fitting_source(state)):
+            raise _misfit(
+                f"its layers are named as by {source}; convert the file: tools/convert_weights.py FILE "
+                f"--source {source} --output weights.pth"
+            )
+        # detectron2 does this itself, but then loads at once; and not for a bare trunk that doesn't ask for it.
+        if checkpoint.pop("matching_heuristics", False) or any(key.startswith("stem.") for key in state):
+            checkpoint["model"] = align_and_update_state_dicts(
+                self.model.state_dict(), state, c2_conversion=checkpoint.get("__author__") == "Caffe2"
+            )
+
+    def _check_trunk(self, state: dict[str, Tensor]) -> None:
+        """Raises unless the file has the model's trunk; with `allow_partial_trunk`, completes it from the model's."""
+        ignored = self._ignored(state)
+        model = {
+            key: tensor
+            for key, tensor in self.model.state_dict().items()
+            if re.search(TRUNK, key) and not re.search(ignored, key)
+        }
+        left_over = [
+            key for key in state if key not in model and _has_stage(model, key) and not re.search(ignored, key)
+        ]
+        missing, misshapen = [], []
+        for key, tensor in model.items():
+            # detectron2's matching leaves a tensor of another shape under the name that it has in the file.
+            in_file = key if key in state else next((name for name in left_over if key.endswith(f".{name}")), None)
+            if in_file is None:
+                missing.append(key)
+            elif in_file != key or state[key].shape != tensor.shape:
+                misshapen.append(f"{key} {tuple(state[in_file].shape)} in the file, {tuple(tensor.shape)} in the model")
+                left_over = [name for name in left_over if name != in_file]
+                del state[in_file]
+            else:
+                continue
+            if self.allow_partial_trunk:
+                state[key] = tensor
+        if not missing and not misshapen and not left_over:
+            return
+        counts = [
+            f"{len(keys)} {what} ({keys[0]}{', ...' if len(keys) > 1 else ''})"
+            for what, keys in (("missing", missing), ("left over", left_over), ("of another shape", misshapen))
+            if keys
+        ]
+        message = f"of the trunk's {len(model)} tensors, {', '.join(counts)}"
+        if self.allow_partial_trunk:
+            self.logger.warning(f"The trunk is loaded in part, as --allow-partial-trunk asks: {message}")
+            return
+        raise _misfit(f"{message}; {_advice(missing, left_over, misshapen, state)}")
+
+    def _ignored(self, state: dict[str, Tensor]) -> str:
+        """What may be missing: some layers in any file, and all statistics in Detectron's.
+
+        There they are folded into the scales, which FrozenBN knows, and a norm that learns does not.
+        """
+        folded = not any(key.endswith(".running_mean") for key in state)
+        frozen = all(
+            isinstance(module, FrozenBatchNorm2d)
+            for name, module in self.model.named_modules()
+            if re.search(TRUNK, name) and name.endswith(".norm")
+        )
+        return OPTIONAL + (r"|\.running_(mean|var)$" if folded and frozen else "")
+
+    def _check_heads(self, state: dict[str, Tensor]) -> None:
+        heads = [
+            key
+            for key in self.model.state_dict()
+            if not re.search(f"{TRUNK}|{OPTIONAL}", key) and not self._is_reset(key)
+        ]
+        missing = [key for key in heads if key not in state]
+        if missing and (self.needs_heads or len(missing) < len(heads)):
+            raise _misfit(
+                f"{len(missing)} of the {len(heads)} tensors outside the trunk are missing ({missing[0]}, ...); use "
+                "the config that the file was trained with, or to fine-tune, a file of a trunk alone"
+            )
+
+    def _is_reset(self, key: str) -> bool:
+        return self.reset_predictor and _is_predictor(key)
+
+
+def _misfit(reason: str) -> UserError:
+    return UserError(f"the weights don't fit the config: {reason}")
+
+
+def _has_stage(model: dict[str, Tensor], key: str) -> bool:
+    """Whether the model has the stage of a left-over tensor: detectron2 builds no more stages than are used."""
+    found = re.search(TRUNK, key)
+    return found is not None and any(f".{found[2]}." in f".{name}" for name in model)
+
+
+def _advice(missing: list[str], left_over: list[str], misshapen: list[str], state: dict[str, Tensor]) -> str:
+    only_se = not misshapen and all(".se." in key for key in missing + left_over)
+    if only_se and not left_over and not any(".se." in key for key in state):
+        return f"{PLAIN_TRUNK_REASON}, or build_resnet_fpn_backbone; {PARTIAL}, with gates from scratch"
+    if only_se and not missing:
+        return f"the file's trunk has SE where the config's has not: see MODEL.BACKBONE.NAME and MODEL.SE; {PARTIAL}"
+    return f"use the config that the file was made with; {PARTIAL}"
+
+
+def _is_predictor(key: str) -> bool:
+    """Whether a layer's shape depends on the number of classes (R-CNN's last layers, RetinaNet's classifier)."""
+    return ".box_predictor." in key or ".mask_head.predictor." in key or key.startswith("head.cls_score.")

@@ -1,0 +1,104 @@
+"""A converted trunk with its layout: complete, and ready to be saved where detectron2 loads it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.modeling.backbone.resnet import ResNet
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..backbone.se_resnet import make_trunk
+from ..config import STAGES, SEConfig
+from ..errors import UserError
+from .convert import convert_state_dict
+from .layout import Layout
+
+SUFFIXES = (".pth", ".safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """Weights in detectron2's names, what they assume, and as they were before conversion."""
+
+    weights: dict[str, Tensor]
+    layout: Layout
+    original: Mapping[str, Tensor]
+
+    @classmethod
+    def from_state_dict(
+        cls, state_dict: Mapping[str, Tensor], source: str, *, depth: int | None = None, **layout: Any
+    ) -> "Converted":
+        """Converts another project's state dict.
+
+        Args:
+            source, depth: as in :func:`convert_state_dict`.
+            layout: `sha256`, `pixel_mean` and `pixel_std` of :meth:`Layout.from_weights`.
+
+        Raises:
+            UserError: it can't be converted, or tensors of the trunk are missing or have shapes that no trunk has.
+        """
+        converted = convert_state_dict(state_dict, source, depth=depth)
+        described = Layout.from_weights(converted, source, **layout)
+        result = cls(weights=converted, layout=described, original=state_dict)
+        with torch.device("meta"):
+            expected = result.make_trunk(STAGES).state_dict()
+        wrong = [
+            key
+            for key, tensor in expected.items()
+            if not key.endswith(".num_batches_tracked")
+            and (key not in converted or converted[key].shape != tensor.shape)
+        ]
+        if wrong:
+            raise UserError(
+                f"the file is not a whole trunk of depth {result.layout.depth}: {len(wrong)} tensors are missing or "
+                f"have another shape (in detectron2's names: {wrong[0]}{', ...' if len(wrong) > 1 else ''})"
+            )
+        return result
+
+    def make_trunk(self, out_features: Sequence[str]) -> ResNet:
+        """The trunk that these weights fit, with random weights and without a classifier."""
+        layout = self.layout
+        se = SEConfig(
+            reduction_per_stage=[max(1, reduction) for reduction in layout.se_reduction],
+            stages=[stage for stage, reduction in zip(STAGES, layout.se_reduction, strict=True) if reduction],
+            bias=layout.se_bias,
+        )
+        return make_trunk(
+            layout.depth,
+            se=se,
+            norm="BN",
+            out_features=out_features,
+            stem=layout.stem,
+            stem_channels=self.weights["res2.0.conv1.weight"].shape[1],
+            num_groups=layout.num_groups,
+            width_per_group=layout.width_per_group,
+            stride_in_1x1=layout.stride_in_1x1,
+        )
+
+    def save(self, path: Path) -> None:
+        """Writes a file for `MODEL.WEIGHTS`: `.pth` for any tool of detectron2, `.safetensors` for this project's.
+
+        Raises:
+            UserError: the file is there already, can't be written, or has another suffix.
+        """
+        if path.suffix not in SUFFIXES:
+            raise UserError(f"{path}: the name must end with {' or '.join(SUFFIXES)}")
+        if path.exists():
+            raise UserError(f"{path} is there already; remove it, or choose another name")
+        layout = self.layout.to_dict()
+        # Tensors that the other project's layers share memory with, or that lie in another order, are copied here.
+        weights = {
+            key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in self.weights.items()
+        }
+        try:
+            if path.suffix == ".safetensors":
+                save_file(weights, path, metadata={"format": "pt", "layout": json.dumps(layout)})
+            else:
+                content = {"model": weights, "layout": layout, "matching_heuristics": True}
+                torch.save(content | {"__author__": f"converted from {self.layout.source}"}, path)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{path} can't be written: {error}") from error

@@ -1,0 +1,198 @@
+"""What a weights file assumes of the network and of its input; no tensor's shape shows most of it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from math import isclose
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from ..config import STAGES, SEConfig
+from ..errors import UserError
+from .convert import SOURCES, trunk_depth
+
+# ImageNet's, of RGB in 0..255; what every source uses unless it says otherwise.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+PLAIN_BUILDERS = ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
+SE_BUILDERS = ("build_se_resnet_backbone", "build_se_resnet_fpn_backbone", "build_retinanet_se_resnet_fpn_backbone")
+CONFIG_KEYS = {
+    "depth": "MODEL.RESNETS.DEPTH",
+    "num_groups": "MODEL.RESNETS.NUM_GROUPS",
+    "width_per_group": "MODEL.RESNETS.WIDTH_PER_GROUP",
+    "stride_in_1x1": "MODEL.RESNETS.STRIDE_IN_1X1",
+    "stem": "MODEL.SE.STEM",
+    "se_reduction": "MODEL.SE.REDUCTION of res2 to res5",
+    "se_position": "MODEL.SE.POSITION",
+    "se_squeeze": "MODEL.SE.SQUEEZE",
+    "se_gate": "MODEL.SE.GATE",
+    "se_bias": "MODEL.SE.BIAS",
+    "pixel_mean": "MODEL.PIXEL_MEAN",
+    "pixel_std": "MODEL.PIXEL_STD",
+    "channel_order": "INPUT.FORMAT",
+}
+SEEN_IN_SHAPES = ("depth", "num_groups", "width_per_group", "se_reduction", "se_bias")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The layers of a trunk and the input that they were trained on.
+
+    Args:
+        depth, num_groups, width_per_group, stride_in_1x1: as in `MODEL.RESNETS`; the stride of basic blocks is False.
+        stem: `MODEL.SE.STEM`.
+        se_reduction: the ratio r in each of res2 to res5, 0 where there is no SE.
+        se_position, se_squeeze, se_gate, se_bias: as in `MODEL.SE`.
+        pixel_mean, pixel_std: of channels in 0..255, in the order of `channel_order`.
+        channel_order: `RGB` or `BGR`.
+        source: whose file it was (:data:`SOURCES`), or `se_detection` for a run's own checkpoint.
+        sha256: of the file that was converted, or of the tensors where there was no file.
+    """
+
+    depth: int
+    num_groups: int
+    width_per_group: int
+    stride_in_1x1: bool
+    stem: str
+    se_reduction: tuple[int, ...]
+    se_position: str
+    se_squeeze: str
+    se_gate: str
+    se_bias: bool
+    pixel_mean: tuple[float, ...]
+    pixel_std: tuple[float, ...]
+    channel_order: str
+    source: str = "se_detection"
+    sha256: str = ""
+
+    @property
+    def has_se(self) -> bool:
+        return any(self.se_reduction)
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> "Layout | None":
+        """What a config assumes; None if its trunk is none of detectron2's or this project's ResNets."""
+        if cfg.MODEL.BACKBONE.NAME not in PLAIN_BUILDERS + SE_BUILDERS:
+            return None
+        gated = cfg.MODEL.BACKBONE.NAME in SE_BUILDERS
+        resnets = cfg.MODEL.RESNETS
+        se = SEConfig.from_cfg(cfg) if gated else SEConfig(stages=())
+        return cls(
+            depth=resnets.DEPTH,
+            num_groups=resnets.NUM_GROUPS,
+            width_per_group=resnets.WIDTH_PER_GROUP,
+            stride_in_1x1=resnets.STRIDE_IN_1X1 and resnets.DEPTH >= 50,
+            stem=cfg.MODEL.SE.STEM if gated else "basic",
+            se_reduction=tuple(se.reduction_in(stage) or 0 for stage in STAGES),
+            se_position=se.position,
+            se_squeeze=se.squeeze,
+            se_gate=se.gate,
+            se_bias=se.bias,
+            pixel_mean=tuple(map(float, cfg.MODEL.PIXEL_MEAN)),
+            pixel_std=tuple(map(float, cfg.MODEL.PIXEL_STD)),
+            channel_order=cfg.INPUT.FORMAT,
+        )
+
+    @classmethod
+    def from_weights(
+        cls,
+        weights: Mapping[str, Tensor],
+        source: str,
+        *,
+        sha256: str,
+        pixel_mean: tuple[float, ...] = IMAGENET_MEAN,
+        pixel_std: tuple[float, ...] = IMAGENET_STD,
+    ) -> "Layout":
+        """What converted weights assume: what their shapes show, and what is known of their source.
+
+        Args:
+            weights: of :func:`convert_state_dict`.
+            others: the fields of the same name.
+        """
+        depth = trunk_depth(weights)
+        num_groups = width_per_group = None
+        if depth >= 50:
+            width, per_group = weights["res2.0.conv2.weight"].shape[:2]
+            # SENet-154's 3x3 convolution has twice as many channels as its input.
+            num_groups = weights["res2.0.conv1.weight"].shape[0] // per_group
+            width_per_group = width // num_groups
+        caffe = SOURCES[source].caffe
+        plain_stem = "caffe" if caffe else "basic"
+        return cls(
+            depth=depth,
+            num_groups=num_groups or 1,
+            width_per_group=width_per_group or 64,
+            stride_in_1x1=caffe and num_groups == 1,
+            stem="deep" if depth == 154 else plain_stem,
+            se_reduction=tuple(_reduction(weights, stage) for stage in STAGES),
+            se_position="standard",
+            se_squeeze="avg",
+            se_gate="sigmoid",
+            se_bias="res2.0.se.fc1.bias" in weights,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            channel_order="RGB",
+            source=source,
+            sha256=sha256,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, for a checkpoint or for JSON."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Layout":
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            UserError: the content is something else.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(content, dict) or set(content) != names:
+            raise UserError(
+                f"the layout that the weights file carries is not {', '.join(sorted(names))}; convert the file again"
+            )
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+        }
+        return cls(**values)
+
+    def __str__(self) -> str:
+        shown = {field: key for field, key in CONFIG_KEYS.items() if self.has_se or not field.startswith("se_")}
+        return ", ".join(f"{key} {_show(getattr(self, field))}" for field, key in shown.items())
+
+
+def contradictions(file: Layout, config: Layout, *, ignore_shapes: bool = False) -> list[str]:
+    """Where a file and a config differ, one line each, naming both sides.
+
+    Whether there is SE at all is left out: the names of the layers show it, and its message is another.
+
+    Args:
+        ignore_shapes: leave out whatever the tensors' shapes show.
+    """
+    found = []
+    for field, key in CONFIG_KEYS.items():
+        if field.startswith("se_") and not (file.has_se and config.has_se):
+            continue
+        if ignore_shapes and field in SEEN_IN_SHAPES:
+            continue
+        theirs, ours = getattr(file, field), getattr(config, field)
+        if not _same(theirs, ours):
+            found.append(f"{key} is {_show(theirs)} in the file and {_show(ours)} in the config")
+    return found
+
+
+def _reduction(weights: Mapping[str, Tensor], stage: str) -> int:
+    squeeze = weights.get(f"{stage}.0.se.fc1.weight")
+    return 0 if squeeze is None else squeeze.shape[1] // squeeze.shape[0]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(isclose(a, b, abs_tol=0.01) for a, b in zip(one, other, strict=True))
+    return one == other
+
+
+def _show(value: Any) -> str:
+    return f"[{', '.join(f'{number:g}' for number in value)}]" if isinstance(value, tuple) else str(value)

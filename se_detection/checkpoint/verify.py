@@ -1,0 +1,85 @@
+"""A converted trunk against the network that its weights came from."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..config import STAGES
+from ..errors import UserError
+from .convert import SOURCES
+from .converted import Converted
+from .layout import Layout
+
+SIZES = ((224, 224), (97, 131))
+TOLERANCE = 1e-5
+
+
+def relative_errors(converted: Converted, sizes: Sequence[tuple[int, int]] = SIZES) -> dict[str, list[float]]:
+    """The largest difference from timm's network at each stage, over the largest value there.
+
+    Both run in double precision on the same random images, so that rounding is not taken for a difference.
+
+    Args:
+        sizes: (height, width) of the images; the two layouts differ where these are no multiples of 32.
+
+    Returns:
+        `res2` to `res5`: one error for each size.
+
+    Raises:
+        UserError: timm is missing, or has no such network.
+    """
+    theirs = _peer(converted).eval().double()
+    ours = converted.make_trunk(STAGES)
+    ours.load_state_dict({key: tensor for key, tensor in converted.weights.items() if not key.startswith("linear.")})
+    ours.eval().double()
+    expected: dict[str, Tensor] = {}
+    for number, stage in enumerate(STAGES, start=1):
+        theirs.get_submodule(f"layer{number}").register_forward_hook(
+            lambda module, args, output, stage=stage: expected.update({stage: output})
+        )
+    errors: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    for size in sizes:
+        images = torch.randn(1, 3, *size, dtype=torch.float64)
+        with torch.no_grad():
+            theirs(images)
+            outputs = ours(images)
+        for stage, output in outputs.items():
+            if output.shape != expected[stage].shape:
+                raise UserError(
+                    f"{stage} is {tuple(output.shape)} here and {tuple(expected[stage].shape)} in timm's network, for "
+                    f"images of {size}"
+                )
+            difference = (output - expected[stage]).abs().max() / expected[stage].abs().max()
+            errors[stage].append(difference.item())
+    return errors
+
+
+def _peer(converted: Converted) -> nn.Module:
+    """timm's network with the weights as they were before conversion, without its classifier."""
+    layout = converted.layout
+    if layout.source not in ("timm", "timm-legacy", "torchvision", "cadene"):
+        raise UserError(f"--verify: timm, which it compares with, has no networks of source {layout.source!r}")
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise UserError("--verify compares with timm's networks: pip install timm") from error
+    name = _name(layout)
+    if not timm.is_model(name):
+        raise UserError(f"--verify: timm, which it compares with, has no {name}")
+    peer: nn.Module = timm.create_model(name, num_classes=0)
+    classifier = ("fc.", "last_linear.")
+    peer.load_state_dict({key: value for key, value in converted.original.items() if not key.startswith(classifier)})
+    return peer
+
+
+def _name(layout: Layout) -> str:
+    """timm's name for a network; torchvision's and Cadene's layers have the same names there."""
+    if layout.depth == 154:
+        return "legacy_senet154"
+    if layout.num_groups == 1 and layout.width_per_group == 128:
+        return f"wide_resnet{layout.depth}_2"
+    prefix = ("legacy_" if SOURCES[layout.source].caffe else "") + ("se" if layout.has_se else "")
+    if layout.num_groups == 1:
+        return f"{prefix}resnet{layout.depth}"
+    return f"{prefix}resnext{layout.depth}_{layout.num_groups}x{layout.width_per_group}d"

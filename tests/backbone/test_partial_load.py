@@ -1,0 +1,127 @@
+"""Under detectron2's stock checkpointer, which is all that its own tools have."""
+
+import copy
+import io
+import pickle
+
+import detectron2.export.torchscript  # noqa: F401  (makes detectron2's ResNet scriptable)
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_backbone
+from torch import nn
+
+from se_detection import UserError
+
+
+class Detector(nn.Module):
+    """The names that a trunk has in a detector, and a layer outside it."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        self.backbone = build_backbone(cfg)
+        self.head = nn.Linear(2, 2)
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_se_resnet_fpn_backbone"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 8
+    return cfg
+
+
+@pytest.fixture
+def detector(cfg) -> Detector:
+    return Detector(cfg)
+
+
+def load(detector: nn.Module, weights: dict[str, torch.Tensor], folder, **others: object) -> None:
+    torch.save({"model": weights, **others}, folder / "weights.pth")
+    DetectionCheckpointer(detector).load(str(folder / "weights.pth"))
+
+
+def test_a_whole_file_loads(cfg, detector, tmp_path) -> None:
+    weights = Detector(cfg).state_dict()
+    load(detector, weights, tmp_path)
+    for key, tensor in detector.state_dict().items():
+        assert torch.equal(tensor, weights[key])
+
+
+def test_a_trunk_alone_loads(cfg, detector, tmp_path) -> None:
+    weights = Detector(cfg).backbone.bottom_up.state_dict()
+    load(detector, weights, tmp_path, matching_heuristics=True)
+    for key, tensor in detector.backbone.bottom_up.state_dict().items():
+        assert torch.equal(tensor, weights[key])
+
+
+@pytest.mark.parametrize(
+    ("tamper", "message"),
+    [
+        (
+            lambda w: w.pop("backbone.bottom_up.res3.0.se.fc1.weight"),
+            r"1 of the trunk's \d+ .*res3\.0\.se\.fc1\.weight",
+        ),
+        (
+            lambda w: w.update({"backbone.bottom_up.stem.conv1.weight": torch.ones(64, 3, 3, 3)}),
+            r"1 of the trunk's \d+ tensors are missing or of another shape \(backbone\.bottom_up\.stem\.conv1\.weight",
+        ),
+        (lambda w: [w.pop(key) for key in list(w) if ".res4." in key], r"of the trunk's .*bottom_up\.res4\.0"),
+        (lambda w: [w.pop(key) for key in list(w) if ".bottom_up." in key], "of the trunk's"),
+        (lambda w: [w.pop(key) for key in list(w) if ".se." in key], "trunk is plain and the config's has SE, which"),
+    ],
+)
+def test_a_trunk_in_part_is_refused(detector, tmp_path, tamper, message) -> None:
+    weights = detector.state_dict()
+    tamper(weights)
+    with pytest.raises(UserError, match=message):
+        load(detector, weights, tmp_path)
+    model = detector.state_dict()
+    weights = {key: value for key, value in weights.items() if value.shape == model[key].shape}
+    with pytest.raises(UserError, match=message):
+        detector.load_state_dict(weights, strict=False)
+
+
+def test_other_layers_are_not_its_business(detector) -> None:
+    weights = {key: value for key, value in detector.state_dict().items() if ".bottom_up." in key}
+    weights = {key: value for key, value in weights.items() if not key.endswith("num_batches_tracked")}
+    incompatible = detector.load_state_dict(weights, strict=False)
+    assert "head.weight" in incompatible.missing_keys
+
+
+def test_copies_keep_the_check(detector) -> None:
+    half = {key: value for key, value in detector.state_dict().items() if ".res5." not in key}
+    for copied in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
+        copied.load_state_dict(detector.state_dict())
+        with pytest.raises(UserError, match="of the trunk's"):
+            copied.load_state_dict(half, strict=False)
+
+
+@pytest.mark.parametrize("how", ["script", "trace"])
+def test_torchscript(cfg, how) -> None:
+    cfg.MODEL.BACKBONE.NAME = "build_se_resnet_backbone"
+    trunk = build_backbone(cfg).eval()
+    images = torch.randn(1, 3, 64, 64)
+    # Without gradients: FrozenBN computes the same in another way where there are some.
+    with torch.no_grad():
+        exported = torch.jit.script(trunk) if how == "script" else torch.jit.trace(trunk, images, strict=False)
+    saved = io.BytesIO()
+    torch.jit.save(exported, saved)
+    saved.seek(0)
+    with torch.no_grad():
+        outputs = torch.jit.load(saved)(images)
+        for name, expected in trunk(images).items():
+            torch.testing.assert_close(outputs[name], expected)
+
+
+def test_parallel_wrappers_and_averages(cfg, detector) -> None:
+    wrapped = nn.DataParallel(detector)
+    wrapped.load_state_dict(wrapped.state_dict())
+    average = torch.optim.swa_utils.AveragedModel(detector)
+    average.update_parameters(Detector(cfg))
+    average.load_state_dict(average.state_dict())

@@ -1,0 +1,337 @@
+"""Small detectors, and files that fit them, fit in part, or contradict them."""
+
+import hashlib
+import json
+import logging
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torchvision
+from detectron2.config import CfgNode
+from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
+from detectron2.modeling import build_model, build_resnet_backbone
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from se_detection import UserError, model_zoo
+from se_detection.checkpoint import Layout, convert_input
+from se_detection.checkpoint.checkpointer import StrictCheckpointer
+from se_detection.checkpoint.converted import Converted
+
+
+def config(arm: str = "SE_R", **resnets: object) -> CfgNode:
+    cfg = model_zoo.get_config(f"Toy/faster_rcnn_{arm}_18_FPN")
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.FPN.OUT_CHANNELS = 8
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 8
+    # timm's seresnet18 has 8 hidden channels in res2, a multiple of 8.
+    cfg.MODEL.SE.REDUCTION_PER_STAGE = [8, 16, 16, 16]
+    for key, value in resnets.items():
+        cfg.MODEL.RESNETS[key] = value
+    return cfg
+
+
+def checkpointer(cfg: CfgNode, folder: Path, **options: object) -> StrictCheckpointer:
+    return StrictCheckpointer(build_model(cfg), str(folder), layout=Layout.from_cfg(cfg), **options)
+
+
+def load(cfg: CfgNode, checkpoint: dict[str, object], folder: Path, **options: object) -> nn.Module:
+    torch.save(checkpoint, folder / "weights.pth")
+    loader = checkpointer(cfg, folder, **options)
+    loader.load(str(folder / "weights.pth"))
+    return loader.model
+
+
+@pytest.fixture
+def saved(tmp_path) -> dict[str, object]:
+    """A run's own checkpoint."""
+    checkpointer(config(), tmp_path).save("model_final", iteration=3)
+    return torch.load(tmp_path / "model_final.pth", weights_only=True)
+
+
+def classifier() -> Converted:
+    return Converted.from_state_dict(timm.create_model("seresnet18").state_dict(), "timm", sha256="")
+
+
+def assert_trunk(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    for key, tensor in model.backbone.bottom_up.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(tensor, weights[key]), key
+
+
+def test_a_runs_own_checkpoint(saved, tmp_path) -> None:
+    assert saved["layout"]["channel_order"] == "BGR"
+    assert saved["layout"]["se_reduction"] == [8, 16, 16, 16]
+    model = load(config(), saved, tmp_path)
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, saved["model"][key]), key
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_fine_tuning_from_a_converted_classifier(tmp_path, suffix, caplog) -> None:
+    converted = classifier()
+    converted.save(tmp_path / f"weights.{suffix}")
+    cfg = config()
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    loader = checkpointer(cfg, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        loader.load(str(tmp_path / f"weights.{suffix}"))
+    assert_trunk(loader.model, converted.weights)
+    assert "doesn't say" not in caplog.text
+    with pytest.raises(UserError, match=r"\d+ of the \d+ tensors outside the trunk are missing"):
+        checkpointer(cfg, tmp_path, needs_heads=True).load(str(tmp_path / f"weights.{suffix}"))
+    cfg.INPUT.FORMAT = "BGR"
+    with pytest.raises(
+        UserError, match=r"fit the config: INPUT\.FORMAT is RGB in the file and BGR in the config; mend"
+    ):
+        checkpointer(cfg, tmp_path).load(str(tmp_path / f"weights.{suffix}"))
+
+
+def drop(*patterns: str) -> object:
+    def tamper(weights: dict[str, Tensor]) -> None:
+        for key in [key for key in weights if any(re.search(pattern, key) for pattern in patterns)]:
+            del weights[key]
+
+    return tamper
+
+
+def rename(old: str, new: str) -> object:
+    def tamper(weights: dict[str, Tensor]) -> None:
+        for key in [key for key in weights if old in key]:
+            weights[key.replace(old, new)] = weights.pop(key)
+
+    return tamper
+
+
+def reshape(key: str) -> object:
+    return lambda weights: weights.update({key: torch.ones(3, 2)})
+
+
+@pytest.mark.parametrize(
+    ("tamper", "messages"),
+    [
+        (
+            drop(r"res3\.0\.conv1\.weight"),
+            ["of the trunk's", "1 missing (backbone.bottom_up.res3.0.conv1.weight); use the config that the file was"],
+        ),
+        (
+            drop(r"res4\.1\.conv2\.norm\.running_mean"),
+            ["1 missing (backbone.bottom_up.res4.1.conv2.norm.running_mean)"],
+        ),
+        (
+            reshape("backbone.bottom_up.res3.0.conv1.weight"),
+            ["1 of another shape (backbone.bottom_up.res3.0.conv1.weight (3, 2) in the file, (128, 64, 3, 3) in the"],
+        ),
+        (
+            rename(".res5.", ".res6."),
+            ["missing (backbone.bottom_up.res5.0.shortcut.weight, ...); use the config"],
+        ),
+        (
+            rename("bottom_up.res5.1.", "bottom_up.res5.2."),
+            ["missing (backbone.bottom_up.res5.1", "left over (backbone.bottom_up.res5.2"],
+        ),
+        (
+            drop(r"\.se\."),
+            [
+                "missing (",
+                "the file's trunk is plain and the config's has SE, which helps a detector only when",
+                "timm://",
+            ],
+        ),
+        (drop(r"box_head\.fc1"), ["2 of the", "tensors outside the trunk are missing (roi_heads.box_head.fc1.weight"]),
+        (drop("fpn_lateral3"), ["2 of the", "outside the trunk are missing (backbone.fpn_lateral3"]),
+        (
+            reshape("roi_heads.box_head.fc1.weight"),
+            ["roi_heads.box_head.fc1.weight is (3, 2) in the file and (8, 392)"],
+        ),
+    ],
+)
+def test_a_file_that_fits_in_part_is_refused(saved, tmp_path, tamper, messages) -> None:
+    tamper(saved["model"])
+    with pytest.raises(UserError) as caught:
+        load(config(), saved, tmp_path)
+    assert str(caught.value).startswith("the weights don't fit the config: ")
+    assert "\n" not in str(caught.value)
+    for message in messages:
+        assert message in str(caught.value)
+
+
+def test_a_converted_trunk_that_fits_in_part_is_refused(tmp_path) -> None:
+    """detectron2's matching of names leaves out what has another shape; it must not pass for missing alone."""
+    weights = classifier().weights
+    weights["res3.0.conv1.weight"] = torch.ones(3, 2)
+    del weights["res2.0.se.fc1.bias"]
+    with pytest.raises(UserError) as caught:
+        load(config(), {"model": weights, "matching_heuristics": True}, tmp_path)
+    assert (
+        "1 missing (backbone.bottom_up.res2.0.se.fc1.bias), 1 of another shape (backbone.bottom_up.res3.0.conv1.weight "
+        "(3, 2) in the file, (128, 64, 3, 3) in the model)"
+    ) in str(caught.value)
+
+
+def test_se_weights_in_a_plain_config(saved, tmp_path) -> None:
+    with pytest.raises(
+        UserError, match=r"32 left over .*the file's trunk has SE where the config's has not: see MODEL"
+    ):
+        load(config("R"), saved, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("MODEL.SE.POSITION", "identity"), ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]), ("MODEL.SE.STEM", "caffe")],
+)
+def test_metadata_that_contradicts_the_config(saved, tmp_path, key, value) -> None:
+    cfg = config()
+    cfg.merge_from_list([key, value])
+    with pytest.raises(UserError, match=f"fit the config: {key} is .* in the file and .* in the config; mend the"):
+        load(cfg, saved, tmp_path)
+    with pytest.raises(UserError, match=key):
+        load(cfg, saved, tmp_path, allow_partial_trunk=True)
+
+
+def test_a_file_without_metadata_loads_with_one_warning(saved, tmp_path, caplog) -> None:
+    del saved["layout"]
+    with caplog.at_level(logging.WARNING):
+        load(config(), saved, tmp_path)
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "doesn't say what it was trained on" in warning
+    for part in ("MODEL.SE.STEM basic", "INPUT.FORMAT BGR", "MODEL.PIXEL_MEAN [103.53, 116.28, 123.675]"):
+        assert part in warning
+    drop(r"res2\.0\.conv1\.weight")(saved["model"])
+    with pytest.raises(UserError, match="1 missing"):
+        load(config(), saved, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "arm", "source"),
+    [
+        ("seresnet18", "SE_R", "timm"),
+        ("resnet18", "R", "timm"),
+        ("legacy_seresnet50", "SE_R", "timm-legacy"),
+    ],
+)
+def test_another_projects_file_is_told_how_to_be_converted(tmp_path, name, arm, source) -> None:
+    state_dict = timm.create_model(name).state_dict()
+    message = f"layers are named as by {source}; convert the file: tools/convert_weights.py FILE --source {source} "
+    with pytest.raises(UserError, match=re.escape(message)):
+        load(config(arm), state_dict, tmp_path)
+
+
+def test_a_bare_trunk_needs_no_prefix(tmp_path) -> None:
+    weights = classifier().weights
+    assert_trunk(load(config(), weights, tmp_path), weights)
+
+
+def test_partial_trunk_when_asked_for(saved, tmp_path, caplog) -> None:
+    """What fits is loaded, the rest stays as it was initialised."""
+    weights = saved["model"]
+    drop(r"\.se\.")(weights)
+    reshape("backbone.bottom_up.res3.0.conv1.weight")(weights)
+    weights["backbone.bottom_up.res5.2.conv1.weight"] = torch.ones(1)
+    loader = checkpointer(config(), tmp_path, allow_partial_trunk=True)
+    before = {key: tensor.clone() for key, tensor in loader.model.state_dict().items()}
+    torch.save(saved, tmp_path / "weights.pth")
+    with caplog.at_level(logging.WARNING):
+        loader.load(str(tmp_path / "weights.pth"))
+    assert "loaded in part, as --allow-partial-trunk asks: of the trunk's" in caplog.text
+    for key, tensor in loader.model.state_dict().items():
+        fits = ".se." not in key and key != "backbone.bottom_up.res3.0.conv1.weight"
+        assert torch.equal(tensor, weights[key] if fits else before[key]), key
+
+
+def test_the_res5_of_a_c4_head_is_trunk(tmp_path) -> None:
+    cfg = config(DEPTH=50, RES2_OUT_CHANNELS=256, OUT_FEATURES=["res4"], NORM="FrozenBN")
+    cfg.MODEL.BACKBONE.NAME = "build_se_resnet_backbone"
+    cfg.MODEL.RPN.IN_FEATURES = cfg.MODEL.ROI_HEADS.IN_FEATURES = ["res4"]
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[32]]
+    cfg.MODEL.ROI_HEADS.NAME = "SERes5ROIHeads"
+    cfg.MODEL.SE.REDUCTION_PER_STAGE = []
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+    cfg.INPUT.FORMAT = "RGB"
+    converted = Converted.from_state_dict(timm.create_model("seresnet50").state_dict(), "timm", sha256="")
+    checkpoint = {"model": converted.weights, "layout": converted.layout.to_dict(), "matching_heuristics": True}
+    model = load(cfg, checkpoint, tmp_path)
+    for key, tensor in model.roi_heads.res5.state_dict().items():
+        assert torch.equal(tensor, converted.weights[f"res5.{key}"])
+    del converted.weights["res5.1.se.fc2.weight"]
+    with pytest.raises(UserError, match=r"1 missing \(roi_heads\.res5\.1\.se\.fc2\.weight\)"):
+        load(cfg, checkpoint, tmp_path)
+
+
+def detectrons_file(state_dict: dict[str, Tensor], path: Path) -> None:
+    """As the MSRA trunks of detectron2's zoo: Caffe2's names, and norms folded to a scale and a bias."""
+    blobs = {}
+    for key, tensor in state_dict.items():
+        if "running" in key or "num_batches" in key:
+            continue
+        name = key.replace("stem.conv1.norm", "res_conv1_bn").replace("stem.conv1", "conv1").replace(".norm", "_bn")
+        for ours, theirs in ((".shortcut", "_branch1"), (".conv1", "_branch2a"), (".conv2", "_branch2b")):
+            name = name.replace(ours, theirs)
+        name = re.sub(r"bn\.weight$", "bn_s", re.sub(r"bn\.bias$", "bn_b", name))
+        blobs[re.sub(r"\.weight$", "_w", name).replace(".", "_")] = tensor.numpy()
+    path.write_bytes(pickle.dumps(blobs, 2))
+
+
+def test_detectrons_own_trunks(tmp_path) -> None:
+    cfg = config("R", NORM="FrozenBN")
+    trunk = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+    for module in trunk.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.weight.uniform_(0.5, 1.5)
+            module.running_var.fill_(1)
+    detectrons_file(trunk.state_dict(), tmp_path / "R-18.pkl")
+    loader = checkpointer(cfg, tmp_path)
+    loader.load(str(tmp_path / "R-18.pkl"))
+    assert_trunk(loader.model, trunk.state_dict())
+    # A norm that learns would take the folded scales for scales of normalised maps.
+    with pytest.raises(UserError, match=r"missing \(backbone\.bottom_up\.stem\.conv1\.norm\.running_mean"):
+        checkpointer(config("R", NORM="BN"), tmp_path).load(str(tmp_path / "R-18.pkl"))
+
+
+def test_broken_metadata(saved, tmp_path) -> None:
+    saved["layout"] = {"stem": "caffe"}
+    with pytest.raises(UserError, match="the layout that the weights file carries is not"):
+        load(config(), saved, tmp_path)
+
+
+def test_a_trunk_that_is_no_resnet_is_loaded_as_detectron2_does(tmp_path) -> None:
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = torchvision.ops.MLP(2, [3, 3])
+            self.head = nn.Linear(1, 1)
+
+    torch.save({"model": {"head.bias": torch.ones(1)}}, tmp_path / "weights.pth")
+    model = Other()
+    StrictCheckpointer(model).load(str(tmp_path / "weights.pth"))
+    assert model.head.bias == 1
+
+
+def test_saving_never_replaces_and_knows_two_suffixes(tmp_path) -> None:
+    converted = classifier()
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"weights\.pth is there already"):
+        converted.save(path)
+    assert path.read_bytes() == b"mine"
+    with pytest.raises(UserError, match=r"the name must end with \.pth or \.safetensors"):
+        converted.save(tmp_path / "weights.bin")
+
+
+def test_the_layout_names_the_file_it_was_converted_from(tmp_path) -> None:
+    given = tmp_path / "resnet18.safetensors"
+    save_file(timm.create_model("resnet18").state_dict(), given)
+    converted = convert_input(str(given), "timm")
+    converted.save(tmp_path / "out.pth")
+    converted.save(tmp_path / "out.safetensors")
+    layout = torch.load(tmp_path / "out.pth", weights_only=True)["layout"]
+    header = (tmp_path / "out.safetensors").read_bytes()
+    size = int.from_bytes(header[:8], "little")
+    assert json.loads(json.loads(header[8 : 8 + size])["__metadata__"]["layout"]) == layout
+    assert layout["sha256"] == hashlib.sha256(given.read_bytes()).hexdigest()
+    assert layout["source"] == "timm"

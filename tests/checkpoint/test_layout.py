@@ -1,0 +1,102 @@
+import pytest
+import timm
+import torch
+from detectron2.config import CfgNode
+
+from se_detection import UserError, model_zoo
+from se_detection.checkpoint import Layout
+from se_detection.checkpoint.converted import Converted
+from se_detection.checkpoint.layout import contradictions
+from se_detection.checkpoint.timm_handler import PREFIX, source_of
+
+CONFIG = "Paper/faster_rcnn_SE_R_50_FPN_2x"
+
+
+def layout_of_timm(name: str) -> Layout:
+    """What the handler would write for weights of timm's; shapes and metadata need no weights."""
+    given = timm.get_pretrained_cfg(name)
+    with torch.device("meta"):
+        weights = timm.create_model(name.split(".")[0]).state_dict()
+    pixels = {f"pixel_{kind}": tuple(255 * value for value in getattr(given, kind)) for kind in ("mean", "std")}
+    return Converted.from_state_dict(weights, source_of(name), sha256="", **pixels).layout
+
+
+def from_cfg(cfg: CfgNode) -> Layout:
+    layout = Layout.from_cfg(cfg)
+    assert layout is not None
+    return layout
+
+
+@pytest.mark.parametrize(
+    "config", [name for name in model_zoo.names() if model_zoo.get_config(name).MODEL.WEIGHTS.startswith(PREFIX)]
+)
+def test_every_config_assumes_what_its_weights_do(config) -> None:
+    cfg = model_zoo.get_config(config)
+    assert contradictions(layout_of_timm(cfg.MODEL.WEIGHTS.removeprefix(PREFIX)), from_cfg(cfg)) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.RESNETS.DEPTH", 101, "MODEL.RESNETS.DEPTH is 50 in the file and 101 in the config"),
+        ("MODEL.RESNETS.NUM_GROUPS", 32, "MODEL.RESNETS.NUM_GROUPS is 1 in the file and 32 in the config"),
+        ("MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.WIDTH_PER_GROUP is 64 in the file and 4 in the config"),
+        ("MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.RESNETS.STRIDE_IN_1X1 is True in the file and False in the "),
+        ("MODEL.SE.STEM", "basic", "MODEL.SE.STEM is caffe in the file and basic in the config"),
+        ("MODEL.SE.REDUCTION", 8, "res5 is [16, 16, 16, 16] in the file and [8, 8, 8, 8] in the config"),
+        ("MODEL.SE.REDUCTION_PER_STAGE", [16, 16, 16, 4], "[16, 16, 16, 16] in the file and [16, 16, 16, 4] in"),
+        ("MODEL.SE.STAGES", ["res2", "res3"], "[16, 16, 16, 16] in the file and [16, 16, 0, 0] in the config"),
+        ("MODEL.SE.POSITION", "identity", "MODEL.SE.POSITION is standard in the file and identity in the config"),
+        ("MODEL.SE.SQUEEZE", "max", "MODEL.SE.SQUEEZE is avg in the file and max in the config"),
+        ("MODEL.SE.GATE", "tanh", "MODEL.SE.GATE is sigmoid in the file and tanh in the config"),
+        ("MODEL.SE.BIAS", False, "MODEL.SE.BIAS is True in the file and False in the config"),
+        ("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675], "[123.675, 116.28, 103.53] in the file and [103.53, 116.28"),
+        ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], "MODEL.PIXEL_STD is [58.395, 57.12, 57.375] in the file and [1, 1, 1] in"),
+        ("INPUT.FORMAT", "BGR", "INPUT.FORMAT is RGB in the file and BGR in the config"),
+    ],
+)
+def test_each_contradiction_names_both_sides(key, value, message) -> None:
+    cfg = model_zoo.get_config(CONFIG)
+    cfg.merge_from_list([key, value])
+    (found,) = contradictions(layout_of_timm("legacy_seresnet50.in1k"), from_cfg(cfg))
+    assert message in found
+
+
+def test_where_only_one_side_has_se_the_names_of_the_layers_say_so() -> None:
+    plain, gated = (from_cfg(model_zoo.get_config(f"Toy/faster_rcnn_{arm}_50_FPN")) for arm in ("R", "SE_R"))
+    assert (plain.has_se, gated.has_se) == (False, True)
+    assert contradictions(plain, gated) == contradictions(gated, plain) == []
+
+
+def test_a_plain_arm_has_detectron2s_stem_whatever_model_se_says() -> None:
+    cfg = model_zoo.get_config("Toy/faster_rcnn_R_50_FPN")
+    cfg.MODEL.SE.STEM = "caffe"
+    assert from_cfg(cfg).stem == "basic"
+
+
+def test_basic_blocks_have_no_1x1_to_stride_in() -> None:
+    cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = True
+    assert not from_cfg(cfg).stride_in_1x1
+
+
+def test_other_trunks_have_no_layout() -> None:
+    cfg = model_zoo.get_config("Toy/faster_rcnn_R_18_FPN")
+    cfg.MODEL.BACKBONE.NAME = "build_mobilenet_backbone"
+    assert Layout.from_cfg(cfg) is None
+
+
+def test_plain_containers_and_back() -> None:
+    layout = layout_of_timm("legacy_seresnet50.in1k")
+    content = layout.to_dict()
+    assert Layout.from_dict(content) == layout
+    assert content["pixel_mean"] == pytest.approx([123.675, 116.28, 103.53])
+    for broken in ({}, {**content, "stem_2": 1}, [1], "RGB"):
+        with pytest.raises(UserError, match="the layout that the weights file carries is not channel_order, depth"):
+            Layout.from_dict(broken)
+
+
+def test_timms_own_mean_counts() -> None:
+    """One tag of timm's resnet34 was trained on (0.5, 0.5, 0.5); by its tensors it can't be told from the others."""
+    assert layout_of_timm("resnet34.ra4_e3600_r224_in1k").pixel_mean == (127.5, 127.5, 127.5)
+    assert layout_of_timm("resnet34.a1_in1k").pixel_mean == pytest.approx((123.675, 116.28, 103.53))

@@ -1,0 +1,224 @@
+"""Converted weights compute what they computed in the network that they came from."""
+
+from collections import OrderedDict
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from se_detection import SEConfig, create_backbone
+from se_detection.checkpoint import convert_state_dict, parity
+from se_detection.checkpoint.converted import Converted
+from se_detection.checkpoint.verify import relative_errors
+
+from ..conftest import randomise_norms, relative_error
+
+STAGES = ("res2", "res3", "res4", "res5")
+# A multiple of 32, and one where the grids of the two layouts differ.
+SIZES = ((64, 96), (97, 131))
+
+
+def worst_error(ours: nn.Module, theirs: nn.Module, stages: nn.Module) -> float:
+    """The largest relative error at any of our outputs; `stages` has theirs, as layer1 to layer4."""
+    expected: dict[str, Tensor] = {}
+    for number in range(1, 5):
+        stages.get_submodule(f"layer{number}").register_forward_hook(
+            lambda module, args, output, name=f"res{number + 1}": expected.update({name: output})
+        )
+    errors = []
+    for size in SIZES:
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            expected["linear"] = theirs(images)
+            outputs = ours(images)
+        assert set(outputs) >= set(STAGES)
+        errors += [relative_error(output, expected[name]) for name, output in outputs.items()]
+    return max(errors)
+
+
+def trunk(name: str, weights: dict[str, Tensor], *, layout: str | None = None, se: SEConfig | None = None) -> nn.Module:
+    with torch.device("meta"):
+        ours = create_backbone(name, layout=layout, se=se, num_classes=1000, out_features=(*STAGES, "linear"))
+    ours.load_state_dict(weights, assign=True)
+    return ours.eval()
+
+
+@pytest.mark.parametrize(
+    ("timm_name", "name", "layout", "source"),
+    [
+        ("legacy_seresnet50", "se_resnet50", "caffe", "timm-legacy"),
+        ("legacy_seresnet101", "se_resnet101", "caffe", "timm-legacy"),
+        ("legacy_seresnet152", "se_resnet152", "caffe", "timm-legacy"),
+        ("legacy_seresnext50_32x4d", "se_resnext50_32x4d", "caffe", "timm-legacy"),
+        ("legacy_seresnext101_32x4d", "se_resnext101_32x4d", "caffe", "timm-legacy"),
+        ("legacy_senet154", "senet154", "caffe", "timm-legacy"),
+        ("seresnet18", "se_resnet18", "torchvision", "timm"),
+        ("seresnet34", "se_resnet34", "torchvision", "timm"),
+        ("seresnet50", "se_resnet50", "torchvision", "timm"),
+        ("seresnext50_32x4d", "se_resnext50_32x4d", "torchvision", "timm"),
+        ("resnet18", "resnet18", "torchvision", "timm"),
+        ("resnet34", "resnet34", "torchvision", "timm"),
+        ("resnet50", "resnet50", "torchvision", "timm"),
+        ("resnet101", "resnet101", "torchvision", "timm"),
+        ("resnext50_32x4d", "resnext50_32x4d", "torchvision", "timm"),
+    ],
+)
+def test_timm(timm_name, name, layout, source) -> None:
+    torch.manual_seed(0)
+    theirs = randomise_norms(timm.create_model(timm_name)).eval()
+    # timm rounds the hidden channels up to multiples of 8: res2 of the basic blocks has 8 of 64, not 4.
+    se = SEConfig(reduction_per_stage=(8, 16, 16, 16)) if name in ("se_resnet18", "se_resnet34") else None
+    ours = trunk(name, convert_state_dict(theirs.state_dict(), source), layout=layout, se=se)
+    assert worst_error(ours, theirs, theirs) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("timm_name", "name", "layout", "source"),
+    [
+        ("legacy_seresnet50", "se_resnet50", "torchvision", "timm-legacy"),
+        ("seresnet50", "se_resnet50", "caffe", "timm"),
+    ],
+)
+def test_the_other_layout_loads_as_well_and_differs(timm_name, name, layout, source) -> None:
+    """What metadata is for, and what the tests above would see."""
+    theirs = randomise_norms(timm.create_model(timm_name)).eval()
+    ours = trunk(name, convert_state_dict(theirs.state_dict(), source), layout=layout)
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert relative_error(ours(images)["linear"], theirs(images)) > 0.01
+
+
+class LinearSE(nn.Module):
+    """SE as in moskomule/senet.pytorch, senet/se_module.py: `fc.0` and `fc.2` are linear and without bias."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = channels // 16
+        self.fc = nn.Sequential(
+            nn.Linear(channels, hidden, bias=False), nn.ReLU(), nn.Linear(hidden, channels, bias=False), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.fc(x.mean(dim=(2, 3)))[:, :, None, None]
+
+
+class ConvolutionSE(nn.Module):
+    """SE as in mmpretrain/models/utils/se_layer.py: `conv1.conv` and `conv2.conv`, 1x1 convolutions with bias."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Sequential()
+        self.conv1.add_module("conv", nn.Conv2d(channels, channels // 16, 1))
+        self.conv2 = nn.Sequential()
+        self.conv2.add_module("conv", nn.Conv2d(channels // 16, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.conv2(self.conv1(x.mean(dim=(2, 3), keepdim=True)).relu()).sigmoid()
+
+
+class MoskomuleBlock(Bottleneck):
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)
+        self.se = LinearSE(self.conv3.out_channels)
+        self.bn3.register_forward_hook(lambda module, args, output: self.se(output))
+
+
+class MmpretrainBlock(Bottleneck):
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)
+        self.se_layer = ConvolutionSE(self.conv3.out_channels)
+        self.bn3.register_forward_hook(lambda module, args, output: self.se_layer(output))
+
+
+def test_moskomule() -> None:
+    theirs = randomise_norms(ResNet(MoskomuleBlock, [3, 4, 6, 3])).eval()
+    weights = convert_state_dict(theirs.state_dict(), "moskomule")
+    assert worst_error(trunk("se_resnet50", weights, se=SEConfig(bias=False)), theirs, theirs) <= 1e-5
+    layout = Converted.from_state_dict(theirs.state_dict(), "moskomule", sha256="").layout
+    assert not layout.se_bias
+
+
+@pytest.mark.parametrize(("groups", "name"), [(1, "se_resnet50"), (32, "se_resnext50_32x4d")])
+def test_mmpretrain(groups, name) -> None:
+    width = 64 if groups == 1 else 4
+    network = randomise_norms(ResNet(MmpretrainBlock, [3, 4, 6, 3], groups=groups, width_per_group=width)).eval()
+    # An ImageClassifier of mmpretrain: the network is `backbone`, its last layer `head.fc`.
+    state_dict = {
+        f"head.{key}" if key.startswith("fc.") else f"backbone.{key}": value
+        for key, value in network.state_dict().items()
+    }
+    assert worst_error(trunk(name, convert_state_dict(state_dict, "mmpretrain")), network, network) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
+def test_torchvision(name) -> None:
+    theirs = randomise_norms(torchvision.models.get_model(name)).eval()
+    assert worst_error(trunk(name, convert_state_dict(theirs.state_dict(), "torchvision")), theirs, theirs) <= 1e-5
+
+
+# Of se_resnet50 in pretrainedmodels 0.7.4, pretrainedmodels/models/senet.py (PyPI), less the norms' statistics.
+CADENE = {
+    *("layer0.conv1.weight", "layer0.bn1.weight", "last_linear.weight", "last_linear.bias"),
+    *(f"layer1.0.{layer}{number}.weight" for layer in ("conv", "bn") for number in (1, 2, 3)),
+    *(f"layer1.0.se_module.fc{number}.{kind}" for number in (1, 2) for kind in ("weight", "bias")),
+    *("layer1.0.downsample.0.weight", "layer1.0.downsample.1.weight"),
+}
+
+
+def test_cadenes_names_are_those_of_timms_legacy_models() -> None:
+    with torch.device("meta"):
+        state_dict = timm.create_model("legacy_seresnet50").state_dict()
+    assert set(state_dict) >= CADENE
+    assert convert_state_dict(state_dict, "cadene").keys() == convert_state_dict(state_dict, "timm-legacy").keys()
+
+
+@pytest.mark.parametrize(
+    ("cadenes", "name"),
+    [("se_resnet50", "se_resnet50"), ("se_resnext50_32x4d", "se_resnext50_32x4d"), ("senet154", "senet154")],
+)
+def test_cadenes_own_package(cadenes, name) -> None:
+    senet = pytest.importorskip(
+        "pretrainedmodels.models.senet", reason="pretrainedmodels is not installed: pip install pretrainedmodels"
+    )
+    theirs = randomise_norms(getattr(senet, cadenes)(pretrained=None)).eval()
+    weights = convert_state_dict(theirs.state_dict(), "cadene")
+    # Without the classifier, which takes a map of 7x7 alone.
+    ours = create_backbone(name, layout="caffe").eval()
+    ours.load_state_dict({key: value for key, value in weights.items() if not key.startswith("linear.")})
+    stages = nn.Sequential(OrderedDict(theirs.named_children()))[:5]
+    assert worst_error(ours, stages, stages) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("timm_name", "source", "stride_in_1x1", "stem"),
+    [("resnet18", "timm", False, "basic"), ("legacy_seresnet50", "timm-legacy", True, "caffe")],
+)
+def test_verify_sees_what_is_wrong(timm_name, source, stride_in_1x1, stem) -> None:
+    theirs = randomise_norms(timm.create_model(timm_name))
+    converted = Converted.from_state_dict(theirs.state_dict(), source, sha256="")
+    assert (converted.layout.stride_in_1x1, converted.layout.stem) == (stride_in_1x1, stem)
+    errors = relative_errors(converted, SIZES)
+    assert set(errors) == set(STAGES)
+    assert max(map(max, errors.values())) < 1e-12
+    converted.weights["res4.1.conv1.norm.running_mean"] = converted.weights["res4.0.conv1.norm.running_mean"]
+    errors = relative_errors(converted, SIZES[:1])
+    assert max(errors["res3"]) < 1e-12
+    assert min(errors["res4"]) > 1e-5
+
+
+@pytest.mark.parametrize(("name", "layout"), [("seresnet18", "torchvision"), ("legacy_seresnet50", "caffe")])
+def test_the_table_of_all_trunks(name, layout, monkeypatch) -> None:
+    assert parity.parity(name) == parity.Parity(name, layout, pytest.approx(0, abs=1e-12))
+    original = parity.Converted.from_state_dict
+
+    def disturbed(state_dict: dict[str, Tensor], *args: object, **options: object) -> Converted:
+        converted = original(state_dict, *args, **options)
+        converted.weights["res3.0.conv1.norm.bias"] = converted.weights["res3.0.conv1.norm.bias"] + 1
+        return converted
+
+    monkeypatch.setattr(parity.Converted, "from_state_dict", disturbed)
+    assert parity.parity(name).error > 1e-3
+    assert name in parity.NAMES

@@ -1,0 +1,137 @@
+"""configs/Ablations against the paper's tables: each builds, trains and is exported."""
+
+import copy
+from pathlib import Path
+
+import detectron2.export.torchscript  # noqa: F401  (makes detectron2's ResNet and FPN scriptable)
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from se_detection import SEConfig, UserError, model_zoo
+from se_detection.analysis.paper import ROWS
+from se_detection.engine import argument_parser, load_config
+
+FOLDER = Path(model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")).parents[1] / "Ablations"
+BASE = "se_r50_reduction_16"
+# Rows that the paper repeats in each table: one network.
+SAME_AS_BASE = [f"se_r50_{row}" for row in ("squeeze_avg", "gate_sigmoid", "stage_all", "position_standard")]
+# What each row changes in the paper's SE-ResNet-50 (Tables 10 to 16)
+CHANGES = {
+    BASE: {},
+    "r50_no_se": {"stages": []},
+    **{f"se_r50_reduction_{ratio}": {"reduction": ratio} for ratio in (2, 4, 8, 32)},
+    "se_r50_squeeze_max": {"squeeze": "max"},
+    **{f"se_r50_gate_{gate}": {"gate": gate} for gate in ("relu", "tanh")},
+    **{f"se_r50_stage_{stage}": {"stages": [f"res{stage}"]} for stage in (2, 3, 4)},
+    **{f"se_r50_position_{position}": {"position": position} for position in ("pre", "post", "identity", "3x3")},
+    "se_r50_squeeze_none": {"squeeze": "none"},
+}
+
+
+def config(name: str) -> CfgNode:
+    return model_zoo.get_config(f"Ablations/{name}")
+
+
+def small(name: str) -> CfgNode:
+    """The config with its trunk as it is, batch norm that learns from random weights, and small heads."""
+    cfg = config(name)
+    cfg.merge_from_list(
+        [
+            *("MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0),
+            *("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_HEADS.NUM_CLASSES", 4),
+        ]
+    )
+    return cfg
+
+
+def test_a_file_for_each_row() -> None:
+    rows = {row.name.replace(" ", "_") for row in ROWS if row.table >= 10}
+    expected = {"r50_no_se"} | {f"se_r50_{row}" for row in rows - {"no_SE"}}
+    assert {path.stem for path in FOLDER.glob("*r50*.yaml")} == expected == {*CHANGES, *SAME_AS_BASE}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_row_changes_one_thing(name) -> None:
+    cfg = config(name)
+    standard = SEConfig(reduction=16, position="standard", squeeze="avg", gate="sigmoid", bias=False)
+    found = SEConfig.from_cfg(cfg)
+    fields = {field: CHANGES[name].get(field, getattr(standard, field)) for field in vars(standard)}
+    assert {field: _plain(value) for field, value in vars(found).items()} == {
+        field: _plain(value) for field, value in fields.items()
+    }
+    # Beside that, all are the same detector, on the layers of the paper's Caffe models.
+    base = config(BASE)
+    assert base.MODEL.SE.STEM == "caffe"
+    assert base.MODEL.RESNETS.STRIDE_IN_1X1
+    for one in (cfg, base):
+        one.MODEL.SE = CfgNode()
+    assert cfg == base
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple | list) else value
+
+
+@pytest.mark.parametrize("name", SAME_AS_BASE)
+def test_rows_of_the_same_network(name) -> None:
+    assert config(name) == config(BASE)
+
+
+def test_the_rows_that_are_counted_are_these() -> None:
+    for row in ROWS:
+        if row.table >= 10 and row.name != "no SE":
+            cfg = config(f"se_r50_{row.name.replace(' ', '_')}")
+            found = {field: _plain(value) for field, value in vars(SEConfig.from_cfg(cfg)).items()}
+            assert found == {field: _plain(value) for field, value in vars(row.classifier.se).items()}, row.name
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_it_trains_a_step_and_is_exported(name) -> None:
+    torch.manual_seed(0)
+    detector = build_model(small(name)).train()
+    gates = {key for key, _ in detector.named_parameters() if ".se." in key}
+    assert bool(gates) == (name != "r50_no_se")
+    assert not any(key.endswith("bias") for key in gates)
+    instances = Instances(
+        (64, 64), gt_boxes=Boxes(torch.tensor([[8.0, 8.0, 48.0, 40.0]])), gt_classes=torch.tensor([1])
+    )
+    # Two different pictures: BN makes the mean over equal ones 0, and with it what SE squeezes.
+    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    optimizer = torch.optim.SGD(detector.parameters(), lr=1e-3)
+    before = copy.deepcopy(detector.backbone.state_dict())
+    with EventStorage():
+        losses = detector([{"image": picture, "instances": instances} for picture in pictures])
+    sum(losses.values()).backward()
+    optimizer.step()
+    for key, parameter in detector.backbone.named_parameters():
+        assert torch.isfinite(parameter).all(), key
+        # A bias that BN follows may rest; every convolution learns, the gates' too.
+        assert parameter.dim() < 4 or parameter.grad.abs().max() > 0, key
+    after = detector.backbone.state_dict()
+    assert not any(torch.equal(before[key], after[key]) for key in before if key.endswith("conv2.weight"))
+
+    trunk = detector.backbone.bottom_up.eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected, exported = trunk(x), torch.jit.script(trunk)(x)
+    assert list(exported) == list(expected) == ["res2", "res3", "res4", "res5"]
+    for key, feature in expected.items():
+        torch.testing.assert_close(exported[key], feature)
+
+
+def test_none_starts_without_a_trunk_of_its_own(tmp_path) -> None:
+    arguments = ["--config-file", str(FOLDER / "se_r50_reduction_8.yaml"), "OUTPUT_DIR", str(tmp_path / "run")]
+    data = [
+        "DATASETS.TRAIN",
+        "('se_toy_train',)",
+        "DATASETS.TEST",
+        "('se_toy_val',)",
+        "MODEL.ROI_HEADS.NUM_CLASSES",
+        "4",
+    ]
+    with pytest.raises(UserError, match=r"MODEL.WEIGHTS: there is no file a-trunk-pre-trained-with-this-MODEL.SE.pth"):
+        load_config(argument_parser().parse_args([*arguments, *data]))
