@@ -40,9 +40,11 @@ setup(
     package_data={"se_detection": ["py.typed"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
-        "torch>=2.11",
-        "torchvision>=0.26",
+        # No lower bound: pip must not replace the torch that an installed detectron2 was compiled for.
+        "torch",
+        "torchvision",
         "pycocotools>=2.0.11",
+        "timm",
         "tqdm",
         # What detectron2 imports: its pinned wheel is installed without its own list, which asks for numpy<2.
         "fvcore>=0.1.5.post20221221",
@@ -69,7 +71,6 @@ setup(
             "pytest",
             "ruff",
             "six",  # pretrainedmodels imports it without saying so
-            "timm",
             "types-PyYAML",
             "types-tabulate",
             "types-tqdm",

@@ -18,14 +18,15 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except Exception as error:
-        message = _message(error)
+        message = user_message(error)
         if message is None:
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
 
 
-def _message(error: Exception) -> str | None:
+def user_message(error: BaseException) -> str | None:
+    """The line of a :class:`UserError`, or of one in a child process that an exception tells of; None for others."""
     text = str(error)
     in_child = re.findall(rf"^{__name__}\.UserError: (.+)$", text, flags=re.MULTILINE)
     if in_child:

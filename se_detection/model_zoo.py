@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from torch import nn
@@ -45,11 +46,14 @@ def get_config(name: str) -> CfgNode:
 
 
 def get(name: str, trained: bool = False) -> nn.Module:
-    """A detector by name, with random weights, on the config's device.
+    """A detector by name, with random weights, on the config's device, or the CPU where there is no GPU.
 
     Raises:
         UserError: there is no config of that name, or trained weights were asked for and none are published.
     """
     if trained:
         raise UserError(f"no trained weights are published for {name!r}; train it with tools/train_net.py")
-    return build_model(get_config(name))
+    cfg = get_config(name)
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return build_model(cfg)

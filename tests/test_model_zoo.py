@@ -1,4 +1,5 @@
 import pytest
+import torch
 from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import CfgNode
 
@@ -98,6 +99,11 @@ def test_every_config_builds_its_detector(name) -> None:
 def test_names_with_and_without_yaml() -> None:
     name = "Toy/faster_rcnn_SE_R_18_FPN"
     assert model_zoo.get_config_file(name) == model_zoo.get_config_file(f"{name}.yaml")
+
+
+def test_a_detector_by_name_works_where_there_is_no_gpu() -> None:
+    model = model_zoo.get("Toy/faster_rcnn_SE_R_18_FPN")
+    assert model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_unknown_name_and_missing_weights_are_refused() -> None:

@@ -235,6 +235,9 @@ def create_backbone(
         raise UserError("'senet154' was released in the caffe layout alone; leave layout out")
     if name not in gated and se is not None:
         raise UserError(f"{name!r} is a plain trunk and takes no se=; did you mean 'se_{name}'?")
+    known = ("stem", *STAGES, "linear")
+    if not out_features or not set(out_features) <= set(known):
+        raise UserError(f"out_features: {list(out_features)} are not some of {', '.join(known)}")
     if "linear" in out_features and (num_classes is None or "res5" not in out_features):
         raise UserError("out_features: 'linear' needs num_classes, and 'res5' beside it")
     options = (NAMED_TRUNKS | gated)[name]
@@ -262,7 +265,8 @@ def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     se = SEConfig.from_cfg(cfg)
     resnets = cfg.MODEL.RESNETS
     # In a C4 detector res5 is in the ROI heads, and detectron2's own builds it of plain blocks.
-    if cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads" and "res5" not in resnets.OUT_FEATURES and "res5" in se.stages:
+    plain_res5 = cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads"
+    if plain_res5 and "res5" not in resnets.OUT_FEATURES and "res5" in se.stages:
         raise UserError(
             "MODEL.ROI_HEADS.NAME: Res5ROIHeads has a res5 without SE; set it to SERes5ROIHeads, "
             "or take res5 out of MODEL.SE.STAGES"

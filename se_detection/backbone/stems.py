@@ -14,7 +14,7 @@ class CaffeStem(BasicStem):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, C, H / 4, W / 4), rounded up."""
+        """(N, 3, H, W) to (N, C, H / 4, W / 4), where H and W are multiples of 4."""
         return caffe_pool(F.relu_(self.conv1(x)))
 
 
@@ -38,12 +38,12 @@ class DeepStem(CNNBlockBase):
             c2_msra_fill(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, C, H / 4, W / 4), rounded up."""
+        """(N, 3, H, W) to (N, C, H / 4, W / 4), where H and W are multiples of 4."""
         x = F.relu_(self.conv1(x))
         x = F.relu_(self.conv2(x))
         return caffe_pool(F.relu_(self.conv3(x)))
 
 
 def caffe_pool(x: Tensor) -> Tensor:
-    """3x3 max pool of stride 2 without padding, in ceil mode: (N, C, H, W) to (N, C, H / 2, W / 2), rounded up."""
+    """3x3 max pool of stride 2 without padding, in ceil mode: H becomes (H - 1) / 2 rounded up, and so does W."""
     return F.max_pool2d(x, kernel_size=3, stride=2, ceil_mode=True)

@@ -79,14 +79,15 @@ class StrictCheckpointer(DetectionCheckpointer):
         return read_checkpoint(f)
 
     def _load_model(self, checkpoint: Any) -> Any:
+        if self.reset_predictor:
+            checkpoint["model"] = {k: v for k, v in checkpoint["model"].items() if not _is_predictor(k)}
         if any(isinstance(module, ResNet) for module in self.model.modules()):
             self._check_layout(checkpoint.get("layout"))
             self._match_names(checkpoint)
             self._check_trunk(checkpoint["model"])
             self._check_heads(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
-        wrong = [shape for shape in incompatible.incorrect_shapes if not self._is_reset(shape[0])]
-        if wrong:
+        if wrong := incompatible.incorrect_shapes:
             key, in_file, in_model = wrong[0]
             advice = "use the config that the file was trained with"
             if _is_predictor(key):

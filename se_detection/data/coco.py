@@ -207,6 +207,11 @@ def _read(json_file: str | Path) -> dict[str, list[Any]]:
 def _categories(json_file: str | Path, content: dict[str, list[Any]]) -> dict[int, str]:
     """Names by id, in the order of the ids: the order in which detectron2 makes them contiguous."""
     _check_entries(json_file, "categories", content["categories"], CATEGORY)
+    names = [category["name"] for category in content["categories"]]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(
+            f"{json_file}: several categories are named {repeated[0]!r}, and results are by name; rename one"
+        )
     return dict(sorted((category["id"], category["name"]) for category in content["categories"]))
 
 

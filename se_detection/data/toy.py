@@ -111,7 +111,7 @@ def _is_whole(pictures: Path, json_file: Path, info: dict[str, Any]) -> bool:
         content = json.loads(json_file.read_bytes())
     except ValueError:
         content = {}
-    if content.get("info") != info:
+    if not isinstance(content, dict) or content.get("info") != info:
         wanted = ", ".join(f"{key} {info[key]}" for key in ("version", "count", "seed"))
         raise UserError(
             f"{json_file} is not the toy set wanted ({wanted}); remove it and {pictures}, or use another folder"

@@ -2,7 +2,7 @@
 
 from .arguments import argument_parser
 from .config import load_config
-from .run import run
+from .run import launch_run
 from .trainer import Trainer
 
-__all__ = ["Trainer", "argument_parser", "load_config", "run"]
+__all__ = ["Trainer", "argument_parser", "launch_run", "load_config"]

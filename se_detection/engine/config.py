@@ -1,8 +1,8 @@
 """From the command line to a config that was checked against the machine, the data and the output folder."""
 
-import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -10,13 +10,13 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
-from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
-from detectron2.utils.file_io import PathManager
+from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
 
 from ..checkpoint.timm_handler import PREFIX, source_of
 from ..data.coco import check_registered
 from ..errors import UserError
-from .run_folder import run_files
+from .run_folder import check_run_folder
 from .user_data import use_user_data
 
 
@@ -35,7 +35,8 @@ def load_config(args: Namespace) -> CfgNode:
     use_user_data(cfg, args)
     _check_data(cfg, args)
     _check_weights(cfg, args)
-    _check_output(cfg, args)
+    check_run_folder(cfg, args)
+    check_model(cfg)
     cfg.freeze()
     return cfg
 
@@ -48,7 +49,7 @@ def read_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     """
     if not config_file:
         raise UserError("--config-file is missing; configs/ has the project's own")
-    if not PathManager.isfile(config_file):
+    if not Path(config_file).is_file():
         raise UserError(f"--config-file {config_file}: there is no such file")
     cfg = get_cfg()
     keys = _keys(cfg)
@@ -57,13 +58,18 @@ def read_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
         cfg.merge_from_file(config_file, allow_unsafe=False)
     except OSError as error:
         raise UserError(f"{config_file}: {error.strerror}: {error.filename}") from error
+    except yaml.constructor.ConstructorError as error:
+        raise UserError(
+            f"{config_file}: it makes Python objects ({error.problem}), and no code is run from a config; write the "
+            "values out, or run detectron2's own tools/train_net.py with DETECTRON2_ENV_MODULE=se_detection.env"
+        ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{config_file} is no valid YAML: {' '.join(str(error).split())}") from error
-    except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
+    except (KeyError, ValueError, AssertionError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{config_file}: {_explain(error, keys)}") from error
     try:
         cfg.merge_from_list(list(overrides))
-    except (KeyError, ValueError, AssertionError) as error:
+    except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
         raise UserError(f"config overrides: {_explain(error, keys)}") from error
     return cfg
 
@@ -96,6 +102,16 @@ def _choose_device(cfg: CfgNode, args: Namespace) -> None:
             raise UserError("MODEL.RESNETS.NORM: SyncBN needs a GPU; set it to BN or GN")
     elif args.num_gpus > torch.cuda.device_count():
         raise UserError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
+    if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank}: "
+            "give at least one GPU (or process) and machine, and a rank from 0 on"
+        )
+    for key in ("IMS_PER_BATCH", "MAX_ITER"):
+        if cfg.SOLVER[key] < 1:
+            raise UserError(f"SOLVER.{key}: {cfg.SOLVER[key]} is less than 1")
+    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+        raise UserError(f"INPUT.FORMAT: {cfg.INPUT.FORMAT!r} is neither RGB nor BGR")
     world_size = args.num_gpus * args.num_machines
     if cfg.SOLVER.IMS_PER_BATCH % world_size and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
         raise UserError(
@@ -113,11 +129,33 @@ def check_backbone(cfg: CfgNode) -> None:
         close = get_close_matches(cfg.MODEL.BACKBONE.NAME, [name for name, _ in BACKBONE_REGISTRY], n=1)
         suggestion = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"MODEL.BACKBONE.NAME: no backbone is named {cfg.MODEL.BACKBONE.NAME!r}{suggestion}")
+    with torch.device("meta"), _explained(cfg.MODEL.BACKBONE.NAME):
+        build_backbone(cfg)
+
+
+def check_model(cfg: CfgNode) -> None:
+    """Builds the config's detector, optimizer and schedule as :func:`check_backbone` builds the backbone.
+
+    Raises:
+        UserError: one of them can't be built.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"), _explained(f"this {cfg.MODEL.META_ARCHITECTURE}"):
+        optimizer = build_optimizer(cfg, build_model(cfg))
+        build_lr_scheduler(cfg, optimizer)
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
     try:
-        with torch.device("meta"):
-            build_backbone(cfg)
-    except (AssertionError, KeyError) as error:  # detectron2's own ways to say what it can't build
-        raise UserError(f"{cfg.MODEL.BACKBONE.NAME} can't be built: {' '.join(repr(error).split())}") from error
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # of whatever class: detectron2 says with many what it can't build
+        reason = " ".join(str(error).split()) or "an assertion of detectron2's failed"
+        raise UserError(f"{what} can't be built: {type(error).__name__}: {reason}") from error
 
 
 def _check_data(cfg: CfgNode, args: Namespace) -> None:
@@ -129,7 +167,7 @@ def _check_data(cfg: CfgNode, args: Namespace) -> None:
     retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
     key = "MODEL.RETINANET.NUM_CLASSES" if retinanet else "MODEL.ROI_HEADS.NUM_CLASSES"
     num_classes = cfg.MODEL.RETINANET.NUM_CLASSES if retinanet else cfg.MODEL.ROI_HEADS.NUM_CLASSES
-    for name in names:
+    for name in map(str, names):
         check_registered(name)
         metadata = MetadataCatalog.get(name)
         if metadata.get("evaluator_type") != "coco":
@@ -154,20 +192,3 @@ def _check_weights(cfg: CfgNode, args: Namespace) -> None:
         source_of(weights.removeprefix(PREFIX))
     if weights and "://" not in weights and not Path(weights).is_file():
         raise UserError(f"MODEL.WEIGHTS: there is no file {weights} (looked for in {Path(weights).absolute().parent})")
-
-
-def _check_output(cfg: CfgNode, args: Namespace) -> None:
-    output = Path(cfg.OUTPUT_DIR)
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise UserError(f"OUTPUT_DIR: {existing} is not a folder")
-    if not os.access(existing, os.W_OK):
-        raise UserError(f"OUTPUT_DIR: {existing} can't be written to")
-    # On several machines that share a folder, the first may have begun to write.
-    if args.resume or args.overwrite or args.machine_rank > 0:
-        return
-    if found := run_files(output):
-        raise UserError(
-            f"OUTPUT_DIR: {output} holds a run already ({found[0].name}); --resume goes on with it, --overwrite "
-            "replaces it, or choose another OUTPUT_DIR"
-        )

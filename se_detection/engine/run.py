@@ -1,35 +1,44 @@
 """One process of a run: train, or evaluate."""
 
+import logging
+import os
 from argparse import Namespace
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup, hooks
+from detectron2.engine import default_setup, hooks, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.layout import Layout
-from .run_folder import run_files, write_run_record
+from ..errors import user_message
+from .run_folder import result_files, training_files, write_run_record
 from .trainer import Trainer
 from .user_data import register_user_data
 
 
-def run(cfg: CfgNode, args: Namespace) -> None:
-    """Trains or evaluates as the command line says, in each of the processes that detectron2's `launch` starts.
+def launch_run(cfg: CfgNode, args: Namespace) -> None:
+    """Starts the processes that the command line asks for, by detectron2's `launch`, and :func:`run` in each.
 
     Args:
         cfg: of :func:`load_config`.
         args: of :func:`argument_parser`.
     """
+    if cfg.MODEL.DEVICE == "cpu":
+        # launch gives each process a GPU where it finds any.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(cfg, args))
+
+
+def run(cfg: CfgNode, args: Namespace) -> None:
+    """Trains or evaluates as the command line says."""
     register_user_data(args)
-    if args.overwrite and comm.is_main_process():
-        for path in run_files(Path(cfg.OUTPUT_DIR)):
-            path.unlink()
-    comm.synchronize()
     default_setup(_evaluation_setup(cfg) if args.eval_only else cfg, args)
     setup_logger(name="se_detection", distributed_rank=comm.get_rank())
+    # detectron2 logs the traceback of whatever ends the training; a UserError needs none.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
     if args.eval_only:
         evaluate(cfg, args)
     else:
@@ -41,6 +50,11 @@ def train(cfg: CfgNode, args: Namespace) -> None:
     trainer = Trainer(cfg, reset_predictor=args.reset_predictor, allow_partial_trunk=args.allow_partial_trunk)
     trainer.resume_or_load(resume=args.resume)
     if comm.is_main_process():
+        # Not before all is built and loaded: a run that can't start replaces none.
+        if args.overwrite:
+            folder = Path(cfg.OUTPUT_DIR)
+            for path in [*training_files(folder), *result_files(folder)]:
+                path.unlink()
         write_run_record(cfg, args, trainer.checkpointer.model)
     if cfg.TEST.AUG.ENABLED:
         trainer.register_hooks([hooks.EvalHook(0, lambda: Trainer.test_with_tta(cfg, trainer.model))])
@@ -74,3 +88,8 @@ def _evaluation_setup(cfg: CfgNode) -> CfgNode:
     cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, "inference"))
     cfg.freeze()
     return cfg
+
+
+def _is_no_user_error(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or user_message(error) is None

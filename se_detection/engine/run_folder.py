@@ -1,9 +1,11 @@
 """What a run leaves in its OUTPUT_DIR, and the record that says what was run."""
 
 import json
+import os
 import shlex
 import sys
 from argparse import Namespace
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,24 +14,87 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import nn
 
-from ..analysis.complexity import backbone_gflops, count_parameters, picture_size
+from ..analysis.complexity import backbone_gflops, count_parameters, padded_size, picture_size
+from ..errors import UserError
 
-# A run that failed at its start leaves config.yaml, log.txt and an empty metrics.json; it should not be in the way.
-PATTERNS = ("last_checkpoint", "metrics.json", "run.json", "*.pth", "events.out.tfevents.*", "inference/**/*")
+TRAINING = ("last_checkpoint", "metrics.json", "model_final.pth", "model_[0-9]*.pth", "events.out.tfevents.*")
+RESULTS = ("coco_instances_results.json", "instances_predictions.pth", "results.json")
 
 
-def run_files(folder: Path) -> list[Path]:
-    """The files in a folder that only a run which got under way leaves there."""
-    found = [path for pattern in PATTERNS for path in sorted(folder.glob(pattern))]
-    return [path for path in found if path.is_file() and path.stat().st_size]
+def training_files(folder: Path) -> list[Path]:
+    """What a training that got under way has left in a folder; one that failed at its start leaves none of it."""
+    return _found(folder, TRAINING)
+
+
+def result_files(folder: Path) -> list[Path]:
+    """What an evaluation has left in a folder."""
+    return _found(folder, [f"{parent}/**/{name}" for parent in ("inference", "inference_TTA") for name in RESULTS])
+
+
+def check_run_folder(cfg: CfgNode, args: Namespace) -> None:
+    """Whether a run may write into `OUTPUT_DIR`, so that nothing that is there is lost.
+
+    Raises:
+        UserError: it can't be written to, holds another run, or has nothing to resume.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    if not cfg.OUTPUT_DIR:
+        raise UserError("OUTPUT_DIR is empty; name a folder for the run")
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists() or path.is_symlink())
+    for path in (existing, output / "inference"):
+        if (path.exists() or path.is_symlink()) and not path.is_dir():
+            raise UserError(f"OUTPUT_DIR: {path} is not a folder")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"OUTPUT_DIR: {existing} can't be written to")
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with a run and --overwrite replaces it: give one of them")
+    trained, evaluated = training_files(output), result_files(output)
+    if args.resume:
+        if trained and not (output / "last_checkpoint").is_file():
+            raise UserError(f"--resume: {output} holds {trained[0].name} but no last_checkpoint; start elsewhere")
+        _check_same_run(cfg, output)
+        return
+    if args.overwrite and not args.eval_only and Path(cfg.MODEL.WEIGHTS).absolute() in [f.absolute() for f in trained]:
+        raise UserError(f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is of the run that --overwrite replaces; start elsewhere")
+    # On several machines that share a folder, the first may have begun to write.
+    in_the_way = evaluated if args.eval_only else [*trained, *evaluated]
+    if in_the_way and not args.overwrite and args.machine_rank == 0:
+        what = "an evaluation" if args.eval_only else "a run"
+        raise UserError(
+            f"OUTPUT_DIR: {output} holds {what} already ({in_the_way[0].name}); --resume goes on with the run that is "
+            f"there, --overwrite replaces {what}, or choose another OUTPUT_DIR"
+        )
+
+
+def _check_same_run(cfg: CfgNode, output: Path) -> None:
+    """A resumed run has the trunk and the classes that it began with."""
+    if not (output / "run.json").is_file():
+        return
+    record = json.loads((output / "run.json").read_text(encoding="utf-8"))
+    classes = next((list(names) for name in cfg.DATASETS.TEST if (names := _classes(name))), None)
+    now = {"backbone": cfg.MODEL.BACKBONE.NAME, "depth": cfg.MODEL.RESNETS.DEPTH, "classes": classes}
+    for key, value in now.items():
+        if value is not None and record.get(key, value) != value:
+            raise UserError(f"--resume: the run in {output} has {key} {record[key]}, and now it is {value}")
+
+
+def _classes(dataset: str) -> list[str]:
+    return MetadataCatalog.get(dataset).get("thing_classes") or []
+
+
+def _found(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return [path for path in found if path.is_file()]
 
 
 def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module) -> None:
     """Writes `run.json`: the command, the data, and the detector's size.
 
-    GFLOPs are multiply-adds of trunk and FPN, as the paper counts them, for one picture of the test size, 4:3.
+    GFLOPs are multiply-adds of trunk and FPN, as the paper counts them, for one picture of the test size, 4:3,
+    padded as detectron2 does.
     """
     height, width = picture_size(cfg)
+    padded = padded_size(model.backbone, height, width)
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     metadata = {name: MetadataCatalog.get(name) for name in datasets if name in MetadataCatalog}
     record = {
@@ -48,6 +113,6 @@ def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module) -> None:
         "depth": cfg.MODEL.RESNETS.DEPTH,
         "parameters": count_parameters(model),
         "backbone_gflops": backbone_gflops(model.backbone, height, width),
-        "backbone_input": [height, width],
+        "backbone_input": list(padded),
     }
     Path(cfg.OUTPUT_DIR, "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

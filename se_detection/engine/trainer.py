@@ -2,7 +2,8 @@
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, Trainer
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..checkpoint.checkpointer import StrictCheckpointer
@@ -58,15 +60,21 @@ class Trainer(DefaultTrainer):
         )
         self.register_hooks(self.build_hooks())
 
+    def build_writers(self) -> list[EventWriter]:
+        """detectron2's, which open their files when there is something to write."""
+        return [_Deferred(super().build_writers)]
+
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """detectron2's loader, which names an image that can't be read."""
-        return build_detection_train_loader(cfg, mapper=CheckedMapper(cfg, is_train=True))
+        with _naming(cfg.DATASETS.TRAIN):
+            return build_detection_train_loader(cfg, mapper=CheckedMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
         """As :meth:`build_train_loader`."""
-        return build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
+        with _naming([dataset_name]):
+            return build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -89,3 +97,30 @@ class Trainer(DefaultTrainer):
         evaluators = [COCODetectionEvaluator(name, output_dir=str(folder / name)) for name in cfg.DATASETS.TEST]
         results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
         return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
+
+
+class _Deferred(EventWriter):
+    """Writers that are made at the first writing, so that a run which never gets so far leaves no files of theirs."""
+
+    def __init__(self, build: Callable[[], list[EventWriter]]) -> None:
+        self._build = build
+        self._writers: list[EventWriter] = []
+
+    def write(self) -> None:
+        self._writers = self._writers or self._build()
+        for writer in self._writers:
+            writer.write()
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
+
+
+@contextmanager
+def _naming(datasets: Iterable[str]) -> Iterator[None]:
+    """Names the data sets whose annotations detectron2 stumbles over; built-in ones are not read through before."""
+    try:
+        yield
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"data set {', '.join(datasets)}: its annotations can't be used: {reason}") from error

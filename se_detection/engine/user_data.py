@@ -33,7 +33,8 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
     files = {split: list(_named_files(args, split)) for split in given}
     for split in needed:
         if split not in given:
-            raise UserError(f"--{split}-json and --{split}-images are missing; training needs both train and val")
+            purpose = "evaluation needs val" if args.eval_only else "training needs both train and val"
+            raise UserError(f"--{split}-json and --{split}-images are missing; {purpose}")
     for split in given:
         for _, json_file, image_root in files[split]:
             check_coco(json_file, image_root, evaluated=split == "val")

@@ -148,7 +148,8 @@ def load_results(source: list[Entry] | Path | str, coco: COCO, name: str) -> lis
 
 def _is_box(item: Entry) -> bool:
     box, score = item.get("bbox"), item.get("score")
-    if not {"image_id", "category_id"} <= item.keys() or not isinstance(box, list) or len(box) != 4:
+    ids = (item.get("image_id"), item.get("category_id"))
+    if not all(isinstance(key, int | str) for key in ids) or not isinstance(box, list) or len(box) != 4:
         return False
     numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (*box, score))
     return numbers and min(box[2:]) >= 0

@@ -62,8 +62,9 @@ def report_folder(baseline: Path, candidate: Path, output: Path | None, *, overw
     """
     parents = baseline.resolve().parent, candidate.resolve().parent
     folder = output or (parents[1] if parents[0] == parents[1] else candidate)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder} is a file; name a folder")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"--output {folder}: {existing} is a file; name a folder")
     for name in FILES:
         if (folder / name).exists() and not overwrite:
             raise UserError(

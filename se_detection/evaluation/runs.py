@@ -58,8 +58,10 @@ def read_run(folder: Path) -> Run:
         )
     results = read_json(folder / RESULTS)
     record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    if not isinstance(results, dict) or not {"annotations", "categories"} <= results.keys():
+    if not isinstance(results, dict) or not isinstance(results.get("annotations"), str) or "categories" not in results:
         raise UserError(f"{folder / RESULTS} is not an evaluation's of this project; evaluate the run again")
+    if not isinstance(record, dict):
+        raise UserError(f"{folder / 'run.json'} is no record of a run; remove it, or evaluate the run again")
     run = Run(folder, results, record)
     if not run.annotations.is_file():
         raise UserError(f"{folder / RESULTS}: its annotations {run.annotations} are gone; evaluate the run again")
@@ -77,7 +79,7 @@ def compare_runs(baseline: Path, candidate: Path, n_bootstrap: int = 1000) -> Co
     runs = read_run(baseline), read_run(candidate)
     _check_same_data(*runs)
     comparison = compare(runs[0].detections, runs[1].detections, runs[0].annotations, n_bootstrap)
-    costs = [{name: run.record.get(key) for name, key in COSTS.items()} for run in runs]
+    costs = [{name: _number(run.record.get(key)) for name, key in COSTS.items()} for run in runs]
     differences = {name: Difference(_minus(costs[1][name], costs[0][name])) for name in COSTS}
     return replace(
         comparison,
@@ -86,6 +88,10 @@ def compare_runs(baseline: Path, candidate: Path, n_bootstrap: int = 1000) -> Co
         difference={**comparison.difference, **differences},
         arms=(runs[0].arm, runs[1].arm),
     )
+
+
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) else None
 
 
 def _minus(left: float | None, right: float | None) -> float | None:

@@ -135,14 +135,15 @@ def test_every_parameter_gets_a_gradient(position) -> None:
             assert parameter.grad.abs().max() > 0, key
 
 
-@pytest.mark.parametrize("position", ["standard", "pre", "post", "identity"])
+@pytest.mark.parametrize("position", ["standard", "pre", "post", "identity", "3x3"])
 def test_position_is_the_papers_figure_5(position) -> None:
     """Each position against detectron2's plain block, taken apart and put together as the figure draws it."""
     block = randomise_norms(create_backbone("se_resnet50", se=SEConfig(position=position))).eval().res3[0]
     x = torch.randn(2, 256, 9, 7)
     with torch.no_grad():
         branch_input = block.se(x) if position == "pre" else x
-        residual = block.conv3(block.conv2(block.conv1(branch_input).relu()).relu())
+        inner = block.conv2(block.conv1(branch_input).relu())
+        residual = block.conv3((block.se(inner) if position == "3x3" else inner).relu())
         shortcut = block.shortcut(x)
         if position == "standard":
             residual = block.se(residual)
@@ -270,6 +271,7 @@ def test_deformable_convolution_where_it_was_compiled() -> None:
         ({"name": "se_senet154"}, "no backbone is named 'se_senet154'"),
         ({"name": "senet154", "layout": "torchvision"}, "'senet154' was released in the caffe layout alone"),
         ({"name": "se_resnet50", "layout": "tf"}, "layout 'tf' is not one of torchvision, caffe"),
+        ({"name": "se_resnet50", "out_features": ["res9"]}, "out_features: \\['res9'\\] are not some of stem"),
         ({"name": "se_resnet50", "out_features": ["linear"]}, "'linear' needs num_classes"),
     ],
 )

@@ -3,9 +3,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import get_detection_dataset_dicts
 
 from se_detection import UserError, model_zoo
-from se_detection.engine import argument_parser, load_config
+from se_detection.engine import Trainer, argument_parser, load_config
+from se_detection.engine.run_folder import result_files, training_files
+from se_detection.errors import user_message
 
 SE = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
 
@@ -30,12 +33,15 @@ def test_missing_unreadable_and_broken_configs(tmp_path) -> None:
     broken = tmp_path / "broken.yaml"
     for text, message in [
         ("MODEL: [1, 2", "is no valid YAML"),
-        ("MODEL: !!python/object/apply:os.system ['true']", "is no valid YAML"),
+        ("MODEL: !!python/object/apply:os.system ['true']", "no code is run from a config"),
         ("MODEL:\n  SE:\n    REDUCTIO: 8", "unknown config key MODEL.SE.REDUCTIO; did you mean MODEL.SE.REDUCTION?"),
         ("MODEL:\n  SE:\n    REDUCTION: many", "Type mismatch"),
         ("just words", "broken.yaml"),
         ("", "broken.yaml"),
         ("_BASE_: nowhere.yaml", "nowhere.yaml"),
+        ("_BASE_: broken.yaml", "broken.yaml"),
+        ("DATASETS:\n  TRAIN: [5]", "data set '5' is not registered"),
+        ("A: !!python/object/apply:eval ['1']", "no code is run from a config"),
     ]:
         broken.write_text(text)
         assert message in refusal(tmp_path, config=str(broken)), text
@@ -65,6 +71,15 @@ def test_missing_unreadable_and_broken_configs(tmp_path) -> None:
             ["MODEL.ROI_HEADS.NUM_CLASSES", "5"],
             "5 contradicts data set 'se_toy_train', which has 4 classes",
         ),
+        (["MODEL.META_ARCHITECTURE", "Foo"], "this Foo can't be built: KeyError"),
+        (["SOLVER.LR_SCHEDULER_NAME", "Foo"], "can't be built: ValueError: Unknown LR scheduler: Foo"),
+        (["MODEL.RPN.IN_FEATURES", "['p9']"], "can't be built: KeyError: 'p9'"),
+        (["MODEL.RESNETS.NORM", "Foo"], "build_se_resnet_fpn_backbone can't be built: KeyError: 'Foo'"),
+        (["MODEL.RESNETS.DEPTH.FOO", "3"], "config overrides"),
+        (["INPUT.FORMAT", "XYZ"], "INPUT.FORMAT: 'XYZ' is neither RGB nor BGR"),
+        (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER: 0 is less than 1"),
+        (["--num-gpus", "0"], "--num-gpus 0 --num-machines 1"),
+        (["--num-machines", "2", "--machine-rank", "5"], "--machine-rank 5"),
         (["OUTPUT_DIR", "/dev/null/run"], "OUTPUT_DIR: /dev/null is not a folder"),
     ],
 )
@@ -108,6 +123,48 @@ def test_ones_own_data_refused(tmp_path, tiny, tiny_flags) -> None:
     assert "give all files the same categories" in refusal(tmp_path, *flags)
 
 
+def test_overwrite_and_resume_lose_nothing(tmp_path) -> None:
+    run = tmp_path / "old"
+    run.mkdir()
+    weights = run / "model_final.pth"
+    weights.write_text("weights")
+    output = ["OUTPUT_DIR", str(run)]
+    assert "give one of them" in refusal(tmp_path, "--resume", "--overwrite", *output)
+    assert "is of the run that --overwrite replaces" in refusal(
+        tmp_path, "--overwrite", *output, "MODEL.WEIGHTS", str(weights)
+    )
+    assert "holds model_final.pth but no last_checkpoint" in refusal(tmp_path, "--resume", *output)
+    assert "OUTPUT_DIR is empty" in refusal(tmp_path, "OUTPUT_DIR", "")
+    (run / "last_checkpoint").write_text("model_final.pth")
+    record = {"backbone": "build_resnet_fpn_backbone", "depth": 18}
+    (run / "run.json").write_text(json.dumps(record))
+    assert "has backbone build_resnet_fpn_backbone, and now it is build_se_resnet_fpn_backbone" in refusal(
+        tmp_path, "--resume", *output
+    )
+    record |= {"backbone": "build_se_resnet_fpn_backbone", "classes": ["a", "b", "c", "d"]}
+    (run / "run.json").write_text(json.dumps(record))
+    assert "has classes ['a', 'b', 'c', 'd'], and now" in refusal(tmp_path, "--resume", *output)
+    # An evaluation leaves a training's files alone, whatever it may replace.
+    load(tmp_path, "--eval-only", *output, "MODEL.WEIGHTS", str(weights))
+    assert weights.read_text() == "weights"
+
+
+def test_only_what_a_run_makes_is_taken_for_one(tmp_path) -> None:
+    run = tmp_path / "old"
+    (run / "inference").mkdir(parents=True)
+    for name in ("mine.pth", "inference/mine.txt", "inference/log.txt", "inference/config.yaml", "run.json"):
+        (run / name).write_text("{}")
+    assert load(tmp_path, "OUTPUT_DIR", str(run)).OUTPUT_DIR == str(run)
+    assert training_files(run) == result_files(run) == []
+
+
+def test_several_files_have_names_of_their_own(tmp_path, tiny, tiny_flags) -> None:
+    again = ["--train-json", str(tiny / "annotations" / "train.json"), "--train-images", str(tiny / "train")]
+    cfg = load(tmp_path, *tiny_flags, *again)
+    assert cfg.DATASETS.TRAIN == ("train_train_1", "train_train_2")
+    assert len(get_detection_dataset_dicts(cfg.DATASETS.TRAIN)) == 16
+
+
 @pytest.mark.parametrize("leftover", ["last_checkpoint", "metrics.json", "inference/results.json", "model_final.pth"])
 def test_a_folder_with_a_run_is_refused(tmp_path, leftover) -> None:
     run = tmp_path / "old"
@@ -124,5 +181,21 @@ def test_what_a_failed_start_leaves_is_not_in_the_way(tmp_path) -> None:
     run.mkdir()
     (run / "config.yaml").write_text("")
     (run / "log.txt").write_text("it stopped")
-    (run / "metrics.json").touch()
     assert load(tmp_path, "OUTPUT_DIR", str(run)).OUTPUT_DIR == str(run)
+
+
+def test_several_test_sets_have_a_folder_each(tmp_path) -> None:
+    cfg = load(tmp_path, "DATASETS.TEST", "('se_toy_val', 'se_toy_train')")
+    cfg.defrost()
+    for name in cfg.DATASETS.TEST:
+        get_detection_dataset_dicts([name])
+        evaluator = Trainer.build_evaluator(cfg, name)
+        assert evaluator._output_dir == f"{cfg.OUTPUT_DIR}/inference/{name}"
+    cfg.DATASETS.TEST = ("se_toy_val",)
+    assert Trainer.build_evaluator(cfg, "se_toy_val")._output_dir == f"{cfg.OUTPUT_DIR}/inference"
+
+
+def test_a_mistake_found_in_a_child_process_is_one_line() -> None:
+    text = "\n\n-- Process 1 terminated:\nTraceback ...\nse_detection.errors.UserError: image a.jpg can't be used\n"
+    assert user_message(RuntimeError(text)) == "image a.jpg can't be used"
+    assert user_message(RuntimeError("out of memory")) is None

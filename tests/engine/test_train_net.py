@@ -72,6 +72,14 @@ def test_train_resume_and_evaluate_ones_own_data(run_tool, train_net, se_config,
     assert json.loads((run / "inference" / "results.json").read_text()) == trained
     assert (run / "config.yaml").read_bytes() == config
 
+    # --overwrite replaces the run, and nothing else that is in its folder.
+    (run / "notes.txt").write_text("mine")
+    replaced = run_tool(train_net, "--overwrite", *common, *overrides)
+    assert replaced.returncode == 0, replaced.stderr
+    assert torch.load(run / "model_final.pth", weights_only=True)["iteration"] == 1
+    assert [line["iteration"] for line in read_metrics(run) if "total_loss" in line] == [1]
+    assert (run / "notes.txt").read_text() == "mine"
+
     # A checkpoint of four classes doesn't fit a config of three.
     elsewhere = ["DATASETS.TEST", "('se_toy_val',)", "OUTPUT_DIR", tmp_path / "other"]
     wrong = ["MODEL.WEIGHTS", run / "model_final.pth", "MODEL.ROI_HEADS.NUM_CLASSES", "3"]
