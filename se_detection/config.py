@@ -74,6 +74,10 @@ def check_choice(key: str, value: object, choices: Sequence[str]) -> None:
         raise UserError(f"MODEL.SE.{key}: {value!r} is not one of {', '.join(choices)}")
 
 
+# A trunk without SE.
+PLAIN = SEConfig(stages=())
+
+
 def add_se_config(cfg: CfgNode) -> None:
     """Adds `MODEL.SE` with its defaults to a config; one that has it stays as it is."""
     if "SE" in cfg.MODEL:

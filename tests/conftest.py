@@ -1,7 +1,10 @@
 """Fixtures and helpers that several tests share."""
 
 import os
+import runpy
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,18 @@ os.environ["DETECTRON2_DATASETS"] = DATASETS.name
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def run_script(monkeypatch) -> Callable[..., None]:
+    """A function that runs a script of tools/ in this process, with the given arguments."""
+
+    def run(name: str, *arguments: object) -> None:
+        script = str(Path(__file__).parents[1] / "tools" / name)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(script, run_name="__main__")
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,11 @@ from typing import Any
 import torch
 
 from ..backbone import create_backbone
-from ..config import SEConfig
+from ..config import PLAIN, SEConfig
 from .complexity import count_parameters, multiply_adds
 
 SIZE = 224
 NUM_CLASSES = 1000
-PLAIN = SEConfig(stages=())
 
 
 @dataclass(frozen=True)

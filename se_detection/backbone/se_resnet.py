@@ -11,7 +11,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock, ResNet
 from torch import nn
 
-from ..config import STAGES, STEMS, SEConfig, check_choice
+from ..config import PLAIN, STAGES, STEMS, SEConfig, check_choice
 from ..errors import UserError
 from .blocks import (
     HalvedBottleneckBlock,
@@ -37,7 +37,6 @@ SE_BLOCK: dict[type[CNNBlockBase], type[CNNBlockBase]] = {
     DeformBottleneckBlock: SEDeformBottleneckBlock,
     HalvedBottleneckBlock: SENetBottleneckBlock,
 }
-PLAIN = SEConfig(stages=())
 
 
 def make_stage(

@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ..config import STAGES, SEConfig
+from ..config import PLAIN, STAGES, SEConfig
 from ..errors import UserError
 from .convert import SOURCES, trunk_depth
 
@@ -77,7 +77,7 @@ class Layout:
             return None
         gated = cfg.MODEL.BACKBONE.NAME in SE_BUILDERS
         resnets = cfg.MODEL.RESNETS
-        se = SEConfig.from_cfg(cfg) if gated else SEConfig(stages=())
+        se = SEConfig.from_cfg(cfg) if gated else PLAIN
         return cls(
             depth=resnets.DEPTH,
             num_groups=resnets.NUM_GROUPS,

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..analysis.complexity import backbone_gflops, count_parameters, padded_size, picture_size
 from ..errors import UserError
+from ..evaluation.runs import read_record
 
 TRAINING = ("last_checkpoint", "metrics.json", "model_final.pth", "model_[0-9]*.pth", "events.out.tfevents.*")
 RESULTS = ("coco_instances_results.json", "instances_predictions.pth", "results.json")
@@ -68,18 +69,18 @@ def check_run_folder(cfg: CfgNode, args: Namespace) -> None:
 
 def _check_same_run(cfg: CfgNode, output: Path) -> None:
     """A resumed run has the trunk and the classes that it began with."""
-    if not (output / "run.json").is_file():
-        return
-    record = json.loads((output / "run.json").read_text(encoding="utf-8"))
-    classes = next((list(names) for name in cfg.DATASETS.TEST if (names := _classes(name))), None)
+    record = read_record(output)
+    classes = _classes(cfg.DATASETS.TEST)
     now = {"backbone": cfg.MODEL.BACKBONE.NAME, "depth": cfg.MODEL.RESNETS.DEPTH, "classes": classes}
     for key, value in now.items():
-        if value is not None and record.get(key, value) != value:
+        if value and record.get(key, value) != value:
             raise UserError(f"--resume: the run in {output} has {key} {record[key]}, and now it is {value}")
 
 
-def _classes(dataset: str) -> list[str]:
-    return MetadataCatalog.get(dataset).get("thing_classes") or []
+def _classes(datasets: Sequence[str]) -> list[str]:
+    """The class names of the first of several data sets that has any."""
+    known = (MetadataCatalog.get(name).get("thing_classes") for name in datasets if name in MetadataCatalog)
+    return next((list(names) for names in known if names), [])
 
 
 def _found(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -108,7 +109,7 @@ def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module) -> None:
         "data": {
             name: {"json": data.get("json_file"), "images": data.get("image_root")} for name, data in metadata.items()
         },
-        "classes": next((data.thing_classes for data in metadata.values() if data.get("thing_classes")), []),
+        "classes": _classes(datasets),
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "depth": cfg.MODEL.RESNETS.DEPTH,
         "parameters": count_parameters(model),

@@ -57,15 +57,26 @@ def read_run(folder: Path) -> Run:
             f"tools/train_net.py --eval-only --resume ... OUTPUT_DIR {folder}"
         )
     results = read_json(folder / RESULTS)
-    record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    record = read_record(folder)
     if not isinstance(results, dict) or not isinstance(results.get("annotations"), str) or "categories" not in results:
         raise UserError(f"{folder / RESULTS} is not an evaluation's of this project; evaluate the run again")
-    if not isinstance(record, dict):
-        raise UserError(f"{folder / 'run.json'} is no record of a run; remove it, or evaluate the run again")
     run = Run(folder, results, record)
     if not run.annotations.is_file():
         raise UserError(f"{folder / RESULTS}: its annotations {run.annotations} are gone; evaluate the run again")
     return run
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The content of a run's `run.json`, or nothing where there is none.
+
+    Raises:
+        UserError: the file is no record of a run.
+    """
+    path = folder / "run.json"
+    record = read_json(path) if path.is_file() else {}
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is no record of a run; remove it, or evaluate the run again")
+    return record
 
 
 def compare_runs(baseline: Path, candidate: Path, n_bootstrap: int = 1000) -> Comparison:

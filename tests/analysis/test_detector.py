@@ -1,7 +1,5 @@
 import json
-import runpy
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ from se_detection import UserError, model_zoo
 from se_detection.analysis.complexity import backbone_gflops, count_parameters
 from se_detection.analysis.detector import detector_complexity, load_detector_config
 
-TOOL = Path(__file__).parents[2] / "tools" / "analyze.py"
 FPN = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
 C4 = """
 MODEL:
@@ -33,14 +30,8 @@ NUM_ANCHORS = 15  # detectron2's default for a C4 detector: five sizes, three ra
 
 
 @pytest.fixture
-def run_tool(monkeypatch):
-    """A function that runs tools/analyze.py with the given arguments."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-        runpy.run_path(str(TOOL), run_name="__main__")
-
-    return run
+def run_tool(run_script):
+    return partial(run_script, "analyze.py")
 
 
 @pytest.fixture

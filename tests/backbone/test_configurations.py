@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from se_detection import SEConfig
-from se_detection.backbone.se_resnet import PLAIN, make_trunk
-from se_detection.config import GATES, POSITIONS, SQUEEZES, STAGES
+from se_detection.backbone.se_resnet import make_trunk
+from se_detection.config import GATES, PLAIN, POSITIONS, SQUEEZES, STAGES
 
 from ..conftest import randomise_norms, relative_error
 

@@ -144,6 +144,9 @@ def test_overwrite_and_resume_lose_nothing(tmp_path) -> None:
     record |= {"backbone": "build_se_resnet_fpn_backbone", "classes": ["a", "b", "c", "d"]}
     (run / "run.json").write_text(json.dumps(record))
     assert "has classes ['a', 'b', 'c', 'd'], and now" in refusal(tmp_path, "--resume", *output)
+    for text, message in (("[]", "run.json is no record of a run"), ("{", "run.json: no valid JSON")):
+        (run / "run.json").write_text(text)
+        assert message in refusal(tmp_path, "--resume", *output)
     # An evaluation leaves a training's files alone, whatever it may replace.
     load(tmp_path, "--eval-only", *output, "MODEL.WEIGHTS", str(weights))
     assert weights.read_text() == "weights"

@@ -1,22 +1,12 @@
 import json
-import runpy
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 
-TOOL = Path(__file__).parents[2] / "tools" / "compare.py"
-
 
 @pytest.fixture
-def run_tool(monkeypatch):
-    """A function that runs tools/compare.py with the given arguments."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(TOOL), *map(str, arguments)])
-        runpy.run_path(str(TOOL), run_name="__main__")
-
-    return run
+def run_tool(run_script):
+    return partial(run_script, "compare.py")
 
 
 def test_the_tool_prints_and_writes_the_comparison(run_tool, runs, tmp_path, capsys) -> None:
