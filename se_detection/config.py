@@ -12,6 +12,7 @@ SQUEEZES = ("avg", "max", "avgmax", "none")
 GATES = ("sigmoid", "tanh", "relu", "hardsigmoid")
 STAGES = ("res2", "res3", "res4", "res5")
 STEMS = ("basic", "caffe", "deep")
+TRAINER = {"CHECKPOINTS_TO_KEEP": 0, "BEST_METRIC": "bbox/AP", "EMA_DECAY": 0.0, "SKIP_NON_FINITE": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,15 @@ PLAIN = SEConfig(stages=())
 
 
 def add_se_config(cfg: CfgNode) -> None:
-    """Adds `MODEL.SE` with its defaults to a config; one that has it stays as it is."""
+    """Adds `MODEL.SE`, and what this project's trainer reads in `SOLVER`, with defaults; what is there stays as it is.
+
+    The trainer's: `CHECKPOINTS_TO_KEEP`, the number of checkpoints along the way that are kept, 0 for all;
+    `BEST_METRIC`, by which `model_best.pth` is chosen where `TEST.EVAL_PERIOD` is set, empty for none; `EMA_DECAY` of a
+    moving average of the weights, 0 for none; `SKIP_NON_FINITE`, how many steps in a row are skipped for a loss that is
+    not finite before the run stops.
+    """
+    for key, value in TRAINER.items():
+        cfg.setdefault("SOLVER", CfgNode()).setdefault(key, value)
     if "SE" in cfg.MODEL:
         return
     defaults = {

@@ -1,8 +1,11 @@
 """The one exception for what a person can mend, and how command-line tools show it."""
 
+import errno
 import re
 import sys
 from collections.abc import Callable
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UserError(ValueError):
@@ -26,8 +29,15 @@ def run_tool(main: Callable[[], None]) -> None:
 
 
 def user_message(error: BaseException) -> str | None:
-    """The line of a :class:`UserError`, or of one in a child process that an exception tells of; None for others."""
+    """What a person can do about an exception, in one line; None where that is nothing.
+
+    That is the message of a :class:`UserError`, or of one in a child process that the exception tells of, or that a disk
+    is full.
+    """
     text = str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f"{error.filename} could not be written" if error.filename else "a file could not be written"
+        return f"{where}: {error.strerror}; free some space, then try again (a training goes on with --resume)"
     in_child = re.findall(rf"^{__name__}\.UserError: (.+)$", text, flags=re.MULTILINE)
     if in_child:
         return in_child[-1]

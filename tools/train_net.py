@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Trains or evaluates a detector, with the flags of detectron2's own tools/train_net.py."""
 
-from se_detection.engine import argument_parser, launch_run, load_config
+from se_detection.engine import argument_parser, launch_run, load_config, use_torchrun
 from se_detection.errors import run_tool
 
 
 def main() -> None:
     args = argument_parser().parse_args()
-    launch_run(load_config(args), args)
+    torchrun = use_torchrun(args)
+    launch_run(load_config(args), args, torchrun=torchrun)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,26 @@
 
 import pickle
 import re
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.backbone.resnet import ResNet
-from torch import Tensor
+from detectron2.utils import comm
+from torch import Tensor, nn
 
 from ..backbone.partial_load import OPTIONAL, PLAIN_TRUNK_REASON
 from ..errors import UserError
 from .convert import fitting_source
+from .files import LAST, write_whole
 from .layout import Layout, contradictions
 from .reading import read_checkpoint
 
@@ -25,7 +34,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     """Stops where detectron2 logs a line and goes on: at a file that fits the config in part, or contradicts it.
 
     Of a ResNet trunk every tensor must be found with its shape; of the other layers all or none. Other trunks are
-    loaded as detectron2 does. Files are read without running code in them.
+    loaded as detectron2 does. Files are read without running code in them, and written whole or not at all.
 
     Args:
         layout: what the config assumes; compared with what the file says of itself, and saved into checkpoints.
@@ -49,12 +58,37 @@ class StrictCheckpointer(DetectionCheckpointer):
         self.reset_predictor = reset_predictor
         self.allow_partial_trunk = allow_partial_trunk
         self.needs_heads = needs_heads
+        # What is saved as the model: a trainer may put an average of it here.
+        self.weights: nn.Module = self.model
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """As detectron2's, with the layout beside the weights."""
+        """Saves a checkpoint to go on from, as detectron2 does, and names it in `last_checkpoint` once it is whole.
+
+        Raises:
+            OSError: it can't be written; `last_checkpoint` still names the one before.
+        """
+        state = {key: item.state_dict() for key, item in self.checkpointables.items()} if self.save_to_disk else {}
+        self.save_weights(name, **state, **kwargs)
+        if self.save_dir and self.save_to_disk:
+            self.tag_last_checkpoint(f"{name}.pth")
+
+    def save_weights(self, name: str, **kwargs: Any) -> None:
+        """Saves the model with its layout, and what is given besides.
+
+        Raises:
+            OSError: the file can't be written; one that was there before still is.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
         if self.layout is not None:
             kwargs["layout"] = self.layout.to_dict()
-        super().save(name, **kwargs)
+        path = Path(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
+        write_whole(path, partial(torch.save, {"model": self.weights.state_dict(), **kwargs}))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """See detectron2's."""
+        write_whole(Path(self.save_dir, LAST), lambda file: file.write(last_filename_basename.encode()))
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Loads a file, or nothing where the path is empty.
@@ -62,12 +96,29 @@ class StrictCheckpointer(DetectionCheckpointer):
         Raises:
             UserError: the file can't be had or read, or it doesn't fit.
         """
-        try:
+        with _explained(path):
             return super().load(path, *args, **kwargs)
-        except UserError:
-            raise
-        except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, ValueError, AssertionError) as error:
-            raise UserError(f"{path} can't be loaded: {' '.join(str(error).split())[:300]}") from error
+
+    def resume(self, path: Path) -> None:
+        """Loads the model and all else that was saved, in every process; without the file, over the network.
+
+        Args:
+            path: the same in all processes; the main one must have the file.
+
+        Raises:
+            UserError: the file can't be read, or it doesn't fit.
+        """
+        self.logger.info(f"Going on from {path}")
+        with _explained(path):
+            archives = comm.all_gather(_archive(path))
+            alike = archives.count(archives[0]) == len(archives)
+            content = read_checkpoint(path) if alike or comm.is_main_process() else {}
+            if not alike:
+                content = _from_main_process(content)
+            self._load_model(content)
+            for key, item in self.checkpointables.items():
+                if key in content:
+                    item.load_state_dict(content[key])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         # These two detectron2 would unpickle itself; of the others it calls _torch_load and reads the path's query.
@@ -193,6 +244,32 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _is_reset(self, key: str) -> bool:
         return self.reset_predictor and _is_predictor(key)
+
+
+@contextmanager
+def _explained(path: Path | str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(f"{path} can't be loaded: {' '.join(str(error).split())[:300]}") from error
+
+
+def _archive(path: Path) -> list[int] | None:
+    """The checksums of what a checkpoint holds, without reading it; None where there is no such file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [item.CRC for item in archive.infolist()]
+    except (OSError, zipfile.BadZipFile):
+        return None
+
+
+def _from_main_process(content: dict[str, Any]) -> dict[str, Any]:
+    box = [content]
+    # Not over the GPUs, whose memory it would take.
+    dist.broadcast_object_list(box, src=0, group=dist.new_group(backend="gloo"))
+    return box[0]
 
 
 def _misfit(reason: str) -> UserError:

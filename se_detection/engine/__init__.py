@@ -2,7 +2,8 @@
 
 from .arguments import argument_parser
 from .config import load_config
+from .processes import use_torchrun
 from .run import launch_run
 from .trainer import Trainer
 
-__all__ = ["Trainer", "argument_parser", "launch_run", "load_config"]
+__all__ = ["Trainer", "argument_parser", "launch_run", "load_config", "use_torchrun"]

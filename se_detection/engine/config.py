@@ -13,6 +13,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
+from ..checkpoint.files import newest_checkpoint
 from ..checkpoint.timm_handler import PREFIX, source_of
 from ..data.coco import check_registered
 from ..errors import UserError
@@ -34,8 +35,8 @@ def load_config(args: Namespace) -> CfgNode:
     check_backbone(cfg)
     use_user_data(cfg, args)
     _check_data(cfg, args)
-    _check_weights(cfg, args)
     check_run_folder(cfg, args)
+    _check_weights(cfg, args)
     check_model(cfg)
     cfg.freeze()
     return cfg
@@ -107,11 +108,24 @@ def _choose_device(cfg: CfgNode, args: Namespace) -> None:
             f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank}: "
             "give at least one GPU (or process) and machine, and a rank from 0 on"
         )
-    for key in ("IMS_PER_BATCH", "MAX_ITER"):
+    if args.num_machines > 1 and args.dist_url == "auto":
+        raise UserError("--dist-url auto: several machines need the first one's address, such as tcp://10.0.0.1:29500")
+    for key in ("IMS_PER_BATCH", "MAX_ITER", "CHECKPOINT_PERIOD"):
         if cfg.SOLVER[key] < 1:
             raise UserError(f"SOLVER.{key}: {cfg.SOLVER[key]} is less than 1")
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise UserError(f"INPUT.FORMAT: {cfg.INPUT.FORMAT!r} is neither RGB nor BGR")
+    if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
+        raise UserError(f"SOLVER.EMA_DECAY: {cfg.SOLVER.EMA_DECAY} is not from 0 (off) to below 1; 0.999 is usual")
+    for key in ("CHECKPOINTS_TO_KEEP", "SKIP_NON_FINITE"):
+        if cfg.SOLVER[key] < 0:
+            raise UserError(f"SOLVER.{key}: {cfg.SOLVER[key]} is negative")
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference < 0 or (reference and cfg.SOLVER.IMS_PER_BATCH % reference):
+        raise UserError(
+            f"SOLVER.REFERENCE_WORLD_SIZE: SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} can't be shared equally by "
+            f"{reference} processes"
+        )
     world_size = args.num_gpus * args.num_machines
     if cfg.SOLVER.IMS_PER_BATCH % world_size and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
         raise UserError(
@@ -182,7 +196,8 @@ def _check_data(cfg: CfgNode, args: Namespace) -> None:
 
 def _check_weights(cfg: CfgNode, args: Namespace) -> None:
     weights = cfg.MODEL.WEIGHTS
-    if args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file():
+    # Other machines may not see the checkpoint that the first has.
+    if args.resume and (args.machine_rank > 0 or newest_checkpoint(Path(cfg.OUTPUT_DIR), set_aside=False)):
         return
     if args.eval_only and args.resume:
         raise UserError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint to evaluate; name one by MODEL.WEIGHTS instead")

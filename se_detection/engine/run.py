@@ -6,58 +6,79 @@ from argparse import Namespace
 from pathlib import Path
 
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup, hooks, launch
+from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.layout import Layout
-from ..errors import user_message
+from ..errors import UserError, user_message
+from .processes import lost_process, start_processes
+from .resuming import as_begun, differences
 from .run_folder import result_files, training_files, write_run_record
-from .trainer import Trainer
+from .trainer import Trainer, shared_checkpoint
 from .user_data import register_user_data
 
+logger = logging.getLogger(__name__)
 
-def launch_run(cfg: CfgNode, args: Namespace) -> None:
+
+def launch_run(cfg: CfgNode, args: Namespace, *, torchrun: bool = False) -> None:
     """Starts the processes that the command line asks for, by detectron2's `launch`, and :func:`run` in each.
 
     Args:
         cfg: of :func:`load_config`.
         args: of :func:`argument_parser`.
+        torchrun: the processes are there already.
     """
     if cfg.MODEL.DEVICE == "cpu":
         # launch gives each process a GPU where it finds any.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    launch(run, args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args=(cfg, args))
+    start_processes(run, cfg, args, torchrun)
 
 
 def run(cfg: CfgNode, args: Namespace) -> None:
-    """Trains or evaluates as the command line says."""
-    register_user_data(args)
-    default_setup(_evaluation_setup(cfg) if args.eval_only else cfg, args)
-    setup_logger(name="se_detection", distributed_rank=comm.get_rank())
-    # detectron2 logs the traceback of whatever ends the training; a UserError needs none.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_user_error)
-    if args.eval_only:
-        evaluate(cfg, args)
-    else:
-        train(cfg, args)
+    """Trains or evaluates as the command line says.
+
+    Raises:
+        UserError: what a person can mend, a full disk among it.
+        Interrupted: the training was asked to stop.
+    """
+    changed = differences(cfg) if args.resume and not args.eval_only and comm.is_main_process() else {}
+    try:
+        register_user_data(args)
+        setup = _evaluation_setup(cfg) if args.eval_only else cfg
+        default_setup(setup, args)
+        setup_logger(setup.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="se_detection")
+        # detectron2 logs the traceback of whatever ends the training; what can be said in a line needs none.
+        logging.getLogger("detectron2.engine.train_loop").addFilter(_needs_traceback)
+        for key, (before, now) in changed.items():
+            logger.warning("--resume: %s was %s when the run was last started, and is %s now", key, before, now)
+        if args.eval_only:
+            evaluate(cfg, args)
+        else:
+            train(cfg, args)
+    except OSError as error:
+        if (message := user_message(error)) is None:
+            raise
+        raise UserError(message) from error
 
 
 def train(cfg: CfgNode, args: Namespace) -> None:
-    """Trains, evaluating every `TEST.EVAL_PERIOD` iterations and at the end."""
+    """Trains, evaluating every `TEST.EVAL_PERIOD` iterations and at the end; a run that is finished is evaluated."""
+    if args.resume:
+        cfg = as_begun(cfg)
     trainer = Trainer(cfg, reset_predictor=args.reset_predictor, allow_partial_trunk=args.allow_partial_trunk)
-    trainer.resume_or_load(resume=args.resume)
+    trainer.resume_or_load(args.resume)
     if comm.is_main_process():
         # Not before all is built and loaded: a run that can't start replaces none.
         if args.overwrite:
             folder = Path(cfg.OUTPUT_DIR)
             for path in [*training_files(folder), *result_files(folder)]:
                 path.unlink()
-        write_run_record(cfg, args, trainer.checkpointer.model)
-    if cfg.TEST.AUG.ENABLED:
-        trainer.register_hooks([hooks.EvalHook(0, lambda: Trainer.test_with_tta(cfg, trainer.model))])
+        write_run_record(cfg, args, trainer.checkpointer.model, start=trainer.start_iter)
+    if trainer.start_iter >= trainer.max_iter:
+        logger.info("The run in %s is finished (%d iterations): it is evaluated", cfg.OUTPUT_DIR, trainer.start_iter)
     trainer.train()
 
 
@@ -71,9 +92,10 @@ def evaluate(cfg: CfgNode, args: Namespace) -> None:
         allow_partial_trunk=args.allow_partial_trunk,
         needs_heads=True,
     )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    path = shared_checkpoint(Path(cfg.OUTPUT_DIR), set_aside=False) if args.resume else None
+    checkpointer.load(str(path or cfg.MODEL.WEIGHTS), checkpointables=[])
     if comm.is_main_process() and not Path(cfg.OUTPUT_DIR, "run.json").exists():
-        write_run_record(cfg, args, model)
+        write_run_record(cfg, args, model, start=0)
     results = Trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(Trainer.test_with_tta(cfg, model))
@@ -90,6 +112,6 @@ def _evaluation_setup(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def _is_no_user_error(record: logging.LogRecord) -> bool:
+def _needs_traceback(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return error is None or user_message(error) is None
+    return error is None or (user_message(error) is None and not lost_process(error))

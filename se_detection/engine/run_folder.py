@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -15,10 +16,23 @@ from detectron2.data import MetadataCatalog
 from torch import nn
 
 from ..analysis.complexity import backbone_gflops, count_parameters, padded_size, picture_size
+from ..checkpoint.files import write_whole
 from ..errors import UserError
 from ..evaluation.runs import read_record
+from .resuming import check_resumable
 
-TRAINING = ("last_checkpoint", "metrics.json", "model_final.pth", "model_[0-9]*.pth", "events.out.tfevents.*")
+TRAINING = (
+    "last_checkpoint",
+    "metrics.json",
+    "model_final.pth",
+    "model_best.pth",
+    "model_initial.pth",
+    "model_[0-9]*.pth",
+    "model_*.pth.corrupt",
+    "*.part",
+    "non_finite.json",
+    "events.out.tfevents.*",
+)
 RESULTS = ("coco_instances_results.json", "instances_predictions.pth", "results.json")
 
 
@@ -51,9 +65,9 @@ def check_run_folder(cfg: CfgNode, args: Namespace) -> None:
         raise UserError("--resume goes on with a run and --overwrite replaces it: give one of them")
     trained, evaluated = training_files(output), result_files(output)
     if args.resume:
-        if trained and not (output / "last_checkpoint").is_file():
-            raise UserError(f"--resume: {output} holds {trained[0].name} but no last_checkpoint; start elsewhere")
         _check_same_run(cfg, output)
+        if not args.eval_only:
+            check_resumable(cfg)
         return
     if args.overwrite and not args.eval_only and Path(cfg.MODEL.WEIGHTS).absolute() in [f.absolute() for f in trained]:
         raise UserError(f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is of the run that --overwrite replaces; start elsewhere")
@@ -88,12 +102,22 @@ def _found(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module) -> None:
+def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module, *, start: int) -> None:
     """Writes `run.json`: the command, the data, and the detector's size.
 
     GFLOPs are multiply-adds of trunk and FPN, as the paper counts them, for one picture of the test size, 4:3,
     padded as detectron2 does.
+
+    Args:
+        start: the iteration that the run goes on from; above 0, the record that is there gets a line for that alone.
     """
+    path = Path(cfg.OUTPUT_DIR, "run.json")
+    processes = args.num_gpus * args.num_machines
+    if start and (record := read_record(Path(cfg.OUTPUT_DIR))):
+        resumed = {"iteration": start, "command": shlex.join(sys.argv), "processes": processes}
+        record["resumed"] = [*record.get("resumed", []), resumed]
+        _write_json(path, record)
+        return
     height, width = picture_size(cfg)
     padded = padded_size(model.backbone, height, width)
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
@@ -104,7 +128,7 @@ def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module) -> None:
         "weights": cfg.MODEL.WEIGHTS,
         "allow_partial_trunk": args.allow_partial_trunk,
         "device": torch.cuda.get_device_name() if cfg.MODEL.DEVICE != "cpu" else "cpu",
-        "processes": args.num_gpus * args.num_machines,
+        "processes": processes,
         "versions": {package: version(package) for package in ("torch", "torchvision", "se_detection")},
         "data": {
             name: {"json": data.get("json_file"), "images": data.get("image_root")} for name, data in metadata.items()
@@ -116,4 +140,8 @@ def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module) -> None:
         "backbone_gflops": backbone_gflops(model.backbone, height, width),
         "backbone_input": list(padded),
     }
-    Path(cfg.OUTPUT_DIR, "run.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    _write_json(path, record)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_whole(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))

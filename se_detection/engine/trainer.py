@@ -1,35 +1,60 @@
-"""detectron2's trainer, on the CPU as well, with evaluation that writes its results to a file."""
+"""detectron2's trainer, on the CPU as well, that can be stopped at any moment and goes on as if it had not been."""
 
+import json
+import logging
+import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
+from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.engine import (
+    AMPTrainer,
+    DefaultTrainer,
+    HookBase,
+    SimpleTrainer,
+    TrainerBase,
+    create_ddp_model,
+    hooks,
+)
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
-from detectron2.utils.events import EventWriter
-from torch import nn
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from fvcore.nn.precise_bn import get_bn_modules
+from torch import Tensor, nn
 
 from ..checkpoint.checkpointer import StrictCheckpointer
+from ..checkpoint.files import INITIAL, newest_checkpoint, write_whole
 from ..checkpoint.layout import Layout
 from ..data.mapper import CheckedMapper
+from ..data.train_loader import STEP, Phase, TrainLoader, seed_everything
 from ..errors import UserError
 from ..evaluation.coco import COCODetectionEvaluator
+from .finite import REPORT, append_report, names, usual_causes
+from .heartbeat import heartbeat
+from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN
+from .interruption import Agreement, InterruptibleEvaluator, StopRequest
+
+logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """What `DefaultTrainer` does, with four differences.
+    """What `DefaultTrainer` does, with these differences.
 
+    - A run goes on as if it had not been stopped: pictures, augmentation and whatever the model draws depend on the
+      seed and the iteration alone (:class:`TrainLoader`), and all the rest is in the checkpoint.
+    - SIGTERM and SIGINT save and end it (:class:`StopRequest`); a process that is gone ends the others.
+    - A loss that is not finite stops it, or skips the step: `SOLVER.SKIP_NON_FINITE`.
+    - `SOLVER.CHECKPOINTS_TO_KEEP`, `SOLVER.BEST_METRIC`, `SOLVER.EMA_DECAY`.
     - Several processes work on the CPU: DDP takes no `device_ids` there, and detectron2 always passes them.
-    - Weights that don't fit are refused (:class:`StrictCheckpointer`).
-    - An image that can't be read is named (:class:`CheckedMapper`).
+    - Weights that don't fit are refused (:class:`StrictCheckpointer`); an image that can't be read is named
+      (:class:`CheckedMapper`).
     - Evaluation is COCO's; several test sets have a folder each, where detectron2 lets the last overwrite the others.
     """
 
@@ -39,17 +64,24 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self.skipped = self.skipped_in_a_row = 0
+        self.agreement = Agreement()
+        self.stop = StopRequest(self.agreement)
 
         module = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, module)
-        data_loader = self.build_train_loader(cfg)
+        self.loader = self.build_train_loader(cfg)
+        self.batches = _SeededBatches(self.loader)
+        self.phases: list[Phase] = []
         on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
         device_ids = None if on_cpu else [comm.get_local_rank()]
         model = create_ddp_model(module, broadcast_buffers=False, device_ids=device_ids)
-        step_trainer = AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer
-        self._trainer = step_trainer(model, data_loader, optimizer)
+        step_trainer = _CheckedAMPTrainer if cfg.SOLVER.AMP.ENABLED else _CheckedTrainer
+        self._trainer = step_trainer(model, self.batches, optimizer)
+        # What the trainer holds has no strong references to it: no cycles.
+        self._trainer.may_step = weakref.WeakMethod(self._may_step)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        # The checkpointer saves the trainer's state, and the trainer holds the checkpointer: no strong cycle.
         self.checkpointer = StrictCheckpointer(
             model,
             cfg.OUTPUT_DIR,
@@ -60,19 +92,173 @@ class Trainer(DefaultTrainer):
         )
         self.register_hooks(self.build_hooks())
 
+    def build_hooks(self) -> list[HookBase | None]:
+        """detectron2's, with this project's checkpoints and evaluation."""
+        cfg = self.cfg
+        weak = weakref.proxy(self)
+        checkpoints = Checkpoints(
+            self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_TO_KEEP, self.stop
+        )
+        found: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        if cfg.SOLVER.EMA_DECAY > 0:
+            found.append(MovingAverage(self.checkpointer, cfg.SOLVER.EMA_DECAY))
+        if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
+            loader = self.build_train_loader(cfg)
+            found.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
+        # Weights are saved before they are evaluated: should that fail, they are there.
+        found += [checkpoints, Evaluation(lambda: weak._evaluate(), cfg.TEST.EVAL_PERIOD, checkpoints)]
+        if comm.is_main_process():
+            if cfg.SOLVER.BEST_METRIC and cfg.TEST.EVAL_PERIOD:
+                found.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_METRIC))
+            found.append(hooks.PeriodicWriter(self.build_writers()))
+        return found
+
     def build_writers(self) -> list[EventWriter]:
         """detectron2's, which open their files when there is something to write."""
-        return [_Deferred(super().build_writers)]
+        weak = weakref.proxy(self)
+
+        def build() -> list[EventWriter]:
+            folder = Path(weak.cfg.OUTPUT_DIR)
+            return [
+                CommonMetricPrinter(weak.max_iter),
+                JSONWriter(str(folder / "metrics.json")),
+                # TensorBoard then leaves out what was written of the steps that are done again.
+                TensorboardXWriter(str(folder), purge_step=weak.start_iter or None),
+            ]
+
+        return [_Deferred(build)]
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Goes on from the newest whole checkpoint of `OUTPUT_DIR`, or begins with `MODEL.WEIGHTS`.
+
+        The main process decides; machines that don't have its files get the checkpoint from it.
+
+        Raises:
+            UserError: no checkpoint is whole, or what there is doesn't fit the config or the data.
+        """
+        path = shared_checkpoint(Path(self.cfg.OUTPUT_DIR), set_aside=True) if resume else None
+        if path is not None:
+            self.checkpointer.resume(path)
+            # The iteration in a checkpoint is the one that was just finished.
+            self.start_iter = self.iter + 1
+            return
+        if resume:
+            logger.info("%s has no checkpoint yet: the run begins with MODEL.WEIGHTS", self.cfg.OUTPUT_DIR)
+        self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+
+    def train(self) -> Any:
+        """Trains from `start_iter` to the end.
+
+        Raises:
+            Interrupted: a signal asked to stop, and the state was saved.
+            UserError: see :class:`Trainer`.
+        """
+        self.batches.start_at(self.start_iter, self.seed)
+        if isinstance(self.loader, TrainLoader):
+            self.loader.start_at(self.start_iter, seed=self.seed, phases=self.phases)
+        if comm.is_main_process():
+            _forget_later_metrics(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
+        with heartbeat(self.cfg.OUTPUT_DIR), self.stop.listening():
+            return super().train()
+
+    def run_step(self) -> None:
+        """One step; the statistics of its norms are kept, should its loss not be finite."""
+        self._statistics = [(tensor, tensor.clone()) for tensor in _norm_statistics(self.model)]
+        super().run_step()
+
+    def _may_step(self, losses: dict[str, Tensor]) -> bool:
+        """Whether the gradients may be applied; called by all processes.
+
+        Raises:
+            UserError: they may not, and so it was too often in a row.
+        """
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        if not self.agreement.largest(int(not all(map(math.isfinite, values.values()))))[0]:
+            self.skipped_in_a_row = 0
+            return True
+        for tensor, before in self._statistics:
+            tensor.copy_(before)
+        everyones = comm.all_gather({"losses": values, "images": self.batches.files})
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        if comm.is_main_process():
+            rate = self.optimizer.param_groups[0]["lr"]
+            entry = {"iteration": self.iter, "learning_rate": rate, "processes": everyones}
+            append_report(Path(self.cfg.OUTPUT_DIR), entry)
+        infinite = [
+            (name, process)
+            for process in everyones
+            for name, value in process["losses"].items()
+            if not math.isfinite(value)
+        ]
+        which = ", ".join(sorted({name for name, _ in infinite}))
+        images = list(dict.fromkeys(file for _, process in infinite for file in process["images"]))
+        what = f"iteration {self.iter}: the loss is not finite ({which}) for the images {names(images)}"
+        if self.skipped_in_a_row <= self.cfg.SOLVER.SKIP_NON_FINITE:
+            logger.warning("%s; the step is skipped (%d so far)", what, self.skipped)
+            if not self.cfg.SOLVER.AMP.ENABLED:  # its scaler skips the step itself, and needs to see the gradients
+                self.optimizer.zero_grad(set_to_none=True)
+            return False
+        # The state is that after the step before.
+        self.iter -= 1
+        self.checkpointer.save(f"model_{self.iter:07d}" if self.iter >= 0 else Path(INITIAL).stem, iteration=self.iter)
+        comm.synchronize()
+        causes = "; ".join(usual_causes(self.cfg, sum(len(process["images"]) for process in everyones)))
+        raise UserError(
+            f"{what}; usual causes: {causes}. The state before was saved: --resume runs into it again, and with "
+            f"SOLVER.SKIP_NON_FINITE N over it; {REPORT} in {self.cfg.OUTPUT_DIR} has the losses and images"
+        )
+
+    def _evaluate(self) -> dict[str, Any]:
+        # Each process has its own statistics of norms; those of the main one are saved, so those are evaluated.
+        if comm.get_world_size() > 1:
+            for tensor in _norm_statistics(self.checkpointer.weights):
+                torch.distributed.broadcast(tensor, 0)
+        evaluators = [
+            InterruptibleEvaluator(self.build_evaluator(self.cfg, name), self.stop) for name in self.cfg.DATASETS.TEST
+        ]
+        self._last_eval_results = self.test(self.cfg, self.checkpointer.weights, evaluators)
+        if self.cfg.TEST.AUG.ENABLED and self.iter >= self.max_iter:
+            self._last_eval_results.update(self.test_with_tta(self.cfg, self.checkpointer.weights))
+        return self._last_eval_results
+
+    def state_dict(self) -> dict[str, Any]:
+        """detectron2's, and what the pictures to come depend on."""
+        phases, data = self.phases, None
+        if isinstance(self.loader, TrainLoader):
+            phases, data = self.loader.phases, self.loader.fingerprint
+        position = {"seed": self.seed, "phases": [list(phase) for phase in phases], "data": data}
+        return {**super().state_dict(), "position": position, "skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See :meth:`state_dict`.
+
+        Raises:
+            UserError: the training data is not that of the run.
+        """
+        position = state_dict.get("position")
+        if position is None:
+            logger.warning("The checkpoint doesn't say which pictures were seen: their order begins anew")
+        else:
+            if isinstance(self.loader, TrainLoader) and position["data"] not in (None, self.loader.fingerprint):
+                raise UserError(
+                    f"--resume: the training data ({', '.join(self.cfg.DATASETS.TRAIN)}) has changed since the run in "
+                    f"{self.cfg.OUTPUT_DIR} began; to train on the new data, start elsewhere with MODEL.WEIGHTS of it"
+                )
+            self.seed = position["seed"]
+            self.phases = [Phase(*phase) for phase in position["phases"]]
+        self.skipped = state_dict.get("skipped", 0)
+        super().load_state_dict(state_dict)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """detectron2's loader, which names an image that can't be read."""
+        """Batches of detectron2's order and size; an image that can't be read is named."""
         with _naming(cfg.DATASETS.TRAIN):
-            return build_detection_train_loader(cfg, mapper=CheckedMapper(cfg, is_train=True))
+            return TrainLoader.from_cfg(cfg, CheckedMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """As :meth:`build_train_loader`."""
+        """detectron2's, which names an image that can't be read."""
         with _naming([dataset_name]):
             return build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
 
@@ -99,6 +285,62 @@ class Trainer(DefaultTrainer):
         return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
 
 
+def shared_checkpoint(folder: Path, *, set_aside: bool) -> Path | None:
+    """The newest whole checkpoint that the main process sees; see :func:`newest_checkpoint`."""
+    found, reason = None, ""
+    if comm.is_main_process():
+        try:
+            found = newest_checkpoint(folder, set_aside=set_aside)
+        except UserError as error:
+            reason = str(error)
+    found, reason = comm.all_gather((found, reason))[0]
+    if reason:
+        raise UserError(reason)
+    return found
+
+
+def _norm_statistics(model: nn.Module) -> list[Tensor]:
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return [tensor for norm in norms for tensor in norm.buffers(recurse=False)]
+
+
+class _SeededBatches:
+    """A loader's batches; before each, what the model draws from is seeded by the iteration."""
+
+    def __init__(self, loader: Iterable[list[dict[str, Any]]]) -> None:
+        self.loader = loader
+        self.files: list[str] = []
+        self.start_at(0, 0)
+
+    def start_at(self, iteration: int, seed: int) -> None:
+        self.iteration = iteration
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for iteration, batch in enumerate(self.loader, self.iteration):
+            self.files = [str(item.get("file_name")) for item in batch]
+            # After the pictures: where no workers load them, augmentation draws from the same generators.
+            seed_everything(self.seed, STEP, iteration, comm.get_rank())
+            yield batch
+
+
+class _Checked(SimpleTrainer):
+    """Asks before it applies gradients. detectron2 looks at the loss in the main process alone; others then wait."""
+
+    may_step: weakref.WeakMethod[Callable[[dict[str, Tensor]], bool]]
+
+    def _write_metrics(self, loss_dict: dict[str, Tensor], *args: Any, **kwargs: Any) -> None:
+        method = self.may_step()
+        if method is None or method(loss_dict):
+            super()._write_metrics(loss_dict, *args, **kwargs)
+
+
+class _CheckedTrainer(_Checked, SimpleTrainer): ...
+
+
+class _CheckedAMPTrainer(_Checked, AMPTrainer): ...
+
+
 class _Deferred(EventWriter):
     """Writers that are made at the first writing, so that a run which never gets so far leaves no files of theirs."""
 
@@ -114,6 +356,18 @@ class _Deferred(EventWriter):
     def close(self) -> None:
         for writer in self._writers:
             writer.close()
+
+
+def _forget_later_metrics(path: Path, start: int) -> None:
+    """Leaves out of `metrics.json` the steps that are done again, and a line that was cut off."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, TypeError):
+            if json.loads(line)["iteration"] < start:
+                kept.append(line + "\n")
+    write_whole(path, lambda file: file.write("".join(kept).encode()))
 
 
 @contextmanager

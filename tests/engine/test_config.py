@@ -133,7 +133,10 @@ def test_overwrite_and_resume_lose_nothing(tmp_path) -> None:
     assert "is of the run that --overwrite replaces" in refusal(
         tmp_path, "--overwrite", *output, "MODEL.WEIGHTS", str(weights)
     )
-    assert "holds model_final.pth but no last_checkpoint" in refusal(tmp_path, "--resume", *output)
+    assert "no whole checkpoint is left (model_final.pth: truncated or corrupt)" in refusal(
+        tmp_path, "--resume", *output
+    )
+    assert weights.read_text() == "weights"
     assert "OUTPUT_DIR is empty" in refusal(tmp_path, "OUTPUT_DIR", "")
     (run / "last_checkpoint").write_text("model_final.pth")
     record = {"backbone": "build_resnet_fpn_backbone", "depth": 18}

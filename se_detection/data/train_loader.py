@@ -1,0 +1,190 @@
+"""Batches for training that depend on nothing but a seed and the number of the iteration.
+
+So a run that is stopped and goes on, with other processes or other data loading workers, sees the pictures that it
+would have seen, augmented as they would have been.
+"""
+
+import hashlib
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, build_detection_train_loader
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Picture = dict[str, Any]
+Mapper = Callable[[Picture], Picture | None]
+
+# What a seed is for: streams of different purposes have nothing in common.
+ORDER, AUGMENTATION, STEP = range(3)
+
+logger = logging.getLogger(__name__)
+
+
+class Phase(NamedTuple):
+    """From which iteration on a run has had how many processes, and how many pictures each of them took at a time."""
+
+    iteration: int
+    processes: int
+    batch_size: int
+
+
+def seed_everything(*key: int) -> None:
+    """Seeds torch, numpy and random from some numbers, each of which makes all the difference."""
+    sequence = np.random.SeedSequence(key)
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+    np.random.seed(sequence.generate_state(4))
+    random.seed(int(sequence.generate_state(1)[0]))
+
+
+class TrainLoader:
+    """One process's batches, without end: what `build_detection_train_loader` gives, from any iteration on.
+
+    All processes draw from one stream of pictures, made by detectron2's sampler. Each takes the next `batch_size`
+    pictures of one kind (wider than high, or not) where aspect ratios are grouped; pictures of which there are not yet
+    enough wait, also for a run's next phase.
+
+    Args:
+        dataset: dictionaries in detectron2's format.
+        mapper: called with a copy of one of them; where it returns None, the next picture takes its place.
+        make_sampler: makes detectron2's sampler; whatever it draws from numpy's generator depends on the seed.
+        total_batch_size: of all processes together.
+        aspect_ratio_grouping: as detectron2's.
+        num_workers: data loading processes; they change nothing but the speed.
+
+    Iterating needs :meth:`start_at` first.
+    """
+
+    def __init__(
+        self,
+        dataset: Sequence[Picture],
+        *,
+        mapper: Mapper,
+        make_sampler: Callable[[], Sampler[int]],
+        total_batch_size: int,
+        aspect_ratio_grouping: bool,
+        num_workers: int,
+    ) -> None:
+        self.groups = [int(item["width"] > item["height"]) if aspect_ratio_grouping else 0 for item in dataset]
+        self.fingerprint = _fingerprint(dataset)
+        self.dataset = DatasetFromList(list(dataset), copy=False)
+        self.mapper = mapper
+        self.make_sampler = make_sampler
+        self.batch_size = total_batch_size // comm.get_world_size()
+        self.num_workers = num_workers
+        self.seed = 0
+        self.phases = [self.phase(0)]
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, mapper: Mapper) -> "TrainLoader":
+        """Reads `DATASETS`, `DATALOADER` and `SOLVER.IMS_PER_BATCH` as detectron2 does."""
+        parts = build_detection_train_loader.from_config(cfg, mapper=mapper)
+        dataset = parts["dataset"]
+
+        def make_sampler() -> Sampler[int]:
+            sampler: Sampler[int] = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=dataset)[
+                "sampler"
+            ]
+            return sampler
+
+        return cls(
+            dataset,
+            mapper=mapper,
+            make_sampler=make_sampler,
+            total_batch_size=parts["total_batch_size"],
+            aspect_ratio_grouping=parts["aspect_ratio_grouping"],
+            num_workers=parts["num_workers"],
+        )
+
+    def phase(self, iteration: int) -> Phase:
+        """The processes and batches that there are now, from an iteration on."""
+        return Phase(iteration, comm.get_world_size(), self.batch_size)
+
+    def start_at(self, iteration: int, *, seed: int, phases: Sequence[Phase]) -> None:
+        """Says where to begin: at an iteration of a run that had these phases before, if any."""
+        self.seed = seed
+        self.phases = [phase for phase in phases if phase.iteration < iteration]
+        if not self.phases or self.phases[-1][1:] != self.phase(iteration)[1:]:
+            self.phases.append(self.phase(iteration))
+        self.iteration = iteration
+
+    def __iter__(self) -> Iterator[list[Picture]]:
+        return iter(
+            DataLoader(
+                _Mapped(self.dataset, self.mapper, self.seed),
+                batch_sampler=self.picks(),
+                num_workers=self.num_workers,
+                collate_fn=list,
+            )
+        )
+
+    def picks(self) -> Iterator[list[tuple[int, int]]]:
+        """This process's batches from the first iteration on, as (position in the stream, index in the data set)."""
+        np.random.seed(np.random.SeedSequence((self.seed, ORDER)).generate_state(4))
+        sampler = self.make_sampler()
+        # Every process draws the whole stream: detectron2's samplers give each process its share of it.
+        grouped = _Grouped(sampler._infinite_indices(), self.groups)  # type: ignore[attr-defined]
+        ends = [phase.iteration for phase in self.phases[1:]] + [self.iteration]
+        for phase, end in zip(self.phases, ends, strict=True):
+            for _ in range((end - phase.iteration) * phase.processes):
+                grouped.take(phase.batch_size)
+        while True:
+            everyones = [grouped.take(self.batch_size) for _ in range(comm.get_world_size())]
+            yield everyones[comm.get_rank()]
+
+
+class _Grouped:
+    """Takes pictures of one group at a time from a stream, in the order in which groups become large enough."""
+
+    def __init__(self, stream: Iterable[int], groups: Sequence[int]) -> None:
+        self.stream = zip(count(), stream)
+        self.groups = groups
+        self.waiting: dict[int, list[tuple[int, int]]] = defaultdict(list)
+
+    def take(self, size: int) -> list[tuple[int, int]]:
+        """The next `size` (position, index) of one group."""
+        # More than one batch may wait where batches were larger before.
+        full = next((group for group in self.waiting.values() if len(group) >= size), None)
+        while full is None:
+            position, index = next(self.stream)
+            group = self.waiting[self.groups[index]]
+            group.append((position, index))
+            full = group if len(group) >= size else None
+        taken = full[:size]
+        del full[:size]
+        return taken
+
+
+class _Mapped(Dataset[Picture]):
+    """Pictures by (position, index); the position in the stream seeds the augmentation."""
+
+    def __init__(self, dataset: DatasetFromList, mapper: Mapper, seed: int) -> None:
+        self.dataset = dataset
+        self.mapper = mapper
+        self.seed = seed
+
+    def __getitem__(self, pick: tuple[int, int]) -> Picture:
+        position, index = pick
+        seed_everything(self.seed, AUGMENTATION, position)
+        for offset in range(len(self.dataset)):
+            picture = self.mapper(self.dataset[(index + offset) % len(self.dataset)])
+            if picture is not None:
+                return picture
+        raise ValueError("the mapper returned nothing for any picture of the data set")
+
+
+def _fingerprint(dataset: Iterable[Picture]) -> str:
+    """Of the pictures' names, sizes and number of annotations: the same data on another machine has the same."""
+    digest = hashlib.sha256()
+    for item in dataset:
+        name = Path(item["file_name"]).name
+        digest.update(f"{name} {item['width']} {item['height']} {len(item.get('annotations', ()))}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,217 @@
+"""What happens around a training step: checkpoints, evaluation, the best weights, and their moving average."""
+
+import logging
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from ..checkpoint.checkpointer import StrictCheckpointer
+from ..checkpoint.files import FINAL, numbered_checkpoints
+from ..errors import UserError, user_message
+from .interruption import Interrupted, StopRequest
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints(HookBase):
+    """Saves every `period` iterations, at the end, and when the run is asked to stop, which it then does.
+
+    Args:
+        checkpointer: what saves, in the main process.
+        period: in iterations.
+        keep: how many of those saved along the way are kept, the newest; 0 for all.
+        stop: the request.
+    """
+
+    def __init__(self, checkpointer: StrictCheckpointer, period: int, keep: int, stop: StopRequest) -> None:
+        self.checkpointer = checkpointer
+        self.period = period
+        self.keep = keep
+        self.stop = stop
+
+    def after_step(self) -> None:
+        """Saves if it is time; all processes leave together."""
+        done = self.trainer.iter + 1
+        try:
+            self.stop.raise_if_any()
+        except Interrupted as request:
+            self.save()
+            name = signal.Signals(int(request.code or 0) - 128).name
+            logger.info("%s: stopped after iteration %d, which was saved; --resume goes on", name, done - 1)
+            raise
+        if done == self.trainer.max_iter or done % self.period == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Saves the state after the present iteration, unless that was done.
+
+        Raises:
+            UserError: the weights are not finite, or the disk is full; the checkpoints that are there stay.
+        """
+        if not comm.is_main_process():
+            return
+        iteration = self.trainer.iter
+        name = Path(FINAL).stem if iteration + 1 == self.trainer.max_iter else f"model_{iteration:07d}"
+        folder = Path(self.checkpointer.save_dir)
+        if self._saved == iteration:
+            return
+        if not all(torch.isfinite(tensor).all() for tensor in self.checkpointer.model.parameters()):
+            raise UserError(
+                f"iteration {iteration}: the weights are not finite, and were not saved; go on from the checkpoint "
+                "before with --resume, or start with a lower SOLVER.BASE_LR"
+            )
+        try:
+            self.checkpointer.save(name, iteration=iteration)
+        except OSError as error:
+            raise _unsaved(error, folder) from error
+        self._saved = iteration
+        older = numbered_checkpoints(folder)[: -self.keep] if self.keep else []
+        for path in older:
+            path.unlink()
+
+    _saved = -1
+
+
+class Evaluation(HookBase):
+    """Evaluates every `period` iterations and at the end; also what a run missed that was stopped while it evaluated.
+
+    Args:
+        evaluate: gives metrics by task.
+        period: in iterations; 0 for the end alone.
+        checkpoints: saves when the evaluation is asked to stop.
+    """
+
+    def __init__(self, evaluate: Callable[[], dict[str, Any]], period: int, checkpoints: Checkpoints) -> None:
+        self.hook = hooks.EvalHook(0, evaluate)
+        self.period = period
+        self.checkpoints = checkpoints
+
+    def before_train(self) -> None:
+        """Evaluates where the checkpoint that the run goes on from was due for it: it was saved before."""
+        self.hook.trainer = self.trainer
+        start = self.trainer.start_iter
+        if 0 < start < self.trainer.max_iter and self.period and start % self.period == 0:
+            self.trainer.storage.iter = start - 1
+            self.hook._do_eval()
+            self.trainer.storage.iter = start
+
+    def after_step(self) -> None:
+        """Evaluates if it is time."""
+        done = self.trainer.iter + 1
+        if self.period and done % self.period == 0 and done < self.trainer.max_iter:
+            try:
+                self.hook._do_eval()
+            except Interrupted:
+                self.checkpoints.save()
+                raise
+
+    def after_train(self) -> None:
+        """Evaluates a training that came to its end, now or before."""
+        if self.trainer.iter >= self.trainer.max_iter:
+            self.trainer.storage.iter = self.trainer.max_iter
+            self.hook._do_eval()
+
+
+class BestCheckpoint(HookBase):
+    """Keeps the weights of the evaluation with the highest value of a metric, as `model_best.pth`.
+
+    Args:
+        checkpointer: what saves, in the main process.
+        metric: as detectron2 logs it, such as `bbox/AP`.
+    """
+
+    def __init__(self, checkpointer: StrictCheckpointer, metric: str) -> None:
+        self.checkpointer = checkpointer
+        self.metric = metric
+        self.best = {"value": float("-inf"), "iteration": -1}
+        self.seen = -1
+
+    def before_train(self) -> None:
+        """Looks at what was evaluated before the first step."""
+        self._look()
+
+    def after_step(self) -> None:
+        """Looks at what was evaluated after a step."""
+        self._look()
+
+    def after_train(self) -> None:
+        """Looks at what was evaluated at the end."""
+        self._look()
+
+    def _look(self) -> None:
+        value, iteration = self.trainer.storage.latest().get(self.metric, (float("nan"), -1))
+        if iteration <= self.seen:
+            return
+        self.seen = iteration
+        if value > self.best["value"]:
+            self.best = {"value": float(value), "iteration": iteration}
+            try:
+                self.checkpointer.save_weights("model_best", iteration=iteration, **{self.metric: float(value)})
+            except OSError as error:
+                raise _unsaved(error, Path(self.checkpointer.save_dir)) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value and its iteration."""
+        return self.best
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :meth:`state_dict`."""
+        self.best = dict(state)
+
+
+class MovingAverage(HookBase):
+    """The exponential moving average of the weights (timm's), which is what is evaluated and saved as the model.
+
+    The weights that are trained go on in its state.
+
+    Args:
+        checkpointer: saves the average as its model from now on.
+        decay: how much of the average stays at each step, below 1.
+    """
+
+    def __init__(self, checkpointer: StrictCheckpointer, decay: float) -> None:
+        self.model: nn.Module = checkpointer.model
+        self.average = ModelEmaV3(self.model, decay=decay)
+        checkpointer.weights = self.average.module
+        self.resumed = False
+
+    def before_train(self) -> None:
+        """Begins with the weights that were loaded."""
+        if not self.resumed:
+            self.average.module.load_state_dict(self.model.state_dict())
+
+    def after_step(self) -> None:
+        """Takes the new weights in."""
+        self.average.update(self.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights that are trained."""
+        return {"trained": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """After the model was loaded with the average."""
+        self.average.module.load_state_dict(self.model.state_dict())
+        self.model.load_state_dict(state["trained"])
+        self.resumed = True
+
+
+class PreciseBN(hooks.PreciseBN):
+    """detectron2's, on the same pictures each time: a run that was stopped would begin with them again."""
+
+    def update_stats(self) -> None:
+        """See detectron2's."""
+        self._data_iter = None
+        super().update_stats()
+
+
+def _unsaved(error: OSError, folder: Path) -> UserError:
+    last = folder / "last_checkpoint"
+    kept = f"{last.read_text()} stays" if last.is_file() else "there is none before it"
+    return UserError(f"the checkpoint could not be saved ({kept}): {user_message(error) or error}")

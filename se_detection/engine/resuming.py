@@ -1,0 +1,85 @@
+"""A run that goes on, with a config that may have changed since."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer
+from detectron2.utils import comm
+
+from ..errors import UserError
+from ..evaluation.runs import read_record
+
+# A checkpoint holds the optimizer's state, and with it these; a new value would have no effect.
+FIXED = (
+    "SEED",
+    "SOLVER.AMP.ENABLED",
+    "SOLVER.BASE_LR",
+    "SOLVER.BIAS_LR_FACTOR",
+    "SOLVER.EMA_DECAY",
+    "SOLVER.MOMENTUM",
+    "SOLVER.NESTEROV",
+    "SOLVER.REFERENCE_WORLD_SIZE",
+    "SOLVER.WEIGHT_DECAY",
+    "SOLVER.WEIGHT_DECAY_BIAS",
+    "SOLVER.WEIGHT_DECAY_NORM",
+)
+# Where a run lies, on what machine, and what it began with, change nothing.
+UNIMPORTANT = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "MODEL.WEIGHTS")
+
+
+def differences(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
+    """The keys whose values are not those of the run in `OUTPUT_DIR`: the run's value and the present one.
+
+    Empty where the run has no `config.yaml`.
+    """
+    path = Path(cfg.OUTPUT_DIR, "config.yaml")
+    try:
+        before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    now = _leaves(yaml.safe_load(cfg.dump()))
+    then = _leaves(before) if isinstance(before, dict) else {}
+    return {
+        key: (then[key], value)
+        for key, value in now.items()
+        if key in then and then[key] != value and key not in UNIMPORTANT
+    }
+
+
+def check_resumable(cfg: CfgNode) -> None:
+    """Refuses values that a checkpoint would override without a word.
+
+    Raises:
+        UserError: there is one.
+    """
+    for key, (before, now) in differences(cfg).items():
+        if key in FIXED:
+            raise UserError(
+                f"--resume: {key} was {before} in the run in {cfg.OUTPUT_DIR}, whose checkpoint keeps it, and is {now} "
+                "now; leave it as it was, or start elsewhere with MODEL.WEIGHTS of that run"
+            )
+
+
+def as_begun(cfg: CfgNode) -> CfgNode:
+    """The config for as many processes as a run began with, where `SOLVER.REFERENCE_WORLD_SIZE` scales by them.
+
+    Batch, learning rate and schedule then stay what they were, and a resumed iteration means what it meant.
+    """
+    if not cfg.SOLVER.REFERENCE_WORLD_SIZE:
+        return cfg
+    record = comm.all_gather(read_record(Path(cfg.OUTPUT_DIR)) if comm.is_main_process() else {})[0]
+    began_with = record.get("processes", comm.get_world_size())
+    cfg = DefaultTrainer.auto_scale_workers(cfg, began_with).clone()
+    cfg.defrost()
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = 0
+    cfg.freeze()
+    return cfg
+
+
+def _leaves(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
