@@ -17,6 +17,10 @@ DATASETS = tempfile.TemporaryDirectory(prefix="datasets-")
 os.environ["DETECTRON2_DATASETS"] = DATASETS.name
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--faults", type=int, default=1, help="how often each random fault of a run is tried")
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

@@ -1,41 +1,119 @@
-"""Losses that are not finite: what can be said about them, and what is kept for whoever looks into it."""
+"""Losses that are not finite: the step is not taken, and whoever looks into it gets what there is to know."""
 
 import json
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .interruption import Agreement
 
 REPORT = "non_finite.json"
 # detectron2's recipes: a learning rate of 0.02 for 16 images.
 RATE_PER_IMAGE = 0.02 / 16
+MOST_NAMES = 8
+
+logger = logging.getLogger(__name__)
 
 
-def usual_causes(cfg: CfgNode, pictures: int) -> list[str]:
+class LossGuard:
+    """Looks at every process's losses before a step is taken; `SOLVER.SKIP_NON_FINITE` in a row may be left out.
+
+    detectron2 looks in the main process alone, and the others then wait for it.
+
+    Args:
+        cfg: the run's.
+        agreement: of all processes.
+    """
+
+    def __init__(self, cfg: CfgNode, agreement: Agreement) -> None:
+        self.cfg = cfg
+        self.agreement = agreement
+        self.skipped = self.skipped_in_a_row = 0
+        self.statistics: list[tuple[Tensor, Tensor]] = []
+
+    def remember(self, model: nn.Module) -> None:
+        """Keeps the statistics of the model's norms, which a step changes before its loss is known."""
+        self.statistics = [(tensor, tensor.clone()) for tensor in norm_statistics(model)]
+
+    def may_step(self, iteration: int, losses: Mapping[str, Tensor], images: Sequence[str], rate: float) -> bool:
+        """Whether the gradients may be applied; called by all processes. If not, the norms are as remembered.
+
+        Args:
+            iteration: the present one.
+            losses: this process's.
+            images: the files of this process's batch.
+            rate: the learning rate.
+
+        Raises:
+            UserError: they may not, and so it was too often in a row.
+        """
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        if not self.agreement.largest(int(not all(map(math.isfinite, values.values()))))[0]:
+            self.skipped_in_a_row = 0
+            return True
+        for tensor, before in self.statistics:
+            tensor.copy_(before)
+        everyones = comm.all_gather({"losses": values, "images": list(images)})
+        if comm.is_main_process():
+            # JSON has no NaN.
+            shown = [
+                {**process, "losses": {k: v if math.isfinite(v) else str(v) for k, v in process["losses"].items()}}
+                for process in everyones
+            ]
+            self._report({"iteration": iteration, "learning_rate": rate, "processes": shown})
+        infinite = [
+            (name, process["images"])
+            for process in everyones
+            for name, value in process["losses"].items()
+            if not math.isfinite(value)
+        ]
+        which = ", ".join(sorted({name for name, _ in infinite}))
+        files = list(dict.fromkeys(Path(file).name for _, batch in infinite for file in batch))
+        more = f" and {len(files) - MOST_NAMES} more" if len(files) > MOST_NAMES else ""
+        what = (
+            f"iteration {iteration}: the loss is not finite ({which}) for the images "
+            f"{', '.join(files[:MOST_NAMES])}{more}"
+        )
+        self.skipped_in_a_row += 1
+        if self.skipped_in_a_row <= self.cfg.SOLVER.SKIP_NON_FINITE:
+            self.skipped += 1
+            logger.warning("%s; the step is skipped (%d so far)", what, self.skipped)
+            return False
+        causes = "; ".join(usual_causes(self.cfg, sum(len(process["images"]) for process in everyones)))
+        raise UserError(
+            f"{what}; usual causes: {causes}. --resume runs into it again from the state before, and with a larger "
+            f"SOLVER.SKIP_NON_FINITE over it; {REPORT} in {self.cfg.OUTPUT_DIR} has the losses and images"
+        )
+
+    def _report(self, entry: dict[str, object]) -> None:
+        path = Path(self.cfg.OUTPUT_DIR, REPORT)
+        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+        path.write_text(json.dumps([*entries, entry], indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def usual_causes(cfg: CfgNode, images: int) -> list[str]:
     """What most often makes a loss infinite, as far as it applies to a config and a batch of all processes."""
-    usual = RATE_PER_IMAGE * pictures
+    usual = RATE_PER_IMAGE * images
     causes = [
-        f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g} is high for a batch of {pictures} (detectron2's recipes have {usual:g})"
+        f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g} for a batch of {images} images (detectron2's recipes have {usual:g})"
     ]
     if not cfg.MODEL.WEIGHTS and (cfg.MODEL.RESNETS.NORM == "FrozenBN" or cfg.MODEL.BACKBONE.FREEZE_AT > 0):
         causes.append(
-            "MODEL.WEIGHTS is empty, so the trunk is random, and with MODEL.RESNETS.NORM FrozenBN or "
-            "MODEL.BACKBONE.FREEZE_AT above 0 it can't learn (from scratch: BN or GN, and 0)"
+            "MODEL.WEIGHTS is empty, and a random trunk can't learn with MODEL.RESNETS.NORM FrozenBN or "
+            "MODEL.BACKBONE.FREEZE_AT above 0 (from scratch: BN or GN, and 0)"
         )
     if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
         causes.append("SOLVER.CLIP_GRADIENTS.ENABLED is off")
     return causes
 
 
-def append_report(folder: Path, entry: dict[str, Any]) -> None:
-    """Adds to a run's `non_finite.json`: the iteration, the losses and the pictures of each process's batch."""
-    path = folder / REPORT
-    entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    path.write_text(json.dumps([*entries, entry], indent=2) + "\n", encoding="utf-8")
-
-
-def names(files: Sequence[str], most: int = 8) -> str:
-    """A few file names for a message."""
-    shown = [Path(file).name for file in files[:most]]
-    return ", ".join(shown) + (f" and {len(files) - most} more" if len(files) > most else "")
+def norm_statistics(model: nn.Module) -> list[Tensor]:
+    """The running statistics of a model's batch norms, which change in training."""
+    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    return [tensor for norm in norms for tensor in norm.buffers(recurse=False)]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -16,6 +17,7 @@ from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.files import FINAL, numbered_checkpoints
 from ..errors import UserError, user_message
 from .interruption import Interrupted, StopRequest
+from .metrics import MetricsFile
 
 logger = logging.getLogger(__name__)
 
@@ -86,18 +88,23 @@ class Evaluation(HookBase):
         evaluate: gives metrics by task.
         period: in iterations; 0 for the end alone.
         checkpoints: saves when the evaluation is asked to stop.
+        metrics: what the main process has logged so far.
     """
 
-    def __init__(self, evaluate: Callable[[], dict[str, Any]], period: int, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, evaluate: Callable[[], dict[str, Any]], period: int, checkpoints: Checkpoints, metrics: MetricsFile
+    ) -> None:
         self.hook = hooks.EvalHook(0, evaluate)
         self.period = period
         self.checkpoints = checkpoints
+        self.metrics = metrics
 
     def before_train(self) -> None:
-        """Evaluates where the checkpoint that the run goes on from was due for it: it was saved before."""
+        """Evaluates where the checkpoint that the run goes on from was due for it and the log has nothing of it."""
         self.hook.trainer = self.trainer
         start = self.trainer.start_iter
-        if 0 < start < self.trainer.max_iter and self.period and start % self.period == 0:
+        due = 0 < start < self.trainer.max_iter and self.period and start % self.period == 0
+        if due and not comm.all_gather(self.metrics.evaluated(start - 1))[0]:
             self.trainer.storage.iter = start - 1
             self.hook._do_eval()
             self.trainer.storage.iter = start
@@ -125,16 +132,20 @@ class BestCheckpoint(HookBase):
     Args:
         checkpointer: what saves, in the main process.
         metric: as detectron2 logs it, such as `bbox/AP`.
+        metrics: what has been logged so far.
     """
 
-    def __init__(self, checkpointer: StrictCheckpointer, metric: str) -> None:
+    def __init__(self, checkpointer: StrictCheckpointer, metric: str, metrics: MetricsFile) -> None:
         self.checkpointer = checkpointer
         self.metric = metric
+        self.metrics = metrics
         self.best = {"value": float("-inf"), "iteration": -1}
         self.seen = -1
 
     def before_train(self) -> None:
-        """Looks at what was evaluated before the first step."""
+        """Looks at what was evaluated since the checkpoint that the run goes on from."""
+        iteration = self.trainer.start_iter - 1
+        self._judge(self.metrics.at(iteration).get(self.metric, float("nan")), iteration)
         self._look()
 
     def after_step(self) -> None:
@@ -147,9 +158,11 @@ class BestCheckpoint(HookBase):
 
     def _look(self) -> None:
         value, iteration = self.trainer.storage.latest().get(self.metric, (float("nan"), -1))
-        if iteration <= self.seen:
-            return
-        self.seen = iteration
+        if iteration > self.seen:
+            self.seen = iteration
+            self._judge(value, iteration)
+
+    def _judge(self, value: float, iteration: int) -> None:
         if value > self.best["value"]:
             self.best = {"value": float(value), "iteration": iteration}
             try:
@@ -200,6 +213,26 @@ class MovingAverage(HookBase):
         self.average.module.load_state_dict(self.model.state_dict())
         self.model.load_state_dict(state["trained"])
         self.resumed = True
+
+
+class Writers(hooks.PeriodicWriter):
+    """detectron2's, which also write after each evaluation: they would lose it with the next checkpoint otherwise.
+
+    Args:
+        writers: detectron2's.
+        eval_period: in iterations; 0 for none.
+    """
+
+    def __init__(self, writers: list[EventWriter], eval_period: int) -> None:
+        super().__init__(writers)
+        self.eval_period = eval_period
+
+    def after_step(self) -> None:
+        """Writes if it is time."""
+        super().after_step()
+        if self.eval_period and (self.trainer.iter + 1) % self.eval_period == 0:
+            for writer in self._writers:
+                writer.write()
 
 
 class PreciseBN(hooks.PreciseBN):

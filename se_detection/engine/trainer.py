@@ -1,12 +1,10 @@
 """detectron2's trainer, on the CPU as well, that can be stopped at any moment and goes on as if it had not been."""
 
-import json
 import logging
-import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +28,17 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import Tensor, nn
 
 from ..checkpoint.checkpointer import StrictCheckpointer
-from ..checkpoint.files import INITIAL, newest_checkpoint, write_whole
+from ..checkpoint.files import INITIAL, newest_checkpoint
 from ..checkpoint.layout import Layout
 from ..data.mapper import CheckedMapper
 from ..data.train_loader import STEP, Phase, TrainLoader, seed_everything
 from ..errors import UserError
 from ..evaluation.coco import COCODetectionEvaluator
-from .finite import REPORT, append_report, names, usual_causes
+from .finite import LossGuard, norm_statistics
 from .heartbeat import heartbeat
-from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN
+from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN, Writers
 from .interruption import Agreement, InterruptibleEvaluator, StopRequest
+from .metrics import MetricsFile
 
 logger = logging.getLogger(__name__)
 
@@ -65,9 +64,10 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        self.skipped = self.skipped_in_a_row = 0
         self.agreement = Agreement()
         self.stop = StopRequest(self.agreement)
+        self.guard = LossGuard(cfg, self.agreement)
+        self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, "metrics.json"))
 
         module = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, module)
@@ -106,11 +106,11 @@ class Trainer(DefaultTrainer):
             loader = self.build_train_loader(cfg)
             found.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
         # Weights are saved before they are evaluated: should that fail, they are there.
-        found += [checkpoints, Evaluation(lambda: weak._evaluate(), cfg.TEST.EVAL_PERIOD, checkpoints)]
+        found += [checkpoints, Evaluation(lambda: weak._evaluate(), cfg.TEST.EVAL_PERIOD, checkpoints, self.metrics)]
         if comm.is_main_process():
             if cfg.SOLVER.BEST_METRIC and cfg.TEST.EVAL_PERIOD:
-                found.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_METRIC))
-            found.append(hooks.PeriodicWriter(self.build_writers()))
+                found.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_METRIC, self.metrics))
+            found.append(Writers(self.build_writers(), cfg.TEST.EVAL_PERIOD))
         return found
 
     def build_writers(self) -> list[EventWriter]:
@@ -121,7 +121,7 @@ class Trainer(DefaultTrainer):
             folder = Path(weak.cfg.OUTPUT_DIR)
             return [
                 CommonMetricPrinter(weak.max_iter),
-                JSONWriter(str(folder / "metrics.json")),
+                JSONWriter(str(weak.metrics.path)),
                 # TensorBoard then leaves out what was written of the steps that are done again.
                 TensorboardXWriter(str(folder), purge_step=weak.start_iter or None),
             ]
@@ -157,62 +157,35 @@ class Trainer(DefaultTrainer):
         if isinstance(self.loader, TrainLoader):
             self.loader.start_at(self.start_iter, seed=self.seed, phases=self.phases)
         if comm.is_main_process():
-            _forget_later_metrics(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
+            self.metrics.forget_from(self.start_iter)
         with heartbeat(self.cfg.OUTPUT_DIR), self.stop.listening():
             return super().train()
 
     def run_step(self) -> None:
-        """One step; the statistics of its norms are kept, should its loss not be finite."""
-        self._statistics = [(tensor, tensor.clone()) for tensor in _norm_statistics(self.model)]
+        """One step."""
+        self.guard.remember(self.model)
         super().run_step()
 
     def _may_step(self, losses: dict[str, Tensor]) -> bool:
-        """Whether the gradients may be applied; called by all processes.
-
-        Raises:
-            UserError: they may not, and so it was too often in a row.
-        """
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        if not self.agreement.largest(int(not all(map(math.isfinite, values.values()))))[0]:
-            self.skipped_in_a_row = 0
-            return True
-        for tensor, before in self._statistics:
-            tensor.copy_(before)
-        everyones = comm.all_gather({"losses": values, "images": self.batches.files})
-        self.skipped += 1
-        self.skipped_in_a_row += 1
-        if comm.is_main_process():
+        try:
             rate = self.optimizer.param_groups[0]["lr"]
-            entry = {"iteration": self.iter, "learning_rate": rate, "processes": everyones}
-            append_report(Path(self.cfg.OUTPUT_DIR), entry)
-        infinite = [
-            (name, process)
-            for process in everyones
-            for name, value in process["losses"].items()
-            if not math.isfinite(value)
-        ]
-        which = ", ".join(sorted({name for name, _ in infinite}))
-        images = list(dict.fromkeys(file for _, process in infinite for file in process["images"]))
-        what = f"iteration {self.iter}: the loss is not finite ({which}) for the images {names(images)}"
-        if self.skipped_in_a_row <= self.cfg.SOLVER.SKIP_NON_FINITE:
-            logger.warning("%s; the step is skipped (%d so far)", what, self.skipped)
-            if not self.cfg.SOLVER.AMP.ENABLED:  # its scaler skips the step itself, and needs to see the gradients
-                self.optimizer.zero_grad(set_to_none=True)
-            return False
-        # The state is that after the step before.
-        self.iter -= 1
-        self.checkpointer.save(f"model_{self.iter:07d}" if self.iter >= 0 else Path(INITIAL).stem, iteration=self.iter)
-        comm.synchronize()
-        causes = "; ".join(usual_causes(self.cfg, sum(len(process["images"]) for process in everyones)))
-        raise UserError(
-            f"{what}; usual causes: {causes}. The state before was saved: --resume runs into it again, and with "
-            f"SOLVER.SKIP_NON_FINITE N over it; {REPORT} in {self.cfg.OUTPUT_DIR} has the losses and images"
-        )
+            may_step = self.guard.may_step(self.iter, losses, self.batches.files, rate)
+        except UserError:
+            # The state is that after the step before.
+            self.iter -= 1
+            name = f"model_{self.iter:07d}" if self.iter >= 0 else Path(INITIAL).stem
+            self.checkpointer.save(name, iteration=self.iter)
+            comm.synchronize()
+            raise
+        # The scaler of mixed precision leaves out the step itself, and has to see the gradients.
+        if not may_step and not self.cfg.SOLVER.AMP.ENABLED:
+            self.optimizer.zero_grad(set_to_none=True)
+        return may_step
 
     def _evaluate(self) -> dict[str, Any]:
         # Each process has its own statistics of norms; those of the main one are saved, so those are evaluated.
         if comm.get_world_size() > 1:
-            for tensor in _norm_statistics(self.checkpointer.weights):
+            for tensor in norm_statistics(self.checkpointer.weights):
                 torch.distributed.broadcast(tensor, 0)
         evaluators = [
             InterruptibleEvaluator(self.build_evaluator(self.cfg, name), self.stop) for name in self.cfg.DATASETS.TEST
@@ -228,7 +201,7 @@ class Trainer(DefaultTrainer):
         if isinstance(self.loader, TrainLoader):
             phases, data = self.loader.phases, self.loader.fingerprint
         position = {"seed": self.seed, "phases": [list(phase) for phase in phases], "data": data}
-        return {**super().state_dict(), "position": position, "skipped": self.skipped}
+        return {**super().state_dict(), "position": position, "skipped": self.guard.skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See :meth:`state_dict`.
@@ -247,7 +220,7 @@ class Trainer(DefaultTrainer):
                 )
             self.seed = position["seed"]
             self.phases = [Phase(*phase) for phase in position["phases"]]
-        self.skipped = state_dict.get("skipped", 0)
+        self.guard.skipped = state_dict.get("skipped", 0)
         super().load_state_dict(state_dict)
 
     @classmethod
@@ -297,11 +270,6 @@ def shared_checkpoint(folder: Path, *, set_aside: bool) -> Path | None:
     if reason:
         raise UserError(reason)
     return found
-
-
-def _norm_statistics(model: nn.Module) -> list[Tensor]:
-    norms = (module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm))
-    return [tensor for norm in norms for tensor in norm.buffers(recurse=False)]
 
 
 class _SeededBatches:
@@ -356,18 +324,6 @@ class _Deferred(EventWriter):
     def close(self) -> None:
         for writer in self._writers:
             writer.close()
-
-
-def _forget_later_metrics(path: Path, start: int) -> None:
-    """Leaves out of `metrics.json` the steps that are done again, and a line that was cut off."""
-    if not path.is_file():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError, TypeError):
-            if json.loads(line)["iteration"] < start:
-                kept.append(line + "\n")
-    write_whole(path, lambda file: file.write("".join(kept).encode()))
 
 
 @contextmanager
