@@ -45,6 +45,8 @@ def run(cfg: CfgNode, args: Namespace) -> None:
         Interrupted: the training was asked to stop.
     """
     changed = differences(cfg) if args.resume and not args.eval_only and comm.is_main_process() else {}
+    # A full disk is told once, not with every line of the log.
+    logging.raiseExceptions = False
     try:
         register_user_data(args)
         setup = _evaluation_setup(cfg) if args.eval_only else cfg
