@@ -59,7 +59,7 @@ setup(
         "packaging",
         "pillow",
         "setuptools<81",
-        "tabulate",
+        "tabulate>=0.9",
         "tensorboard",
         "termcolor",
     ],

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from detectron2.utils import comm
@@ -37,7 +38,10 @@ def heartbeat(output_dir: str) -> Iterator[None]:
     store.set_timeout(timedelta(seconds=LIMIT))
     store.set(_key(comm.get_rank()), "0")
     comm.synchronize()
-    threading.Thread(target=_watch, args=(store, ended, output_dir), daemon=True).start()
+    heard = {rank: time.monotonic() for rank in range(comm.get_world_size()) if rank != comm.get_rank()}
+    # Two threads: whoever asks a machine that has vanished may wait for the answer far longer than any time-out.
+    for task in (partial(_exchange, store, heard, ended), partial(_watch, heard, ended, output_dir)):
+        threading.Thread(target=task, daemon=True).start()
     try:
         yield
         # Whoever leaves early looks dead to the others.
@@ -53,25 +57,32 @@ def _key(rank: int) -> str:
     return f"se_detection/heartbeat/{rank}"
 
 
-def _watch(store: Any, ended: threading.Event, output_dir: str) -> None:
-    rank, others = comm.get_rank(), [rank for rank in range(comm.get_world_size()) if rank != comm.get_rank()]
-    heard = {other: (b"", time.monotonic()) for other in others}
+def _exchange(store: Any, heard: dict[int, float], ended: threading.Event) -> None:
+    """Shows the others that this process lives, and keeps in `heard` when each of them last did."""
+    seen = dict.fromkeys(heard, b"")
     beats = 0
     while not ended.wait(INTERVAL):
         beats += 1
         try:
-            store.set(_key(rank), str(beats))
-            for other, beat in zip(others, store.multi_get([_key(other) for other in others]), strict=True):
-                if beat != heard[other][0]:
-                    heard[other] = (beat, time.monotonic())
-            lost = [other for other in others if time.monotonic() - heard[other][1] > LIMIT]
+            store.set(_key(comm.get_rank()), str(beats))
+            for other, beat in zip(seen, store.multi_get([_key(other) for other in seen]), strict=True):
+                if beat != seen[other]:
+                    seen[other], heard[other] = beat, time.monotonic()
         except RuntimeError:
-            # The first process holds the store.
-            lost = [0]
+            # The first process holds the store, or torchrun does.
+            heard[0] = float("-inf")
+            return
+
+
+def _watch(heard: dict[int, float], ended: threading.Event, output_dir: str) -> None:
+    rank, size = comm.get_rank(), comm.get_world_size()
+    while not ended.wait(1):
+        lost = [other for other, last in list(heard.items()) if time.monotonic() - last > LIMIT]
         if lost and not ended.is_set():
+            who = f"process {lost[0]} of {size}" if lost[0] != rank else "what started the processes"
             print(
-                f"error: process {lost[0]} of {comm.get_world_size()} is gone (its machine may be, or its memory may "
-                f"have run out); process {rank} stops too. --resume goes on from the last checkpoint in {output_dir}",
+                f"error: {who} is gone (its machine may be, or its memory may have run out); process {rank} stops "
+                f"too. --resume goes on from the last checkpoint in {output_dir}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..errors import UserError
-from .interruption import SIGNALS
+from .interruption import SAME_REQUEST_SECONDS, SIGNALS
 
 # How gloo and NCCL say that they lost a process.
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|store", re.IGNORECASE)
@@ -54,7 +55,7 @@ def start_processes(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, arg
         run(cfg, args)
         return
     try:
-        with _passing_signals_on():
+        with _passing_signals_on() as passed:
             launch(
                 _run_and_explain,
                 args.num_gpus,
@@ -67,6 +68,8 @@ def start_processes(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, arg
         code, died_of = error.exit_code, error.signal_name
         if code > 1:
             sys.exit(code)
+        if died_of and passed:
+            sys.exit(128 + passed[0])
         if died_of in (signal.Signals.SIGTERM.name, signal.Signals.SIGINT.name):
             sys.exit(128 - code)
         reason = f"was ended by {died_of} (memory may have run out)" if died_of else f"ended with exit code {code}"
@@ -111,17 +114,26 @@ def _join_group(cfg: CfgNode, args: Namespace) -> None:
 
 
 @contextmanager
-def _passing_signals_on() -> Iterator[None]:
-    """The process that launches others does nothing but wait for them."""
+def _passing_signals_on() -> Iterator[list[int]]:
+    """The process that launches others does nothing but wait for them; gives what it has passed on."""
+    passed: list[int] = []
+    first_at = time.monotonic()
 
     def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal first_at
+        if not passed:
+            first_at = time.monotonic()
+        elif time.monotonic() - first_at > SAME_REQUEST_SECONDS:
+            # Whoever waits for another process doesn't hear a second request.
+            number = signal.SIGKILL
+        passed.append(number)
         for child in multiprocessing.active_children():
             if child.pid is not None:
                 os.kill(child.pid, number)
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:
-        yield
+        yield passed
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.layout import Layout
 from ..errors import UserError, user_message
+from .heartbeat import heartbeat
 from .processes import lost_process, start_processes
 from .resuming import as_begun, differences
 from .run_folder import result_files, training_files, write_run_record
@@ -98,9 +99,10 @@ def evaluate(cfg: CfgNode, args: Namespace) -> None:
     checkpointer.load(str(path or cfg.MODEL.WEIGHTS), checkpointables=[])
     if comm.is_main_process() and not Path(cfg.OUTPUT_DIR, "run.json").exists():
         write_run_record(cfg, args, model, start=0)
-    results = Trainer.test(cfg, model)
-    if cfg.TEST.AUG.ENABLED:
-        results.update(Trainer.test_with_tta(cfg, model))
+    with heartbeat(cfg.OUTPUT_DIR):
+        results = Trainer.test(cfg, model)
+        if cfg.TEST.AUG.ENABLED:
+            results.update(Trainer.test_with_tta(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
 

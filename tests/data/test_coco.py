@@ -12,7 +12,6 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from se_detection.data import coco
 from se_detection.data.coco import check_coco, check_registered, load_categories, register_coco_json
 from se_detection.errors import UserError
 
@@ -293,7 +292,7 @@ def test_decoding_stops_at_the_first_failure(folder, content, monkeypatch):
         return real_open(path)
 
     real_open = Image.open
-    monkeypatch.setattr(coco.Image, "open", slow_open)
+    monkeypatch.setattr(Image, "open", slow_open)
     (folder / "images" / "sub" / "b.png").write_bytes(b"")
     content["images"] = [content["images"][1], *(IMAGE | {"id": 100 + number} for number in range(300))]
     write(folder / "train.json", content | {"annotations": [ANNOTATION | {"image_id": 100}]})

@@ -1,0 +1,70 @@
+"""Image files as detectron2 would find them: missing, undecodable, or a picture of some size."""
+
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from PIL import ExifTags, Image
+from tqdm import tqdm
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+SHOW_PROGRESS_FROM = 2000
+MAX_THREADS = 8
+QUARTER_TURNS = (5, 6, 7, 8)
+
+
+class Picture(NamedTuple):
+    """Width and height in pixels as detectron2's `read_image` finds them; `turned`: EXIF swaps the file's own."""
+
+    width: int
+    height: int
+    turned: bool
+
+
+class Undecodable(NamedTuple):
+    """Why a file can't be decoded, in one line."""
+
+    reason: str
+
+
+def decode(path: str | Path) -> Picture:
+    """Decodes all of a file's data.
+
+    Raises:
+        Exception: of any class; Pillow's decoders pass on whatever broken data makes them stumble over.
+    """
+    with Image.open(path) as image:
+        width, height = image.size
+        orientation = None
+        with contextlib.suppress(Exception):  # detectron2 reads an image with broken EXIF data as if it had none
+            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        image.draft("RGB", (1, 1))  # a JPEG is decoded to an eighth of its size: half the time, the same data read
+        image.load()
+    if orientation in QUARTER_TURNS:
+        return Picture(height, width, turned=True)
+    return Picture(width, height, turned=False)
+
+
+def look_at(path: str | Path) -> Picture | Undecodable | None:
+    """What lies at a path; None where nothing does."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        return decode(path)
+    except Exception as error:  # see `decode`
+        return Undecodable(" ".join(str(error).split()) or type(error).__name__)
+
+
+def map_files(function: Callable[[T], R], items: Sequence[T], what: str = "checking images") -> list[R]:
+    """`function` of every item, on several threads, with a progress bar where there are many.
+
+    The first exception is raised at once: what has not been started then is left undone.
+    """
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        done = pool.map(function, items)
+        return list(tqdm(done, what, len(items), disable=len(items) <= SHOW_PROGRESS_FROM))

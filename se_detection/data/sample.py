@@ -1,0 +1,141 @@
+"""A small subset of a data set, for quick trials, that shows the same classes in the same proportions.
+
+The images are chosen by iterative stratification: the rarest class first, its images go to the side that lacks most of
+it (Sechidis, Tsoumakas and Vlahavas, On the Stratification of Multi-Label Data, ECML PKDD 2011, algorithm 1).
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import UserError
+from .coco_format import ANNOTATION, ID, Content, category_names, check_entries, check_references, read_coco
+
+Labels = dict[int, set[int] | set[None]]
+
+
+class Sample(NamedTuple):
+    """A subset's content, and the names of the classes that it lacks although the whole has them."""
+
+    content: Content
+    lost: list[str]
+
+
+def sample_coco(json_file: Path, count: int, seed: int = 0) -> Sample:
+    """`count` of a file's images with their annotations; ids, categories and all other keys stay as they are.
+
+    The same file, count and seed give the same sample.
+
+    Raises:
+        UserError: the file can't be used, or has fewer images.
+    """
+    content = read_coco(json_file)
+    categories = category_names(json_file, content)
+    ids = check_entries(json_file, "images", content["images"], {"id": ID})
+    rules = {key: ANNOTATION[key] for key in ("id", "image_id", "category_id")}
+    annotations = content["annotations"]
+    check_entries(json_file, "annotations", annotations, rules)
+    check_references(json_file, annotations, "image", ids)
+    check_references(json_file, annotations, "category", categories)
+    if not 1 <= count <= len(ids):
+        raise UserError(f"--count {count}: {json_file} has {len(ids)} images; give a number from 1 to that")
+    classes: dict[int, set[int]] = {image["id"]: set() for image in content["images"]}
+    for annotation in annotations:
+        if not annotation.get("iscrowd"):
+            classes[annotation["image_id"]].add(annotation["category_id"])
+    chosen = choose(classes, count, seed)
+    seen = set().union(*(classes[id_] for id_ in chosen))
+    lost = [categories[id_] for id_ in sorted(set().union(*classes.values()) - seen)]
+    sample = {
+        **content,
+        "images": [image for image in content["images"] if image["id"] in chosen],
+        "annotations": [annotation for annotation in annotations if annotation["image_id"] in chosen],
+    }
+    return Sample(sample, lost)
+
+
+def choose(classes: Mapping[int, set[int]], count: int, seed: int = 0) -> set[int]:
+    """Chooses images by their classes.
+
+    Each class that some image shows is in the choice at least once, given as many images as classes; with fewer, as
+    many classes as are found by always taking an image with most of the missing ones. The others are stratified, which
+    gives about the number that is wanted; the last few are put in or taken out where it disturbs the proportions least.
+
+    Args:
+        classes: of each image.
+        count: how many images to choose, at most all.
+        seed: of the order in which images that are alike are taken.
+
+    Returns:
+        The ids of the images.
+    """
+    order = sorted(classes)
+    random.Random(seed).shuffle(order)
+    # Images without a class are stratified as if that were one.
+    labels: Labels = {id_: classes[id_] or {None} for id_ in order}
+    totals = Counter(label for id_ in order for label in labels[id_])
+    share = count / len(order)
+    cover = _cover(labels, count)
+    return _resize(_stratify(labels, totals, share, cover), cover, labels, totals, count)
+
+
+def _cover(labels: Labels, count: int) -> set[int]:
+    """At most `count` images that show every class, or as many as a greedy search finds."""
+    missing = set().union(*labels.values()) - {None}
+    chosen: set[int] = set()
+    while missing and len(chosen) < count:
+        best = max(labels, key=lambda id_: len(labels[id_] & missing))
+        chosen.add(best)
+        missing -= labels[best]
+    return chosen
+
+
+def _stratify(labels: Labels, totals: Counter[int | None], share: float, chosen: set[int]) -> set[int]:
+    """Iterative stratification into a share of the images, some of which are chosen already, and the rest."""
+    lacking = {label: [share * total, (1 - share) * total] for label, total in totals.items()}
+    room = [share * len(labels), (1 - share) * len(labels)]
+    showing: dict[int | None, dict[int, None]] = defaultdict(dict)
+    for id_ in labels:
+        for label in labels[id_]:
+            showing[label][id_] = None
+    result = set(chosen)
+
+    def put(id_: int, side: int) -> None:
+        room[side] -= 1
+        for label in labels[id_]:
+            lacking[label][side] -= 1
+            del showing[label][id_]
+        if side == 0:
+            result.add(id_)
+
+    for id_ in chosen:
+        put(id_, 0)
+    while open_ := {label: images for label, images in showing.items() if images}:
+        rarest = min(open_, key=lambda label: len(open_[label]))
+        for id_ in list(open_[rarest]):
+            put(id_, 0 if (lacking[rarest][0], room[0]) > (lacking[rarest][1], room[1]) else 1)
+    return result
+
+
+def _resize(chosen: set[int], kept: set[int], labels: Labels, totals: Counter[int | None], count: int) -> set[int]:
+    """Puts images in or takes them out until `count` are chosen, each time the one after which the labels' numbers are
+    closest to their shares, by their chi-square distance.
+    """
+    images, columns = list(labels), {label: column for column, label in enumerate(totals)}
+    # One entry for each label of each image.
+    rows = np.repeat(np.arange(len(images)), [len(labels[id_]) for id_ in images])
+    column_of = np.asarray([columns[label] for id_ in images for label in labels[id_]])
+    expected = np.asarray([totals[label] for label in columns], dtype=np.float64)
+    inside = np.asarray([id_ in chosen for id_ in images])
+    fixed = np.asarray([id_ in kept for id_ in images])
+    while (missing := count - int(inside.sum())) != 0:
+        step = 1 if missing > 0 else -1
+        excess = np.bincount(column_of, inside[rows], len(columns)) - count / len(images) * expected
+        cost = np.bincount(rows, ((2 * step * excess + 1) / expected)[column_of], len(images))
+        cost[inside if step == 1 else ~inside | fixed] = np.inf
+        inside[cost.argmin()] ^= True
+    return {id_ for id_, is_inside in zip(images, inside, strict=True) if is_inside}

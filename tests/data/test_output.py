@@ -1,0 +1,41 @@
+import json
+import os
+
+import pytest
+
+from se_detection.data.output import check_output, write_json
+from se_detection.errors import UserError
+
+
+def test_what_may_be_written(tmp_path) -> None:
+    path, other = tmp_path / "a.json", tmp_path / "b.json"
+    check_output(path, inputs=[other])
+    path.write_text("mine")
+    check_output(path, inputs=[other], overwrite=True)
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    for output, inputs, overwrite, expected in [
+        (path, [], False, "is there already"),
+        (path, [other, path], True, "both read and written"),
+        (link, [path], True, "both read and written"),
+        (tmp_path, [], True, "is a folder"),
+        (tmp_path / "none" / "a.json", [], True, "there is no folder"),
+    ]:
+        with pytest.raises(UserError, match=expected):
+            check_output(output, inputs=inputs, overwrite=overwrite)
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"name": "möwe \ud800"})
+    assert json.loads(path.read_bytes()) == {"name": "möwe \ud800"}
+    before = path.read_bytes()
+
+    def fail(_) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(UserError, match=r"a\.json can't be written \(Read-only file system\)"):
+        write_json(path, {"name": "other"})
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,121 @@
+import json
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+
+from se_detection.data.sample import choose, sample_coco
+from se_detection.errors import UserError
+
+
+def deviations(chosen, classes):
+    """By how many images each class is off its share, and the number of classes that are missing."""
+    totals = Counter(class_ for present in classes.values() for class_ in present)
+    found = Counter(class_ for id_ in chosen for class_ in classes[id_])
+    share = len(chosen) / len(classes)
+    return np.array([abs(found[class_] - share * total) for class_, total in totals.items()]), len(totals) - len(found)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.dictionaries(st.integers(), st.sets(st.integers(0, 6), max_size=4), min_size=1, max_size=40),
+    st.integers(1, 40),
+    st.integers(0, 3),
+)
+def test_every_class_is_there_as_soon_as_it_can_be(classes, count, seed) -> None:
+    count = min(count, len(classes))
+    chosen = choose(classes, count, seed)
+    assert len(chosen) == count
+    assert chosen <= classes.keys()
+    assert chosen == choose(dict(reversed(classes.items())), count, seed)
+    present = set().union(*classes.values())
+    seen = set().union(*(classes[id_] for id_ in chosen))
+    # Every image of a greedy search adds a class, and the first as many as any image shows.
+    assert len(seen) >= max(min(count, len(present)), *map(len, classes.values()), 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.floats(0.1, 1))
+def test_one_class_an_image_gives_its_share_within_rounding(sizes, part) -> None:
+    """The closed form: a class of n images gets n times the share, to the next image, and one at least."""
+    classes = {(number, index): {number} for number, size in enumerate(sizes) for index in range(size)}
+    numbered = dict(enumerate(classes.values()))
+    count = max(len(sizes), round(part * len(numbered)))
+    count = min(count, len(numbered))
+    found = Counter(class_ for id_ in choose(numbered, count) for class_ in numbered[id_])
+    # The images that small classes get beyond their share are missing from the others.
+    extra = sum(max(0, 1 - size * count / len(numbered)) for size in sizes)
+    for number, size in enumerate(sizes):
+        share = size * count / len(numbered)
+        assert found[number] >= 1
+        assert share - 1 - extra <= found[number] <= max(1, share + 1)
+
+
+@pytest.mark.parametrize("count", [80, 120, 184])
+def test_real_classes_are_closer_to_their_shares_than_at_random(shared_data, count) -> None:
+    path = shared_data / "coco_mini" / "annotations" / "instances_train2017.json"
+    truth = COCO(path)
+    classes = {
+        id_: {entry["category_id"] for entry in truth.imgToAnns[id_] if not entry["iscrowd"]} for id_ in truth.imgs
+    }
+    rng = random.Random(0)
+    at_random = [deviations(rng.sample(sorted(classes), count), classes) for _ in range(50)]
+    for seed in range(3):
+        ours, missing = deviations(choose(classes, count, seed), classes)
+        assert missing == 0
+        assert ours.mean() < 1
+        assert ours.max() <= 0.05 * len(classes)
+        assert ours.mean() < 0.6 * min(random_.mean() for random_, _ in at_random)
+    # 80 images drawn at random lack about ten of the 80 classes.
+    assert count > 80 or min(lost for _, lost in at_random) > 3
+
+
+@pytest.fixture
+def json_file(data_set):
+    content = data_set.content
+    content["annotations"][0]["segmentation"] = [[1, 2, 3, 4, 5, 6]]
+    content["categories"].append({"id": 90, "name": "crab", "supercategory": "animal"})
+    data_set.write()
+    return data_set.json_file
+
+
+def test_all_but_images_and_annotations_stays(json_file) -> None:
+    whole = json.loads(json_file.read_bytes())
+    content, lost = sample_coco(json_file, 5)
+    assert lost == []
+    assert [key for key in content if content[key] != whole[key]] == ["images", "annotations"]
+    ids = {image["id"] for image in content["images"]}
+    assert len(ids) == 5
+    assert content["images"] == [image for image in whole["images"] if image["id"] in ids]
+    assert content["annotations"] == [entry for entry in whole["annotations"] if entry["image_id"] in ids]
+    assert sample_coco(json_file, 5).content == content
+    assert any(sample_coco(json_file, 5, seed).content != content for seed in (1, 2, 3))
+    assert sample_coco(json_file, 12).content == whole
+
+
+def test_classes_that_do_not_fit_are_named(json_file, data_set) -> None:
+    for index, annotation in enumerate(data_set.content["annotations"]):
+        annotation["category_id"] = 1 + index // 3 % 3
+    data_set.write()
+    content, lost = sample_coco(json_file, 2)
+    shown = {annotation["category_id"] for annotation in content["annotations"]}
+    names = {1: "mast", 2: "buoy", 3: "gull"}
+    assert lost == [name for id_, name in names.items() if id_ not in shown]
+    assert len(lost) == 1
+
+
+@pytest.mark.parametrize("count", [0, -1, 13])
+def test_a_count_that_cannot_be_met_is_refused(json_file, count) -> None:
+    with pytest.raises(UserError, match=f"--count {count}: .* has 12 images"):
+        sample_coco(json_file, count)
+
+
+def test_a_broken_file_is_refused(json_file, data_set) -> None:
+    data_set.content["annotations"][3]["image_id"] = 4711
+    data_set.write()
+    with pytest.raises(UserError, match="names image 4711"):
+        sample_coco(json_file, 3)

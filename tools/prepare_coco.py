@@ -1,0 +1,55 @@
+#!/usr/bin/env python3
+"""Prepares COCO-format data: minival from val2014, a health check before training, a sample for trials."""
+
+import sys
+
+from se_detection.data.arguments import argument_parser
+from se_detection.data.fix import fix_split
+from se_detection.data.health import check_health
+from se_detection.data.health_report import changes_text, health_dict, health_tables, summary
+from se_detection.data.minival import make_minival
+from se_detection.data.output import check_output, write_json
+from se_detection.data.sample import sample_coco
+from se_detection.data.split import decode_images, read_split, read_splits
+from se_detection.engine.config import check_backbone, read_config
+from se_detection.errors import run_tool
+
+
+def main() -> None:
+    args = argument_parser().parse_args()
+    if args.command == "minival":
+        folder = args.output or args.val2014.parent
+        written = make_minival(args.val2014, args.val2017, folder, overwrite=args.overwrite)
+        print("Written:", *written, sep="\n  ")
+    elif args.command == "sample":
+        check_output(args.output, inputs=[args.json_file], overwrite=args.overwrite)
+        chosen = sample_coco(args.json_file, args.count, args.seed)
+        write_json(args.output, chosen.content)
+        images, boxes = len(chosen.content["images"]), len(chosen.content["annotations"])
+        lost = f"not among them, as there are too few: {', '.join(chosen.lost)}" if chosen.lost else "every class"
+        print(f"Written: {args.output} ({images} images, {boxes} annotations; {lost})")
+    else:
+        read = [args.json_file, *args.against]
+        if args.fix:
+            check_output(args.fix, inputs=read, overwrite=args.overwrite)
+            read.append(args.fix)
+        if args.json:
+            check_output(args.json, inputs=read, overwrite=args.overwrite)
+        cfg = read_config(args.config_file)
+        check_backbone(cfg)
+        split, others = read_split(args.json_file, args.images), read_splits(args.against)
+        pictures = decode_images(split)
+        health = check_health(split, pictures, others, cfg)
+        print(health_tables(health))
+        if args.json:
+            write_json(args.json, health_dict(health), indent=2)
+        if args.fix:
+            fixed, changes = fix_split(split, pictures)
+            health = check_health(fixed._replace(json_file=args.fix), pictures, others, cfg)
+            write_json(args.fix, fixed.content)
+            print(f"\nWritten: {args.fix}", changes_text(changes) or "nothing was changed", summary(health), sep="\n")
+        sys.exit(1 if health.count("error") else 0)
+
+
+if __name__ == "__main__":
+    run_tool(main)
