@@ -31,8 +31,8 @@ def run_tool(main: Callable[[], None]) -> None:
 def user_message(error: BaseException) -> str | None:
     """What a person can do about an exception, in one line; None where that is nothing.
 
-    That is the message of a :class:`UserError`, or of one in a child process that the exception tells of, or that a disk
-    is full.
+    That is the message of a :class:`UserError`, or of one in a child process that the exception tells of; or that a
+    disk is full.
     """
     text = str(error)
     if isinstance(error, OSError) and error.errno in FULL:

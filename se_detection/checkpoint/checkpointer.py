@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from ..backbone.partial_load import OPTIONAL, PLAIN_TRUNK_REASON
 from ..errors import UserError
+from ..files import write_whole
 from .convert import fitting_source
-from .files import LAST, write_whole
+from .files import LAST
 from .layout import Layout, contradictions
 from .reading import read_checkpoint
 

@@ -1,13 +1,11 @@
-"""The checkpoint files of a run: written whole or not at all, and the newest whole one found again."""
+"""The checkpoint files of a run, and which of them is the newest whole one."""
 
 import logging
-import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from ..errors import UserError
 
@@ -15,41 +13,9 @@ LAST = "last_checkpoint"
 # What a training leaves: after a number of iterations (counted from 0), at its end, and before its first.
 NUMBERED = re.compile(r"model_(\d+)\.pth")
 FINAL, INITIAL = "model_final.pth", "model_initial.pth"
-UNFINISHED, CORRUPT = ".part", ".corrupt"
+CORRUPT = ".corrupt"
 
 logger = logging.getLogger(__name__)
-
-
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file under a temporary name, syncs it, and renames it: whoever reads `path` finds a whole file.
-
-    Raises:
-        OSError: it can't be written, as on a full disk; what was there before is still there.
-    """
-    part = path.with_name(path.name + UNFINISHED)
-    try:
-        with part.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException as error:
-        part.unlink(missing_ok=True)
-        # torch.save hides it behind an error of its own archive.
-        if reason := _os_error(error):
-            raise OSError(reason.errno, reason.strerror, str(path)) from error
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _os_error(error: BaseException | None) -> OSError | None:
-    while error is not None and not isinstance(error, OSError):
-        error = error.__context__
-    return error
 
 
 def is_whole(path: Path) -> bool:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint.files import write_whole
 from ..errors import UserError
+from ..files import write_whole
 
 
 def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:

@@ -73,7 +73,8 @@ def start_processes(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, arg
         if died_of in (signal.Signals.SIGTERM.name, signal.Signals.SIGINT.name):
             sys.exit(128 - code)
         reason = f"was ended by {died_of} (memory may have run out)" if died_of else f"ended with exit code {code}"
-        sys.exit(f"error: process {error.error_index} {reason}, and the run with it; {_go_on(cfg)}")
+        rank = args.machine_rank * args.num_gpus + error.error_index
+        sys.exit(f"error: process {rank} {reason}, and the run with it; {_go_on(cfg)}")
 
 
 def _run_and_explain(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, args: Namespace) -> None:

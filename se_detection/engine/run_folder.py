@@ -16,9 +16,9 @@ from detectron2.data import MetadataCatalog
 from torch import nn
 
 from ..analysis.complexity import backbone_gflops, count_parameters, padded_size, picture_size
-from ..checkpoint.files import write_whole
 from ..errors import UserError
 from ..evaluation.runs import read_record
+from ..files import write_whole
 from .resuming import check_resumable
 
 TRAINING = (

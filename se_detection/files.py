@@ -1,0 +1,40 @@
+"""Files that are written whole or not at all."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+UNFINISHED = ".part"
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file under a temporary name, syncs it, and renames it: whoever reads `path` finds a whole file.
+
+    Raises:
+        OSError: it can't be written, as on a full disk; what was there before is still there.
+    """
+    part = path.with_name(path.name + UNFINISHED)
+    try:
+        with part.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        # torch.save hides it behind an error of its own archive.
+        if reason := _os_error(error):
+            raise OSError(reason.errno, reason.strerror, str(path)) from error
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
