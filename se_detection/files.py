@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +30,9 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        # Some network file systems can't, and the file is there all the same.
+        with suppress(OSError):
+            os.fsync(folder)
     finally:
         os.close(folder)
 

@@ -253,7 +253,16 @@ def _explained(path: Path | str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (OSError, EOFError, pickle.UnpicklingError, RuntimeError, ValueError, AssertionError) as error:
+    except (
+        OSError,
+        EOFError,
+        pickle.UnpicklingError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AssertionError,
+    ) as error:
         raise UserError(f"{path} can't be loaded: {' '.join(str(error).split())[:300]}") from error
 
 

@@ -1,6 +1,5 @@
 """The checkpoint files of a run, and which of them is the newest whole one."""
 
-import logging
 import re
 import zipfile
 import zlib
@@ -13,58 +12,71 @@ LAST = "last_checkpoint"
 # What a training leaves: after a number of iterations (counted from 0), at its end, and before its first.
 NUMBERED = re.compile(r"model_(\d+)\.pth")
 FINAL, INITIAL = "model_final.pth", "model_initial.pth"
-CORRUPT = ".corrupt"
-
-logger = logging.getLogger(__name__)
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint's archive is complete and its checksums are right, which torch.load does not look at."""
+    """Whether a checkpoint's archive is complete and its checksums are right, which torch.load does not look at.
+
+    Raises:
+        UserError: the file can't be read, whatever it holds.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; make it readable, or move it away") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
         return False
 
 
-def newest_checkpoint(folder: Path, *, set_aside: bool) -> Path | None:
-    """The newest whole checkpoint of a run: the one that `last_checkpoint` names, or else the latest by its name.
+def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The checkpoint that a run goes on from, and the broken ones that are newer.
 
-    Args:
-        set_aside: rename broken ones, to `NAME.corrupt`, and say so; otherwise they are passed over.
+    It is the one that `last_checkpoint` names, or else the latest by its name.
+
+    Returns:
+        The newest whole checkpoint, or None where the run has none yet; and those before it that are broken.
 
     Raises:
-        UserError: all that there are is broken.
+        UserError: all that there are is broken, or gone.
     """
     broken: list[Path] = []
     for path in _newest_first(folder):
         if is_whole(path):
-            if broken:
-                logger.warning("Going on from %s instead", path)
-            return path
+            return path, broken
         broken.append(path)
-        if set_aside:
-            aside = path.with_name(path.name + CORRUPT)
-            path.replace(aside)
-            logger.warning("%s is truncated or corrupt; it was set aside as %s", path, aside.name)
     if broken:
         raise UserError(
             f"{folder}: no whole checkpoint is left ({', '.join(path.name for path in broken)}: truncated or corrupt); "
             "start anew with --overwrite, or in another OUTPUT_DIR"
         )
-    return None
+    if named := _named(folder):
+        raise UserError(
+            f"{folder}: {LAST} names {named.name}, which is not there, nor any other checkpoint; bring it back, or "
+            "start anew with --overwrite, or in another OUTPUT_DIR"
+        )
+    return None, []
 
 
-def numbered_checkpoints(folder: Path) -> list[Path]:
-    """Those saved during training, the oldest first."""
+def numbered_checkpoints(folder: Path) -> dict[int, Path]:
+    """Those saved during training by their iterations, the oldest first."""
     found = {int(match[1]): path for path in folder.glob("model_*.pth") if (match := NUMBERED.fullmatch(path.name))}
-    return [found[number] for number in sorted(found)]
+    return dict(sorted(found.items()))
+
+
+def _named(folder: Path) -> Path | None:
+    tag = folder / LAST
+    return folder / tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else None
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
-    tag = folder / LAST
-    named = folder / tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else None
+    named = _named(folder)
     if named is not None and named.is_file():
         yield named
-    others = [folder / FINAL, *reversed(numbered_checkpoints(folder)), folder / INITIAL]
-    yield from (path for path in others if path.is_file() and path != named)
+    others = list(reversed(numbered_checkpoints(folder).values()))
+    final = folder / FINAL
+    if final.is_file():
+        # A run that ended and was made longer has later ones than its old end.
+        longer = bool(others) and others[0].stat().st_mtime > final.stat().st_mtime
+        others.insert(int(longer), final)
+    yield from (path for path in [*others, folder / INITIAL] if path.is_file() and path != named)

@@ -7,6 +7,7 @@ would have seen, augmented as they would have been.
 import hashlib
 import logging
 import random
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
@@ -19,6 +20,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ..errors import UserError
 
 Picture = dict[str, Any]
 Mapper = Callable[[Picture], Picture | None]
@@ -55,12 +58,14 @@ class TrainLoader:
     Args:
         dataset: dictionaries in detectron2's format.
         mapper: called with a copy of one of them; where it returns None, the next picture takes its place.
-        make_sampler: makes detectron2's sampler; whatever it draws from numpy's generator depends on the seed.
+        make_sampler: makes detectron2's sampler of the data set; what it draws from numpy's generator depends on the
+            seed.
         total_batch_size: of all processes together.
         aspect_ratio_grouping: as detectron2's.
         num_workers: data loading processes; they change nothing but the speed.
 
-    Iterating needs :meth:`start_at` first.
+    Raises:
+        UserError: the batch can't be shared equally.
     """
 
     def __init__(
@@ -68,35 +73,37 @@ class TrainLoader:
         dataset: Sequence[Picture],
         *,
         mapper: Mapper,
-        make_sampler: Callable[[], Sampler[int]],
+        make_sampler: Callable[[DatasetFromList], Sampler[int]],
         total_batch_size: int,
         aspect_ratio_grouping: bool,
         num_workers: int,
     ) -> None:
+        if total_batch_size % comm.get_world_size():
+            raise UserError(
+                f"SOLVER.IMS_PER_BATCH: {total_batch_size} can't be shared equally by {comm.get_world_size()} processes"
+            )
         self.groups = [int(item["width"] > item["height"]) if aspect_ratio_grouping else 0 for item in dataset]
         self.fingerprint = _fingerprint(dataset)
-        self.dataset = DatasetFromList(list(dataset), copy=False)
+        # All that is kept of it, in memory that data loading workers share.
+        self.dataset = DatasetFromList(dataset, copy=False)
         self.mapper = mapper
         self.make_sampler = make_sampler
         self.batch_size = total_batch_size // comm.get_world_size()
         self.num_workers = num_workers
-        self.seed = 0
-        self.phases = [self.phase(0)]
+        self.start_at(0, seed=0, phases=())
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, mapper: Mapper) -> "TrainLoader":
         """Reads `DATASETS`, `DATALOADER` and `SOLVER.IMS_PER_BATCH` as detectron2 does."""
         parts = build_detection_train_loader.from_config(cfg, mapper=mapper)
-        dataset = parts["dataset"]
 
-        def make_sampler() -> Sampler[int]:
-            sampler: Sampler[int] = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=dataset)[
-                "sampler"
-            ]
+        def make_sampler(dataset: DatasetFromList) -> Sampler[int]:
+            again = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=dataset)
+            sampler: Sampler[int] = again["sampler"]
             return sampler
 
         return cls(
-            dataset,
+            parts["dataset"],
             mapper=mapper,
             make_sampler=make_sampler,
             total_batch_size=parts["total_batch_size"],
@@ -123,13 +130,14 @@ class TrainLoader:
                 batch_sampler=self.picks(),
                 num_workers=self.num_workers,
                 collate_fn=list,
+                worker_init_fn=outlive_sigterm,
             )
         )
 
     def picks(self) -> Iterator[list[tuple[int, int]]]:
         """This process's batches from the first iteration on, as (position in the stream, index in the data set)."""
         np.random.seed(np.random.SeedSequence((self.seed, ORDER)).generate_state(4))
-        sampler = self.make_sampler()
+        sampler = self.make_sampler(self.dataset)
         # Every process draws the whole stream: detectron2's samplers give each process its share of it.
         grouped = _Grouped(sampler._infinite_indices(), self.groups)  # type: ignore[attr-defined]
         ends = [phase.iteration for phase in self.phases[1:]] + [self.iteration]
@@ -181,10 +189,18 @@ class _Mapped(Dataset[Picture]):
         raise ValueError("the mapper returned nothing for any picture of the data set")
 
 
+def outlive_sigterm(worker: int) -> None:
+    """Lets a data loading worker live on for a minute after SIGTERM: schedulers send it to all of a run's processes.
+
+    The run then finishes its step and saves, for which it needs the worker.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))
+
+
 def _fingerprint(dataset: Iterable[Picture]) -> str:
     """Of the pictures' names, sizes and number of annotations: the same data on another machine has the same."""
     digest = hashlib.sha256()
     for item in dataset:
         name = Path(item["file_name"]).name
-        digest.update(f"{name} {item['width']} {item['height']} {len(item.get('annotations', ()))}\n".encode())
+        digest.update(f"{name} {item.get('width')} {item.get('height')} {len(item.get('annotations', ()))}\n".encode())
     return digest.hexdigest()

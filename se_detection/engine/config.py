@@ -120,6 +120,10 @@ def _choose_device(cfg: CfgNode, args: Namespace) -> None:
     for key in ("CHECKPOINTS_TO_KEEP", "SKIP_NON_FINITE"):
         if cfg.SOLVER[key] < 0:
             raise UserError(f"SOLVER.{key}: {cfg.SOLVER[key]} is negative")
+    if cfg.SOLVER.EMA_DECAY and cfg.TEST.PRECISE_BN.ENABLED:
+        raise UserError(
+            "SOLVER.EMA_DECAY: TEST.PRECISE_BN would mend the norms of other weights than are evaluated; take one"
+        )
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference < 0 or (reference and cfg.SOLVER.IMS_PER_BATCH % reference):
         raise UserError(
@@ -197,7 +201,7 @@ def _check_data(cfg: CfgNode, args: Namespace) -> None:
 def _check_weights(cfg: CfgNode, args: Namespace) -> None:
     weights = cfg.MODEL.WEIGHTS
     # Other machines may not see the checkpoint that the first has.
-    if args.resume and (args.machine_rank > 0 or newest_checkpoint(Path(cfg.OUTPUT_DIR), set_aside=False)):
+    if args.resume and (args.machine_rank > 0 or newest_checkpoint(Path(cfg.OUTPUT_DIR))[0]):
         return
     if args.eval_only and args.resume:
         raise UserError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint to evaluate; name one by MODEL.WEIGHTS instead")

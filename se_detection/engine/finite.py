@@ -5,12 +5,15 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..files import write_whole
 from .interruption import Agreement
 
 REPORT = "non_finite.json"
@@ -36,15 +39,20 @@ class LossGuard:
         self.agreement = agreement
         self.skipped = self.skipped_in_a_row = 0
         self.statistics: list[tuple[Tensor, Tensor]] = []
+        self.normalizer: float | None = None
 
     def remember(self, model: nn.Module) -> None:
-        """Keeps the statistics of the model's norms, which a step changes before its loss is known."""
+        """Keeps what a step changes before its loss is known: the norms' statistics, and RetinaNet's normalizer."""
         self.statistics = [(tensor, tensor.clone()) for tensor in norm_statistics(model)]
+        self.normalizer = get_normalizer(model)
 
-    def may_step(self, iteration: int, losses: Mapping[str, Tensor], images: Sequence[str], rate: float) -> bool:
-        """Whether the gradients may be applied; called by all processes. If not, the norms are as remembered.
+    def may_step(
+        self, model: nn.Module, iteration: int, losses: Mapping[str, Tensor], images: Sequence[str], rate: float
+    ) -> bool:
+        """Whether the gradients may be applied; called by all processes. If not, the model is as remembered.
 
         Args:
+            model: that which was remembered.
             iteration: the present one.
             losses: this process's.
             images: the files of this process's batch.
@@ -59,6 +67,7 @@ class LossGuard:
             return True
         for tensor, before in self.statistics:
             tensor.copy_(before)
+        set_normalizer(model, self.normalizer)
         everyones = comm.all_gather({"losses": values, "images": list(images)})
         if comm.is_main_process():
             # JSON has no NaN.
@@ -80,21 +89,19 @@ class LossGuard:
             f"iteration {iteration}: the loss is not finite ({which}) for the images "
             f"{', '.join(files[:MOST_NAMES])}{more}"
         )
-        self.skipped_in_a_row += 1
-        if self.skipped_in_a_row <= self.cfg.SOLVER.SKIP_NON_FINITE:
+        if self.skipped_in_a_row < self.cfg.SOLVER.SKIP_NON_FINITE:
+            self.skipped_in_a_row += 1
             self.skipped += 1
             logger.warning("%s; the step is skipped (%d so far)", what, self.skipped)
             return False
         causes = "; ".join(usual_causes(self.cfg, sum(len(process["images"]) for process in everyones)))
-        raise UserError(
-            f"{what}; usual causes: {causes}. --resume runs into it again from the state before, and with a larger "
-            f"SOLVER.SKIP_NON_FINITE over it; {REPORT} in {self.cfg.OUTPUT_DIR} has the losses and images"
-        )
+        raise UserError(f"{what}; usual causes: {causes}. {REPORT} in {self.cfg.OUTPUT_DIR} has the losses and images")
 
     def _report(self, entry: dict[str, object]) -> None:
         path = Path(self.cfg.OUTPUT_DIR, REPORT)
         entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        path.write_text(json.dumps([*entries, entry], indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps([*entries, entry], indent=2, allow_nan=False) + "\n"
+        write_whole(path, lambda file: file.write(text.encode()))
 
 
 def usual_causes(cfg: CfgNode, images: int) -> list[str]:
@@ -111,6 +118,45 @@ def usual_causes(cfg: CfgNode, images: int) -> list[str]:
     if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
         causes.append("SOLVER.CLIP_GRADIENTS.ENABLED is off")
     return causes
+
+
+class _Guarded(nn.Module):
+    """What :func:`guard_forward` puts before a model's class."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().forward(*args, **kwargs)
+        except FloatingPointError:
+            if not self.training:
+                raise
+            # A loss of all weights, so that the gradients of other processes find their counterparts.
+            return {"predicted_boxes": float("nan") * sum(p.sum() for p in self.parameters() if p.requires_grad)}
+
+
+def guard_forward(model: nn.Module) -> None:
+    """Lets a model give a loss that is not finite where detectron2's region proposals raise FloatingPointError.
+
+    In one process of several the others would wait for it.
+    """
+    model.__class__ = type(type(model).__name__, (_Guarded, type(model)), {})
+
+
+def weights_are_finite(model: nn.Module) -> bool:
+    """Whether all parameters are."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in model.parameters())
+
+
+def get_normalizer(model: nn.Module) -> float | None:
+    """The running mean by which RetinaNet divides its loss, which its state dict leaves out; None for others."""
+    return getattr(model, "loss_normalizer", None)
+
+
+def set_normalizer(model: nn.Module, value: float | None) -> None:
+    """See :func:`get_normalizer`."""
+    if value is not None:
+        model.loss_normalizer = value  # type: ignore[assignment]
+    elif "loss_normalizer" in vars(model):
+        del model.loss_normalizer
 
 
 def norm_statistics(model: nn.Module) -> list[Tensor]:

@@ -18,12 +18,12 @@ from detectron2.utils import comm
 from torch.distributed.distributed_c10d import _get_default_store
 
 INTERVAL = 5.0
-LIMIT = 40.0
+LIMIT = 50.0
 
 
 @contextmanager
 def heartbeat(output_dir: str) -> Iterator[None]:
-    """Ends this process with exit code 1 and one line when another has shown no sign of life for 40 seconds.
+    """Ends this process with exit code 1 and one line when another has shown no sign of life for 50 seconds.
 
     Args:
         output_dir: named in the message.

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
@@ -16,6 +15,7 @@ from torch import nn
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.files import FINAL, numbered_checkpoints
 from ..errors import UserError, user_message
+from .finite import weights_are_finite
 from .interruption import Interrupted, StopRequest
 from .metrics import MetricsFile
 
@@ -37,6 +37,7 @@ class Checkpoints(HookBase):
         self.period = period
         self.keep = keep
         self.stop = stop
+        self.saved = -1
 
     def after_step(self) -> None:
         """Saves if it is time; all processes leave together."""
@@ -62,9 +63,9 @@ class Checkpoints(HookBase):
         iteration = self.trainer.iter
         name = Path(FINAL).stem if iteration + 1 == self.trainer.max_iter else f"model_{iteration:07d}"
         folder = Path(self.checkpointer.save_dir)
-        if self._saved == iteration:
+        if self.saved == iteration:
             return
-        if not all(torch.isfinite(tensor).all() for tensor in self.checkpointer.model.parameters()):
+        if not weights_are_finite(self.checkpointer.model):
             raise UserError(
                 f"iteration {iteration}: the weights are not finite, and were not saved; go on from the checkpoint "
                 "before with --resume, or start with a lower SOLVER.BASE_LR"
@@ -73,12 +74,11 @@ class Checkpoints(HookBase):
             self.checkpointer.save(name, iteration=iteration)
         except OSError as error:
             raise _unsaved(error, folder) from error
-        self._saved = iteration
-        older = numbered_checkpoints(folder)[: -self.keep] if self.keep else []
-        for path in older:
+        self.saved = iteration
+        # Later ones are there where a person went back to an earlier one.
+        mine = [path for number, path in numbered_checkpoints(folder).items() if number <= iteration]
+        for path in mine[: -self.keep] if self.keep else []:
             path.unlink()
-
-    _saved = -1
 
 
 class Evaluation(HookBase):
@@ -141,6 +141,7 @@ class BestCheckpoint(HookBase):
         self.metrics = metrics
         self.best = {"value": float("-inf"), "iteration": -1}
         self.seen = -1
+        self.warned = False
 
     def before_train(self) -> None:
         """Looks at what was evaluated since the checkpoint that the run goes on from."""
@@ -157,7 +158,16 @@ class BestCheckpoint(HookBase):
         self._look()
 
     def _look(self) -> None:
-        value, iteration = self.trainer.storage.latest().get(self.metric, (float("nan"), -1))
+        latest = self.trainer.storage.latest()
+        value, iteration = latest.get(self.metric, (float("nan"), -1))
+        evaluated = sorted(key for key in latest if key.endswith("/AP"))
+        if evaluated and self.metric not in latest and not self.warned:
+            self.warned = True
+            logger.warning(
+                "SOLVER.BEST_METRIC: %s was not evaluated, so there is no model_best.pth; there are %s",
+                self.metric,
+                ", ".join(evaluated),
+            )
         if iteration > self.seen:
             self.seen = iteration
             self._judge(value, iteration)
@@ -229,8 +239,10 @@ class Writers(hooks.PeriodicWriter):
 
     def after_step(self) -> None:
         """Writes if it is time."""
-        super().after_step()
-        if self.eval_period and (self.trainer.iter + 1) % self.eval_period == 0:
+        done = self.trainer.iter + 1
+        evaluated = self.eval_period and done % self.eval_period == 0
+        # Once: at a second time detectron2's printer would divide by the steps between the two.
+        if evaluated or done % self._period == 0 or done == self.trainer.max_iter:
             for writer in self._writers:
                 writer.write()
 

@@ -53,6 +53,7 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
+        self.received = 0
         before = {number: signal.signal(number, self._receive) for number in SIGNALS}
         try:
             yield

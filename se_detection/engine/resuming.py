@@ -20,7 +20,6 @@ FIXED = (
     "SOLVER.EMA_DECAY",
     "SOLVER.MOMENTUM",
     "SOLVER.NESTEROV",
-    "SOLVER.REFERENCE_WORLD_SIZE",
     "SOLVER.WEIGHT_DECAY",
     "SOLVER.WEIGHT_DECAY_BIAS",
     "SOLVER.WEIGHT_DECAY_NORM",
@@ -48,17 +47,27 @@ def differences(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def check_resumable(cfg: CfgNode) -> None:
+def fixed_values(cfg: CfgNode) -> dict[str, Any]:
+    """What a checkpoint keeps of a config, by key."""
+    leaves = _leaves(yaml.safe_load(cfg.dump()))
+    return {key: leaves[key] for key in FIXED}
+
+
+def check_fixed_values(cfg: CfgNode, kept: dict[str, Any]) -> None:
     """Refuses values that a checkpoint would override without a word.
+
+    Args:
+        cfg: the present config.
+        kept: :func:`fixed_values` of the checkpoint.
 
     Raises:
         UserError: there is one.
     """
-    for key, (before, now) in differences(cfg).items():
-        if key in FIXED:
+    for key, now in fixed_values(cfg).items():
+        if kept.get(key, now) != now:
             raise UserError(
-                f"--resume: {key} was {before} in the run in {cfg.OUTPUT_DIR}, whose checkpoint keeps it, and is {now} "
-                "now; leave it as it was, or start elsewhere with MODEL.WEIGHTS of that run"
+                f"--resume: {key} was {kept[key]} in the run in {cfg.OUTPUT_DIR}, whose checkpoint keeps it, and is "
+                f"{now} now; leave it as it was, or start elsewhere with MODEL.WEIGHTS of that run"
             )
 
 

@@ -51,7 +51,12 @@ def run(cfg: CfgNode, args: Namespace) -> None:
     try:
         register_user_data(args)
         setup = _evaluation_setup(cfg) if args.eval_only else cfg
+        config = Path(setup.OUTPUT_DIR, "config.yaml")
+        before = config.read_bytes() if config.is_file() and not args.eval_only else None
         default_setup(setup, args)
+        if before is not None and comm.is_main_process():
+            # That of the run stays until this one has taken its place.
+            config.write_bytes(before)
         setup_logger(setup.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="se_detection")
         # detectron2 logs the traceback of whatever ends the training; what can be said in a line needs none.
         logging.getLogger("detectron2.engine.train_loop").addFilter(_needs_traceback)
@@ -69,6 +74,7 @@ def run(cfg: CfgNode, args: Namespace) -> None:
 
 def train(cfg: CfgNode, args: Namespace) -> None:
     """Trains, evaluating every `TEST.EVAL_PERIOD` iterations and at the end; a run that is finished is evaluated."""
+    as_given = cfg
     if args.resume:
         cfg = as_begun(cfg)
     trainer = Trainer(cfg, reset_predictor=args.reset_predictor, allow_partial_trunk=args.allow_partial_trunk)
@@ -79,7 +85,9 @@ def train(cfg: CfgNode, args: Namespace) -> None:
             folder = Path(cfg.OUTPUT_DIR)
             for path in [*training_files(folder), *result_files(folder)]:
                 path.unlink()
-        write_run_record(cfg, args, trainer.checkpointer.model, start=trainer.start_iter)
+        resumed_at = trainer.start_iter if trainer.resumed else None
+        write_run_record(cfg, args, trainer.checkpointer.model, resumed_at=resumed_at)
+        Path(cfg.OUTPUT_DIR, "config.yaml").write_text(as_given.dump(), encoding="utf-8")
     if trainer.start_iter >= trainer.max_iter:
         logger.info("The run in %s is finished (%d iterations): it is evaluated", cfg.OUTPUT_DIR, trainer.start_iter)
     trainer.train()
@@ -98,7 +106,7 @@ def evaluate(cfg: CfgNode, args: Namespace) -> None:
     path = shared_checkpoint(Path(cfg.OUTPUT_DIR), set_aside=False) if args.resume else None
     checkpointer.load(str(path or cfg.MODEL.WEIGHTS), checkpointables=[])
     if comm.is_main_process() and not Path(cfg.OUTPUT_DIR, "run.json").exists():
-        write_run_record(cfg, args, model, start=0)
+        write_run_record(cfg, args, model, resumed_at=None)
     with heartbeat(cfg.OUTPUT_DIR):
         results = Trainer.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:

@@ -19,7 +19,6 @@ from ..analysis.complexity import backbone_gflops, count_parameters, padded_size
 from ..errors import UserError
 from ..evaluation.runs import read_record
 from ..files import write_whole
-from .resuming import check_resumable
 
 TRAINING = (
     "last_checkpoint",
@@ -66,8 +65,6 @@ def check_run_folder(cfg: CfgNode, args: Namespace) -> None:
     trained, evaluated = training_files(output), result_files(output)
     if args.resume:
         _check_same_run(cfg, output)
-        if not args.eval_only:
-            check_resumable(cfg)
         return
     if args.overwrite and not args.eval_only and Path(cfg.MODEL.WEIGHTS).absolute() in [f.absolute() for f in trained]:
         raise UserError(f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is of the run that --overwrite replaces; start elsewhere")
@@ -102,19 +99,19 @@ def _found(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module, *, start: int) -> None:
+def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module, *, resumed_at: int | None) -> None:
     """Writes `run.json`: the command, the data, and the detector's size.
 
     GFLOPs are multiply-adds of trunk and FPN, as the paper counts them, for one picture of the test size, 4:3,
     padded as detectron2 does.
 
     Args:
-        start: the iteration that the run goes on from; above 0, the record that is there gets a line for that alone.
+        resumed_at: the iteration that a run goes on from; the record that is there gets a line for that alone.
     """
     path = Path(cfg.OUTPUT_DIR, "run.json")
     processes = args.num_gpus * args.num_machines
-    if start and (record := read_record(Path(cfg.OUTPUT_DIR))):
-        resumed = {"iteration": start, "command": shlex.join(sys.argv), "processes": processes}
+    if resumed_at is not None and (record := read_record(Path(cfg.OUTPUT_DIR))):
+        resumed = {"iteration": resumed_at, "command": shlex.join(sys.argv), "processes": processes}
         record["resumed"] = [*record.get("resumed", []), resumed]
         _write_json(path, record)
         return

@@ -1,6 +1,7 @@
 """detectron2's trainer, on the CPU as well, that can be stopped at any moment and goes on as if it had not been."""
 
 import logging
+import math
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -31,14 +32,22 @@ from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.files import INITIAL, newest_checkpoint
 from ..checkpoint.layout import Layout
 from ..data.mapper import CheckedMapper
-from ..data.train_loader import STEP, Phase, TrainLoader, seed_everything
+from ..data.train_loader import STEP, Phase, TrainLoader, outlive_sigterm, seed_everything
 from ..errors import UserError
 from ..evaluation.coco import COCODetectionEvaluator
-from .finite import LossGuard, norm_statistics
+from .finite import (
+    LossGuard,
+    get_normalizer,
+    guard_forward,
+    norm_statistics,
+    set_normalizer,
+    weights_are_finite,
+)
 from .heartbeat import heartbeat
 from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN, Writers
 from .interruption import Agreement, InterruptibleEvaluator, StopRequest
 from .metrics import MetricsFile
+from .resuming import check_fixed_values, fixed_values
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +79,7 @@ class Trainer(DefaultTrainer):
         self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, "metrics.json"))
 
         module = self.build_model(cfg)
+        guard_forward(module)
         optimizer = self.build_optimizer(cfg, module)
         self.loader = self.build_train_loader(cfg)
         self.batches = _SeededBatches(self.loader)
@@ -107,9 +117,9 @@ class Trainer(DefaultTrainer):
             found.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
         # Weights are saved before they are evaluated: should that fail, they are there.
         found += [checkpoints, Evaluation(lambda: weak._evaluate(), cfg.TEST.EVAL_PERIOD, checkpoints, self.metrics)]
+        if cfg.SOLVER.BEST_METRIC and cfg.TEST.EVAL_PERIOD:
+            found.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_METRIC, self.metrics))
         if comm.is_main_process():
-            if cfg.SOLVER.BEST_METRIC and cfg.TEST.EVAL_PERIOD:
-                found.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_METRIC, self.metrics))
             found.append(Writers(self.build_writers(), cfg.TEST.EVAL_PERIOD))
         return found
 
@@ -137,6 +147,7 @@ class Trainer(DefaultTrainer):
             UserError: no checkpoint is whole, or what there is doesn't fit the config or the data.
         """
         path = shared_checkpoint(Path(self.cfg.OUTPUT_DIR), set_aside=True) if resume else None
+        self.resumed = path is not None
         if path is not None:
             self.checkpointer.resume(path)
             # The iteration in a checkpoint is the one that was just finished.
@@ -163,24 +174,41 @@ class Trainer(DefaultTrainer):
 
     def run_step(self) -> None:
         """One step."""
-        self.guard.remember(self.model)
+        self.guard.remember(self.checkpointer.model)
         super().run_step()
 
     def _may_step(self, losses: dict[str, Tensor]) -> bool:
         try:
             rate = self.optimizer.param_groups[0]["lr"]
-            may_step = self.guard.may_step(self.iter, losses, self.batches.files, rate)
-        except UserError:
+            model = self.checkpointer.model
+            may_step = self.guard.may_step(model, self.iter, losses, self.batches.files, rate)
+        except UserError as error:
             # The state is that after the step before.
             self.iter -= 1
+            if not weights_are_finite(self.checkpointer.model):
+                raise UserError(
+                    f"{error}; the weights were not finite before it either, and were not saved: --resume goes on from "
+                    "the last checkpoint"
+                ) from error
             name = f"model_{self.iter:07d}" if self.iter >= 0 else Path(INITIAL).stem
             self.checkpointer.save(name, iteration=self.iter)
             comm.synchronize()
-            raise
-        # The scaler of mixed precision leaves out the step itself, and has to see the gradients.
-        if not may_step and not self.cfg.SOLVER.AMP.ENABLED:
-            self.optimizer.zero_grad(set_to_none=True)
+            raise UserError(
+                f"{error}; --resume runs into it again from the state before, and with a larger "
+                "SOLVER.SKIP_NON_FINITE over it"
+            ) from error
+        if not may_step:
+            self._drop_gradients()
         return may_step
+
+    def _drop_gradients(self) -> None:
+        if not self.cfg.SOLVER.AMP.ENABLED:
+            self.optimizer.zero_grad(set_to_none=True)
+            return
+        # The scaler of mixed precision leaves a step out by itself, for what it sees in the gradients.
+        for parameter in self.checkpointer.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.fill_(math.inf)
 
     def _evaluate(self) -> dict[str, Any]:
         # Each process has its own statistics of norms; those of the main one are saved, so those are evaluated.
@@ -192,7 +220,7 @@ class Trainer(DefaultTrainer):
         ]
         self._last_eval_results = self.test(self.cfg, self.checkpointer.weights, evaluators)
         if self.cfg.TEST.AUG.ENABLED and self.iter >= self.max_iter:
-            self._last_eval_results.update(self.test_with_tta(self.cfg, self.checkpointer.weights))
+            self._last_eval_results.update(self.test_with_tta(self.cfg, self.checkpointer.weights, self.stop))
         return self._last_eval_results
 
     def state_dict(self) -> dict[str, Any]:
@@ -200,15 +228,23 @@ class Trainer(DefaultTrainer):
         phases, data = self.phases, None
         if isinstance(self.loader, TrainLoader):
             phases, data = self.loader.phases, self.loader.fingerprint
-        position = {"seed": self.seed, "phases": [list(phase) for phase in phases], "data": data}
-        return {**super().state_dict(), "position": position, "skipped": self.guard.skipped}
+        return {
+            **super().state_dict(),
+            "position": {"seed": self.seed, "phases": [list(phase) for phase in phases], "data": data},
+            "skipped": [self.guard.skipped, self.guard.skipped_in_a_row],
+            "loss_normalizer": get_normalizer(self.checkpointer.model),
+            "config": fixed_values(self.cfg),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """See :meth:`state_dict`.
 
         Raises:
-            UserError: the training data is not that of the run.
+            UserError: the training data is not that of the run, or a value differs that the state would override.
         """
+        check_fixed_values(self.cfg, state_dict.get("config", {}))
+        if not isinstance(self.loader, TrainLoader):
+            logger.warning("The order of images begins anew: build_train_loader gives no TrainLoader")
         position = state_dict.get("position")
         if position is None:
             logger.warning("The checkpoint doesn't say which pictures were seen: their order begins anew")
@@ -220,7 +256,8 @@ class Trainer(DefaultTrainer):
                 )
             self.seed = position["seed"]
             self.phases = [Phase(*phase) for phase in position["phases"]]
-        self.guard.skipped = state_dict.get("skipped", 0)
+        self.guard.skipped, self.guard.skipped_in_a_row = state_dict.get("skipped", (0, 0))
+        set_normalizer(self.checkpointer.model, state_dict.get("loss_normalizer"))
         super().load_state_dict(state_dict)
 
     @classmethod
@@ -233,7 +270,9 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
         """detectron2's, which names an image that can't be read."""
         with _naming([dataset_name]):
-            return build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
+            loader = build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
+        loader.worker_init_fn = outlive_sigterm
+        return loader
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -250,22 +289,44 @@ class Trainer(DefaultTrainer):
         return COCODetectionEvaluator(dataset_name, output_dir=str(folder))
 
     @classmethod
-    def test_with_tta(cls, cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
-        """Evaluates with the scales and flips of `TEST.AUG` into `inference_TTA/`; the keys end with `_TTA`."""
+    def test_with_tta(cls, cfg: CfgNode, model: nn.Module, stop: StopRequest | None = None) -> dict[str, Any]:
+        """Evaluates with the scales and flips of `TEST.AUG` into `inference_TTA/`; the keys end with `_TTA`.
+
+        Args:
+            stop: a request that ends it.
+        """
         folder = Path(cfg.OUTPUT_DIR, "inference_TTA")
-        evaluators = [COCODetectionEvaluator(name, output_dir=str(folder / name)) for name in cfg.DATASETS.TEST]
+        evaluators: list[DatasetEvaluator] = [
+            COCODetectionEvaluator(name, output_dir=str(folder / name)) for name in cfg.DATASETS.TEST
+        ]
+        if stop is not None:
+            evaluators = [InterruptibleEvaluator(evaluator, stop) for evaluator in evaluators]
         results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
         return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
 
 
 def shared_checkpoint(folder: Path, *, set_aside: bool) -> Path | None:
-    """The newest whole checkpoint that the main process sees; see :func:`newest_checkpoint`."""
+    """The newest whole checkpoint that the main process sees.
+
+    Args:
+        folder: the run's.
+        set_aside: whether broken ones that are newer are renamed, to `NAME.corrupt`, or only passed over.
+
+    Raises:
+        UserError: see :func:`newest_checkpoint`.
+    """
     found, reason = None, ""
     if comm.is_main_process():
         try:
-            found = newest_checkpoint(folder, set_aside=set_aside)
+            found, broken = newest_checkpoint(folder)
         except UserError as error:
-            reason = str(error)
+            broken, reason = [], str(error)
+        for path in broken:
+            aside = path.with_name(f"{path.name}.corrupt")
+            if set_aside:
+                path.replace(aside)
+            done = f"was set aside as {aside.name}" if set_aside else "is passed over"
+            logger.warning("%s is truncated or corrupt and %s; %s is used", path, done, found)
     found, reason = comm.all_gather((found, reason))[0]
     if reason:
         raise UserError(reason)
@@ -292,7 +353,7 @@ class _SeededBatches:
             yield batch
 
 
-class _Checked(SimpleTrainer):
+class _CheckedTrainer(SimpleTrainer):
     """Asks before it applies gradients. detectron2 looks at the loss in the main process alone; others then wait."""
 
     may_step: weakref.WeakMethod[Callable[[dict[str, Tensor]], bool]]
@@ -303,10 +364,7 @@ class _Checked(SimpleTrainer):
             super()._write_metrics(loss_dict, *args, **kwargs)
 
 
-class _CheckedTrainer(_Checked, SimpleTrainer): ...
-
-
-class _CheckedAMPTrainer(_Checked, AMPTrainer): ...
+class _CheckedAMPTrainer(_CheckedTrainer, AMPTrainer): ...
 
 
 class _Deferred(EventWriter):

@@ -5,11 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 
-from se_detection.data.train_loader import Phase, TrainLoader, seed_everything
+from se_detection import UserError
+from se_detection.data.train_loader import ORDER, Phase, TrainLoader, seed_everything
 
 PICTURES = [
     {"file_name": f"{index}.jpg", "width": 4 if index % 3 else 2, "height": 3, "index": index} for index in range(23)
@@ -25,7 +27,7 @@ def loader(batch_size, *, grouping=True, workers=0, seed=5, start=0, phases=(), 
     made = TrainLoader(
         PICTURES,
         mapper=noisy,
-        make_sampler=lambda: TrainingSampler(len(PICTURES), seed=7),
+        make_sampler=lambda dataset: TrainingSampler(len(dataset), seed=7),
         total_batch_size=batch_size,
         aspect_ratio_grouping=grouping,
         num_workers=workers,
@@ -53,6 +55,28 @@ def test_batches_are_detectron2s(grouping) -> None:
     )
     expected = indices(itertools.islice(theirs, 30))
     assert indices(take(loader(4, grouping=grouping), 30)) == expected
+
+
+@pytest.mark.parametrize("name", ["TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"])
+def test_detectron2s_samplers_are_built_from_a_config(name) -> None:
+    cfg = get_cfg()
+    cfg.DATASETS.TRAIN = ("se_toy_train",)
+    cfg.DATALOADER.SAMPLER_TRAIN, cfg.DATALOADER.NUM_WORKERS = name, 0
+    cfg.DATALOADER.REPEAT_THRESHOLD, cfg.DATALOADER.RANDOM_SUBSET_RATIO = 0.9, 0.5
+    cfg.SOLVER.IMS_PER_BATCH, cfg.SEED = 4, 11
+    ours = TrainLoader.from_cfg(cfg, mapper=lambda item: item)
+    ours.start_at(0, seed=11, phases=())
+    found = [[item["image_id"] for item in batch] for batch in take(ours, 40)]
+    # What detectron2 draws from this generator is all that its order depends on.
+    np.random.seed(np.random.SeedSequence((11, ORDER)).generate_state(4))
+    theirs = build_detection_train_loader(cfg, mapper=lambda item: item)
+    assert found == [[item["image_id"] for item in batch] for batch in itertools.islice(theirs, 40)]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch) -> None:
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    with pytest.raises(UserError, match="4 can't be shared equally by 3 processes"):
+        loader(4)
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

@@ -99,13 +99,46 @@ def test_it_skips_as_often_in_a_row_as_it_may(build, tmp_path, caplog) -> None:
         assert same(trainer.after[iteration], trainer.after[iteration - 1])
     assert not same(trainer.after[2], trainer.after[1])
     assert trainer.guard.skipped == 2
-    assert torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["trainer"]["skipped"] == 2
+    assert torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["trainer"]["skipped"] == [2, 1]
 
     twice = build(*skip, bad={1: float("nan"), 2: float("nan")}, name="twice")
     with pytest.raises(UserError, match=r"^iteration 2: "):
         twice.train()
+    with pytest.raises(UserError, match=r"^iteration 2: "):
+        build(*skip, bad={2: float("nan")}, name="twice", resume=True).train()
     # What was skipped is kept: the state before the second is that after the first.
-    assert torch.load(tmp_path / "twice" / "model_0000001.pth", weights_only=True)["trainer"]["skipped"] == 1
+    assert torch.load(tmp_path / "twice" / "model_0000001.pth", weights_only=True)["trainer"]["skipped"] == [1, 1]
+
+
+def test_a_training_that_really_diverges(build, tmp_path) -> None:
+    """detectron2's proposals then raise, before there is a loss."""
+    trainer = build("SOLVER.BASE_LR", "1e6", "SOLVER.CLIP_GRADIENTS.ENABLED", "False", bad={})
+    with pytest.raises(UserError, match=r"^iteration [123]: the loss is not finite \(") as caught:
+        trainer.train()
+    assert "SOLVER.BASE_LR 1e+06" in str(caught.value)
+    report = json.loads((tmp_path / "run" / "non_finite.json").read_text())
+    assert {"nan", "inf"} & set(report[0]["processes"][0]["losses"].values())
+
+
+def test_detectron2s_complaint_becomes_a_loss(build) -> None:
+    trainer = build("SOLVER.SKIP_NON_FINITE", "4", bad={})
+    model = trainer.checkpointer.model
+    forward = model.proposal_generator.forward
+
+    def complain(*args):
+        if trainer.iter in (1, 2):
+            raise FloatingPointError("Predicted boxes or scores contain Inf/NaN. Training has diverged.")
+        return forward(*args)
+
+    model.proposal_generator.forward = complain
+    trainer.train()
+    assert trainer.guard.skipped == 2
+    assert same(trainer.after[2], trainer.after[0])
+    assert not same(trainer.after[3], trainer.after[2])
+    model.eval()
+    trainer.iter = 1
+    with pytest.raises(FloatingPointError):
+        model([{"image": torch.zeros(3, 64, 64)}])
 
 
 def test_the_usual_causes_are_those_that_apply() -> None:
