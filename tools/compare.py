@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compares two evaluated runs of tools/train_net.py on the same data."""
+"""Compares evaluated runs of tools/train_net.py, or COCO result files of any framework, on the same data."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -8,21 +8,29 @@ from se_detection.errors import run_tool
 from se_detection.evaluation import compare_runs, comparison_table, draw_side_by_side, report_folder, write_report
 
 EXAMPLE = """
-example:
+A RUN is a run folder, or a JSON file in COCO's results format. With two or more training runs (seeds) a side, the
+intervals are about other images and other trainings, otherwise about other images alone.
+
+examples:
+  $ tools/compare.py --baseline output/plain_1 output/plain_2 --candidate output/se_1 output/se_2
+  $ tools/compare.py --baseline theirs.json --candidate ours.json --annotations instances_val2017.json
   $ tools/compare.py --baseline output/plain --candidate output/se --pictures 8
 """
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--baseline", type=Path, required=True, metavar="RUN", help="the run folder to compare with")
-    parser.add_argument("--candidate", type=Path, required=True, metavar="RUN", help="the run folder to judge")
+    parser.add_argument("--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="what to compare with")
+    parser.add_argument("--candidate", type=Path, nargs="+", required=True, metavar="RUN", help="what to judge")
+    parser.add_argument(
+        "--annotations", type=Path, metavar="FILE", help="COCO annotations, for result files without a run folder"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="where comparison.json, comparison.md and pictures/ go; by default the folder that holds both runs, "
-        "or else the candidate's",
+        help="where comparison.json, comparison.md, plots/ and pictures/ go; by default the folder that holds all "
+        "runs, or else the candidate's",
     )
     parser.add_argument(
         "--pictures", type=int, default=0, metavar="N", help="draw N images side by side (default: none)"
@@ -34,15 +42,21 @@ def main() -> None:
         metavar="N",
         help="drawings of images for the 95 %% intervals (default: 1000; on COCO's 5000 images they take minutes)",
     )
+    parser.add_argument(
+        "--force", action="store_true", help="compare runs of different recipes, or unfinished ones, all the same"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace a comparison that is there already")
     args = parser.parse_args()
 
-    folder = report_folder(args.baseline, args.candidate, args.output, overwrite=args.overwrite)
-    comparison = compare_runs(args.baseline, args.candidate, args.bootstrap)
+    folder = report_folder([*args.baseline, *args.candidate], args.output, overwrite=args.overwrite)
+    comparison = compare_runs(
+        args.baseline, args.candidate, args.bootstrap, annotations=args.annotations, force=args.force
+    )
     print(comparison_table(comparison), flush=True)
     paths = write_report(comparison, folder)
     if args.pictures > 0:
-        paths += draw_side_by_side(args.baseline, args.candidate, folder / "pictures", args.pictures)
+        arms = args.baseline[0], args.candidate[0]
+        paths += draw_side_by_side(*arms, folder / "pictures", args.pictures, args.annotations)
     print("\nWritten:", *paths, sep="\n  ")
 
 

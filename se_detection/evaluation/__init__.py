@@ -1,10 +1,12 @@
 """COCO evaluation, the comparison of two detectors, and its report."""
 
 from .coco import COCODetectionEvaluator
-from .compare import Arm, Comparison, Difference, compare
+from .compare import compare
+from .compare_runs import compare_runs
+from .comparison import Arm, Comparison
+from .intervals import Difference
 from .pictures import draw_side_by_side
 from .report import comparison_markdown, comparison_table, report_folder, write_report
-from .runs import compare_runs
 
 __all__ = [
     "Arm",

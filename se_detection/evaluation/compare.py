@@ -1,97 +1,68 @@
-"""Two detectors on the same images: their AP, the differences, and what the images allow to say about them.
+"""Two detectors on the same images: their AP, the differences, and what the images and runs allow to say about them.
 
-The intervals are those of a paired bootstrap over images (Efron and Tibshirani, *An Introduction to the Bootstrap*,
-1993, chapter 13: the percentile interval): images are drawn with replacement, the same for both detectors.
+Images are drawn with replacement, the same for all runs (Efron and Tibshirani, *An Introduction to the Bootstrap*,
+1993); `intervals.py` has what becomes of that.
 """
 
-import json
-import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
+from tqdm import tqdm
 
 from ..errors import UserError
-from .average_precision import METRICS, Array, average_precision, load_coco, match_boxes
+from .coco_files import Entry, load_annotations, load_results
+from .comparison import ClassDifference, Comparison, Details, Spread
+from .details import Curve, calibration, mean_errors, precision_recall, size_ranges
+from .intervals import Difference, Estimate, benjamini_hochberg, estimate
+from .matching import COCO_AREAS, THRESHOLDS, Area, Array
+from .scores import METRICS, Scores, score_run
 
-Entry = dict[str, Any]
+Results = list[Entry] | Path | str
 
-CONFIDENCE = 0.95
 SEED = 0
-# With fewer, the ends of the interval are chance.
+# With fewer, a standard error is off by more than a tenth too often.
 MIN_BOOTSTRAP = 100
-# With fewer, what is drawn from them says little about other images.
-MIN_IMAGES = 10
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Candidate minus baseline, with its 95 % interval; None where it is undefined or where there is no interval."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What a table calls a detector; `backbone_input` is the (height, width) that its GFLOPs were counted at."""
-
-    name: str
-    backbone: str = ""
-    backbone_input: tuple[int, int] | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """AP, AP50, AP75, APs, APm and APl of two detectors in percent (None where undefined), and their differences.
-
-    Run folders have `parameters` and `gflops` besides.
-    """
-
-    baseline: dict[str, float | None]
-    candidate: dict[str, float | None]
-    difference: dict[str, Difference]
-    verdict: str
-    arms: tuple[Arm, Arm] = (Arm("baseline"), Arm("candidate"))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of `comparison.json`."""
-        content = asdict(self)
-        del content["arms"]
-        return content
+ARMS = ("baseline", "candidate")
+# A detector with nothing in a larger part of the images that hold objects is worth a note.
+SILENT_PART = 0.05
 
 
 def compare(
-    baseline: list[Entry] | Path | str,
-    candidate: list[Entry] | Path | str,
+    baseline: Results | Sequence[Results],
+    candidate: Results | Sequence[Results],
     annotations: Entry | Path | str,
     n_bootstrap: int = 1000,
 ) -> Comparison:
     """Compares two detectors' boxes.
 
-    AP is pycocotools'. The interval of a difference leaves out the samples in which the metric is undefined; it covers
-    the choice of images, not the chance of training.
+    AP is pycocotools'. With two or more training runs of each detector, the intervals cover the choice of images and
+    the chance of training; otherwise the choice of images alone.
 
     Args:
         baseline: COCO's results (`image_id`, `category_id`, `bbox`, `score`), as a list or a JSON file; may be empty.
+            Or a list of such, one for each training run.
         candidate: the same.
         annotations: COCO's instances, as a dictionary or a JSON file.
         n_bootstrap: how often images are drawn.
 
     Raises:
-        UserError: a file that can't be read, results of other images or categories, too small an `n_bootstrap`.
+        UserError: a file that can't be read, results of other images or categories, a run given twice, too small an
+            `n_bootstrap`.
     """
     if n_bootstrap < MIN_BOOTSTRAP:
         raise UserError(f"{n_bootstrap} bootstrap samples are too few for an interval; take {MIN_BOOTSTRAP} or more")
     coco = load_annotations(annotations)
-    results = [load_results(arm, coco, name) for arm, name in ((baseline, "baseline"), (candidate, "candidate"))]
-    weights = np.vstack([np.ones(len(coco.imgs)), draw_images(len(coco.imgs), n_bootstrap)])
-    first, second = (average_precision(match_boxes(coco, arm), weights) for arm in results)
-    difference = {metric: _difference(100 * (second[metric] - first[metric]), len(coco.imgs)) for metric in METRICS}
-    return Comparison(_percent(first), _percent(second), difference, _verdict(difference["AP"], len(coco.imgs)))
+    results = [_load_runs(source, coco, name) for source, name in ((baseline, ARMS[0]), (candidate, ARMS[1]))]
+    images = len(coco.imgs)
+    weights = np.column_stack([np.ones(images), draw_images(images, n_bootstrap).T])
+    sizes = size_ranges(coco)
+    steps = len(coco.cats) * sum(map(len, results))
+    with tqdm(total=steps, desc="bootstrap", unit="category", disable=None, leave=False) as progress:
+        arms = [[score_run(coco, run, weights, sizes, progress.update) for run in runs] for runs in results]
+    return _conclude(coco, arms, sizes, _silent_runs(coco, results))
 
 
 def draw_images(images: int, n_bootstrap: int) -> Array:
@@ -100,98 +71,126 @@ def draw_images(images: int, n_bootstrap: int) -> Array:
     return drawn.astype(np.float64)
 
 
-def load_annotations(source: Entry | Path | str) -> COCO:
-    """pycocotools' index of annotations that can be evaluated; the source stays as it is.
-
-    Raises:
-        UserError: no such file, or no COCO instances.
-    """
-    content, name = (source, "annotations") if isinstance(source, dict) else (read_json(Path(source)), str(source))
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), list) for key in ("images", "annotations", "categories")
-    ):
-        raise UserError(f"{name}: no COCO annotations; they have lists of images, annotations and categories")
-    if not content["images"]:
-        raise UserError(f"{name}: no images to evaluate on")
-    # pycocotools writes into the annotations.
-    annotations = [dict(annotation) for annotation in content["annotations"]]
-    for annotation in annotations:
-        for key in ("id", "image_id", "category_id", "bbox", "area", "iscrowd"):
-            if annotation.get(key) is None:
-                raise UserError(f"{name}: annotation {annotation.get('id')} has no {key}; evaluation needs it")
-    return load_coco({**content, "annotations": annotations})
+def _load_runs(source: Results | Sequence[Results], coco: COCO, name: str) -> list[list[Entry]]:
+    several = not isinstance(source, str | Path) and len(source) > 0 and not isinstance(source[0], dict)
+    runs: Any = source if several else [source]
+    names = [f"{name}, run {number}" for number in range(1, len(runs) + 1)] if several else [name]
+    loaded = [load_results(run, coco, where) for run, where in zip(runs, names, strict=True)]
+    for number, run in enumerate(loaded):
+        if run and run in loaded[:number]:
+            same = loaded.index(run) + 1
+            raise UserError(f"{name}: runs {same} and {number + 1} have the same detections; give each run once")
+    return loaded
 
 
-def load_results(source: list[Entry] | Path | str, coco: COCO, name: str) -> list[Entry]:
-    """A detector's boxes, checked against the annotations; without keys that box AP has no use for.
-
-    Raises:
-        UserError: no such file, no COCO results, or results of other images or categories.
-    """
-    content = source if isinstance(source, list) else read_json(Path(source))
-    name = name if isinstance(source, list) else str(source)
-    if not isinstance(content, list):
-        raise UserError(f"{name}: no COCO results; they are a list of detections")
-    results = []
-    for number, item in enumerate(content):
-        where = f"{name}: detection {number}"
-        if not isinstance(item, dict) or not _is_box(item):
-            raise UserError(f"{where} is none; it needs image_id, category_id, bbox ([x, y, width, height]) and score")
-        for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
-            if item[key] not in known:
-                raise UserError(
-                    f"{where} has {key} {item[key]!r}, which is not in the annotations; are they another set's?"
-                )
-        results.append({key: item[key] for key in ("image_id", "category_id", "bbox", "score")})
-    return results
+def _silent_runs(coco: COCO, results: list[list[list[Entry]]]) -> list[str]:
+    """A note on each run that has found nothing at all in many images: its results may be of a part of them."""
+    objects = {item["image_id"] for item in _objects(coco)}
+    notes = []
+    for name, arm in zip(ARMS, results, strict=True):
+        for number, run in enumerate(arm, start=1):
+            silent = objects - {item["image_id"] for item in run}
+            if len(silent) > SILENT_PART * len(objects):
+                which = f"{name}, run {number}" if len(arm) > 1 else name
+                notes.append(f"{which}: no detections in {len(silent)} of {len(objects)} images with objects")
+    return notes
 
 
-def _is_box(item: Entry) -> bool:
-    box, score = item.get("bbox"), item.get("score")
-    ids = (item.get("image_id"), item.get("category_id"))
-    if not all(isinstance(key, int | str) for key in ids) or not isinstance(box, list) or len(box) != 4:
-        return False
-    numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (*box, score))
-    return numbers and min(box[2:]) >= 0
+def _objects(coco: COCO) -> list[Entry]:
+    return [item for item in coco.anns.values() if not item["iscrowd"]]
 
 
-def read_json(path: Path) -> Any:
-    """A file's content.
-
-    Raises:
-        UserError: there is no such file, or it holds no JSON.
-    """
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: no valid JSON ({error})") from error
+def _images(objects: list[Entry], low: float, high: float) -> int:
+    """How many images hold objects of these areas."""
+    return len({item["image_id"] for item in objects if low <= item["area"] <= high})
 
 
-def _percent(ap: dict[str, Array]) -> dict[str, float | None]:
-    return {metric: None if np.isnan(values[0]) else 100 * float(values[0]) for metric, values in ap.items()}
+def _conclude(coco: COCO, arms: list[list[Scores]], sizes: list[Area], notes: list[str]) -> Comparison:
+    objects = _objects(coco)
+    images = [_images(objects, *area) for area in COCO_AREAS]
+    metrics = _rows(arms, lambda run: list(run.metrics.values()))
+    estimates = _estimates(metrics, [images[area] for area in METRICS.values()])
+    differences = {name: item.difference() for name, item in zip(METRICS, estimates, strict=True)}
+    runs = {
+        name: {metric: _spread(values) for metric, values in zip(METRICS, rows, strict=True)}
+        for name, rows in zip(ARMS, metrics, strict=True)
+    }
+    covers = _covers(differences["AP"], [len(arm) for arm in arms])
+    by_iou, by_size = _rows(arms, lambda run: run.by_iou), _rows(arms, lambda run: run.by_size)
+    described = [[run.details for run in arm] for arm in arms]
+    details = Details(
+        {name: mean_errors(arm) for name, arm in zip(ARMS, described, strict=True)},
+        precision_recall(*described),
+        _curve([float(iou) for iou in THRESHOLDS], by_iou, [images[0]] * len(THRESHOLDS)),
+        _curve([high**0.5 for _, high in sizes], by_size, [_images(objects, *area) for area in sizes]),
+        {name: calibration(arm) for name, arm in zip(ARMS, described, strict=True)},
+    )
+    means = [{metric: _mean(values) for metric, values in zip(METRICS, rows, strict=True)} for rows in metrics]
+    per_class = _per_class(coco, _rows(arms, lambda run: run.by_class))
+    verdict = _verdict(differences["AP"], covers, [len(arm) for arm in arms], images[0])
+    return Comparison(means[0], means[1], differences, verdict, covers, runs, per_class, details, notes)
 
 
-def _difference(percent: Array, images: int) -> Difference:
-    """From the difference on the images themselves, which comes first, and on those drawn."""
-    value, drawn = percent[0], percent[1:]
-    if np.isnan(value):
-        return Difference(None)
-    if images < MIN_IMAGES:
-        return Difference(float(value))
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.nanpercentile(drawn, [tail, 100 - tail])
-    return Difference(float(value), float(low), float(high))
+def _rows(arms: list[list[Scores]], figures: Callable[[Scores], list[Array]]) -> list[list[Array]]:
+    """Of each arm, each figure's (runs, sets of weights)."""
+    return [[np.array(runs) for runs in zip(*map(figures, arm), strict=True)] for arm in arms]
 
 
-def _verdict(ap: Difference, images: int) -> str:
+def _estimates(rows: list[list[Array]], images: list[int]) -> list[Estimate]:
+    baseline, candidate = rows
+    return [estimate(*figures) for figures in zip(baseline, candidate, images, strict=True)]
+
+
+def _mean(runs: Array) -> float | None:
+    """On the images themselves, whose weights come first."""
+    value = float(runs[:, 0].mean())
+    return None if np.isnan(value) else value
+
+
+def _spread(runs: Array) -> Spread:
+    values = [None if np.isnan(value) else float(value) for value in runs[:, 0]]
+    return Spread(values, float(runs[:, 0].std(ddof=1)) if len(runs) > 1 and None not in values else None)
+
+
+def _curve(x: list[float], rows: list[list[Array]], images: list[int]) -> Curve:
+    baseline, candidate = ([_mean(runs) for runs in arm] for arm in rows)
+    return Curve(x, baseline, candidate, [item.difference() for item in _estimates(rows, images)])
+
+
+def _per_class(coco: COCO, rows: list[list[Array]]) -> dict[str, ClassDifference]:
+    categories = sorted(coco.cats)
+    names = [str(coco.cats[category].get("name", category)) for category in categories]
+    labels = [f"{name} ({key})" if names.count(name) > 1 else name for key, name in zip(categories, names, strict=True)]
+    images: dict[Any, set[Any]] = {category: set() for category in categories}
+    for item in _objects(coco):
+        images[item["category_id"]].add(item["image_id"])
+    counts = [len(images[category]) for category in categories]
+    estimates = _estimates(rows, counts)
+    adjusted = benjamini_hochberg([item.p_value() for item in estimates])
+    columns = zip(labels, counts, *rows, estimates, adjusted, strict=True)
+    return {
+        label: ClassDifference(count, _mean(first), _mean(second), item.difference(), p)
+        for label, count, first, second, item, p in columns
+    }
+
+
+def _covers(ap: Difference, runs: list[int]) -> str:
+    if ap.low is None:
+        return ""
+    return "images and training runs" if min(runs) > 1 else "images"
+
+
+def _verdict(ap: Difference, covers: str, runs: list[int], images: int) -> str:
     if ap.value is None:
         return "no difference in AP can be told (AP is undefined: the annotations have no boxes)"
     if ap.low is None or ap.high is None:
-        return f"no difference in AP can be told ({images} images are too few for an interval)"
+        return f"no difference in AP can be told ({images} images with objects are too few for an interval)"
+    if covers == "images":
+        about = "over images; not over repeated training"
+    else:
+        about = f"over images and training runs, {runs[0]} and {runs[1]}"
     if ap.low <= 0 <= ap.high:
-        return f"no difference in AP can be told (95 % interval {ap.low:.2f} to {ap.high:.2f}, over images)"
+        return f"no difference in AP can be told (95 % interval {ap.low:.2f} to {ap.high:.2f}, {about})"
     word = "better" if ap.low > 0 else "worse"
     low, high = sorted((abs(ap.low), abs(ap.high)))
-    return f"candidate is {word} by {low:.2f} to {high:.2f} AP (95 % interval over images; not over repeated training)"
+    return f"candidate is {word} by {low:.2f} to {high:.2f} AP (95 % interval {about})"

@@ -10,7 +10,7 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UserError
-from .compare import load_annotations, load_results
+from .coco_files import load_annotations, load_results
 from .runs import Run, read_run
 
 Entry = dict[str, Any]
@@ -24,8 +24,17 @@ FONT_SIZE, TITLE_SIZE, GAP, MARGIN, LINE = 12, 16, 8, 2, 2
 INK, PAPER = (0, 0, 0), (255, 255, 255)
 
 
-def draw_side_by_side(baseline: Path, candidate: Path, folder: Path, count: int) -> list[Path]:
+def draw_side_by_side(
+    baseline: Path, candidate: Path, folder: Path, count: int, annotations: Path | None = None
+) -> list[Path]:
     """Draws ground truth and both runs' detections of score 0.5 or more for `count` images, spread evenly over the set.
+
+    Args:
+        baseline: a run folder, or a bare file of results.
+        candidate: the same; one of the two must be a folder, which knows where the images are.
+        folder: where the pictures go.
+        count: how many.
+        annotations: for a bare file.
 
     Returns:
         The paths of the pictures: `<folder>/<number in the set>_<image name>.png`.
@@ -33,10 +42,10 @@ def draw_side_by_side(baseline: Path, candidate: Path, folder: Path, count: int)
     Raises:
         UserError: a folder is no evaluated run, or an image can't be read.
     """
-    runs = read_run(baseline), read_run(candidate)
-    image_root = runs[0].results.get("image_root")
+    runs = read_run(baseline, annotations), read_run(candidate, annotations)
+    image_root = runs[0].results.get("image_root") or runs[1].results.get("image_root")
     if image_root is None:
-        raise UserError(f"{baseline}: its results.json names no image folder, so no pictures can be drawn")
+        raise UserError(f"{baseline} and {candidate}: neither names an image folder, so no pictures can be drawn")
     coco = load_annotations(runs[0].annotations)
     colours = {category: _colour(number) for number, category in enumerate(sorted(coco.cats))}
     arms = [_by_image(coco.anns.values()), *(_by_image(_confident(run, coco)) for run in runs)]

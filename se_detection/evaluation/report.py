@@ -1,14 +1,19 @@
-"""A comparison as a table, on the screen and in files."""
+"""A comparison as tables, on the screen and in files."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
 from ..errors import UserError
-from .compare import Comparison, Difference
+from .comparison import Comparison
+from .details import Curve
+from .error_types import ERRORS
+from .intervals import MIN_IMAGES, Difference
+from .plots import draw_plots
 
-FILES = ("comparison.json", "comparison.md", "pictures")
+FILES = ("comparison.json", "comparison.md", "plots", "pictures")
 # In the order of the paper's Table 7, the rest of COCO's after them: heading, unit, decimals.
 COLUMNS = {
     "AP50": ("AP@0.5", 1.0, 2),
@@ -20,48 +25,69 @@ COLUMNS = {
     "parameters": ("params (M)", 1e6, 2),
     "gflops": ("GFLOPs", 1.0, 2),
 }
+RECALLS = {name: (name, 1.0, 2) for name in ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")}
+# A line names no more classes than that.
+CLASSES = 10
 
 
 def comparison_table(comparison: Comparison, tablefmt: str = "simple") -> str:
-    """A row for each arm, the differences and their 95 % intervals; then what GFLOPs are, and the verdict.
+    """A row for each arm, the differences and their 95 % intervals; then what GFLOPs are, the verdict and the notes.
 
     Args:
         tablefmt: one of tabulate's, such as `simple` for the screen and `github` for Markdown.
     """
-    columns = {key: column for key, column in COLUMNS.items() if key in comparison.difference}
-    rows = [
-        [arm.name, arm.backbone, *(_number(metrics[key], unit, places) for key, (_, unit, places) in columns.items())]
-        for arm, metrics in zip(comparison.arms, (comparison.baseline, comparison.candidate), strict=True)
+    parts = [
+        _table(comparison, COLUMNS, tablefmt),
+        *_gflops_note(comparison),
+        *_runs_note(comparison),
+        f"Verdict: {comparison.verdict}.",
+        *(f"Note: {note}." for note in comparison.notes),
+        _classes_told(comparison),
     ]
-    differences = [(comparison.difference[key], unit, places) for key, (_, unit, places) in columns.items()]
-    rows += [
-        ["difference", "", *(_number(item.value, unit, places, "+") for item, unit, places in differences)],
-        ["95 % interval", "", *(_interval(*difference) for difference in differences)],
+    return "\n\n".join(parts)
+
+
+def comparison_markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
+    """The content of `comparison.md`.
+
+    Args:
+        plots: pictures to show, relative to the file.
+    """
+    parts = [
+        comparison_table(comparison, "github"),
+        *_recipe_table(comparison),
+        "## Average recall",
+        _table(comparison, RECALLS, "github"),
+        *_each_run(comparison),
+        "## Errors",
+        "What AP@0.5 would gain if one kind of error were mended (TIDE, Bolya et al. 2020), and how many there are.",
+        _error_table(comparison),
+        "## By IoU threshold",
+        _curve_table(comparison.details.ap_by_iou, "IoU", "{:.2f}"),
+        "## By object size",
+        "Up to the square root of the area, in pixels; each range holds as many objects.",
+        _curve_table(comparison.details.ap_by_size, "up to", "{:.0f}"),
+        "## By class",
+        "An interval is for its class alone. p is adjusted for the number of classes (Benjamini and Hochberg).",
+        _class_table(comparison),
     ]
-    headings = ["", "backbone", *(heading for heading, _, _ in columns.values())]
-    table = tabulate(
-        rows,
-        headings,
-        tablefmt=tablefmt,
-        disable_numparse=True,
-        colalign=["left", "left", *["right"] * len(columns)],
-    )
-    return "\n\n".join([table, *_gflops_note(comparison), f"Verdict: {comparison.verdict}."])
+    if plots:
+        parts += ["## Pictures", *(f"![{path.stem.replace('_', ' ')}]({path.as_posix()})" for path in plots)]
+    return "\n\n".join(parts) + "\n"
 
 
-def comparison_markdown(comparison: Comparison) -> str:
-    """The content of `comparison.md`."""
-    return comparison_table(comparison, "github") + "\n"
+def report_folder(runs: Sequence[Path], output: Path | None, *, overwrite: bool) -> Path:
+    """Where a report goes: `output`, or else the folder that holds all runs, or else the last run's.
 
-
-def report_folder(baseline: Path, candidate: Path, output: Path | None, *, overwrite: bool) -> Path:
-    """Where a report goes: `output`, or else the folder that holds both runs, or else the candidate's.
+    Args:
+        runs: folders or files, the candidate's last.
 
     Raises:
         UserError: a report is there already and is not to be replaced, or `output` is a file.
     """
-    parents = baseline.resolve().parent, candidate.resolve().parent
-    folder = output or (parents[1] if parents[0] == parents[1] else candidate)
+    parents = {path.resolve().parent for path in runs}
+    own = runs[-1].parent if runs[-1].is_file() else runs[-1]
+    folder = output or (parents.pop() if len(parents) == 1 else own)
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise UserError(f"--output {folder}: {existing} is a file; name a folder")
@@ -74,20 +100,51 @@ def report_folder(baseline: Path, candidate: Path, output: Path | None, *, overw
 
 
 def write_report(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes `comparison.json` and `comparison.md`, replacing older ones, and returns their paths."""
+    """Writes `comparison.json`, `comparison.md` and `plots/`, replacing older ones, and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
+    plots = draw_plots(comparison, folder / "plots")
     content = json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n"
-    files = {folder / FILES[0]: content, folder / FILES[1]: comparison_markdown(comparison)}
+    markdown = comparison_markdown(comparison, [path.relative_to(folder) for path in plots])
+    files = {folder / FILES[0]: content, folder / FILES[1]: markdown}
     for path, text in files.items():
         path.write_text(text, encoding="utf-8")
-    return list(files)
+    return [*files, *plots]
 
 
-def _number(value: float | None, unit: float, places: int, sign: str = "") -> str:
+def _table(comparison: Comparison, all_columns: dict[str, tuple[str, float, int]], tablefmt: str) -> str:
+    known = {
+        key for metrics in (comparison.baseline, comparison.candidate) for key in metrics if metrics[key] is not None
+    }
+    columns = {key: column for key, column in all_columns.items() if key in comparison.runs["baseline"] or key in known}
+    rows = []
+    for role, arm, metrics in zip(
+        comparison.runs, comparison.arms, (comparison.baseline, comparison.candidate), strict=True
+    ):
+        cells = (_number(metrics[key], unit, places) for key, (_, unit, places) in columns.items())
+        rows.append([arm.name, arm.backbone, *cells])
+        spreads = comparison.runs[role]
+        if len(spreads["AP"].values) > 1:
+            stds = [spreads[key].std if key in spreads else None for key in columns]
+            rows.append([f"± over {len(spreads['AP'].values)} runs", "", *(_number(std, 1, 2) for std in stds)])
+    differences = [(comparison.difference[key], unit, places) for key, (_, unit, places) in columns.items()]
+    rows += [
+        ["difference", "", *(_number(item.value, unit, places, "+") for item, unit, places in differences)],
+        ["95 % interval", "", *(_interval(*difference) for difference in differences)],
+    ]
+    return _tabulate(rows, ["", "backbone", *(heading for heading, _, _ in columns.values())], tablefmt, texts=2)
+
+
+def _tabulate(rows: list[list[str]], headings: list[str], tablefmt: str = "github", texts: int = 1) -> str:
+    """With `texts` columns to the left and numbers to the right."""
+    align = ["left"] * texts + ["right"] * (len(headings) - texts)
+    return tabulate(rows, headings, tablefmt=tablefmt, disable_numparse=True, colalign=align if rows else None)
+
+
+def _number(value: float | None, unit: float = 1, places: int = 2, sign: str = "") -> str:
     return "–" if value is None else f"{value / unit:{sign}.{places}f}"
 
 
-def _interval(difference: Difference, unit: float, places: int) -> str:
+def _interval(difference: Difference, unit: float = 1, places: int = 2) -> str:
     if difference.low is None:
         return "–"
     return f"{_number(difference.low, unit, places)} to {_number(difference.high, unit, places)}"
@@ -98,3 +155,80 @@ def _gflops_note(comparison: Comparison) -> list[str]:
     if not sizes:
         return []
     return ["GFLOPs: 10⁹ multiply-adds of the backbone at " + " and ".join(f"{h}×{w}" for h, w in sizes) + "."]
+
+
+def _runs_note(comparison: Comparison) -> list[str]:
+    if comparison.covers != "images and training runs":
+        return []
+    runs = [len(spreads["AP"].values) for spreads in comparison.runs.values()]
+    few = " So few runs make them wide: more runs would narrow them." if min(runs) < 4 else ""
+    return [
+        f"± is the standard deviation over runs. The intervals are about other images and other trainings of the same "
+        f"kind, from {runs[0]} and {runs[1]} runs, whose spread is taken to be the same in both arms.{few}"
+    ]
+
+
+def _classes_told(comparison: Comparison) -> str:
+    told = [
+        f"{name} {_number(item.difference.value, sign='+', places=1)} ({_interval(item.difference, places=1)})"
+        for name, item in sorted(comparison.per_class.items(), key=lambda pair: -abs(pair[1].difference.value or 0))
+        if item.told
+    ]
+    tested = sum(item.p_adjusted is not None for item in comparison.per_class.values())
+    what = f"{tested} that {MIN_IMAGES} images or more hold; false discovery rate 5 %, Benjamini and Hochberg"
+    more = [f"and {len(told) - CLASSES} more"] if len(told) > CLASSES else []
+    named = ", ".join([*told[:CLASSES], *more])
+    verdict = f"a difference can be told in {len(told)}: {named}" if told else "no difference can be told"
+    return f"Classes ({what}): {verdict}."
+
+
+def _recipe_table(comparison: Comparison) -> list[str]:
+    rows = [[key, *map(str, values), kind] for kind, keys in comparison.recipe.items() for key, values in keys.items()]
+    if not rows:
+        return []
+    return ["## What differs in the configs", _tabulate(rows, ["key", "baseline", "candidate", "of"], texts=4)]
+
+
+def _each_run(comparison: Comparison) -> list[str]:
+    rows = []
+    for role, spreads in comparison.runs.items():
+        count = len(spreads["AP"].values)
+        names = comparison.names.get(role) or [f"{role} {number}" for number in range(1, count + 1)]
+        if count > 1:
+            rows += [
+                [name, *(_number(item.values[place]) for item in spreads.values())] for place, name in enumerate(names)
+            ]
+    return ["## Each run", _tabulate(rows, ["", *comparison.runs["baseline"]])] if rows else []
+
+
+def _error_table(comparison: Comparison) -> str:
+    first, second = comparison.details.error_types.values()
+    rows = []
+    for name in [*ERRORS, *(name for name in first if name not in ERRORS)]:
+        gains = [first[name].dap, second[name].dap]
+        cells = [_number(value) for value in gains] + [_number(gains[1] - gains[0], sign="+")]
+        rows.append([name.replace("_", " "), *cells, *(f"{types[name].count:.0f}" for types in (first, second))])
+    return _tabulate(rows, ["", "baseline", "candidate", "difference", "number, baseline", "number, candidate"])
+
+
+def _curve_table(curve: Curve, heading: str, form: str) -> str:
+    rows = [
+        [form.format(x), _number(first), _number(second), _number(item.value, sign="+"), _interval(item)]
+        for x, first, second, item in zip(curve.x, curve.baseline, curve.candidate, curve.difference or [], strict=True)
+    ]
+    return _tabulate(rows, [heading, "baseline", "candidate", "difference", "95 % interval"])
+
+
+def _class_table(comparison: Comparison) -> str:
+    rows = [
+        [
+            name,
+            str(item.images),
+            *(_number(value) for value in (item.baseline, item.candidate)),
+            _number(item.difference.value, sign="+"),
+            _interval(item.difference),
+            _number(item.p_adjusted, places=3),
+        ]
+        for name, item in comparison.per_class.items()
+    ]
+    return _tabulate(rows, ["class", "images", "baseline", "candidate", "difference", "95 % interval", "p, adjusted"])

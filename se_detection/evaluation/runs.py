@@ -1,25 +1,39 @@
-"""Run folders, as tools/train_net.py leaves them, read back and compared."""
+"""Run folders, as tools/train_net.py leaves them, and bare files of results, read back."""
 
-import filecmp
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .compare import Arm, Comparison, Difference, compare, read_json
+from .coco_files import read_json
+from .comparison import Arm
+from .recipe import Recipe, read_recipe
 
 RESULTS = Path("inference", "results.json")
-# What a comparison calls it, and what run.json does.
-COSTS = {"parameters": "parameters", "gflops": "backbone_gflops"}
+DETECTIONS = "coco_instances_results.json"
 
 
 @dataclass(frozen=True)
 class Run:
-    """An evaluated run: `results` is the content of `inference/results.json`, `record` that of `run.json` or empty."""
+    """An evaluated run: `results` is the content of `inference/results.json`, `record` that of `run.json`, or empty.
 
-    folder: Path
+    Of a bare file of COCO results, `results`, `record` and `recipe` are empty.
+    """
+
+    path: Path
+    annotations: Path
     results: dict[str, Any]
     record: dict[str, Any]
+    recipe: Recipe | None
+
+    @property
+    def name(self) -> str:
+        """The folder's, or the file's."""
+        path = self.path.resolve()
+        if path.is_file():
+            path = path.parent if path.name == DETECTIONS else path.with_suffix("")
+            path = path.parent if path.name == "inference" else path
+        return path.name
 
     @property
     def arm(self) -> Arm:
@@ -27,43 +41,56 @@ class Run:
         backbone = str(self.record.get("backbone", "")).removeprefix("build_").removesuffix("_backbone")
         depth = f" {self.record['depth']}" if "depth" in self.record else ""
         size = self.record.get("backbone_input")
-        return Arm(self.folder.resolve().name, backbone + depth, (size[0], size[1]) if size else None)
+        return Arm(self.name, backbone + depth, (size[0], size[1]) if size else None)
 
     @property
     def detections(self) -> Path:
         """COCO's results format."""
-        return self.folder / "inference" / "coco_instances_results.json"
+        return self.path if self.path.is_file() else self.path / "inference" / DETECTIONS
 
     @property
-    def annotations(self) -> Path:
-        """COCO's instances format."""
-        return Path(self.results["annotations"])
+    def unfinished(self) -> str:
+        """The last checkpoint of a training that did not come to its end; otherwise empty."""
+        tag = self.path / "last_checkpoint"
+        last = tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
+        return "" if last == "model_final.pth" else last
 
 
-def read_run(folder: Path) -> Run:
-    """Reads a run folder.
+def read_run(path: Path, annotations: Path | None = None) -> Run:
+    """Reads a run folder or, with annotations, a bare file of COCO results.
+
+    Args:
+        annotations: COCO's instances, instead of those that a folder names.
 
     Raises:
-        UserError: it is no run, or was not evaluated, or its annotations are gone.
+        UserError: it is no run, or was not evaluated, or its annotations are unknown or gone.
     """
-    if not (folder / RESULTS).is_file():
-        several = sorted(path.parent.name for path in folder.glob("inference/*/results.json"))
+    if path.is_file():
+        if annotations is None:
+            raise UserError(f"{path} is a bare file of results; name what it was evaluated on with --annotations")
+        return Run(path, annotations, {}, {}, None)
+    if not (path / RESULTS).is_file():
+        several = sorted(found.parent.name for found in path.glob("inference/*/results.json"))
         if several:
             raise UserError(
-                f"{folder}: evaluated on several data sets ({', '.join(several)}); evaluate it on one of them"
+                f"{path}: evaluated on several data sets ({', '.join(several)}); evaluate it on one of them"
             )
         raise UserError(
-            f"{folder}: no {RESULTS}; is it a run folder? evaluate it with "
-            f"tools/train_net.py --eval-only --resume ... OUTPUT_DIR {folder}"
+            f"{path}: no {RESULTS}; is it a run folder? evaluate it with "
+            f"tools/train_net.py --eval-only --resume ... OUTPUT_DIR {path}"
         )
-    results = read_json(folder / RESULTS)
-    record = read_record(folder)
+    results = read_json(path / RESULTS)
+    record = read_record(path)
     if not isinstance(results, dict) or not isinstance(results.get("annotations"), str) or "categories" not in results:
-        raise UserError(f"{folder / RESULTS} is not an evaluation's of this project; evaluate the run again")
-    run = Run(folder, results, record)
-    if not run.annotations.is_file():
-        raise UserError(f"{folder / RESULTS}: its annotations {run.annotations} are gone; evaluate the run again")
-    return run
+        raise UserError(f"{path / RESULTS} is not an evaluation's of this project; evaluate the run again")
+    own = Path(results["annotations"])
+    if own.is_file():
+        annotations = own
+    elif annotations is None:
+        raise UserError(
+            f"{path / RESULTS}: its annotations {own} are gone; evaluate the run again, or name them with --annotations"
+        )
+    return Run(path, annotations, results, record, read_recipe(path))
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -77,45 +104,3 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise UserError(f"{path} is no record of a run; remove it, or evaluate the run again")
     return record
-
-
-def compare_runs(baseline: Path, candidate: Path, n_bootstrap: int = 1000) -> Comparison:
-    """Compares two run folders: what :func:`compare` gives, `parameters` and `gflops`.
-
-    `gflops` are billions of multiply-adds of the backbone. Neither has an interval.
-
-    Raises:
-        UserError: a folder is no evaluated run, or the two were evaluated on different data.
-    """
-    runs = read_run(baseline), read_run(candidate)
-    _check_same_data(*runs)
-    comparison = compare(runs[0].detections, runs[1].detections, runs[0].annotations, n_bootstrap)
-    costs = [{name: _number(run.record.get(key)) for name, key in COSTS.items()} for run in runs]
-    differences = {name: Difference(_minus(costs[1][name], costs[0][name])) for name in COSTS}
-    return replace(
-        comparison,
-        baseline={**comparison.baseline, **costs[0]},
-        candidate={**comparison.candidate, **costs[1]},
-        difference={**comparison.difference, **differences},
-        arms=(runs[0].arm, runs[1].arm),
-    )
-
-
-def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) else None
-
-
-def _minus(left: float | None, right: float | None) -> float | None:
-    return None if left is None or right is None else left - right
-
-
-def _check_same_data(baseline: Run, candidate: Run) -> None:
-    if baseline.results["categories"] != candidate.results["categories"]:
-        raise UserError(
-            f"{baseline.folder} and {candidate.folder} have different categories; compare runs on the same data"
-        )
-    if not filecmp.cmp(baseline.annotations, candidate.annotations, shallow=False):
-        raise UserError(
-            f"{baseline.folder} was evaluated on {baseline.annotations} and {candidate.folder} on "
-            f"{candidate.annotations}; compare runs on the same data"
-        )

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
 
-from se_detection.evaluation.average_precision import METRICS, average_precision, load_coco, match_boxes
+from se_detection.evaluation.average_precision import average_precision
+from se_detection.evaluation.coco_files import load_annotations
+from se_detection.evaluation.matching import match_boxes
 
 
 def repeat_images(annotations, results, times):
@@ -16,21 +19,37 @@ def repeat_images(annotations, results, times):
     return {**annotations, "images": images, "annotations": entries(annotations["annotations"])}, entries(results)
 
 
+def of_category(category, annotations, results):
+    kept = [item for item in annotations["annotations"] if item["category_id"] == category]
+    data = {**annotations, "categories": [{"id": category}], "annotations": kept}
+    return data, [item for item in results if item["category_id"] == category]
+
+
 def test_a_weighted_image_counts_as_if_it_were_there_so_often(annotations, detect, reference) -> None:
     results = detect(annotations, seed=1, jitter=0.1)
     n = len(annotations["images"])
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=25).astype(float)
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=15).astype(float)
     one_image = np.zeros((1, n))
     one_image[0, 2] = 2  # where not all sizes are
     weights = np.concatenate([np.ones((1, n)), one_image, weights])
 
-    ours = average_precision(match_boxes(load_coco(annotations), list(results)), weights)
-
-    theirs = [reference(*repeat_images(annotations, results, times)) for times in weights]
-    assert np.isnan(theirs[1]).any()
-    np.testing.assert_allclose(np.transpose([ours[metric] for metric in METRICS]), theirs, atol=1e-12)
+    evaluations = match_boxes(load_annotations(annotations), results)
+    for category, evaluation in zip((3, 7), evaluations, strict=False):
+        ap = average_precision(evaluation, weights.T)
+        assert ap.areas[0] == pytest.approx(ap.thresholds.mean(axis=0), nan_ok=True)
+        ours = np.vstack([ap.areas[0], ap.thresholds[[0, 5]], ap.areas[1:], ap.recalls])
+        theirs = [reference(*of_category(category, *repeat_images(annotations, results, times))) for times in weights]
+        assert np.isnan(theirs[1]).any()
+        np.testing.assert_allclose(ours.T, theirs, atol=1e-12)
 
 
 def test_no_detections_are_ap_zero(annotations) -> None:
-    ap = average_precision(match_boxes(load_coco(annotations), []), np.ones((1, len(annotations["images"]))))
-    assert [values.tolist() for values in ap.values()] == [[0.0]] * 6
+    weights = np.ones((len(annotations["images"]), 1))
+    cup, plate, fork = (
+        average_precision(evaluation, weights) for evaluation in match_boxes(load_annotations(annotations), [])
+    )
+    for found in (cup, plate):
+        assert [found.areas.max(), found.thresholds.max(), found.recalls.max()] == [0, 0, 0]
+    # There are none of the third category.
+    assert np.isnan(fork.areas).all()
+    assert np.isnan(fork.recalls).all()

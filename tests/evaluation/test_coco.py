@@ -61,7 +61,7 @@ def test_results_are_those_of_pycocotools(register, annotations, detect, referen
         box = by_score[float(np.float32(item["score"]))]
         assert (box["image_id"], box["category_id"]) == (item["image_id"], item["category_id"])
     assert len(boxes) == len(found)
-    expected = 100 * reference(annotations, boxes)
+    expected = 100 * reference(annotations, boxes)[:6]
     assert [written["bbox"][metric] for metric in METRICS] == pytest.approx(expected, abs=1e-9)
     assert list(written) == [
         *("dataset", "annotations", "image_root", "images", "categories", "bbox", "per_class"),

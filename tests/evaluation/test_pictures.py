@@ -59,7 +59,17 @@ def test_missing_images_are_named(runs, tmp_path) -> None:
     (tmp_path / "images" / "1.png").unlink()
     with pytest.raises(UserError, match=r"1\.png: the image can't be read"):
         draw_side_by_side(*runs, tmp_path / "pictures", 1)
-    results = runs[0] / "inference" / "results.json"
-    results.write_text(json.dumps({**json.loads(results.read_text()), "image_root": None}))
-    with pytest.raises(UserError, match="names no image folder"):
+    for run in runs:
+        results = run / "inference" / "results.json"
+        results.write_text(json.dumps({**json.loads(results.read_text()), "image_root": None}))
+    with pytest.raises(UserError, match="neither names an image folder"):
         draw_side_by_side(*runs, tmp_path / "pictures", 1)
+
+
+def test_a_bare_file_is_drawn_beside_a_run(runs, tmp_path) -> None:
+    bare = tmp_path / "theirs.json"
+    bare.write_bytes((runs[0] / "inference" / "coco_instances_results.json").read_bytes())
+    mixed = draw_side_by_side(bare, runs[1], tmp_path / "mixed", 1, tmp_path / "val.json")[0]
+    whole = draw_side_by_side(*runs, tmp_path / "whole", 1)[0]
+    for ours, theirs in zip(panels(mixed), panels(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)

@@ -1,0 +1,183 @@
+"""What kinds of errors cost AP: Bolya et al., *TIDE: A General Toolbox for Identifying Object Detection Errors*, 2020.
+
+As there, boxes are matched at IoU 0.5, an IoU below 0.1 is background, and dAP of an error is what AP50 would gain if
+that error alone were mended (the paper's section 3). A detection that fits several errors is, as in the authors' code,
+one of localisation before classification, duplicate, background and both. Two things are COCO's instead: detections
+that crowds absorb are no errors, and AP50 is averaged over the classes that have objects.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask
+
+from .average_precision import area_under_curve
+from .matching import Array, CategoryEvaluation
+
+FOREGROUND, BACKGROUND = 0.5, 0.1
+FALSE_POSITIVES = ("classification", "localisation", "both", "duplicate", "background")
+ERRORS = (*FALSE_POSITIVES, "missed")
+
+
+@dataclass(frozen=True)
+class ErrorType:
+    """What AP50 would gain without an error, in percent, and how many of it there are."""
+
+    dap: float
+    count: float
+
+
+@dataclass(frozen=True)
+class _Detections:
+    """Their categories (places among all), scores, whether they are right, and if not, which of FALSE_POSITIVES.
+
+    `target` is the object that a detection of the wrong class or place would have found, -1 for none.
+    """
+
+    category: NDArray[np.intp]
+    score: Array
+    hit: NDArray[np.bool_]
+    error: NDArray[np.str_]
+    target: NDArray[np.intp]
+
+
+def error_types(evaluations: Sequence[CategoryEvaluation]) -> dict[str, ErrorType]:
+    """dAP and count of each error, then of all false positives and of all false negatives, which hold the others.
+
+    Args:
+        evaluations: of :func:`match_boxes`, of all categories.
+    """
+    category, found, detections = _classify(evaluations)
+    objects = np.bincount(category, minlength=len(evaluations))
+    has_objects = objects > 0
+
+    def ap50(chosen: _Detections, forgiven: NDArray[np.bool_] | None = None) -> float:
+        positives = objects if forgiven is None else objects - np.bincount(category[forgiven], minlength=len(objects))
+        areas = [
+            _area(chosen.score[mine], chosen.hit[mine], positives[number])
+            for number in np.flatnonzero(has_objects)
+            for mine in [chosen.category == number]
+        ]
+        return 100 * float(np.mean(areas)) if areas else float("nan")
+
+    before = ap50(detections)
+    result = {}
+    for name in FALSE_POSITIVES:
+        mended = _mend(detections, name, category, found)
+        result[name] = ErrorType(ap50(mended) - before, int((detections.error == name).sum()))
+    missed = ~found
+    missed[detections.target[detections.target >= 0]] = False
+    right = _select(detections, detections.hit)
+    for name, gain, wrong in (
+        ("missed", ap50(detections, missed), missed),
+        ("false_positives", ap50(right), ~detections.hit),
+        ("false_negatives", ap50(detections, ~found), ~found),
+    ):
+        result[name] = ErrorType(gain - before, int(wrong.sum()))
+    return result
+
+
+def _area(score: Array, hit: NDArray[np.bool_], positives: int) -> float:
+    if positives == 0:
+        return 0.0
+    hit = hit[np.argsort(-score, kind="stable")]
+    ones = np.ones((len(hit), 1))
+    levels = np.linspace(0, 1, 101)
+    return float(area_under_curve(hit, np.ones_like(hit), ones, np.array([float(positives)]), levels)[0])
+
+
+def _select(detections: _Detections, chosen: NDArray[np.bool_]) -> _Detections:
+    return _Detections(*(values[chosen] for values in vars(detections).values()))
+
+
+def _mend(detections: _Detections, name: str, category: NDArray[np.intp], found: NDArray[np.bool_]) -> _Detections:
+    """Without an error: one that could have found a missing object finds it, the best for each object; others go."""
+    mine = detections.error == name
+    able = np.flatnonzero(mine & (detections.target >= 0))
+    able = able[~found[detections.target[able]]]
+    able = able[np.argsort(-detections.score[able], kind="stable")]
+    _, first = np.unique(detections.target[able], return_index=True)
+    best = able[first]
+    hit, new_category, kept = detections.hit.copy(), detections.category.copy(), ~mine
+    hit[best], kept[best], new_category[best] = True, True, category[detections.target[best]]
+    return _select(_Detections(new_category, detections.score, hit, detections.error, detections.target), kept)
+
+
+def _classify(
+    evaluations: Sequence[CategoryEvaluation],
+) -> tuple[NDArray[np.intp], NDArray[np.bool_], _Detections]:
+    """The objects' categories and whether they are found, and the detections that count."""
+    categories: list[int] = []
+    found: list[bool] = []
+    rows: list[tuple[int, float, bool, str, int]] = []
+    for objects, detections in _by_image(evaluations):
+        for detection, (error, target) in zip(detections, _name_errors(objects, detections), strict=True):
+            place = target + len(categories) if target >= 0 else -1
+            rows.append((detection.category, detection.score, detection.matched, error, place))
+        categories += [item.category for item in objects]
+        found += [item.matched for item in objects]
+    fields = list(zip(*rows, strict=True)) or [()] * 5
+    kinds = (np.intp, np.float64, np.bool_, np.str_, np.intp)
+    arrays: list[NDArray[Any]] = [np.array(field, dtype=kind) for field, kind in zip(fields, kinds, strict=True)]
+    return np.array(categories, dtype=np.intp), np.array(found, dtype=bool), _Detections(*arrays)
+
+
+class _Box(NamedTuple):
+    """An object, or a detection, in an image."""
+
+    category: int
+    box: list[float]
+    matched: bool
+    score: float = 0.0
+
+
+def _by_image(evaluations: Sequence[CategoryEvaluation]) -> Iterable[tuple[list[_Box], list[_Box]]]:
+    """The objects and the detections that count, of each image that has any, in the images' order."""
+    grouped: dict[int, tuple[list[_Box], list[_Box]]] = {}
+    for category, evaluation in enumerate(evaluations):
+        for place, image in zip(evaluation.places, evaluation.evalImgs, strict=False):
+            objects, detections = grouped.setdefault(int(place), ([], []))
+            truth = zip(image["gtIds"], image["gtMatches"][0], image["gtIgnore"], strict=True)
+            objects += [
+                _Box(category, evaluation.cocoGt.anns[key]["bbox"], match != 0)
+                for key, match, ignored in truth
+                if not ignored
+            ]
+            results = zip(image["dtIds"], image["dtMatches"][0], image["dtIgnore"][0], image["dtScores"], strict=True)
+            detections += [
+                _Box(category, evaluation.cocoDt.anns[key]["bbox"], match != 0, score)
+                for key, match, ignored, score in results
+                if not ignored
+            ]
+    return [grouped[place] for place in sorted(grouped)]
+
+
+def _name_errors(objects: list[_Box], detections: list[_Box]) -> list[tuple[str, int]]:
+    """The error of each of an image's detections, empty for one that is right, and its target."""
+    if not objects:
+        return [("background", -1)] * len(detections)
+    if not detections:
+        return []
+    overlaps = mask.iou([item.box for item in detections], [item.box for item in objects], [0] * len(objects))
+    categories = np.array([item.category for item in objects])
+    found = np.array([item.matched for item in objects])
+    return [
+        ("", -1) if item.matched else _name_error(overlap, categories == item.category, found)
+        for item, overlap in zip(detections, overlaps, strict=True)
+    ]
+
+
+def _name_error(overlap: Array, same_class: NDArray[np.bool_], found: NDArray[np.bool_]) -> tuple[str, int]:
+    same, other = overlap * same_class, overlap * ~same_class
+    if BACKGROUND <= same.max() < FOREGROUND:
+        return "localisation", int(same.argmax())
+    if other.max() >= FOREGROUND:
+        return "classification", int(other.argmax())
+    if (same * found).max() >= FOREGROUND:
+        return "duplicate", -1
+    if overlap.max() < BACKGROUND:
+        return "background", -1
+    return "both", -1
