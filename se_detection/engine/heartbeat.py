@@ -17,7 +17,7 @@ from typing import Any
 from detectron2.utils import comm
 from torch.distributed.distributed_c10d import _get_default_store
 
-INTERVAL = 5.0
+INTERVAL = 2.0
 LIMIT = 50.0
 
 

@@ -1,0 +1,60 @@
+"""tools/train_net.py with a record of what each process does, in the folder that $RECORD names.
+
+`<rank>.jsonl` has a line for each step, once it is taken, and for each picture that is evaluated; `gradients<rank>.pth`
+the gradients of the run's first step. Each of these lines takes $SECONDS longer.
+"""
+
+import hashlib
+import json
+import os
+import runpy
+import time
+from pathlib import Path
+
+import torch
+from detectron2.utils import comm
+
+from se_detection.engine import Trainer, run
+from se_detection.errors import run_tool
+
+RECORD = Path(os.environ["RECORD"])
+
+
+class RecordedTrainer(Trainer):
+    def run_step(self) -> None:
+        super().run_step()
+        model = self.checkpointer.model
+        if self.iter == 0:
+            gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+            torch.save(gradients, RECORD / f"gradients{comm.get_rank()}.pth")
+        digest = hashlib.sha256()
+        for parameter in model.parameters():
+            digest.update(parameter.detach().numpy().tobytes())
+        files = [Path(file).name for file in self.batches.files]
+        record(pid=os.getpid(), iteration=self.iter, files=files, weights=digest.hexdigest())
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name):
+        evaluator = super().build_evaluator(cfg, dataset_name)
+        process = evaluator.process
+
+        def slowly(inputs, outputs) -> None:
+            record(pid=os.getpid(), evaluated=Path(inputs[0]["file_name"]).name)
+            process(inputs, outputs)
+
+        evaluator.process = slowly
+        return evaluator
+
+
+def record(**content: object) -> None:
+    with (RECORD / f"{comm.get_rank()}.jsonl").open("a") as file:
+        file.write(json.dumps(content) + "\n")
+    time.sleep(float(os.environ.get("SECONDS", "0")))
+
+
+# The processes that are launched import this file as well.
+run.Trainer = RecordedTrainer
+
+if __name__ == "__main__":
+    # Under its own name, it would be what they import.
+    run_tool(runpy.run_path(str(Path(__file__).parents[2] / "tools" / "train_net.py"))["main"])
