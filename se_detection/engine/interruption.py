@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -75,14 +75,20 @@ class StopRequest:
 
 
 class InterruptibleEvaluator(DatasetEvaluator):
-    """An evaluator that stops as soon as its process is asked to, and before the results if another one is."""
+    """An evaluator that stops as soon as its process is asked to, and before the results if another one is.
 
-    def __init__(self, evaluator: DatasetEvaluator, stop: StopRequest) -> None:
-        self.evaluator = evaluator
+    Args:
+        build: makes the evaluator when it is first needed: a data set's files may be made when its images are first.
+        stop: the request.
+    """
+
+    def __init__(self, build: Callable[[], DatasetEvaluator], stop: StopRequest) -> None:
+        self.build = build
         self.stop = stop
 
     def reset(self) -> None:
         """See detectron2's."""
+        self.evaluator = self.build()
         self.evaluator.reset()
 
     def process(self, inputs: Any, outputs: Any) -> None:

@@ -6,6 +6,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,8 @@ class Trainer(DefaultTrainer):
             for tensor in norm_statistics(self.checkpointer.weights):
                 torch.distributed.broadcast(tensor, 0)
         evaluators = [
-            InterruptibleEvaluator(self.build_evaluator(self.cfg, name), self.stop) for name in self.cfg.DATASETS.TEST
+            InterruptibleEvaluator(partial(self.build_evaluator, self.cfg, name), self.stop)
+            for name in self.cfg.DATASETS.TEST
         ]
         self._last_eval_results = self.test(self.cfg, self.checkpointer.weights, evaluators)
         if self.cfg.TEST.AUG.ENABLED and self.iter >= self.max_iter:
@@ -296,11 +298,8 @@ class Trainer(DefaultTrainer):
             stop: a request that ends it.
         """
         folder = Path(cfg.OUTPUT_DIR, "inference_TTA")
-        evaluators: list[DatasetEvaluator] = [
-            COCODetectionEvaluator(name, output_dir=str(folder / name)) for name in cfg.DATASETS.TEST
-        ]
-        if stop is not None:
-            evaluators = [InterruptibleEvaluator(evaluator, stop) for evaluator in evaluators]
+        builders = [partial(COCODetectionEvaluator, name, output_dir=str(folder / name)) for name in cfg.DATASETS.TEST]
+        evaluators = [InterruptibleEvaluator(build, stop) if stop else build() for build in builders]
         results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
         return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
 

@@ -91,7 +91,7 @@ class Machine:
         return found
 
     def vanish(self) -> None:
-        """Without a word to anyone: the cable is pulled, or where there is none, everything stands still."""
+        """Without a word to anyone: the cable is pulled, or where there is none, everything on it stands still."""
         if self.namespace:
             _ip("-n", self.namespace, "link", "set", self.interface, "down")
         else:
@@ -122,12 +122,14 @@ class Machine:
 def two_machines(folder: Path) -> Iterator[tuple[list[Machine], str]]:
     """Two, gone afterwards with all that runs on them; and why they are not namespaces, if so."""
     reason = ""
+    made: list[str] = []
     names = [f"se{os.getpid()}x{uuid.uuid4().hex[:4]}{end}" for end in "ab"]
     addresses = ["10.77.0.1", "10.77.0.2"]
     try:
         try:
             for name in names:
                 _ip("netns", "add", name)
+                made.append(name)
             _ip("-n", names[0], "link", "add", names[0], "type", "veth", "peer", "name", names[1], "netns", names[1])
             for name, address in zip(names, addresses, strict=True):
                 _ip("-n", name, "address", "add", f"{address}/24", "dev", name)
@@ -145,8 +147,8 @@ def two_machines(folder: Path) -> Iterator[tuple[list[Machine], str]]:
             for machine in machines:
                 machine.clear()
     finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+        for name in made:
+            _ip("netns", "delete", name)
 
 
 def _ip(*arguments: str) -> None:
