@@ -1,5 +1,6 @@
 """Trainers that are stopped and go on in this process, with what each kind of detector and option keeps."""
 
+import gc
 import signal
 
 import pytest
@@ -38,7 +39,9 @@ def build(tiny_flags, tmp_path):
         trainer.resume_or_load(resume)
         return trainer
 
-    return make
+    yield make
+    # Trainers with hooks of the tests' own are in cycles, and large.
+    gc.collect()
 
 
 def stop_after(trainer: Trainer, iteration: int) -> None:
