@@ -7,7 +7,6 @@ would have seen, augmented as they would have been.
 import hashlib
 import logging
 import random
-import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
@@ -22,6 +21,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
+from .loading import Undisturbed
 
 Picture = dict[str, Any]
 Mapper = Callable[[Picture], Picture | None]
@@ -125,12 +125,13 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[list[Picture]]:
         return iter(
-            DataLoader(
-                _Mapped(self.dataset, self.mapper, self.seed),
-                batch_sampler=self.picks(),
-                num_workers=self.num_workers,
-                collate_fn=list,
-                worker_init_fn=outlive_sigterm,
+            Undisturbed(
+                DataLoader(
+                    _Mapped(self.dataset, self.mapper, self.seed),
+                    batch_sampler=self.picks(),
+                    num_workers=self.num_workers,
+                    collate_fn=list,
+                )
             )
         )
 
@@ -187,14 +188,6 @@ class _Mapped(Dataset[Picture]):
             if picture is not None:
                 return picture
         raise ValueError("the mapper returned nothing for any picture of the data set")
-
-
-def outlive_sigterm(worker: int) -> None:
-    """Lets a data loading worker live on for a minute after SIGTERM: schedulers send it to all of a run's processes.
-
-    The run then finishes its step and saves, for which it needs the worker.
-    """
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))
 
 
 def _fingerprint(dataset: Iterable[Picture]) -> str:

@@ -45,12 +45,17 @@ class Checkpoints(HookBase):
         try:
             self.stop.raise_if_any()
         except Interrupted as request:
-            self.save()
-            name = signal.Signals(int(request.code or 0) - 128).name
-            logger.info("%s: stopped after iteration %d, which was saved; --resume goes on", name, done - 1)
+            self.save_for(request)
             raise
         if done == self.trainer.max_iter or done % self.period == 0:
             self.save()
+
+    def save_for(self, request: Interrupted) -> None:
+        """Saves for a run that was asked to stop, and says so."""
+        self.save()
+        name = signal.Signals(int(request.code or 0) - 128).name
+        iteration = self.trainer.iter
+        logger.info("%s: stopped after iteration %d, which was saved; --resume goes on", name, iteration)
 
     def save(self) -> None:
         """Saves the state after the present iteration, unless that was done.
@@ -115,8 +120,8 @@ class Evaluation(HookBase):
         if self.period and done % self.period == 0 and done < self.trainer.max_iter:
             try:
                 self.hook._do_eval()
-            except Interrupted:
-                self.checkpoints.save()
+            except Interrupted as request:
+                self.checkpoints.save_for(request)
                 raise
 
     def after_train(self) -> None:

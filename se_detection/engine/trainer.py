@@ -32,8 +32,9 @@ from torch import Tensor, nn
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.files import INITIAL, newest_checkpoint
 from ..checkpoint.layout import Layout
+from ..data.loading import Undisturbed
 from ..data.mapper import CheckedMapper
-from ..data.train_loader import STEP, Phase, TrainLoader, outlive_sigterm, seed_everything
+from ..data.train_loader import STEP, Phase, TrainLoader, seed_everything
 from ..errors import UserError
 from ..evaluation.coco import COCODetectionEvaluator
 from .finite import (
@@ -273,8 +274,7 @@ class Trainer(DefaultTrainer):
         """detectron2's, which names an image that can't be read."""
         with _naming([dataset_name]):
             loader = build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
-        loader.worker_init_fn = outlive_sigterm
-        return loader
+        return Undisturbed(loader)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -388,6 +388,8 @@ def _naming(datasets: Iterable[str]) -> Iterator[None]:
     """Names the data sets whose annotations detectron2 stumbles over; built-in ones are not read through before."""
     try:
         yield
+    except UserError:
+        raise
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"data set {', '.join(datasets)}: its annotations can't be used: {reason}") from error

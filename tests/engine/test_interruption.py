@@ -165,6 +165,7 @@ def test_asked_to_stop_while_it_evaluates(runs, tmp_path) -> None:
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 128 + signal.SIGTERM, runs.said
     assert "copypaste" not in runs.said
+    assert "SIGTERM: stopped after iteration 3, which was saved" in runs.said
     assert (run / "last_checkpoint").read_text() == "model_0000003.pth"
     assert runs.finish("OUTPUT_DIR", run, *periods) == 0, runs.said
     assert [line["iteration"] for line in read_metrics(run) if "bbox/AP" in line] == [3, 5]

@@ -180,7 +180,6 @@ def check_same_weights(run: Run, reference: Run, *, exactly: bool) -> None:
         torch.testing.assert_close(*momenta, rtol=0, atol=0)
         assert run.results == reference.results
     learnt = distance(theirs["model"], reference.checkpoint("model_0000001")["model"])
-    print(f"DISTANCE {distance(ours['model'], theirs['model']) / learnt}")
     assert distance(ours["model"], theirs["model"]) < 1e-2 * learnt
 
 
@@ -312,7 +311,7 @@ def test_all_processes_stop_when_asked_or_orphaned(new_run, trained) -> None:
         assert (run.outputs[0] / "last_checkpoint").read_text() == f"model_{iteration:07d}.pth"
     # The iteration doesn't end, because a process hangs.
     run.start(2, "--resume", **SLOWLY)
-    run.wait_for_step(5)
+    run.wait_for_step(5, rank=1)
     os.kill(run.pid(rank=1), signal.SIGSTOP)
     run.jobs[0].process.send_signal(signal.SIGTERM)
     time.sleep(2.5)
