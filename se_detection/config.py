@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -77,6 +78,17 @@ def check_choice(key: str, value: object, choices: Sequence[str]) -> None:
 
 # A trunk without SE.
 PLAIN = SEConfig(stages=())
+
+
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's values by full key, such as `MODEL.SE.REDUCTION`; tuples as lists, as YAML knows no others."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def add_se_config(cfg: CfgNode) -> None:

@@ -15,6 +15,7 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 
 from ..checkpoint.files import newest_checkpoint
 from ..checkpoint.timm_handler import PREFIX, source_of
+from ..config import flatten
 from ..data.coco import check_registered
 from ..errors import UserError
 from .run_folder import check_run_folder
@@ -53,7 +54,7 @@ def read_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     if not Path(config_file).is_file():
         raise UserError(f"--config-file {config_file}: there is no such file")
     cfg = get_cfg()
-    keys = _keys(cfg)
+    keys = list(flatten(cfg))
     try:
         # Without allow_unsafe=False, detectron2 lets a yaml file construct any Python object.
         cfg.merge_from_file(config_file, allow_unsafe=False)
@@ -73,13 +74,6 @@ def read_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
     except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
         raise UserError(f"config overrides: {_explain(error, keys)}") from error
     return cfg
-
-
-def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    found: list[str] = []
-    for key, value in node.items():
-        found += _keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
-    return found
 
 
 def _explain(error: Exception, keys: list[str]) -> str:

@@ -14,7 +14,8 @@ import torch.distributed as dist
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from ..data.loading import SIGNALS
+
 # One Ctrl-C reaches a process from the terminal, and again from whatever started it.
 SAME_REQUEST_SECONDS = 2.0
 
@@ -39,6 +40,17 @@ class Agreement:
         return [int(number) for number in tensor]
 
 
+@contextmanager
+def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Takes the signals over; afterwards who had them before has them again."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
 class StopRequest:
     """Remembers the first signal while it listens; a second one ends the process at once."""
 
@@ -54,12 +66,8 @@ class StopRequest:
             yield
             return
         self.received = 0
-        before = {number: signal.signal(number, self._receive) for number in SIGNALS}
-        try:
+        with handling(self._receive):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.received:

@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..errors import UserError
-from .interruption import SAME_REQUEST_SECONDS, SIGNALS
+from .interruption import SAME_REQUEST_SECONDS, handling
 
 # How gloo and NCCL say that they lost a process.
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|store", re.IGNORECASE)
@@ -132,9 +132,5 @@ def _passing_signals_on() -> Iterator[list[int]]:
             if child.pid is not None:
                 os.kill(child.pid, number)
 
-    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
-    try:
+    with handling(pass_on):
         yield passed
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 
+from ..config import flatten
 from ..errors import UserError
 from ..evaluation.runs import read_record
 
@@ -38,8 +39,8 @@ def differences(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
         before = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError):
         return {}
-    now = _leaves(yaml.safe_load(cfg.dump()))
-    then = _leaves(before) if isinstance(before, dict) else {}
+    now = flatten(yaml.safe_load(cfg.dump()))
+    then = flatten(before) if isinstance(before, dict) else {}
     return {
         key: (then[key], value)
         for key, value in now.items()
@@ -49,7 +50,7 @@ def differences(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
 
 def fixed_values(cfg: CfgNode) -> dict[str, Any]:
     """What a checkpoint keeps of a config, by key."""
-    leaves = _leaves(yaml.safe_load(cfg.dump()))
+    leaves = flatten(yaml.safe_load(cfg.dump()))
     return {key: leaves[key] for key in FIXED}
 
 
@@ -85,10 +86,3 @@ def as_begun(cfg: CfgNode) -> CfgNode:
     cfg.SOLVER.REFERENCE_WORLD_SIZE = 0
     cfg.freeze()
     return cfg
-
-
-def _leaves(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found

@@ -52,11 +52,11 @@ def run(cfg: CfgNode, args: Namespace) -> None:
         register_user_data(args)
         setup = _evaluation_setup(cfg) if args.eval_only else cfg
         config = Path(setup.OUTPUT_DIR, "config.yaml")
-        before = config.read_bytes() if config.is_file() and not args.eval_only else None
+        replaced = config.read_bytes() if config.is_file() and not args.eval_only else None
         default_setup(setup, args)
-        if before is not None and comm.is_main_process():
+        if replaced is not None and comm.is_main_process():
             # That of the run stays until this one has taken its place.
-            config.write_bytes(before)
+            config.write_bytes(replaced)
         setup_logger(setup.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="se_detection")
         # detectron2 logs the traceback of whatever ends the training; what can be said in a line needs none.
         logging.getLogger("detectron2.engine.train_loop").addFilter(_needs_traceback)

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 from detectron2.config import get_cfg
 
+from ..config import flatten
 from ..errors import UserError
 
 # What makes an arm: the trunk's layers, its weights, and how these want their pixels.
@@ -51,19 +52,9 @@ def _read(path: Path) -> Recipe:
     if not isinstance(content, dict):
         raise UserError(f"{path} is no saved config; evaluate the run again")
     # A run of an older version did what is the default now.
-    recipe = _flat(get_cfg()) | _flat(content)
+    recipe = flatten(get_cfg()) | flatten(content)
     heads = recipe["MODEL.ROI_HEADS.NAME"]
     return recipe | {"MODEL.ROI_HEADS.NAME": SAME_HEADS.get(heads, heads)}
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> Recipe:
-    flat: Recipe = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + str(key)] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def differing(first: Recipe, second: Recipe) -> dict[str, list[Any]]:
