@@ -17,8 +17,8 @@ def _folder() -> Path:
 
 
 def names() -> list[str]:
-    """The names of all configs but the bases of others, such as `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`."""
-    files = [path.relative_to(_folder()) for path in _folder().glob("*/*.yaml") if not path.name.startswith("Base-")]
+    """The names of the configs of detectors, such as `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`, without their bases."""
+    files = [path.relative_to(_folder()) for path in _folder().glob("*/*.yaml") if not path.name[0].isupper()]
     return sorted(str(path.with_suffix("")) for path in files)
 
 
@@ -32,6 +32,18 @@ def get_config_file(name: str) -> str:
     if name not in names():
         raise UserError(f"no config is named {name!r}; choose from {', '.join(names())}")
     return str(_folder() / f"{name}.yaml")
+
+
+def get_recipe_file(name: str) -> str:
+    """The path of one of tools/pretrain.py's recipes, such as `paper`.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    recipes = {path.stem.removeprefix("Recipe-"): path for path in sorted(_folder().glob("Pretrain/Recipe-*.yaml"))}
+    if name not in recipes:
+        raise UserError(f"no recipe is named {name!r}; choose from {', '.join(recipes)}, or give a .yaml file")
+    return str(recipes[name])
 
 
 def get_config(name: str) -> CfgNode:

@@ -32,19 +32,22 @@ def load_config(args: Namespace) -> CfgNode:
         UserError: see the checks below.
     """
     cfg = read_config(args.config_file, args.opts)
-    _choose_device(cfg, args)
+    check_machine(cfg, args)
     check_backbone(cfg)
     use_user_data(cfg, args)
     _check_data(cfg, args)
     check_run_folder(cfg, args)
-    _check_weights(cfg, args)
+    check_weights(cfg, args)
     check_model(cfg)
     cfg.freeze()
     return cfg
 
 
-def read_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
+def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNode | None = None) -> CfgNode:
     """detectron2's defaults under a config file under overrides (`KEY VALUE ...`); not frozen.
+
+    Args:
+        base: other defaults, which are left as they are.
 
     Raises:
         UserError: the file can't be read or is no YAML, or a key or value is unknown.
@@ -53,7 +56,7 @@ def read_config(config_file: str, overrides: Sequence[str] = ()) -> CfgNode:
         raise UserError("--config-file is missing; configs/ has the project's own")
     if not Path(config_file).is_file():
         raise UserError(f"--config-file {config_file}: there is no such file")
-    cfg = get_cfg()
+    cfg = get_cfg() if base is None else base.clone()
     keys = list(flatten(cfg))
     try:
         # Without allow_unsafe=False, detectron2 lets a yaml file construct any Python object.
@@ -85,7 +88,12 @@ def _explain(error: Exception, keys: list[str]) -> str:
     return text
 
 
-def _choose_device(cfg: CfgNode, args: Namespace) -> None:
+def check_machine(cfg: CfgNode, args: Namespace) -> None:
+    """Sets the config's device, and sees whether machine, processes and solver fit each other.
+
+    Raises:
+        UserError: they don't.
+    """
     if not torch.cuda.is_available():
         if "MODEL.DEVICE" in args.opts and cfg.MODEL.DEVICE != "cpu":
             raise UserError(f"MODEL.DEVICE: {cfg.MODEL.DEVICE} is not there; leave it out to use the CPU")
@@ -141,7 +149,7 @@ def check_backbone(cfg: CfgNode) -> None:
         close = get_close_matches(cfg.MODEL.BACKBONE.NAME, [name for name, _ in BACKBONE_REGISTRY], n=1)
         suggestion = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"MODEL.BACKBONE.NAME: no backbone is named {cfg.MODEL.BACKBONE.NAME!r}{suggestion}")
-    with torch.device("meta"), _explained(cfg.MODEL.BACKBONE.NAME):
+    with torch.device("meta"), explained(cfg.MODEL.BACKBONE.NAME):
         build_backbone(cfg)
 
 
@@ -154,13 +162,14 @@ def check_model(cfg: CfgNode) -> None:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"), _explained(f"this {cfg.MODEL.META_ARCHITECTURE}"):
+    with torch.device("meta"), explained(f"this {cfg.MODEL.META_ARCHITECTURE}"):
         optimizer = build_optimizer(cfg, build_model(cfg))
         build_lr_scheduler(cfg, optimizer)
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def explained(what: str) -> Iterator[None]:
+    """Turns whatever a builder raises into a :class:`UserError` that says what could not be built."""
     try:
         yield
     except UserError:
@@ -192,7 +201,12 @@ def _check_data(cfg: CfgNode, args: Namespace) -> None:
             raise UserError(f"{key}: {num_classes} contradicts data set {name!r}, which has {len(classes)} classes")
 
 
-def _check_weights(cfg: CfgNode, args: Namespace) -> None:
+def check_weights(cfg: CfgNode, args: Namespace) -> None:
+    """Whether there is what a run begins with, or goes on from.
+
+    Raises:
+        UserError: there isn't.
+    """
     weights = cfg.MODEL.WEIGHTS
     # Other machines may not see the checkpoint that the first has.
     if args.resume and (args.machine_rank > 0 or newest_checkpoint(Path(cfg.OUTPUT_DIR))[0]):

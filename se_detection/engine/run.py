@@ -3,6 +3,7 @@
 import logging
 import os
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -19,26 +20,28 @@ from .processes import lost_process, start_processes
 from .resuming import as_begun, differences
 from .run_folder import result_files, training_files, write_run_record
 from .trainer import Trainer, shared_checkpoint
-from .user_data import register_user_data
 
 logger = logging.getLogger(__name__)
 
 
-def launch_run(cfg: CfgNode, args: Namespace, *, torchrun: bool = False) -> None:
+def launch_run(
+    cfg: CfgNode, args: Namespace, *, torchrun: bool = False, trainer_class: type[Trainer] = Trainer
+) -> None:
     """Starts the processes that the command line asks for, by detectron2's `launch`, and :func:`run` in each.
 
     Args:
         cfg: of :func:`load_config`.
         args: of :func:`argument_parser`.
         torchrun: the processes are there already.
+        trainer_class: what trains and evaluates.
     """
     if cfg.MODEL.DEVICE == "cpu":
         # launch gives each process a GPU where it finds any.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    start_processes(run, cfg, args, torchrun)
+    start_processes(partial(run, trainer_class), cfg, args, torchrun)
 
 
-def run(cfg: CfgNode, args: Namespace) -> None:
+def run(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
     """Trains or evaluates as the command line says.
 
     Raises:
@@ -49,7 +52,7 @@ def run(cfg: CfgNode, args: Namespace) -> None:
     # A full disk is told once, not with every line of the log.
     logging.raiseExceptions = False
     try:
-        register_user_data(args)
+        trainer_class.register_data(args)
         setup = _evaluation_setup(cfg) if args.eval_only else cfg
         config = Path(setup.OUTPUT_DIR, "config.yaml")
         replaced = config.read_bytes() if config.is_file() and not args.eval_only else None
@@ -63,21 +66,21 @@ def run(cfg: CfgNode, args: Namespace) -> None:
         for key, (before, now) in changed.items():
             logger.warning("--resume: %s was %s when the run was last started, and is %s now", key, before, now)
         if args.eval_only:
-            evaluate(cfg, args)
+            evaluate(trainer_class, cfg, args)
         else:
-            train(cfg, args)
+            train(trainer_class, cfg, args)
     except OSError as error:
         if (message := user_message(error)) is None:
             raise
         raise UserError(message) from error
 
 
-def train(cfg: CfgNode, args: Namespace) -> None:
+def train(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
     """Trains, evaluating every `TEST.EVAL_PERIOD` iterations and at the end; a run that is finished is evaluated."""
     as_given = cfg
     if args.resume:
         cfg = as_begun(cfg)
-    trainer = Trainer(cfg, reset_predictor=args.reset_predictor, allow_partial_trunk=args.allow_partial_trunk)
+    trainer = trainer_class(cfg, reset_predictor=args.reset_predictor, allow_partial_trunk=args.allow_partial_trunk)
     trainer.resume_or_load(args.resume)
     if comm.is_main_process():
         # Not before all is built and loaded: a run that can't start replaces none.
@@ -86,16 +89,17 @@ def train(cfg: CfgNode, args: Namespace) -> None:
             for path in [*training_files(folder), *result_files(folder)]:
                 path.unlink()
         resumed_at = trainer.start_iter if trainer.resumed else None
-        write_run_record(cfg, args, trainer.checkpointer.model, resumed_at=resumed_at)
+        size = trainer_class.picture_size(cfg)
+        write_run_record(cfg, args, trainer.checkpointer.model, size, resumed_at=resumed_at)
         Path(cfg.OUTPUT_DIR, "config.yaml").write_text(as_given.dump(), encoding="utf-8")
     if trainer.start_iter >= trainer.max_iter:
         logger.info("The run in %s is finished (%d iterations): it is evaluated", cfg.OUTPUT_DIR, trainer.start_iter)
     trainer.train()
 
 
-def evaluate(cfg: CfgNode, args: Namespace) -> None:
+def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
     """Evaluates `MODEL.WEIGHTS`, or with `--resume` the last checkpoint of the run."""
-    model = Trainer.build_model(cfg)
+    model = trainer_class.build_model(cfg)
     checkpointer = StrictCheckpointer(
         model,
         save_dir=cfg.OUTPUT_DIR,
@@ -106,11 +110,11 @@ def evaluate(cfg: CfgNode, args: Namespace) -> None:
     path = shared_checkpoint(Path(cfg.OUTPUT_DIR), set_aside=False) if args.resume else None
     checkpointer.load(str(path or cfg.MODEL.WEIGHTS), checkpointables=[])
     if comm.is_main_process() and not Path(cfg.OUTPUT_DIR, "run.json").exists():
-        write_run_record(cfg, args, model, resumed_at=None)
+        write_run_record(cfg, args, model, trainer_class.picture_size(cfg), resumed_at=None)
     with heartbeat(cfg.OUTPUT_DIR):
-        results = Trainer.test(cfg, model)
+        results = trainer_class.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:
-            results.update(Trainer.test_with_tta(cfg, model))
+            results.update(trainer_class.test_with_tta(cfg, model))
     if comm.is_main_process():
         verify_results(cfg, results)
 

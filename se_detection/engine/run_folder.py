@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from torch import nn
 
-from ..analysis.complexity import backbone_gflops, count_parameters, padded_size, picture_size
+from ..analysis.complexity import backbone_gflops, count_parameters, padded_size
 from ..errors import UserError
 from ..evaluation.runs import read_record
 from ..files import write_whole
@@ -99,13 +99,15 @@ def _found(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return [path for path in found if path.is_file()]
 
 
-def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module, *, resumed_at: int | None) -> None:
-    """Writes `run.json`: the command, the data, and the detector's size.
+def write_run_record(
+    cfg: CfgNode, args: Namespace, model: nn.Module, size: tuple[int, int], *, resumed_at: int | None
+) -> None:
+    """Writes `run.json`: the command, the data, and the model's size.
 
-    GFLOPs are multiply-adds of trunk and FPN, as the paper counts them, for one picture of the test size, 4:3,
-    padded as detectron2 does.
+    GFLOPs are multiply-adds of the backbone, as the paper counts them, for one picture, padded as detectron2 does.
 
     Args:
+        size: height and width of the picture.
         resumed_at: the iteration that a run goes on from; the record that is there gets a line for that alone.
     """
     path = Path(cfg.OUTPUT_DIR, "run.json")
@@ -115,7 +117,7 @@ def write_run_record(cfg: CfgNode, args: Namespace, model: nn.Module, *, resumed
         record["resumed"] = [*record.get("resumed", []), resumed]
         _write_json(path, record)
         return
-    height, width = picture_size(cfg)
+    height, width = size
     padded = padded_size(model.backbone, height, width)
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     metadata = {name: MetadataCatalog.get(name) for name in datasets if name in MetadataCatalog}

@@ -3,6 +3,7 @@
 import logging
 import math
 import weakref
+from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import Tensor, nn
 
+from ..analysis.complexity import picture_size
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.files import INITIAL, newest_checkpoint
 from ..checkpoint.layout import Layout
@@ -50,6 +52,7 @@ from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, Preci
 from .interruption import Agreement, InterruptibleEvaluator, StopRequest
 from .metrics import MetricsFile
 from .resuming import check_fixed_values, fixed_values
+from .user_data import register_user_data
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +106,16 @@ class Trainer(DefaultTrainer):
             allow_partial_trunk=allow_partial_trunk,
         )
         self.register_hooks(self.build_hooks())
+
+    @staticmethod
+    def register_data(args: Namespace) -> None:
+        """Makes the command line's data known to detectron2, in every process."""
+        register_user_data(args)
+
+    @staticmethod
+    def picture_size(cfg: CfgNode) -> tuple[int, int]:
+        """Height and width of the picture that a run's GFLOPs are of: the test size, 4:3."""
+        return picture_size(cfg)
 
     def build_hooks(self) -> list[HookBase | None]:
         """detectron2's, with this project's checkpoints and evaluation."""

@@ -1,0 +1,16 @@
+#!/usr/bin/env python3
+"""Pre-trains the trunk of any config, SE or plain, as an image classifier, for tools/train_net.py's MODEL.WEIGHTS."""
+
+from se_detection.engine import launch_run, use_torchrun
+from se_detection.errors import run_tool
+from se_detection.pretrain import Pretrainer, argument_parser, load_config
+
+
+def main() -> None:
+    args = argument_parser().parse_args()
+    torchrun = use_torchrun(args)
+    launch_run(load_config(args), args, torchrun=torchrun, trainer_class=Pretrainer)
+
+
+if __name__ == "__main__":
+    run_tool(main)
