@@ -13,7 +13,14 @@ SQUEEZES = ("avg", "max", "avgmax", "none")
 GATES = ("sigmoid", "tanh", "relu", "hardsigmoid")
 STAGES = ("res2", "res3", "res4", "res5")
 STEMS = ("basic", "caffe", "deep")
-TRAINER = {"CHECKPOINTS_TO_KEEP": 0, "BEST_METRIC": "bbox/AP", "EMA_DECAY": 0.0, "SKIP_NON_FINITE": 0}
+TRAINER = {
+    "CHECKPOINTS_TO_KEEP": 0,
+    "BEST_METRIC": "bbox/AP",
+    "EMA_DECAY": 0.0,
+    "SKIP_NON_FINITE": 0,
+    "TRUNK_FROZEN_ITERS": 0,
+    "TRUNK_LR_FACTOR": 1.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +35,8 @@ class SEConfig:
         gate: `sigmoid`, `tanh`, `relu` (Table 12) or `hardsigmoid`.
         stages: the stages that have SE blocks.
         bias: whether the two layers have biases; released weights have them, the paper's ablations don't.
+        gate_bias: added to the second bias as it is initialised, for SE in a trunk that was pre-trained without: with 4,
+            sigmoid gates are open (0.98), and the trunk begins as it was.
 
     Raises:
         UserError: a value is none of its choices, or contradicts another.
@@ -40,6 +49,7 @@ class SEConfig:
     gate: str = "sigmoid"
     stages: Sequence[str] = STAGES
     bias: bool = True
+    gate_bias: float = 0.0
 
     def __post_init__(self) -> None:
         check_choice("POSITION", self.position, POSITIONS)
@@ -47,6 +57,8 @@ class SEConfig:
         check_choice("GATE", self.gate, GATES)
         for stage in self.stages:
             check_choice("STAGES", stage, STAGES)
+        if self.gate_bias and not self.bias:
+            raise UserError(f"MODEL.SE.GATE_BIAS: {self.gate_bias} needs biases; set MODEL.SE.BIAS to True")
         if len(self.reduction_per_stage) not in (0, len(STAGES)):
             raise UserError(
                 f"MODEL.SE.REDUCTION_PER_STAGE: {list(self.reduction_per_stage)} has {len(self.reduction_per_stage)} "
@@ -97,7 +109,8 @@ def add_se_config(cfg: CfgNode) -> None:
     The trainer's: `CHECKPOINTS_TO_KEEP`, the number of checkpoints along the way that are kept, 0 for all;
     `BEST_METRIC`, by which `model_best.pth` is chosen where `TEST.EVAL_PERIOD` is set, empty for none; `EMA_DECAY` of a
     moving average of the weights, 0 for none; `SKIP_NON_FINITE`, how many steps in a row are skipped for a loss that is
-    not finite before the run stops.
+    not finite before the run stops; `TRUNK_FROZEN_ITERS`, for how many iterations the trunk is frozen at first;
+    `TRUNK_LR_FACTOR`, of its learning rate.
     """
     for key, value in TRAINER.items():
         cfg.setdefault("SOLVER", CfgNode()).setdefault(key, value)

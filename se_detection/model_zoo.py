@@ -17,7 +17,7 @@ def _folder() -> Path:
 
 
 def names() -> list[str]:
-    """The names of the configs of detectors, such as `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`, without their bases."""
+    """The names of detectors' configs, such as `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`, without their bases."""
     files = [path.relative_to(_folder()) for path in _folder().glob("*/*.yaml") if not path.name[0].isupper()]
     return sorted(str(path.with_suffix("")) for path in files)
 

@@ -15,7 +15,7 @@ class SEResidualBlock(CNNBlockBase):
     """Where SE sits in a residual block (the paper's Fig. 5); subclasses give the residual branch.
 
     Args (keywords, taken by every SE block):
-        se: the options of :class:`SqueezeExcitation`: `reduction`, `squeeze`, `gate`, `bias`.
+        se: the options of :class:`SqueezeExcitation`: `reduction`, `squeeze`, `gate`, ...
         position: `standard` (on the residual, before the sum), `pre` (on the input of the residual branch), `post`
             (after sum and ReLU), `identity` (on the shortcut) or `3x3` (inside a bottleneck, after the 3x3).
         others: those of detectron2's block.

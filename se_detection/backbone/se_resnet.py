@@ -87,7 +87,13 @@ def make_stage(
     reduction = se.reduction_in(stage)
     if reduction is not None:
         block_class = SE_BLOCK[block_class]
-        options["se"] = {"reduction": reduction, "squeeze": se.squeeze, "gate": se.gate, "bias": se.bias}
+        options["se"] = {
+            "reduction": reduction,
+            "squeeze": se.squeeze,
+            "gate": se.gate,
+            "bias": se.bias,
+            "gate_bias": se.gate_bias,
+        }
         options["position"] = se.position
     strides = [stride] + [1] * (num_blocks - 1)
     try:

@@ -119,7 +119,7 @@ def check_machine(cfg: CfgNode, args: Namespace) -> None:
         raise UserError(f"INPUT.FORMAT: {cfg.INPUT.FORMAT!r} is neither RGB nor BGR")
     if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
         raise UserError(f"SOLVER.EMA_DECAY: {cfg.SOLVER.EMA_DECAY} is not from 0 (off) to below 1; 0.999 is usual")
-    for key in ("CHECKPOINTS_TO_KEEP", "SKIP_NON_FINITE"):
+    for key in ("CHECKPOINTS_TO_KEEP", "SKIP_NON_FINITE", "TRUNK_FROZEN_ITERS", "TRUNK_LR_FACTOR"):
         if cfg.SOLVER[key] < 0:
             raise UserError(f"SOLVER.{key}: {cfg.SOLVER[key]} is negative")
     if cfg.SOLVER.EMA_DECAY and cfg.TEST.PRECISE_BN.ENABLED:

@@ -17,13 +17,17 @@ class MetricsFile:
     def at(self, iteration: int) -> dict[str, Any]:
         """What was logged of an iteration."""
         found: dict[str, Any] = {}
-        for _, content in self._lines():
+        for content in self.lines():
             found |= content if content["iteration"] == iteration else {}
         return found
 
     def evaluated(self, iteration: int) -> bool:
-        """Whether an AP was logged of an iteration."""
-        return any(key.endswith("/AP") for key in self.at(iteration))
+        """Whether a detector's AP or a classifier's top-1 was logged of an iteration."""
+        return any(key.endswith(("/AP", "/top1")) for key in self.at(iteration))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """All that was logged, in its order."""
+        return [content for _, content in self._lines()]
 
     def forget_from(self, start: int) -> None:
         """Leaves out the iterations that are done again, and a line that was cut off."""

@@ -39,6 +39,7 @@ from ..data.mapper import CheckedMapper
 from ..data.train_loader import STEP, Phase, TrainLoader, seed_everything
 from ..errors import UserError
 from ..evaluation.coco import COCODetectionEvaluator
+from .fine_tuning import FrozenTrunk, scale_rate, trunk_of
 from .finite import (
     LossGuard,
     get_normalizer,
@@ -65,6 +66,7 @@ class Trainer(DefaultTrainer):
     - SIGTERM and SIGINT save and end it (:class:`StopRequest`); a process that is gone ends the others.
     - A loss that is not finite stops it, or skips the step: `SOLVER.SKIP_NON_FINITE`.
     - `SOLVER.CHECKPOINTS_TO_KEEP`, `SOLVER.BEST_METRIC`, `SOLVER.EMA_DECAY`.
+    - `SOLVER.TRUNK_FROZEN_ITERS`, `SOLVER.TRUNK_LR_FACTOR`: fine-tuning in two phases, or with either.
     - Several processes work on the CPU: DDP takes no `device_ids` there, and detectron2 always passes them.
     - Weights that don't fit are refused (:class:`StrictCheckpointer`); an image that can't be read is named
       (:class:`CheckedMapper`).
@@ -89,9 +91,7 @@ class Trainer(DefaultTrainer):
         self.loader = self.build_train_loader(cfg)
         self.batches = _SeededBatches(self.loader)
         self.phases: list[Phase] = []
-        on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
-        device_ids = None if on_cpu else [comm.get_local_rank()]
-        model = create_ddp_model(module, broadcast_buffers=False, device_ids=device_ids)
+        model = self._wrap(module)
         step_trainer = _CheckedAMPTrainer if cfg.SOLVER.AMP.ENABLED else _CheckedTrainer
         self._trainer = step_trainer(model, self.batches, optimizer)
         # What the trainer holds has no strong references to it: no cycles.
@@ -106,6 +106,14 @@ class Trainer(DefaultTrainer):
             allow_partial_trunk=allow_partial_trunk,
         )
         self.register_hooks(self.build_hooks())
+
+    def _wrap(self, module: nn.Module) -> nn.Module:
+        on_cpu = torch.device(self.cfg.MODEL.DEVICE).type == "cpu"
+        device_ids = None if on_cpu else [comm.get_local_rank()]
+        return create_ddp_model(module, broadcast_buffers=False, device_ids=device_ids)
+
+    def _wrap_again(self) -> None:
+        self.model = self._wrap(self.checkpointer.model)
 
     @staticmethod
     def register_data(args: Namespace) -> None:
@@ -125,6 +133,9 @@ class Trainer(DefaultTrainer):
             self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_TO_KEEP, self.stop
         )
         found: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        if cfg.SOLVER.TRUNK_FROZEN_ITERS:
+            trunk = trunk_of(self.checkpointer.model)
+            found.append(FrozenTrunk(trunk, cfg.SOLVER.TRUNK_FROZEN_ITERS, lambda: weak._wrap_again()))
         if cfg.SOLVER.EMA_DECAY > 0:
             found.append(MovingAverage(self.checkpointer, cfg.SOLVER.EMA_DECAY))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
@@ -275,6 +286,14 @@ class Trainer(DefaultTrainer):
         self.guard.skipped, self.guard.skipped_in_a_row = state_dict.get("skipped", (0, 0))
         set_normalizer(self.checkpointer.model, state_dict.get("loss_normalizer"))
         super().load_state_dict(state_dict)
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        """detectron2's, with `SOLVER.TRUNK_LR_FACTOR`."""
+        optimizer: torch.optim.Optimizer = super().build_optimizer(cfg, model)
+        if cfg.SOLVER.TRUNK_LR_FACTOR != 1:
+            scale_rate(optimizer, trunk_of(model), cfg.SOLVER.TRUNK_LR_FACTOR)
+        return optimizer
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:

@@ -38,13 +38,22 @@ class SqueezeExcitation(nn.Module):
             where the two layers work on every position of the map.
         gate: `sigmoid`, `tanh`, `relu` (Table 12) or `hardsigmoid`.
         bias: whether the two layers have biases.
+        gate_bias: added to the second bias as it is initialised; 4 opens sigmoid gates to 0.98, where 0 leaves them
+            near 0.5.
 
     Raises:
         ValueError: C // r is 0, or `squeeze` or `gate` is unknown.
     """
 
     def __init__(
-        self, channels: int, reduction: int = 16, *, squeeze: str = "avg", gate: str = "sigmoid", bias: bool = True
+        self,
+        channels: int,
+        reduction: int = 16,
+        *,
+        squeeze: str = "avg",
+        gate: str = "sigmoid",
+        bias: bool = True,
+        gate_bias: float = 0.0,
     ) -> None:
         super().__init__()
         hidden = channels // reduction
@@ -58,6 +67,9 @@ class SqueezeExcitation(nn.Module):
         squeezed = 2 * channels if squeeze == "avgmax" else channels
         self.fc1 = nn.Conv2d(squeezed, hidden, kernel_size=1, bias=bias)
         self.fc2 = nn.Conv2d(hidden, channels, kernel_size=1, bias=bias)
+        if self.fc2.bias is not None:
+            with torch.no_grad():
+                self.fc2.bias += gate_bias
         self.activation = GATES[gate]()
 
     def gate(self, x: Tensor) -> Tensor:

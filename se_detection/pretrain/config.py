@@ -79,8 +79,8 @@ def load_config(args: Namespace) -> CfgNode:
     Raises:
         UserError: whatever can be found wrong before anything is written.
     """
-    detector = read_config(args.config_file, base=_base())
-    cfg = _base()
+    detector = read_config(args.config_file, base=config_base())
+    cfg = config_base()
     cfg.MODEL, cfg.INPUT.FORMAT, cfg.SEED = detector.MODEL, detector.INPUT.FORMAT, detector.SEED
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
@@ -107,7 +107,8 @@ def load_config(args: Namespace) -> CfgNode:
     return cfg
 
 
-def _base() -> CfgNode:
+def config_base() -> CfgNode:
+    """detectron2's defaults, and `PRETRAIN`'s; not frozen."""
     cfg = get_cfg()
     cfg.PRETRAIN = CfgNode(dict(PRETRAIN))
     return cfg

@@ -1,0 +1,68 @@
+"""A pre-trained trunk in a detector for few pictures: frozen at first, then trained at a lower rate."""
+
+import logging
+from collections.abc import Callable
+
+from detectron2.engine import HookBase
+from torch import nn
+from torch.optim import Optimizer
+
+logger = logging.getLogger(__name__)
+
+
+def trunk_of(model: nn.Module) -> nn.Module:
+    """A detector's trunk: its backbone, without the FPN."""
+    backbone: nn.Module = model.backbone  # type: ignore[assignment]
+    return getattr(backbone, "bottom_up", backbone)
+
+
+def scale_rate(optimizer: Optimizer, part: nn.Module, factor: float) -> None:
+    """Multiplies the learning rate of a part of what a new optimizer trains."""
+    scaled = set(map(id, part.parameters()))
+    groups = []
+    for group in optimizer.param_groups:
+        for chosen, rate in ((False, group["lr"]), (True, group["lr"] * factor)):
+            members = [item for item in group["params"] if (id(item) in scaled) == chosen]
+            if members:
+                groups.append({**group, "params": members, "lr": rate})
+    optimizer.param_groups = groups
+
+
+class FrozenTrunk(HookBase):
+    """Freezes a trunk, the statistics of its norms too, for a run's first iterations.
+
+    Args:
+        trunk: what is frozen; it depends on the iteration alone, also in a run that goes on.
+        iterations: how long.
+        wrap: called after what is trained has changed, which DDP looks at when it wraps a model.
+    """
+
+    def __init__(self, trunk: nn.Module, iterations: int, wrap: Callable[[], None]) -> None:
+        self.trunk = trunk
+        self.iterations = iterations
+        self.wrap = wrap
+        self.frozen: list[nn.Parameter] = []
+
+    def before_train(self) -> None:
+        """Freezes the trunk, unless the run goes on from a later iteration."""
+        if self.trainer.start_iter < self.iterations:
+            self.frozen = [item for item in self.trunk.parameters() if item.requires_grad]
+            self._set_trained(False)
+
+    def before_step(self) -> None:
+        """Keeps the trunk frozen, or releases it."""
+        if not self.frozen:
+            return
+        if self.trainer.iter < self.iterations:
+            # Each step: an evaluation sets the whole model back to training.
+            self.trunk.eval()
+            return
+        self.trunk.train()
+        self._set_trained(True)
+        self.frozen = []
+        logger.info("Iteration %d: the trunk is trained from now on", self.trainer.iter)
+
+    def _set_trained(self, trained: bool) -> None:
+        for parameter in self.frozen:
+            parameter.requires_grad = trained
+        self.wrap()

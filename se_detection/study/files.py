@@ -1,0 +1,75 @@
+"""Where a study's data are, and what is made of them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.sample import sample_coco
+from ..errors import UserError
+from ..files import write_whole
+from .definition import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """The images to pre-train on, and a detection set's two splits."""
+
+    classification: Path
+    train_json: Path
+    train_images: Path
+    val_json: Path
+    val_images: Path
+
+
+@dataclass(frozen=True)
+class Split:
+    """A COCO file and its folder of images."""
+
+    json_file: Path
+    images: Path
+
+
+def make_splits(study: Study, data: Data, folder: Path) -> dict[str, Split]:
+    """`train`, `tuning` and `val`: the first two are parts of the training data, and have no picture in common.
+
+    Args:
+        folder: where their files go.
+
+    Raises:
+        UserError: the training data have too few pictures, or can't be read.
+    """
+    train, tuning = folder / "train.json", folder / "tuning.json"
+    splits = {
+        "train": Split(train, data.train_images),
+        "tuning": Split(tuning, data.train_images),
+        "val": Split(data.val_json, data.val_images),
+    }
+    if train.is_file() and tuning.is_file():
+        return splits
+    total = len(json.loads(data.train_json.read_text(encoding="utf-8"))["images"])
+    count = study.train_pictures or total - study.tuning_pictures
+    if count + study.tuning_pictures > total or count < 1:
+        raise UserError(
+            f"{data.train_json} has {total} pictures; TRAIN_PICTURES and TUNING_PICTURES ask for "
+            f"{count} and {study.tuning_pictures}"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    both = folder / "both.json"
+    _write(both, sample_coco(data.train_json, count + study.tuning_pictures).content)
+    chosen = sample_coco(both, count).content
+    _write(train, chosen)
+    ids = {image["id"] for image in chosen["images"]}
+    content = json.loads(both.read_text(encoding="utf-8"))
+    rest = {
+        **content,
+        "images": [image for image in content["images"] if image["id"] not in ids],
+        "annotations": [item for item in content["annotations"] if item["image_id"] not in ids],
+    }
+    _write(tuning, rest)
+    both.unlink()
+    return splits
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    write_whole(path, lambda file: file.write(json.dumps(content).encode()))

@@ -1,0 +1,133 @@
+"""What is kept of a finished run: a small file that the report is made of, without weights or predictions."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..checkpoint.reading import read_checkpoint
+from ..engine.metrics import MetricsFile
+from ..errors import UserError
+from ..evaluation.coco_files import load_annotations, load_results
+from ..evaluation.compare import draw_images
+from ..evaluation.runs import read_run
+from ..evaluation.scores import score_run
+from ..files import write_whole
+from .definition import Arm, Study
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+# Enough for a variance: its standard error is 1 / sqrt(2 * 500), three in a hundred.
+SAMPLES = 500
+# Of a curve.
+POINTS = 200
+
+
+def record_file(folder: Path, study: Study, arm: Arm, seed: int) -> Path:
+    """Where a run's record lies."""
+    return folder / f"{study.name}-{arm.name}-{seed}.json"
+
+
+def read_records(folder: Path, study: Study) -> dict[str, dict[int, dict[str, Any]]]:
+    """The records that there are, by arm and seed.
+
+    Raises:
+        UserError: one is of another definition of the study, or can't be read.
+    """
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in study.arms}
+    for arm in study.arms.values():
+        for seed in study.seeds:
+            path = record_file(folder, study, arm, seed)
+            if not path.is_file():
+                continue
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(f"{path} can't be read: {error}; remove it, and the run is made again") from error
+            if record.get("definition") != study.digest:
+                raise UserError(
+                    f"{path} is of {study.name} as it was defined before; move the old records away, or give the study "
+                    "another NAME"
+                )
+            found[arm.name][seed] = record
+    return found
+
+
+def write_record(
+    folder: Path,
+    study: Study,
+    arm: Arm,
+    seed: int,
+    *,
+    run: Path,
+    trunk: Path,
+    rates: Mapping[float, float],
+    command: str,
+) -> dict[str, Any]:
+    """Keeps a finished run.
+
+    Beside the figures of `docs/results` it has `bootstrap`, each metric on the images themselves and on samples of
+    them, the same for every run; from these come the intervals.
+
+    Args:
+        folder: where records are kept.
+        run: the detector's folder.
+        trunk: that of its pre-training.
+        rates: AP on the tuning pictures by learning rate.
+        command: that made the run.
+    """
+    finished = read_run(run)
+    coco = load_annotations(finished.annotations)
+    images = len(coco.imgs)
+    weights = np.column_stack([np.ones(images), draw_images(images, SAMPLES).T])
+    scores = score_run(coco, load_results(finished.detections, coco, str(run)), weights, [], lambda: None)
+    pretraining = read_checkpoint(trunk / "trunk.pth")["pretraining"]
+    content = {
+        "study": study.name,
+        "definition": study.digest,
+        "arm": arm.name,
+        "seed": seed,
+        "data": finished.annotations.stem,
+        "images": images,
+        "device": finished.record["device"],
+        "threads": torch.get_num_threads(),
+        **{name: finished.results["bbox"][name] for name in METRICS},
+        "learning_rate": max(rates, key=lambda rate: rates[rate]),
+        "learning_rate_trials": {str(rate): rates[rate] for rate in rates},
+        "parameters": finished.record["parameters"],
+        "backbone_gflops": finished.record["backbone_gflops"],
+        "trunk": {"arm": arm.trunk, **pretraining, "curve": _curve(trunk, "loss_cls", "classification/top1")},
+        "curve": _curve(run, "total_loss", "bbox/AP"),
+        "bootstrap": {name: [_rounded(value) for value in scores.metrics[name]] for name in METRICS},
+        "command": command,
+        "commit": _commit(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, allow_nan=False) + "\n"
+    write_whole(record_file(folder, study, arm, seed), lambda file: file.write(text.encode()))
+    return content
+
+
+def _curve(run: Path, loss: str, metric: str) -> dict[str, list[list[float]]]:
+    """(iteration, value) of the loss and of each evaluation."""
+    lines = MetricsFile(run / "metrics.json").lines()
+    losses = [[line["iteration"], round(line[loss], 4)] for line in lines if loss in line]
+    return {
+        "loss": losses[:: -(-len(losses) // POINTS) or 1],
+        "evaluations": [[line["iteration"], round(line[metric], 2)] for line in lines if metric in line],
+    }
+
+
+def _rounded(value: float) -> float | None:
+    """JSON has no NaN."""
+    return round(float(value), 2) if np.isfinite(value) else None
+
+
+def _commit() -> str:
+    """Of the checkout that the package is run from; empty where it is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return found.stdout.strip()

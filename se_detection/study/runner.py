@@ -1,0 +1,163 @@
+"""The runs of a study, one by one; whatever is finished is not done again."""
+
+import hashlib
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engine.interruption import Interrupted, handling
+from ..errors import UserError
+from ..evaluation.coco_files import read_json
+from ..files import write_whole
+from .definition import Arm, Study
+from .files import Data, Split, make_splits
+from .record import read_records, write_record
+from .timing import measure_times
+
+DEFINITION = "study.txt"
+
+
+def run_study(study: Study, data: Data, *, tools: Path, output: Path, results: Path, gpus: int, command: str) -> None:
+    """Pre-trains each arm's trunk, tries learning rates with the first seed, and fine-tunes, seed by seed.
+
+    A run that is finished is recorded at once in `results`; what has no record is made, or gone on with where `output`
+    has a part of it. On another machine the records are enough to go on.
+
+    Args:
+        tools: the folder of pretrain.py and train_net.py.
+        output: for runs and weights.
+        results: for records.
+        gpus: for each run; 1 without a GPU means the CPU.
+        command: that a record says it was made by.
+
+    Raises:
+        UserError: a run can't be made, or `output` holds runs of another definition.
+        Interrupted: a signal asked to stop; the present run has saved what it has.
+    """
+    _claim(output, study)
+    records = read_records(results, study)
+    rates: dict[str, dict[float, float]] = {
+        name: {float(rate): ap for rate, ap in next(iter(kept.values()))["learning_rate_trials"].items()}
+        for name, kept in records.items()
+        if kept
+    }
+    splits = make_splits(study, data, output / "data")
+    runner = _Runner(study, data, splits, tools, output, gpus)
+    missing = [(seed, arm) for seed in study.seeds for arm in study.arms.values() if seed not in records[arm.name]]
+    began = time.monotonic()
+    for number, (seed, arm) in enumerate(missing):
+        left = (time.monotonic() - began) / number * (len(missing) - number) if number else 0
+        about = f", about {left / 3600:.1f} h left" if left else ""
+        _say(f"{study.name}: {arm.name}, seed {seed} (run {number + 1} of the {len(missing)} missing{about})")
+        trunk = runner.trunk(study.arms[arm.trunk], seed)
+        if arm.name not in rates:
+            first = runner.trunk(study.arms[arm.trunk], study.seeds[0])
+            rates[arm.name] = {rate: runner.trial(arm, first, rate) for rate in study.base_lr}
+        run = runner.fine_tune(arm, seed, trunk, best_rate(rates[arm.name]))
+        record = write_record(results, study, arm, seed, run=run, trunk=trunk, rates=rates[arm.name], command=command)
+        _say(f"{arm.name}, seed {seed}: AP {record['AP']:.2f}, AP50 {record['AP50']:.2f}")
+    times = results / f"{study.name}-times.json"
+    if not times.is_file():
+        _say("measuring time: the arms in turn")
+        measure_times(study, splits["val"], times, command)
+
+
+def best_rate(trials: Mapping[float, float]) -> float:
+    """The learning rate with the highest AP on the tuning pictures."""
+    return max(trials, key=lambda rate: trials[rate])
+
+
+def _claim(output: Path, study: Study) -> None:
+    path = output / DEFINITION
+    if path.is_file() and path.read_text(encoding="utf-8") != study.digest:
+        raise UserError(
+            f"{output} holds runs of another study, or of {study.name} as it was before; name another --output"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lambda file: file.write(study.digest.encode()))
+
+
+@dataclass(frozen=True)
+class _Runner:
+    """Starts the tools, and knows where their runs lie."""
+
+    study: Study
+    data: Data
+    splits: dict[str, Split]
+    tools: Path
+    output: Path
+    gpus: int
+
+    def trunk(self, arm: Arm, seed: int) -> Path:
+        """The folder of a trunk's pre-training, finished; arms whose trunks are of one config share it."""
+        config = hashlib.sha256(arm.config.read_bytes()).hexdigest()[:8]
+        folder = self.output / "trunks" / f"{arm.config.stem}-{config}-{seed}"
+        if not (folder / "trunk.pth").is_file():
+            options = ["--config-file", arm.config, "--recipe", self.study.recipe, "--data", self.data.classification]
+            self._start("pretrain.py", options, ["SEED", seed, "OUTPUT_DIR", folder])
+        return folder
+
+    def trial(self, arm: Arm, trunk: Path, rate: float) -> float:
+        """AP on the tuning pictures after a short training."""
+        folder = self.output / "trials" / f"{arm.name}-{rate:g}"
+        iterations = self.study.tuning_iters
+        overrides = ["SOLVER.MAX_ITER", iterations, "SOLVER.STEPS", f"({iterations * 4 // 5},)"]
+        self._train(arm, trunk, folder, "tuning", self.study.seeds[0], rate, overrides)
+        return float(read_json(folder / "inference" / "results.json")["bbox"]["AP"] or 0.0)
+
+    def fine_tune(self, arm: Arm, seed: int, trunk: Path, rate: float) -> Path:
+        """The folder of a detector's training, finished and evaluated."""
+        folder = self.output / "runs" / f"{arm.name}-{seed}"
+        self._train(arm, trunk, folder, "val", seed, rate, [])
+        return folder
+
+    def _train(
+        self, arm: Arm, trunk: Path, folder: Path, split: str, seed: int, rate: float, overrides: list[object]
+    ) -> None:
+        if (folder / "model_final.pth").is_file() and (folder / "inference" / "results.json").is_file():
+            return
+        train, test = self.splits["train"], self.splits[split]
+        options: list[object] = ["--config-file", arm.config]
+        options += ["--train-json", train.json_file, "--train-images", train.images]
+        options += ["--val-json", test.json_file, "--val-images", test.images]
+        options += ["--allow-partial-trunk"] * (arm.trunk != arm.name)
+        overrides = ["SEED", seed, "SOLVER.BASE_LR", rate, "MODEL.WEIGHTS", trunk / "trunk.pth", *overrides]
+        self._start("train_net.py", options, [*overrides, "OUTPUT_DIR", folder])
+
+    def _start(self, tool: str, options: list[object], overrides: list[object]) -> None:
+        command = [sys.executable, self.tools / tool, "--resume", "--num-gpus", self.gpus, *options, *overrides]
+        words = list(map(str, command))
+        _say(f"  {shlex.join(words[1:])}")
+        log = self.output / "log.txt"
+        with log.open("ab") as file:
+            begin = file.tell()
+            process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
+            asked: list[int] = []
+
+            def pass_on(number: int, frame: object) -> None:
+                asked.append(number)
+                process.send_signal(number)
+
+            with handling(pass_on):
+                code = process.wait()
+        if asked:
+            raise Interrupted(128 + asked[0])
+        if code:
+            reason = _last_error(log, begin)
+            raise UserError(
+                f"{tool} ended with exit code {code}: {reason}; see {log}; the same command goes on from there"
+            )
+
+
+def _last_error(log: Path, begin: int) -> str:
+    lines = [line.strip() for line in log.read_bytes()[begin:].decode(errors="replace").splitlines() if line.strip()]
+    told: Iterator[str] = (line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: "))
+    return next(told, lines[-1] if lines else "it said nothing")
+
+
+def _say(text: str) -> None:
+    print(time.strftime("[%H:%M:%S] ") + text, flush=True)

@@ -1,0 +1,95 @@
+"""How long a step and a picture take with each arm's detector: the arms in turn, in one process."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.events import EventStorage
+from tqdm import tqdm
+
+from ..data.coco import register_coco_json
+from ..data.mapper import CheckedMapper
+from ..engine.config import read_config
+from ..engine.trainer import Trainer
+from ..files import write_whole
+from .definition import Arm, Study
+from .files import Split
+
+ROUNDS = 12
+
+
+def measure_times(study: Study, split: Split, path: Path, command: str) -> None:
+    """Writes, for each arm, the median ratio of its time to the baseline's in the same round, with the quartiles.
+
+    Weights are random: they change no time but that of what depends on the number of boxes.
+    """
+    register_coco_json("study_times", str(split.json_file), str(split.images))
+    try:
+        timers = {arm.name: _timers(arm) for arm in study.arms.values()}
+        seconds: dict[str, dict[str, list[float]]] = {name: {"train": [], "inference": []} for name in study.arms}
+        for number in tqdm(range(ROUNDS + 1), desc="timing", unit="round", disable=None):
+            for name, kinds in timers.items():
+                for kind, run in kinds.items():
+                    began = time.perf_counter()
+                    run()
+                    if torch.cuda.is_available():
+                        torch.cuda.synchronize()
+                    # The first round warms up.
+                    if number:
+                        seconds[name][kind].append(time.perf_counter() - began)
+    finally:
+        DatasetCatalog.remove("study_times")
+    base = seconds[study.baseline.name]
+    content = {
+        "study": study.name,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "rounds": ROUNDS,
+        "ratios": {
+            name: {kind: _quartiles(np.array(times[kind]) / np.array(base[kind])) for kind in times}
+            for name, times in seconds.items()
+        },
+        "command": command,
+    }
+    write_whole(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+
+
+def _quartiles(ratios: Any) -> dict[str, float]:
+    low, median, high = np.percentile(ratios, [25, 50, 75])
+    return {"ratio": round(float(median), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def _timers(arm: Arm) -> dict[str, Callable[[], None]]:
+    """A training step and one picture's inference, with real pictures."""
+    cfg = read_config(str(arm.config))
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.DATASETS.TRAIN = ("study_times",)
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(MetadataCatalog.get("study_times").thing_classes)
+    model = Trainer.build_model(cfg)
+    optimizer = Trainer.build_optimizer(cfg, model)
+    pictures: Any = DatasetCatalog.get("study_times")[: cfg.SOLVER.IMS_PER_BATCH]
+    torch.manual_seed(0)
+    batch = [CheckedMapper(cfg, is_train=True)(item) for item in pictures]
+    picture = [CheckedMapper(cfg, is_train=False)(item) for item in pictures[:1]]
+
+    def train() -> None:
+        model.train()
+        with EventStorage():
+            loss = sum(model(batch).values())
+        optimizer.zero_grad()
+        loss.backward()
+        # Not applied: random weights under frozen norms would run away.
+
+    def infer() -> None:
+        model.eval()
+        with torch.no_grad():
+            model(picture)
+
+    return {"train": train, "inference": infer}
