@@ -20,6 +20,7 @@ TRAINER = {
     "SKIP_NON_FINITE": 0,
     "TRUNK_FROZEN_ITERS": 0,
     "TRUNK_LR_FACTOR": 1.0,
+    "CHANNELS_LAST": False,
 }
 
 
@@ -110,10 +111,12 @@ def add_se_config(cfg: CfgNode) -> None:
     `BEST_METRIC`, by which `model_best.pth` is chosen where `TEST.EVAL_PERIOD` is set, empty for none; `EMA_DECAY` of a
     moving average of the weights, 0 for none; `SKIP_NON_FINITE`, how many steps in a row are skipped for a loss that is
     not finite before the run stops; `TRUNK_FROZEN_ITERS`, for how many iterations the trunk is frozen at first;
-    `TRUNK_LR_FACTOR`, of its learning rate.
+    `TRUNK_LR_FACTOR`, of its learning rate; `CHANNELS_LAST`, the order of the weights in memory; `AMP.BF16`, mixed
+    precision in bfloat16 instead of float16.
     """
     for key, value in TRAINER.items():
         cfg.setdefault("SOLVER", CfgNode()).setdefault(key, value)
+    cfg.SOLVER.setdefault("AMP", CfgNode()).setdefault("BF16", False)
     if "SE" in cfg.MODEL:
         return
     defaults = {

@@ -37,6 +37,7 @@ def main() -> None:
     run.add_argument(
         "--output", type=Path, default=Path("output/study"), help="folder for runs and weights (default: output/study)"
     )
+    run.add_argument("--seeds", type=int, nargs="+", help="only these, while others run elsewhere (default: all)")
     run.add_argument("--num-gpus", type=int, default=1, help="for each run")
     report.add_argument("--page", type=Path, help="a Markdown page whose part between the study's marks is replaced")
     args = parser.parse_args()
@@ -58,6 +59,7 @@ def main() -> None:
         tools=Path(__file__).parent,
         output=args.output,
         results=args.results,
+        seeds=args.seeds or study.seeds,
         gpus=args.num_gpus,
         command=shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
     )

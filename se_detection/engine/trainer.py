@@ -66,6 +66,7 @@ class Trainer(DefaultTrainer):
     - SIGTERM and SIGINT save and end it (:class:`StopRequest`); a process that is gone ends the others.
     - A loss that is not finite stops it, or skips the step: `SOLVER.SKIP_NON_FINITE`.
     - `SOLVER.CHECKPOINTS_TO_KEEP`, `SOLVER.BEST_METRIC`, `SOLVER.EMA_DECAY`.
+    - `SOLVER.AMP.BF16`, `SOLVER.CHANNELS_LAST`.
     - `SOLVER.TRUNK_FROZEN_ITERS`, `SOLVER.TRUNK_LR_FACTOR`: fine-tuning in two phases, or with either.
     - Several processes work on the CPU: DDP takes no `device_ids` there, and detectron2 always passes them.
     - Weights that don't fit are refused (:class:`StrictCheckpointer`); an image that can't be read is named
@@ -92,8 +93,11 @@ class Trainer(DefaultTrainer):
         self.batches = _SeededBatches(self.loader)
         self.phases: list[Phase] = []
         model = self._wrap(module)
-        step_trainer = _CheckedAMPTrainer if cfg.SOLVER.AMP.ENABLED else _CheckedTrainer
-        self._trainer = step_trainer(model, self.batches, optimizer)
+        if cfg.SOLVER.AMP.ENABLED:
+            precision = torch.bfloat16 if cfg.SOLVER.AMP.BF16 else torch.float16
+            self._trainer = _CheckedAMPTrainer(model, self.batches, optimizer, precision=precision)
+        else:
+            self._trainer = _CheckedTrainer(model, self.batches, optimizer)
         # What the trainer holds has no strong references to it: no cycles.
         self._trainer.may_step = weakref.WeakMethod(self._may_step)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -286,6 +290,14 @@ class Trainer(DefaultTrainer):
         self.guard.skipped, self.guard.skipped_in_a_row = state_dict.get("skipped", (0, 0))
         set_normalizer(self.checkpointer.model, state_dict.get("loss_normalizer"))
         super().load_state_dict(state_dict)
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """detectron2's, with `SOLVER.CHANNELS_LAST`."""
+        model: nn.Module = super().build_model(cfg)
+        if cfg.SOLVER.CHANNELS_LAST:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

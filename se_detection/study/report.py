@@ -1,2 +1,131 @@
-def write_report(study, results, page):
-    raise NotImplementedError
+"""A study's tables and curves, made of its records alone."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from ..errors import UserError
+from ..evaluation.intervals import Difference, estimate
+from ..files import write_whole
+from .definition import Study
+from .plots import draw_curves
+from .record import METRICS, read_records
+
+Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
+
+
+def write_report(study: Study, results: Path, page: Path | None) -> list[Path]:
+    """Draws the curves beside the records, and writes tables and picture into a page.
+
+    Args:
+        results: the folder of the records.
+        page: Markdown with the lines `<!-- NAME begin -->` and `<!-- NAME end -->`; what is between them is replaced.
+
+    Raises:
+        UserError: there are no records, or the page has no such lines.
+    """
+    records = read_records(results, study)
+    if not any(records.values()):
+        raise UserError(f"{results} has no records of {study.name}; tools/study.py run makes them")
+    times = results / f"{study.name}-times.json"
+    text = "\n\n".join(tables(study, records, json.loads(times.read_text()) if times.is_file() else None))
+    picture = results / f"{study.name}.png"
+    if page is None:
+        print(text)
+        return [draw_curves(records, picture)]
+    begin, end = f"<!-- {study.name} begin -->", f"<!-- {study.name} end -->"
+    content = page.read_text(encoding="utf-8") if page.is_file() else ""
+    found = re.search(rf"{re.escape(begin)}.*{re.escape(end)}", content, flags=re.DOTALL)
+    if found is None:
+        raise UserError(f"{page} has no lines {begin} and {end} for the tables to stand between")
+    draw_curves(records, picture)
+    link = Path(os.path.relpath(picture, page.parent)).as_posix()
+    inside = f"{begin}\n\n{text}\n\n![Every run of {study.name}]({link})\n\n{end}"
+    changed = content[: found.start()] + inside + content[found.end() :]
+    write_whole(page, lambda file: file.write(changed.encode()))
+    return [picture, page]
+
+
+def tables(study: Study, records: Records, times: Mapping[str, Any] | None) -> list[str]:
+    """The arms, their differences to the baseline, and every run, in Markdown."""
+    kept = {name: list(runs.values()) for name, runs in records.items() if runs}
+    found = [
+        "Mean and standard deviation over training runs:",
+        _arms_table(kept, times),
+    ]
+    base = kept.get(study.baseline.name)
+    others = {name: runs for name, runs in kept.items() if name != study.baseline.name}
+    if base and others:
+        several = min(map(len, kept.values())) > 1
+        about = "other pictures and other trainings" if several else "other pictures alone"
+        found += [
+            f"Difference to `{study.baseline.name}`, with a 95 % interval about {about}:",
+            _differences_table(base, others),
+        ]
+    found += ["Every run, and the trials of its learning rate (AP on pictures that are neither trained nor tested on):"]
+    found += [_runs_table(kept)]
+    return found
+
+
+def _arms_table(kept: Mapping[str, list[Mapping[str, Any]]], times: Mapping[str, Any] | None) -> str:
+    rows = []
+    for name, runs in kept.items():
+        row = [f"`{name}`", len(runs), *(_mean_and_std([run[metric] for run in runs]) for metric in METRICS)]
+        row += [_mean_and_std([run["trunk"]["top1"] for run in runs])]
+        row += [f"{runs[0]['parameters'] / 1e6:.2f}", f"{runs[0]['backbone_gflops']:.2f}"]
+        row += [_ratio(times, name, kind) for kind in ("train", "inference")]
+        rows.append(row)
+    headers = ["arm", "runs", *METRICS, "trunk's top-1", "params (M)", "GFLOPs", "time of a step", "of a picture"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
+
+
+def _ratio(times: Mapping[str, Any] | None, name: str, kind: str) -> str:
+    if times is None or name not in times["ratios"]:
+        return ""
+    found = times["ratios"][name][kind]
+    return f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
+def _mean_and_std(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    mean = f"{np.mean(known):.2f}"
+    return f"{mean} ± {np.std(known, ddof=1):.2f}" if len(known) > 1 else mean
+
+
+def _differences_table(base: list[Mapping[str, Any]], others: Mapping[str, list[Mapping[str, Any]]]) -> str:
+    rows = []
+    for name, runs in others.items():
+        found = [_difference(base, runs, metric) for metric in METRICS]
+        rows.append([f"`{name}`", *map(_signed, found)])
+    return tabulate(rows, ["arm", *METRICS], tablefmt="github", disable_numparse=True)
+
+
+def _difference(base: list[Mapping[str, Any]], runs: list[Mapping[str, Any]], metric: str) -> Difference:
+    arms = [np.array([run["bootstrap"][metric] for run in arm], dtype=float) for arm in (base, runs)]
+    return estimate(arms[0], arms[1], base[0]["images"]).difference()
+
+
+def _signed(difference: Difference) -> str:
+    if difference.value is None or difference.low is None:
+        return "–"
+    return f"{difference.value:+.2f} ({difference.low:.2f} to {difference.high:.2f})"
+
+
+def _runs_table(kept: Mapping[str, list[Mapping[str, Any]]]) -> str:
+    rows = []
+    for name, runs in kept.items():
+        for run in runs:
+            trials = ", ".join(f"{rate}: {ap:.2f}" for rate, ap in run["learning_rate_trials"].items())
+            figures = [f"{run[metric]:.2f}" for metric in ("AP", "AP50", "AP75")]
+            top1 = f"{run['trunk']['top1']:.2f}"
+            rows.append([f"`{name}`", run["seed"], *figures, top1, run["learning_rate"], trials, run["commit"][:9]])
+    headers = ["arm", "seed", "AP", "AP50", "AP75", "trunk's top-1", "learning rate", "AP of its trials", "commit"]
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True)

@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,17 @@ from .timing import measure_times
 DEFINITION = "study.txt"
 
 
-def run_study(study: Study, data: Data, *, tools: Path, output: Path, results: Path, gpus: int, command: str) -> None:
+def run_study(
+    study: Study,
+    data: Data,
+    *,
+    tools: Path,
+    output: Path,
+    results: Path,
+    seeds: Collection[int],
+    gpus: int,
+    command: str,
+) -> None:
     """Pre-trains each arm's trunk, tries learning rates with the first seed, and fine-tunes, seed by seed.
 
     A run that is finished is recorded at once in `results`; what has no record is made, or gone on with where `output`
@@ -31,6 +41,7 @@ def run_study(study: Study, data: Data, *, tools: Path, output: Path, results: P
         tools: the folder of pretrain.py and train_net.py.
         output: for runs and weights.
         results: for records.
+        seeds: which of the study's; others may be run elsewhere at the same time.
         gpus: for each run; 1 without a GPU means the CPU.
         command: that a record says it was made by.
 
@@ -47,13 +58,23 @@ def run_study(study: Study, data: Data, *, tools: Path, output: Path, results: P
     }
     splits = make_splits(study, data, output / "data")
     runner = _Runner(study, data, splits, tools, output, gpus)
-    missing = [(seed, arm) for seed in study.seeds for arm in study.arms.values() if seed not in records[arm.name]]
+    missing = [
+        (seed, arm)
+        for seed in study.seeds
+        for arm in study.arms.values()
+        if seed in seeds and seed not in records[arm.name]
+    ]
     began = time.monotonic()
     for number, (seed, arm) in enumerate(missing):
         left = (time.monotonic() - began) / number * (len(missing) - number) if number else 0
         about = f", about {left / 3600:.1f} h left" if left else ""
         _say(f"{study.name}: {arm.name}, seed {seed} (run {number + 1} of the {len(missing)} missing{about})")
         trunk = runner.trunk(study.arms[arm.trunk], seed)
+        if arm.name not in rates and study.seeds[0] not in seeds:
+            raise UserError(
+                f"{arm.name}: its learning rate is chosen with seed {study.seeds[0]}, which has no record in {results} yet; "
+                "run that seed first"
+            )
         if arm.name not in rates:
             first = runner.trunk(study.arms[arm.trunk], study.seeds[0])
             rates[arm.name] = {rate: runner.trial(arm, first, rate) for rate in study.base_lr}
@@ -98,7 +119,7 @@ class _Runner:
         folder = self.output / "trunks" / f"{arm.config.stem}-{config}-{seed}"
         if not (folder / "trunk.pth").is_file():
             options = ["--config-file", arm.config, "--recipe", self.study.recipe, "--data", self.data.classification]
-            self._start("pretrain.py", options, ["SEED", seed, "OUTPUT_DIR", folder])
+            self._start("pretrain.py", seed, options, ["SEED", seed, "OUTPUT_DIR", folder])
         return folder
 
     def trial(self, arm: Arm, trunk: Path, rate: float) -> float:
@@ -126,13 +147,13 @@ class _Runner:
         options += ["--val-json", test.json_file, "--val-images", test.images]
         options += ["--allow-partial-trunk"] * (arm.trunk != arm.name)
         overrides = ["SEED", seed, "SOLVER.BASE_LR", rate, "MODEL.WEIGHTS", trunk / "trunk.pth", *overrides]
-        self._start("train_net.py", options, [*overrides, "OUTPUT_DIR", folder])
+        self._start("train_net.py", seed, options, [*overrides, "OUTPUT_DIR", folder])
 
-    def _start(self, tool: str, options: list[object], overrides: list[object]) -> None:
+    def _start(self, tool: str, seed: int, options: list[object], overrides: list[object]) -> None:
         command = [sys.executable, self.tools / tool, "--resume", "--num-gpus", self.gpus, *options, *overrides]
         words = list(map(str, command))
         _say(f"  {shlex.join(words[1:])}")
-        log = self.output / "log.txt"
+        log = self.output / f"log-{seed}.txt"
         with log.open("ab") as file:
             begin = file.tell()
             process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
