@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -73,10 +74,19 @@ def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNod
     except (KeyError, ValueError, AssertionError, AttributeError, TypeError, RecursionError) as error:
         raise UserError(f"{config_file}: {_explain(error, keys)}") from error
     try:
-        cfg.merge_from_list(list(overrides))
+        cfg.merge_from_list(_as_floats(overrides, flatten(cfg)))
     except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
         raise UserError(f"config overrides: {_explain(error, keys)}") from error
     return cfg
+
+
+def _as_floats(overrides: Sequence[str], defaults: dict[str, Any]) -> list[str]:
+    """Writes `4` as `4.0` where the key has such a value; detectron2 refuses it otherwise."""
+    words = list(overrides)
+    for place in range(1, len(words), 2):
+        if isinstance(defaults.get(words[place - 1]), float) and words[place].lstrip("+-").isdecimal():
+            words[place] += ".0"
+    return words
 
 
 def _explain(error: Exception, keys: list[str]) -> str:

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..model_zoo import get_recipe_file
 from .classifier import Classifier
 from .images import TRAIN, VAL, find_image_folder, register_image_folder
+from .mapper import ImageMapper
 
 # A recipe's values; times are in epochs, sizes in pixels.
 PRETRAIN = {
@@ -101,6 +102,8 @@ def load_config(args: Namespace) -> CfgNode:
     _count_epochs(cfg, len(DatasetCatalog.get(TRAIN)))
     check_run_folder(cfg, args)
     check_weights(cfg, args)
+    with explained("PRETRAIN.AUTO_AUGMENT"):
+        ImageMapper(cfg, is_train=True)
     with torch.device("meta"), explained(f"{cfg.MODEL.BACKBONE.NAME} with a classifier"):
         build_lr_scheduler(cfg, build_optimizer(cfg, Classifier.from_cfg(cfg)))
     cfg.freeze()

@@ -72,7 +72,7 @@ def run_study(
         trunk = runner.trunk(study.arms[arm.trunk], seed)
         if arm.name not in rates and study.seeds[0] not in seeds:
             raise UserError(
-                f"{arm.name}: its learning rate is chosen with seed {study.seeds[0]}, which has no record in {results} yet; "
+                f"{arm.name}: its learning rate is chosen with seed {study.seeds[0]}, which has no record yet; "
                 "run that seed first"
             )
         if arm.name not in rates:

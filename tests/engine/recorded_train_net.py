@@ -7,14 +7,13 @@ the gradients of the run's first step. Each of these lines takes $SECONDS longer
 import hashlib
 import json
 import os
-import runpy
 import time
 from pathlib import Path
 
 import torch
 from detectron2.utils import comm
 
-from se_detection.engine import Trainer, run
+from se_detection.engine import Trainer, argument_parser, launch_run, load_config, use_torchrun
 from se_detection.errors import run_tool
 
 RECORD = Path(os.environ["RECORD"])
@@ -52,9 +51,11 @@ def record(**content: object) -> None:
     time.sleep(float(os.environ.get("SECONDS", "0")))
 
 
-# The processes that are launched import this file as well.
-run.Trainer = RecordedTrainer
+def main() -> None:
+    args = argument_parser().parse_args()
+    torchrun = use_torchrun(args)
+    launch_run(load_config(args), args, torchrun=torchrun, trainer_class=RecordedTrainer)
+
 
 if __name__ == "__main__":
-    # Under its own name, it would be what they import.
-    run_tool(runpy.run_path(str(Path(__file__).parents[2] / "tools" / "train_net.py"))["main"])
+    run_tool(main)

@@ -83,3 +83,13 @@ def test_residual_gate(per_position: bool) -> None:
     gate = torch.rand(*shape, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(residual_gate(residual, gate, shortcut), (residual * gate + shortcut).relu())
     assert torch.autograd.gradcheck(residual_gate, (residual, gate, shortcut))
+
+
+def test_open_gates_let_a_plain_trunk_begin_as_it_was() -> None:
+    x = torch.randn(4, 64, 5, 5)
+    torch.manual_seed(1)
+    usual = SqueezeExcitation(64)
+    torch.manual_seed(1)
+    opened = SqueezeExcitation(64, gate_bias=4.0)
+    torch.testing.assert_close(opened.gate(x), torch.sigmoid(torch.logit(usual.gate(x)) + 4))
+    assert 0.95 < float(opened.gate(x).mean()) < 0.99

@@ -1,0 +1,61 @@
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from se_detection import model_zoo
+from se_detection.pretrain import Pretrainer, argument_parser, load_config
+
+COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
+
+# Small pictures, some steps of a second together.
+SMALL = [
+    *("PRETRAIN.TRAIN_SIZE", "32", "PRETRAIN.TEST_SIZE", "32", "PRETRAIN.TEST_RESIZE", "36"),
+    *("SOLVER.IMS_PER_BATCH", "6", "SOLVER.BASE_LR", "0.02", "DATALOADER.NUM_WORKERS", "0", "SEED", "5"),
+    *("PRETRAIN.WARMUP_EPOCHS", "0.0", "PRETRAIN.STEP_EPOCHS", "[]"),
+]
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """An image folder of three colours with noise: 12 pictures a class to train on, 4 to test, of several sizes."""
+    root = tmp_path_factory.mktemp("pictures")
+    chance = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for name, colour in COLOURS.items():
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                noise = chance.integers(-30, 30, (40 + number, 48, 3))
+                Image.fromarray((np.array(colour) + noise).astype(np.uint8)).save(folder / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture
+def arguments(pictures, tmp_path):
+    """A function that gives the parsed command line of a small run."""
+
+    def make(*overrides: str, config: str = "Toy/faster_rcnn_SE_R_18_FPN", flags: tuple[str, ...] = ()) -> Namespace:
+        words = ["--config-file", model_zoo.get_config_file(config), "--data", str(pictures), *flags]
+        return argument_parser().parse_args([*words, *SMALL, "OUTPUT_DIR", str(tmp_path / "run"), *overrides])
+
+    return make
+
+
+@pytest.fixture
+def build(arguments, tmp_path):
+    """A function that makes a trainer, ready to train."""
+
+    def make(*overrides: str, name: str = "run", resume: bool = False, flags=(), **options) -> Pretrainer:
+        flags = (*flags, *(["--resume"] if resume else []))
+        cfg = load_config(arguments(*overrides, "OUTPUT_DIR", str(tmp_path / name), flags=flags, **options))
+        Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        trainer = Pretrainer(cfg)
+        trainer.resume_or_load(resume)
+        return trainer
+
+    return make

@@ -1,0 +1,159 @@
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import nn
+
+from se_detection import SEConfig, UserError, create_backbone, model_zoo
+from se_detection.checkpoint import convert_state_dict
+from se_detection.pretrain import load_config
+from se_detection.pretrain.classifier import Classifier, add_stochastic_depth, trunk_config
+
+OPTIONS = {
+    "pixel_mean": [123.675, 116.28, 103.53],
+    "pixel_std": [58.395, 57.12, 57.375],
+    "channel_order": "RGB",
+    "label_smoothing": 0.0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "stochastic_depth": 0.0,
+    "bf16": False,
+    "channels_last": False,
+}
+
+
+def on_meta(cfg: CfgNode) -> CfgNode:
+    cfg.MODEL.DEVICE = "meta"
+    return cfg
+
+
+def make_batch(count: int = 4, size: int = 32) -> list[dict]:
+    pixels = np.random.default_rng(0).integers(0, 255, (count, 3, size, size), dtype=np.uint8)
+    return [{"image": image, "label": number % 3} for number, image in enumerate(pixels)]
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_logits_are_torchvisions(channels_last) -> None:
+    theirs = torchvision.models.resnet18(num_classes=5).eval()
+    ours = Classifier(create_backbone("resnet18"), 5, **{**OPTIONS, "channels_last": channels_last}).eval()
+    ours.backbone.load_state_dict(convert_state_dict(theirs.state_dict(), "torchvision"), strict=False)
+    ours.linear.load_state_dict(theirs.fc.state_dict())
+    batch = make_batch()
+    pixels = torch.from_numpy(np.stack([item["image"] for item in batch])) / 255
+    images = torchvision.transforms.functional.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    torch.testing.assert_close(ours(batch), theirs(images), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+def test_it_sees_what_the_detector_sees(order) -> None:
+    """detectron2 reads an image in the config's channel order and then subtracts the mean."""
+    cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
+    cfg.MODEL.DEVICE, cfg.INPUT.FORMAT = "cpu", order
+    options = {
+        "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+        "pixel_std": cfg.MODEL.PIXEL_STD,
+        "channel_order": cfg.INPUT.FORMAT,
+    }
+    batch = make_batch(1)
+    read = batch[0]["image"][::-1] if order == "BGR" else batch[0]["image"]
+    theirs = build_model(cfg).preprocess_image([{"image": torch.from_numpy(read.copy())}]).tensor
+    ours = Classifier(create_backbone("resnet18"), 3, **{**OPTIONS, **options}).preprocess(batch)
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_is_timms(smoothing) -> None:
+    model = Classifier(create_backbone("resnet18", norm="GN"), 3, **{**OPTIONS, "label_smoothing": smoothing})
+    batch = make_batch()
+    logits = model.logits(model.preprocess(batch))
+    labels = torch.tensor([item["label"] for item in batch])
+    theirs = LabelSmoothingCrossEntropy(smoothing)(logits, labels)
+    torch.testing.assert_close(model(batch)["loss_cls"], theirs)
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (0.0, 1.0), (0.2, 1.0)])
+def test_mixing_is_timms(mixup, cutmix) -> None:
+    options = {**OPTIONS, "label_smoothing": 0.1, "mixup": mixup, "cutmix": cutmix}
+    model = Classifier(create_backbone("resnet18", norm="GN"), 3, **options)
+    batch = make_batch()
+    np.random.seed(0)
+    found = model(batch)["loss_cls"]
+    np.random.seed(0)
+    mixer = Mixup(mixup, cutmix, label_smoothing=0.1, num_classes=3)
+    images, targets = mixer(model.preprocess(batch), torch.tensor([item["label"] for item in batch]))
+    torch.testing.assert_close(found, SoftTargetCrossEntropy()(model.logits(images), targets))
+
+
+@pytest.mark.parametrize("position", [None, "standard", "pre", "post", "identity", "3x3"])
+def test_stochastic_depth_drops_the_residual_branch(position) -> None:
+    """Of a block in training, each picture's output is that without the branch, or with the branch doubled."""
+    name = "resnet50" if position is None else "se_resnet50"
+    trunk = create_backbone(name, norm="GN", se=None if position is None else SEConfig(position=position))
+    block = trunk.res5[-1]
+    x = torch.randn(16, 2048, 4, 4).relu()
+    # The branch alone, by making its end known.
+    ends: list[torch.Tensor] = []
+    gated = position == "standard"
+    handle = block.conv3.register_forward_hook(lambda module, inputs, output: ends.append(output.clone()))
+    with torch.no_grad():
+        plain = block(x)
+    handle.remove()
+    branch = ends[0] * block.se.gate(ends[0]) if gated else ends[0]
+    shortcut = block.se(x) if position == "identity" else x
+
+    def out(factor: float) -> torch.Tensor:
+        total = F.relu(shortcut + factor * branch)
+        return block.se(total) if position == "post" else total
+
+    torch.testing.assert_close(out(1), plain)
+    add_stochastic_depth(trunk, 0.5)
+    trunk.train()
+    with torch.no_grad():
+        dropped = block(x)
+        kinds = [
+            [bool(torch.allclose(dropped[n], out(factor)[n], atol=1e-5)) for factor in (0, 2)] for n in range(len(x))
+        ]
+        trunk.eval()
+        torch.testing.assert_close(block(x), plain)
+    assert all(sum(kind) == 1 for kind in kinds)
+    assert {tuple(kind) for kind in kinds} == {(True, False), (False, True)}
+
+
+def test_stochastic_depth_rises_as_timms(monkeypatch) -> None:
+    """timm spreads the rate over the blocks from 0 to the last; here the first block has a share already."""
+    rates = []
+    monkeypatch.setattr("se_detection.pretrain.classifier.DropPath", lambda rate: rates.append(rate) or nn.Identity())
+    add_stochastic_depth(create_backbone("resnet50"), 0.2)
+    theirs = [
+        getattr(block.drop_path, "drop_prob", 0.0)
+        for stage in ("layer1", "layer2", "layer3", "layer4")
+        for block in getattr(timm.create_model("resnet50", drop_path_rate=0.2), stage)
+    ]
+    assert len(rates) == len(theirs)
+    assert rates[-1] == pytest.approx(theirs[-1]) == pytest.approx(0.2)
+    np.testing.assert_allclose(np.diff(rates), 0.2 / 16)
+
+
+def test_a_trunk_that_is_no_resnet_is_refused() -> None:
+    cfg = model_zoo.get_config("Toy/faster_rcnn_R_18_FPN")
+    cfg.MODEL.BACKBONE.NAME = "build_dla_fpn_backbone"
+    with pytest.raises(UserError, match="can't be pre-trained; choose from"):
+        trunk_config(cfg)
+
+
+@pytest.mark.parametrize("name", [name for name in model_zoo.names() if name.startswith(("Ablations", "Study"))])
+def test_every_ablation_has_a_classifier(arguments, name) -> None:
+    """Each of its parameters learns, and none is left out of the detector's trunk."""
+    cfg = load_config(arguments(config=name))
+    with torch.device("meta"):
+        model = Classifier.from_cfg(cfg)
+        detector = build_model(on_meta(model_zoo.get_config(name)))
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    trunk = {key for key in model.backbone.state_dict() if not key.endswith("num_batches_tracked")}
+    assert trunk == set(detector.backbone.bottom_up.state_dict())
