@@ -37,7 +37,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["se_detection", "se_detection.*"]),
-    package_data={"se_detection": ["py.typed"]},
+    package_data={"se_detection": ["py.typed"], "se_detection.report": ["templates/*"]},
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         # No lower bound: pip must not replace the torch that an installed detectron2 was compiled for.
@@ -45,6 +45,8 @@ setup(
         "torchvision",
         "pycocotools>=2.0.11",
         "timm",
+        "jinja2>=3.1",
+        "markupsafe",
         "tqdm",
         # What detectron2 imports: its pinned wheel is installed without its own list, which asks for numpy<2.
         "fvcore>=0.1.5.post20221221",
@@ -65,8 +67,10 @@ setup(
     ],
     extras_require={
         "dev": [
+            "axe-playwright-python",
             "hypothesis",
             "mypy",
+            "playwright",
             "pretrainedmodels",
             "pytest",
             "ruff",

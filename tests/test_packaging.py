@@ -34,6 +34,7 @@ def test_the_wheel_brings_its_configs_and_nothing_named_tools(tmp_path) -> None:
     top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"se_detection"}
     assert (installed / "se_detection" / "py.typed").is_file()
+    assert (installed / "se_detection" / "report" / "templates" / "page.html.jinja").is_file()
     code = "import se_detection; print(se_detection.__file__, *se_detection.model_zoo.names(), sep='\\n')"
     done = python(tmp_path, code, PYTHONPATH=str(installed))
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """Compares evaluated runs of tools/train_net.py, or COCO result files of any framework, on the same data."""
 
+import shlex
+import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from se_detection.errors import run_tool
 from se_detection.evaluation import compare_runs, comparison_table, draw_side_by_side, report_folder, write_report
+from se_detection.evaluation.html_report import check_html_file, write_html_report
 
 EXAMPLE = """
 A RUN is a run folder, or a JSON file in COCO's results format. With two or more training runs (seeds) a side, the
@@ -14,7 +17,7 @@ intervals are about other images and other trainings, otherwise about other imag
 examples:
   $ tools/compare.py --baseline output/plain_1 output/plain_2 --candidate output/se_1 output/se_2
   $ tools/compare.py --baseline theirs.json --candidate ours.json --annotations instances_val2017.json
-  $ tools/compare.py --baseline output/plain --candidate output/se --pictures 8
+  $ tools/compare.py --baseline output/plain --candidate output/se --pictures 8 --html report.html
 """
 
 
@@ -36,6 +39,9 @@ def main() -> None:
         "--pictures", type=int, default=0, metavar="N", help="draw N images side by side (default: none)"
     )
     parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write all of it, and the images that differ most, as one page"
+    )
+    parser.add_argument(
         "--bootstrap",
         type=int,
         default=1000,
@@ -49,6 +55,8 @@ def main() -> None:
     args = parser.parse_args()
 
     folder = report_folder([*args.baseline, *args.candidate], args.output, overwrite=args.overwrite)
+    if args.html:
+        check_html_file(args.html, overwrite=args.overwrite)
     comparison = compare_runs(
         args.baseline, args.candidate, args.bootstrap, annotations=args.annotations, force=args.force
     )
@@ -57,6 +65,8 @@ def main() -> None:
     if args.pictures > 0:
         arms = args.baseline[0], args.candidate[0]
         paths += draw_side_by_side(*arms, folder / "pictures", args.pictures, args.annotations)
+    if args.html:
+        paths.append(write_html_report(comparison, args.html, args.annotations, shlex.join(sys.argv)))
     print("\nWritten:", *paths, sep="\n  ")
 
 

@@ -241,6 +241,7 @@ class Writers(hooks.PeriodicWriter):
     def __init__(self, writers: list[EventWriter], eval_period: int) -> None:
         super().__init__(writers)
         self.eval_period = eval_period
+        self.written = -1
 
     def after_step(self) -> None:
         """Writes if it is time."""
@@ -248,8 +249,17 @@ class Writers(hooks.PeriodicWriter):
         evaluated = self.eval_period and done % self.eval_period == 0
         # Once: at a second time detectron2's printer would divide by the steps between the two.
         if evaluated or done % self._period == 0 or done == self.trainer.max_iter:
+            self.written = self.trainer.iter
             for writer in self._writers:
                 writer.write()
+
+    def after_train(self) -> None:
+        """Writes what has come since, and closes; nothing has where a run ends in the step after it wrote."""
+        if self.trainer.storage.iter != self.written:
+            super().after_train()
+            return
+        for writer in self._writers:
+            writer.close()
 
 
 class PreciseBN(hooks.PreciseBN):

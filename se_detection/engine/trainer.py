@@ -53,6 +53,7 @@ from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, Preci
 from .interruption import Agreement, InterruptibleEvaluator, StopRequest
 from .metrics import MetricsFile
 from .resuming import check_fixed_values, fixed_values
+from .tensorboard import DetectionPictures, GateMeans
 from .user_data import register_user_data
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,9 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.BEST_METRIC and cfg.TEST.EVAL_PERIOD:
             found.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_METRIC, self.metrics))
         if comm.is_main_process():
-            found.append(Writers(self.build_writers(), cfg.TEST.EVAL_PERIOD))
+            # Before what else runs the model after a step.
+            found.insert(0, GateMeans(self.checkpointer.model))
+            found += [DetectionPictures(cfg), Writers(self.build_writers(), cfg.TEST.EVAL_PERIOD)]
         return found
 
     def build_writers(self) -> list[EventWriter]:

@@ -1,13 +1,15 @@
 """What two detectors see, side by side with the ground truth."""
 
 import colorsys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data.detection_utils import read_image
 from PIL import Image, ImageDraw, ImageFont
+from pycocotools.coco import COCO
 
 from ..errors import UserError
 from .coco_files import load_annotations, load_results
@@ -20,8 +22,30 @@ Rectangle = tuple[float, float, float, float]
 MIN_SCORE = 0.5
 # Panels narrower than this are enlarged, so that names can be read, and wider ones reduced.
 PANEL_WIDTH = (640, 800)
-FONT_SIZE, TITLE_SIZE, GAP, MARGIN, LINE = 12, 16, 8, 2, 2
+TITLE_SIZE, GAP, MARGIN = 16, 8, 2
 INK, PAPER = (0, 0, 0), (255, 255, 255)
+
+
+@dataclass(frozen=True)
+class Pen:
+    """How boxes are drawn, in pixels; with a `halo`, a dark line shows them on anything."""
+
+    line: int = 2
+    font: int = 12
+    halo: int = 0
+
+
+THIN = Pen()
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box as it is drawn: COCO's `[x, y, width, height]`, a label, or none, and the length of its dashes, or 0."""
+
+    place: Sequence[float]
+    label: str
+    colour: Colour
+    dash: int = 0
 
 
 def draw_side_by_side(
@@ -47,8 +71,8 @@ def draw_side_by_side(
     if image_root is None:
         raise UserError(f"{baseline} and {candidate}: neither names an image folder, so no pictures can be drawn")
     coco = load_annotations(runs[0].annotations)
-    colours = {category: _colour(number) for number, category in enumerate(sorted(coco.cats))}
-    arms = [_by_image(coco.anns.values()), *(_by_image(_confident(run, coco)) for run in runs)]
+    colours = category_colours(coco)
+    arms = [_by_image(coco.anns.values()), *(_by_image(confident(run, coco)) for run in runs)]
     titles = ["ground truth", f"baseline: {runs[0].arm.name}", f"candidate: {runs[1].arm.name}"]
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -57,15 +81,17 @@ def draw_side_by_side(
     paths = []
     for number in chosen:
         image = images[number]
-        picture = _read(Path(image_root, image["file_name"]))
-        panels = [_draw_boxes(picture, arm.get(image["id"], []), coco.cats, colours) for arm in arms]
+        picture = read_picture(Path(image_root, image["file_name"]))
+        width = min(max(picture.width, PANEL_WIDTH[0]), PANEL_WIDTH[1])
+        panels = [draw_panel(picture, named_boxes(arm.get(image["id"], []), coco, colours), width) for arm in arms]
         path = folder / f"{number:05d}_{Path(image['file_name']).stem}.png"
         _side_by_side(panels, titles).save(path)
         paths.append(path)
     return paths
 
 
-def _confident(run: Run, coco: Any) -> list[Entry]:
+def confident(run: Run, coco: COCO) -> list[Entry]:
+    """A run's detections of score 0.5 or more."""
     return [item for item in load_results(run.detections, coco, "results") if item["score"] >= MIN_SCORE]
 
 
@@ -76,46 +102,86 @@ def _by_image(entries: Iterable[Entry]) -> dict[Any, list[Entry]]:
     return grouped
 
 
-def _colour(number: int) -> Colour:
+def category_colours(coco: COCO) -> dict[Any, Colour]:
     """Hues a golden section apart: near classes never look alike, however many there are."""
-    red, green, blue = colorsys.hsv_to_rgb((0.08 + number * 0.618034) % 1, 0.85, 1.0)
+    hues = {category: (0.08 + number * 0.618034) % 1 for number, category in enumerate(sorted(coco.cats))}
+    return {category: _from_hue(hue) for category, hue in hues.items()}
+
+
+def _from_hue(hue: float) -> Colour:
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _read(path: Path) -> Image.Image:
+def read_picture(path: Path) -> Image.Image:
+    """An image as detectron2 reads it.
+
+    Raises:
+        UserError: it can't be read.
+    """
     try:
         return Image.fromarray(read_image(str(path), "RGB"))
     except OSError as error:
         raise UserError(f"{path}: the image can't be read ({error.strerror or error})") from error
 
 
-def _draw_boxes(
-    picture: Image.Image, entries: list[Entry], categories: dict[Any, Entry], colours: dict[Any, Colour]
-) -> Image.Image:
-    """A panel: the picture, enlarged or reduced, under boxes with their class and, where they have one, score."""
-    width = min(max(picture.width, PANEL_WIDTH[0]), PANEL_WIDTH[1])
+def category_name(coco: COCO, category: Any) -> str:
+    """A category's name, or its id where it has none."""
+    return str(coco.cats[category].get("name", category))
+
+
+def named_boxes(entries: Iterable[Entry], coco: COCO, colours: dict[Any, Colour]) -> list[Box]:
+    """Annotations or detections in their classes' colours, with name and, where they have one, score; best first."""
+    return [
+        Box(
+            entry["bbox"],
+            category_name(coco, entry["category_id"]) + (f" {entry['score']:.2f}" if "score" in entry else ""),
+            colours[entry["category_id"]],
+        )
+        for entry in sorted(entries, key=lambda entry: -entry.get("score", 0))
+    ]
+
+
+def draw_panel(picture: Image.Image, boxes: Sequence[Box], width: int, pen: Pen = THIN) -> Image.Image:
+    """The picture, enlarged or reduced to a width, under boxes; the first box's label has the best place."""
     scale = width / picture.width
     panel = picture.resize((width, round(picture.height * scale)), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(panel)
-    font = ImageFont.load_default(FONT_SIZE)
-    boxes = [([scale * length for length in entry["bbox"]], entry) for entry in entries]
-    for (x, y, w, h), entry in boxes:
-        draw.rectangle((x, y, x + w, y + h), outline=colours[entry["category_id"]], width=LINE)
+    font = ImageFont.load_default(pen.font)
+    places = [[scale * length for length in box.place] for box in boxes]
+    for box, (x, y, w, h) in zip(boxes, places, strict=True):
+        _draw_rectangle(draw, (x, y, x + w, y + h), box, pen)
     labels: list[Rectangle] = []
-    for box, entry in sorted(boxes, key=lambda item: -item[1].get("score", 0)):
-        text = categories[entry["category_id"]]["name"] + (f" {entry['score']:.2f}" if "score" in entry else "")
-        size = draw.textlength(text, font=font) + 2 * MARGIN, FONT_SIZE + 2 * MARGIN
-        label = _place_label(box, size, panel.size, labels)
+    for box, place in zip(boxes, places, strict=True):
+        if not box.label:
+            continue
+        size = draw.textlength(box.label, font=font) + 2 * MARGIN, pen.font + 2 * MARGIN
+        label = _place_label(place, size, panel.size, labels)
         labels.append(label)
-        colour = colours[entry["category_id"]]
-        draw.rectangle(label, fill=colour)
+        draw.rectangle(label, fill=box.colour)
         centre = (label[0] + label[2]) / 2, (label[1] + label[3]) / 2
-        draw.text(centre, text, font=font, fill=INK if _is_bright(colour) else PAPER, anchor="mm")
+        draw.text(centre, box.label, font=font, fill=INK if _is_bright(box.colour) else PAPER, anchor="mm")
     return panel
 
 
+def _draw_rectangle(draw: ImageDraw.ImageDraw, place: Rectangle, box: Box, pen: Pen) -> None:
+    left, top, right, bottom = place
+    if pen.halo:
+        around = (left - pen.halo, top - pen.halo, right + pen.halo, bottom + pen.halo)
+        draw.rectangle(around, outline=INK, width=pen.line + 2 * pen.halo)
+    if not box.dash:
+        draw.rectangle(place, outline=box.colour, width=pen.line)
+        return
+    for start in np.arange(left, right, 2 * box.dash):
+        for y in (top, bottom - pen.line + 1):
+            draw.rectangle((start, y, min(start + box.dash - 1, right), y + pen.line - 1), fill=box.colour)
+    for start in np.arange(top, bottom, 2 * box.dash):
+        for x in (left, right - pen.line + 1):
+            draw.rectangle((x, start, x + pen.line - 1, min(start + box.dash - 1, bottom)), fill=box.colour)
+
+
 def _place_label(
-    box: list[float], size: tuple[float, float], panel: tuple[int, int], others: list[Rectangle]
+    box: Sequence[float], size: tuple[float, float], panel: tuple[int, int], others: list[Rectangle]
 ) -> Rectangle:
     """Above or below the box, or in it, inside the panel: the first place where other labels are hidden least."""
     x, y, w, h = box

@@ -1,26 +1,34 @@
-"""A comparison in pictures: one PNG for each thing that a table shows badly."""
+"""A comparison in pictures: one for each thing that a table shows badly, as PNG files or as charts of a page."""
 
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
+from ..report.charts import BASELINE, CANDIDATE, GRID, INK, PAPER, QUIET, WIDTH, chart_style
 from .comparison import Comparison
 from .details import Curve
 from .error_types import ERRORS
 from .intervals import Difference
+from .training_curves import TrainingCurve
 
-# Okabe and Ito's colours, which colour-blind people tell apart; line and marker say the same again.
+# Line and marker say what the colour says.
 STYLES: tuple[dict[str, Any], ...] = (
-    {"color": "#0072B2", "marker": "o", "linestyle": "-"},
-    {"color": "#D55E00", "marker": "s", "linestyle": "--"},
+    {"color": BASELINE, "marker": "o", "linestyle": "-"},
+    {"color": CANDIDATE, "marker": "s", "linestyle": "--"},
 )
-COLOURS = tuple(style["color"] for style in STYLES)
+COLOURS = (BASELINE, CANDIDATE)
 HATCHES = ("", "///")
-DPI = 130
+DPI = 160
+# A page's charts are as high as each other, in inches.
+INCHES = WIDTH / 72
+HEIGHT = 5.0
+# A longer name of an arm would not leave room for its curve.
+NAME_LENGTH = 20
 # So many classes fit one picture; of more, those with the largest differences, and intervals first.
 CLASSES = 40
 
@@ -30,11 +38,12 @@ def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for draw in (differences, per_class, error_types, precision_recall, ap_by_iou, ap_by_size, calibration):
-        figure = draw(comparison)
-        if figure is None:
-            continue
-        path = folder / f"{draw.__name__}.png"
-        figure.savefig(path, dpi=DPI)
+        with chart_style():
+            figure = draw(comparison)
+            if figure is None:
+                continue
+            path = folder / f"{draw.__name__}.png"
+            figure.savefig(path, dpi=DPI)
         paths.append(path)
     return paths
 
@@ -42,11 +51,7 @@ def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
 def differences(comparison: Comparison) -> Figure | None:
     """The metrics' differences with their intervals."""
     items = {name: comparison.difference[name] for name in comparison.runs["baseline"]}
-    told = {
-        name
-        for name, item in items.items()
-        if item.low is not None and item.high is not None and not item.low <= 0 <= item.high
-    }
+    told = {name for name, item in items.items() if excludes_zero(item)}
     title = f"{_covers(comparison)}; filled: zero is outside"
     return _forest(items, told, title, "difference in percentage points, candidate − baseline")
 
@@ -64,6 +69,12 @@ def per_class(comparison: Comparison) -> Figure | None:
     return _forest({name: known[name].difference for name in names}, told, title, label)
 
 
+def excludes_zero(difference: Difference) -> bool:
+    """Whether the interval says that there is a difference."""
+    low, high = difference.low, difference.high
+    return low is not None and high is not None and not low <= 0 <= high
+
+
 def _covers(comparison: Comparison) -> str:
     return f"95 % intervals over {comparison.covers}" if comparison.covers else "no intervals"
 
@@ -72,42 +83,45 @@ def _forest(items: dict[str, Difference], told: set[str], title: str, label: str
     known = [(name, item) for name, item in items.items() if item.value is not None]
     if not known:
         return None
-    figure, axes = _figure(7, 1.5 + 0.28 * len(known))
-    axes.axvline(0, color="black", linewidth=1)
+    figure = Figure(figsize=(7, 1.5 + 0.28 * len(known)), layout="constrained")
+    axes = figure.subplots()
+    _grid(axes)
+    axes.axvline(0, color=INK, linewidth=1)
     for row, (name, item) in enumerate(known):
         value = item.value or 0.0
-        colour = COLOURS[int(value > 0)] if name in told else "#777777"
+        colour = COLOURS[int(value > 0)] if name in told else QUIET
         if item.low is not None and item.high is not None:
             axes.plot([item.low, item.high], [row, row], color=colour, linewidth=2)
         axes.plot(value, row, color=colour, marker="o", markersize=6, fillstyle="full" if name in told else "none")
     axes.set_yticks(range(len(known)), [name for name, _ in known])
     axes.set_ylim(len(known) - 0.5, -0.5)
     axes.set_xlabel(label)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(title)
     return figure
 
 
 def error_types(comparison: Comparison) -> Figure | None:
     """What AP50 would gain without each kind of error."""
-    figure, axes = _figure(8, 4)
+    figure, (axes,) = _panels(1)
     places = np.arange(len(ERRORS))
     for number, (arm, types) in enumerate(comparison.details.error_types.items()):
         values = [types[name].dap for name in ERRORS]
         if not np.isfinite(values).all():
             return None
-        bars = axes.bar(
+        bars = axes.barh(
             places + 0.4 * (number - 0.5),
             values,
             0.38,
             color=COLOURS[number],
             hatch=HATCHES[number],
-            edgecolor="white",
+            edgecolor=PAPER,
             label=_names(comparison)[arm],
         )
-        axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
-    axes.set_xticks(places, ERRORS)
-    axes.set_ylabel("dAP50: gain if mended")
-    axes.margins(y=0.15)
+        axes.bar_label(bars, fmt="%.1f", padding=3)
+    axes.set_yticks(places, ["classifi-\ncation", "localis-\nation", *ERRORS[2:]])
+    axes.set_ylim(len(ERRORS) - 0.5, -0.5)
+    axes.set_xlabel("dAP50: gain if mended")
+    axes.margins(x=0.15)
     _legend(axes)
     return figure
 
@@ -115,17 +129,15 @@ def error_types(comparison: Comparison) -> Figure | None:
 def precision_recall(comparison: Comparison) -> Figure | None:
     """Mean precision over classes against recall."""
     curves = comparison.details.precision_recall
-    figure = Figure(figsize=(9, 4.2), layout="constrained")
-    panels = figure.subplots(1, len(curves), sharey=True)
+    figure, panels = _panels(len(curves))
     for axes, (iou, curve) in zip(panels, curves.items(), strict=True):
         if not _lines(axes, comparison, curve, curve.x, markers=False):
             return None
-        axes.set_title(f"IoU {iou}", fontsize=10)
-        axes.set_xlabel("recall (%)")
+        axes.set_title(f"IoU {iou}")
+        axes.set_ylabel("precision (%)")
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 102)
-        _grid(axes)
-    panels[0].set_ylabel("precision (%), mean of classes")
+    panels[-1].set_xlabel("recall (%)")
     _legend(panels[0])
     return figure
 
@@ -133,36 +145,37 @@ def precision_recall(comparison: Comparison) -> Figure | None:
 def ap_by_iou(comparison: Comparison) -> Figure | None:
     """AP against the IoU threshold, and its difference."""
     curve = comparison.details.ap_by_iou
-    return _with_difference(comparison, curve, [f"{iou:.2f}" for iou in curve.x], "IoU threshold")
+    figure = _with_difference(comparison, curve, curve.x, "IoU threshold")
+    if figure is not None:
+        figure.axes[-1].set_xticks(curve.x[::2], [f"{iou:.1f}" for iou in curve.x[::2]])
+    return figure
 
 
 def ap_by_size(comparison: Comparison) -> Figure | None:
     """AP against the objects' size, and its difference."""
     curve = comparison.details.ap_by_size
-    labels = [f"≤ {high:.0f}" for high in curve.x[:1]] + [f"{low:.0f}–{high:.0f}" for low, high in pairwise(curve.x)]
-    return _with_difference(comparison, curve, labels, "√area of the object (pixels); as many objects in each range")
+    places = list(range(len(curve.x)))
+    figure = _with_difference(comparison, curve, places, "√area of the object, up to (pixels)")
+    if figure is not None:
+        figure.axes[-1].set_xticks(places, [f"{high:.0f}" for high in curve.x])
+    return figure
 
 
-def _with_difference(comparison: Comparison, curve: Curve, labels: list[str], label: str) -> Figure | None:
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    places = np.arange(len(labels), dtype=float)
-    if not labels or not _lines(upper, comparison, curve, list(places)):
+def _with_difference(comparison: Comparison, curve: Curve, places: Sequence[float], label: str) -> Figure | None:
+    figure, (upper, lower) = _panels(2, (3, 2))
+    if not places or not _lines(upper, comparison, curve, places):
         return None
     upper.set_ylabel("AP")
     upper.set_ylim(bottom=0)
     _legend(upper)
-    lower.axhline(0, color="black", linewidth=1)
+    lower.axhline(0, color=INK, linewidth=1)
     for place, item in zip(places, curve.difference or [], strict=True):
         if item.low is not None and item.high is not None:
-            lower.plot([place, place], [item.low, item.high], color="#555555", linewidth=2)
+            lower.plot([place, place], [item.low, item.high], color=QUIET, linewidth=2)
         if item.value is not None:
-            lower.plot(place, item.value, color="#555555", marker="o")
-    lower.set_ylabel("difference,\n95 % interval" if comparison.covers else "difference")
-    lower.set_xticks(places, labels)
+            lower.plot(place, item.value, color=QUIET, marker="o", markersize=5)
+    lower.set_ylabel("difference")
     lower.set_xlabel(label)
-    for axes in (upper, lower):
-        _grid(axes)
     return figure
 
 
@@ -171,9 +184,8 @@ def calibration(comparison: Comparison) -> Figure | None:
     known = {arm: item for arm, item in comparison.details.calibration.items() if item is not None}
     if not known:
         return None
-    figure = Figure(figsize=(6, 6.5), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle=":", label="perfect")
+    figure, (upper, lower) = _panels(2, (3, 1))
+    upper.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":", label="perfect")
     for number, (arm, item) in enumerate(comparison.details.calibration.items()):
         if item is None:
             continue
@@ -185,23 +197,53 @@ def calibration(comparison: Comparison) -> Figure | None:
     upper.set_ylabel("precision at IoU 0.5")
     upper.set_ylim(0, 1)
     lower.set_yscale("log")
-    lower.set_ylabel("detections")
+    counts = [count for item in known.values() for count in item.count if count]
+    lower.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if max(counts) < 50 * min(counts) else (1.0,)))
+    lower.yaxis.set_major_formatter("{x:,.0f}")
+    lower.yaxis.set_minor_formatter("")
+    lower.set_ylabel("number")
     lower.set_xlabel("score (ten bins)")
     lower.set_xlim(0, 1)
-    for axes in (upper, lower):
-        _grid(axes)
     _legend(upper)
     return figure
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    _grid(axes)
-    return figure, axes
+def training(comparison: Comparison, runs: dict[str, list[TrainingCurve]]) -> Figure | None:
+    """Loss and AP over the iterations, a line for each run; AP only where a run was evaluated more than once.
+
+    Args:
+        runs: of each arm.
+    """
+    curves = [curve for arm in runs.values() for curve in arm]
+    names = [name for name in ("loss", "ap") if any(len(getattr(curve, name)) > 1 for curve in curves)]
+    if not names:
+        return None
+    figure, panels = _panels(len(names))
+    for axes, name in zip(panels, names, strict=True):
+        for number, (arm, own) in enumerate(runs.items()):
+            for place, curve in enumerate(own):
+                values = getattr(curve, name)
+                style = STYLES[number] if name == "ap" else {**STYLES[number], "marker": ""}
+                label = _names(comparison)[arm] if place == 0 else None
+                axes.plot(list(values), list(values.values()), label=label, markersize=5, **style)
+        axes.set_ylabel({"loss": "total loss", "ap": "AP"}[name])
+        axes.set_ylim(bottom=0)
+    panels[-1].set_xlabel("iteration")
+    _legend(panels[0])
+    return figure
 
 
-def _lines(axes: Axes, comparison: Comparison, curve: Curve, x: list[float], *, markers: bool = True) -> bool:
+def _panels(count: int, ratios: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
+    """Of one chart, over the same x axis."""
+    figure = Figure(figsize=(INCHES, HEIGHT), layout="constrained")
+    panels = figure.subplots(count, 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    for axes in panels:
+        _grid(axes)
+    figure.align_ylabels()
+    return figure, list(panels)
+
+
+def _lines(axes: Axes, comparison: Comparison, curve: Curve, x: Sequence[float], *, markers: bool = True) -> bool:
     """Both arms' curves; whether there is anything to draw."""
     for number, (arm, values) in enumerate((("baseline", curve.baseline), ("candidate", curve.candidate))):
         if all(value is None for value in values):
@@ -214,16 +256,22 @@ def _lines(axes: Axes, comparison: Comparison, curve: Curve, x: list[float], *, 
 
 def _names(comparison: Comparison) -> dict[str, str]:
     return {
-        role: role if arm.name == role else f"{role}: {arm.name}"
+        role: role if arm.name == role else f"{role}: {_shortened(arm.name)}"
         for role, arm in zip(("baseline", "candidate"), comparison.arms, strict=True)
     }
 
 
+def _shortened(name: str) -> str:
+    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
+
+
 def _grid(axes: Axes) -> None:
-    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=9)
+    """Above the chart, where it hides nothing."""
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, labels, loc="outside upper left", frameon=False, handlelength=1.8, borderaxespad=0.2)

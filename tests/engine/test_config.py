@@ -78,6 +78,9 @@ def test_missing_unreadable_and_broken_configs(tmp_path) -> None:
         (["MODEL.RESNETS.DEPTH.FOO", "3"], "config overrides"),
         (["INPUT.FORMAT", "XYZ"], "INPUT.FORMAT: 'XYZ' is neither RGB nor BGR"),
         (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER: 0 is less than 1"),
+        (["SOLVER.TRUNK_FROZEN_ITERS", "-1"], "SOLVER.TRUNK_FROZEN_ITERS: -1 is negative"),
+        (["SOLVER.TRUNK_LR_FACTOR", "-0.1"], "SOLVER.TRUNK_LR_FACTOR: -0.1 is negative"),
+        (["MODEL.SE.GATE_BIAS", "4", "MODEL.SE.BIAS", "False"], "MODEL.SE.GATE_BIAS: 4.0 needs biases"),
         (["--num-gpus", "0"], "--num-gpus 0 --num-machines 1"),
         (["--num-machines", "2", "--machine-rank", "5"], "--machine-rank 5"),
         (["OUTPUT_DIR", "/dev/null/run"], "OUTPUT_DIR: /dev/null is not a folder"),
@@ -180,6 +183,12 @@ def test_a_folder_with_a_run_is_refused(tmp_path, leftover) -> None:
     assert f"{run} holds a run already" in message
     assert (run / leftover).read_text() == "kept"
     assert load(tmp_path, "--overwrite", "OUTPUT_DIR", str(run)).OUTPUT_DIR == str(run)
+
+
+def test_a_whole_number_will_do_where_others_are_meant(tmp_path) -> None:
+    """detectron2 takes no `1` for a learning rate."""
+    cfg = load(tmp_path, "SOLVER.BASE_LR", "1", "MODEL.SE.GATE_BIAS", "-2", "SOLVER.MAX_ITER", "7")
+    assert (cfg.SOLVER.BASE_LR, cfg.MODEL.SE.GATE_BIAS, cfg.SOLVER.MAX_ITER) == (1.0, -2.0, 7)
 
 
 def test_what_a_failed_start_leaves_is_not_in_the_way(tmp_path) -> None:

@@ -94,6 +94,12 @@ def test_it_stops_and_the_state_before_is_saved(build, tmp_path, iteration, save
     assert same(mended.after[3], good.after[3])
 
 
+def test_nothing_hides_the_reason(build) -> None:
+    """detectron2's printer divides by the steps since it last wrote: here none."""
+    with pytest.raises(UserError, match=r"^iteration 1: the loss is not finite"):
+        build("TEST.EVAL_PERIOD", "1", bad={1: float("nan")}).train()
+
+
 def test_it_skips_as_often_in_a_row_as_it_may(build, tmp_path, caplog) -> None:
     skip = ["SOLVER.SKIP_NON_FINITE", "1"]
     trainer = build(*skip, bad={1: float("nan"), 3: float("-inf")})

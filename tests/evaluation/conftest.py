@@ -14,28 +14,38 @@ from pycocotools.cocoeval import COCOeval
 import se_detection  # noqa: F401  adds its nodes to detectron2's config
 
 
+@pytest.fixture(scope="session")
+def make_annotations():
+    """A function that gives annotations; see the fixture of that name."""
+
+    def make_annotations():
+        rng = np.random.default_rng(0)
+        images = [{"id": 5 * i, "file_name": f"{i}.png", "height": 240, "width": 320} for i in range(1, 13)]
+        categories = [{"id": 3, "name": "cup"}, {"id": 7, "name": "plate"}, {"id": 9, "name": "fork"}]
+        boxes = []
+        for image in images[:-1]:
+            for _ in range(rng.integers(2, 6)):
+                x, y = rng.uniform(0, 120, 2)
+                w, h = rng.choice([20, 60, 110]) * rng.uniform(0.8, 1.1, 2)
+                boxes.append(
+                    {
+                        "id": len(boxes) + 1,
+                        "image_id": image["id"],
+                        "category_id": int(rng.choice([3, 7])),
+                        "bbox": [float(x), float(y), float(w), float(h)],
+                        "area": float(w * h),
+                        "iscrowd": int(len(boxes) == 4),
+                    }
+                )
+        return {"images": images, "annotations": boxes, "categories": categories}
+
+    return make_annotations
+
+
 @pytest.fixture
-def annotations():
+def annotations(make_annotations):
     """Twelve images, of which the last is empty, with boxes of all three sizes, a crowd, and category ids with gaps."""
-    rng = np.random.default_rng(0)
-    images = [{"id": 5 * i, "file_name": f"{i}.png", "height": 240, "width": 320} for i in range(1, 13)]
-    categories = [{"id": 3, "name": "cup"}, {"id": 7, "name": "plate"}, {"id": 9, "name": "fork"}]
-    boxes = []
-    for image in images[:-1]:
-        for _ in range(rng.integers(2, 6)):
-            x, y = rng.uniform(0, 120, 2)
-            w, h = rng.choice([20, 60, 110]) * rng.uniform(0.8, 1.1, 2)
-            boxes.append(
-                {
-                    "id": len(boxes) + 1,
-                    "image_id": image["id"],
-                    "category_id": int(rng.choice([3, 7])),
-                    "bbox": [float(x), float(y), float(w), float(h)],
-                    "area": float(w * h),
-                    "iscrowd": int(len(boxes) == 4),
-                }
-            )
-    return {"images": images, "annotations": boxes, "categories": categories}
+    return make_annotations()
 
 
 @pytest.fixture(scope="session")
@@ -75,34 +85,44 @@ def reference():
     return reference
 
 
+@pytest.fixture(scope="session")
+def make_runs(detect):
+    """A function that makes run folders; see `runs`."""
+
+    def make_runs(folder, annotations):
+        pictures = folder / "images"
+        pictures.mkdir()
+        for image in annotations["images"]:
+            Image.new("RGB", (320, 240), (90, 120, 90)).save(pictures / image["file_name"])
+        json_file = folder / "val.json"
+        json_file.write_text(json.dumps(annotations))
+        results = {
+            "annotations": str(json_file),
+            "image_root": str(pictures),
+            "categories": [category["name"] for category in annotations["categories"]],
+        }
+        record = {"backbone": "build_resnet_fpn_backbone", "depth": 50, "backbone_input": [480, 640]}
+        sizes = {"plain": (41_700_000, 80.5), "se": (44_200_000, 80.6)}
+        for seed, (name, (parameters, gflops)) in enumerate(sizes.items()):
+            found = detect(annotations, seed=seed, jitter=0.2 - 0.18 * seed)
+            inference = folder / "output" / name / "inference"
+            inference.mkdir(parents=True)
+            (inference / "results.json").write_text(json.dumps(results))
+            (inference / "coco_instances_results.json").write_text(json.dumps(found))
+            content = {**record, "parameters": parameters, "backbone_gflops": gflops}
+            Path(inference.parent, "run.json").write_text(json.dumps(content))
+            cfg = get_cfg()
+            cfg.OUTPUT_DIR = str(inference.parent)
+            cfg.DATASETS.TRAIN = ("train_cups",)
+            cfg.MODEL.BACKBONE.NAME = {"plain": "build_resnet_fpn_backbone", "se": "build_se_resnet_fpn_backbone"}[name]
+            Path(inference.parent, "config.yaml").write_text(cfg.dump())
+            Path(inference.parent, "last_checkpoint").write_text("model_final.pth")
+        return folder / "output" / "plain", folder / "output" / "se"
+
+    return make_runs
+
+
 @pytest.fixture
-def runs(tmp_path, annotations, detect):
+def runs(tmp_path, annotations, make_runs):
     """Two run folders on the small set, `plain` and the better `se`, as tools/train_net.py leaves them."""
-    pictures = tmp_path / "images"
-    pictures.mkdir()
-    for image in annotations["images"]:
-        Image.new("RGB", (320, 240), (90, 120, 90)).save(pictures / image["file_name"])
-    json_file = tmp_path / "val.json"
-    json_file.write_text(json.dumps(annotations))
-    results = {
-        "annotations": str(json_file),
-        "image_root": str(pictures),
-        "categories": [category["name"] for category in annotations["categories"]],
-    }
-    record = {"backbone": "build_resnet_fpn_backbone", "depth": 50, "backbone_input": [480, 640]}
-    sizes = {"plain": (41_700_000, 80.5), "se": (44_200_000, 80.6)}
-    for seed, (name, (parameters, gflops)) in enumerate(sizes.items()):
-        found = detect(annotations, seed=seed, jitter=0.2 - 0.18 * seed)
-        inference = tmp_path / "output" / name / "inference"
-        inference.mkdir(parents=True)
-        (inference / "results.json").write_text(json.dumps(results))
-        (inference / "coco_instances_results.json").write_text(json.dumps(found))
-        content = {**record, "parameters": parameters, "backbone_gflops": gflops}
-        Path(inference.parent, "run.json").write_text(json.dumps(content))
-        cfg = get_cfg()
-        cfg.OUTPUT_DIR = str(inference.parent)
-        cfg.DATASETS.TRAIN = ("train_cups",)
-        cfg.MODEL.BACKBONE.NAME = {"plain": "build_resnet_fpn_backbone", "se": "build_se_resnet_fpn_backbone"}[name]
-        Path(inference.parent, "config.yaml").write_text(cfg.dump())
-        Path(inference.parent, "last_checkpoint").write_text("model_final.pth")
-    return tmp_path / "output" / "plain", tmp_path / "output" / "se"
+    return make_runs(tmp_path, annotations)

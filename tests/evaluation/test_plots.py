@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from se_detection.evaluation import compare, plots
+from se_detection.evaluation import Arm, compare, plots
+from se_detection.evaluation.training_curves import TrainingCurve
+from se_detection.report import chart_style
 
 NAMES = ["differences", "per_class", "error_types", "precision_recall", "ap_by_iou", "ap_by_size", "calibration"]
 
@@ -39,13 +43,13 @@ def test_curves_are_the_comparisons(comparison) -> None:
         drawn = lines(figure)
         assert list(drawn["baseline"]) == curve.baseline
         assert list(drawn["candidate"]) == curve.candidate
-        assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["baseline", "candidate"]
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["baseline", "candidate"]
     found = details.calibration["candidate"]
     drawn = lines(plots.calibration(comparison))[f"candidate, ECE {found.ece:.3f}"]
     assert list(drawn) == [value for value in found.precision if value is not None]
     bars = plots.error_types(comparison).axes[0].containers
-    heights = [[bar.get_height() for bar in arm] for arm in bars if hasattr(arm, "patches")]
-    assert heights[1] == [details.error_types["candidate"][name].dap for name in plots.ERRORS]
+    widths = [[bar.get_width() for bar in arm] for arm in bars if hasattr(arm, "patches")]
+    assert widths[1] == [details.error_types["candidate"][name].dap for name in plots.ERRORS]
 
 
 def test_what_can_be_told_is_filled_and_has_the_better_arms_colour(comparison) -> None:
@@ -87,3 +91,36 @@ def test_of_many_classes_the_largest_differences_are_drawn(annotations) -> None:
     assert len(names) == plots.CLASSES
     assert {f"class {number}" for number in range(15)} < set(names)
     assert "40 of 50 classes" in axes.get_xlabel()
+
+
+def test_each_run_has_its_line_in_training(comparison) -> None:
+    runs = {
+        "baseline": [TrainingCurve({9: 2.0, 19: 1.0}, {20: 5.0}), TrainingCurve({9: 3.0, 19: 1.5}, {20: 6.0})],
+        "candidate": [TrainingCurve({9: 2.5, 19: 0.5}, {20: 7.0})],
+    }
+    figure = plots.training(comparison, runs)
+    # AP of one evaluation is no curve.
+    assert len(figure.axes) == 1
+    drawn = [(list(line.get_xdata()), list(line.get_ydata()), line.get_color()) for line in figure.axes[0].lines]
+    assert drawn == [
+        ([9, 19], [2.0, 1.0], plots.COLOURS[0]),
+        ([9, 19], [3.0, 1.5], plots.COLOURS[0]),
+        ([9, 19], [2.5, 0.5], plots.COLOURS[1]),
+    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["baseline", "candidate"]
+
+    runs["candidate"][0].ap[40] = 3.0
+    upper, lower = plots.training(comparison, runs).axes
+    assert upper.get_ylabel() == "total loss"
+    assert [list(line.get_ydata()) for line in lower.lines] == [[5.0], [6.0], [7.0, 3.0]]
+    assert plots.training(comparison, {"baseline": [TrainingCurve()], "candidate": [TrainingCurve()]}) is None
+
+
+def test_names_are_no_formulas_and_numbers_of_detections_are_written_out(comparison, tmp_path) -> None:
+    with chart_style():
+        figure = plots.calibration(replace(comparison, arms=(Arm("$x_1$"), Arm("a" * 50))))
+        figure.savefig(tmp_path / "calibration.svg")
+    text = (tmp_path / "calibration.svg").read_text()
+    assert "baseline: $x_1$, ECE" in text
+    assert f"candidate: {'a' * 19}…, ECE" in text
+    assert "mathdefault" not in text

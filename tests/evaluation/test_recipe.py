@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ def recipe_of(tmp_path):
 
 def pairs():
     for path in sorted(CONFIGS.glob("*/*SE_*.yaml")):
-        yield path.with_name(path.name.replace("SE_", "")).relative_to(CONFIGS), path.relative_to(CONFIGS)
+        plain = path.with_name(re.sub(r"_FPN_(open|pre|identity|3x3|r\d+)\.", "_FPN.", path.name.replace("SE_", "")))
+        yield plain.relative_to(CONFIGS), path.relative_to(CONFIGS)
     for path in sorted(CONFIGS.glob("Ablations/se_*.yaml")):
         yield Path("Ablations", "r50_no_se.yaml"), path.relative_to(CONFIGS)
 

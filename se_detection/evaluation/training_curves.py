@@ -1,0 +1,32 @@
+"""What a run logged while it was trained."""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """Total loss and, in percent, AP by iteration."""
+
+    loss: dict[int, float] = field(default_factory=dict)
+    ap: dict[int, float] = field(default_factory=dict)
+
+
+def read_training_curve(run: Path) -> TrainingCurve:
+    """Reads a run's `metrics.json`, detectron2's lines of JSON; empty where there is none.
+
+    Of an iteration that was done twice, the last holds. Lines that were cut off count for nothing.
+    """
+    curve = TrainingCurve()
+    path = run / "metrics.json"
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    for line in lines:
+        with suppress(ValueError):
+            content = json.loads(line)
+            if isinstance(content, dict) and isinstance(content.get("iteration"), int):
+                for key, values in (("total_loss", curve.loss), ("bbox/AP", curve.ap)):
+                    if isinstance(content.get(key), int | float):
+                        values[content["iteration"]] = float(content[key])
+    return curve

@@ -1,0 +1,186 @@
+"""The folder that predictions go to: what is found is noted at once, so that work that was stopped goes on."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import UserError
+from ..evaluation.coco_files import Entry
+from ..evaluation.runs import DETECTIONS
+from ..files import write_whole
+
+NOTES = "predictions.jsonl"
+IMAGES = "images.json"
+# Of the second run, where two are compared.
+COMPARED_DETECTIONS = "coco_instances_results_compared.json"
+PICTURES, VIDEOS = "pictures", "videos"
+WRITTEN = (DETECTIONS, COMPARED_DETECTIONS, IMAGES, f"{PICTURES}/[0-9]*_*.jpg*", f"{VIDEOS}/[0-9]*_*.mp4", NOTES)
+
+
+class PredictionFolder:
+    """Notes each picture or frame when it is done (a line of `predictions.jsonl`), and gathers them in COCO's formats.
+
+    The first line says what the predictions are of. No path in the file is opened.
+
+    Args:
+        path: the folder; nothing is written to it before :meth:`opened`.
+        made_by: what the predictions depend on, in plain containers.
+        overwrite: replace what is there; otherwise it is gone on with.
+
+    Raises:
+        UserError: the predictions that are there are of something else, or damaged; or other files have the names of
+            those that are to be written.
+    """
+
+    def __init__(self, path: Path, made_by: Entry, *, overwrite: bool = False) -> None:
+        self.path = path
+        self.made_by = made_by
+        self.notes = path / NOTES
+        self.finished: set[str] = set()
+        # Of each video, how many frames are done, and the first one's number.
+        self.frames: Counter[str] = Counter()
+        self.first_frames: dict[str, int] = {}
+        self.images = 0
+        self._kept = 0
+        self._check()
+        if self.notes.is_file() and not overwrite:
+            self._look_back()
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Within, notes can be made. What is replaced is removed first; in the end, folders that stayed empty are.
+
+        Raises:
+            UserError: the folder can't be made.
+        """
+        folders = [self.path / name for name in (PICTURES, VIDEOS)]
+        try:
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{error.filename} can't be made ({error.strerror}); choose another --output") from error
+        if not self._kept:
+            for path in self._written():
+                path.unlink()
+        with self.notes.open("ab") as self._file:
+            # A line that was cut off goes.
+            self._file.truncate(self._kept)
+            if not self._kept:
+                self._append({"made_by": self.made_by})
+            yield
+        for folder in folders:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+    def add_picture(self, file: str, size: tuple[int, int], detections: Sequence[list[Entry]]) -> None:
+        """Notes a picture, its width and height, and what each detector found."""
+        self._add({"file_name": file}, size, detections)
+        self.finished.add(file)
+
+    def add_frame(self, file: str, size: tuple[int, int], detections: Sequence[list[Entry]]) -> None:
+        """Notes the next frame of a video."""
+        self.first_frames.setdefault(file, self.images + 1)
+        self._add({"file_name": file, "frame": self.frames[file]}, size, detections)
+        self.frames[file] += 1
+
+    def finish_video(self, file: str) -> None:
+        """Notes that a video has no more frames."""
+        self._append({"finished": file})
+        self.finished.add(file)
+
+    def frame_detections(self, file: str) -> Iterator[list[list[Entry]]]:
+        """What each detector found in the frames of a video that are done, in their order."""
+        return (note["detections"] for note in self._read() if note["image"]["file_name"] == file)
+
+    def gather(self, categories: dict[int, str], detectors: int) -> list[Path]:
+        """Writes a file of results for each detector, and the list of images; returns their paths.
+
+        Args:
+            categories: names by id.
+            detectors: how many there are.
+        """
+        names = [{"id": id_, "name": name} for id_, name in categories.items()]
+        content = {"images": [note["image"] for note in self._read()], "categories": names}
+        paths = [self.path / name for name in (DETECTIONS, COMPARED_DETECTIONS)[:detectors]]
+        for number, path in enumerate(paths):
+            write_whole(path, partial(self._write_results, number))
+        write_whole(self.path / IMAGES, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
+        return [*paths, self.path / IMAGES]
+
+    def _write_results(self, detector: int, file: BinaryIO) -> None:
+        # One by one: those of a long video would fill the memory.
+        file.write(b"[")
+        separator = b"\n"
+        for note in self._read():
+            for entry in note["detections"][detector]:
+                file.write(separator + json.dumps(entry).encode())
+                separator = b",\n"
+        file.write(b"\n]\n")
+
+    def _add(self, image: Entry, size: tuple[int, int], detections: Sequence[list[Entry]]) -> None:
+        self.images += 1
+        numbered = {"id": self.images, **image, "width": size[0], "height": size[1]}
+        self._append({"image": numbered, "detections": list(detections)})
+
+    def _append(self, note: Entry) -> None:
+        self._file.write(json.dumps(note).encode() + b"\n")
+        self._file.flush()
+
+    def _read(self) -> Iterator[Entry]:
+        """The notes of pictures and frames."""
+        with self.notes.open("rb") as file:
+            for line in file:
+                note = json.loads(line)
+                if "image" in note:
+                    yield note
+
+    def _check(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is no folder; choose another --output")
+        there = self._written()
+        if there and not self.notes.is_file():
+            raise UserError(f"{there[0]} is there already, and is no prediction's; choose another --output")
+
+    def _look_back(self) -> None:
+        """Learns what is done."""
+        made_by = None
+        with self.notes.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._kept += len(line)
+                try:
+                    note = json.loads(line)
+                    made_by = made_by or note["made_by"]
+                    self._take_in(note)
+                except (ValueError, LookupError, TypeError) as error:
+                    raise UserError(f"{self.notes} is damaged; replace the predictions with --overwrite") from error
+        if made_by not in (None, self.made_by):
+            raise UserError(
+                f"{self.path} holds predictions of {_text(made_by)}, and now it would be {_text(self.made_by)}; choose "
+                "another --output, or replace them with --overwrite"
+            )
+
+    def _take_in(self, note: Entry) -> None:
+        if "finished" in note:
+            self.finished.add(note["finished"])
+        elif "image" in note:
+            image = note["image"]
+            self.images, file = image["id"], image["file_name"]
+            if "frame" in image:
+                self.frames[file] += 1
+                self.first_frames.setdefault(file, image["id"])
+            else:
+                self.finished.add(file)
+
+    def _written(self) -> list[Path]:
+        return [path for pattern in WRITTEN for path in sorted(self.path.glob(pattern))]
+
+
+def _text(made_by: Entry) -> str:
+    texts = {key: " and ".join(value) if isinstance(value, list) else value for key, value in made_by.items()}
+    return ", ".join(f"{key} {text}" for key, text in texts.items())

@@ -1,0 +1,266 @@
+"""What the hooks for TensorBoard leave in event files, read back with TensorBoard's own reader."""
+
+import copy
+import gc
+import io
+import json
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from detectron2.engine.hooks import CallbackHook
+from detectron2.utils.events import EventStorage
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from se_detection import create_backbone, model_zoo
+from se_detection.engine import Trainer, argument_parser, load_config, tensorboard
+from se_detection.engine.interruption import Interrupted
+from se_detection.engine.tensorboard import DetectionPictures, GateMeans
+from se_detection.evaluation.drawing import class_colours
+from se_detection.layers import SqueezeExcitation
+
+from .conftest import SMALL, read_metrics
+
+EVALUATED = ("TEST.EVAL_PERIOD", "2")
+STAGES = ["gates/res2", "gates/res3", "gates/res4", "gates/res5"]
+
+
+class Shown(Trainer):
+    """A trainer with the hooks, each once, wherever it has them from."""
+
+    def build_hooks(self):
+        others = [hook for hook in super().build_hooks() if not isinstance(hook, GateMeans | DetectionPictures)]
+        return [GateMeans(self.checkpointer.model), *others[:-1], DetectionPictures(self.cfg), others[-1]]
+
+
+class Bare(Trainer):
+    def build_hooks(self):
+        return [hook for hook in super().build_hooks() if not isinstance(hook, GateMeans | DetectionPictures)]
+
+
+@pytest.fixture(scope="module")
+def build(tiny, tmp_path_factory):
+    """A function that makes a trainer of the tiny data for four steps, whose gates are written every second one."""
+    folder = tmp_path_factory.mktemp("runs")
+    data = []
+    for split in ("train", "val"):
+        data += [f"--{split}-json", str(tiny / "annotations" / f"{split}.json"), f"--{split}-images", str(tiny / split)]
+
+    def make(name: str, *overrides: str, kind: type[Trainer] = Shown, resume: bool = False) -> Trainer:
+        config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
+        options = [*SMALL, "SEED", "3", "SOLVER.MAX_ITER", "4", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", *overrides]
+        flags = [*(["--resume"] if resume else []), "--config-file", config, *data, *options]
+        args = argument_parser().parse_args([*flags, "OUTPUT_DIR", str(folder / name)])
+        (folder / name).mkdir(exist_ok=True)
+        torch.manual_seed(0)
+        trainer = kind(load_config(args))
+        trainer.resume_or_load(resume)
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensorboard, "PERIOD", 2)
+        yield make
+    # Trainers with hooks of the tests' own are in cycles, and large.
+    gc.collect()
+
+
+class Whole(NamedTuple):
+    """A run that was not stopped: its folder, its weights, and by iteration the trunk's weights and its pictures."""
+
+    folder: Path
+    model: nn.Module
+    seen: dict[int, tuple[dict[str, Tensor], Tensor]]
+
+
+@pytest.fixture(scope="module")
+def whole(build) -> Whole:
+    trainer = build("whole", *EVALUATED)
+    model = trainer.checkpointer.model
+    seen = {}
+
+    def keep(module, inputs) -> None:
+        if module.training:
+            weights = copy.deepcopy(module.backbone.bottom_up.state_dict())
+            seen[trainer.iter] = weights, module.preprocess_image(inputs[0]).tensor
+
+    handle = model.register_forward_pre_hook(keep)
+    trainer.train()
+    handle.remove()
+    return Whole(Path(trainer.cfg.OUTPUT_DIR), model, seen)
+
+
+def events(run: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(run), size_guidance={"scalars": 0, "images": 0})
+    return accumulator.Reload()
+
+
+def scalars(found: EventAccumulator) -> dict[str, dict[int, float]]:
+    return {tag: {event.step: event.value for event in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
+
+
+def picture(event) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
+
+
+def brute_force(model: nn.Module, images: torch.Tensor, monkeypatch) -> dict[str, float]:
+    """The mean gate of each stage, with the two layers and the sigmoid written out."""
+    means: dict[str, list[float]] = {}
+    stages = {module: name.split(".")[-3] for name, module in model.named_modules() if name.endswith(".se")}
+
+    def gate(se, x):
+        squeezed = x.mean(dim=(2, 3))
+        hidden = torch.relu(squeezed @ se.fc1.weight[:, :, 0, 0].T + se.fc1.bias)
+        value = 1 / (1 + torch.exp(-(hidden @ se.fc2.weight[:, :, 0, 0].T + se.fc2.bias)))
+        means.setdefault(f"gates/{stages[se]}", []).append(value.mean().item())
+        return value[:, :, None, None]
+
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(SqueezeExcitation, "gate", gate)
+        model(images)
+    return {stage: float(np.mean(values)) for stage, values in means.items()}
+
+
+def test_gates_are_those_of_a_brute_force_pass(whole, monkeypatch) -> None:
+    found = scalars(events(whole.folder))
+    assert sorted(tag for tag in found if tag.startswith("gates")) == STAGES
+    assert {tuple(found[stage]) for stage in STAGES} == {(1, 3)}
+    trunk = copy.deepcopy(whole.model.backbone.bottom_up)
+    for iteration in (1, 3):
+        weights, images = whole.seen[iteration]
+        trunk.load_state_dict(weights)
+        for stage, mean in brute_force(trunk, images, monkeypatch).items():
+            assert found[stage][iteration] == pytest.approx(mean, rel=1e-5)
+    assert not any(module._forward_hooks for module in whole.model.modules())
+
+
+def test_scalars_are_those_of_the_log_and_pictures_show_each_evaluation(whole, tiny) -> None:
+    found = events(whole.folder)
+    logged = {tag: {} for tag in found.Tags()["scalars"]}
+    for line in read_metrics(whole.folder):
+        for key, value in line.items():
+            if key != "iteration":
+                logged[key][line["iteration"]] = value
+    for key, values in scalars(found).items():
+        assert values == pytest.approx(logged[key], rel=1e-6, nan_ok=True), key
+    assert list(logged["bbox/AP"]) == [1, 4]
+    assert set(STAGES) <= logged.keys()
+
+    tags = found.Tags()["images"]
+    names = sorted(path.stem for path in (tiny / "val").glob("*.png"))
+    assert tags == [f"detections/{number:05d}_{name}" for number, name in enumerate(names)]
+    colours = np.array(list(class_colours(dict.fromkeys(range(1, 5), "")).values()))
+    for tag in tags:
+        assert [event.step for event in found.Images(tag)] == [1, 4]
+        for event in found.Images(tag):
+            sheet = picture(event).astype(int)
+            assert sheet.shape[1] == 2 * 640 + 8
+            truth, detected = (
+                (sheet[-640:, columns, None] == colours).all(axis=3) for columns in (slice(640), slice(648, None))
+            )
+            # A detector of four steps is sure of nothing.
+            assert truth.any(axis=2).mean() > 0.01
+            assert not detected.any()
+
+
+def test_what_is_drawn_is_what_was_evaluated(build, tiny, monkeypatch) -> None:
+    monkeypatch.setattr(tensorboard, "MIN_SCORE", 0.0)
+    monkeypatch.setattr(tensorboard, "PICTURES", 2)
+    trainer = build("drawn", "SOLVER.MAX_ITER", "1", "TEST.DETECTIONS_PER_IMAGE", "1")
+    trainer.train()
+    folder = Path(trainer.cfg.OUTPUT_DIR)
+    found = events(folder)
+    tags = found.Tags()["images"]
+    assert len(tags) == 2
+    detections = json.loads((folder / "inference" / "coco_instances_results.json").read_text())
+    images = json.loads((tiny / "annotations" / "val.json").read_text())["images"]
+    colours = class_colours(dict.fromkeys(range(1, 5), ""))
+    # The first and the last of the set, of 128 pixels each.
+    for image, tag in zip((images[0], images[-1]), tags, strict=True):
+        [detection] = [item for item in detections if item["image_id"] == image["id"]]
+        x, y, _, height = (5 * side for side in detection["bbox"])
+        panel = picture(found.Images(tag)[0])[-640:, 648:]
+        assert tuple(panel[min(round(y + height / 2), 639), min(int(x) + 1, 639)]) == colours[detection["category_id"]]
+
+
+def test_a_training_is_the_same_without_the_hooks_and_where_it_was_stopped(build, whole) -> None:
+    bare = build("bare", *EVALUATED, kind=Bare)
+    bare.train()
+
+    def stop(trainer) -> None:
+        trainer.stop.received = signal.SIGTERM if trainer.iter == 1 else 0
+
+    stopped = build("stopped", *EVALUATED)
+    stopped.register_hooks([CallbackHook(before_step=stop)])
+    with pytest.raises(Interrupted):
+        stopped.train()
+    rest = build("stopped", *EVALUATED, resume=True)
+    rest.train()
+    for trainer in (bare, rest):
+        for key, tensor in trainer.checkpointer.model.state_dict().items():
+            assert torch.equal(tensor, whole.model.state_dict()[key]), key
+    one, other = (events(Path(folder)) for folder in (whole.folder, rest.cfg.OUTPUT_DIR))
+    for key in (*STAGES, "bbox/AP"):
+        assert scalars(one)[key] == scalars(other)[key]
+    assert one.Tags()["images"] == other.Tags()["images"]
+    for tag in one.Tags()["images"]:
+        shown = [{event.step: event.encoded_image_string for event in run.Images(tag)} for run in (one, other)]
+        assert shown[0] == shown[1]
+
+
+def test_a_training_goes_on_where_nothing_can_be_drawn(build, caplog) -> None:
+    trainer = build("undrawn", "SOLVER.MAX_ITER", "1")
+    drawing = next(hook for hook in trainer._hooks if isinstance(hook, DetectionPictures))
+    drawing.folder /= "elsewhere"
+    trainer.train()
+    tags = events(Path(trainer.cfg.OUTPUT_DIR)).Tags()
+    assert tags["images"] == []
+    assert "bbox/AP" in tags["scalars"]
+    assert "TensorBoard gets no pictures of iteration 1: " in caplog.text
+
+
+def test_a_plain_trunk_has_no_gates() -> None:
+    model = create_backbone("resnet18", norm="GN")
+    hook = GateMeans(model)
+    with EventStorage(19) as storage:
+        hook.trainer = SimpleNamespace(max_iter=100, iter=19, storage=storage)
+        hook.before_step()
+        assert not any(module._forward_hooks for module in model.modules())
+        model(torch.zeros(1, 3, 64, 64))
+        hook.after_step()
+        assert not storage.latest()
+
+
+def test_gates_are_seen_through_ddp_and_left_alone_in_between(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(tensorboard, "PERIOD", 20)
+    model = create_backbone("se_resnet18", norm="GN")
+    hook = GateMeans(model)
+    hook.trainer = SimpleNamespace(max_iter=100)
+    images = torch.randn(2, 3, 64, 64)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(model)
+        written = {}
+        for iteration in (17, 18, 19, 20, 98, 99):
+            with EventStorage(iteration) as storage:
+                hook.trainer.iter, hook.trainer.storage = iteration, storage
+                hook.before_step()
+                wrapped(images)
+                hook.after_step()
+                # Whatever runs the model now is not looked at.
+                wrapped(torch.zeros(1, 3, 64, 64))
+                hook.after_step()
+                written[iteration] = {key: value for key, (value, _) in storage.latest().items()}
+    finally:
+        dist.destroy_process_group()
+    assert [iteration for iteration, found in written.items() if found] == [19, 99]
+    expected = brute_force(model, images, monkeypatch)
+    assert list(expected) == STAGES
+    assert written[19] == written[99] == pytest.approx(expected, rel=1e-5)

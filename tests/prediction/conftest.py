@@ -1,0 +1,101 @@
+"""A trained run on a set whose category ids have gaps, and a detector that finds what a test tells it to."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from se_detection import model_zoo
+from se_detection.data.toy import make_toy_dataset
+
+from ..engine.conftest import SMALL
+
+CATEGORIES = {3: "circle", 7: "square", 9: "triangle", 20: "cross"}
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """The run folder of two steps; beside it, `val/` and `annotations/val.json`. All that it scores is kept."""
+    folder = tmp_path_factory.mktemp("trained")
+    for split, count in (("train", 4), ("val", 3)):
+        json_file = make_toy_dataset(folder, split=split, count=count)
+        content = json.loads(json_file.read_text())
+        ids = dict(zip((category["id"] for category in content["categories"]), CATEGORIES, strict=True))
+        for category in content["categories"]:
+            category["id"] = ids[category["id"]]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = ids[annotation["category_id"]]
+        json_file.write_text(json.dumps(content))
+    data = []
+    for split in ("train", "val"):
+        data += [f"--{split}-json", folder / "annotations" / f"{split}.json", f"--{split}-images", folder / split]
+    command = [
+        *(sys.executable, Path(__file__).parents[2] / "tools" / "train_net.py"),
+        *("--config-file", model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN"), *data, *SMALL),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "OUTPUT_DIR", folder / "run"),
+    ]
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+class Told:
+    """Stands in for a detector of two classes: finds a plate whose left edge is at the mean grey of the picture.
+
+    Or where it is told; and a cup, of which it is less sure.
+    """
+
+    def __init__(
+        self, folder: Path, name: str = "told", *, fingerprint: str = "0" * 64, left: float | None = None
+    ) -> None:
+        self.left = left
+        self.name = name
+        self.weights = folder / name / "model_final.pth"
+        self.fingerprint = fingerprint
+        self.categories = {3: "cup", 7: "plate"}
+        self.calls: list[int] = []
+        self.before = lambda number: None
+
+    def __call__(self, image, image_id):
+        self.before(len(self.calls))
+        self.calls.append(image_id)
+        left = float(round(image.mean())) if self.left is None else self.left
+        sure = {"image_id": image_id, "category_id": 7, "bbox": [left, 20.0, 30.0, 30.0], "score": 0.9}
+        unsure = {"image_id": image_id, "category_id": 3, "bbox": [5.0, 60.0, 20.0, 20.0], "score": 0.4}
+        return [sure, unsure]
+
+
+@pytest.fixture
+def told(tmp_path) -> Told:
+    return Told(tmp_path)
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of three grey pictures, 160x120, of grey 20, 60 and 100."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, grey in enumerate((20, 60, 100)):
+        Image.new("RGB", (160, 120), (grey,) * 3).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    """A video of six grey frames, 160x120, of grey 20, 40, ..., 5 a second."""
+    path = tmp_path / "clip.avi"
+    write_video(path, [np.full((120, 160, 3), 20 * (number + 1), np.uint8) for number in range(6)])
+    return path
+
+
+def write_video(path: Path, frames: list) -> None:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"FFV1"), 5, frames[0].shape[1::-1])
+    for frame in frames:
+        writer.write(frame)
+    writer.release()

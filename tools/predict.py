@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Detects in pictures, videos or a camera with a run of tools/train_net.py: pictures with boxes, and COCO results."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from se_detection.errors import run_tool
+from se_detection.prediction import Detector, predict
+
+EXAMPLE = """
+An INPUT is a picture, a video, a folder with any of them, a pattern such as 'photos/**/*.jpg', or a camera, camera:0,
+which is recorded until Ctrl-C. A GPU is used if there is one. The same command goes on where it was stopped.
+
+examples:
+  $ tools/predict.py --run output/SE_R photos/
+  $ tools/predict.py --run output/R --compare output/SE_R --output side_by_side street.mp4
+  $ tools/predict.py --run output/SE_R --score 0.3 --output live camera:0
+"""
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="what to look at")
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run folder")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="another checkpoint than RUN's newest")
+    parser.add_argument("--compare", type=Path, metavar="RUN2", help="draw this run's boxes beside RUN's")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where pictures/, videos/, coco_instances_results.json and images.json go; by default predictions/ in RUN",
+    )
+    parser.add_argument(
+        "--score",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="draw boxes of that score or more (default: 0.5); the JSON has all that the run's config lets through",
+    )
+    parser.add_argument(
+        "--skip-bad-images",
+        action="store_true",
+        help="leave out files that can't be read, and list them; by default nothing is done if there are any",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace predictions that are there already")
+    args = parser.parse_args()
+
+    detectors = [Detector(args.run, args.weights)]
+    if args.compare:
+        detectors.append(Detector(args.compare))
+    done = predict(
+        args.inputs,
+        detectors,
+        args.output or args.run / "predictions",
+        score=args.score,
+        overwrite=args.overwrite,
+        skip_bad_images=args.skip_bad_images,
+    )
+    if done.unreadable:
+        print("Could not be read:", *(f"{path}: {reason}" for path, reason in done.unreadable.items()), sep="\n  ")
+    print(f"Written ({done.images} pictures and frames):", *done.written, sep="\n  ")
+
+
+if __name__ == "__main__":
+    run_tool(main)
