@@ -6,7 +6,7 @@ from PIL import Image
 
 from se_detection import UserError
 from se_detection.evaluation import draw_side_by_side
-from se_detection.evaluation.pictures import Box, Pen, draw_panel
+from se_detection.evaluation.drawing import Box, Pen, draw_panel
 
 GROUND = (90, 120, 90)
 

@@ -12,7 +12,8 @@ from ...report import Block, Picture, Pictures, Text, picture_from_image
 from ..coco_files import Entry
 from ..compare import ARMS
 from ..disagreements import Disagreement, Outcome, find_disagreements, most_different
-from ..pictures import Box, Pen, category_colours, category_name, confident, draw_panel, named_boxes, read_picture
+from ..drawing import Box, Pen, category_colours, category_name, draw_panel, named_boxes
+from ..pictures import confident, read_picture
 from ..plots import COLOURS
 from ..runs import Run
 
