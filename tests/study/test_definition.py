@@ -40,7 +40,7 @@ def test_its_digest_is_that_of_all_that_it_names(content, tmp_path) -> None:
     recipe.write_text(recipe.read_text().replace("EPOCHS: 5.0", "EPOCHS: 6.0"))
     second = read_study(path).digest
     base = tmp_path / "Base-Study-cpu.yaml"
-    base.write_text(base.read_text().replace("MAX_ITER: 300", "MAX_ITER: 301"))
+    base.write_text(base.read_text().replace("MAX_ITER: 360", "MAX_ITER: 361"))
     assert len({first, second, read_study(path).digest}) == 3
 
 

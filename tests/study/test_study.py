@@ -35,7 +35,6 @@ def folder(tmp_path_factory) -> Path:
     base = yaml.safe_load((CONFIGS / "Base-Study-cpu.yaml").read_text())
     base["_BASE_"] = str(REPOSITORY / "configs" / "Base-RCNN-FPN.yaml")
     base["SOLVER"] |= {"MAX_ITER": 2, "STEPS": [1], "IMS_PER_BATCH": 2, "WARMUP_ITERS": 0, "CHECKPOINT_PERIOD": 1}
-    base["MODEL"]["RESNETS"]["NORM"] = "BN"
     base["MODEL"]["FPN"] = {"OUT_CHANNELS": 32}
     base["MODEL"]["ROI_BOX_HEAD"] = {"FC_DIM": 32}
     base["TEST"] = {"EVAL_PERIOD": 1}
