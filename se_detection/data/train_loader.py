@@ -191,9 +191,11 @@ class _Mapped(Dataset[Picture]):
 
 
 def _fingerprint(dataset: Iterable[Picture]) -> str:
-    """Of the pictures' names, sizes and number of annotations: the same data on another machine has the same."""
+    """Of the pictures' names, sizes, labels and numbers of annotations: the same on any machine."""
     digest = hashlib.sha256()
     for item in dataset:
         name = Path(item["file_name"]).name
-        digest.update(f"{name} {item.get('width')} {item.get('height')} {len(item.get('annotations', ()))}\n".encode())
+        parts = [name, item.get("width"), item.get("height"), len(item.get("annotations", ()))]
+        parts += [item["label"]] if "label" in item else []
+        digest.update((" ".join(map(str, parts)) + "\n").encode())
     return digest.hexdigest()

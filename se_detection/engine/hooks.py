@@ -197,16 +197,17 @@ class BestCheckpoint(HookBase):
 class MovingAverage(HookBase):
     """The exponential moving average of the weights (timm's), which is what is evaluated and saved as the model.
 
-    The weights that are trained go on in its state.
+    The weights that are trained go on in its state. The decay rises to its value (timm's warm-up), as a short run's
+    average would otherwise be mostly the weights that it began with.
 
     Args:
         checkpointer: saves the average as its model from now on.
-        decay: how much of the average stays at each step, below 1.
+        decay: how much of the average stays at each step in the end, below 1.
     """
 
     def __init__(self, checkpointer: StrictCheckpointer, decay: float) -> None:
         self.model: nn.Module = checkpointer.model
-        self.average = ModelEmaV3(self.model, decay=decay)
+        self.average = ModelEmaV3(self.model, decay=decay, use_warmup=True)
         checkpointer.weights = self.average.module
         self.resumed = False
 
@@ -217,7 +218,7 @@ class MovingAverage(HookBase):
 
     def after_step(self) -> None:
         """Takes the new weights in."""
-        self.average.update(self.model)
+        self.average.update(self.model, step=self.trainer.iter + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """The weights that are trained."""

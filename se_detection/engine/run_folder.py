@@ -26,6 +26,7 @@ TRAINING = (
     "model_final.pth",
     "model_best.pth",
     "model_initial.pth",
+    "trunk.pth",
     "model_[0-9]*.pth",
     "model_*.pth.corrupt",
     "*.part",

@@ -17,7 +17,6 @@ from pycocotools.coco import COCO
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..errors import UserError
 from ..evaluation.coco_files import load_annotations, load_coco, read_json
 from ..evaluation.drawing import class_colours, draw_boxes, side_by_side
 from ..evaluation.pictures import MIN_SCORE
@@ -120,8 +119,7 @@ class DetectionPictures(HookBase):
         self.drawn, now = evaluated, storage.iter
         try:
             pictures = self._draw()
-        except (OSError, SyntaxError, UserError) as error:  # Pillow reports a broken PNG as a SyntaxError
-            # No reason to end a training.
+        except Exception as error:  # of any class: it is no reason to end a training
             logger.warning("TensorBoard gets no pictures of iteration %d: %s", evaluated, error)
             return
         # A run that goes on evaluates what the iteration before has left.

@@ -297,10 +297,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """detectron2's, with `SOLVER.CHANNELS_LAST`."""
-        model: nn.Module = super().build_model(cfg)
-        if cfg.SOLVER.CHANNELS_LAST:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return model
+        return in_memory_order(super().build_model(cfg), cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -349,6 +346,13 @@ class Trainer(DefaultTrainer):
         evaluators = [InterruptibleEvaluator(build, stop) if stop else build() for build in builders]
         results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
         return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
+
+
+def in_memory_order(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """A model whose weights lie in memory as `SOLVER.CHANNELS_LAST` says; its maps then do so by themselves."""
+    if cfg.SOLVER.CHANNELS_LAST:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
 
 
 def shared_checkpoint(folder: Path, *, set_aside: bool) -> Path | None:

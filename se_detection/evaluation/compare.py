@@ -100,6 +100,12 @@ def _objects(coco: COCO) -> list[Entry]:
     return [item for item in coco.anns.values() if not item["iscrowd"]]
 
 
+def images_by_size(coco: COCO) -> list[int]:
+    """How many images hold objects of any size, and of each of COCO's."""
+    objects = _objects(coco)
+    return [_images(objects, *area) for area in COCO_AREAS]
+
+
 def _images(objects: list[Entry], low: float, high: float) -> int:
     """How many images hold objects of these areas."""
     return len({item["image_id"] for item in objects if low <= item["area"] <= high})
@@ -107,7 +113,7 @@ def _images(objects: list[Entry], low: float, high: float) -> int:
 
 def _conclude(coco: COCO, arms: list[list[Scores]], sizes: list[Area], notes: list[str]) -> Comparison:
     objects = _objects(coco)
-    images = [_images(objects, *area) for area in COCO_AREAS]
+    images = images_by_size(coco)
     metrics = _rows(arms, lambda run: list(run.metrics.values()))
     estimates = _estimates(metrics, [images[area] for area in METRICS.values()])
     differences = {name: item.difference() for name, item in zip(METRICS, estimates, strict=True)}

@@ -118,7 +118,7 @@ def named_boxes(entries: Iterable[Entry], coco: COCO, colours: dict[Any, Colour]
 def draw_panel(picture: Image.Image, boxes: Sequence[Box], width: int, pen: Pen = THIN) -> Image.Image:
     """The picture, enlarged or reduced to a width, under boxes; the first box's label has the best place."""
     scale = width / picture.width
-    panel = picture.resize((width, round(picture.height * scale)), Image.Resampling.BICUBIC)
+    panel = picture.resize((width, max(round(picture.height * scale), 1)), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(panel)
     font = ImageFont.load_default(pen.font)
     places = [[scale * length for length in box.place] for box in boxes]

@@ -29,7 +29,7 @@ class Classifier(nn.Module):
         label_smoothing, mixup, cutmix: 0 for none; of the latter two the alpha, one of them at random if both.
         stochastic_depth: the probability with which the last block is left out; it rises linearly from 0.
         bf16: whether the trunk computes in bfloat16 where autocast has it.
-        channels_last: the order of the tensors in memory.
+        channels_last: the order of the pictures in memory.
     """
 
     pixel_mean: Tensor
@@ -64,7 +64,6 @@ class Classifier(nn.Module):
             self.mixup = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=num_classes)
         self.bf16 = bf16
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        backbone.to(memory_format=self.memory_format)
         add_stochastic_depth(backbone, stochastic_depth)
 
     @classmethod
@@ -86,7 +85,7 @@ class Classifier(nn.Module):
             cutmix=recipe.CUTMIX,
             stochastic_depth=recipe.STOCHASTIC_DEPTH,
             bf16=recipe.BF16,
-            channels_last=recipe.CHANNELS_LAST,
+            channels_last=cfg.SOLVER.CHANNELS_LAST,
         )
 
     def forward(self, batch: list[dict[str, Any]]) -> Tensor | dict[str, Tensor]:

@@ -33,8 +33,7 @@ PRETRAIN = {
     "MIXUP": 0.0,  # the alpha, 0 for none
     "CUTMIX": 0.0,
     "STOCHASTIC_DEPTH": 0.0,  # of the last block
-    "BF16": False,
-    "CHANNELS_LAST": False,
+    "BF16": False,  # the trunk computes in bfloat16, on CPUs too
 }
 COMPUTED = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
 
@@ -95,8 +94,8 @@ def load_config(args: Namespace) -> CfgNode:
     for key in COMPUTED:
         if key in args.opts:
             raise UserError(f"{key}: it is computed from PRETRAIN's epochs; set PRETRAIN.{_nearest(key)} instead")
-    _check_recipe(cfg)
     check_machine(cfg, args)
+    _check_recipe(cfg, args.num_gpus * args.num_machines)
     args.data = str(find_image_folder(Path(args.data)))
     register_image_folder(Path(args.data))
     _count_epochs(cfg, len(DatasetCatalog.get(TRAIN)))
@@ -122,7 +121,7 @@ def _nearest(key: str) -> str:
     return words.get(key, "EVAL_EPOCHS")
 
 
-def _check_recipe(cfg: CfgNode) -> None:
+def _check_recipe(cfg: CfgNode, processes: int) -> None:
     recipe = cfg.PRETRAIN
     for key in ("EPOCHS", "EVAL_EPOCHS", "TRAIN_SIZE", "TEST_SIZE"):
         if recipe[key] <= 0:
@@ -135,14 +134,24 @@ def _check_recipe(cfg: CfgNode) -> None:
     for key in ("MIXUP", "CUTMIX", "COLOR_JITTER", "WARMUP_EPOCHS"):
         if recipe[key] < 0:
             raise UserError(f"PRETRAIN.{key}: {recipe[key]} is negative")
-    if (recipe.MIXUP or recipe.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH % 2:
+    if (recipe.MIXUP or recipe.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH // processes % 2:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is odd; PRETRAIN.MIXUP and CUTMIX mix pictures in pairs"
+            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is odd for each of {processes} processes; "
+            "PRETRAIN.MIXUP and CUTMIX mix pictures in pairs"
         )
+    if cfg.SOLVER.AMP.ENABLED:
+        raise UserError("SOLVER.AMP.ENABLED: that is for detectors; PRETRAIN.BF16 is mixed precision here")
+    if cfg.SOLVER.TRUNK_FROZEN_ITERS or cfg.SOLVER.TRUNK_LR_FACTOR != 1:
+        raise UserError("SOLVER.TRUNK_FROZEN_ITERS and TRUNK_LR_FACTOR are for fine-tuning; here the trunk is trained")
 
 
 def _count_epochs(cfg: CfgNode, pictures: int) -> None:
     """Writes what detectron2 counts in iterations."""
+    if cfg.SOLVER.IMS_PER_BATCH > pictures:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is more than the {pictures} pictures to train on; "
+            "set it lower, and SOLVER.BASE_LR in proportion"
+        )
     epoch = pictures / cfg.SOLVER.IMS_PER_BATCH
     recipe = cfg.PRETRAIN
     cfg.SOLVER.MAX_ITER = max(1, round(recipe.EPOCHS * epoch))

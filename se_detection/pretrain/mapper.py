@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import create_transform
 
 from ..errors import UserError
@@ -33,7 +33,8 @@ class ImageMapper:
                 normalize=False,
             )
         else:
-            crop_pct = recipe.TEST_SIZE / recipe.TEST_RESIZE
+            # timm rounds the quotient down: without the half, to a pixel less than asked for.
+            crop_pct = recipe.TEST_SIZE / (recipe.TEST_RESIZE + 0.5)
             self.transform = create_transform(recipe.TEST_SIZE, crop_pct=crop_pct, normalize=False)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
@@ -44,8 +45,10 @@ class ImageMapper:
         """
         try:
             with Image.open(item["file_name"]) as image:
+                # Turned as its EXIF data says, as detectors see it.
+                turned = ImageOps.exif_transpose(image).convert("RGB")
                 # Not a tensor: a large batch of those would need more open files than a process may have.
-                pixels: Any = np.asarray(self.transform(image.convert("RGB")))
+                pixels: Any = np.asarray(self.transform(turned))
         except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken PNG as a SyntaxError
             reason = " ".join(str(error).split())
             raise UserError(f"image {item['file_name']} can't be used: {reason}; mend or remove it") from error

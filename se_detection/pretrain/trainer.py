@@ -15,7 +15,7 @@ from torch import nn
 
 from ..data.loading import Undisturbed
 from ..data.train_loader import TrainLoader
-from ..engine.trainer import Trainer
+from ..engine.trainer import Trainer, in_memory_order
 from ..files import write_whole
 from .classifier import Classifier
 from .evaluation import TopKEvaluator
@@ -41,7 +41,8 @@ class Pretrainer(Trainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The classifier on the config's device."""
-        return Classifier.from_cfg(cfg).to(cfg.MODEL.DEVICE)
+        model = Classifier.from_cfg(cfg).to(cfg.MODEL.DEVICE)
+        return in_memory_order(model, cfg)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:

@@ -72,12 +72,16 @@ def read_study(path: Path) -> Study:
     if not isinstance(content, dict) or set(content) != KEYS:
         raise UserError(f"{path}: a study has the keys {', '.join(sorted(KEYS))}, and no others")
     arms = _arms(path, content["ARMS"])
-    recipe = path.parent / content["RECIPE"]
+    recipe = path.parent / str(content["RECIPE"])
+    for key in ("TRAIN_PICTURES", "TUNING_PICTURES", "TUNING_ITERS"):
+        if not isinstance(content[key], int) or content[key] < (key != "TRAIN_PICTURES"):
+            raise UserError(f"{path}: {key}: {content[key]!r} is no number of that")
     if not recipe.is_file():
         raise UserError(f"{path}: RECIPE: there is no file {recipe}")
     for key in ("SEEDS", "BASE_LR"):
-        if not isinstance(content[key], list) or not content[key]:
-            raise UserError(f"{path}: {key} must be a list with at least one value")
+        values = content[key]
+        if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values):
+            raise UserError(f"{path}: {key} must be a list with at least one value, and each value once")
     return Study(
         name=str(content["NAME"]),
         seeds=tuple(content["SEEDS"]),

@@ -1,6 +1,8 @@
 """Where a study's data are, and what is made of them."""
 
+import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 from ..data.sample import sample_coco
 from ..errors import UserError
 from ..files import write_whole
+from ..pretrain.images import find_image_folder
 from .definition import Study
 
 
@@ -20,6 +23,22 @@ class Data:
     train_images: Path
     val_json: Path
     val_images: Path
+
+    def digest(self) -> str:
+        """Of the annotations, and of how many images the classes to pre-train on have; the same on any machine.
+
+        Raises:
+            UserError: something is not there.
+        """
+        digest = hashlib.sha256()
+        for path in (self.train_json, self.val_json):
+            if not path.is_file():
+                raise UserError(f"{path}: there is no such file")
+            digest.update(path.read_bytes())
+        root = find_image_folder(self.classification)
+        counts = {str(item.relative_to(root)): len(os.listdir(item)) for item in root.glob("*/*") if item.is_dir()}
+        digest.update(json.dumps(counts, sort_keys=True).encode())
+        return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def draw_curves(records: Records, path: Path) -> Path:
 
 def _final(axes: Axes, kept: Mapping[str, list[Mapping[str, Any]]]) -> None:
     for number, (name, runs) in enumerate(kept.items()):
-        values = [run["AP"] for run in runs]
+        values = np.array([run["AP"] for run in runs], dtype=float)
         colour = COLOURS[number % len(COLOURS)]
         places = number + np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [number]
         axes.scatter(places, values, color=colour, marker=MARKERS[number % len(MARKERS)], zorder=3, label=name)

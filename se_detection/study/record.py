@@ -13,13 +13,13 @@ from ..checkpoint.reading import read_checkpoint
 from ..engine.metrics import MetricsFile
 from ..errors import UserError
 from ..evaluation.coco_files import load_annotations, load_results
-from ..evaluation.compare import draw_images
+from ..evaluation.compare import draw_images, images_by_size
 from ..evaluation.runs import read_run
-from ..evaluation.scores import score_run
+from ..evaluation.scores import METRICS, score_run
 from ..files import write_whole
 from .definition import Arm, Study
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+KEPT = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 # Enough for a variance: its standard error is 1 / sqrt(2 * 500), three in a hundred.
 SAMPLES = 500
 # Of a curve.
@@ -35,25 +35,53 @@ def read_records(folder: Path, study: Study) -> dict[str, dict[int, dict[str, An
     """The records that there are, by arm and seed.
 
     Raises:
-        UserError: one is of another definition of the study, or can't be read.
+        UserError: one is of another definition of the study, of other data or another device, or can't be read.
     """
     found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in study.arms}
+    first: tuple[Path, dict[str, Any]] | None = None
     for arm in study.arms.values():
         for seed in study.seeds:
             path = record_file(folder, study, arm, seed)
             if not path.is_file():
                 continue
-            try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise UserError(f"{path} can't be read: {error}; remove it, and the run is made again") from error
-            if record.get("definition") != study.digest:
-                raise UserError(
-                    f"{path} is of {study.name} as it was defined before; move the old records away, or give the study "
-                    "another NAME"
-                )
+            record = _read(path, study)
+            first = first or (path, record)
+            for key in ("data_digest", "device"):
+                if record[key] != first[1][key]:
+                    raise UserError(
+                        f"{path} and {first[0]} have different {key} ({record[key]}, {first[1][key]}), and can't be "
+                        "compared; move one of them away, or give the study another NAME"
+                    )
             found[arm.name][seed] = record
     return found
+
+
+def read_times(folder: Path, study: Study) -> dict[str, Any] | None:
+    """What :func:`measure_times` has written, or None.
+
+    Raises:
+        UserError: it is of another definition of the study.
+    """
+    path = times_file(folder, study)
+    return _read(path, study) if path.is_file() else None
+
+
+def times_file(folder: Path, study: Study) -> Path:
+    """Where a study's times lie."""
+    return folder / f"{study.name}-times.json"
+
+
+def _read(path: Path, study: Study) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} can't be read: {error}; remove it, and it is made again") from error
+    if content.get("definition") != study.digest:
+        raise UserError(
+            f"{path} is of {study.name} as it was defined before; move the old files away, or give the study another "
+            "NAME"
+        )
+    return content
 
 
 def write_record(
@@ -64,7 +92,9 @@ def write_record(
     *,
     run: Path,
     trunk: Path,
-    rates: Mapping[float, float],
+    rates: Mapping[float, float | None],
+    rate: float,
+    data_digest: str,
     command: str,
 ) -> dict[str, Any]:
     """Keeps a finished run.
@@ -76,14 +106,17 @@ def write_record(
         folder: where records are kept.
         run: the detector's folder.
         trunk: that of its pre-training.
-        rates: AP on the tuning pictures by learning rate.
+        rates: AP on the tuning pictures by learning rate, None where the trial diverged.
+        rate: the one that was chosen.
+        data_digest: of :meth:`Data.digest`.
         command: that made the run.
     """
     finished = read_run(run)
     coco = load_annotations(finished.annotations)
     images = len(coco.imgs)
     weights = np.column_stack([np.ones(images), draw_images(images, SAMPLES).T])
-    scores = score_run(coco, load_results(finished.detections, coco, str(run)), weights, [], lambda: None)
+    scores = score_run(coco, load_results(finished.detections, coco, str(run)), weights, [], lambda: None).metrics
+    counts = images_by_size(coco)
     pretraining = read_checkpoint(trunk / "trunk.pth")["pretraining"]
     content = {
         "study": study.name,
@@ -91,17 +124,18 @@ def write_record(
         "arm": arm.name,
         "seed": seed,
         "data": finished.annotations.stem,
-        "images": images,
+        "data_digest": data_digest,
+        "images": {name: counts[METRICS[name]] for name in KEPT},
         "device": finished.record["device"],
         "threads": torch.get_num_threads(),
-        **{name: finished.results["bbox"][name] for name in METRICS},
-        "learning_rate": max(rates, key=lambda rate: rates[rate]),
-        "learning_rate_trials": {str(rate): rates[rate] for rate in rates},
+        **{name: _finite(scores[name][0]) for name in KEPT},
+        "learning_rate": rate,
+        "learning_rate_trials": {str(rate): ap for rate, ap in rates.items()},
         "parameters": finished.record["parameters"],
         "backbone_gflops": finished.record["backbone_gflops"],
         "trunk": {"arm": arm.trunk, **pretraining, "curve": _curve(trunk, "loss_cls", "classification/top1")},
         "curve": _curve(run, "total_loss", "bbox/AP"),
-        "bootstrap": {name: [_rounded(value) for value in scores.metrics[name]] for name in METRICS},
+        "bootstrap": {name: [_finite(value, 2) for value in scores[name]] for name in KEPT},
         "command": command,
         "commit": _commit(),
     }
@@ -121,13 +155,19 @@ def _curve(run: Path, loss: str, metric: str) -> dict[str, list[list[float]]]:
     }
 
 
-def _rounded(value: float) -> float | None:
+def _finite(value: float, digits: int | None = None) -> float | None:
     """JSON has no NaN."""
-    return round(float(value), 2) if np.isfinite(value) else None
+    if not np.isfinite(value):
+        return None
+    return float(value) if digits is None else round(float(value), digits)
 
 
 def _commit() -> str:
-    """Of the checkout that the package is run from; empty where it is none."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    return found.stdout.strip()
+    """Of the checkout that the package is run from, and whether it has changes; empty where it is none."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    git = ["git", "-C", str(root)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode
+    return head + "-dirty" * bool(changed)

@@ -1,6 +1,5 @@
 """A study's tables and curves, made of its records alone."""
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -15,7 +14,9 @@ from ..evaluation.intervals import Difference, estimate
 from ..files import write_whole
 from .definition import Study
 from .plots import draw_curves
-from .record import METRICS, read_records
+from .record import KEPT, read_records, read_times
+
+EDGE = "*"
 
 Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
@@ -33,8 +34,7 @@ def write_report(study: Study, results: Path, page: Path | None) -> list[Path]:
     records = read_records(results, study)
     if not any(records.values()):
         raise UserError(f"{results} has no records of {study.name}; tools/study.py run makes them")
-    times = results / f"{study.name}-times.json"
-    text = "\n\n".join(tables(study, records, json.loads(times.read_text()) if times.is_file() else None))
+    text = "\n\n".join(tables(study, records, read_times(results, study)))
     picture = results / f"{study.name}.png"
     if page is None:
         print(text)
@@ -70,18 +70,29 @@ def tables(study: Study, records: Records, times: Mapping[str, Any] | None) -> l
         ]
     found += ["Every run, and the trials of its learning rate (AP on pictures that are neither trained nor tested on):"]
     found += [_runs_table(kept)]
+    if any(_at_edge(run) for runs in kept.values() for run in runs):
+        found += [f"{EDGE} The lowest or highest of the rates that were tried: a better one may lie beyond."]
     return found
+
+
+def _at_edge(run: Mapping[str, Any]) -> bool:
+    tried = sorted(float(rate) for rate, ap in run["learning_rate_trials"].items() if ap is not None)
+    return run["learning_rate"] in (tried[0], tried[-1])
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _arms_table(kept: Mapping[str, list[Mapping[str, Any]]], times: Mapping[str, Any] | None) -> str:
     rows = []
     for name, runs in kept.items():
-        row = [f"`{name}`", len(runs), *(_mean_and_std([run[metric] for run in runs]) for metric in METRICS)]
+        row = [f"`{name}`", len(runs), *(_mean_and_std([run[metric] for run in runs]) for metric in KEPT)]
         row += [_mean_and_std([run["trunk"]["top1"] for run in runs])]
         row += [f"{runs[0]['parameters'] / 1e6:.2f}", f"{runs[0]['backbone_gflops']:.2f}"]
         row += [_ratio(times, name, kind) for kind in ("train", "inference")]
         rows.append(row)
-    headers = ["arm", "runs", *METRICS, "trunk's top-1", "params (M)", "GFLOPs", "time of a step", "of a picture"]
+    headers = ["arm", "runs", *KEPT, "trunk's top-1", "params (M)", "GFLOPs", "time of a step", "of a picture"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
@@ -103,14 +114,14 @@ def _mean_and_std(values: list[float | None]) -> str:
 def _differences_table(base: list[Mapping[str, Any]], others: Mapping[str, list[Mapping[str, Any]]]) -> str:
     rows = []
     for name, runs in others.items():
-        found = [_difference(base, runs, metric) for metric in METRICS]
+        found = [_difference(base, runs, metric) for metric in KEPT]
         rows.append([f"`{name}`", *map(_signed, found)])
-    return tabulate(rows, ["arm", *METRICS], tablefmt="github", disable_numparse=True)
+    return tabulate(rows, ["arm", *KEPT], tablefmt="github", disable_numparse=True)
 
 
 def _difference(base: list[Mapping[str, Any]], runs: list[Mapping[str, Any]], metric: str) -> Difference:
     arms = [np.array([run["bootstrap"][metric] for run in arm], dtype=float) for arm in (base, runs)]
-    return estimate(arms[0], arms[1], base[0]["images"]).difference()
+    return estimate(arms[0], arms[1], base[0]["images"][metric]).difference()
 
 
 def _signed(difference: Difference) -> str:
@@ -123,9 +134,11 @@ def _runs_table(kept: Mapping[str, list[Mapping[str, Any]]]) -> str:
     rows = []
     for name, runs in kept.items():
         for run in runs:
-            trials = ", ".join(f"{rate}: {ap:.2f}" for rate, ap in run["learning_rate_trials"].items())
-            figures = [f"{run[metric]:.2f}" for metric in ("AP", "AP50", "AP75")]
-            top1 = f"{run['trunk']['top1']:.2f}"
-            rows.append([f"`{name}`", run["seed"], *figures, top1, run["learning_rate"], trials, run["commit"][:9]])
+            trials = run["learning_rate_trials"]
+            shown = ", ".join(f"{rate}: {_figure(ap) if ap is not None else 'diverged'}" for rate, ap in trials.items())
+            rate = f"{run['learning_rate']}{EDGE * _at_edge(run)}"
+            figures = [_figure(run[metric]) for metric in ("AP", "AP50", "AP75")]
+            commit = run["commit"][:9] + "-dirty" * run["commit"].endswith("-dirty")
+            rows.append([f"`{name}`", run["seed"], *figures, _figure(run["trunk"]["top1"]), rate, shown, commit])
     headers = ["arm", "seed", "AP", "AP50", "AP75", "trunk's top-1", "learning rate", "AP of its trials", "commit"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)

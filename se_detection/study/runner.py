@@ -1,6 +1,5 @@
 """The runs of a study, one by one; whatever is finished is not done again."""
 
-import hashlib
 import shlex
 import subprocess
 import sys
@@ -9,16 +8,17 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..engine.finite import REPORT as NON_FINITE
 from ..engine.interruption import Interrupted, handling
 from ..errors import UserError
 from ..evaluation.coco_files import read_json
 from ..files import write_whole
 from .definition import Arm, Study
 from .files import Data, Split, make_splits
-from .record import read_records, write_record
+from .record import read_records, times_file, write_record
 from .timing import measure_times
 
-DEFINITION = "study.txt"
+DEFINITION, FINISHED = "study.txt", "finished"
 
 
 def run_study(
@@ -49,9 +49,16 @@ def run_study(
         UserError: a run can't be made, or `output` holds runs of another definition.
         Interrupted: a signal asked to stop; the present run has saved what it has.
     """
-    _claim(output, study)
+    unknown = sorted(set(seeds) - set(study.seeds))
+    if unknown:
+        raise UserError(f"--seeds {unknown[0]}: {study.name} has the seeds {', '.join(map(str, study.seeds))}")
+    digest = data.digest()
+    _claim(output, study, digest)
     records = read_records(results, study)
-    rates: dict[str, dict[float, float]] = {
+    known = [record for kept in records.values() for record in kept.values()]
+    if known and known[0]["data_digest"] != digest:
+        raise UserError(f"{results} has records of other data; name the same, or give the study another NAME")
+    rates: dict[str, dict[float, float | None]] = {
         name: {float(rate): ap for rate, ap in next(iter(kept.values()))["learning_rate_trials"].items()}
         for name, kept in records.items()
         if kept
@@ -78,28 +85,48 @@ def run_study(
         if arm.name not in rates:
             first = runner.trunk(study.arms[arm.trunk], study.seeds[0])
             rates[arm.name] = {rate: runner.trial(arm, first, rate) for rate in study.base_lr}
-        run = runner.fine_tune(arm, seed, trunk, best_rate(rates[arm.name]))
-        record = write_record(results, study, arm, seed, run=run, trunk=trunk, rates=rates[arm.name], command=command)
-        _say(f"{arm.name}, seed {seed}: AP {record['AP']:.2f}, AP50 {record['AP50']:.2f}")
-    times = results / f"{study.name}-times.json"
-    if not times.is_file():
+        rate = best_rate(arm.name, rates[arm.name])
+        run = runner.fine_tune(arm, seed, trunk, rate)
+        record = write_record(
+            results,
+            study,
+            arm,
+            seed,
+            run=run,
+            trunk=trunk,
+            rates=rates[arm.name],
+            rate=rate,
+            data_digest=digest,
+            command=command,
+        )
+        _say(f"{arm.name}, seed {seed}: AP {record['AP'] or 0:.2f}, AP50 {record['AP50'] or 0:.2f}")
+    if missing and not times_file(results, study).is_file():
         _say("measuring time: the arms in turn")
-        measure_times(study, splits["val"], times, command)
+        measure_times(study, splits["val"], times_file(results, study), command)
 
 
-def best_rate(trials: Mapping[float, float]) -> float:
-    """The learning rate with the highest AP on the tuning pictures."""
-    return max(trials, key=lambda rate: trials[rate])
+def best_rate(arm: str, trials: Mapping[float, float | None]) -> float:
+    """The learning rate with the highest AP on the tuning pictures.
+
+    Raises:
+        UserError: all trials diverged.
+    """
+    known = {rate: ap for rate, ap in trials.items() if ap is not None}
+    if not known:
+        raise UserError(f"{arm}: training diverged with each BASE_LR of {', '.join(map(str, trials))}; give lower ones")
+    return max(known, key=lambda rate: known[rate])
 
 
-def _claim(output: Path, study: Study) -> None:
+def _claim(output: Path, study: Study, digest: str) -> None:
     path = output / DEFINITION
-    if path.is_file() and path.read_text(encoding="utf-8") != study.digest:
+    content = f"{study.digest} {digest}"
+    if path.is_file() and path.read_text(encoding="utf-8") != content:
         raise UserError(
-            f"{output} holds runs of another study, or of {study.name} as it was before; name another --output"
+            f"{output} holds runs of another study, of {study.name} as it was before, or of other data; name another "
+            "--output"
         )
     output.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda file: file.write(study.digest.encode()))
+    write_whole(path, lambda file: file.write(content.encode()))
 
 
 @dataclass(frozen=True)
@@ -115,19 +142,26 @@ class _Runner:
 
     def trunk(self, arm: Arm, seed: int) -> Path:
         """The folder of a trunk's pre-training, finished; arms whose trunks are of one config share it."""
-        config = hashlib.sha256(arm.config.read_bytes()).hexdigest()[:8]
-        folder = self.output / "trunks" / f"{arm.config.stem}-{config}-{seed}"
+        folder = self.output / "trunks" / f"{arm.config.stem}-{seed}"
         if not (folder / "trunk.pth").is_file():
             options = ["--config-file", arm.config, "--recipe", self.study.recipe, "--data", self.data.classification]
             self._start("pretrain.py", seed, options, ["SEED", seed, "OUTPUT_DIR", folder])
         return folder
 
-    def trial(self, arm: Arm, trunk: Path, rate: float) -> float:
-        """AP on the tuning pictures after a short training."""
+    def trial(self, arm: Arm, trunk: Path, rate: float) -> float | None:
+        """AP on the tuning pictures after a short training; None where it diverged."""
         folder = self.output / "trials" / f"{arm.name}-{rate:g}"
         iterations = self.study.tuning_iters
         overrides = ["SOLVER.MAX_ITER", iterations, "SOLVER.STEPS", f"({iterations * 4 // 5},)"]
-        self._train(arm, trunk, folder, "tuning", self.study.seeds[0], rate, overrides)
+        try:
+            if not (folder / NON_FINITE).is_file():
+                self._train(arm, trunk, folder, "tuning", self.study.seeds[0], rate, overrides)
+        except UserError:
+            if not (folder / NON_FINITE).is_file():
+                raise
+        if (folder / NON_FINITE).is_file():
+            _say(f"  {arm.name} diverges with BASE_LR {rate:g}")
+            return None
         return float(read_json(folder / "inference" / "results.json")["bbox"]["AP"] or 0.0)
 
     def fine_tune(self, arm: Arm, seed: int, trunk: Path, rate: float) -> Path:
@@ -139,7 +173,7 @@ class _Runner:
     def _train(
         self, arm: Arm, trunk: Path, folder: Path, split: str, seed: int, rate: float, overrides: list[object]
     ) -> None:
-        if (folder / "model_final.pth").is_file() and (folder / "inference" / "results.json").is_file():
+        if (folder / FINISHED).is_file():
             return
         train, test = self.splits["train"], self.splits[split]
         options: list[object] = ["--config-file", arm.config]
@@ -148,6 +182,8 @@ class _Runner:
         options += ["--allow-partial-trunk"] * (arm.trunk != arm.name)
         overrides = ["SEED", seed, "SOLVER.BASE_LR", rate, "MODEL.WEIGHTS", trunk / "trunk.pth", *overrides]
         self._start("train_net.py", seed, options, [*overrides, "OUTPUT_DIR", folder])
+        # Only now: a run has a last checkpoint, and results of an evaluation along the way, before it is evaluated.
+        (folder / FINISHED).touch()
 
     def _start(self, tool: str, seed: int, options: list[object], overrides: list[object]) -> None:
         command = [sys.executable, self.tools / tool, "--resume", "--num-gpus", self.gpus, *options, *overrides]

@@ -47,6 +47,7 @@ def measure_times(study: Study, split: Split, path: Path, command: str) -> None:
     base = seconds[study.baseline.name]
     content = {
         "study": study.name,
+        "definition": study.digest,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "rounds": ROUNDS,
@@ -79,9 +80,12 @@ def _timers(arm: Arm) -> dict[str, Callable[[], None]]:
     batch = [CheckedMapper(cfg, is_train=True)(item) for item in pictures]
     picture = [CheckedMapper(cfg, is_train=False)(item) for item in pictures[:1]]
 
+    precision = torch.bfloat16 if cfg.SOLVER.AMP.BF16 else torch.float16
+    mixed = torch.autocast("cuda", precision, enabled=cfg.SOLVER.AMP.ENABLED and torch.cuda.is_available())
+
     def train() -> None:
         model.train()
-        with EventStorage():
+        with EventStorage(), mixed:
             loss = sum(model(batch).values())
         optimizer.zero_grad()
         loss.backward()
@@ -89,6 +93,7 @@ def _timers(arm: Arm) -> dict[str, Callable[[], None]]:
 
     def infer() -> None:
         model.eval()
+        # As detectron2 evaluates: without mixed precision.
         with torch.no_grad():
             model(picture)
 

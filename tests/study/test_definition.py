@@ -49,6 +49,8 @@ def test_its_digest_is_that_of_all_that_it_names(content, tmp_path) -> None:
     [
         ({"SEED": 1}, "a study has the keys"),
         ({"SEEDS": []}, "SEEDS must be a list"),
+        ({"SEEDS": [1, 1]}, "each value once"),
+        ({"TUNING_ITERS": 0}, "TUNING_ITERS: 0"),
         ({"RECIPE": "none.yaml"}, "there is no file"),
         ({"ARMS": {}}, "at least one arm"),
         ({"ARMS": {"a": {"CONFIG": "none.yaml"}}}, "arm a: there is no file"),
