@@ -99,6 +99,26 @@ def test_the_average_is_that_of_the_weights_after_each_step(build) -> None:
     assert torch.equal(saved["trainer"]["hooks"]["MovingAverage"]["trained"][name], seen[4])
 
 
+def test_weights_lie_in_memory_as_asked_for_and_learn_the_same(build) -> None:
+    # One step: rounding is another, and sampled boxes depend on it later.
+    step = ("SOLVER.MAX_ITER", "1")
+    plain, ordered = build(*step, name="plain"), build(*step, "SOLVER.CHANNELS_LAST", "True", name="ordered")
+    convolution = ordered.checkpointer.model.backbone.bottom_up.res2[0].conv1.weight
+    assert convolution.is_contiguous(memory_format=torch.channels_last)
+    for trainer in (plain, ordered):
+        trainer.train()
+    torch.testing.assert_close(weights(ordered), weights(plain), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("bf16", "precision"), [("False", torch.float16), ("True", torch.bfloat16)])
+def test_mixed_precision_is_the_one_that_is_asked_for(build, bf16, precision) -> None:
+    """Only its choice: detectron2's needs a GPU."""
+    cfg = build("SOLVER.AMP.BF16", bf16).cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.AMP.ENABLED = True
+    assert Trainer(cfg)._trainer.precision is precision
+
+
 def test_evaluation_after_every_step_is_logged_once(build, tmp_path) -> None:
     build("TEST.EVAL_PERIOD", "1", *KEEP_ALL).train()
     logged = read_metrics(tmp_path / "run")

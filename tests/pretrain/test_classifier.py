@@ -38,6 +38,15 @@ def make_batch(count: int = 4, size: int = 32) -> list[dict]:
     return [{"image": image, "label": number % 3} for number, image in enumerate(pixels)]
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_trunk_computes_in_the_precision_that_is_asked_for(bf16) -> None:
+    model = Classifier(create_backbone("resnet18"), 3, **{**OPTIONS, "bf16": bf16})
+    seen = []
+    model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(output["res5"].dtype))
+    model.eval()(make_batch())
+    assert seen == [torch.bfloat16 if bf16 else torch.float32]
+
+
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_logits_are_torchvisions(channels_last) -> None:
     theirs = torchvision.models.resnet18(num_classes=5).eval()

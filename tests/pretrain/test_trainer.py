@@ -98,6 +98,12 @@ def test_it_goes_on_as_if_it_had_not_been_stopped(build) -> None:
         torch.load(Path(it.cfg.OUTPUT_DIR, "trunk.pth"), weights_only=True)["model"] for it in (resumed, whole)
     )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    # It is the average that was evaluated.
+    final = torch.load(Path(resumed.cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)
+    trained = final["trainer"]["hooks"]["MovingAverage"]["trained"]
+    for key, tensor in ours.items():
+        assert torch.equal(tensor, final["model"][f"backbone.{key}"])
+    assert not torch.equal(ours["res5.1.conv2.weight"], trained["backbone.res5.1.conv2.weight"])
 
 
 def test_epochs_become_iterations(arguments) -> None:
@@ -119,6 +125,10 @@ def test_what_is_frozen_in_a_detector_learns_here(arguments) -> None:
     [
         (("SOLVER.MAX_ITER", "5"), (), "set PRETRAIN.EPOCHS instead"),
         (("PRETRAIN.MIXUP", "0.2", "SOLVER.IMS_PER_BATCH", "5"), (), "is odd"),
+        (("PRETRAIN.MIXUP", "0.2"), ("--num-gpus", "2"), "is odd for each of 2 processes"),
+        (("SOLVER.AMP.ENABLED", "True"), (), "is for detectors|needs a GPU"),
+        (("SOLVER.TRUNK_FROZEN_ITERS", "3"), (), "are for fine-tuning"),
+        (("SOLVER.IMS_PER_BATCH", "40"), (), "40 is more than the 36 pictures"),
         (("PRETRAIN.LABEL_SMOOTHING", "1.0"), (), "LABEL_SMOOTHING: 1.0"),
         (("PRETRAIN.TEST_SIZE", "64"), (), "is below TEST_SIZE"),
         (("PRETRAIN.EPOCH", "1"), (), "did you mean PRETRAIN.EPOCHS"),
@@ -133,10 +143,20 @@ def test_mistakes_are_explained(arguments, overrides, flags, message) -> None:
         load_config(arguments(*overrides, flags=flags))
 
 
+def test_a_trunk_that_is_there_is_not_replaced(arguments, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "trunk.pth").write_text("mine")
+    with pytest.raises(UserError, match=r"holds a run already \(trunk\.pth\)"):
+        load_config(arguments())
+    assert (tmp_path / "run" / "trunk.pth").read_text() == "mine"
+
+
 def test_the_modern_recipe_runs(build) -> None:
     trainer = build("PRETRAIN.EPOCHS", "0.4", flags=("--recipe", "modern"))
     recipe = trainer.cfg.PRETRAIN
     assert (recipe.MIXUP, recipe.CUTMIX, trainer.cfg.SOLVER.LR_SCHEDULER_NAME) == (0.2, 1.0, "WarmupCosineLR")
+    convolution = trainer.checkpointer.model.backbone.res2[0].conv1.weight
+    assert convolution.is_contiguous(memory_format=torch.channels_last)
     trainer.train()
     assert Path(trainer.cfg.OUTPUT_DIR, "trunk.pth").is_file()
 
