@@ -7,12 +7,20 @@ from detectron2.engine import HookBase
 from torch import nn
 from torch.optim import Optimizer
 
+from ..errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
 def trunk_of(model: nn.Module) -> nn.Module:
-    """A detector's trunk: its backbone, without the FPN."""
-    backbone: nn.Module = model.backbone  # type: ignore[assignment]
+    """A detector's trunk: its backbone, without the FPN, or the res5 that a C4 detector has in its heads.
+
+    Raises:
+        UserError: the detector has no backbone.
+    """
+    backbone = getattr(model, "backbone", None)
+    if not isinstance(backbone, nn.Module):
+        raise UserError(f"SOLVER.TRUNK_FROZEN_ITERS and TRUNK_LR_FACTOR: a {type(model).__name__} has no backbone")
     return getattr(backbone, "bottom_up", backbone)
 
 

@@ -90,8 +90,12 @@ def _unpack(archive: Path) -> Path:
         with tarfile.open(archive) as file:
             for member in tqdm(file, desc=f"unpacking {archive.name}", unit=" files", disable=None):
                 file.extract(member, part, filter="data")
-        if not target.is_dir():
+        try:
             part.rename(target)
+        except OSError:
+            # Another process may have been faster.
+            if not target.is_dir():
+                raise
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"--data {archive} can't be unpacked into {cache}: {' '.join(str(error).split())}") from error
     finally:
