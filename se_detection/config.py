@@ -36,8 +36,8 @@ class SEConfig:
         gate: `sigmoid`, `tanh`, `relu` (Table 12) or `hardsigmoid`.
         stages: the stages that have SE blocks.
         bias: whether the two layers have biases; released weights have them, the paper's ablations don't.
-        gate_bias: added to the second bias as it is initialised, for SE in a trunk that was pre-trained without: 4 makes
-            sigmoid gates open (0.98), so that the trunk begins as it was.
+        gate_bias: added to the second bias as it is initialised; 4 opens sigmoid gates (0.98), so that a trunk that was
+            pre-trained without SE begins as it was.
 
     Raises:
         UserError: a value is none of its choices, or contradicts another.

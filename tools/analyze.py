@@ -1,46 +1,35 @@
 #!/usr/bin/env python3
-"""Counts parameters and GFLOPs, next to the paper's or of a config's detector; compares every trunk with timm's."""
+"""Counts parameters and GFLOPs, compares every trunk with timm's, and explains a trained detector's SE gates."""
 
-from argparse import REMAINDER, ArgumentParser, RawDescriptionHelpFormatter
-from pathlib import Path
-
+from se_detection.analysis.arguments import argument_parser
 from se_detection.analysis.detector import detector_complexity, load_detector_config
+from se_detection.analysis.excitation_report import excitations_table, write_excitations
+from se_detection.analysis.excitations import explain
+from se_detection.analysis.gate_heat_map import draw_effect
 from se_detection.analysis.paper import measure
 from se_detection.analysis.report import check_new_file, detector_table, paper_table, parity_table, write_json
 from se_detection.checkpoint.parity import measure_parity
 from se_detection.errors import UserError, run_tool
 
-EXAMPLE = """
-examples:
-  the paper's models and ablations:
-    $ tools/analyze.py complexity
-  a detector, by part:
-    $ tools/analyze.py complexity --config-file configs/COCO-Detection/faster_rcnn_SE_R_50_FPN_1x.yaml --size 800 1216
-  every trunk against timm's network, with the same random weights (a minute):
-    $ tools/analyze.py parity
-"""
-
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    complexity = commands.add_parser(
-        "complexity", description=__doc__, epilog=EXAMPLE, formatter_class=RawDescriptionHelpFormatter
-    )
-    complexity.add_argument("--json", type=Path, metavar="FILE", help="write the counts there too")
-    complexity.add_argument("--config-file", metavar="FILE", help="count this detector instead of the paper's models")
-    complexity.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help="the picture in pixels; by default 4:3 with the config's INPUT.MIN_SIZE_TEST as its height",
-    )
-    complexity.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config overrides, after all flags")
-    parity = commands.add_parser("parity", description="The worst relative error of every trunk at res2 to res5.")
-    parity.add_argument("--json", type=Path, metavar="FILE", help="write the errors there too")
-    args = parser.parse_args()
-
+    args = argument_parser().parse_args()
+    if args.command == "excitations":
+        found = explain(
+            args.run,
+            args.output,
+            split=args.split,
+            images=args.images,
+            ablation=not args.no_ablation,
+            picture=args.picture,
+            overwrite=args.overwrite,
+        )
+        paths = write_excitations(found)
+        if args.picture:
+            paths += draw_effect(found, args.picture)
+        print(excitations_table(found))
+        print("\nWritten:", *paths, sep="\n  ")
+        return
     if args.json:
         check_new_file(args.json)
     if args.command == "parity":

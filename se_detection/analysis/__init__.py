@@ -1,1 +1,1 @@
-"""Parameters and FLOPs."""
+"""Parameters and FLOPs, and what the gates of a trained detector do."""
