@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
 """Counts parameters and GFLOPs, compares every trunk with timm's, and explains a trained detector's SE gates."""
 
+import shlex
+import sys
+
 from se_detection.analysis.arguments import argument_parser
 from se_detection.analysis.detector import detector_complexity, load_detector_config
+from se_detection.analysis.excitation_page import write_excitation_page
 from se_detection.analysis.excitation_report import excitations_table, write_excitations
 from se_detection.analysis.excitations import explain
 from se_detection.analysis.gate_heat_map import draw_effect
@@ -10,11 +14,14 @@ from se_detection.analysis.paper import measure
 from se_detection.analysis.report import check_new_file, detector_table, paper_table, parity_table, write_json
 from se_detection.checkpoint.parity import measure_parity
 from se_detection.errors import UserError, run_tool
+from se_detection.report import check_html_file
 
 
 def main() -> None:
     args = argument_parser().parse_args()
     if args.command == "excitations":
+        if args.html:
+            check_html_file(args.html, overwrite=args.overwrite)
         found = explain(
             args.run,
             args.output,
@@ -27,6 +34,8 @@ def main() -> None:
         paths = write_excitations(found)
         if args.picture:
             paths += draw_effect(found, args.picture)
+        if args.html:
+            paths.append(write_excitation_page(found, paths, args.html, shlex.join(sys.argv)))
         print(excitations_table(found))
         print("\nWritten:", *paths, sep="\n  ")
         return

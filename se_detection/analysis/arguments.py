@@ -25,7 +25,7 @@ finished.
 examples:
     $ tools/analyze.py excitations --run output/se --no-ablation
     $ tools/analyze.py excitations --run output/se --split val.json val/ --images 500 --output output/gates
-    $ tools/analyze.py excitations --run output/se --picture street.jpg
+    $ tools/analyze.py excitations --run output/se --picture street.jpg --html gates.html
 """
 
 
@@ -91,5 +91,6 @@ def argument_parser() -> ArgumentParser:
     excitations.add_argument(
         "--picture", type=Path, metavar="FILE", help="show what the gates do to this picture, and what is detected"
     )
+    excitations.add_argument("--html", type=Path, metavar="FILE", help="write all of it as one page to send")
     excitations.add_argument("--overwrite", action="store_true", help="begin anew where there is an analysis already")
     return parser

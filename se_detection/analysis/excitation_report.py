@@ -70,7 +70,7 @@ def excitations_table(found: Excitations, tablefmt: str = "simple") -> str:
         rows += [[name, *[""] * 4, *row] for name, row in evaluated.items() if name not in found.statistics]
     align = ["left"] + ["right"] * (len(headings) - 1)
     table = tabulate(rows, headings, tablefmt=tablefmt, disable_numparse=True, colalign=align)
-    return "\n\n".join([table, *_notes(found)])
+    return "\n\n".join([table, *excitations_notes(found)])
 
 
 def _described(block: BlockStatistics) -> list[str]:
@@ -98,7 +98,8 @@ def _limits(block: BlockStatistics) -> tuple[float, float]:
     return float(block.low.mean()), float(block.high.mean())
 
 
-def _notes(found: Excitations) -> list[str]:
+def excitations_notes(found: Excitations) -> list[str]:
+    """What the columns of :func:`excitations_table` mean, and what is found in them."""
     named = findings(found)
     listed = {what: _listed(names, len(found.statistics)) for what, names in named.items()}
     notes = [

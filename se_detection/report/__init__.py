@@ -21,7 +21,7 @@ from .blocks import (
 )
 from .charts import chart_style, inline_svg
 from .images import Picture, picture_from_file, picture_from_image
-from .page import Page, render_page, write_page
+from .page import Page, check_html_file, render_page, write_page
 
 __all__ = [
     "ArmHeading",
@@ -44,6 +44,7 @@ __all__ = [
     "Table",
     "Text",
     "chart_style",
+    "check_html_file",
     "inline_svg",
     "picture_from_file",
     "picture_from_image",

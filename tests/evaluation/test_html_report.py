@@ -12,7 +12,8 @@ from PIL import Image
 from se_detection import UserError
 from se_detection.evaluation import compare_runs
 from se_detection.evaluation.error_types import ERRORS
-from se_detection.evaluation.html_report import check_html_file, write_html_report
+from se_detection.evaluation.html_report import write_html_report
+from se_detection.report import check_html_file
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = '<img src=x onerror="alert(1)"> & $x_1$'

@@ -1,5 +1,5 @@
 """A comparison as one HTML page that can be sent to somebody."""
 
-from .page import check_html_file, write_html_report
+from .page import write_html_report
 
-__all__ = ["check_html_file", "write_html_report"]
+__all__ = ["write_html_report"]

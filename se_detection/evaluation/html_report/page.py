@@ -4,7 +4,6 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from ...errors import UserError
 from ...report import Page, Section, write_page
 from ..coco_files import load_annotations
 from ..compare import ARMS
@@ -16,17 +15,6 @@ from .classes import class_blocks
 from .disagreeing_pictures import disagreement_blocks
 from .run_folders import command_blocks, excitation_blocks, recipe_blocks
 from .scores import lead_blocks, score_blocks
-
-
-def check_html_file(path: Path, *, overwrite: bool) -> None:
-    """Raises a :class:`UserError` if the file can't be written, or is there and not to be replaced."""
-    if path.is_dir():
-        raise UserError(f"--html {path} is a folder; name a file, such as {path / 'report.html'}")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} is there already; choose another --html, or replace it with --overwrite")
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if not existing.is_dir():
-        raise UserError(f"--html {path}: {existing} is a file; name a file in a folder")
 
 
 def write_html_report(
