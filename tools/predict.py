@@ -4,7 +4,8 @@
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from se_detection.errors import run_tool
+from se_detection.analysis.excitations import explain
+from se_detection.errors import UserError, run_tool
 from se_detection.prediction import Detector, predict
 
 EXAMPLE = """
@@ -12,7 +13,7 @@ An INPUT is a picture, a video, a folder with any of them, a pattern such as 'ph
 which is recorded until Ctrl-C. A GPU is used if there is one. The same command goes on where it was stopped.
 
 examples:
-  $ tools/predict.py --run output/SE_R photos/
+  $ tools/predict.py --run output/SE_R --gates photos/
   $ tools/predict.py --run output/R --compare output/SE_R --output side_by_side street.mp4
   $ tools/predict.py --run output/SE_R --score 0.3 --output live camera:0
 """
@@ -42,9 +43,18 @@ def main() -> None:
         action="store_true",
         help="leave out files that can't be read, and list them; by default nothing is done if there are any",
     )
+    parser.add_argument(
+        "--gates",
+        action="store_true",
+        help="draw what RUN's SE gates do to each picture, compared with their mean over RUN's test set, which is gone "
+        "through first if tools/analyze.py excitations has not done so",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace predictions that are there already")
     args = parser.parse_args()
 
+    if args.gates and args.weights:
+        raise UserError("--gates: the mean gates are of RUN's own checkpoint; leave --weights out")
+    gates = explain(args.run, ablation=False) if args.gates else None
     detectors = [Detector(args.run, args.weights)]
     if args.compare:
         detectors.append(Detector(args.compare))
@@ -55,6 +65,7 @@ def main() -> None:
         score=args.score,
         overwrite=args.overwrite,
         skip_bad_images=args.skip_bad_images,
+        gates=gates,
     )
     if done.unreadable:
         print("Could not be read:", *(f"{path}: {reason}" for path, reason in done.unreadable.items()), sep="\n  ")

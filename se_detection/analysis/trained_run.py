@@ -84,24 +84,24 @@ def read_run_config(folder: Path) -> CfgNode:
     if not config.is_file():
         raise UserError(f"{folder}: no config.yaml; give the OUTPUT_DIR of a training with tools/train_net.py")
     cfg = read_config(str(config))
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     check_backbone(cfg)
     return cfg
 
 
-def load_trained_run(folder: Path, cfg: CfgNode) -> TrainedRun:
-    """The detector of a run's last checkpoint.
+def load_trained_run(folder: Path, cfg: CfgNode, weights: Path | None = None) -> TrainedRun:
+    """A run's detector.
 
     Args:
         cfg: of :func:`read_run_config`.
+        weights: a checkpoint; by default the run's newest, which is what its evaluation is of.
 
     Raises:
         UserError: the run has no checkpoint, or one that doesn't fit its config.
     """
-    weights, _ = newest_checkpoint(folder)
+    weights = weights or newest_checkpoint(folder)[0]
     if weights is None:
-        raise UserError(f"{folder}: no checkpoint; train the run first, or give another")
+        raise UserError(f"{folder} has no checkpoint; train the run first, or give another")
     model = build_model(cfg).eval()
     checkpointer = StrictCheckpointer(model, layout=Layout.from_cfg(cfg), needs_heads=True)
     checkpointer.load(str(weights), checkpointables=[])
@@ -156,13 +156,16 @@ def _register_recorded(run: TrainedRun, record: Entry) -> str:
     if len(names) != 1:
         raise UserError(f"{run.folder} has {len(names)} test sets; name what to look at by --split JSON IMAGES")
     recorded = record.get("data", {}).get(names[0], {})
-    if names[0] not in DatasetCatalog and recorded:
-        for path in recorded.values():
-            if not Path(path).exists():
-                raise UserError(
-                    f"{run.folder / 'run.json'}: {path} is gone; bring it back, or name the data by --split JSON IMAGES"
-                )
-        register_coco_json(names[0], recorded["json"], recorded["images"])
+    registered = names[0] in DatasetCatalog
+    # In this process, another run's data may be known by the same name.
+    if recorded and not (registered and MetadataCatalog.get(names[0]).get("json_file") == recorded["json"]):
+        gone = [path for path in recorded.values() if not Path(path).exists()]
+        if gone and not registered:
+            raise UserError(
+                f"{run.folder / 'run.json'}: {gone[0]} is gone; bring it back, or name the data by --split JSON IMAGES"
+            )
+        if not gone:
+            register_coco_json(names[0], recorded["json"], recorded["images"])
     check_registered(names[0])
     return names[0]
 

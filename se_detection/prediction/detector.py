@@ -7,19 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
-from detectron2.modeling import build_model
 from numpy.typing import NDArray
+from torch import nn
 
-from ..analysis.trained_run import read_run_config
-from ..checkpoint.checkpointer import StrictCheckpointer
-from ..checkpoint.files import newest_checkpoint
-from ..checkpoint.layout import Layout
+from ..analysis.trained_run import load_trained_run, read_run_config
 from ..data.coco_format import category_names, read_coco
 from ..errors import UserError
 from ..evaluation.coco_files import Entry
@@ -27,14 +23,12 @@ from ..evaluation.runs import read_record
 
 
 class StrictPredictor(DefaultPredictor):
-    """detectron2's, whose weights must fit."""
+    """detectron2's, of a model that is loaded already."""
 
-    def __init__(self, cfg: CfgNode, weights: Path) -> None:
+    def __init__(self, cfg: CfgNode, model: nn.Module) -> None:
         # Not DefaultPredictor's: it loads what fits, and leaves the rest random. The attributes are the same.
         self.cfg = cfg
-        self.model = build_model(cfg).eval()
-        checkpointer = StrictCheckpointer(self.model, layout=Layout.from_cfg(cfg), needs_heads=True)
-        checkpointer.load(str(weights), checkpointables=[])
+        self.model = model
         self.aug = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
         self.input_format = cfg.INPUT.FORMAT
 
@@ -52,16 +46,13 @@ class Detector:
 
     def __init__(self, run: Path, weights: Path | None = None) -> None:
         cfg = read_run_config(run)
-        cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-        weights = weights or newest_checkpoint(run)[0]
-        if weights is None:
-            raise UserError(f"{run} has no checkpoint; name a file with --weights, or choose another run")
+        trained = load_trained_run(run, cfg, weights)
         self.name = run.resolve().name
-        self.weights = weights
+        self.weights = trained.weights
         self.categories = run_categories(run, cfg)
-        self.predictor = StrictPredictor(cfg, weights)
+        self.predictor = StrictPredictor(cfg, trained.model)
         # What is found depends on nothing else.
-        with weights.open("rb") as file:
+        with self.weights.open("rb") as file:
             digest = file_digest(file, "sha256")
         digest.update((run / "config.yaml").read_bytes())
         self.fingerprint = digest.hexdigest()

@@ -18,7 +18,8 @@ IMAGES = "images.json"
 # Of the second run, where two are compared.
 COMPARED_DETECTIONS = "coco_instances_results_compared.json"
 PICTURES, VIDEOS = "pictures", "videos"
-WRITTEN = (DETECTIONS, COMPARED_DETECTIONS, IMAGES, f"{PICTURES}/[0-9]*_*.jpg*", f"{VIDEOS}/[0-9]*_*.mp4", NOTES)
+DRAWN = (f"{PICTURES}/[0-9]*_*.jpg*", f"{PICTURES}/[0-9]*_*_gates.png*", f"{VIDEOS}/[0-9]*_*.mp4")
+WRITTEN = (DETECTIONS, COMPARED_DETECTIONS, IMAGES, *DRAWN, NOTES)
 
 
 class PredictionFolder:

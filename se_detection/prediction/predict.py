@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from ..analysis.excitations import Excitations
+from ..analysis.gate_heat_map import energy_maps, measure_effect
 from ..engine.interruption import Agreement, Interrupted, StopRequest
 from ..errors import UserError
 from ..evaluation.coco_files import Entry
@@ -53,6 +55,7 @@ def predict(
     score: float = 0.5,
     overwrite: bool = False,
     skip_bad_images: bool = False,
+    gates: Excitations | None = None,
 ) -> Prediction:
     """Draws what one detector finds, or two side by side, and writes all that they find in COCO's results format.
 
@@ -69,6 +72,8 @@ def predict(
         score: what is drawn has that or more; the results have all that the run's config lets through.
         overwrite: replace what is in the folder; otherwise pictures that are done are passed over, if the detectors and
             the score are the same.
+        gates: of the first detector; a heat map of what its gates do is drawn beside each picture, videos left out, as
+            `pictures/<number>_<name>_gates.png`.
         skip_bad_images: leave out files that can't be read; otherwise nothing is done if there are any.
 
     Raises:
@@ -79,6 +84,7 @@ def predict(
         raise UserError(f"--score {score}: it is not from 0 to 1")
     categories = _common_categories(detectors)
     made_by = {"weights": [f"{d.weights.name} {d.fingerprint[:16]}" for d in detectors], "score": score}
+    made_by |= {"gates": "drawn"} if gates is not None else {}
     folder = PredictionFolder(output, made_by, overwrite=overwrite)
     camera = find_camera(inputs)
     if camera is not None and folder.images:
@@ -98,7 +104,7 @@ def predict(
     total = len(files) - len(videos) + sum(videos.values()) if camera is None else None
     stop = StopRequest(Agreement())
     with folder.opened(), tqdm(desc="detecting", total=total, unit="picture") as bar, stop.listening():
-        work = _Work(detectors, categories, folder, score, stop, bar)
+        work = _Work(detectors, categories, folder, score, gates, stop, bar)
         try:
             if camera is not None:
                 work.record(camera, live)
@@ -151,6 +157,7 @@ class _Work:
         categories: dict[int, str],
         folder: PredictionFolder,
         score: float,
+        gates: Excitations | None,
         stop: StopRequest,
         bar: "tqdm[Any]",
     ) -> None:
@@ -159,6 +166,7 @@ class _Work:
         self.colours = class_colours(categories)
         self.folder = folder
         self.score = score
+        self.gates = gates
         self.stop = stop
         self.bar = bar
         titles = [detector.name for detector in detectors]
@@ -174,6 +182,8 @@ class _Work:
         path = self._path(PICTURES, self.folder.images + 1, file, ".jpg")
         sheet = self._draw(picture, found)
         write_whole(path, partial(sheet.save, format="JPEG", quality=JPEG_QUALITY, subsampling=0))
+        if self.gates is not None:
+            _draw_gates(self.gates, file, path.with_name(f"{path.stem}_gates.png"))
         self.folder.add_picture(str(file), _size(picture), found)
         self.bar.update()
 
@@ -228,3 +238,11 @@ class _Work:
 
 def _size(picture: NDArray[np.uint8]) -> tuple[int, int]:
     return picture.shape[1], picture.shape[0]
+
+
+def _draw_gates(gates: Excitations, file: Path, path: Path) -> None:
+    effect = measure_effect(gates, file)
+    # There is none where only the heads of a C4 detector have SE.
+    if effect.energy:
+        image = Image.fromarray(read_image(str(file), "RGB"))
+        write_whole(path, partial(energy_maps(effect, image).savefig, format="png", bbox_inches="tight"))

@@ -120,7 +120,7 @@ def test_a_plain_run_is_refused(make_run, run_tool, capsys) -> None:
     [
         (lambda run: (run / "config.yaml").unlink(), [], "{run}: no config.yaml; give the OUTPUT_DIR of a training"),
         (lambda run: (run / "run.json").unlink(), [], "data set 'pictures-of-old' is not registered"),
-        (lambda run: drop_checkpoint(run), [], "{run}: no checkpoint; train the run first"),
+        (lambda run: drop_checkpoint(run), [], "{run} has no checkpoint; train the run first"),
         (lambda run: None, [], "{run}/run.json: /nowhere/val.json is gone; bring it back, or name the data by --split"),
         (lambda run: None, ["--images", "0"], "--images 0: give at least 1"),
         (lambda run: None, ["--picture", "none.jpg"], "image none.jpg can't be used"),

@@ -104,9 +104,9 @@ def test_category_ids_are_the_data_sets_where_they_are_known(trained, tmp_path) 
     cfg = config(trained)
     assert run_categories(trained, cfg) == CATEGORIES
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
-        if name in MetadataCatalog:
-            MetadataCatalog.remove(name)
-            DatasetCatalog.remove(name)
+        for catalog in (MetadataCatalog, DatasetCatalog):
+            if name in catalog:
+                catalog.remove(name)
     record = json.loads((trained / "run.json").read_text())
     for data in record["data"].values():
         data["json"] = str(tmp_path / "gone.json")

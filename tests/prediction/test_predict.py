@@ -277,3 +277,21 @@ def test_the_tool_on_a_run(trained, run_script, tmp_path, capsys) -> None:
         run_script("predict.py", "--run", tmp_path / "nowhere", pictures)
     assert caught.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {tmp_path / 'nowhere'}: no config.yaml")
+
+
+def test_gates_are_drawn_beside_each_picture(trained, run_script, tmp_path, capsys) -> None:
+    """Their mean over the test set is found first, and kept with the run."""
+    pictures = trained.parent / "val"
+    arguments = ["predict.py", "--run", trained, "--output", tmp_path / "out", "--gates", pictures]
+    run_script(*arguments)
+    assert (trained / "excitations" / "excitations.npz").is_file()
+    sheets = sorted((tmp_path / "out" / "pictures").glob("*_gates.png"))
+    assert len(sheets) == 3
+    assert all(np.asarray(Image.open(sheet).convert("RGB")).std() > 10 for sheet in sheets)
+    before = {sheet: sheet.stat().st_mtime_ns for sheet in sheets}
+    run_script(*arguments)
+    assert {sheet: sheet.stat().st_mtime_ns for sheet in sheets} == before
+    with pytest.raises(SystemExit) as caught:
+        run_script("predict.py", "--run", trained, "--output", tmp_path / "out", pictures)
+    assert caught.value.code == 2
+    assert "gates drawn" in capsys.readouterr().err
