@@ -16,7 +16,7 @@ from .definition import Study
 from .plots import draw_curves
 from .record import KEPT, read_records, read_times
 
-EDGE = "*"
+EDGE = "†"
 
 Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
@@ -55,7 +55,9 @@ def write_report(study: Study, results: Path, page: Path | None) -> list[Path]:
 def tables(study: Study, records: Records, times: Mapping[str, Any] | None) -> list[str]:
     """The arms, their differences to the baseline, and every run, in Markdown."""
     kept = {name: list(runs.values()) for name, runs in records.items() if runs}
-    found = [
+    made, wanted = sum(map(len, kept.values())), len(study.arms) * len(study.seeds)
+    found = [f"{made} of {wanted} runs have been made so far."] if made < wanted else []
+    found += [
         "Mean and standard deviation over training runs:",
         _arms_table(kept, times),
     ]

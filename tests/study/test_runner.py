@@ -193,15 +193,19 @@ def test_records_that_can_not_be_compared_are_refused(folder, key) -> None:
         write_report(folder.study(), folder.path / "results", None)
 
 
-def test_the_report_shows_what_diverged_and_what_is_at_the_edge(folder, capsys) -> None:
+def test_the_report_shows_what_is_missing_what_diverged_and_what_is_at_the_edge(folder, capsys) -> None:
+    folder.run(seeds=[1])
+    write_report(folder.study(), folder.path / "results", None)
+    assert "2 of 4 runs have been made so far." in capsys.readouterr().out
     folder.run()
     write_report(folder.study(), folder.path / "results", None)
     text = capsys.readouterr().out
+    assert "so far" not in text
     assert "0.04: diverged" in text
-    assert "0.02*" not in text
+    assert "0.02†" not in text
     for path in (folder.path / "results").glob("small-*-?.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "learning_rate": 0.08}))
     write_report(folder.study(), folder.path / "results", None)
     text = capsys.readouterr().out
-    assert "0.08*" in text
-    assert "* The lowest or highest of the rates that were tried" in text
+    assert "0.08†" in text
+    assert "† The lowest or highest of the rates that were tried" in text
