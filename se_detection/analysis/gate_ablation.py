@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.structures import BoxMode, Instances
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
 from pycocotools.coco import COCO
 
 from ..data.output import write_json
-from ..evaluation.coco_files import read_json
-from ..evaluation.compare import draw_images
+from ..evaluation.coco_files import Entry, read_json
+from ..evaluation.compare import image_weights, images_by_size
 from ..evaluation.intervals import Difference, estimate
 from ..evaluation.scores import score_run
 from .complexity import count_parameters
 from .gate_time import GateTime, measure_gate_time
 from .gates import Array, Gates, constant_gates
-from .trained_run import Entry, Split, TrainedRun, batches
+from .trained_run import Split, TrainedRun, batches
 
 # Drawings of images for the intervals; with 200, a standard error is right to a twentieth.
 SAMPLES = 200
@@ -147,7 +148,7 @@ def ablate(
         pictures = split.images[:TIMED_PICTURES]
         state.save(time=asdict(measure_gate_time(run.model, gates, list(batches(run.cfg, pictures)))))
     coco = split.coco()
-    weights = np.column_stack([np.ones(len(coco.imgs)), draw_images(len(coco.imgs), SAMPLES).T])
+    weights = image_weights(len(coco.imgs), SAMPLES)
 
     def evaluate(label: str, names: Sequence[str]) -> None:
         if label in state.rows:
@@ -174,7 +175,7 @@ def summarise(run: TrainedRun, gates: Gates, state: AblationState, coco: COCO) -
     """What a state says; at least time and the unchanged detector must be there."""
     if state.time is None:
         raise ValueError("nothing has been evaluated yet")
-    objects = len({item["image_id"] for item in coco.anns.values() if not item["iscrowd"]})
+    objects = images_by_size(coco)[0]
     parameters = count_parameters(run.model)
     unchanged, time = state.rows[UNCHANGED], state.time
 
@@ -203,11 +204,8 @@ def summarise(run: TrainedRun, gates: Gates, state: AblationState, coco: COCO) -
 
 def coco_results(image: Entry, found: Instances, split: Split) -> list[Entry]:
     """An image's detections in COCO's results format."""
-    boxes = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS).tolist()
-    return [
-        {"image_id": image["image_id"], "category_id": split.category_ids[label], "bbox": box, "score": score}
-        for box, label, score in zip(boxes, found.pred_classes.tolist(), found.scores.tolist(), strict=True)
-    ]
+    entries = instances_to_coco_json(found.to("cpu"), image["image_id"])
+    return [{**entry, "category_id": split.category_ids[entry["category_id"]]} for entry in entries]
 
 
 def _without_nan(values: Array) -> list[float | None]:

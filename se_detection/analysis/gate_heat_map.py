@@ -15,12 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..evaluation.coco_files import Entry
 from ..evaluation.drawing import class_colours, draw_boxes, side_by_side
 from .excitation_plots import DPI, shown_blocks
 from .excitations import Excitations
 from .gate_ablation import coco_results
 from .gates import Array, GateRecorder, Gates, constant_gates, se_gates
-from .trained_run import Entry, read_image
+from .trained_run import read_image
 
 MIN_SCORE = 0.5
 # Blue lowers, red lifts, white leaves as it is; all three can be told apart without seeing colours of a kind.

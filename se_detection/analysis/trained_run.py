@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,10 +22,8 @@ from ..data.loading import Undisturbed
 from ..data.mapper import CheckedMapper
 from ..engine.config import check_backbone, read_config
 from ..errors import UserError
-from ..evaluation.coco_files import load_annotations
+from ..evaluation.coco_files import Entry, load_annotations
 from ..evaluation.runs import read_record
-
-Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)

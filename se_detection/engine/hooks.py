@@ -15,9 +15,9 @@ from torch import nn
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.files import FINAL, numbered_checkpoints
 from ..errors import UserError, user_message
+from ..metrics import MetricsFile
 from .finite import weights_are_finite
 from .interruption import Interrupted, StopRequest
-from .metrics import MetricsFile
 
 logger = logging.getLogger(__name__)
 

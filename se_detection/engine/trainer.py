@@ -39,6 +39,7 @@ from ..data.mapper import CheckedMapper
 from ..data.train_loader import STEP, Phase, TrainLoader, seed_everything
 from ..errors import UserError
 from ..evaluation.coco import COCODetectionEvaluator
+from ..metrics import MetricsFile
 from .fine_tuning import FrozenTrunk, scale_rate, trunk_of
 from .finite import (
     LossGuard,
@@ -51,7 +52,6 @@ from .finite import (
 from .heartbeat import heartbeat
 from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN, Writers
 from .interruption import Agreement, InterruptibleEvaluator, StopRequest
-from .metrics import MetricsFile
 from .resuming import check_fixed_values, fixed_values
 from .tensorboard import DetectionPictures, GateMeans
 from .user_data import register_user_data

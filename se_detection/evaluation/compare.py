@@ -57,7 +57,7 @@ def compare(
     coco = load_annotations(annotations)
     results = [_load_runs(source, coco, name) for source, name in ((baseline, ARMS[0]), (candidate, ARMS[1]))]
     images = len(coco.imgs)
-    weights = np.column_stack([np.ones(images), draw_images(images, n_bootstrap).T])
+    weights = image_weights(images, n_bootstrap)
     sizes = size_ranges(coco)
     steps = len(coco.cats) * sum(map(len, results))
     with tqdm(total=steps, desc="bootstrap", unit="category", disable=None, leave=False) as progress:
@@ -69,6 +69,11 @@ def draw_images(images: int, n_bootstrap: int) -> Array:
     """How often each image is drawn in each bootstrap sample: (samples, images); the same with every call."""
     drawn = np.random.default_rng(SEED).multinomial(images, np.full(images, 1 / images), size=n_bootstrap)
     return drawn.astype(np.float64)
+
+
+def image_weights(images: int, n_bootstrap: int) -> Array:
+    """For :func:`score_run`: (images, 1 + samples), the images themselves and then each bootstrap sample."""
+    return np.column_stack([np.ones(images), draw_images(images, n_bootstrap).T])
 
 
 def _load_runs(source: Results | Sequence[Results], coco: COCO, name: str) -> list[list[Entry]]:

@@ -10,11 +10,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from ..errors import UserError
-from .coco_files import load_annotations, load_results
+from .coco_files import Entry, load_annotations, load_results
 from .drawing import category_colours, draw_panel, named_boxes, side_by_side
 from .runs import Run, read_run
-
-Entry = dict[str, Any]
 
 MIN_SCORE = 0.5
 # Panels narrower than this are enlarged, so that names can be read, and wider ones reduced.

@@ -1,9 +1,9 @@
 """What a run logged while it was trained."""
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from ..metrics import MetricsFile
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,8 @@ def read_training_curve(run: Path) -> TrainingCurve:
     Of an iteration that was done twice, the last holds. Lines that were cut off count for nothing.
     """
     curve = TrainingCurve()
-    path = run / "metrics.json"
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    for line in lines:
-        with suppress(ValueError):
-            content = json.loads(line)
-            if isinstance(content, dict) and isinstance(content.get("iteration"), int):
-                for key, values in (("total_loss", curve.loss), ("bbox/AP", curve.ap)):
-                    if isinstance(content.get(key), int | float):
-                        values[content["iteration"]] = float(content[key])
+    for content in MetricsFile(run / "metrics.json").lines():
+        for key, values in (("total_loss", curve.loss), ("bbox/AP", curve.ap)):
+            if isinstance(content.get(key), int | float):
+                values[content["iteration"]] = float(content[key])
     return curve

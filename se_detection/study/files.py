@@ -5,11 +5,10 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ..data.output import write_json
 from ..data.sample import sample_coco
 from ..errors import UserError
-from ..files import write_whole
 from ..pretrain.images import find_image_folder
 from .definition import Study
 
@@ -75,9 +74,9 @@ def make_splits(study: Study, data: Data, folder: Path) -> dict[str, Split]:
         )
     folder.mkdir(parents=True, exist_ok=True)
     both = folder / "both.json"
-    _write(both, sample_coco(data.train_json, count + study.tuning_pictures).content)
+    write_json(both, sample_coco(data.train_json, count + study.tuning_pictures).content)
     chosen = sample_coco(both, count).content
-    _write(train, chosen)
+    write_json(train, chosen)
     ids = {image["id"] for image in chosen["images"]}
     content = json.loads(both.read_text(encoding="utf-8"))
     rest = {
@@ -85,10 +84,6 @@ def make_splits(study: Study, data: Data, folder: Path) -> dict[str, Split]:
         "images": [image for image in content["images"] if image["id"] not in ids],
         "annotations": [item for item in content["annotations"] if item["image_id"] not in ids],
     }
-    _write(tuning, rest)
+    write_json(tuning, rest)
     both.unlink()
     return splits
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, lambda file: file.write(json.dumps(content).encode()))

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 
 from ..checkpoint.reading import read_checkpoint
-from ..engine.metrics import MetricsFile
 from ..errors import UserError
 from ..evaluation.coco_files import load_annotations, load_results
-from ..evaluation.compare import draw_images, images_by_size
+from ..evaluation.compare import image_weights, images_by_size
 from ..evaluation.runs import read_run
 from ..evaluation.scores import METRICS, score_run
 from ..files import write_whole
+from ..metrics import MetricsFile
 from .definition import Arm, Study
 
 KEPT = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -113,8 +113,7 @@ def write_record(
     """
     finished = read_run(run)
     coco = load_annotations(finished.annotations)
-    images = len(coco.imgs)
-    weights = np.column_stack([np.ones(images), draw_images(images, SAMPLES).T])
+    weights = image_weights(len(coco.imgs), SAMPLES)
     scores = score_run(coco, load_results(finished.detections, coco, str(run)), weights, [], lambda: None).metrics
     counts = images_by_size(coco)
     pretraining = read_checkpoint(trunk / "trunk.pth")["pretraining"]
@@ -167,7 +166,5 @@ def _commit() -> str:
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return ""
-    git = ["git", "-C", str(root)]
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD"], capture_output=True, check=False).returncode
-    return head + "-dirty" * bool(changed)
+    describe = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
+    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,6 +1,5 @@
 """How long a step and a picture take with each arm's detector: the arms in turn, in one process."""
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +13,9 @@ from tqdm import tqdm
 
 from ..data.coco import register_coco_json
 from ..data.mapper import CheckedMapper
+from ..data.output import write_json
 from ..engine.config import read_config
 from ..engine.trainer import Trainer
-from ..files import write_whole
 from .definition import Arm, Study
 from .files import Split
 
@@ -57,7 +56,7 @@ def measure_times(study: Study, split: Split, path: Path, command: str) -> None:
         },
         "command": command,
     }
-    write_whole(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+    write_json(path, content, indent=2)
 
 
 def _quartiles(ratios: Any) -> dict[str, float]:

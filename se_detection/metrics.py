@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..files import write_whole
+from .files import write_whole
 
 
 class MetricsFile:
