@@ -73,6 +73,7 @@ setup(
             "playwright",
             "pretrainedmodels",
             "pytest",
+            "pytest-xdist",
             "ruff",
             "six",  # pretrainedmodels imports it without saying so
             "types-PyYAML",

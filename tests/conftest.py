@@ -4,26 +4,62 @@ import os
 import runpy
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import FrozenBatchNorm2d
+from hypothesis import settings
 from torch import Tensor, nn
 
 # The toy set is registered for this folder when se_detection is imported, and drawn there on first use.
 DATASETS = tempfile.TemporaryDirectory(prefix="datasets-")
 os.environ["DETECTRON2_DATASETS"] = DATASETS.name
+# Examples that a busy machine is slow with are no mistakes.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
+# The files that take longest. They go first, so that all processes of pytest-xdist end about together.
+LONGEST = (
+    "engine/test_many_processes.py",
+    "engine/test_train_net.py",
+    "engine/test_interruption.py",
+    "study/test_study.py",
+    "tests/test_ablations.py",
+    "pretrain/test_trainer.py",
+    "backbone/test_configurations.py",
+    "evaluation/test_html_report.py",
+    "engine/test_tensorboard.py",
+    "engine/test_trainer.py",
+)
 
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--faults", type=int, default=1, help="how often each random fault of a run is tried")
 
 
+def pytest_collection_modifyitems(config, items) -> None:
+    def place(item) -> int:
+        name = f"{item.path.parent.name}/{item.path.name}"
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=place)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_data_sets() -> Iterator[None]:
+    """What a file's tests register with detectron2 is gone after them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            patch.setattr(catalog, "data", dict(catalog.data))
+        yield
 
 
 @pytest.fixture

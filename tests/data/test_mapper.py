@@ -1,9 +1,11 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper
+from detectron2.structures import BoxMode
 from PIL import Image
 
 from se_detection import UserError
@@ -21,6 +23,28 @@ def test_a_good_picture_is_read_as_detectron2_reads_it(picture) -> None:
     theirs = DatasetMapper(get_cfg(), is_train=False)(copy.deepcopy(picture))
     ours = CheckedMapper(get_cfg(), is_train=False)(picture)
     assert torch.equal(ours["image"], theirs["image"])
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_training_pictures_are_detectron2s_with_outlines_or_without(picture, masks) -> None:
+    cfg = get_cfg()
+    cfg.MODEL.MASK_ON = masks
+    for left in (2.0, 30.0):
+        outline = [left, 4.0, left + 20, 4.0, left + 20, 40.0]
+        box = {"bbox": [left, 4.0, 20.0, 36.0], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
+        picture["annotations"].append({**box, "segmentation": [outline], "iscrowd": 0})
+    before = copy.deepcopy(picture)
+    found = []
+    for mapper in (DatasetMapper, CheckedMapper):
+        np.random.seed(1)
+        found.append(mapper(cfg, is_train=True)(picture))
+    theirs, ours = found
+    assert torch.equal(ours["image"], theirs["image"])
+    assert ours["instances"].get_fields().keys() == theirs["instances"].get_fields().keys()
+    assert ours["instances"].has("gt_masks") == masks
+    assert torch.equal(ours["instances"].gt_boxes.tensor, theirs["instances"].gt_boxes.tensor)
+    assert len(ours["instances"]) == 2
+    assert picture == before
 
 
 def test_a_missing_truncated_or_resized_picture_is_named(picture, tmp_path) -> None:

@@ -11,7 +11,7 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 
 from se_detection import UserError
-from se_detection.data.train_loader import ORDER, Phase, TrainLoader, seed_everything
+from se_detection.data.train_loader import ORDER, Phase, TrainLoader, seed_cpu, seed_everything
 
 PICTURES = [
     {"file_name": f"{index}.jpg", "width": 4 if index % 3 else 2, "height": 3, "index": index} for index in range(23)
@@ -123,6 +123,21 @@ def test_a_step_is_seeded_by_each_of_its_numbers() -> None:
     assert [draw(*key) for key in keys] == drawn
     for values in zip(*drawn, strict=True):
         assert len(set(values)) == len(keys)
+
+
+def test_pictures_are_seeded_as_steps_are_but_for_other_devices(monkeypatch) -> None:
+    def draw() -> tuple:
+        return torch.rand(5).tolist(), torch.initial_seed(), np.random.rand(5).tolist(), random.random()
+
+    seed_everything(3, 1, 4)
+    expected = draw()
+    asked = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", asked.append)
+    seed_cpu(3, 1, 4)
+    assert draw() == expected
+    assert asked == []
+    seed_everything(3, 1, 4)
+    assert asked == [expected[1]]
 
 
 def test_a_picture_that_the_mapper_drops_is_replaced_by_the_next() -> None:

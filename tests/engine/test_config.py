@@ -60,6 +60,7 @@ def test_missing_unreadable_and_broken_configs(tmp_path) -> None:
         (["--num-gpus", "3", "MODEL.DEVICE", "cpu"], "IMS_PER_BATCH: 8 can't be shared equally by 3 processes"),
         (["MODEL.WEIGHTS", "/no/such.pth"], "MODEL.WEIGHTS: there is no file /no/such.pth (looked for in /no)"),
         (["--eval-only"], "--eval-only: name what to evaluate"),
+        (["--fuse"], "--fuse: a detector is made faster for evaluation alone; add --eval-only"),
         (["--eval-only", "--resume"], "has no checkpoint to evaluate"),
         (
             ["DATASETS.TRAIN", "('se_toy_trian',)"],

@@ -128,7 +128,8 @@ def test_two_processes_release_the_trunk_together(run_tool, tiny_flags, tmp_path
     config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
     options = [*SMALL, "SEED", 3, "SOLVER.MAX_ITER", 3, "SOLVER.TRUNK_FROZEN_ITERS", 1, "OUTPUT_DIR", tmp_path / "run"]
     script = Path(__file__).with_name("recorded_train_net.py")
-    done = run_tool(script, "--config-file", config, "--num-gpus", 2, *tiny_flags, *options, RECORD=str(tmp_path))
+    flags = ["--config-file", config, "--num-gpus", 2, "--dist-url", "auto", *tiny_flags]
+    done = run_tool(script, *flags, *options, RECORD=str(tmp_path))
     assert done.returncode == 0, done.stderr
     steps = [[json.loads(line) for line in (tmp_path / f"{rank}.jsonl").open()] for rank in (0, 1)]
     weights = [[step["weights"] for step in lines if "weights" in step] for lines in steps]

@@ -163,8 +163,9 @@ def test_the_modern_recipe_runs(build) -> None:
 
 def test_two_processes_evaluate_every_picture_once(pictures, tmp_path) -> None:
     config = model_zoo.get_config_file("Toy/faster_rcnn_R_18_FPN")
-    command = [REPOSITORY / "tools" / "pretrain.py", "--config-file", config, "--data", pictures, "--num-gpus", "2"]
-    words = [sys.executable, *command, *SMALL, "PRETRAIN.EPOCHS", "0.5", "OUTPUT_DIR", tmp_path / "run"]
+    command = [REPOSITORY / "tools" / "pretrain.py", "--config-file", config, "--data", pictures]
+    flags = ["--num-gpus", "2", "--dist-url", "auto"]
+    words = [sys.executable, *command, *flags, *SMALL, "PRETRAIN.EPOCHS", "0.5", "OUTPUT_DIR", tmp_path / "run"]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "inference" / "results.json").read_text())["images"] == 12
