@@ -2,13 +2,15 @@
 
 from typing import Any, Final
 
+import torch
 import torch.nn.functional as F
 from detectron2.layers import CNNBlockBase, Conv2d, get_norm
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, DeformBottleneckBlock
 from fvcore.nn.weight_init import c2_msra_fill
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..layers import SqueezeExcitation, residual_gate
+from ..layers import SqueezeExcitation, residual_gate, residual_sigmoid_gate
+from ..layers.frozen_norm import FoldingConv2d, fold_frozen_norms
 
 
 class SEResidualBlock(CNNBlockBase):
@@ -22,12 +24,15 @@ class SEResidualBlock(CNNBlockBase):
     """
 
     position: Final[str]
+    sigmoid_gate: Final[bool]
 
     def __init__(self, in_channels: int, out_channels: int, *, se: dict[str, Any], position: str, **block: Any) -> None:
         super().__init__(in_channels, out_channels, **block)
         gated = {"pre": in_channels, "3x3": self.conv2.out_channels}.get(position, out_channels)
         self.se = SqueezeExcitation(gated, **se)
         self.position = position
+        self.sigmoid_gate = isinstance(self.se.activation, nn.Sigmoid) and not isinstance(self.se.squeeze, nn.Identity)
+        fold_frozen_norms(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
@@ -40,12 +45,23 @@ class SEResidualBlock(CNNBlockBase):
             x = self.se(x)
         residual = self.residual(x)
         if self.position == "standard":
-            return residual_gate(residual, self.se.gate(residual), shortcut)
+            gate = self.se.gate(residual)
+            if not torch.jit.is_scripting() and self.sigmoid_gate:  # type: ignore[attr-defined]
+                return residual_sigmoid_gate(residual, gate, shortcut, *self.projection(x))
+            return residual_gate(residual, gate, shortcut)
         residual += shortcut
         out = F.relu_(residual)
         if self.position == "post":
             out = self.se(out)
         return out
+
+    @torch.jit.unused
+    def projection(self, x: Tensor) -> tuple[Any, ...]:
+        """How to compute a projected shortcut again rather than keep it, where that is a frozen 1x1 convolution."""
+        if not isinstance(self.shortcut, FoldingConv2d) or self.shortcut.kernel_size != (1, 1):
+            return ()
+        folded = self.shortcut.folded(x)
+        return () if folded is None else (folded[0], folded[1:])
 
 
 class SEBasicBlock(SEResidualBlock, BasicBlock):

@@ -1,8 +1,22 @@
 """The one hot operation of an SE-ResNet: gate the residual, add the shortcut, ReLU."""
 
+import logging
+from collections.abc import Callable
+from functools import cache
+from types import ModuleType
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Shortcut = Callable[..., Tensor]
+
+# Of the gates that the gradient is divided by. A sigmoid that is smaller has a derivative as small, and multiplies it.
+SMALLEST = 1e-6
+
+logger = logging.getLogger(__name__)
 
 
 def residual_gate(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
@@ -20,3 +34,87 @@ def residual_gate(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
         (N, C, H, W)
     """
     return F.relu_(torch.addcmul(shortcut, residual, gate))
+
+
+def residual_sigmoid_gate(
+    residual: Tensor, gate: Tensor, shortcut: Tensor, again: Shortcut | None = None, sources: tuple[Tensor, ...] = ()
+) -> Tensor:
+    """:func:`residual_gate` for gates that are sigmoids; its backward pass needs no tensor that a plain block lets go.
+
+    The gate's gradient is the sum over positions of `d * residual`, where `d` is the gradient before the ReLU. It is 0
+    where the output is, and elsewhere the residual is `(out - shortcut) / gate`: so output and shortcut, which plain
+    blocks keep too, stand in for the residual. Forward and backward are one Triton kernel each on a GPU. Compiled or
+    traced, it is the formula.
+
+    Args:
+        residual: (N, C, H, W).
+        gate: (N, C, 1, 1), from 0 to 1; where it is near 0, so must be its derivative.
+        shortcut: (N, C, H, W).
+        again: computes the shortcut in the backward pass, from `sources`, so that it isn't kept; without gradients.
+        sources: tensors that are kept anyway.
+
+    Returns:
+        (N, C, H, W)
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return residual_gate(residual, gate, shortcut)
+    if again is None:
+        again, sources = _itself, (shortcut,)
+    return _ResidualGate.apply(residual, gate, shortcut, again, *sources)
+
+
+class _ResidualGate(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, residual: Tensor, gate: Tensor, shortcut: Tensor, again: Shortcut, *sources: Tensor
+    ) -> Tensor:
+        ctx.again = again
+        kernels = _kernels_for(residual)
+        out = (kernels.forward if kernels else residual_gate)(residual, gate, shortcut)
+        ctx.save_for_backward(gate, out, *sources)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gate, out, *sources = ctx.saved_tensors
+        shortcut = ctx.again(*sources)
+        kernels = _kernels_for(out)
+        to_shortcut, to_residual, total = (kernels.backward if kernels else _backward)(grad, gate, out, shortcut)
+        to_gate = total / gate.to(total.dtype).clamp(min=SMALLEST)
+        return to_residual, to_gate.to(gate.dtype), to_shortcut, None, *(None for _ in sources)
+
+
+def _itself(shortcut: Tensor) -> Tensor:
+    return shortcut
+
+
+def _backward(grad: Tensor, gate: Tensor, out: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of shortcut and residual, and the sum over positions of `d * (out - shortcut)`."""
+    d = torch.ops.aten.threshold_backward(grad, out, 0)
+    product = (out - shortcut).mul_(d)
+    total = product.sum(dim=(2, 3), keepdim=True, dtype=torch.promote_types(product.dtype, torch.float32))
+    return d, torch.mul(d, gate, out=product), total
+
+
+def _kernels_for(x: Tensor) -> ModuleType | None:
+    """The kernels, where they are for maps like this; they count in float32."""
+    if not x.is_cuda or x.dtype == torch.float64 or x.numel() == 0:
+        return None
+    return _kernels()
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """The Triton kernels, or, said once, None where they can't run."""
+    try:
+        from . import residual_gate_triton as kernels
+
+        # Whether they compile and load shows only when they do.
+        x = torch.ones(1, 1, 1, 1, device="cuda")
+        kernels.backward(x, x, kernels.forward(x, x, x), x)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        logger.warning(f"no Triton kernels ({type(error).__name__}: {reason}); SE gates take PyTorch's, and more time")
+        return None
+    return kernels

@@ -1,0 +1,122 @@
+"""A convolution and the FrozenBN after it as one convolution, also while its weight is trained."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+@dataclass  # not a frozen one, which torch.compile can't follow
+class ScaledConvolution:
+    """A convolution of scaled weights, without its tensors; called with `x, weight, scale, bias`, it is computed.
+
+    Args:
+        dtype: of the products, and of the output.
+        others: of `torch.nn.functional.conv2d`.
+    """
+
+    dtype: torch.dtype
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def __call__(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+        """`scale * conv(x, weight) + bias`; weight is (C_out, C_in, k, k), scale and bias are (C_out,)."""
+        folded = self.fold(weight, scale)
+        return F.conv2d(
+            x.to(self.dtype), folded, bias.to(self.dtype), self.stride, self.padding, self.dilation, self.groups
+        )
+
+    def fold(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """The product in the weight's own precision, rounded once."""
+        return (weight * scale[:, None, None, None]).to(self.dtype)
+
+    def backward(
+        self, grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, needed: tuple[bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of x and weight, where needed."""
+        grad_x, grad_folded, _ = torch.ops.aten.convolution_backward(
+            grad,
+            x.to(self.dtype),
+            self.fold(weight, scale),
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            False,
+            (0, 0),
+            self.groups,
+            (*needed, False),
+        )
+        return grad_x, grad_folded.to(weight.dtype).mul_(scale[:, None, None, None]) if needed[1] else None
+
+
+class FoldingConv2d(Conv2d):
+    """detectron2's convolution, whose FrozenBN is part of the weight where that spares a training step passes.
+
+    Where there are gradients, detectron2's FrozenBN is a multiplication and an addition, two passes over the map; its
+    scale and bias are constant, so the weight can be scaled instead. Without gradients, with other norms, and on maps
+    smaller than the weight, it is what detectron2 does.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H', W')."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            positions = x.shape[0] * (x.shape[2] // self.stride[0]) * (x.shape[3] // self.stride[1])
+            folded = self.folded(x) if positions > self.weight[0].numel() else None
+            if folded is not None:
+                convolution, *tensors = folded
+                # A compiler sees through the formula, and decides by itself what to keep; a trace has no other.
+                if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+                    return convolution(*tensors)
+                return _Folded.apply(convolution, *tensors)
+        # As detectron2's, whose `forward` TorchScript can't reach from here.
+        x = self._conv_forward(x, self.weight, self.bias)
+        return x if self.norm is None else self.norm(x)
+
+    @torch.jit.unused
+    def folded(self, x: Tensor) -> tuple[ScaledConvolution, Tensor, Tensor, Tensor, Tensor] | None:
+        """The convolution and what it is called with, or None where there is no FrozenBN, or no gradient."""
+        trained = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
+        if not trained or self.bias is not None or not isinstance(self.norm, FrozenBatchNorm2d):
+            return None
+        norm = self.norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        bias = norm.bias - norm.running_mean * scale
+        device = x.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        convolution = ScaledConvolution(dtype, self.stride, self.padding, self.dilation, self.groups)
+        return convolution, x, self.weight, scale, bias
+
+
+def fold_frozen_norms(block: nn.Module) -> None:
+    """From now on, detectron2's convolutions among the block's children fold their FrozenBN.
+
+    Their class is changed in place: new layers would draw other initial weights.
+    """
+    for layer in block.children():
+        if type(layer) is Conv2d:
+            layer.__class__ = FoldingConv2d
+
+
+class _Folded(torch.autograd.Function):
+    """The scaled weight is computed again in the backward pass: kept, it would be a second copy of all weights."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, convolution: ScaledConvolution, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor
+    ) -> Tensor:
+        ctx.convolution = convolution
+        ctx.save_for_backward(x, weight, scale)
+        return convolution(x, weight, scale, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.convolution.backward(grad, *ctx.saved_tensors, ctx.needs_input_grad[1:3])
+        return None, *gradients, None, None

@@ -1,0 +1,132 @@
+"""`relu(gate * residual + shortcut)` and its gradients in Triton, one pass over memory each."""
+# mypy: allow-untyped-defs, allow-incomplete-defs
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Elements of a program's tile, of which rows are channels and columns positions.
+TILE = 2048
+
+
+def forward(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
+    """relu(gate * residual + shortcut), in float32 and rounded once.
+
+    Args:
+        residual: (N, C, H, W), not empty, on a GPU; contiguous or channels-last (others are copied), and so is the
+            output.
+        gate: (N, C, 1, 1).
+        shortcut: (N, C, H, W).
+    """
+    layout = _layout(residual)
+    residual, shortcut = (x.contiguous(memory_format=layout) for x in (residual, shortcut))
+    out = torch.empty_like(residual, dtype=torch.promote_types(residual.dtype, shortcut.dtype))
+    grid, sizes = _plan(out, layout)
+    with torch.cuda.device_of(out):
+        _forward[grid](residual, gate.contiguous(), shortcut, out, *sizes)
+    return out
+
+
+def backward(grad: Tensor, gate: Tensor, out: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What flows back through :func:`forward`.
+
+    Args:
+        grad: (N, C, H, W), of the output.
+        others: of the forward pass.
+
+    Returns:
+        The gradients of shortcut and residual, and the sum over positions of `d * (out - shortcut)`, (N, C, 1, 1) in
+        float32, where `d` is the gradient before the ReLU. Each sum is taken in the same order every time.
+    """
+    layout = _layout(out)
+    grad, out, shortcut = (x.contiguous(memory_format=layout) for x in (grad, out, shortcut))
+    to_shortcut, to_residual = torch.empty_like(out), torch.empty_like(out)
+    grid, sizes = _plan(out, layout)
+    parts = torch.empty(*out.shape[:2], grid[0], device=out.device, dtype=torch.float32)
+    with torch.cuda.device_of(out):
+        _backward[grid](grad, gate.contiguous(), out, shortcut, to_shortcut, to_residual, parts, *sizes)
+    return to_shortcut, to_residual, parts.sum(dim=2)[:, :, None, None]
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _plan(x: Tensor, layout: torch.memory_format) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """The grid of tiles, and the sizes and strides that the kernels take."""
+    pictures, channels, height, width = x.shape
+    positions = height * width
+    # Along memory it is long, but no longer than the map.
+    if layout == torch.channels_last:
+        strides = (1, channels)
+        rows = min(64, triton.next_power_of_2(channels))
+        columns = TILE // rows
+    else:
+        strides = (positions, 1)
+        columns = min(1024, triton.next_power_of_2(positions))
+        rows = TILE // columns
+    grid = (triton.cdiv(positions, columns), triton.cdiv(channels, rows), pictures)
+    return grid, (channels, positions, *strides, rows, columns)
+
+
+@triton.jit
+def _tile(channels, positions, channel_stride, position_stride, rows: tl.constexpr, columns: tl.constexpr):
+    """Of this program: its channels, their gates' places, the places of its elements, and which of them there are."""
+    # A batch of large maps has more elements than 32 bits count.
+    picture = tl.program_id(2).to(tl.int64)
+    channel = tl.program_id(1) * rows + tl.arange(0, rows)
+    position = tl.program_id(0) * columns + tl.arange(0, columns)
+    place = channel[:, None] * channel_stride + position[None, :] * position_stride
+    inside = (channel[:, None] < channels) & (position[None, :] < positions)
+    return channel, picture * channels + channel, picture * channels * positions + place, inside
+
+
+@triton.jit
+def _forward(
+    residual,
+    gate,
+    shortcut,
+    out,
+    channels,
+    positions,
+    channel_stride,
+    position_stride,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+):
+    channel, row, place, inside = _tile(channels, positions, channel_stride, position_stride, rows, columns)
+    factor = tl.load(gate + row, channel < channels).to(tl.float32)[:, None]
+    branch = tl.load(residual + place, inside).to(tl.float32)
+    value = factor * branch + tl.load(shortcut + place, inside).to(tl.float32)
+    # A comparison, not a maximum: like PyTorch's ReLU it lets NaN through.
+    tl.store(out + place, tl.where(value < 0, 0.0, value), inside)
+
+
+@triton.jit
+def _backward(
+    grad,
+    gate,
+    out,
+    shortcut,
+    to_shortcut,
+    to_residual,
+    parts,
+    channels,
+    positions,
+    channel_stride,
+    position_stride,
+    rows: tl.constexpr,
+    columns: tl.constexpr,
+):
+    channel, row, place, inside = _tile(channels, positions, channel_stride, position_stride, rows, columns)
+    factor = tl.load(gate + row, channel < channels).to(tl.float32)[:, None]
+    value = tl.load(out + place, inside, 0.0).to(tl.float32)
+    before = tl.load(grad + place, inside, 0.0).to(tl.float32)
+    d = tl.where(value <= 0, 0.0, before)
+    branch = value - tl.load(shortcut + place, inside, 0.0).to(tl.float32)
+    tl.store(to_shortcut + place, d, inside)
+    tl.store(to_residual + place, factor * d, inside)
+    total = tl.sum(d * branch, axis=1)
+    tl.store(parts + row * tl.num_programs(0) + tl.program_id(0), total, channel < channels)
