@@ -49,15 +49,18 @@ def main() -> None:
         help="draw what RUN's SE gates do to each picture, compared with their mean over RUN's test set, which is gone "
         "through first if tools/analyze.py excitations has not done so",
     )
+    parser.add_argument("--fuse", action="store_true", help="make the detectors faster; boxes and scores stay the same")
     parser.add_argument("--overwrite", action="store_true", help="replace predictions that are there already")
     args = parser.parse_args()
 
     if args.gates and args.weights:
         raise UserError("--gates: the mean gates are of RUN's own checkpoint; leave --weights out")
+    if args.gates and args.fuse:
+        raise UserError("--gates: a detector that is made faster has no gates to look at; leave --fuse out")
     gates = explain(args.run, ablation=False) if args.gates else None
-    detectors = [Detector(args.run, args.weights)]
+    detectors = [Detector(args.run, args.weights, fuse=args.fuse)]
     if args.compare:
-        detectors.append(Detector(args.compare))
+        detectors.append(Detector(args.compare, fuse=args.fuse))
     done = predict(
         args.inputs,
         detectors,

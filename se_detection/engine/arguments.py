@@ -36,6 +36,11 @@ def argument_parser() -> ArgumentParser:
         action="store_true",
         help="load what fits of MODEL.WEIGHTS where the trunk differs, and start the rest of it afresh",
     )
+    parser.add_argument(
+        "--fuse",
+        action="store_true",
+        help="with --eval-only: evaluate the detector as se_detection.export.fuse_for_inference makes it faster",
+    )
     data = parser.add_argument_group("your own COCO-format data (instead of DATASETS.TRAIN and DATASETS.TEST)")
     for split in ("train", "val"):
         data.add_argument(

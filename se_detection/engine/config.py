@@ -225,6 +225,8 @@ def check_weights(cfg: CfgNode, args: Namespace) -> None:
         raise UserError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint to evaluate; name one by MODEL.WEIGHTS instead")
     if args.eval_only and not weights:
         raise UserError("--eval-only: name what to evaluate, by MODEL.WEIGHTS or by --resume and the run's OUTPUT_DIR")
+    if args.fuse and not args.eval_only:
+        raise UserError("--fuse: a detector is made faster for evaluation alone; add --eval-only")
     if weights.startswith(PREFIX):
         source_of(weights.removeprefix(PREFIX))
     if weights and "://" not in weights and not Path(weights).is_file():

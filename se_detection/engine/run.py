@@ -15,6 +15,7 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.layout import Layout
 from ..errors import UserError, user_message
+from ..export import fuse_for_inference
 from .heartbeat import heartbeat
 from .processes import lost_process, start_processes
 from .resuming import as_begun, differences
@@ -109,6 +110,8 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> Non
     )
     path = shared_checkpoint(Path(cfg.OUTPUT_DIR), set_aside=False) if args.resume else None
     checkpointer.load(str(path or cfg.MODEL.WEIGHTS), checkpointables=[])
+    if args.fuse:
+        model = fuse_for_inference(model)
     if comm.is_main_process() and not Path(cfg.OUTPUT_DIR, "run.json").exists():
         write_run_record(cfg, args, model, trainer_class.picture_size(cfg), resumed_at=None)
     with heartbeat(cfg.OUTPUT_DIR):

@@ -63,7 +63,7 @@ def argument_parser() -> ArgumentParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="start anew in an OUTPUT_DIR that holds a run, removing its files"
     )
-    parser.set_defaults(reset_predictor=False, allow_partial_trunk=False)
+    parser.set_defaults(reset_predictor=False, allow_partial_trunk=False, fuse=False)
     return parser
 
 
