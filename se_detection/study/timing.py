@@ -1,6 +1,5 @@
 """How long a step and a picture take with each arm's detector: the arms in turn, in one process."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
+from ..benchmark.rounds import clock_of, rounds_in_turn
 from ..data.coco import register_coco_json
 from ..data.mapper import CheckedMapper
 from ..data.output import write_json
@@ -30,20 +30,15 @@ def measure_times(study: Study, split: Split, path: Path, command: str) -> None:
     register_coco_json("study_times", str(split.json_file), str(split.images))
     try:
         timers = {arm.name: _timers(arm) for arm in study.arms.values()}
-        seconds: dict[str, dict[str, list[float]]] = {name: {"train": [], "inference": []} for name in study.arms}
-        for number in tqdm(range(ROUNDS + 1), desc="timing", unit="round", disable=None):
-            for name, kinds in timers.items():
-                for kind, run in kinds.items():
-                    began = time.perf_counter()
-                    run()
-                    if torch.cuda.is_available():
-                        torch.cuda.synchronize()
-                    # The first round warms up.
-                    if number:
-                        seconds[name][kind].append(time.perf_counter() - began)
+        runs = {(name, kind): run for name, kinds in timers.items() for kind, run in kinds.items()}
+        for run in runs.values():
+            run()
+        turns = rounds_in_turn(runs, ROUNDS, clock=clock_of("cuda" if torch.cuda.is_available() else "cpu"))
+        rounds = list(tqdm(turns, desc="timing", total=ROUNDS, unit="round", disable=None))
     finally:
         DatasetCatalog.remove("study_times")
-    base = seconds[study.baseline.name]
+    seconds = {run: np.array([turn[run] for turn in rounds]) for run in runs}
+    base = study.baseline.name
     content = {
         "study": study.name,
         "definition": study.digest,
@@ -51,8 +46,8 @@ def measure_times(study: Study, split: Split, path: Path, command: str) -> None:
         "threads": torch.get_num_threads(),
         "rounds": ROUNDS,
         "ratios": {
-            name: {kind: _quartiles(np.array(times[kind]) / np.array(base[kind])) for kind in times}
-            for name, times in seconds.items()
+            name: {kind: _quartiles(seconds[name, kind] / seconds[base, kind]) for kind in kinds}
+            for name, kinds in timers.items()
         },
         "command": command,
     }

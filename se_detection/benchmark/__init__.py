@@ -1,0 +1,8 @@
+"""How long detectors take with each trunk, and how much memory: as ratios to detectron2's plain ResNet."""
+
+from .arguments import argument_parser, settings
+from .plots import draw_benchmark
+from .report import benchmark_json, benchmark_table
+from .run import run_benchmark
+
+__all__ = ["argument_parser", "benchmark_json", "benchmark_table", "draw_benchmark", "run_benchmark", "settings"]

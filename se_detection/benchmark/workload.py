@@ -1,0 +1,108 @@
+"""What one pass of an arm does: a forward call, or a whole training step, on random pictures."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from .case import DTYPES, Case
+
+BOXES = 8
+CLASSES = 80
+
+
+class Inference:
+    """A forward call without gradients.
+
+    Args:
+        model: in evaluation mode.
+        case: whose pictures it takes.
+        autocast: whether half precision is left to autocast.
+    """
+
+    def __init__(self, model: nn.Module, case: Case, *, autocast: bool) -> None:
+        self.model = model
+        self.inputs = make_inputs(case)
+        self.autocast = _autocast(case, enabled=autocast)
+
+    def __call__(self) -> Any:
+        with torch.no_grad(), self.autocast:
+            return self.model(self.inputs)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """What is there between passes."""
+        yield from self.model.parameters()
+        yield from self.model.buffers()
+
+
+class Training(Inference):
+    """Forward, backward, a step of SGD with momentum, and gradients freed, as detectron2 trains.
+
+    A detector has its losses. A part of one has none: its features get random gradients.
+
+    Args:
+        model: in training mode.
+        case: whose pictures it takes.
+    """
+
+    def __init__(self, model: nn.Module, case: Case) -> None:
+        super().__init__(model, case, autocast=True)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # Of a rate of 0: all of the work, and the same weights in every round.
+        self.optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4)
+        # What it scales by takes no time; 1 keeps random gradients finite.
+        self.scaler = GradScaler(case.device, init_scale=1.0, enabled=case.dtype == "float16")
+        self.gradients: list[Tensor] = []
+
+    def __call__(self) -> None:
+        with EventStorage(), self.autocast:
+            outputs = self.model(self.inputs)
+        if isinstance(self.inputs, list):
+            self.scaler.scale(sum(outputs.values())).backward()
+        else:
+            # A trunk's res2 is frozen.
+            features = [feature for feature in outputs.values() if feature.requires_grad]
+            if not self.gradients:
+                self.gradients = [self.scaler.scale(torch.randn_like(feature)) for feature in features]
+            torch.autograd.backward(features, self.gradients)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+
+    def tensors(self) -> Iterator[Tensor]:
+        """What is there between steps."""
+        yield from super().tensors()
+        for state in self.optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def make_workload(model: nn.Module, case: Case, *, autocast: bool) -> Inference:
+    """What the case's mode is."""
+    return Training(model, case) if case.mode == "train" else Inference(model, case, autocast=autocast)
+
+
+def make_inputs(case: Case) -> Any:
+    """Random pictures, the same for each arm: a normalised batch, or what a detector takes, with boxes."""
+    generator = torch.Generator().manual_seed(0)
+    size = case.size
+    if case.part != "detector":
+        return torch.randn(case.batch, 3, size, size, generator=generator).to(case.device)
+    inputs = []
+    for _ in range(case.batch):
+        image = torch.randint(256, (3, size, size), dtype=torch.uint8, generator=generator)
+        corner = torch.rand(BOXES, 2, generator=generator) * size / 2
+        extent = (0.1 + 0.4 * torch.rand(BOXES, 2, generator=generator)) * size
+        instances = Instances((size, size))
+        instances.gt_boxes = Boxes(torch.cat([corner, corner + extent], dim=1))
+        instances.gt_classes = torch.randint(CLASSES, (BOXES,), generator=generator)
+        inputs.append({"image": image.to(case.device), "instances": instances, "height": size, "width": size})
+    return inputs
+
+
+def _autocast(case: Case, *, enabled: bool) -> torch.autocast:
+    half = case.dtype != "float32"
+    return torch.autocast(case.device, DTYPES[case.dtype] if half else None, enabled=enabled and half)

@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""Measures how long detectors take with each trunk, and how much memory, next to detectron2's plain ResNet."""
+
+import shlex
+import sys
+
+from se_detection.benchmark import (
+    argument_parser,
+    benchmark_json,
+    benchmark_table,
+    draw_benchmark,
+    run_benchmark,
+    settings,
+)
+from se_detection.data.output import check_output, write_json
+from se_detection.errors import run_tool
+
+
+def main() -> None:
+    args = argument_parser().parse_args()
+    chosen = settings(args)
+    for path in filter(None, (args.json, args.plot)):
+        check_output(path, overwrite=args.overwrite)
+    benchmark = run_benchmark(
+        chosen.cases, chosen.arms, rounds=chosen.rounds, compile_mode=args.compile, seed=args.seed
+    )
+    print(benchmark_table(benchmark), flush=True)
+    if args.json:
+        write_json(args.json, benchmark_json(benchmark, shlex.join(sys.argv)), indent=2)
+    if args.plot and benchmark.rows:
+        draw_benchmark(benchmark, args.plot)
+    if benchmark.interrupted:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run_tool(main)
