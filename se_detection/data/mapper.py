@@ -18,7 +18,17 @@ class CheckedMapper(DatasetMapper):
             UserError: the image is missing, can't be decoded, or has another size than the annotations say.
         """
         try:
-            return super().__call__(dataset_dict)
+            return super().__call__(self._without_outlines(dataset_dict))
         except (OSError, SyntaxError, SizeMismatchError) as error:  # Pillow reports a broken PNG as a SyntaxError
             reason = " ".join(str(error).split())
             raise UserError(f"image {dataset_dict['file_name']} can't be used: {reason}; mend or remove it") from error
+
+    def _without_outlines(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        # detectron2 copies them before it drops them, and they are most of COCO's annotations.
+        if not self.is_train or self.use_instance_mask or "annotations" not in dataset_dict:
+            return dataset_dict
+        annotations = [
+            {key: value for key, value in annotation.items() if key != "segmentation"}
+            for annotation in dataset_dict["annotations"]
+        ]
+        return {**dataset_dict, "annotations": annotations}

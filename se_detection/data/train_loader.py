@@ -41,9 +41,15 @@ class Phase(NamedTuple):
 
 
 def seed_everything(*key: int) -> None:
-    """Seeds torch, numpy and random from some numbers, each of which makes all the difference."""
+    """Seeds torch on all devices, numpy and random from some numbers, each of which makes all the difference."""
+    seed_cpu(*key)
+    torch.manual_seed(torch.initial_seed())
+
+
+def seed_cpu(*key: int) -> None:
+    """As :func:`seed_everything`, but for torch's other devices: asking for those takes longer than all the rest."""
     sequence = np.random.SeedSequence(key)
-    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+    torch.default_generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
     np.random.seed(sequence.generate_state(4))
     random.seed(int(sequence.generate_state(1)[0]))
 
@@ -182,7 +188,7 @@ class _Mapped(Dataset[Picture]):
 
     def __getitem__(self, pick: tuple[int, int]) -> Picture:
         position, index = pick
-        seed_everything(self.seed, AUGMENTATION, position)
+        seed_cpu(self.seed, AUGMENTATION, position)
         for offset in range(len(self.dataset)):
             picture = self.mapper(self.dataset[(index + offset) % len(self.dataset)])
             if picture is not None:

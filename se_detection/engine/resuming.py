@@ -1,5 +1,6 @@
 """A run that goes on, with a config that may have changed since."""
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,7 @@ def differences(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
 
 def fixed_values(cfg: CfgNode) -> dict[str, Any]:
     """What a checkpoint keeps of a config, by key."""
-    leaves = flatten(yaml.safe_load(cfg.dump()))
-    return {key: leaves[key] for key in FIXED}
+    return {key: reduce(getattr, key.split("."), cfg) for key in FIXED}
 
 
 def check_fixed_values(cfg: CfgNode, kept: dict[str, Any]) -> None:

@@ -76,9 +76,12 @@ def area_under_curve(
     """
     if not hit.any():
         return np.where(positives > 0, 0.0, np.nan)
-    # Precision has its maxima at the hits, so it is taken nowhere else.
+    # Precision has its maxima at the hits, so it is taken nowhere else: what lies between two of them is summed.
     hits = np.flatnonzero(hit)
-    seen = np.cumsum(weight if counted.all() else weight * counted[:, None], axis=0)[hits]
+    after = np.concatenate([[0], hits[:-1] + 1])
+    until_last = slice(hits[-1] + 1)
+    mine = weight[until_last] if counted.all() else weight[until_last] * counted[until_last, None]
+    seen = np.cumsum(np.add.reduceat(mine, after, axis=0), axis=0)
     true = np.cumsum(weight[hits], axis=0)
     precision = true / (seen + np.spacing(1))
     best_from_here = np.maximum.accumulate(precision[::-1], axis=0)[::-1]

@@ -11,7 +11,6 @@ from .comparison import Comparison
 from .details import Curve
 from .error_types import ERRORS
 from .intervals import MIN_IMAGES, Difference
-from .plots import draw_plots
 
 FILES = ("comparison.json", "comparison.md", "plots", "pictures")
 # In the order of the paper's Table 7, the rest of COCO's after them: heading, unit, decimals.
@@ -101,6 +100,9 @@ def report_folder(runs: Sequence[Path], output: Path | None, *, overwrite: bool)
 
 def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     """Writes `comparison.json`, `comparison.md` and `plots/`, replacing older ones, and returns their paths."""
+    # Here, so that training and evaluation, which import this package, start without matplotlib.
+    from .plots import draw_plots
+
     folder.mkdir(parents=True, exist_ok=True)
     plots = draw_plots(comparison, folder / "plots")
     content = json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n"
