@@ -58,10 +58,11 @@ class SEResidualBlock(CNNBlockBase):
     @torch.jit.unused
     def projection(self, x: Tensor) -> tuple[Any, ...]:
         """How to compute a projected shortcut again rather than keep it, where that is a frozen 1x1 convolution."""
-        if not isinstance(self.shortcut, FoldingConv2d) or self.shortcut.kernel_size != (1, 1):
+        projection = self.shortcut
+        if not isinstance(projection, FoldingConv2d) or projection.kernel_size != (1, 1) or not projection.folds(x):
             return ()
-        folded = self.shortcut.folded(x)
-        return () if folded is None else (folded[0], folded[1:])
+        again, *sources = projection.folded(x)
+        return again, tuple(sources)
 
 
 class SEBasicBlock(SEResidualBlock, BasicBlock):

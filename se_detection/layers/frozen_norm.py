@@ -66,11 +66,10 @@ class FoldingConv2d(Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W')."""
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if not torch.jit.is_scripting() and self.folds(x):  # type: ignore[attr-defined]
             positions = x.shape[0] * (x.shape[2] // self.stride[0]) * (x.shape[3] // self.stride[1])
-            folded = self.folded(x) if positions > self.weight[0].numel() else None
-            if folded is not None:
-                convolution, *tensors = folded
+            if positions > self.weight[0].numel():
+                convolution, *tensors = self.folded(x)
                 # A compiler sees through the formula, and decides by itself what to keep; a trace has no other.
                 if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
                     return convolution(*tensors)
@@ -80,11 +79,14 @@ class FoldingConv2d(Conv2d):
         return x if self.norm is None else self.norm(x)
 
     @torch.jit.unused
-    def folded(self, x: Tensor) -> tuple[ScaledConvolution, Tensor, Tensor, Tensor, Tensor] | None:
-        """The convolution and what it is called with, or None where there is no FrozenBN, or no gradient."""
+    def folds(self, x: Tensor) -> bool:
+        """Whether the norm is frozen, and there are gradients."""
         trained = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        if not trained or self.bias is not None or not isinstance(self.norm, FrozenBatchNorm2d):
-            return None
+        return trained and self.bias is None and isinstance(self.norm, FrozenBatchNorm2d)
+
+    @torch.jit.unused
+    def folded(self, x: Tensor) -> tuple[ScaledConvolution, Tensor, Tensor, Tensor, Tensor]:
+        """The convolution of scaled weights, and what it is called with."""
         norm = self.norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = norm.bias - norm.running_mean * scale

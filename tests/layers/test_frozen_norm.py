@@ -99,8 +99,8 @@ def test_where_nothing_is_folded_it_is_detectron2s_to_the_bit(case) -> None:
 def test_a_norm_that_is_frozen_later_is_folded() -> None:
     ours, _ = pair("BN", kernel_size=1)
     x = torch.randn(2, 8, 9, 9)
-    assert ours.folded(x) is None
-    assert FrozenBatchNorm2d.convert_frozen_batchnorm(ours).folded(x) is not None
+    assert not ours.folds(x)
+    assert FrozenBatchNorm2d.convert_frozen_batchnorm(ours).folds(x)
 
 
 def test_an_empty_batch() -> None:
