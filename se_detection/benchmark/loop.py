@@ -5,7 +5,7 @@ import io
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, Instances
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tabulate import tabulate
+from tqdm import tqdm
 
 from ..data.mapper import CheckedMapper
 from ..data.train_loader import TrainLoader
@@ -69,10 +71,26 @@ def measure_loop(arms: Arms, *, rounds: int, clock: Clock = time.process_time) -
         rounds: how often each is timed.
         clock: that of the processor, which another program's work doesn't move.
     """
-    first, *measured = rounds_in_turn(arms, 1 + rounds, clock=clock)
+    turns = rounds_in_turn(arms, 1 + rounds, clock=clock)
+    first, *measured = tqdm(turns, total=1 + rounds, unit="round", disable=None)
     seconds = {name: np.array([times[name] for times in measured]) for name in first}
     reference = seconds[next(iter(arms))]
     return [LoopRow(arm=name, rounds=rounds, ratio=paired_ratio(seconds[name], reference)) for name in arms]
+
+
+def loop_table(rows: Sequence[LoopRow]) -> str:
+    """Each arm's time over the first one's, for the screen."""
+    cells = [
+        [
+            row.arm,
+            f"{row.ratio.value:.3f}",
+            "" if row.ratio.low is None else f"{row.ratio.low:.3f} to {row.ratio.high:.3f}",
+        ]
+        for row in rows
+    ]
+    cells[0][1:] = ["1", ""]
+    alignment = ("left", "right", "right")
+    return tabulate(cells, ["arm", "ratio", "95 % interval"], disable_numparse=True, colalign=alignment)
 
 
 def loader_arms(cfg: CfgNode) -> Arms:

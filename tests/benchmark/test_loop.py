@@ -1,5 +1,6 @@
 import contextlib
 import io
+import json
 from collections import Counter
 
 import numpy as np
@@ -107,3 +108,28 @@ def test_made_up_boxes_are_as_many_as_coco_has() -> None:
         assert min(x, y) >= 0
         assert x + width <= 640
         assert y + height <= 480
+
+
+def test_the_tool(run_script, tmp_path, capsys) -> None:
+    written = tmp_path / "evaluation.json"
+    run_script("benchmark_loop.py", "evaluation", "--images", 20, "--rounds", 6, "--json", written)
+    rows = json.loads(written.read_text())["rows"]
+    assert [row["arm"] for row in rows] == ["pycocotools", "detectron2", "ours"]
+    assert rows[0]["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert f"{rows[2]['ratio']['value']:.3f}" in capsys.readouterr().out
+
+    json_file = make_toy_dataset(tmp_path, split="train", count=4)
+    data = ["--train-json", json_file, "--train-images", tmp_path / "train"]
+    run_script("benchmark_loop.py", "loader", *data, "--size", 64, "--rounds", 2)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("ours")
+
+
+def test_mistakes_are_told(run_script, capsys) -> None:
+    for arguments, said in (
+        (("loader", "--size", 0), "--size 0: give at least 1"),
+        (("loader", "--train-json", "x.json"), "--train-json and --train-images: give both or neither"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run_script("benchmark_loop.py", *arguments)
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err
