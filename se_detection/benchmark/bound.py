@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from ..backbone.blocks import SEResidualBlock
 from .case import Case
 from .layers import Layer, count_layers
 from .networks import SE, build_network
@@ -23,6 +24,10 @@ class Bound:
 
     def __init__(self, case: Case) -> None:
         network = build_network(SE, case)
+        for block in network.modules():
+            if isinstance(block, SEResidualBlock):
+                # What is computed again to spare memory need not be.
+                block.projection = lambda x: ()  # type: ignore[method-assign]
         self.layers = count_layers(network, make_workload(network, case, autocast=True))
         self.copy = Copy(case.device)
         self.convolution = Convolution(case.device, case.dtype)

@@ -13,11 +13,11 @@ from .run import Benchmark
 
 NOTE = """\
 ratio: time over stock's in the same round, the median of the rounds. SE / plain: over that of the plain network run
-alike (eager: stock, fused: stock-fused, compiled: stock-compiled, which isn't fused). spread: the interquartile range
-of the arm's times, as a part of their median. memory: weights and the tensors of a pass at its peak, over stock's.
-bound: the least time for ours, from its layers' bytes and operations and the rates of a large copy and a large
-convolution in the same rounds. timm-legacy has its strides in the first 1×1 of a stage, where they spare operations;
-the others in the 3×3."""
+alike (eager: stock, fused: stock-fused, compiled: stock-compiled); in training ours folds FrozenBN besides. spread:
+the interquartile range of the arm's times, as a part of their median. memory: weights and the tensors of a pass at its
+peak, over stock's. bound: the least time for ours, from its layers' bytes and operations and the rates of a large copy
+and a large convolution in the same rounds. timm-legacy has its strides in the first 1×1 of a stage, where they spare
+operations; the others in the 3×3."""
 HEADINGS = ["arm", "ratio", "95 % interval", "SE / plain", "95 % interval", "spread", "memory"]
 
 

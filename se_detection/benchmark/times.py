@@ -69,15 +69,15 @@ def measure_case(
         gc.collect()
         for name in arms:
             progress(f"{case}: {name}", 0)
-            if name == BOUND:
-                bound = Bound(case)
-            else:
-                try:
+            try:
+                if name == BOUND:
+                    bound = Bound(case)
+                else:
                     runs[name], times.memory[name] = _prepare(ARMS[name], case, compile_mode)
-                except RuntimeError as error:
-                    times.left_out[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-                    if name == STOCK:
-                        return times
+            except RuntimeError as error:
+                times.left_out[name] = _reason(error)
+                if name == STOCK:
+                    return times
             progress(f"{case}: {name}", WARM_UP)
         rates = bound.runs if bound else {}
         for seconds in rounds_in_turn({**runs, **rates}, rounds, clock=clock or clock_of(case.device), seed=seed):
@@ -85,12 +85,18 @@ def measure_case(
             progress(str(case), len(arms))
     except KeyboardInterrupt:
         times.interrupted = True
+    except RuntimeError as error:
+        times.left_out[f"rounds from the {len(measured) + 1}th on"] = _reason(error)
     if measured:
         by_name = {name: np.array([seconds[name] for seconds in measured]) for name in measured[0]}
         times.seconds = {name: by_name[name] for name in runs}
         if bound:
             times.seconds[BOUND] = bound.seconds(by_name)
     return times
+
+
+def _reason(error: RuntimeError) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _prepare(arm: Arm, case: Case, compile_mode: str) -> tuple[Inference, int | None]:

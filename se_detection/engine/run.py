@@ -110,10 +110,10 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> Non
     )
     path = shared_checkpoint(Path(cfg.OUTPUT_DIR), set_aside=False) if args.resume else None
     checkpointer.load(str(path or cfg.MODEL.WEIGHTS), checkpointables=[])
-    if args.fuse:
-        model = fuse_for_inference(model)
     if comm.is_main_process() and not Path(cfg.OUTPUT_DIR, "run.json").exists():
         write_run_record(cfg, args, model, trainer_class.picture_size(cfg), resumed_at=None)
+    if args.fuse:
+        model = fuse_for_inference(model)
     with heartbeat(cfg.OUTPUT_DIR):
         results = trainer_class.test(cfg, model)
         if cfg.TEST.AUG.ENABLED:

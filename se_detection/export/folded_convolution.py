@@ -60,14 +60,18 @@ class FoldedConv2d(Conv2d):
         """Whether oneDNN's operators take `x`; what is compiled or traced is left to the compiler's own fusing."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return False
-        return (
+        half = x.dtype == torch.bfloat16
+        return bool(
             x.device.type == "cpu"
             and x.dtype == self.weight.dtype
-            and x.dtype in (torch.float32, torch.bfloat16)
+            and (half or x.dtype == torch.float32)
             and x.numel() > 0
+            # detectron2's convolution may be given "same", which the operators don't know.
+            and isinstance(self.padding, tuple)
             and torch.backends.mkldnn.is_available()
+            and torch.backends.mkldnn.enabled
             # Under autocast a float32 convolution is to be computed in half precision.
-            and (x.dtype == torch.bfloat16 or not torch.is_autocast_enabled("cpu"))
+            and (torch.ops.mkldnn._is_mkldnn_bf16_supported() if half else not torch.is_autocast_enabled("cpu"))
         )
 
 

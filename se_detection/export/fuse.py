@@ -29,15 +29,16 @@ def fuse_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None, co
     BN and FrozenBN are folded into the convolutions, and memory is channels-last in trunk and FPN. In the blocks of
     detectron2's ResNet and of SE trunks, a bottleneck's gate is computed before its last convolution; on a CPU each
     convolution and its ReLU are one pass over memory, the last one with the gate and the sum; on a GPU gate, sum and
-    ReLU are. A block of another kind, or with SE in another position, is folded and otherwise as it was.
+    ReLU are. A block of another kind, or with SE in another position, is folded and otherwise as it was. What a block
+    gives is written over by the next one of its stage: the stages' outputs last, those between them don't.
 
     Outputs are those of the model in evaluation within rounding: 1e-5 of the largest value at each FPN level in
     float32.
 
     Args:
         model: a detectron2 detector, or a backbone.
-        dtype: what trunk and FPN compute in; `torch.bfloat16` or `torch.float16` keep about 2 or 3 digits. Their maps
-            are given as float32 unless autocast is on, under which the heads take them as they are.
+        dtype: what the backbone (trunk and FPN) computes in; `torch.bfloat16` or `torch.float16` keep about 2 or 3
+            digits. Their maps are given as float32 unless autocast is on, under which the heads take them as they are.
         compile: a mode of `torch.compile` for trunk and FPN, with dynamic height and width: `default`,
             `reduce-overhead` (CUDA graphs, one for each shape that it meets) or `max-autotune`.
 
@@ -66,8 +67,9 @@ def _fuse_blocks(module: nn.Module) -> None:
         standard = getattr(child, "position", "standard") == "standard"
         # A norm such as GN can't be folded.
         if convs and standard and all(isinstance(conv, FoldedConv2d) for conv in convs):
-            # The first block's input is the output of what came before, which the caller may have asked for.
-            fused = FusedBlock(convs, child.shortcut, getattr(child, "se", None), keep_input=name == "0")
+            # A stage's input is the output of another, which the caller may have asked for.
+            within = isinstance(module, nn.Sequential) and name != "0"
+            fused = FusedBlock(convs, child.shortcut, getattr(child, "se", None), keep_input=not within)
             module.add_module(name, fused)
         else:
             _fuse_blocks(child)

@@ -75,7 +75,7 @@ class FoldingConv2d(Conv2d):
                     return convolution(*tensors)
                 return _Folded.apply(convolution, *tensors)
         # As detectron2's, whose `forward` TorchScript can't reach from here.
-        x = self._conv_forward(x, self.weight, self.bias)
+        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return x if self.norm is None else self.norm(x)
 
     @torch.jit.unused
@@ -91,7 +91,8 @@ class FoldingConv2d(Conv2d):
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = norm.bias - norm.running_mean * scale
         device = x.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        cast = not x.is_meta and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if cast else x.dtype
         convolution = ScaledConvolution(dtype, self.stride, self.padding, self.dilation, self.groups)
         return convolution, x, self.weight, scale, bias
 
@@ -102,7 +103,7 @@ def fold_frozen_norms(block: nn.Module) -> None:
     Their class is changed in place: new layers would draw other initial weights.
     """
     for layer in block.children():
-        if type(layer) is Conv2d:
+        if type(layer) is Conv2d and layer.activation is None:
             layer.__class__ = FoldingConv2d
 
 

@@ -15,6 +15,8 @@ Shortcut = Callable[..., Tensor]
 
 # Of the gates that the gradient is divided by. A sigmoid that is smaller has a derivative as small, and multiplies it.
 SMALLEST = 1e-6
+# CUDA's limit for the axis of a grid that counts pictures, or regions in a C4 head.
+MOST_PICTURES = 65535
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +41,14 @@ def residual_gate(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
 def residual_sigmoid_gate(
     residual: Tensor, gate: Tensor, shortcut: Tensor, again: Shortcut | None = None, sources: tuple[Tensor, ...] = ()
 ) -> Tensor:
-    """:func:`residual_gate` for gates that are sigmoids; its backward pass needs no tensor that a plain block lets go.
+    """:func:`residual_gate` for gates that are sigmoids; in float32 its backward pass needs nothing that a plain block
+    lets go.
 
     The gate's gradient is the sum over positions of `d * residual`, where `d` is the gradient before the ReLU. It is 0
     where the output is, and elsewhere the residual is `(out - shortcut) / gate`: so output and shortcut, which plain
-    blocks keep too, stand in for the residual. Forward and backward are one Triton kernel each on a GPU. Compiled or
-    traced, it is the formula.
+    blocks keep too, stand in for the residual. Half precision rounds the output too coarsely for that (where gates are
+    small, the gradient would be off by a third), so there the residual is kept. On a GPU one Triton kernel passes over
+    the maps forward, and one backward. Compiled or traced, it is the formula.
 
     Args:
         residual: (N, C, H, W).
@@ -58,6 +62,8 @@ def residual_sigmoid_gate(
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return residual_gate(residual, gate, shortcut)
+    if not (torch.is_grad_enabled() and (residual.requires_grad or gate.requires_grad or shortcut.requires_grad)):
+        return _forward(residual, gate, shortcut)
     if again is None:
         again, sources = _itself, (shortcut,)
     return _ResidualGate.apply(residual, gate, shortcut, again, *sources)
@@ -68,51 +74,59 @@ class _ResidualGate(torch.autograd.Function):
     def forward(
         ctx: Any, residual: Tensor, gate: Tensor, shortcut: Tensor, again: Shortcut, *sources: Tensor
     ) -> Tensor:
-        ctx.again = again
-        kernels = _kernels_for(residual)
-        out = (kernels.forward if kernels else residual_gate)(residual, gate, shortcut)
-        ctx.save_for_backward(gate, out, *sources)
+        out = _forward(residual, gate, shortcut)
+        ctx.sources = len(sources)
+        ctx.keeps_residual = out.dtype in (torch.float16, torch.bfloat16)
+        ctx.again = _itself if ctx.keeps_residual else again
+        ctx.save_for_backward(gate, out, *((residual,) if ctx.keeps_residual else sources))
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gate, out, *sources = ctx.saved_tensors
-        shortcut = ctx.again(*sources)
+        gate, out, *kept = ctx.saved_tensors
         kernels = _kernels_for(out)
-        to_shortcut, to_residual, total = (kernels.backward if kernels else _backward)(grad, gate, out, shortcut)
-        to_gate = total / gate.to(total.dtype).clamp(min=SMALLEST)
-        return to_residual, to_gate.to(gate.dtype), to_shortcut, None, *(None for _ in sources)
+        backward = kernels.backward if kernels else _backward
+        to_shortcut, to_residual, total = backward(grad, gate, out, ctx.again(*kept), ctx.keeps_residual)
+        to_gate = total if ctx.keeps_residual else total / gate.to(total.dtype).clamp(min=SMALLEST)
+        return to_residual, to_gate.to(gate.dtype), to_shortcut, None, *(None for _ in range(ctx.sources))
 
 
-def _itself(shortcut: Tensor) -> Tensor:
-    return shortcut
+def _itself(kept: Tensor) -> Tensor:
+    return kept
 
 
-def _backward(grad: Tensor, gate: Tensor, out: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of shortcut and residual, and the sum over positions of `d * (out - shortcut)`."""
+def _forward(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
+    kernels = _kernels_for(residual)
+    return (kernels.forward if kernels else residual_gate)(residual, gate, shortcut)
+
+
+def _backward(
+    grad: Tensor, gate: Tensor, out: Tensor, kept: Tensor, is_residual: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As the kernel's."""
     d = torch.ops.aten.threshold_backward(grad, out, 0)
-    product = (out - shortcut).mul_(d)
+    product = kept * d if is_residual else (out - kept).mul_(d)
     total = product.sum(dim=(2, 3), keepdim=True, dtype=torch.promote_types(product.dtype, torch.float32))
-    return d, torch.mul(d, gate, out=product), total
+    return d, d * gate, total
 
 
 def _kernels_for(x: Tensor) -> ModuleType | None:
     """The kernels, where they are for maps like this; they count in float32."""
-    if not x.is_cuda or x.dtype == torch.float64 or x.numel() == 0:
+    if not x.is_cuda or x.dtype == torch.float64 or x.numel() == 0 or len(x) > MOST_PICTURES:
         return None
-    return _kernels()
+    return _kernels(x.dtype)
 
 
 @cache
-def _kernels() -> ModuleType | None:
+def _kernels(dtype: torch.dtype) -> ModuleType | None:
     """The Triton kernels, or, said once, None where they can't run."""
     try:
         from . import residual_gate_triton as kernels
 
         # Whether they compile and load shows only when they do.
-        x = torch.ones(1, 1, 1, 1, device="cuda")
-        kernels.backward(x, x, kernels.forward(x, x, x), x)
+        x = torch.ones(1, 1, 1, 1, device="cuda", dtype=dtype)
+        kernels.backward(x, x, kernels.forward(x, x, x), x, False)
     except Exception as error:
         reason = str(error).partition("\n")[0]
         logger.warning(f"no Triton kernels ({type(error).__name__}: {reason}); SE gates take PyTorch's, and more time")

@@ -28,24 +28,27 @@ def forward(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     return out
 
 
-def backward(grad: Tensor, gate: Tensor, out: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def backward(grad: Tensor, gate: Tensor, out: Tensor, kept: Tensor, is_residual: bool) -> tuple[Tensor, Tensor, Tensor]:
     """What flows back through :func:`forward`.
 
     Args:
         grad: (N, C, H, W), of the output.
-        others: of the forward pass.
+        gate: of the forward pass, as is `out`.
+        kept: the residual or the shortcut of the forward pass, (N, C, H, W).
+        is_residual: which of the two.
 
     Returns:
-        The gradients of shortcut and residual, and the sum over positions of `d * (out - shortcut)`, (N, C, 1, 1) in
-        float32, where `d` is the gradient before the ReLU. Each sum is taken in the same order every time.
+        The gradients of shortcut and residual, and the sum over positions of `d * residual`, or of
+        `d * (out - shortcut)`, (N, C, 1, 1) in float32, where `d` is the gradient before the ReLU. Each sum is taken in
+        the same order every time.
     """
     layout = _layout(out)
-    grad, out, shortcut = (x.contiguous(memory_format=layout) for x in (grad, out, shortcut))
+    grad, out, kept = (x.contiguous(memory_format=layout) for x in (grad, out, kept))
     to_shortcut, to_residual = torch.empty_like(out), torch.empty_like(out)
     grid, sizes = _plan(out, layout)
     parts = torch.empty(*out.shape[:2], grid[0], device=out.device, dtype=torch.float32)
     with torch.cuda.device_of(out):
-        _backward[grid](grad, gate.contiguous(), out, shortcut, to_shortcut, to_residual, parts, *sizes)
+        _backward[grid](grad, gate.contiguous(), out, kept, to_shortcut, to_residual, parts, *sizes, is_residual)
     return to_shortcut, to_residual, parts.sum(dim=2)[:, :, None, None]
 
 
@@ -74,9 +77,9 @@ def _plan(x: Tensor, layout: torch.memory_format) -> tuple[tuple[int, int, int],
 @triton.jit
 def _tile(channels, positions, channel_stride, position_stride, rows: tl.constexpr, columns: tl.constexpr):
     """Of this program: its channels, their gates' places, the places of its elements, and which of them there are."""
-    # A batch of large maps has more elements than 32 bits count.
+    # Large maps have more elements than 32 bits count.
     picture = tl.program_id(2).to(tl.int64)
-    channel = tl.program_id(1) * rows + tl.arange(0, rows)
+    channel = (tl.program_id(1) * rows + tl.arange(0, rows)).to(tl.int64)
     position = tl.program_id(0) * columns + tl.arange(0, columns)
     place = channel[:, None] * channel_stride + position[None, :] * position_stride
     inside = (channel[:, None] < channels) & (position[None, :] < positions)
@@ -109,7 +112,7 @@ def _backward(
     grad,
     gate,
     out,
-    shortcut,
+    kept,
     to_shortcut,
     to_residual,
     parts,
@@ -119,13 +122,16 @@ def _backward(
     position_stride,
     rows: tl.constexpr,
     columns: tl.constexpr,
+    is_residual: tl.constexpr,
 ):
     channel, row, place, inside = _tile(channels, positions, channel_stride, position_stride, rows, columns)
     factor = tl.load(gate + row, channel < channels).to(tl.float32)[:, None]
     value = tl.load(out + place, inside, 0.0).to(tl.float32)
     before = tl.load(grad + place, inside, 0.0).to(tl.float32)
     d = tl.where(value <= 0, 0.0, before)
-    branch = value - tl.load(shortcut + place, inside, 0.0).to(tl.float32)
+    branch = tl.load(kept + place, inside, 0.0).to(tl.float32)
+    if not is_residual:
+        branch = value - branch
     tl.store(to_shortcut + place, d, inside)
     tl.store(to_residual + place, factor * d, inside)
     total = tl.sum(d * branch, axis=1)

@@ -1,12 +1,14 @@
 import copy
 
 import cv2
+import detectron2.model_zoo
 import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, get_cfg
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 
 from se_detection import UserError, create_backbone, model_zoo
@@ -154,6 +156,52 @@ def test_res5_in_the_heads() -> None:
         expected, found = model(inputs)[0]["instances"], fused(inputs)[0]["instances"]
     torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-3)
     torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+        "COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml",
+        "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml",
+    ],
+)
+def test_detectron2s_own_detectors(name) -> None:
+    cfg = detectron2.model_zoo.get_config(name)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 30
+    model = randomise_norms(build_model(cfg)).eval()
+    inputs = [{"image": torch.randint(0, 255, (3, 64, 96)).float()}]
+    with torch.no_grad():
+        expected, found = model(inputs)[0]["instances"], fuse_for_inference(model)(inputs)[0]["instances"]
+    assert len(found) == len(expected) > 20
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-3)
+    if expected.has("pred_masks"):
+        assert (found.pred_masks != expected.pred_masks).double().mean() < 1e-3
+
+
+class TwoBlocks(nn.Module):
+    """Gives what both of its blocks give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = BasicBlock(8, 8), BasicBlock(8, 8)
+
+    def forward(self, x):
+        first = self.a(x)
+        return {"a": first, "b": self.b(first)}
+
+
+def test_blocks_outside_of_a_stage_keep_their_input() -> None:
+    model = randomise_norms(TwoBlocks()).eval()
+    x = torch.randn(1, 8, 64, 64)
+    with torch.no_grad():
+        expected, found = model(x), fuse_for_inference(model)(x)
+    assert all(relative_error(found[name], expected[name]) < 1e-5 for name in expected)
 
 
 def test_compiled(monkeypatch) -> None:

@@ -37,13 +37,12 @@ def errors(shape: tuple[int, ...], dtype: torch.dtype, memory: str) -> list[floa
     out = forward(residual, gate, shortcut)
     assert out.dtype == dtype
     assert out.stride() == residual.stride()
-    found = backward(grad, gate, out, shortcut)
-    assert all(x.stride() == out.stride() for x in found[:2])
+    found = backward(grad, gate, out, shortcut, False)
+    again = backward(grad, gate, out, residual, True)
+    assert all(x.stride() == out.stride() for x in (*found[:2], *again[:2]))
     # Of the total, what is left by the output's rounding is as large as that, however small the gate.
-    return [
-        error(x, y.detach())
-        for x, y in zip((out, *found), (expected, to_shortcut, to_residual, to_gate * inputs[1]), strict=True)
-    ]
+    wanted = (expected, to_shortcut, to_residual, to_gate * inputs[1], to_shortcut, to_residual, to_gate)
+    return [error(x, y.detach()) for x, y in zip((out, *found, *again), wanted, strict=True)]
 
 
 if __name__ == "__main__":
