@@ -80,14 +80,7 @@ def measure_loop(arms: Arms, *, rounds: int, clock: Clock = time.process_time) -
 
 def loop_table(rows: Sequence[LoopRow]) -> str:
     """Each arm's time over the first one's, for the screen."""
-    cells = [
-        [
-            row.arm,
-            f"{row.ratio.value:.3f}",
-            "" if row.ratio.low is None else f"{row.ratio.low:.3f} to {row.ratio.high:.3f}",
-        ]
-        for row in rows
-    ]
+    cells = [[row.arm, *row.ratio.cells()] for row in rows]
     cells[0][1:] = ["1", ""]
     alignment = ("left", "right", "right")
     return tabulate(cells, ["arm", "ratio", "95 % interval"], disable_numparse=True, colalign=alignment)

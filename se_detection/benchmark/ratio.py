@@ -19,6 +19,10 @@ class Ratio:
     low: float | None
     high: float | None
 
+    def cells(self) -> list[str]:
+        """The ratio and its interval, for a table."""
+        return [f"{self.value:.3f}", "" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"]
+
 
 def paired_ratio(seconds: Array, baseline: Array) -> Ratio:
     """The median of the ratios in each round: what slows a whole round down cancels out.

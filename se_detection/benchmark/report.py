@@ -7,7 +7,6 @@ from typing import Any
 from tabulate import tabulate
 
 from .arms import STOCK
-from .ratio import Ratio
 from .rows import Row
 from .run import Benchmark
 
@@ -47,18 +46,12 @@ def benchmark_table(benchmark: Benchmark) -> str:
 def _cells(row: Row) -> list[str]:
     return [
         row.arm,
-        *(["1", ""] if row.arm == STOCK else _ratio(row.ratio)),
-        *_ratio(row.over_plain),
+        *(["1", ""] if row.arm == STOCK else row.ratio.cells()),
+        *(["", ""] if row.over_plain is None else row.over_plain.cells()),
         f"{100 * row.spread:.0f} %",
         "" if row.memory_ratio is None else f"{row.memory_ratio:.2f}",
         "" if row.median_ms is None else f"{row.median_ms:.2f}",
     ]
-
-
-def _ratio(ratio: Ratio | None) -> list[str]:
-    if ratio is None:
-        return ["", ""]
-    return [f"{ratio.value:.3f}", "" if ratio.low is None else f"{ratio.low:.3f} to {ratio.high:.3f}"]
 
 
 def benchmark_json(benchmark: Benchmark, command: str) -> dict[str, Any]:
