@@ -2,6 +2,7 @@
 
 import os
 import runpy
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -60,6 +61,14 @@ def _own_data_sets() -> Iterator[None]:
         for catalog in (DatasetCatalog, MetadataCatalog):
             patch.setattr(catalog, "data", dict(catalog.data))
         yield
+
+
+@pytest.fixture(scope="module")
+def module_path(tmp_path_factory) -> Iterator[Path]:
+    """As `tmp_path`, for all tests of a file: runs of all files at once would be 20 GB of checkpoints."""
+    folder = tmp_path_factory.mktemp("module")
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

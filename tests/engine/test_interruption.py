@@ -67,9 +67,8 @@ def runs(tmp_path, train_net, se_config, tiny_flags) -> Runs:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, tiny) -> Path:
+def uninterrupted(module_path, tiny) -> Path:
     """A run that nothing happened to; also the time that it takes."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
     script = Path(__file__).parents[2] / "tools" / "train_net.py"
     config = Path(__file__).parents[2] / "configs" / "Toy" / "faster_rcnn_SE_R_18_FPN.yaml"
     data = [
@@ -77,10 +76,10 @@ def uninterrupted(tmp_path_factory, tiny) -> Path:
         *("--val-json", str(tiny / "annotations" / "val.json"), "--val-images", str(tiny / "val")),
     ]
     started = time.monotonic()
-    runs = Runs(folder, [sys.executable, str(script), "--config-file", str(config), *data, *RUN])
-    assert runs.finish("OUTPUT_DIR", folder / "run") == 0, runs.said
-    (folder / "run" / "seconds").write_text(str(time.monotonic() - started))
-    return folder / "run"
+    runs = Runs(module_path, [sys.executable, str(script), "--config-file", str(config), *data, *RUN])
+    assert runs.finish("OUTPUT_DIR", module_path / "run") == 0, runs.said
+    (module_path / "run" / "seconds").write_text(str(time.monotonic() - started))
+    return module_path / "run"
 
 
 def leaves(node, path: str = ""):

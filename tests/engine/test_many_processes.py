@@ -41,7 +41,7 @@ SLOWLY = {"SECONDS": 0.4}
 class Run:
     """A run on one machine or two, as it is started, ended and started again."""
 
-    def __init__(self, machines: list[Machine], folder: Path, data: list[object], *, own_folders: bool) -> None:
+    def __init__(self, machines: list[Machine], folder: Path, data: list[object], *, own_folders: bool = False) -> None:
         self.machines = machines
         self.folder = folder
         self.data = data
@@ -122,8 +122,10 @@ class Run:
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory) -> Iterator[list[Machine]]:
-    with two_machines(tmp_path_factory.mktemp("machines")) as (found, reason):
+def machines(module_path) -> Iterator[list[Machine]]:
+    folder = module_path / "machines"
+    folder.mkdir()
+    with two_machines(folder) as (found, reason):
         if reason:
             warnings.warn(f"both machines are this one, for want of network namespaces: {reason}", stacklevel=1)
         yield found
@@ -137,9 +139,9 @@ def _nothing_left(machines) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def new_run(machines, tmp_path_factory):
-    """Makes a run on the first `count` machines: eight pictures to train on and five to evaluate."""
-    folder = tmp_path_factory.mktemp("data")
+def data(module_path) -> list[object]:
+    """Arguments of a run: eight pictures to train on and five to evaluate."""
+    folder = module_path / "data"
     data: list[object] = ["--config-file", model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")]
     for split, count in (("train", 8), ("val", 5)):
         data += [
@@ -148,17 +150,28 @@ def new_run(machines, tmp_path_factory):
             f"--{split}-images",
             folder / split,
         ]
+    return data
+
+
+@pytest.fixture
+def new_run(machines, data, tmp_path):
+    """Makes a run on all machines, in one folder or in one of each machine's own."""
 
     def make(name: str, *, own_folders: bool = False) -> Run:
-        return Run(machines, tmp_path_factory.mktemp(name), data, own_folders=own_folders)
+        (tmp_path / name).mkdir()
+        return Run(machines, tmp_path / name, data, own_folders=own_folders)
 
     return make
 
 
 @pytest.fixture(scope="module")
-def trained(new_run) -> dict[int, Run]:
+def trained(machines, data, module_path) -> dict[int, Run]:
     """The same run by one process, by two on a machine, and by four on two machines."""
-    found = {processes: new_run(f"trained{processes}") for processes in (1, 2, 4)}
+    found = {}
+    for processes in (1, 2, 4):
+        folder = module_path / f"trained{processes}"
+        folder.mkdir()
+        found[processes] = Run(machines, folder, data)
     for processes, run in found.items():
         run.finish(processes, on=2 if processes == 4 else 1)
     return found

@@ -47,9 +47,8 @@ class Bare(Trainer):
 
 
 @pytest.fixture(scope="module")
-def build(tiny, tmp_path_factory):
+def build(tiny, module_path):
     """A function that makes a trainer of the tiny data for four steps, whose gates are written every second one."""
-    folder = tmp_path_factory.mktemp("runs")
     data = []
     for split in ("train", "val"):
         data += [f"--{split}-json", str(tiny / "annotations" / f"{split}.json"), f"--{split}-images", str(tiny / split)]
@@ -58,8 +57,8 @@ def build(tiny, tmp_path_factory):
         config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
         options = [*SMALL, "SEED", "3", "SOLVER.MAX_ITER", "4", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", *overrides]
         flags = [*(["--resume"] if resume else []), "--config-file", config, *data, *options]
-        args = argument_parser().parse_args([*flags, "OUTPUT_DIR", str(folder / name)])
-        (folder / name).mkdir(exist_ok=True)
+        args = argument_parser().parse_args([*flags, "OUTPUT_DIR", str(module_path / name)])
+        (module_path / name).mkdir(exist_ok=True)
         torch.manual_seed(0)
         trainer = kind(load_config(args))
         trainer.resume_or_load(resume)

@@ -28,9 +28,9 @@ def _no_trainers_are_kept():
 
 
 @pytest.fixture(scope="module")
-def trained(pictures, tmp_path_factory) -> Path:
+def trained(pictures, module_path) -> Path:
     """What the tool leaves after eight epochs."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
+    folder = module_path / "run"
     config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
     command = [REPOSITORY / "tools" / "pretrain.py", "--config-file", config, "--data", pictures, *SMALL]
     words = [sys.executable, *command, "PRETRAIN.EPOCHS", "8", "OUTPUT_DIR", folder]

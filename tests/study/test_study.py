@@ -27,37 +27,36 @@ ARMS = ("plain", "se-on-plain")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(module_path) -> Path:
     """A small study's files, an image folder, and a detection set."""
-    root = tmp_path_factory.mktemp("study")
     for path in CONFIGS.glob("*R_18_FPN*.yaml"):
-        shutil.copy(path, root)
+        shutil.copy(path, module_path)
     base = yaml.safe_load((CONFIGS / "Base-Study-cpu.yaml").read_text())
     base["_BASE_"] = str(REPOSITORY / "configs" / "Base-RCNN-FPN.yaml")
     base["SOLVER"] |= {"MAX_ITER": 2, "STEPS": [1], "IMS_PER_BATCH": 2, "WARMUP_ITERS": 0, "CHECKPOINT_PERIOD": 1}
     base["MODEL"]["FPN"] = {"OUT_CHANNELS": 32}
     base["MODEL"]["ROI_BOX_HEAD"] = {"FC_DIM": 32}
     base["TEST"] = {"EVAL_PERIOD": 1}
-    (root / "Base-Study-cpu.yaml").write_text(yaml.safe_dump(base))
+    (module_path / "Base-Study-cpu.yaml").write_text(yaml.safe_dump(base))
     recipe = yaml.safe_load((CONFIGS / "Recipe-study-cpu.yaml").read_text())
     recipe["SOLVER"]["IMS_PER_BATCH"] = 4
     recipe["PRETRAIN"] |= {"EPOCHS": 3.0, "TRAIN_SIZE": 32, "TEST_SIZE": 32, "TEST_RESIZE": 32, "BF16": False}
-    (root / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (module_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     study = yaml.safe_load((CONFIGS / "Study-cpu.yaml").read_text())
     study |= {"NAME": "small", "SEEDS": [1], "RECIPE": "recipe.yaml", "BASE_LR": [0.001], "TUNING_ITERS": 5}
     study |= {"TRAIN_PICTURES": 4, "TUNING_PICTURES": 2, "ARMS": {name: study["ARMS"][name] for name in ARMS}}
-    (root / "study.yaml").write_text(yaml.safe_dump(study))
+    (module_path / "study.yaml").write_text(yaml.safe_dump(study))
     chance = np.random.default_rng(0)
     for split in ("train", "val"):
         for name in ("a", "b"):
-            classes = root / "pictures" / split / name
+            classes = module_path / "pictures" / split / name
             classes.mkdir(parents=True)
             for number in range(6):
                 pixels = chance.integers(0, 255, (40, 40, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(classes / f"{number}.png")
     for split, count in (("train", 8), ("val", 12)):
-        make_toy_dataset(root / "toy", split=split, count=count)
-    return root
+        make_toy_dataset(module_path / "toy", split=split, count=count)
+    return module_path
 
 
 def command(folder: Path, results: Path) -> list[str]:
