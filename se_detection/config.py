@@ -122,6 +122,6 @@ def add_se_config(cfg: CfgNode) -> None:
     defaults = {
         field.upper(): list(value) if isinstance(value, tuple) else value for field, value in asdict(SEConfig()).items()
     }
-    # The stem is the trunk's, not the SE block's: detectron2's own, that of the released Caffe models (ceil-mode pool),
-    # or SENet-154's.
-    cfg.MODEL.SE = CfgNode({**defaults, "STEM": "basic"})
+    # These two are the trunk's, not the SE block's. The stem: detectron2's own, that of the released Caffe models
+    # (ceil-mode pool), or SENet-154's. Whether features are kept apart from what is in a batch's padding.
+    cfg.MODEL.SE = CfgNode({**defaults, "STEM": "basic", "IGNORE_PADDING": False})

@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from .errors import UserError
+from .padding_in_heads import ignore_padding_in_heads
 
 
 def _folder() -> Path:
@@ -68,4 +69,6 @@ def get(name: str, trained: bool = False) -> nn.Module:
     cfg = get_config(name)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
-    return build_model(cfg)
+    model = build_model(cfg)
+    ignore_padding_in_heads(model)
+    return model

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Counts parameters and GFLOPs, compares every trunk with timm's, and explains a trained detector's SE gates."""
+"""Counts parameters and GFLOPs, compares trunks with timm's, explains SE gates, and shows what padding changes."""
 
 import shlex
 import sys
@@ -10,6 +10,7 @@ from se_detection.analysis.excitation_page import write_excitation_page
 from se_detection.analysis.excitation_report import excitations_table, write_excitations
 from se_detection.analysis.excitations import explain
 from se_detection.analysis.gate_heat_map import draw_effect
+from se_detection.analysis.padding_drift import drift_table, padding_drift
 from se_detection.analysis.paper import measure
 from se_detection.analysis.report import check_new_file, detector_table, paper_table, parity_table, write_json
 from se_detection.checkpoint.parity import measure_parity
@@ -45,6 +46,10 @@ def main() -> None:
         errors = measure_parity()
         print(parity_table(errors))
         content = {"rows": [error.to_dict() for error in errors]}
+    elif args.command == "padding":
+        drift = padding_drift(args.run, overrides=args.opts, split=args.split, images=args.images, batch=args.batch)
+        print(drift_table(drift))
+        content = drift.to_dict()
     elif args.config_file is not None:
         counted = detector_complexity(load_detector_config(args.config_file, args.opts), args.size)
         print(detector_table(counted))

@@ -4,8 +4,8 @@ from argparse import REMAINDER, ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 DESCRIPTION = (
-    "Counts parameters and GFLOPs, compares every trunk with timm's, and explains what the SE gates of a trained "
-    "detector do."
+    "Counts parameters and GFLOPs, compares every trunk with timm's, explains what the SE gates of a trained detector "
+    "do, and shows how far its answer depends on a batch's padding."
 )
 COMPLEXITY = """
 examples:
@@ -28,12 +28,18 @@ examples:
     $ tools/analyze.py excitations --run output/se --picture street.jpg --html gates.html
 """
 
+PADDING = """
+example, with and without what keeps padding out of the features:
+    $ tools/analyze.py padding --run output/se --images 50
+    $ tools/analyze.py padding --run output/se --images 50 MODEL.SE.IGNORE_PADDING True
+"""
+
 
 def argument_parser() -> ArgumentParser:
-    """Three commands, in `command`: `complexity`, `parity` and `excitations`."""
+    """Four commands, in `command`: `complexity`, `parity`, `excitations` and `padding`."""
     parser = ArgumentParser(
         description=DESCRIPTION,
-        epilog=COMPLEXITY + PARITY + EXCITATIONS,
+        epilog=COMPLEXITY + PARITY + EXCITATIONS + PADDING,
         formatter_class=RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -74,14 +80,7 @@ def argument_parser() -> ArgumentParser:
     excitations.add_argument(
         "--output", type=Path, metavar="FOLDER", help="what is found goes there; by default RUN/excitations"
     )
-    excitations.add_argument(
-        "--split",
-        type=Path,
-        nargs=2,
-        metavar=("JSON", "IMAGES"),
-        help="COCO annotations and the folder of their images, instead of the run's test set",
-    )
-    excitations.add_argument("--images", type=int, metavar="N", help="at most so many, spread evenly over the set")
+    _add_split(excitations)
     excitations.add_argument(
         "--no-ablation",
         action="store_true",
@@ -93,4 +92,28 @@ def argument_parser() -> ArgumentParser:
     )
     excitations.add_argument("--html", type=Path, metavar="FILE", help="write all of it as one page to send")
     excitations.add_argument("--overwrite", action="store_true", help="begin anew where there is an analysis already")
+
+    padding = commands.add_parser(
+        "padding",
+        description="Gives a trained detector each picture alone and in a batch with others, whose sizes it is padded "
+        "to: how much gates, features, scores and boxes change.",
+        epilog=PADDING,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    padding.add_argument("--run", type=Path, required=True, metavar="RUN", help="a folder of tools/train_net.py")
+    _add_split(padding)
+    padding.add_argument("--batch", type=int, default=4, metavar="N", help="so many pictures share a batch; default 4")
+    padding.add_argument("--json", type=Path, metavar="FILE", help="write what was found there too")
+    padding.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config overrides, after all flags")
     return parser
+
+
+def _add_split(command: ArgumentParser) -> None:
+    command.add_argument(
+        "--split",
+        type=Path,
+        nargs=2,
+        metavar=("JSON", "IMAGES"),
+        help="COCO annotations and the folder of their images, instead of the run's test set",
+    )
+    command.add_argument("--images", type=int, metavar="N", help="at most so many, spread evenly over the set")

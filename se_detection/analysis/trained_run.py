@@ -24,6 +24,7 @@ from ..engine.config import check_backbone, read_config
 from ..errors import UserError
 from ..evaluation.coco_files import Entry, load_annotations
 from ..evaluation.runs import read_record
+from ..padding_in_heads import ignore_padding_in_heads
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,8 @@ class Split:
         )
 
 
-def read_run_config(folder: Path) -> CfgNode:
-    """The config that a run was trained with, for the device at hand.
+def read_run_config(folder: Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """The config that a run was trained with, for the device at hand, with overrides (`KEY VALUE ...`).
 
     Raises:
         UserError: the folder is no run, or its config can't be built.
@@ -80,7 +81,7 @@ def read_run_config(folder: Path) -> CfgNode:
     config = folder / "config.yaml"
     if not config.is_file():
         raise UserError(f"{folder}: no config.yaml; give the OUTPUT_DIR of a training with tools/train_net.py")
-    cfg = read_config(str(config))
+    cfg = read_config(str(config), overrides)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     check_backbone(cfg)
     return cfg
@@ -100,6 +101,7 @@ def load_trained_run(folder: Path, cfg: CfgNode, weights: Path | None = None) ->
     if weights is None:
         raise UserError(f"{folder} has no checkpoint; train the run first, or give another")
     model = build_model(cfg).eval()
+    ignore_padding_in_heads(model)
     checkpointer = StrictCheckpointer(model, layout=Layout.from_cfg(cfg), needs_heads=True)
     checkpointer.load(str(weights), checkpointables=[])
     return TrainedRun(folder, cfg, model, weights)

@@ -1,6 +1,7 @@
 """SE-ResNet and SE-ResNeXt trunks, alone and under FPN, from a config or by name."""
 
 import importlib.util
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,8 +21,11 @@ from .blocks import (
     SEDeformBottleneckBlock,
     SENetBottleneckBlock,
 )
+from .ignore_padding import ignore_padding
 from .partial_load import refuse_partial_load
 from .stems import CaffeStem, DeepStem
+
+logger = logging.getLogger(__name__)
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -260,11 +264,17 @@ def create_backbone(
 
 @BACKBONE_REGISTRY.register()
 def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """The trunk that `MODEL.RESNETS` and `MODEL.SE` describe (for C4 and DC5 detectors, and below FPN).
+    """The trunk that `MODEL.RESNETS` and `MODEL.SE` describe, for C4 and DC5 detectors.
 
     Raises:
         UserError: a value that can't be built, or a C4 detector whose res5 would lose its SE.
     """
+    trunk = _trunk(cfg, input_shape)
+    _ignore_padding_if_asked(cfg, trunk)
+    return trunk
+
+
+def _trunk(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     if "SE" not in cfg.MODEL:
         raise UserError("the config has no MODEL.SE: import se_detection before get_cfg(), or call add_se_config(cfg)")
     se = SEConfig.from_cfg(cfg)
@@ -301,18 +311,18 @@ def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 @BACKBONE_REGISTRY.register()
 def build_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """The trunk under FPN: p2 to p5, and p6 by subsampling (Faster, Mask and Cascade R-CNN)."""
-    return _with_fpn(cfg, build_se_resnet_backbone(cfg, input_shape), LastLevelMaxPool())
+    return _with_fpn(cfg, _trunk(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """The trunk under RetinaNet's FPN: p3 to p5, and p6 and p7 by convolution from res5."""
-    trunk = build_se_resnet_backbone(cfg, input_shape)
+    trunk = _trunk(cfg, input_shape)
     return _with_fpn(cfg, trunk, LastLevelP6P7(trunk.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))
 
 
 def _with_fpn(cfg: CfgNode, trunk: Backbone, top_block: nn.Module) -> FPN:
-    return FPN(
+    fpn = FPN(
         bottom_up=trunk,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
@@ -320,3 +330,13 @@ def _with_fpn(cfg: CfgNode, trunk: Backbone, top_block: nn.Module) -> FPN:
         top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
+    _ignore_padding_if_asked(cfg, fpn)
+    return fpn
+
+
+def _ignore_padding_if_asked(cfg: CfgNode, backbone: Backbone) -> None:
+    if not cfg.MODEL.SE.IGNORE_PADDING:
+        return
+    if not any(cfg.MODEL.PIXEL_MEAN):
+        logger.warning("MODEL.SE.IGNORE_PADDING: with a MODEL.PIXEL_MEAN of 0, black borders are taken for padding too")
+    ignore_padding(backbone)

@@ -40,6 +40,7 @@ from ..data.train_loader import STEP, Phase, TrainLoader, seed_everything
 from ..errors import UserError
 from ..evaluation.coco import COCODetectionEvaluator
 from ..metrics import MetricsFile
+from ..padding_in_heads import ignore_padding_in_heads
 from .fine_tuning import FrozenTrunk, scale_rate, trunk_of
 from .finite import (
     LossGuard,
@@ -296,8 +297,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """detectron2's, with `SOLVER.CHANNELS_LAST`."""
-        return in_memory_order(super().build_model(cfg), cfg)
+        """detectron2's, with `SOLVER.CHANNELS_LAST` and, in its heads, `MODEL.SE.IGNORE_PADDING`."""
+        model = super().build_model(cfg)
+        ignore_padding_in_heads(model)
+        return in_memory_order(model, cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

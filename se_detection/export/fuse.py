@@ -70,6 +70,7 @@ def _fuse_blocks(module: nn.Module) -> None:
             # A stage's input is the output of another, which the caller may have asked for.
             within = isinstance(module, nn.Sequential) and name != "0"
             fused = FusedBlock(convs, child.shortcut, getattr(child, "se", None), keep_input=not within)
+            fused._forward_pre_hooks.update(child._forward_pre_hooks)  # that which clears the padding
             module.add_module(name, fused)
         else:
             _fuse_blocks(child)

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..layers import SqueezeExcitation, residual_gate, residual_sigmoid_gate
+from ..layers.padding import PictureSqueeze
 from .folded_convolution import FoldedConv2d
 
 
@@ -27,12 +28,13 @@ class EarlyGate(nn.Module):
         weight = first @ conv.weight.detach().double().flatten(1)
         self.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
         self.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
+        self.squeeze = se.squeeze
         self.fc2 = se.fc2
         self.activation = se.activation
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W), the convolution's input, to (N, C_out, 1, 1)."""
-        hidden = F.relu(F.linear(x.mean(dim=(2, 3)), self.weight, self.bias))
+        hidden = F.relu(F.linear(self.squeeze(x).flatten(1), self.weight, self.bias))
         return self.activation(F.linear(hidden, self.fc2.weight.flatten(1), self.fc2.bias))[:, :, None, None]
 
 
@@ -63,7 +65,7 @@ class FusedBlock(nn.Module):
         self.se = se
         self.early_gate: EarlyGate | None = None
         pointwise = self.last.kernel_size == (1, 1) and self.last.stride == (1, 1) and self.last.groups == 1
-        if se is not None and pointwise and isinstance(se.squeeze, nn.AdaptiveAvgPool2d):
+        if se is not None and pointwise and _is_average(se.squeeze):
             self.early_gate = EarlyGate(self.last, se)
             self.se = None
         self.keep_input = keep_input
@@ -81,3 +83,9 @@ class FusedBlock(nn.Module):
             join = residual_sigmoid_gate if squeezed else residual_gate
             return join(residual, self.se.gate(residual), shortcut)
         return self.last.add_to(shortcut, x, None if self.early_gate is None else self.early_gate(x))
+
+
+def _is_average(squeeze: nn.Module) -> bool:
+    if isinstance(squeeze, PictureSqueeze):
+        return squeeze.average and not squeeze.maximum
+    return isinstance(squeeze, nn.AdaptiveAvgPool2d)
