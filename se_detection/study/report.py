@@ -64,10 +64,9 @@ def tables(study: Study, records: Records, times: Mapping[str, Any] | None) -> l
     base = kept.get(study.baseline.name)
     others = {name: runs for name, runs in kept.items() if name != study.baseline.name}
     if base and others:
-        several = min(map(len, kept.values())) > 1
-        about = "other pictures and other trainings" if several else "other pictures alone"
         found += [
-            f"Difference to `{study.baseline.name}`, with a 95 % interval about {about}:",
+            f"Difference to `{study.baseline.name}`, with a 95 % interval; after a single run it is about other pictures "
+            "alone, and says nothing of another training:",
             _differences_table(base, others),
         ]
     found += ["Every run, and the trials of its learning rate (AP on pictures that are neither trained nor tested on):"]
@@ -117,8 +116,9 @@ def _differences_table(base: list[Mapping[str, Any]], others: Mapping[str, list[
     rows = []
     for name, runs in others.items():
         found = [_difference(base, runs, metric) for metric in KEPT]
-        rows.append([f"`{name}`", *map(_signed, found)])
-    return tabulate(rows, ["arm", *KEPT], tablefmt="github", disable_numparse=True)
+        about = "pictures and trainings" if min(len(base), len(runs)) > 1 else "pictures"
+        rows.append([f"`{name}`", about, *map(_signed, found)])
+    return tabulate(rows, ["arm", "interval about", *KEPT], tablefmt="github", disable_numparse=True)
 
 
 def _difference(base: list[Mapping[str, Any]], runs: list[Mapping[str, Any]], metric: str) -> Difference:
