@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""Measures the rest of a run next to what it is built on: loading pictures (detectron2), evaluation (pycocotools)."""
+"""Measures the rest of a run: loading pictures next to detectron2, evaluation next to pycocotools, loaders' memory."""
 
 import shlex
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 from se_detection import model_zoo
-from se_detection.benchmark.loop import evaluation_arms, loader_arms, loop_table, measure_loop
+from se_detection.benchmark.loader_memory import MemoryRow, loader_memory, memory_table
+from se_detection.benchmark.loop import LoopRow, evaluation_arms, loader_arms, loop_table, measure_loop
 from se_detection.data.coco import register_coco_json
 from se_detection.data.output import check_output, write_json
 from se_detection.errors import UserError, run_tool
@@ -20,28 +22,39 @@ Times are the processor's, so that other programs' work does not count; ratios a
 examples:
   $ tools/benchmark_loop.py loader --train-json train.json --train-images train/
   $ tools/benchmark_loop.py evaluation --images 5000 --rounds 6 --json evaluation.json
+  $ tools/benchmark_loop.py memory --images 100000
 """
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("loader", "evaluation"))
+    parser.add_argument("part", choices=("loader", "evaluation", "memory"))
     parser.add_argument("--train-json", type=Path, metavar="FILE", help="loader: annotations (default: the toy set)")
     parser.add_argument("--train-images", type=Path, metavar="DIR", help="loader: the folder of their images")
     parser.add_argument("--size", type=int, default=800, metavar="PIXELS", help="loader: shorter side (default: 800)")
-    parser.add_argument("--images", type=int, default=500, metavar="N", help="evaluation: how many (default: 500)")
-    parser.add_argument("--rounds", type=int, default=11, metavar="N", help="default: 11")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the ratios there")
+    parser.add_argument("--images", type=int, default=500, metavar="N", help="of evaluation or memory (default: 500)")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[1, 2, 4, 8], metavar="N", help="memory: processes (default: 1 2 4 8)"
+    )
+    parser.add_argument("--rounds", type=int, default=11, metavar="N", help="of the other two (default: 11)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
     parser.add_argument("--overwrite", action="store_true", help="replace FILE")
     args = parser.parse_args()
 
-    for option, value in (("size", args.size), ("images", args.images), ("rounds", args.rounds)):
+    numbers = [("workers", value) for value in args.workers]
+    for option, value in (*numbers, ("size", args.size), ("images", args.images), ("rounds", args.rounds)):
         if value < 1:
             raise UserError(f"--{option} {value}: give at least 1")
     if (args.train_json is None) != (args.train_images is None):
         raise UserError("--train-json and --train-images: give both or neither")
     if args.json:
         check_output(args.json, overwrite=args.overwrite)
+    if args.part == "memory":
+        measured = loader_memory(args.images, args.workers)
+        print(memory_table(measured))
+        if args.json:
+            _write(args.json, measured)
+        return
     with ExitStack() as stack:
         if args.part == "evaluation":
             arms = stack.enter_context(evaluation_arms(args.images))
@@ -57,7 +70,11 @@ def main() -> None:
         rows = measure_loop(arms, rounds=args.rounds)
     print(loop_table(rows))
     if args.json:
-        write_json(args.json, {"command": shlex.join(sys.argv), "rows": [asdict(row) for row in rows]}, indent=2)
+        _write(args.json, rows)
+
+
+def _write(path: Path, rows: Sequence[LoopRow | MemoryRow]) -> None:
+    write_json(path, {"command": shlex.join(sys.argv), "rows": [asdict(row) for row in rows]}, indent=2)
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def _silence() -> contextlib.redirect_stdout[io.StringIO]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def made_up_boxes(images: int) -> tuple[dict[str, Any], list[Instances]]:
+def made_up_boxes(images: int, detections: int = DETECTIONS) -> tuple[dict[str, Any], list[Instances]]:
     """COCO annotations of objects of all sizes, and detections that are near to them, many of the wrong class."""
     chance = np.random.default_rng(0)
     objects: list[dict[str, Any]] = []
@@ -176,15 +176,15 @@ def made_up_boxes(images: int) -> tuple[dict[str, Any], list[Instances]]:
         for corner, side, number in zip(corners, sides, classes, strict=True):
             entry = {"id": len(objects) + 1, "image_id": image, "category_id": int(number) + 1, "iscrowd": 0}
             objects.append({**entry, "bbox": [*corner.tolist(), *side.tolist()], "area": float(side.prod())})
-        found = chance.integers(count, size=DETECTIONS)
-        moved = corners[found] + chance.normal(0, 0.1, (DETECTIONS, 2)) * sides[found]
-        sized = sides[found] * np.exp(chance.normal(0, 0.1, (DETECTIONS, 2)))
-        named = np.where(chance.random(DETECTIONS) < 0.6, classes[found], chance.integers(CLASSES, size=DETECTIONS))
+        found = chance.integers(count, size=detections)
+        moved = corners[found] + chance.normal(0, 0.1, (detections, 2)) * sides[found]
+        sized = sides[found] * np.exp(chance.normal(0, 0.1, (detections, 2)))
+        named = np.where(chance.random(detections) < 0.6, classes[found], chance.integers(CLASSES, size=detections))
         outputs.append(
             Instances(
                 (HEIGHT, WIDTH),
                 pred_boxes=Boxes(np.hstack([moved, moved + sized])),
-                scores=torch.from_numpy(chance.random(DETECTIONS) ** 3),
+                scores=torch.from_numpy(chance.random(detections) ** 3),
                 pred_classes=torch.from_numpy(named),
             )
         )
