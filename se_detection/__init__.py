@@ -12,6 +12,15 @@ except ModuleNotFoundError as error:
     from .install_detectron2 import MISSING_DETECTRON2
 
     raise ModuleNotFoundError(MISSING_DETECTRON2, name="detectron2") from None
+else:
+    import sys
+
+    import torch
+
+    from .versions import check_versions
+
+    # Before the modules that an older one stumbles over.
+    check_versions(sys.version_info[:2], torch.__version__)
 
 from detectron2.config import defaults
 

@@ -58,6 +58,8 @@ class SEConfig:
         check_choice("GATE", self.gate, GATES)
         for stage in self.stages:
             check_choice("STAGES", stage, STAGES)
+        if not abs(self.gate_bias) <= 100:
+            raise UserError(f"MODEL.SE.GATE_BIAS: {self.gate_bias} is not from -100 to 100; 4 opens sigmoid gates")
         if self.gate_bias and not self.bias:
             raise UserError(f"MODEL.SE.GATE_BIAS: {self.gate_bias} needs biases; set MODEL.SE.BIAS to True")
         if len(self.reduction_per_stage) not in (0, len(STAGES)):
@@ -65,9 +67,10 @@ class SEConfig:
                 f"MODEL.SE.REDUCTION_PER_STAGE: {list(self.reduction_per_stage)} has {len(self.reduction_per_stage)} "
                 f"values; give one for each of {', '.join(STAGES)}, or none"
             )
-        for reduction in (self.reduction, *self.reduction_per_stage):
-            if not isinstance(reduction, int) or reduction < 1:
-                raise UserError(f"MODEL.SE.REDUCTION: {reduction!r} is not a whole number of at least 1")
+        for key, ratios in (("REDUCTION", [self.reduction]), ("REDUCTION_PER_STAGE", self.reduction_per_stage)):
+            for reduction in ratios:
+                if not isinstance(reduction, int) or isinstance(reduction, bool) or reduction < 1:
+                    raise UserError(f"MODEL.SE.{key}: {reduction!r} is not a whole number of at least 1")
 
     def reduction_in(self, stage: str) -> int | None:
         """The reduction ratio r in a stage (`res2` to `res5`), or None where the stage has no SE."""

@@ -1,12 +1,31 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and JSON that can be worked with."""
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 UNFINISHED = ".part"
+# How much of Python's stack the work on a file's content may take; json's parser takes what nesting needs.
+FRAMES = 250
+
+
+def parse_json(data: bytes) -> Any:
+    """The content of JSON in UTF-8.
+
+    Raises:
+        ValueError: it is none, or is nested so deeply that what reads it again, compares or writes it could fail.
+    """
+    try:
+        return _parse(data.decode("utf-8"), FRAMES)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _parse(text: str, frames: int) -> Any:
+    return _parse(text, frames - 1) if frames else json.loads(text)
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:

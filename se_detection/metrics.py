@@ -39,7 +39,7 @@ class MetricsFile:
         found = []
         lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() if self.path.is_file() else []
         for line in lines:
-            with suppress(ValueError):
+            with suppress(ValueError, RecursionError):
                 content = json.loads(line)
                 if isinstance(content, dict) and isinstance(content.get("iteration"), int):
                     found.append((line, content))

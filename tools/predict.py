@@ -5,7 +5,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from se_detection.analysis.excitations import explain
-from se_detection.errors import UserError, run_tool
+from se_detection.errors import UserError, printable, run_tool
 from se_detection.prediction import Detector, predict
 
 EXAMPLE = """
@@ -71,8 +71,9 @@ def main() -> None:
         gates=gates,
     )
     if done.unreadable:
-        print("Could not be read:", *(f"{path}: {reason}" for path, reason in done.unreadable.items()), sep="\n  ")
-    print(f"Written ({done.images} pictures and frames):", *done.written, sep="\n  ")
+        lines = (printable(f"{path}: {reason}") for path, reason in done.unreadable.items())
+        print("Could not be read:", *lines, sep="\n  ")
+    print(f"Written ({done.images} pictures and frames):", *map(printable, map(str, done.written)), sep="\n  ")
 
 
 if __name__ == "__main__":

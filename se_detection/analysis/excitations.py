@@ -155,8 +155,9 @@ def _open_folder(folder: Path, of: dict[str, str], *, overwrite: bool) -> Path:
         raise UserError(f"--output {folder}: {existing} is a file; name a folder")
     there = [folder / name for name in FILES if (folder / name).exists()]
     if there and not overwrite:
-        known = read_json(folder / STATE) if (folder / STATE).is_file() else {}
-        differing = [key for key, value in of.items() if known.get("of", {}).get(key) != value]
+        known = read_json(folder / STATE) if (folder / STATE).is_file() else None
+        made_of = known.get("of") if isinstance(known, dict) else None
+        differing = [key for key, value in of.items() if not isinstance(made_of, dict) or made_of.get(key) != value]
         if differing:
             raise UserError(
                 f"{there[0]} is there already, and of other {', '.join(differing)}; choose another --output, or "

@@ -1,6 +1,5 @@
 """detectron2's checkpointer, without its silence about layers that were not loaded."""
 
-import pickle
 import re
 import zipfile
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from ..backbone.partial_load import OPTIONAL, PLAIN_TRUNK_REASON
 from ..errors import UserError
 from ..files import write_whole
 from .convert import fitting_source
+from .downloads import check_download
 from .files import LAST
 from .layout import Layout, contradictions
 from .reading import read_checkpoint
@@ -98,6 +98,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             UserError: the file can't be had or read, or it doesn't fit.
         """
         with _explained(path):
+            if "://" in path:
+                check_download(Path(self.path_manager.get_local_path(path.split("?")[0])))
             return super().load(path, *args, **kwargs)
 
     def resume(self, path: Path) -> None:
@@ -138,6 +140,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             self._match_names(checkpoint)
             self._check_trunk(checkpoint["model"])
             self._check_heads(checkpoint["model"])
+        self._check_kinds(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if wrong := incompatible.incorrect_shapes:
             key, in_file, in_model = wrong[0]
@@ -243,6 +246,12 @@ class StrictCheckpointer(DetectionCheckpointer):
                 "the config that the file was trained with, or to fine-tune, a file of a trunk alone"
             )
 
+    def _check_kinds(self, state: dict[str, Tensor]) -> None:
+        """Raises where torch would make numbers of another kind fit: what was quantized is no weight any more."""
+        for key, tensor in self.model.state_dict().items():
+            if key in state and state[key].is_floating_point() != tensor.is_floating_point():
+                raise _misfit(f"{key} is {state[key].dtype} in the file and {tensor.dtype} in the model")
+
     def _is_reset(self, key: str) -> bool:
         return self.reset_predictor and _is_predictor(key)
 
@@ -253,17 +262,9 @@ def _explained(path: Path | str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (
-        OSError,
-        EOFError,
-        pickle.UnpicklingError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        AssertionError,
-    ) as error:
-        raise UserError(f"{path} can't be loaded: {' '.join(str(error).split())[:300]}") from error
+    except Exception as error:  # of whatever class: what a file holds besides its weights may be anything
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{path} can't be loaded: {reason}") from error
 
 
 def _archive(path: Path) -> list[int] | None:

@@ -96,6 +96,8 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, *, depth: 
                 f"layer {key} is none of a plain ResNet or SE-ResNet of source {source!r}"
                 f"{f': it belongs to {reason}' if reason else ''}; it can't be converted"
             )
+        if name in converted:
+            raise UserError(f"layer {key} is there under another name as well ({name} in detectron2's names)")
         is_linear = re.search(r"\.se\.fc[12]\.weight$", name) and tensor.dim() == 2
         converted[name] = tensor[:, :, None, None] if is_linear else tensor
     found = trunk_depth(converted)

@@ -42,21 +42,31 @@ class Converted:
             UserError: it can't be converted, or tensors of the trunk are missing or have shapes that no trunk has.
         """
         converted = convert_state_dict(state_dict, source, depth=depth)
-        described = Layout.from_weights(converted, source, **layout)
-        result = cls(weights=converted, layout=described, original=state_dict)
-        with torch.device("meta"):
-            expected = result.make_trunk(STAGES).state_dict()
+        try:
+            described = Layout.from_weights(converted, source, **layout)
+            result = cls(weights=converted, layout=described, original=state_dict)
+            with torch.device("meta"):
+                expected = result.make_trunk(STAGES).state_dict()
+        except UserError:
+            raise
+        except Exception as error:  # of whatever class: the shapes may be any
+            reason = " ".join(str(error).split())[:150]
+            raise UserError(f"the shapes of the file's layers are those of no ResNet ({reason})") from error
         wrong = [
             key
             for key, tensor in expected.items()
             if not key.endswith(".num_batches_tracked")
             and (key not in converted or converted[key].shape != tensor.shape)
         ]
+        wrong += [key for key in converted if key not in expected and not key.startswith("linear.")]
         if wrong:
+            first = f"{wrong[0]}{', ...' if len(wrong) > 1 else ''}"
             raise UserError(
-                f"the file is not a whole trunk of depth {result.layout.depth}: {len(wrong)} tensors are missing or "
-                f"have another shape (in detectron2's names: {wrong[0]}{', ...' if len(wrong) > 1 else ''})"
+                f"the file is not a whole trunk of depth {described.depth}: {len(wrong)} tensors are missing or have "
+                f"another shape, or are left over (in detectron2's names: {first})"
             )
+        if odd := next((key for key, tensor in converted.items() if not tensor.is_floating_point()), None):
+            raise UserError(f"{odd} is {converted[odd].dtype}; what was quantized is no weight any more")
         return result
 
     def make_trunk(self, out_features: Sequence[str]) -> ResNet:

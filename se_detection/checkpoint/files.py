@@ -1,5 +1,6 @@
 """The checkpoint files of a run, and which of them is the newest whole one."""
 
+import os
 import re
 import zipfile
 import zlib
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import UserError
+from .reading import check_archive
 
 LAST = "last_checkpoint"
 # What a training leaves: after a number of iterations (counted from 0), at its end, and before its first.
@@ -22,6 +24,7 @@ def is_whole(path: Path) -> bool:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            check_archive(archive, path.stat().st_size)
             return archive.testzip() is None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; make it readable, or move it away") from error
@@ -38,7 +41,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
         The newest whole checkpoint, or None where the run has none yet; and those before it that are broken.
 
     Raises:
-        UserError: all that there are is broken, or gone.
+        UserError: all that there are is broken, or gone, or `last_checkpoint` names something else.
     """
     broken: list[Path] = []
     for path in _newest_first(folder):
@@ -66,12 +69,19 @@ def numbered_checkpoints(folder: Path) -> dict[int, Path]:
 
 def _named(folder: Path) -> Path | None:
     tag = folder / LAST
-    return folder / tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else None
+    if not tag.is_file():
+        return None
+    with tag.open("rb") as file:
+        name = file.read(256).decode(errors="replace").strip()
+    # A broken one is set aside, and what a stranger's folder names is none of it.
+    if not name or Path(name).name != name:
+        raise UserError(f"{tag} names {name!r}, which is no file in its folder; remove it")
+    return folder / name
 
 
 def _newest_first(folder: Path) -> Iterator[Path]:
     named = _named(folder)
-    if named is not None and named.is_file():
+    if named is not None and os.path.isfile(named):
         yield named
     others = list(reversed(numbered_checkpoints(folder).values()))
     final = folder / FINAL

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from math import isclose
-from typing import Any
+from math import isclose, isfinite
+from typing import Any, get_args, get_origin
 
 from detectron2.config import CfgNode
 from torch import Tensor
@@ -156,6 +156,11 @@ class Layout:
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
         }
+        for field in fields(cls):
+            if not _is(values[field.name], field.type):
+                raise UserError(
+                    f"the layout that the weights file carries has {field.name} {content[field.name]!r:.80}"
+                )
         return cls(**values)
 
     def __str__(self) -> str:
@@ -181,6 +186,14 @@ def contradictions(file: Layout, config: Layout, *, ignore_shapes: bool = False)
         if not _same(theirs, ours):
             found.append(f"{key} is {_show(theirs)} in the file and {_show(ours)} in the config")
     return found
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type; the numbers of a tuple may be whole, and must be finite."""
+    if get_origin(kind) is not tuple:
+        return type(value) is kind
+    allowed = {int, *get_args(kind)}
+    return isinstance(value, tuple) and all(type(item) in allowed and isfinite(item) for item in value)
 
 
 def _reduction(weights: Mapping[str, Tensor], stage: str) -> int:

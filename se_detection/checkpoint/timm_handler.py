@@ -11,6 +11,7 @@ from iopath.common.file_io import PathHandler, get_cache_dir
 
 from ..errors import UserError
 from .converted import Converted
+from .downloads import check_download
 
 PREFIX = "timm://"
 NAMES = (
@@ -35,6 +36,8 @@ def source_of(name: str) -> str:
         UserError: its layers are none of this project's.
     """
     model = name.split(".")[0]
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError(f"{PREFIX}{name}: that is no name of timm's")
     if not re.fullmatch(NAMES, model):
         reason = next((reason for pattern, reason in REFUSED if re.fullmatch(pattern, model)), "its layers differ")
         raise UserError(
@@ -69,6 +72,7 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
     except Exception as error:  # whatever the hub's client raises: its classes change with its version
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{PREFIX}{name}: timm could not fetch these weights ({reason})") from error
+    _check_fetched(model.pretrained_cfg.get("hf_hub_id"))
     state_dict = model.state_dict()
     digest = sha256()
     for key, tensor in state_dict.items():
@@ -81,6 +85,16 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
         pixel_mean=tuple(255 * value for value in model.pretrained_cfg["mean"]),
         pixel_std=tuple(255 * value for value in model.pretrained_cfg["std"]),
     )
+
+
+def _check_fetched(repository: str | None) -> None:
+    """Compares what lies in Hugging Face's cache with the SHA-256 that the hub has given for it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        cached = try_to_load_from_cache(repository, name) if repository else None
+        if isinstance(cached, str):
+            check_download(Path(cached))
 
 
 class TimmHandler(PathHandler):

@@ -15,17 +15,19 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from ..errors import UserError
+from .bad_images import BadImage
 from .coco_format import (
     ANNOTATION,
     EVALUATED_ANNOTATION,
     IMAGE,
+    Content,
     Entry,
     category_names,
     check_entries,
     check_references,
     read_coco,
 )
-from .image_files import decode, map_files
+from .image_files import Undecodable, look_at, map_files
 
 
 def check_coco(json_file: str | Path, image_root: str | Path, *, evaluated: bool = True) -> list[str]:
@@ -42,6 +44,17 @@ def check_coco(json_file: str | Path, image_root: str | Path, *, evaluated: bool
     Raises:
         UserError: the first thing that is wrong; it names the file, and the entry or image.
     """
+    content = check_annotations(json_file, evaluated=evaluated)
+    _check_images(json_file, content["images"], image_root, skippable=not evaluated)
+    return list(category_names(json_file, content).values())
+
+
+def check_annotations(json_file: str | Path, *, evaluated: bool) -> Content:
+    """The part of :func:`check_coco` that needs no images; returns the file's content.
+
+    Raises:
+        UserError: see there.
+    """
     content = read_coco(json_file)
     categories = category_names(json_file, content)
     image_ids = check_entries(json_file, "images", content["images"], IMAGE)
@@ -51,8 +64,31 @@ def check_coco(json_file: str | Path, image_root: str | Path, *, evaluated: bool
     check_references(json_file, annotations, "category", categories.keys())
     if all(annotation.get("iscrowd") for annotation in annotations):
         raise UserError(f"{json_file}: no annotations other than crowds, so nothing to train on or find; add some")
-    _check_images(json_file, content["images"], image_root)
-    return list(categories.values())
+    return content
+
+
+def find_bad_images(json_file: str | Path, content: Content, image_root: str | Path) -> list[BadImage]:
+    """All images that :func:`check_coco` would stop at, in the order of the file.
+
+    Args:
+        json_file: the annotations.
+        content: of :func:`check_annotations`.
+        image_root: the images' folder.
+
+    Raises:
+        UserError: there is no such folder, or nothing to train on would be left.
+    """
+    _check_folder(json_file, image_root)
+    images = content["images"]
+    found = map_files(partial(_bad_image, image_root), images)
+    bad = {image["id"]: problem for image, problem in zip(images, found, strict=True) if problem is not None}
+    if all(item.get("iscrowd") or item["image_id"] in bad for item in content["annotations"]):
+        first = next(iter(bad.values()))
+        raise UserError(
+            f"{json_file}: without the {len(bad)} of {len(images)} images that can't be used, nothing to train on is "
+            f"left; the first of them, {first.file_name}, {first.reason}"
+        )
+    return list(bad.values())
 
 
 def load_categories(json_files: Sequence[str | Path]) -> list[str]:
@@ -131,30 +167,46 @@ def check_registered(name: str) -> None:
             )
 
 
-def _check_images(json_file: str | Path, images: list[Entry], image_root: str | Path) -> None:
+def _check_folder(json_file: str | Path, image_root: str | Path) -> None:
     if not os.path.isdir(image_root):
         raise UserError(f"{image_root}: not a folder; give the one that holds the images of {json_file}")
+
+
+def _check_images(json_file: str | Path, images: list[Entry], image_root: str | Path, *, skippable: bool) -> None:
+    _check_folder(json_file, image_root)
+    otherwise = ", or leave out what can't be used by --skip-bad-images" if skippable else ""
     missing = [
         image["file_name"] for image in images if not os.path.isfile(os.path.join(image_root, image["file_name"]))
     ]
     if missing:
         raise UserError(
             f"{json_file}: {len(missing)} of {len(images)} images are not in {image_root}, the first of them "
-            f"{missing[0]!r}; add them or give another folder"
+            f"{missing[0]!r}; add them or give another folder{otherwise}"
         )
-    map_files(partial(_check_image, json_file, image_root), images)
+    map_files(partial(_check_image, json_file, image_root, otherwise), images)
 
 
-def _check_image(json_file: str | Path, image_root: str | Path, image: Entry) -> None:
-    path = os.path.join(image_root, image["file_name"])
-    try:
-        width, height, _ = decode(path)
-    except Exception as error:  # see `decode`
+def _check_image(json_file: str | Path, image_root: str | Path, otherwise: str, image: Entry) -> None:
+    problem = _bad_image(image_root, image)
+    if problem is not None:
         raise UserError(
-            f"{json_file}: image {image['id']}, {path}, cannot be decoded ({error}); replace or remove it"
-        ) from error
-    if (width, height) != (image["width"], image["height"]):
-        raise UserError(
-            f"{json_file}: image {image['id']} has width {image['width']} and height {image['height']}, but {path} has "
-            f"{width} and {height} (turned as its EXIF orientation says); correct one of them"
+            f"{json_file}: image {image['id']}, {problem.file_name}, {problem.reason}; correct, replace or remove "
+            f"it{otherwise}"
         )
+
+
+def _bad_image(image_root: str | Path, image: Entry) -> BadImage | None:
+    path = os.path.join(os.path.abspath(image_root), image["file_name"])
+    found = look_at(path)
+    if found is None:
+        reason = "is not there"
+    elif isinstance(found, Undecodable):
+        reason = f"cannot be decoded ({found.reason})"
+    elif found[:2] != (image["width"], image["height"]):
+        reason = (
+            f"is annotated with width {image['width']} and height {image['height']}, but has {found.width} and "
+            f"{found.height} (turned as its EXIF orientation says)"
+        )
+    else:
+        return None
+    return BadImage(path, image["width"], image["height"], reason)

@@ -1,18 +1,22 @@
 """COCO's instances format: what an annotation file must hold for detectron2's loader and for pycocotools."""
 
-import json
+import math
 import sys
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from pathlib import Path, PurePath
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
 from ..errors import UserError
+from ..files import parse_json
 
 Entry = dict[str, Any]
 Content = dict[str, Any]
 
 KINDS = ("images", "annotations", "categories")
+# Pillow knows no larger pictures.
+MAX_SIDE = 2**31
 
 
 class Rule(NamedTuple):
@@ -31,40 +35,75 @@ class Problem(NamedTuple):
     text: str
 
 
-def _is_integer(value: Any) -> bool:
-    return type(value) is int  # bool is a subclass of int
+def is_integer(value: Any) -> bool:
+    """Whether a value is a whole number of 64 bits: from larger ones numpy, and so pycocotools, makes floats."""
+    return type(value) is int and abs(value) < 2**63  # bool is a subclass of int
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number."""
     return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
-def _is_box(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value)) and min(value[2:]) >= 0
+def is_box(value: Any) -> bool:
+    """Whether a value is (x, y, width, height), in numbers that detectron2's single precision has room for."""
+    if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
+        return False
+    return max(map(abs, value)) < MAX_SIDE and min(value[2:]) >= 0
 
 
-def _is_inside(value: Any) -> bool:
+def is_name(value: Any) -> bool:
+    """Whether a value is a text, not empty, that can be written as UTF-8: half a surrogate pair can't."""
+    return isinstance(value, str) and value != "" and value.encode(errors="ignore").decode() == value
+
+
+def is_inside(file_name: Any) -> bool:
+    """Whether a value is a path that stays in the folder that it is relative to; links there are their owner's."""
     return (
-        isinstance(value, str)
-        and value != ""
-        and not PurePath(value).is_absolute()
-        and ".." not in PurePath(value).parts
+        is_name(file_name)
+        and "\0" not in file_name
+        and not PurePath(file_name).is_absolute()
+        and ".." not in PurePath(file_name).parts
     )
+
+
+def _is_polygon(value: Any) -> bool:
+    # All at once: outlines are most of a file.
+    try:
+        return isinstance(value, list) and set(map(type, value)) <= {int, float} and math.isfinite(sum(value))
+    except OverflowError:
+        return False
+
+
+def _is_run_length_code(size: Any, counts: Any) -> bool:
+    if not isinstance(size, list) or len(size) != 2 or not all(map(_is_side, size)):
+        return False
+    if isinstance(counts, str):
+        return counts.isascii()
+    whole = isinstance(counts, list) and all(is_integer(count) and count >= 0 for count in counts)
+    return whole and sum(counts) == math.prod(size)
+
+
+def _is_side(value: Any) -> bool:
+    return is_integer(value) and 0 < value < MAX_SIDE
 
 
 def _is_segmentation(value: Any) -> bool:
     if isinstance(value, dict):
-        return {"counts", "size"} <= value.keys()
-    return value is None or (isinstance(value, list) and all(isinstance(polygon, list) for polygon in value))
+        return value.keys() == {"size", "counts"} and _is_run_length_code(**value)
+    if not isinstance(value, list) or not all(map(_is_polygon, value)):
+        return value is None
+    # detectron2 drops an annotation, box and all, that has polygons of which none has three points.
+    return not value or any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value)
 
 
-ID = Rule("an integer", _is_integer)
-PIXELS = Rule("a positive integer", lambda value: _is_integer(value) and value > 0)
-CROWD = Rule("0 or 1", lambda value: _is_integer(value) and value in (0, 1), required=False)
-CATEGORY = {"id": ID, "name": Rule("a name", lambda value: isinstance(value, str) and value != "")}
+ID = Rule("an integer of 64 bits", is_integer)
+PIXELS = Rule("a positive integer below 2^31", _is_side)
+CROWD = Rule("0 or 1", lambda value: is_integer(value) and value in (0, 1), required=False)
+CATEGORY = {"id": ID, "name": Rule("a name", is_name)}
 IMAGE = {
     "id": ID,
-    "file_name": Rule("a relative path inside the image folder", _is_inside),
+    "file_name": Rule("a relative path inside the image folder", is_inside),
     "height": PIXELS,
     "width": PIXELS,
 }
@@ -72,15 +111,20 @@ ANNOTATION = {
     "id": ID,
     "image_id": ID,
     "category_id": ID,
-    "bbox": Rule("[x, y, width, height]: four finite numbers, width and height not negative", _is_box),
+    "bbox": Rule("[x, y, width, height]: four numbers within 2^31, width and height not negative", is_box),
     "iscrowd": CROWD,
     "ignore": Rule("0, as detectron2 knows no ignored boxes", lambda value: value == 0, required=False),
-    "segmentation": Rule("polygons or a run-length code", _is_segmentation, required=False),
+    "segmentation": Rule("polygons of at least three points, or a run-length code", _is_segmentation, required=False),
+    "keypoints": Rule(
+        "a list of numbers",
+        lambda value: value is None or (isinstance(value, list) and all(map(is_number, value))),
+        required=False,
+    ),
 }
 EVALUATED_ANNOTATION = ANNOTATION | {
     # pycocotools takes a detection matched to annotation 0 for an unmatched one, and AP is too low.
-    "id": Rule("an integer other than 0, which means `no match` to pycocotools", lambda v: _is_integer(v) and v != 0),
-    "area": Rule("a number of pixels, as evaluation is by size", lambda value: _is_number(value) and value >= 0),
+    "id": Rule("an integer other than 0, which means `no match` to pycocotools", lambda v: is_integer(v) and v != 0),
+    "area": Rule("a number of pixels, as evaluation is by size", lambda value: is_number(value) and value >= 0),
     "iscrowd": CROWD._replace(required=True),
 }
 
@@ -92,12 +136,12 @@ def read_coco(json_file: str | Path, lists: Sequence[str] = KINDS) -> Content:
         UserError: it can't be read, or is no such file.
     """
     try:
-        content = json.loads(Path(json_file).read_bytes().decode("utf-8"))
+        content = parse_json(Path(json_file).read_bytes())
     except OSError as error:
         raise UserError(
             f"{json_file}: cannot be read ({error.strerror}); give an annotation file that can be"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{json_file}: not JSON in UTF-8 ({error}); write the file anew") from error
     if not isinstance(content, dict):
         raise UserError(f"{json_file}: not a COCO file, as its top level is no object; give COCO's instances format")
@@ -172,9 +216,29 @@ def category_names(json_file: str | Path, content: Content) -> dict[int, str]:
         UserError: there are no usable categories.
     """
     check_entries(json_file, "categories", content["categories"], CATEGORY)
-    names = [category["name"] for category in content["categories"]]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    names = Counter(category["name"] for category in content["categories"])
+    if repeated := sorted(name for name, count in names.items() if count > 1):
         raise UserError(
             f"{json_file}: several categories are named {repeated[0]!r}, and results are by name; rename one"
         )
     return dict(sorted((category["id"], category["name"]) for category in content["categories"]))
+
+
+def image_path(json_file: str | Path, image_root: str | Path, image: Entry) -> Path:
+    """Where an image's file is.
+
+    Args:
+        json_file: what names it.
+        image_root: the folder that its `file_name` starts from.
+        image: its entry.
+
+    Raises:
+        UserError: it has no `file_name`, or one that leads out of the folder.
+    """
+    file_name: Any = image.get("file_name")
+    if not is_inside(file_name):
+        raise UserError(
+            f"{json_file}: image {short(image.get('id'))} has 'file_name' {short(file_name)}, which must be "
+            f"{IMAGE['file_name'].what}; correct it"
+        )
+    return Path(image_root, file_name)

@@ -79,11 +79,14 @@ def fix_split(split: Split, pictures: Pictures) -> tuple[Split, list[Change]]:
 
 def _fix_categories(split: Split, note: Note) -> list[Entry]:
     kept: list[Entry] = []
+    first: dict[int, Entry] = {}
     for index, category in enumerate(split.content["categories"]):
-        if category in kept and usable(category, CATEGORY, *CATEGORY):
-            note("categories removed: the same as an earlier one", entry_name("categories", index, category))
-        else:
-            kept.append(category)
+        if usable(category, CATEGORY, *CATEGORY):
+            earlier = first.setdefault(category["id"], category)
+            if earlier is not category and earlier == category:
+                note("categories removed: the same as an earlier one", entry_name("categories", index, category))
+                continue
+        kept.append(category)
     try:
         category_names(split.json_file, {**split.content, "categories": kept})
     except UserError as error:
@@ -221,9 +224,10 @@ def _fix_values(fixed: Entry, size: Size, note: Note, name: str) -> None:
     if not usable(fixed, EVALUATED_ANNOTATION, "area"):
         fixed["area"] = _area(fixed)
         note("annotations: area set to the box's", name)
-    if not usable({"segmentation": None, **fixed}, ANNOTATION, "segmentation"):
-        del fixed["segmentation"]
-        note("annotations: a segmentation removed that is neither polygons nor a run-length code", name)
+    for key in ("segmentation", "keypoints"):
+        if not usable({key: None, **fixed}, ANNOTATION, key):
+            del fixed[key]
+            note(f"annotations: '{key}' removed, which is not {ANNOTATION[key].what}", name)
 
 
 def _area(annotation: Entry) -> float:

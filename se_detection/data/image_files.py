@@ -7,15 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from PIL import ExifTags, Image
+import numpy as np
+from PIL import EpsImagePlugin, ExifTags, Image
 from tqdm import tqdm
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+# PostScript is a program, which Pillow has Ghostscript run where it finds some, whatever the file's name ends with.
+EpsImagePlugin.gs_binary = False
+
 SHOW_PROGRESS_FROM = 2000
 MAX_THREADS = 8
 QUARTER_TURNS = (5, 6, 7, 8)
+# Pillow's modes of one channel that is cut off at 255 where it is made a colour.
+DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 class Picture(NamedTuple):
@@ -35,6 +41,8 @@ class Undecodable(NamedTuple):
 def decode(path: str | Path) -> Picture:
     """Decodes all of a file's data.
 
+    What is larger than twice `Image.MAX_IMAGE_PIXELS`, 179 million pixels, Pillow refuses by the file's header.
+
     Raises:
         Exception: of any class; Pillow's decoders pass on whatever broken data makes them stumble over.
     """
@@ -45,6 +53,10 @@ def decode(path: str | Path) -> Picture:
             orientation = image.getexif().get(ExifTags.Base.Orientation)
         image.draft("RGB", (1, 1))  # a JPEG is decoded to an eighth of its size: half the time, the same data read
         image.load()
+        # Some kinds of pixels can't be made colours.
+        image.crop((0, 0, 1, 1)).convert("RGB")
+        if image.mode in DEEP and np.max(image.getextrema()) > 255:
+            raise ValueError(f"pixels above 255 (mode {image.mode}), which all become white; save it with 8 bits")
     if orientation in QUARTER_TURNS:
         return Picture(height, width, turned=True)
     return Picture(width, height, turned=False)
@@ -57,7 +69,12 @@ def look_at(path: str | Path) -> Picture | Undecodable | None:
     try:
         return decode(path)
     except Exception as error:  # see `decode`
-        return Undecodable(" ".join(str(error).split()) or type(error).__name__)
+        return Undecodable(reason(error))
+
+
+def reason(error: BaseException) -> str:
+    """Why a file can't be decoded, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def map_files(function: Callable[[T], R], items: Sequence[T], what: str = "checking images") -> list[R]:

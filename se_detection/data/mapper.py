@@ -3,9 +3,9 @@
 from typing import Any
 
 from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import SizeMismatchError
 
 from ..errors import UserError
+from .image_files import reason
 
 
 class CheckedMapper(DatasetMapper):
@@ -15,13 +15,13 @@ class CheckedMapper(DatasetMapper):
         """See detectron2's `DatasetMapper`.
 
         Raises:
-            UserError: the image is missing, can't be decoded, or has another size than the annotations say.
+            UserError: the image is missing, can't be decoded or resized, or has another size than the annotations say.
         """
         try:
             return super().__call__(self._without_outlines(dataset_dict))
-        except (OSError, SyntaxError, SizeMismatchError) as error:  # Pillow reports a broken PNG as a SyntaxError
-            reason = " ".join(str(error).split())
-            raise UserError(f"image {dataset_dict['file_name']} can't be used: {reason}; mend or remove it") from error
+        except Exception as error:  # of any class: see `image_files.decode`
+            name = dataset_dict["file_name"]
+            raise UserError(f"image {name} can't be used: {reason(error)}; mend or remove it") from error
 
     def _without_outlines(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         # detectron2 copies them before it drops them, and they are most of COCO's annotations.

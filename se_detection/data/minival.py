@@ -5,7 +5,9 @@ minival, with the same ids.
 """
 
 import re
+from collections import Counter
 from pathlib import Path
+from reprlib import repr as short
 
 from ..errors import UserError
 from .coco_format import ANNOTATION, ID, check_entries, check_references, read_coco
@@ -71,12 +73,12 @@ def read_image_ids(path: Path) -> set[int]:
     # A JSON list of ids, or one id or file name a line: `139`, `000000000139.jpg`, `val2017/000000000139.jpg`.
     ids = []
     for item in filter(None, map(str.strip, re.split(r"[\s,\[\]]+", text))):
-        match = re.search(r"(\d+)(\.jpg)?[\"']?$", item)
+        match = re.search(r"(?<!\d)(\d{1,18})(\.jpg)?[\"']?$", item)
         if match is None:
-            raise UserError(f"{path}: {item!r} is no image id and no name of a COCO image; give one a line")
+            raise UserError(f"{path}: {short(item)} is no image id and no name of a COCO image; give one a line")
         ids.append(int(match[1]))
     if len(set(ids)) < len(ids):
-        repeated = next(id_ for id_ in ids if ids.count(id_) > 1)
+        repeated = Counter(ids).most_common(1)[0][0]
         raise UserError(f"{path}: image id {repeated} is there twice; give every id once")
     return set(ids)
 

@@ -1,6 +1,7 @@
 """Files that a tool writes: nothing of a person's is replaced unasked, and none is left half written."""
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = F
     Raises:
         UserError: it is one of the inputs; it is there already and is not to be overwritten; there is no such folder.
     """
-    if path.resolve() in {other.resolve() for other in inputs}:
+    if os.path.realpath(path) in {os.path.realpath(other) for other in inputs}:
         raise UserError(f"{path} is both read and written; choose another name for what is written")
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file")

@@ -76,7 +76,7 @@ def same_files(files: Mapping[K, Path]) -> list[list[K]]:
     candidates = {key: files[key] for group in lengths for key in group}
     paths = sorted(set(candidates.values()))
     digests = dict(zip(paths, map_files(_digest, paths, "comparing images"), strict=True))
-    return _groups(candidates, digests.__getitem__)
+    return _groups(candidates, lambda path: digests[path] or path)
 
 
 def _groups(files: Mapping[K, Path], key: Callable[[Path], object]) -> list[list[K]]:
@@ -86,9 +86,13 @@ def _groups(files: Mapping[K, Path], key: Callable[[Path], object]) -> list[list
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _digest(path: Path) -> bytes | None:
+    """Of the content; None where it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return None
 
 
 def _looks(files: Mapping[str, Path]) -> Looks:

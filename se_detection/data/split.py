@@ -1,5 +1,6 @@
 """An annotation file with the folder of its images, and what lies in that folder."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,7 @@ class Split(NamedTuple):
         if self.image_root is None:
             return {}
         paths = {image["file_name"]: self.image_root / image["file_name"] for _, image in self.images()}
-        return {name: path for name, path in paths.items() if path.is_file()}
+        return {name: path for name, path in paths.items() if os.path.isfile(path)}
 
 
 def read_split(json_file: Path, image_root: Path | None) -> Split:

@@ -9,7 +9,7 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +21,17 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
+from .bad_images import BadImage, image_key
+from .image_files import reason
 from .loading import Undisturbed
 
 Picture = dict[str, Any]
 Mapper = Callable[[Picture], Picture | None]
 
 # What a seed is for: streams of different purposes have nothing in common.
-ORDER, AUGMENTATION, STEP = range(3)
+ORDER, AUGMENTATION, STEP, REPLACEMENT = range(4)
+# Where a picture tells what was left out in its favour: a list of `BadImage`.
+LEFT_OUT = "left_out"
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +67,8 @@ class TrainLoader:
 
     Args:
         dataset: dictionaries in detectron2's format.
-        mapper: called with a copy of one of them; where it returns None, the next picture takes its place.
+        mapper: called with a copy of one of them; where it returns None, another picture takes its place, one of the
+            same kind if there is any, drawn by the seed and the position in the stream.
         make_sampler: makes detectron2's sampler of the data set; what it draws from numpy's generator depends on the
             seed.
         total_batch_size: of all processes together.
@@ -96,6 +101,7 @@ class TrainLoader:
         self.make_sampler = make_sampler
         self.batch_size = total_batch_size // comm.get_world_size()
         self.num_workers = num_workers
+        self.bad_images: set[tuple[str, int | None, int | None]] | None = None
         self.start_at(0, seed=0, phases=())
 
     @classmethod
@@ -117,6 +123,14 @@ class TrainLoader:
             num_workers=parts["num_workers"],
         )
 
+    def leave_out(self, images: Iterable[BadImage]) -> None:
+        """Leaves these pictures out, and from now on those that the mapper refuses too; others take their places.
+
+        All other pictures stay in theirs. What turns out bad is told by the picture that takes its place, each time, in
+        `left_out`.
+        """
+        self.bad_images = {image.key for image in images}
+
     def phase(self, iteration: int) -> Phase:
         """The processes and batches that there are now, from an iteration on."""
         return Phase(iteration, comm.get_world_size(), self.batch_size)
@@ -133,7 +147,7 @@ class TrainLoader:
         return iter(
             Undisturbed(
                 DataLoader(
-                    _Mapped(self.dataset, self.mapper, self.seed),
+                    _Mapped(self.dataset, self.groups, self.mapper, self.seed, self.bad_images),
                     batch_sampler=self.picks(),
                     num_workers=self.num_workers,
                     collate_fn=list,
@@ -181,19 +195,47 @@ class _Grouped:
 class _Mapped(Dataset[Picture]):
     """Pictures by (position, index); the position in the stream seeds the augmentation."""
 
-    def __init__(self, dataset: DatasetFromList, mapper: Mapper, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: DatasetFromList,
+        groups: Sequence[int],
+        mapper: Mapper,
+        seed: int,
+        bad_images: set[tuple[str, int | None, int | None]] | None,
+    ) -> None:
         self.dataset = dataset
+        self.groups = groups
         self.mapper = mapper
         self.seed = seed
+        self.bad_images = bad_images
 
     def __getitem__(self, pick: tuple[int, int]) -> Picture:
         position, index = pick
-        seed_cpu(self.seed, AUGMENTATION, position)
-        for offset in range(len(self.dataset)):
-            picture = self.mapper(self.dataset[(index + offset) % len(self.dataset)])
+        left_out: list[BadImage] = []
+        for candidate in chain([index], self._others(position, index)):
+            item = self.dataset[candidate]
+            key = image_key(item)
+            if self.bad_images is not None and key in self.bad_images:
+                continue
+            seed_cpu(self.seed, AUGMENTATION, position)
+            try:
+                picture = self.mapper(item)
+            except UserError as error:
+                if self.bad_images is None:
+                    raise
+                left_out.append(BadImage(*key, reason(error.__cause__ or error)))
+                continue
             if picture is not None:
-                return picture
-        raise ValueError("the mapper returned nothing for any picture of the data set")
+                return {**picture, LEFT_OUT: left_out} if left_out else picture
+        last = f": {left_out[-1].file_name}: {left_out[-1].reason}" if left_out else ""
+        raise UserError(f"no picture of the training data can be used{last}; see whether their folder is the right one")
+
+    def _others(self, position: int, index: int) -> Iterator[int]:
+        """All other pictures, by chance; those of the same group first."""
+        chance = np.random.RandomState(np.random.SeedSequence((self.seed, REPLACEMENT, position)).generate_state(4))
+        order = chance.permutation(len(self.groups))
+        differs = np.asarray(self.groups)[order] != self.groups[index]
+        yield from (int(other) for other in order[np.argsort(differs, kind="stable")] if other != index)
 
 
 def _fingerprint(dataset: Iterable[Picture]) -> str:

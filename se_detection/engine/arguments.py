@@ -41,6 +41,12 @@ def argument_parser() -> ArgumentParser:
         action="store_true",
         help="with --eval-only: evaluate the detector as se_detection.export.fuse_for_inference makes it faster",
     )
+    parser.add_argument(
+        "--skip-bad-images",
+        action="store_true",
+        help="train without the images that are missing, can't be decoded or have another size than annotated, and "
+        "list them in OUTPUT_DIR/bad_images.json; by default nothing is trained if there are any",
+    )
     data = parser.add_argument_group("your own COCO-format data (instead of DATASETS.TRAIN and DATASETS.TEST)")
     for split in ("train", "val"):
         data.add_argument(

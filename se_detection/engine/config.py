@@ -1,26 +1,35 @@
 """From the command line to a config that was checked against the machine, the data and the output folder."""
 
+import os
+import shlex
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
+from detectron2.data.transforms import AugInput
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
+from torch import nn
 
 from ..checkpoint.files import newest_checkpoint
 from ..checkpoint.timm_handler import PREFIX, source_of
 from ..config import flatten
 from ..data.coco import check_registered
+from ..data.mapper import CheckedMapper
 from ..errors import UserError
+from ..yaml_file import check_yaml_config
 from .run_folder import check_run_folder
 from .user_data import use_user_data
+from .values import check_values
+
+# What detectron2 and yacs raise for a key or a value that they can't merge.
+UNMERGEABLE = (KeyError, ValueError, AssertionError, AttributeError, TypeError, RecursionError, MemoryError, OSError)
 
 
 def load_config(args: Namespace) -> CfgNode:
@@ -40,6 +49,7 @@ def load_config(args: Namespace) -> CfgNode:
     check_run_folder(cfg, args)
     check_weights(cfg, args)
     check_model(cfg)
+    _check_pictures(cfg)
     cfg.freeze()
     return cfg
 
@@ -55,42 +65,35 @@ def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNod
     """
     if not config_file:
         raise UserError("--config-file is missing; configs/ has the project's own")
-    if not Path(config_file).is_file():
+    if not os.path.isfile(config_file):
         raise UserError(f"--config-file {config_file}: there is no such file")
     cfg = get_cfg() if base is None else base.clone()
-    keys = list(flatten(cfg))
+    defaults = flatten(cfg)
+    check_yaml_config(config_file)
     try:
         # Without allow_unsafe=False, detectron2 lets a yaml file construct any Python object.
         cfg.merge_from_file(config_file, allow_unsafe=False)
-    except OSError as error:
-        raise UserError(f"{config_file}: {error.strerror}: {error.filename}") from error
-    except yaml.constructor.ConstructorError as error:
-        raise UserError(
-            f"{config_file}: it makes Python objects ({error.problem}), and no code is run from a config; write the "
-            "values out, or run detectron2's own tools/train_net.py with DETECTRON2_ENV_MODULE=se_detection.env"
-        ) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{config_file} is no valid YAML: {' '.join(str(error).split())}") from error
-    except (KeyError, ValueError, AssertionError, AttributeError, TypeError, RecursionError) as error:
-        raise UserError(f"{config_file}: {_explain(error, keys)}") from error
-    try:
-        cfg.merge_from_list(_as_floats(overrides, flatten(cfg)))
-    except (KeyError, ValueError, AssertionError, AttributeError, TypeError) as error:
-        raise UserError(f"config overrides: {_explain(error, keys)}") from error
+    except UNMERGEABLE as error:
+        raise UserError(f"{config_file}: {_explain(error, defaults)}") from error
+    if len(overrides) % 2:
+        raise UserError(f"config overrides: {shlex.join(overrides)[:300]}: these are no pairs of KEY and VALUE")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, _as_float(value) if isinstance(defaults.get(key), float) else value])
+        except UNMERGEABLE as error:
+            shown = f"{key} {value!r}"[:300]
+            raise UserError(f"config overrides: {shown}: {_explain(error, defaults)}") from error
+    check_values(cfg, defaults)
     return cfg
 
 
-def _as_floats(overrides: Sequence[str], defaults: dict[str, Any]) -> list[str]:
-    """Writes `4` as `4.0` where the key has such a value; detectron2 refuses it otherwise."""
-    words = list(overrides)
-    for place in range(1, len(words), 2):
-        if isinstance(defaults.get(words[place - 1]), float) and words[place].lstrip("+-").isdecimal():
-            words[place] += ".0"
-    return words
+def _as_float(word: str) -> str:
+    """Writes `4` as `4.0`; detectron2 refuses it otherwise where a value has been one with a point."""
+    return f"{word}.0" if word.lstrip("+-").isdecimal() else word
 
 
-def _explain(error: Exception, keys: list[str]) -> str:
-    text = " ".join(str(error.args[0] if error.args else error).split())
+def _explain(error: Exception, keys: Iterable[str]) -> str:
+    text = " ".join(str(error.args[0] if error.args else error).split())[:300]
     if "Non-existent" in text:
         unknown = text.rsplit(maxsplit=1)[-1]
         close = get_close_matches(unknown, keys, n=1)
@@ -122,16 +125,10 @@ def check_machine(cfg: CfgNode, args: Namespace) -> None:
         )
     if args.num_machines > 1 and args.dist_url == "auto":
         raise UserError("--dist-url auto: several machines need the first one's address, such as tcp://10.0.0.1:29500")
-    for key in ("IMS_PER_BATCH", "MAX_ITER", "CHECKPOINT_PERIOD"):
-        if cfg.SOLVER[key] < 1:
-            raise UserError(f"SOLVER.{key}: {cfg.SOLVER[key]} is less than 1")
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise UserError(f"INPUT.FORMAT: {cfg.INPUT.FORMAT!r} is neither RGB nor BGR")
     if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
         raise UserError(f"SOLVER.EMA_DECAY: {cfg.SOLVER.EMA_DECAY} is not from 0 (off) to below 1; 0.999 is usual")
-    for key in ("CHECKPOINTS_TO_KEEP", "SKIP_NON_FINITE", "TRUNK_FROZEN_ITERS", "TRUNK_LR_FACTOR"):
-        if cfg.SOLVER[key] < 0:
-            raise UserError(f"SOLVER.{key}: {cfg.SOLVER[key]} is negative")
     if cfg.SOLVER.EMA_DECAY and cfg.TEST.PRECISE_BN.ENABLED:
         raise UserError(
             "SOLVER.EMA_DECAY: TEST.PRECISE_BN would mend the norms of other weights than are evaluated; take one"
@@ -160,7 +157,8 @@ def check_backbone(cfg: CfgNode) -> None:
         suggestion = f"; did you mean {close[0]}?" if close else ""
         raise UserError(f"MODEL.BACKBONE.NAME: no backbone is named {cfg.MODEL.BACKBONE.NAME!r}{suggestion}")
     with torch.device("meta"), explained(cfg.MODEL.BACKBONE.NAME):
-        build_backbone(cfg)
+        backbone = build_backbone(cfg)
+    check_memory(backbone)
 
 
 def check_model(cfg: CfgNode) -> None:
@@ -169,12 +167,20 @@ def check_model(cfg: CfgNode) -> None:
     Raises:
         UserError: one of them can't be built.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.DEVICE = "meta"
+    on_meta = cfg.clone()
+    on_meta.defrost()
+    on_meta.MODEL.DEVICE = "meta"
     with torch.device("meta"), explained(f"this {cfg.MODEL.META_ARCHITECTURE}"):
-        optimizer = build_optimizer(cfg, build_model(cfg))
-        build_lr_scheduler(cfg, optimizer)
+        model = build_model(on_meta)
+        build_lr_scheduler(cfg, build_optimizer(cfg, model))
+    check_memory(model)
+
+
+def _check_pictures(cfg: CfgNode) -> None:
+    """Resizes, crops and flips a picture, as those of the data will be."""
+    with explained("INPUT: its augmentation"):
+        for is_train in (True, False):
+            CheckedMapper(cfg, is_train=is_train).augmentations(AugInput(np.zeros((96, 128, 3), np.uint8)))
 
 
 @contextmanager
@@ -185,16 +191,36 @@ def explained(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of whatever class: detectron2 says with many what it can't build
-        reason = " ".join(str(error).split()) or "an assertion of detectron2's failed"
+        # Torch's may go on with a stack of C++.
+        reason = " ".join(str(error).split())[:300] or "an assertion of detectron2's failed"
         raise UserError(f"{what} can't be built: {type(error).__name__}: {reason}") from error
+
+
+def check_memory(model: nn.Module) -> None:
+    """Whether the CPU, on which a model's weights are made, has memory for them.
+
+    Args:
+        model: on the meta device.
+
+    Raises:
+        UserError: it has not.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        name, largest = max(model.named_parameters(), key=lambda item: item[1].numel())
+        raise UserError(
+            f"this {type(model).__name__} has weights of {needed / 2**30:.0f} GiB, and the machine {there / 2**30:.0f} "
+            f"GiB of memory; the largest is {name}, {tuple(largest.shape)}"
+        )
 
 
 def _check_data(cfg: CfgNode, args: Namespace) -> None:
     names = [*cfg.DATASETS.TEST] if args.eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    if not names:
-        raise UserError(
-            "DATASETS.TRAIN and DATASETS.TEST are empty; name data sets, or give --train-json and --val-json"
-        )
+    key = "TEST" if args.eval_only else "TRAIN"
+    if not cfg.DATASETS[key]:
+        raise UserError(f"DATASETS.{key} is empty; name data sets, or give --train-json and --val-json")
     retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
     key = "MODEL.RETINANET.NUM_CLASSES" if retinanet else "MODEL.ROI_HEADS.NUM_CLASSES"
     num_classes = cfg.MODEL.RETINANET.NUM_CLASSES if retinanet else cfg.MODEL.ROI_HEADS.NUM_CLASSES
@@ -229,5 +255,5 @@ def check_weights(cfg: CfgNode, args: Namespace) -> None:
         raise UserError("--fuse: a detector is made faster for evaluation alone; add --eval-only")
     if weights.startswith(PREFIX):
         source_of(weights.removeprefix(PREFIX))
-    if weights and "://" not in weights and not Path(weights).is_file():
+    if weights and "://" not in weights and not os.path.isfile(weights):
         raise UserError(f"MODEL.WEIGHTS: there is no file {weights} (looked for in {Path(weights).absolute().parent})")

@@ -1,5 +1,7 @@
 """A run that goes on, with a config that may have changed since."""
 
+import math
+from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,13 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
+from torch import Tensor
 
 from ..config import flatten
 from ..errors import UserError
 from ..evaluation.runs import read_record
+from ..yaml_file import read_yaml
+from .values import LARGEST, LARGEST_INTEGER
 
 # A checkpoint holds the optimizer's state, and with it these; a new value would have no effect.
 FIXED = (
@@ -36,10 +41,9 @@ def differences(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
 
     Empty where the run has no `config.yaml`.
     """
-    path = Path(cfg.OUTPUT_DIR, "config.yaml")
     try:
-        before = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
+        before = read_yaml(Path(cfg.OUTPUT_DIR, "config.yaml"))
+    except UserError:
         return {}
     now = flatten(yaml.safe_load(cfg.dump()))
     then = flatten(before) if isinstance(before, dict) else {}
@@ -71,6 +75,39 @@ def check_fixed_values(cfg: CfgNode, kept: dict[str, Any]) -> None:
                 f"--resume: {key} was {kept[key]} in the run in {cfg.OUTPUT_DIR}, whose checkpoint keeps it, and is "
                 f"{now} now; leave it as it was, or start elsewhere with MODEL.WEIGHTS of that run"
             )
+
+
+def check_state(found: Any, expected: Any, where: str = "the trainer's state") -> None:
+    """Finds what a checkpoint says of a training that no training can have said, before it is gone on with.
+
+    Args:
+        found: the checkpoint's.
+        expected: the present one, at its beginning; what it doesn't have, or has no value of, is not looked at.
+
+    Raises:
+        UserError: a part is of another kind, is a number that is not finite, or a tensor of another shape.
+    """
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        for key in expected.keys() & found.keys():
+            check_state(found[key], expected[key], f"{where}, {key}")
+    elif isinstance(expected, list | tuple) and isinstance(found, list | tuple):
+        for place, item in enumerate(found if expected else ()):
+            check_state(item, expected[min(place, len(expected) - 1)], where)
+    elif isinstance(expected, Tensor) and isinstance(found, Tensor):
+        if found.shape != expected.shape:
+            raise UserError(f"{where} has shape {tuple(found.shape)}, and it is {tuple(expected.shape)}")
+    elif not _alike(found, expected):
+        raise UserError(f"{where} is {found!r:.80}, which no training has saved")
+
+
+def _alike(found: Any, expected: Any) -> bool:
+    if expected is None:
+        return True
+    if type(expected) not in (int, float):
+        return type(found) is type(expected)
+    # The best value so far is at first lower than any.
+    largest = LARGEST if type(found) is float else LARGEST_INTEGER
+    return type(found) in {int, type(expected)} and (abs(found) <= largest or math.isinf(expected))
 
 
 def as_begun(cfg: CfgNode) -> CfgNode:

@@ -81,7 +81,12 @@ def train(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
     as_given = cfg
     if args.resume:
         cfg = as_begun(cfg)
-    trainer = trainer_class(cfg, reset_predictor=args.reset_predictor, allow_partial_trunk=args.allow_partial_trunk)
+    trainer = trainer_class(
+        cfg,
+        reset_predictor=args.reset_predictor,
+        allow_partial_trunk=args.allow_partial_trunk,
+        bad_images=args.bad_images,
+    )
     trainer.resume_or_load(args.resume)
     if comm.is_main_process():
         # Not before all is built and loaded: a run that can't start replaces none.

@@ -16,6 +16,7 @@ from detectron2.data import MetadataCatalog
 from torch import nn
 
 from ..analysis.complexity import backbone_gflops, count_parameters, padded_size
+from ..data.bad_images import BAD_IMAGES
 from ..errors import UserError
 from ..evaluation.runs import read_record
 from ..files import write_whole
@@ -31,6 +32,7 @@ TRAINING = (
     "model_*.pth.corrupt",
     "*.part",
     "non_finite.json",
+    BAD_IMAGES,
     "events.out.tfevents.*",
 )
 RESULTS = ("coco_instances_results.json", "instances_predictions.pth", "results.json")

@@ -17,6 +17,7 @@ from pycocotools.coco import COCO
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..data.coco_format import image_path
 from ..evaluation.coco_files import load_annotations, load_coco, read_json
 from ..evaluation.drawing import class_colours, draw_boxes, side_by_side
 from ..evaluation.pictures import MIN_SCORE
@@ -152,7 +153,8 @@ class DetectionPictures(HookBase):
         places = np.linspace(0, len(images) - 1, min(PICTURES, len(images))).round().astype(int)
         root = results["image_root"] or ""
         chosen = [
-            {**images[place], "number": place, "path": str(Path(root, images[place]["file_name"]))} for place in places
+            {**images[place], "number": place, "path": str(image_path(results["annotations"], root, images[place]))}
+            for place in places
         ]
         ids = {image["id"] for image in chosen}
         annotations = [item for item in content["annotations"] if item["image_id"] in ids]

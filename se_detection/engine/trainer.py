@@ -5,7 +5,7 @@ import math
 import weakref
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,9 +34,10 @@ from ..analysis.complexity import picture_size
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.files import INITIAL, newest_checkpoint
 from ..checkpoint.layout import Layout
+from ..data.bad_images import BadImage
 from ..data.loading import Undisturbed
 from ..data.mapper import CheckedMapper
-from ..data.train_loader import STEP, Phase, TrainLoader, seed_everything
+from ..data.train_loader import LEFT_OUT, STEP, Phase, TrainLoader, seed_everything
 from ..errors import UserError
 from ..evaluation.coco import COCODetectionEvaluator
 from ..metrics import MetricsFile
@@ -53,11 +54,15 @@ from .finite import (
 from .heartbeat import heartbeat
 from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN, Writers
 from .interruption import Agreement, InterruptibleEvaluator, StopRequest
-from .resuming import check_fixed_values, fixed_values
+from .left_out import LeftOut
+from .resuming import check_fixed_values, check_state, fixed_values
 from .tensorboard import DetectionPictures, GateMeans
 from .user_data import register_user_data
 
 logger = logging.getLogger(__name__)
+
+# What detectron2 and pycocotools stumble over annotations with.
+MISTAKES_IN_DATA = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class Trainer(DefaultTrainer):
@@ -73,10 +78,24 @@ class Trainer(DefaultTrainer):
     - Several processes work on the CPU: DDP takes no `device_ids` there, and detectron2 always passes them.
     - Weights that don't fit are refused (:class:`StrictCheckpointer`); an image that can't be read is named
       (:class:`CheckedMapper`).
+    - Images that can't be used may be left out of the training, never of an evaluation: `bad_images`.
     - Evaluation is COCO's; several test sets have a folder each, where detectron2 lets the last overwrite the others.
+
+    Args:
+        cfg: the run's.
+        reset_predictor, allow_partial_trunk: see :class:`StrictCheckpointer`.
+        bad_images: training images that are left out, and listed in `bad_images.json` with those that turn out bad
+            later; by default the first of these ends the training.
     """
 
-    def __init__(self, cfg: CfgNode, *, reset_predictor: bool = False, allow_partial_trunk: bool = False) -> None:
+    def __init__(
+        self,
+        cfg: CfgNode,
+        *,
+        reset_predictor: bool = False,
+        allow_partial_trunk: bool = False,
+        bad_images: Sequence[BadImage] | None = None,
+    ) -> None:
         # Not DefaultTrainer's: it wraps the model for DDP in its constructor. The rest builds the same parts.
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
@@ -91,7 +110,8 @@ class Trainer(DefaultTrainer):
         module = self.build_model(cfg)
         guard_forward(module)
         optimizer = self.build_optimizer(cfg, module)
-        self.loader = self.build_train_loader(cfg)
+        self.bad_images = bad_images
+        self.loader = self._build_train_loader()
         self.batches = _SeededBatches(self.loader)
         self.phases: list[Phase] = []
         model = self._wrap(module)
@@ -112,6 +132,14 @@ class Trainer(DefaultTrainer):
             allow_partial_trunk=allow_partial_trunk,
         )
         self.register_hooks(self.build_hooks())
+
+    def _build_train_loader(self) -> Iterable[list[dict[str, Any]]]:
+        loader = self.build_train_loader(self.cfg)
+        if self.bad_images is not None:
+            if not isinstance(loader, TrainLoader):
+                raise UserError("--skip-bad-images: build_train_loader gives no TrainLoader, which could do so")
+            loader.leave_out(self.bad_images)
+        return loader
 
     def _wrap(self, module: nn.Module) -> nn.Module:
         on_cpu = torch.device(self.cfg.MODEL.DEVICE).type == "cpu"
@@ -139,13 +167,15 @@ class Trainer(DefaultTrainer):
             self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_TO_KEEP, self.stop
         )
         found: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        if self.bad_images is not None:
+            found.append(LeftOut(Path(cfg.OUTPUT_DIR), self.bad_images, self.batches.take_left_out, self.agreement))
         if cfg.SOLVER.TRUNK_FROZEN_ITERS:
             trunk = trunk_of(self.checkpointer.model)
             found.append(FrozenTrunk(trunk, cfg.SOLVER.TRUNK_FROZEN_ITERS, lambda: weak._wrap_again()))
         if cfg.SOLVER.EMA_DECAY > 0:
             found.append(MovingAverage(self.checkpointer, cfg.SOLVER.EMA_DECAY))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
-            loader = self.build_train_loader(cfg)
+            loader = self._build_train_loader()
             found.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
         # Weights are saved before they are evaluated: should that fail, they are there.
         found += [checkpoints, Evaluation(lambda: weak._evaluate(), cfg.TEST.EVAL_PERIOD, checkpoints, self.metrics)]
@@ -275,9 +305,11 @@ class Trainer(DefaultTrainer):
         """See :meth:`state_dict`.
 
         Raises:
-            UserError: the training data is not that of the run, or a value differs that the state would override.
+            UserError: the training data is not that of the run, a value differs that the state would override, or the
+                state is no trainer's.
         """
         check_fixed_values(self.cfg, state_dict.get("config", {}))
+        check_state({**state_dict, "config": {}}, self.state_dict())
         if not isinstance(self.loader, TrainLoader):
             logger.warning("The order of images begins anew: build_train_loader gives no TrainLoader")
         position = state_dict.get("position")
@@ -289,11 +321,16 @@ class Trainer(DefaultTrainer):
                     f"--resume: the training data ({', '.join(self.cfg.DATASETS.TRAIN)}) has changed since the run in "
                     f"{self.cfg.OUTPUT_DIR} began; to train on the new data, start elsewhere with MODEL.WEIGHTS of it"
                 )
+            check_state(position["phases"], [[0, 1, 1]], "the trainer's phases")
             self.seed = position["seed"]
             self.phases = [Phase(*phase) for phase in position["phases"]]
         self.guard.skipped, self.guard.skipped_in_a_row = state_dict.get("skipped", (0, 0))
         set_normalizer(self.checkpointer.model, state_dict.get("loss_normalizer"))
         super().load_state_dict(state_dict)
+        for parameter, state in self.optimizer.state.items():
+            # Others count steps, or are not there yet.
+            averages = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.dim()}
+            check_state(averages, dict.fromkeys(averages, parameter), "the optimizer's state")
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -335,7 +372,8 @@ class Trainer(DefaultTrainer):
         folder = Path(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:
             folder /= dataset_name
-        return COCODetectionEvaluator(dataset_name, output_dir=str(folder))
+        with _naming([dataset_name]):
+            return COCODetectionEvaluator(dataset_name, output_dir=str(folder))
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module, stop: StopRequest | None = None) -> dict[str, Any]:
@@ -392,15 +430,22 @@ class _SeededBatches:
     def __init__(self, loader: Iterable[list[dict[str, Any]]]) -> None:
         self.loader = loader
         self.files: list[str] = []
+        self.left_out: list[BadImage] = []
         self.start_at(0, 0)
 
     def start_at(self, iteration: int, seed: int) -> None:
         self.iteration = iteration
         self.seed = seed
 
+    def take_left_out(self) -> list[BadImage]:
+        """What was left out of the batches since this was last called."""
+        taken, self.left_out = self.left_out, []
+        return taken
+
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for iteration, batch in enumerate(self.loader, self.iteration):
             self.files = [str(item.get("file_name")) for item in batch]
+            self.left_out += [image for item in batch for image in item.pop(LEFT_OUT, ())]
             # After the pictures: where no workers load them, augmentation draws from the same generators.
             seed_everything(self.seed, STEP, iteration, comm.get_rank())
             yield batch
@@ -444,6 +489,6 @@ def _naming(datasets: Iterable[str]) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+    except MISTAKES_IN_DATA as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"data set {', '.join(datasets)}: its annotations can't be used: {reason}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from ..data.coco import check_coco, load_categories, register_coco_json
+from ..data.coco import check_annotations, check_coco, find_bad_images, load_categories, register_coco_json
 from ..errors import UserError
 
 SPLITS = {"train": "TRAIN", "val": "TEST"}
@@ -22,10 +22,15 @@ def register_user_data(args: Namespace) -> None:
 def use_user_data(cfg: CfgNode, args: Namespace) -> None:
     """Checks the files of the command line and points the config at them, with their number of classes.
 
+    With --skip-bad-images, `args.bad_images` becomes the list of what is to be left out; otherwise it is None.
+
     Raises:
         UserError: files that can't be used, a split without its other half, or a NUM_CLASSES override that
             contradicts them.
     """
+    if args.skip_bad_images and args.eval_only:
+        raise UserError("--skip-bad-images: it is for training; AP of fewer images would be that of another test set")
+    args.bad_images = [] if args.skip_bad_images else None
     needed = ["val"] if args.eval_only else list(SPLITS)
     given = [split for split in SPLITS if args.__dict__[f"{split}_json"] or args.__dict__[f"{split}_images"]]
     if not given:
@@ -37,7 +42,11 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
             raise UserError(f"--{split}-json and --{split}-images are missing; {purpose}")
     for split in given:
         for _, json_file, image_root in files[split]:
-            check_coco(json_file, image_root, evaluated=split == "val")
+            if args.skip_bad_images and split == "train":
+                content = check_annotations(json_file, evaluated=False)
+                args.bad_images += find_bad_images(json_file, content, image_root)
+            else:
+                check_coco(json_file, image_root, evaluated=split == "val")
     json_files = [json_file for split in given for _, json_file, _ in files[split]]
     num_classes = len(load_categories(json_files))
     register_user_data(args)

@@ -3,18 +3,29 @@
 import contextlib
 import filecmp
 import io
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 from pycocotools.coco import COCO
 
+from ..data.coco_format import (
+    CATEGORY,
+    EVALUATED_ANNOTATION,
+    ID,
+    KINDS,
+    check_entries,
+    check_references,
+    is_box,
+    is_integer,
+    is_number,
+)
 from ..errors import UserError
+from ..files import parse_json
 
 Entry = dict[str, Any]
 
 EVALUATED = ("image_id", "category_id", "bbox", "area", "iscrowd")
+RULES = {key: EVALUATED_ANNOTATION[key] for key in ("id", *EVALUATED)}
 
 
 def read_json(path: Path) -> Any:
@@ -24,7 +35,7 @@ def read_json(path: Path) -> Any:
         UserError: there is no such file, or it holds no JSON.
     """
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except ValueError as error:
@@ -49,21 +60,21 @@ def load_annotations(source: Entry | Path | str) -> COCO:
     """pycocotools' index of annotations that can be evaluated; the source stays as it is.
 
     Raises:
-        UserError: no such file, or no COCO instances.
+        UserError: no such file, or no COCO instances; or something in it can't be evaluated.
     """
     content, name = (source, "annotations") if isinstance(source, dict) else (read_json(Path(source)), str(source))
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), list) for key in ("images", "annotations", "categories")
-    ):
+    if not isinstance(content, dict) or not all(isinstance(content.get(kind), list) for kind in KINDS):
         raise UserError(f"{name}: no COCO annotations; they have lists of images, annotations and categories")
     if not content["images"]:
         raise UserError(f"{name}: no images to evaluate on")
-    # pycocotools writes into the annotations.
+    # pycocotools leaves out without a word what it can't place, or what another has the id of.
+    images = check_entries(name, "images", content["images"], {"id": ID})
+    check_entries(name, "annotations", content["annotations"], RULES)
+    check_references(name, content["annotations"], "image", images)
+    categories = check_entries(name, "categories", content["categories"], CATEGORY)
+    check_references(name, content["annotations"], "category", categories)
+    # It writes into the annotations.
     annotations = [dict(annotation) for annotation in content["annotations"]]
-    for annotation in annotations:
-        for key in ("id", *EVALUATED):
-            if annotation.get(key) is None:
-                raise UserError(f"{name}: annotation {annotation.get('id')} has no {key}; evaluation needs it")
     return load_coco({**content, "annotations": annotations})
 
 
@@ -80,7 +91,7 @@ def load_results(source: list[Entry] | Path | str, coco: COCO, name: str) -> lis
     results = []
     for number, item in enumerate(content):
         where = f"{name}: detection {number}"
-        if not isinstance(item, dict) or not _is_box(item):
+        if not is_detection(item):
             raise UserError(f"{where} is none; it needs image_id, category_id, bbox ([x, y, width, height]) and score")
         for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
             if item[key] not in known:
@@ -91,13 +102,14 @@ def load_results(source: list[Entry] | Path | str, coco: COCO, name: str) -> lis
     return results
 
 
-def _is_box(item: Entry) -> bool:
-    box, score = item.get("bbox"), item.get("score")
-    ids = (item.get("image_id"), item.get("category_id"))
-    if not all(isinstance(key, int | str) for key in ids) or not isinstance(box, list) or len(box) != 4:
-        return False
-    numbers = all(isinstance(number, int | float) and math.isfinite(number) for number in (*box, score))
-    return numbers and min(box[2:]) >= 0
+def is_detection(item: Any) -> bool:
+    """Whether a value is one of COCO's results: a box with a score."""
+    return (
+        isinstance(item, dict)
+        and all(is_integer(item.get(key)) for key in ("image_id", "category_id"))
+        and is_box(item.get("bbox"))
+        and is_number(item.get("score"))
+    )
 
 
 def data_difference(first: Path, second: Path) -> str | None:

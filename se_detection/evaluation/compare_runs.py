@@ -1,12 +1,14 @@
 """The comparison of run folders: refused where it would mean nothing, and with the costs of both detectors."""
 
 import filecmp
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from ..data.bad_images import BAD_IMAGES
 from ..errors import UserError
 from .coco_files import data_difference
 from .compare import ARMS, compare
@@ -134,7 +136,9 @@ def _differences(first: Run, other: Run) -> dict[str, list[Any]]:
     if not _is_same_data(*data):
         found["DATASETS.TRAIN"] = [[f"{name} ({path})" if path else name for name, path in items] for items in data]
     partial = [bool(run.record.get("allow_partial_trunk")) for run in (first, other)]
-    return found | ({"--allow-partial-trunk": partial} if partial[0] != partial[1] else {})
+    found |= {"--allow-partial-trunk": partial} if partial[0] != partial[1] else {}
+    left_out = [run.left_out for run in (first, other)]
+    return found | ({BAD_IMAGES: [f"{len(names)} images" for names in left_out]} if left_out[0] != left_out[1] else {})
 
 
 def _training_data(run: Run) -> list[tuple[str, str | None]]:
@@ -148,7 +152,7 @@ def _is_same_data(first: list[tuple[str, str | None]], other: list[tuple[str, st
     if len(first) != len(other):
         return False
     for (name, path), (other_name, other_path) in zip(first, other, strict=True):
-        if path and other_path and Path(path).is_file() and Path(other_path).is_file():
+        if path and other_path and os.path.isfile(path) and os.path.isfile(other_path):
             if not filecmp.cmp(path, other_path, shallow=False):
                 return False
         elif name != other_name:

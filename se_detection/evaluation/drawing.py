@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools.coco import COCO
 
+from ..errors import printable
 from .coco_files import Entry, load_coco
 
 Colour = tuple[int, int, int]
@@ -21,6 +22,8 @@ INK, PAPER = (0, 0, 0), (255, 255, 255)
 READABLE = 640
 # How many pixels of the longer side each pixel of lettering and of a line is for, on large pictures.
 PER_LETTER, PER_LINE = 80, 480
+# Boxes that reach further out of a picture are drawn as if they reached so far (pixels): a dash costs time anywhere.
+FAR = 4096
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def side_by_side(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.
 
 def category_name(coco: COCO, category: Any) -> str:
     """A category's name, or its id where it has none."""
-    return str(coco.cats[category].get("name", category))
+    return printable(str(coco.cats[category].get("name", category)))
 
 
 def named_boxes(entries: Iterable[Entry], coco: COCO, colours: dict[Any, Colour]) -> list[Box]:
@@ -121,7 +124,7 @@ def draw_panel(picture: Image.Image, boxes: Sequence[Box], width: int, pen: Pen 
     panel = picture.resize((width, max(round(picture.height * scale), 1)), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(panel)
     font = ImageFont.load_default(pen.font)
-    places = [[scale * length for length in box.place] for box in boxes]
+    places = [_near(box.place, scale, panel.size) for box in boxes]
     for box, (x, y, w, h) in zip(boxes, places, strict=True):
         _draw_rectangle(draw, (x, y, x + w, y + h), box, pen)
     labels: list[Rectangle] = []
@@ -135,6 +138,16 @@ def draw_panel(picture: Image.Image, boxes: Sequence[Box], width: int, pen: Pen 
         centre = (label[0] + label[2]) / 2, (label[1] + label[3]) / 2
         draw.text(centre, box.label, font=font, fill=INK if _is_bright(box.colour) else PAPER, anchor="mm")
     return panel
+
+
+def _near(place: Sequence[float], scale: float, panel: tuple[int, int]) -> list[float]:
+    """A box in a panel's pixels, without what is far outside."""
+    near = [0.0] * 4
+    for axis, side in enumerate(panel):
+        edges = (scale * place[axis], scale * (place[axis] + place[axis + 2]))
+        low, high = (min(max(edge, -FAR), side + FAR) for edge in edges)
+        near[axis], near[axis + 2] = low, high - low
+    return near
 
 
 def _draw_rectangle(draw: ImageDraw.ImageDraw, place: Rectangle, box: Box, pen: Pen) -> None:

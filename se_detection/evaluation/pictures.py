@@ -9,6 +9,8 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 from pycocotools.coco import COCO
 
+from ..data.coco_format import image_path
+from ..data.image_files import reason
 from ..errors import UserError
 from .coco_files import Entry, load_annotations, load_results
 from .drawing import category_colours, draw_panel, named_boxes, side_by_side
@@ -17,6 +19,8 @@ from .runs import Run, read_run
 MIN_SCORE = 0.5
 # Panels narrower than this are enlarged, so that names can be read, and wider ones reduced.
 PANEL_WIDTH = (640, 800)
+# A file name has room for that much of another's, in whatever script.
+STEM = 60
 
 
 def draw_side_by_side(
@@ -52,10 +56,11 @@ def draw_side_by_side(
     paths = []
     for number in chosen:
         image = images[number]
-        picture = read_picture(Path(image_root, image["file_name"]))
+        source = image_path(runs[0].annotations, image_root, image)
+        picture = read_picture(source)
         width = min(max(picture.width, PANEL_WIDTH[0]), PANEL_WIDTH[1])
         panels = [draw_panel(picture, named_boxes(arm.get(image["id"], []), coco, colours), width) for arm in arms]
-        path = folder / f"{number:05d}_{Path(image['file_name']).stem}.png"
+        path = folder / f"{number:05d}_{source.stem[:STEM]}.png"
         side_by_side(panels, titles).save(path)
         paths.append(path)
     return paths
@@ -81,5 +86,6 @@ def read_picture(path: Path) -> Image.Image:
     """
     try:
         return Image.fromarray(read_image(str(path), "RGB"))
-    except OSError as error:
-        raise UserError(f"{path}: the image can't be read ({error.strerror or error})") from error
+    except Exception as error:  # of any class: see `data.image_files.decode`
+        short = error.strerror if isinstance(error, OSError) else None
+        raise UserError(f"{path}: the image can't be read ({short or reason(error)})") from error

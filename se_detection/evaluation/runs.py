@@ -1,9 +1,12 @@
 """Run folders, as tools/train_net.py leaves them, and bare files of results, read back."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..data.bad_images import read_bad_images
+from ..data.coco_format import Rule, is_integer, is_name, is_number, problems
 from ..errors import UserError
 from .coco_files import read_json
 from .comparison import Arm
@@ -11,6 +14,45 @@ from .recipe import Recipe, read_recipe
 
 RESULTS = Path("inference", "results.json")
 DETECTIONS = "coco_instances_results.json"
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_name, value))
+
+
+def _is_name_or_none(value: Any) -> bool:
+    return value is None or is_name(value)
+
+
+def _is_data(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(paths, dict) and all(_is_name_or_none(paths.get(key)) for key in ("json", "images"))
+        for paths in value.values()
+    )
+
+
+# What is made use of.
+RESULTS_RULES = {
+    "annotations": Rule("a path", is_name),
+    "categories": Rule("a list of names", _are_names),
+    "image_root": Rule("a path or null", _is_name_or_none, required=False),
+}
+RECORD_RULES = {
+    "command": Rule("a text", lambda value: isinstance(value, str), required=False),
+    "backbone": Rule("a name", is_name, required=False),
+    "depth": Rule("an integer", is_integer, required=False),
+    "backbone_input": Rule(
+        "a height and a width",
+        lambda value: isinstance(value, list) and len(value) == 2 and all(map(is_integer, value)),
+        required=False,
+    ),
+    "parameters": Rule("a number", is_number, required=False),
+    "backbone_gflops": Rule("a number", is_number, required=False),
+    "classes": Rule("a list of names", _are_names, required=False),
+    "data": Rule("paths by name: `json` and `images`", _is_data, required=False),
+    "processes": Rule("a positive integer", lambda value: is_integer(value) and value > 0, required=False),
+    "resumed": Rule("a list", lambda value: isinstance(value, list), required=False),
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +91,15 @@ class Run:
         return self.path if self.path.is_file() else self.path / "inference" / DETECTIONS
 
     @property
+    def left_out(self) -> set[str]:
+        """The names of the training images that could not be used.
+
+        Raises:
+            UserError: the list can't be read.
+        """
+        return {Path(image.file_name).name for image in read_bad_images(self.path)}
+
+    @property
     def unfinished(self) -> str:
         """The last checkpoint of a training that did not come to its end; otherwise empty."""
         tag = self.path / "last_checkpoint"
@@ -81,10 +132,12 @@ def read_run(path: Path, annotations: Path | None = None) -> Run:
         )
     results = read_json(path / RESULTS)
     record = read_record(path)
-    if not isinstance(results, dict) or not isinstance(results.get("annotations"), str) or "categories" not in results:
-        raise UserError(f"{path / RESULTS} is not an evaluation's of this project; evaluate the run again")
+    if wrong := next(problems(results, RESULTS_RULES), None):
+        raise UserError(
+            f"{path / RESULTS} is not an evaluation's of this project: it {wrong.text}, or evaluate the run again"
+        )
     own = Path(results["annotations"])
-    if own.is_file():
+    if os.path.isfile(own):
         annotations = own
     elif annotations is None:
         raise UserError(
@@ -101,6 +154,6 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / "run.json"
     record = read_json(path) if path.is_file() else {}
-    if not isinstance(record, dict):
-        raise UserError(f"{path} is no record of a run; remove it, or evaluate the run again")
+    if wrong := next(problems(record, RECORD_RULES), None):
+        raise UserError(f"{path} is no record of a run: it {wrong.text}, or remove it and evaluate the run again")
     return record

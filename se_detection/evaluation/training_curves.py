@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..data.coco_format import is_number
 from ..metrics import MetricsFile
 
 
@@ -22,6 +23,6 @@ def read_training_curve(run: Path) -> TrainingCurve:
     curve = TrainingCurve()
     for content in MetricsFile(run / "metrics.json").lines():
         for key, values in (("total_loss", curve.loss), ("bbox/AP", curve.ap)):
-            if isinstance(content.get(key), int | float):
+            if is_number(content.get(key)):
                 values[content["iteration"]] = float(content[key])
     return curve

@@ -64,8 +64,9 @@ class Detector:
         """What is found in an (H, W, 3) BGR picture, in COCO's results format, the surest first.
 
         Raises:
-            UserError: the model finds no boxes.
+            UserError: the model finds no boxes; or the picture is so long and thin that it would be resized to nothing.
         """
+        self.check_shape(image)
         output = self.predictor(image)
         if "instances" not in output:
             raise UserError(f"{self.weights}: a {type(self.predictor.model).__name__} gives no boxes; name a detector")
@@ -73,6 +74,17 @@ class Detector:
         # The model's classes are numbered from 0.
         ids = list(self.categories)
         return [{**entry, "category_id": ids[entry["category_id"]]} for entry in entries]
+
+    def check_shape(self, image: NDArray[np.uint8]) -> None:
+        """Whether anything is left of a picture when it is resized.
+
+        Raises:
+            UserError: nothing is.
+        """
+        (height, width), limits = image.shape[:2], self.predictor.cfg.INPUT
+        short, longest = limits.MIN_SIZE_TEST, limits.MAX_SIZE_TEST
+        if short and 0 in ResizeShortestEdge.get_output_shape(height, width, short, longest):
+            raise UserError(f"{width}x{height} pixels are too long and thin for INPUT.MAX_SIZE_TEST {longest}; crop it")
 
 
 def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:

@@ -2,16 +2,18 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
+from ..data.coco_format import is_integer
 from ..errors import UserError
-from ..evaluation.coco_files import Entry
+from ..evaluation.coco_files import Entry, is_detection
 from ..evaluation.runs import DETECTIONS
-from ..files import write_whole
+from ..files import parse_json, write_whole
 
 NOTES = "predictions.jsonl"
 IMAGES = "images.json"
@@ -29,7 +31,8 @@ class PredictionFolder:
 
     Args:
         path: the folder; nothing is written to it before :meth:`opened`.
-        made_by: what the predictions depend on, in plain containers.
+        made_by: what the predictions depend on, in plain containers; `weights` has an entry for each detector.
+        categories: the ids of what can be found.
         overwrite: replace what is there; otherwise it is gone on with.
 
     Raises:
@@ -37,9 +40,10 @@ class PredictionFolder:
             those that are to be written.
     """
 
-    def __init__(self, path: Path, made_by: Entry, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, made_by: Entry, categories: Container[int], *, overwrite: bool = False) -> None:
         self.path = path
         self.made_by = made_by
+        self.categories = categories
         self.notes = path / NOTES
         self.finished: set[str] = set()
         # Of each video, how many frames are done, and the first one's number.
@@ -155,33 +159,47 @@ class PredictionFolder:
                     break
                 self._kept += len(line)
                 try:
-                    note = json.loads(line)
-                    made_by = made_by or note["made_by"]
-                    self._take_in(note)
-                except (ValueError, LookupError, TypeError) as error:
+                    note = parse_json(line)
+                    if made_by is None:
+                        made_by = dict(note["made_by"])
+                        self._check_maker(made_by)
+                    else:
+                        self._take_in(note)
+                except UserError:
+                    raise
+                except (ValueError, LookupError, TypeError, AttributeError) as error:
                     raise UserError(f"{self.notes} is damaged; replace the predictions with --overwrite") from error
-        if made_by not in (None, self.made_by):
+
+    def _check_maker(self, made_by: Entry) -> None:
+        if made_by != self.made_by:
             raise UserError(
                 f"{self.path} holds predictions of {_text(made_by)}, and now it would be {_text(self.made_by)}; choose "
                 "another --output, or replace them with --overwrite"
             )
 
     def _take_in(self, note: Entry) -> None:
+        """Raises ValueError or another of its kind where a note is none of this class's."""
         if "finished" in note:
             self.finished.add(note["finished"])
-        elif "image" in note:
-            image = note["image"]
-            self.images, file = image["id"], image["file_name"]
-            if "frame" in image:
-                self.frames[file] += 1
-                self.first_frames.setdefault(file, image["id"])
-            else:
-                self.finished.add(file)
+            return
+        image, detections = note["image"], note["detections"]
+        self.images, file = self.images + 1, image["file_name"]
+        is_image = image["id"] == self.images and image.get("frame", self.frames[file]) == self.frames[file]
+        if not is_image or not all(is_integer(image[side]) for side in ("width", "height")):
+            raise ValueError(image)
+        known = all(is_detection(item) and item["category_id"] in self.categories for item in chain(*detections))
+        if len(detections) != len(self.made_by["weights"]) or not known:
+            raise ValueError(detections)
+        if "frame" in image:
+            self.frames[file] += 1
+            self.first_frames.setdefault(file, image["id"])
+        else:
+            self.finished.add(file)
 
     def _written(self) -> list[Path]:
         return [path for pattern in WRITTEN for path in sorted(self.path.glob(pattern))]
 
 
 def _text(made_by: Entry) -> str:
-    texts = {key: " and ".join(value) if isinstance(value, list) else value for key, value in made_by.items()}
+    texts = {key: " and ".join(map(str, value)) if isinstance(value, list) else value for key, value in made_by.items()}
     return ", ".join(f"{key} {text}" for key, text in texts.items())

@@ -50,7 +50,7 @@ def find_files(inputs: Sequence[str], outside: Path) -> list[Path]:
         if not matches:
             raise UserError(f"{name}: there is no such file or folder, and nothing matches it as a pattern")
         files = [file for match in matches for file in _files(Path(os.path.abspath(match)))]
-        files = [file for file in files if not file.resolve().is_relative_to(outside.resolve())]
+        files = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(outside))]
         if not files:
             raise UserError(f"{name}: no pictures or videos in it ({', '.join((*PICTURES, *VIDEOS))})")
         found |= dict.fromkeys(files)
@@ -78,6 +78,8 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _reason(path: Path) -> str:
+    if not path.is_file():
+        return "there is no such file"
     if is_video(path):
         return "" if count_frames(path) is not None else "no frame of it can be decoded"
     found = look_at(path)

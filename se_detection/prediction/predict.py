@@ -1,6 +1,5 @@
 """Detects in pictures, videos or a camera, and draws what is found; can be stopped at any moment, and goes on."""
 
-import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from ..analysis.excitations import Excitations
 from ..analysis.gate_heat_map import energy_maps, measure_effect
+from ..data.image_files import reason
 from ..engine.interruption import Agreement, Interrupted, StopRequest
 from ..errors import UserError
 from ..evaluation.coco_files import Entry
@@ -31,6 +31,8 @@ from .video import VideoFile, count_frames, frame_rate, read_frames
 
 # The longer side, in pixels, of each of two pictures side by side; a single one stays as large as it is.
 PANEL = 1280
+# JPEG has no larger ones.
+LONGEST = 65500
 JPEG_QUALITY = 92
 # A file name has room for that much of another's, in whatever script.
 STEM = 60
@@ -85,7 +87,7 @@ def predict(
     categories = _common_categories(detectors)
     made_by = {"weights": [f"{d.weights.name} {d.fingerprint[:16]}" for d in detectors], "score": score}
     made_by |= {"gates": "drawn"} if gates is not None else {}
-    folder = PredictionFolder(output, made_by, overwrite=overwrite)
+    folder = PredictionFolder(output, made_by, categories, overwrite=overwrite)
     camera = find_camera(inputs)
     if camera is not None and folder.images:
         raise UserError(
@@ -112,8 +114,13 @@ def predict(
                 if file in videos:
                     if (read := work.detect_in_video(file)) < videos[file]:
                         bad[file] = f"only the first {read} of {videos[file]} frames can be decoded"
-                else:
+                    continue
+                try:
                     work.detect_in_picture(file)
+                except UserError as error:
+                    if not skip_bad_images:
+                        raise UserError(f"{file}: {error}") from error
+                    bad[file] = str(error)
         except Interrupted as request:
             bar.close()
             done = f"{Signals(int(request.code or 0) - 128).name}: stopped after {folder.images} pictures and frames"
@@ -177,7 +184,7 @@ class _Work:
         try:
             picture = read_image(str(file), "BGR")
         except Exception as error:  # of any class, if the file has changed since it was looked at
-            raise UserError(f"{file}: it can't be read any more ({' '.join(str(error).split())})") from error
+            raise UserError(f"it can't be read any more ({reason(error)})") from error
         found = self._detect(picture)
         path = self._path(PICTURES, self.folder.images + 1, file, ".jpg")
         sheet = self._draw(picture, found)
@@ -225,7 +232,7 @@ class _Work:
 
     def _draw(self, picture: NDArray[np.uint8], found: list[list[Entry]]) -> Image.Image:
         image = Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1]))
-        longest = PANEL if len(found) > 1 else math.inf
+        longest = PANEL if len(found) > 1 else LONGEST
         panels = []
         for entries in found:
             sure = [entry for entry in entries if entry["score"] >= self.score]

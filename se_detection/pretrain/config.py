@@ -8,9 +8,11 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.solver import build_lr_scheduler, build_optimizer
+from PIL import Image
 
-from ..engine.config import check_machine, check_weights, explained, read_config
+from ..engine.config import check_machine, check_memory, check_weights, explained, read_config
 from ..engine.run_folder import check_run_folder
+from ..engine.values import LARGEST_SIZE
 from ..errors import UserError
 from ..model_zoo import get_recipe_file
 from .classifier import Classifier
@@ -63,7 +65,7 @@ def argument_parser() -> ArgumentParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="start anew in an OUTPUT_DIR that holds a run, removing its files"
     )
-    parser.set_defaults(reset_predictor=False, allow_partial_trunk=False, fuse=False)
+    parser.set_defaults(reset_predictor=False, allow_partial_trunk=False, fuse=False, bad_images=None)
     return parser
 
 
@@ -102,9 +104,11 @@ def load_config(args: Namespace) -> CfgNode:
     check_run_folder(cfg, args)
     check_weights(cfg, args)
     with explained("PRETRAIN.AUTO_AUGMENT"):
-        ImageMapper(cfg, is_train=True)
+        ImageMapper(cfg, is_train=True).transform(Image.new("RGB", (64, 48)))
     with torch.device("meta"), explained(f"{cfg.MODEL.BACKBONE.NAME} with a classifier"):
-        build_lr_scheduler(cfg, build_optimizer(cfg, Classifier.from_cfg(cfg)))
+        classifier = Classifier.from_cfg(cfg)
+        build_lr_scheduler(cfg, build_optimizer(cfg, classifier))
+    check_memory(classifier)
     cfg.freeze()
     return cfg
 
@@ -126,6 +130,15 @@ def _check_recipe(cfg: CfgNode, processes: int) -> None:
     for key in ("EPOCHS", "EVAL_EPOCHS", "TRAIN_SIZE", "TEST_SIZE"):
         if recipe[key] <= 0:
             raise UserError(f"PRETRAIN.{key}: {recipe[key]} is not above 0")
+    for key in ("TRAIN_SIZE", "TEST_RESIZE"):
+        if recipe[key] > LARGEST_SIZE:
+            raise UserError(f"PRETRAIN.{key}: {recipe[key]} is more than {LARGEST_SIZE}")
+    for key in ("STEP_EPOCHS", "CROP_SCALE"):
+        for item in recipe[key]:
+            if isinstance(item, bool) or not isinstance(item, int | float) or item < 0:
+                raise UserError(f"PRETRAIN.{key}: {item!r} is no number from 0 on")
+    if len(recipe.CROP_SCALE) != 2 or not 0 < recipe.CROP_SCALE[0] <= recipe.CROP_SCALE[1] <= 1:
+        raise UserError(f"PRETRAIN.CROP_SCALE: {recipe.CROP_SCALE} is not a least and a largest part of a picture")
     if recipe.TEST_RESIZE < recipe.TEST_SIZE:
         raise UserError(f"PRETRAIN.TEST_RESIZE: {recipe.TEST_RESIZE} is below TEST_SIZE, {recipe.TEST_SIZE}")
     for key in ("LABEL_SMOOTHING", "STOCHASTIC_DEPTH"):

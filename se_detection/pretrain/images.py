@@ -17,13 +17,15 @@ from tqdm import tqdm
 from ..errors import UserError
 
 TRAIN, VAL = "image_folder_train", "image_folder_val"
+CHUNK = 1 << 20
 SPLITS = {TRAIN: "train", VAL: "val"}
 
 
 def find_image_folder(path: Path) -> Path:
     """The folder that holds `train/` and `val/`: `path`, or what an archive holds, unpacked into a cache.
 
-    An archive is unpacked once; files that would leave the folder are refused (Python's `data` filter).
+    An archive is unpacked once; links, devices and files that would leave the folder are refused (the last two by
+    Python's `data` filter).
 
     Raises:
         UserError: there is neither, or the archive can't be read.
@@ -89,15 +91,34 @@ def _unpack(archive: Path) -> Path:
     try:
         with tarfile.open(archive) as file:
             for member in tqdm(file, desc=f"unpacking {archive.name}", unit=" files", disable=None):
+                # Python's filter lets those through that lead into the folder; pictures need none, and folders that
+                # are links have been ways around it.
+                if member.issym():
+                    raise UserError(f"--data {archive}: {member.name!r} is a link; pack the files (tar --dereference)")
                 file.extract(member, part, filter="data")
+            _check_end(file)
         try:
             part.rename(target)
         except OSError:
             # Another process may have been faster.
             if not target.is_dir():
                 raise
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of any class: of tar files, and of what compresses them
         raise UserError(f"--data {archive} can't be unpacked into {cache}: {' '.join(str(error).split())}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _check_end(file: tarfile.TarFile) -> None:
+    """Python takes a damaged header for the end of an archive, and reads no checksum that stands after it."""
+    content = file.fileobj
+    assert content is not None
+    content.seek(file.offset)
+    block = content.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or any(block):
+        raise tarfile.ReadError("it is damaged, or its end is missing")
+    while content.read(CHUNK):
+        pass

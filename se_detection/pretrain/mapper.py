@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from PIL import Image, ImageOps
 from timm.data import create_transform
 
+from ..data.image_files import reason
 from ..errors import UserError
 
 
@@ -49,7 +50,7 @@ class ImageMapper:
                 turned = ImageOps.exif_transpose(image).convert("RGB")
                 # Not a tensor: a large batch of those would need more open files than a process may have.
                 pixels: Any = np.asarray(self.transform(turned))
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow reports a broken PNG as a SyntaxError
-            reason = " ".join(str(error).split())
-            raise UserError(f"image {item['file_name']} can't be used: {reason}; mend or remove it") from error
+        except Exception as error:  # of any class: see `data.image_files.decode`
+            name = item["file_name"]
+            raise UserError(f"image {name} can't be used: {reason(error)}; mend or remove it") from error
         return {**item, "image": pixels}

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import CfgNode
 
 from ..engine.config import read_config
+from ..engine.values import LARGEST_INTEGER
 from ..errors import UserError
 from ..pretrain.config import config_base
+from ..yaml_file import read_yaml
 
 KEYS = {"NAME", "SEEDS", "RECIPE", "TRAIN_PICTURES", "TUNING_PICTURES", "BASE_LR", "TUNING_ITERS", "ARMS"}
 
@@ -63,27 +66,28 @@ def read_study(path: Path) -> Study:
     Raises:
         UserError: it can't be read, or says something else.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; name a study, such as configs/Study/Study-cpu.yaml") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: there is no such file; name a study, such as configs/Study/Study-cpu.yaml")
+    content = read_yaml(path)
     if not isinstance(content, dict) or set(content) != KEYS:
         raise UserError(f"{path}: a study has the keys {', '.join(sorted(KEYS))}, and no others")
+    _check_name(path, "NAME", content["NAME"])
     arms = _arms(path, content["ARMS"])
     recipe = path.parent / str(content["RECIPE"])
     for key in ("TRAIN_PICTURES", "TUNING_PICTURES", "TUNING_ITERS"):
-        if not isinstance(content[key], int) or content[key] < (key != "TRAIN_PICTURES"):
+        if not _is_number(content[key], int) or content[key] < (key != "TRAIN_PICTURES"):
             raise UserError(f"{path}: {key}: {content[key]!r} is no number of that")
-    if not recipe.is_file():
+    if not os.path.isfile(recipe):
         raise UserError(f"{path}: RECIPE: there is no file {recipe}")
-    for key in ("SEEDS", "BASE_LR"):
+    for key, kind in (("SEEDS", int), ("BASE_LR", float)):
         values = content[key]
         if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values):
             raise UserError(f"{path}: {key} must be a list with at least one value, and each value once")
+        for value in values:
+            if not _is_number(value, kind):
+                raise UserError(f"{path}: {key}: {value!r} is no {'seed' if kind is int else 'learning rate'}")
     return Study(
-        name=str(content["NAME"]),
+        name=content["NAME"],
         seeds=tuple(content["SEEDS"]),
         arms=arms,
         recipe=recipe,
@@ -93,6 +97,17 @@ def read_study(path: Path) -> Study:
         tuning_iters=content["TUNING_ITERS"],
         digest=_digest([content, *map(_values, [recipe, *(arm.config for arm in arms.values())])]),
     )
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether it is a number that is neither negative nor beyond what can be computed with."""
+    kinds = (int,) if kind is int else (int, float)
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= LARGEST_INTEGER
+
+
+def _check_name(path: Path, what: str, name: object) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,99}", name):
+        raise UserError(f"{path}: {what}: {name!r} is no name for files; take letters, digits, '_', '-' and '.'")
 
 
 def _values(config: Path) -> Any:
@@ -110,10 +125,11 @@ def _arms(path: Path, content: Any) -> dict[str, Arm]:
         raise UserError(f"{path}: ARMS must name at least one arm")
     arms = {}
     for name, values in content.items():
+        _check_name(path, "ARMS", name)
         if not isinstance(values, dict) or not {"CONFIG"} <= set(values) <= {"CONFIG", "TRUNK"}:
             raise UserError(f"{path}: arm {name} must have CONFIG, and may have TRUNK")
-        config = path.parent / values["CONFIG"]
-        if not config.is_file():
+        config = path.parent / str(values["CONFIG"])
+        if not os.path.isfile(config):
             raise UserError(f"{path}: arm {name}: there is no file {config}")
         arms[name] = Arm(name, config, str(values.get("TRUNK", name)))
     for arm in arms.values():

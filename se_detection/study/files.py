@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..data.coco_format import read_coco
 from ..data.output import write_json
 from ..data.sample import sample_coco
 from ..errors import UserError
@@ -65,7 +66,7 @@ def make_splits(study: Study, data: Data, folder: Path) -> dict[str, Split]:
     }
     if train.is_file() and tuning.is_file():
         return splits
-    total = len(json.loads(data.train_json.read_text(encoding="utf-8"))["images"])
+    total = len(read_coco(data.train_json)["images"])
     count = study.train_pictures or total - study.tuning_pictures
     if count + study.tuning_pictures > total or count < 1:
         raise UserError(

@@ -65,8 +65,8 @@ def tables(study: Study, records: Records, times: Mapping[str, Any] | None) -> l
     others = {name: runs for name, runs in kept.items() if name != study.baseline.name}
     if base and others:
         found += [
-            f"Difference to `{study.baseline.name}`, with a 95 % interval; after a single run it is about other pictures "
-            "alone, and says nothing of another training:",
+            f"Difference to `{study.baseline.name}`, with a 95 % interval; after a single run it is about other "
+            "pictures alone, and says nothing of another training:",
             _differences_table(base, others),
         ]
     found += ["Every run, and the trials of its learning rate (AP on pictures that are neither trained nor tested on):"]

@@ -97,7 +97,7 @@ def test_code_is_not_run(tmp_path, name) -> None:
 def test_arrays_of_objects_and_other_codecs_are_refused(tmp_path) -> None:
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps({"stem": np.array([{}], dtype=object)}, 2))
-    with pytest.raises(UserError, match="stem is a ndarray, not a tensor"):
+    with pytest.raises(UserError, match=r"truncated, broken or no weights file \(an array of 'O8'\)"):
         read_checkpoint(path)
     path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.")
     with pytest.raises(UserError, match="truncated, broken or no weights file"):

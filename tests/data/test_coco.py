@@ -89,7 +89,7 @@ def test_healthy_file_gives_the_names_that_pycocotools_gives(folder):
         (b"", "line 1 column 1"),
         (b"\xef\xbb\xbf{}", "BOM"),
         (b'{"images": "\xe9"}', "utf-8"),
-        (b"[" * 100_000, "recursion"),
+        (b"[" * 100_000, "nested too deeply"),
         (b"[]", "top level"),
         (b'{"images": [], "categories": []}', "'annotations'"),
         (b'{"images": {}, "annotations": [], "categories": []}', "'images'"),

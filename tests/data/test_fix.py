@@ -153,7 +153,7 @@ def test_a_fixed_file_is_evaluated_as_its_boxes_say(data_set, cfg) -> None:
         "annotations removed: their category is not in the file": 1,
         "annotations: ignored ones made crowds, which detectron2 neither trains on nor counts": 1,
         "annotations: a meaningless 'ignore' removed": 1,
-        "annotations: a segmentation removed that is neither polygons nor a run-length code": 1,
+        "annotations: 'segmentation' removed, which is not polygons of at least three points, or a run-length code": 1,
         "annotations: iscrowd set to 1": 1,
         "annotations removed: no usable image_id, category_id or bbox": 1,
     }

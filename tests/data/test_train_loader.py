@@ -11,7 +11,9 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 
 from se_detection import UserError
-from se_detection.data.train_loader import ORDER, Phase, TrainLoader, seed_cpu, seed_everything
+from se_detection.data.bad_images import BadImage
+from se_detection.data.train_loader import LEFT_OUT, ORDER, Phase, TrainLoader, seed_cpu, seed_everything
+from se_detection.errors import user_message
 
 PICTURES = [
     {"file_name": f"{index}.jpg", "width": 4 if index % 3 else 2, "height": 3, "index": index} for index in range(23)
@@ -140,8 +142,102 @@ def test_pictures_are_seeded_as_steps_are_but_for_other_devices(monkeypatch) -> 
     assert asked == [expected[1]]
 
 
-def test_a_picture_that_the_mapper_drops_is_replaced_by_the_next() -> None:
+def tall(index: int) -> bool:
+    return index % 3 == 0
+
+
+def picky(*bad: int):
+    """A mapper that refuses some pictures, and one that drops them."""
+
+    def refuse(item):
+        if item["index"] in bad:
+            raise UserError(f"image {item['file_name']} can't be used") from OSError("it is\ncut")
+        return noisy(item)
+
+    def drop(item):
+        return None if item["index"] in bad else noisy(item)
+
+    return refuse, drop
+
+
+def told(made: TrainLoader, count: int):
+    """Batches, and what was left out by each of their pictures."""
+    batches = take(made, count)
+    return batches, [[item.pop(LEFT_OUT, []) for item in batch] for batch in batches]
+
+
+@pytest.mark.parametrize("grouping", [True, False])
+def test_others_take_the_places_of_bad_pictures_and_all_the_rest_stays(grouping) -> None:
+    bad = (4, 5, 6, 20)
+    whole = take(loader(4, grouping=grouping), 40)
+    refuse, drop = picky(*bad)
+    made = loader(4, grouping=grouping)
+    made.mapper = drop
+    dropped = take(made, 40)
+    made.mapper = refuse
+    made.leave_out([])
+    refused, left_out = told(made, 40)
+    assert refused == dropped
+    made.mapper = noisy
+    made.leave_out([BadImage(f"{index}.jpg", 4 if index % 3 else 2, 3, "known") for index in bad])
+    assert told(made, 40) == (dropped, [[[]] * 4] * 40)
+    taken = Counter()
+    for before, after, reasons in zip(whole, refused, left_out, strict=True):
+        for old, new, images in zip(before, after, reasons, strict=True):
+            if old["index"] not in bad:
+                assert old == new
+                continue
+            taken[new["index"]] += 1
+            assert new["index"] not in bad
+            assert new["noise"] == old["noise"]
+            assert tall(new["index"]) == tall(old["index"]) or not grouping
+            # Whoever took the place may have been drawn after others that are bad as well.
+            assert (f"{old['index']}.jpg", "it is cut") == (images[0].file_name, images[0].reason)
+            assert {image.file_name for image in images} <= {f"{index}.jpg" for index in bad}
+    # By chance, not the same ones each time.
+    assert max(taken.values()) < sum(taken.values()) / 2
+
+
+def test_a_picture_is_bad_in_one_of_the_sizes_it_is_annotated_with() -> None:
     made = loader(4)
-    made.mapper = lambda item: None if item["index"] == 5 else item
-    expected = [[6 if index == 5 else index for index in batch] for batch in indices(take(loader(4), 12))]
-    assert indices(take(made, 12)) == expected
+    made.leave_out([BadImage("5.jpg", 4, 7, "annotated with another size elsewhere")])
+    assert take(made, 12) == take(loader(4), 12)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_pictures_are_replaced_alike_by_any_workers_processes_and_start(workers, monkeypatch) -> None:
+    def make(**options) -> TrainLoader:
+        made = loader(4, **options)
+        made.mapper = picky(3, 4, 11)[0]
+        made.leave_out([])
+        return made
+
+    expected, _ = told(make(), 20)
+    assert told(make(workers=workers, start=7, phases=[Phase(0, 1, 4)]), 13)[0] == expected[7:]
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    shares = []
+    for rank in range(2):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        shares.append(told(make(workers=workers), 20)[0])
+    ours = [item["index"] for pair in zip(*shares, strict=True) for batch in pair for item in batch]
+    # The same pictures, in batches of two.
+    monkeypatch.undo()
+    halves = loader(2)
+    halves.mapper = picky(3, 4, 11)[0]
+    halves.leave_out([])
+    assert ours == [item["index"] for batch in told(halves, 40)[0] for item in batch]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_without_a_word_a_bad_picture_ends_it_and_with_one_the_last_does(workers) -> None:
+    made = loader(4, workers=workers)
+    made.mapper = picky(3)[0]
+    with pytest.raises(UserError) as caught:
+        take(made, 20)
+    assert user_message(caught.value) == "image 3.jpg can't be used"
+    made.mapper = picky(*range(23))[0]
+    made.leave_out([])
+    with pytest.raises(UserError) as caught:
+        take(made, 1)
+    assert "no picture of the training data can be used" in user_message(caught.value)
+    assert "it is cut" in user_message(caught.value)

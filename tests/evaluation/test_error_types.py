@@ -15,7 +15,8 @@ def truth(*objects, crowd=()):
     ]
     for item in items:
         item["iscrowd"] = int(item["id"] in crowd)
-    return {"images": [{"id": 1}], "categories": [{"id": CUP}, {"id": PLATE}, {"id": 9}], "annotations": items}
+    categories = [{"id": CUP, "name": "cup"}, {"id": PLATE, "name": "plate"}, {"id": 9, "name": "fork"}]
+    return {"images": [{"id": 1}], "categories": categories, "annotations": items}
 
 
 def errors(annotations, *detections):

@@ -1,4 +1,6 @@
 import io
+import os
+import random
 import shutil
 import tarfile
 
@@ -8,6 +10,8 @@ from torchvision.datasets import ImageFolder
 
 from se_detection import UserError
 from se_detection.pretrain.images import TRAIN, VAL, find_image_folder, register_image_folder
+
+from ..fuzzing import TIMES, Tally
 
 
 @pytest.fixture
@@ -52,6 +56,80 @@ def test_an_archive_can_not_write_elsewhere(cache, tmp_path) -> None:
         find_image_folder(archive)
     assert not list(tmp_path.rglob("evil.txt"))
     assert not list((cache / "se_detection" / "images").iterdir())
+
+
+def link(kind: bytes, target: str = "/etc") -> tarfile.TarInfo:
+    member = tarfile.TarInfo("train/red")
+    member.type, member.linkname = kind, target
+    return member
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        link(tarfile.SYMTYPE),
+        link(tarfile.SYMTYPE, "../val"),
+        link(tarfile.SYMTYPE, "blue"),
+        link(tarfile.LNKTYPE, "/etc/hostname"),
+        link(tarfile.LNKTYPE, "../../../../etc/hostname"),
+        link(tarfile.LNKTYPE, "nowhere"),
+        link(tarfile.CHRTYPE),
+        link(tarfile.BLKTYPE),
+        link(tarfile.FIFOTYPE),
+        tarfile.TarInfo("/etc/evil"),
+        tarfile.TarInfo("train/../../evil"),
+        tarfile.TarInfo("a" * 300),
+    ],
+    ids=lambda member: f"{member.type.decode()}-{member.name[:20]}-{member.linkname}",
+)
+def test_links_devices_and_paths_elsewhere_are_refused(pictures, cache, tmp_path, member) -> None:
+    archive = tmp_path / "odd.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(pictures, arcname="")
+        file.addfile(member)
+    if member.name == "/etc/evil":
+        # Python makes it a path below.
+        assert (find_image_folder(archive) / "etc" / "evil").is_file()
+        return
+    with pytest.raises(UserError, match=r"odd\.tar") as caught:
+        find_image_folder(archive)
+    assert str(caught.value).isprintable()
+    assert not list((cache / "se_detection" / "images").iterdir())
+    assert not list(tmp_path.rglob("evil"))
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_spoilt_archives_end_in_a_line(pictures, cache, tmp_path, mode) -> None:
+    archive = tmp_path / "spoilt"
+    with tarfile.open(archive, mode) as file:
+        file.add(pictures, arcname="")
+    whole = archive.read_bytes()
+    chance = random.Random(0)
+    tally = Tally(f"archives, {mode}")
+    for _ in range(6 * TIMES):
+        content = bytearray(whole)
+        for _ in range(3):
+            content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        archive.write_bytes(content)
+        folder = tally.refused(find_image_folder, archive)
+        # A plain archive has no checksums but of names.
+        assert folder is None or mode == "w"
+        assert folder is None or len(list(folder.rglob("*.png"))) == len(list(pictures.rglob("*.png")))
+    print(f"\n{tally}")
+
+
+@pytest.mark.parametrize("end", [0, 1, 512, 700])
+def test_an_archive_without_an_end_is_refused(pictures, cache, tmp_path, end) -> None:
+    archive = tmp_path / "cut.tar"
+    with tarfile.open(archive, "w") as file:
+        file.add(pictures, arcname="")
+        last = file.offset
+    os.truncate(archive, last - 512 * 8 + end)
+    with pytest.raises(UserError, match="can't be unpacked"):
+        find_image_folder(archive)
+    os.truncate(archive, last + 100)
+    with pytest.raises(UserError, match="its end is missing"):
+        find_image_folder(archive)
 
 
 def test_a_cut_archive_leaves_nothing(pictures, cache, tmp_path) -> None:

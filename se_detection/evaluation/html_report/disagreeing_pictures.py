@@ -1,5 +1,6 @@
 """The pictures in which two detectors differ most, for a page."""
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageColor
 from pycocotools.coco import COCO
 
+from ...data.coco_format import image_path
 from ...report import Block, Picture, Pictures, Text, picture_from_image
 from ..coco_files import Entry
 from ..compare import ARMS
@@ -39,12 +41,12 @@ def disagreement_blocks(coco: COCO, runs: dict[str, list[Run]]) -> list[Block]:
     text = f"{_counts(disagreements)} {_choice(len(chosen), several=any(len(arm) > 1 for arm in runs.values()))}"
     if root is None:
         return [Text(text), Text("No pictures: the folder of the images is not at hand.")]
-    return [Text(text), Text(_legend()), *(_pictures(item, coco, root, [run.name for run in pair]) for item in chosen)]
+    return [Text(text), Text(_legend()), *(_pictures(item, coco, root, pair) for item in chosen)]
 
 
 def _image_root(run: Run) -> Path | None:
     folder = run.results.get("image_root")
-    return Path(folder) if folder and Path(folder).is_dir() else None
+    return Path(folder) if folder and os.path.isdir(folder) else None
 
 
 def _counts(disagreements: Sequence[Disagreement]) -> str:
@@ -69,9 +71,9 @@ def _legend() -> str:
     )
 
 
-def _pictures(item: Disagreement, coco: COCO, root: Path, names: Sequence[str]) -> Pictures:
+def _pictures(item: Disagreement, coco: COCO, root: Path, runs: Sequence[Run]) -> Pictures:
+    picture = read_picture(image_path(runs[0].annotations, root, item.image))
     file_name = item.image["file_name"]
-    picture = read_picture(root / file_name)
     boxes = named_boxes(item.objects, coco, category_colours(coco))
     if len(coco.cats) == 1:
         boxes = [replace(box, label="") for box in boxes]
@@ -79,8 +81,8 @@ def _pictures(item: Disagreement, coco: COCO, root: Path, names: Sequence[str]) 
     alt = f"{file_name}, ground truth: {_listed(item.objects, coco)}."
     objects = f"{len(item.objects)} {'object' if len(item.objects) == 1 else 'objects'}"
     panels = [picture_from_image(truth, alt, title="ground truth", note=objects)]
-    for arm, name, outcome in zip(ARMS, names, (item.baseline, item.candidate), strict=True):
-        panels.append(_panel(picture, coco, outcome, arm, name, file_name))
+    for arm, run, outcome in zip(ARMS, runs, (item.baseline, item.candidate), strict=True):
+        panels.append(_panel(picture, coco, outcome, arm, run.name, file_name))
     winner = ARMS[item.lead > 0]
     mistakes = f"{abs(item.lead)} fewer {'mistake' if abs(item.lead) == 1 else 'mistakes'}"
     return Pictures(f"{file_name}: {mistakes} by the {winner}", panels)

@@ -1,0 +1,107 @@
+"""numpy arrays out of a pickle, as data: nothing of numpy's or of anybody's is called as the pickle says."""
+
+import math
+import pickle
+import re
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class DType:
+    """A dtype of plain numbers, made as numpy's `dtype` is: by its code, then a state with the order of bytes."""
+
+    def __init__(self, code: str, *flags: object) -> None:
+        if not re.fullmatch(r"[fiu][1248]|b1", code):
+            raise pickle.UnpicklingError(f"an array of {code!r:.40}")
+        self.code = code
+        self.order = "|"
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        if state[1] not in ("<", ">", "|", "="):
+            raise pickle.UnpicklingError(f"order of bytes {state[1]!r:.40}")
+        self.order = state[1]
+
+    def read(self, data: bytes | bytearray | str, shape: Sequence[int], order: str) -> "np.ndarray[Any, Any]":
+        """The numbers in the machine's own order; ValueError where they are more or fewer than the shape says."""
+        # Python 2 wrote texts for bytes.
+        numbers = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, self.order + self.code)
+        if len(shape) > 32 or math.prod(shape) != len(numbers):
+            raise ValueError(f"{len(numbers)} numbers for the shape {shape!r:.80}")
+        return numbers.astype(numbers.dtype.newbyteorder("=")).reshape(shape, order="F" if order == "F" else "C")
+
+
+class Array:
+    """What stands for numpy's `ndarray` while a file is read."""
+
+    values: "np.ndarray[Any, Any]"
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        _, shape, dtype, is_fortran, data = state
+        self.values = dtype.read(data, shape, "F" if is_fortran else "C")
+
+    def tensor(self) -> Tensor:
+        return torch.from_numpy(self.values)
+
+
+def _reconstruct(array: type[Array], shape: object, dtype: object) -> Array:
+    return array()
+
+
+def _frombuffer(data: Any, dtype: DType, shape: Sequence[int], order: str) -> Array:
+    array = Array()
+    array.values = dtype.read(data, shape, order)
+    return array
+
+
+def _scalar(dtype: DType, data: bytes | str) -> Any:
+    return dtype.read(data, (), "C").item()
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding!r:.40}")
+    return text.encode(encoding)
+
+
+# By the names that they have in a pickle; numpy's modules were renamed in its version 2.
+ADMITTED: dict[tuple[str, str], Any] = {
+    ("_codecs", "encode"): _latin1,
+    ("collections", "OrderedDict"): dict,
+    ("numpy", "ndarray"): Array,
+    ("numpy", "dtype"): DType,
+}
+for core in ("core", "_core"):
+    ADMITTED[f"numpy.{core}.multiarray", "_reconstruct"] = _reconstruct
+    ADMITTED[f"numpy.{core}.multiarray", "scalar"] = _scalar
+    ADMITTED[f"numpy.{core}.numeric", "_frombuffer"] = _frombuffer
+
+
+# Python's: that in C takes memory for as many objects as a file says that it refers to.
+class ArrayUnpickler(pickle._Unpickler):
+    """Admits arrays, as :class:`Array`, and plain containers: what detectron2's `.pkl` files hold."""
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a pickle may call.
+
+        Raises:
+            pickle.UnpicklingError: it names something else.
+        """
+        if (module, name) not in ADMITTED:
+            raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+        return ADMITTED[module, name]
+
+    def load_build(self) -> None:
+        """Gives an object its state; functions have attributes, too."""
+        if not isinstance(self.stack[-2], Array | DType):
+            raise pickle.UnpicklingError(f"state of a {type(self.stack[-2]).__name__}")
+        build: Any = pickle._Unpickler.dispatch[pickle.BUILD[0]]
+        build(self)
+
+    dispatch[pickle.BUILD[0]] = load_build

@@ -1,0 +1,26 @@
+"""The oldest Python and torch that the project runs on; docs/COMPATIBILITY.md has what was seen with which."""
+
+import re
+from collections.abc import Sequence
+
+OLDEST_PYTHON = (3, 11)
+OLDEST_TORCH = (2, 8)
+
+
+def check_versions(python: Sequence[int], torch: str) -> None:
+    """Whether the project runs here.
+
+    Args:
+        python: its major and minor version, or more of `sys.version_info`.
+        torch: `torch.__version__`.
+
+    Raises:
+        ImportError: Python or torch is too old.
+    """
+    found = {"Python": tuple(python[:2]), "torch": tuple(map(int, re.findall(r"\d+", torch)[:2]))}
+    for name, oldest in (("Python", OLDEST_PYTHON), ("torch", OLDEST_TORCH)):
+        if found[name] < oldest:
+            raise ImportError(
+                f"se_detection needs {name} {'.'.join(map(str, oldest))} or newer, and this is "
+                f"{'.'.join(map(str, found[name]))}; see docs/COMPATIBILITY.md"
+            )

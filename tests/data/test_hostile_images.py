@@ -1,0 +1,195 @@
+"""Image files of every kind are read as detectron2 reads them, or refused in one line."""
+
+import copy
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetMapper
+from detectron2.data.detection_utils import read_image
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import EpsImagePlugin, Image
+
+from se_detection import UserError
+from se_detection.data.health import check_health
+from se_detection.data.health_report import health_tables
+from se_detection.data.image_files import Picture, Undecodable, look_at
+from se_detection.data.mapper import CheckedMapper
+from se_detection.data.split import decode_images, read_split
+
+from ..fuzzing import Tally, examples
+from .hostile_images import SIZE, bombs, broken, no_files, noise, pictures, saved, write_all
+
+# What Pillow says of odd EXIF data, and of pictures that are large for it.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+MORE_MEMORY = 1 << 29
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    """No more than half a GB more than there is."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MORE_MEMORY, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.fixture
+def tally(request) -> Iterator[Tally]:
+    found = Tally(request.param)
+    yield found
+    print(f"\n{found}")
+    assert found.counts["refused"]
+    assert found.counts["read"]
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A config of small pictures."""
+    cfg = get_cfg()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 48, 96
+    return cfg
+
+
+def item(path: Path) -> dict:
+    return {"file_name": str(path), "image_id": 1}
+
+
+@pytest.mark.parametrize("tally", ["image files"], indirect=True)
+def test_all_kinds(tally, small, tmp_path) -> None:
+    ours, theirs = (mapper(small, is_train=False) for mapper in (CheckedMapper, DatasetMapper))
+    for path in write_all(tmp_path / "good", pictures):
+        height, width = read_image(str(path)).shape[:2]
+        assert look_at(path) == Picture(width, height, turned=(width, height) == SIZE[::-1])
+        assert torch.equal(tally.refused(ours, item(path))["image"], theirs(item(path))["image"])
+    with little_memory():
+        for path in write_all(tmp_path / "bad", broken):
+            found = look_at(path)
+            assert isinstance(found, Undecodable)
+            if "above 255" not in found.reason:
+                assert tally.refused(ours, item(path)) is None
+        for path in no_files(tmp_path / "none"):
+            assert look_at(path) is None
+            if path.name != "device.jpg":
+                assert tally.refused(ours, item(path)) is None
+
+
+@pytest.mark.parametrize("name", bombs())
+def test_a_bomb_is_refused_by_its_header(name, small, tmp_path) -> None:
+    path = tmp_path / name
+    path.write_bytes(bombs()[name])
+    assert path.stat().st_size < 1_000_000
+    with little_memory():
+        found = look_at(path)
+        with pytest.raises(UserError, match=r"too large|exceeds limit"):
+            CheckedMapper(small, is_train=False)(item(path))
+    assert "too large" in found.reason or "exceeds limit of 178956970 pixels" in found.reason
+
+
+def test_pictures_up_to_twice_pillows_limit_are_read(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(saved(noise(), "PNG"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] // 2)
+    assert look_at(path) == Picture(*SIZE, turned=False)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] // 2 - 1)
+    assert "exceeds limit" in look_at(path).reason
+
+
+def test_no_program_in_a_file_is_run(tmp_path, monkeypatch) -> None:
+    path, ghostscript, trace = tmp_path / "program.jpg", tmp_path / "bin" / "gs", tmp_path / "trace"
+    path.write_bytes(saved(noise(), "EPS"))
+    ghostscript.parent.mkdir()
+    ghostscript.write_text(f"#!/bin/sh\ntouch {trace}\n")
+    ghostscript.chmod(ghostscript.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
+    assert isinstance(look_at(path), Undecodable)
+    assert not trace.exists()
+    # As Pillow would have it.
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
+    look_at(path)
+    assert trace.exists()
+
+
+def test_pictures_that_are_long_and_thin(small, tmp_path) -> None:
+    mapper = CheckedMapper(small, is_train=False)
+    for size, expected in (((20_000, 210), (1, 96)), ((210, 20_000), (96, 1))):
+        Image.new("RGB", size).save(tmp_path / "long.png")
+        assert look_at(tmp_path / "long.png") == Picture(*size, turned=False)
+        assert tuple(mapper(item(tmp_path / "long.png"))["image"].shape[1:]) == expected
+    Image.new("RGB", (20_000, 10)).save(tmp_path / "thin.png")
+    with pytest.raises(UserError, match=r"thin\.png can't be used: height and width must be > 0"):
+        mapper(item(tmp_path / "thin.png"))
+
+
+WHOLE = [
+    pictures()[name]
+    for name in ("alpha.png", "palette_transparent.gif", "inks.jpg", "turned_6.jpg", "alpha.webp", "lab.tif")
+]
+
+
+@st.composite
+def spoilt(draw):
+    data = bytearray(draw(st.sampled_from(WHOLE)))
+    for _ in range(draw(st.integers(0, 3))):
+        # Most of what is in headers, which are small.
+        where = draw(st.integers(0, 200) | st.integers(0, len(data))) % (len(data) + 1)
+        change = draw(st.sampled_from(["byte", "cut", "insert", "drop", "large"]))
+        if change == "cut":
+            del data[where:]
+        elif change == "drop":
+            del data[where : where + draw(st.integers(1, 40))]
+        else:
+            new = {"byte": st.binary(min_size=1, max_size=2), "insert": st.binary(min_size=1, max_size=9)}
+            value = draw(new.get(change, st.sampled_from([b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0" * 4])))
+            data[where : where + (0 if change == "insert" else len(value))] = value
+        if not data:
+            break
+    return bytes(data)
+
+
+@pytest.mark.parametrize("tally", ["spoilt images"], indirect=True)
+@examples(120)
+@given(data=spoilt())
+def test_spoilt_images(tally, small, tmp_path, data) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(data)
+    with little_memory():
+        found = look_at(path)
+        size = {"width": found.width, "height": found.height} if isinstance(found, Picture) else {}
+        ours = tally.refused(CheckedMapper(small, is_train=False), {**item(path), **size})
+    if isinstance(found, Picture) and max(found[:2]) < 48 * min(found[:2]):
+        assert ours is not None
+    if ours is not None:
+        theirs = DatasetMapper(small, is_train=False)({**item(path), **size})
+        assert torch.equal(ours["image"], theirs["image"])
+
+
+def test_the_health_check_counts_them(data_set, cfg) -> None:
+    good, bad, none = pictures(), broken(), no_files(data_set.images)
+    for name, content in {**good, **bad}.items():
+        (data_set.images / name).write_bytes(content)
+    first = copy.deepcopy(data_set.content["images"][0])
+    names = [*good, *bad, *(path.name for path in none)]
+    for number, name in enumerate(names, 1000):
+        found = look_at(data_set.images / name)
+        size = {"width": found.width, "height": found.height} if isinstance(found, Picture) else {}
+        data_set.content["images"].append({**first, "id": number, "file_name": name, **size})
+    data_set.write()
+    split = read_split(data_set.json_file, data_set.images)
+    with little_memory():
+        health = check_health(split, decode_images(split), [split], cfg)
+    counts = {finding.key: finding.count for finding in health.findings}
+    assert counts["images-undecodable"] == len(bad)
+    assert counts["images-missing"] == len(none)
+    assert not counts.keys() & {"images-wrong-size", "images-turned", "images-wrong-file_name"}
+    assert "\x1b" not in health_tables(health)
