@@ -16,6 +16,7 @@ from detectron2.structures import Instances
 from pycocotools.coco import COCO
 
 from ..data.output import write_json
+from ..errors import UserError
 from ..evaluation.coco_files import Entry, read_json
 from ..evaluation.compare import image_weights, images_by_size
 from ..evaluation.intervals import Difference, estimate
@@ -88,11 +89,16 @@ class AblationState:
     Args:
         path: the file; what it holds is taken over.
         of: what it must be of: a :func:`~.trained_run.fingerprint`.
+
+    Raises:
+        UserError: the file can't be read.
     """
 
     def __init__(self, path: Path, of: dict[str, str]) -> None:
         self.path = path
         self.content: Entry = read_json(path) if path.is_file() else {"of": of, "time": None, "rows": {}}
+        if not isinstance(self.content, dict) or not isinstance(self.content.get("rows"), dict):
+            raise UserError(f"{path} is damaged; replace the analysis with --overwrite")
 
     @property
     def rows(self) -> dict[str, Entry]:

@@ -13,7 +13,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import write_whole
+from ..files import parse_json, write_whole
 from .interruption import Agreement
 
 REPORT = "non_finite.json"
@@ -99,8 +99,12 @@ class LossGuard:
 
     def _report(self, entry: dict[str, object]) -> None:
         path = Path(self.cfg.OUTPUT_DIR, REPORT)
-        entries = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-        text = json.dumps([*entries, entry], indent=2, allow_nan=False) + "\n"
+        try:
+            entries = parse_json(path.read_bytes()) if path.is_file() else []
+        except ValueError:
+            # Damaged, which must not hide what there is to tell now.
+            entries = []
+        text = json.dumps([*(entries if isinstance(entries, list) else []), entry], indent=2, allow_nan=False) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))
 
 

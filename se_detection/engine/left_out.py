@@ -8,6 +8,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..data.bad_images import BAD_IMAGES, BadImage, read_bad_images, write_bad_images
+from ..errors import printable
 from .interruption import Agreement
 
 logger = logging.getLogger(__name__)
@@ -51,8 +52,8 @@ class LeftOut(HookBase):
                 "%d images can't be used and are left out; %s lists them. The first: %s (%s)",
                 len(self.images),
                 self.folder / BAD_IMAGES,
-                first.file_name,
-                first.reason,
+                printable(first.file_name),
+                printable(first.reason),
             )
 
     def after_step(self) -> None:
@@ -69,9 +70,9 @@ class LeftOut(HookBase):
             logger.warning(
                 "Iteration %d: %s can't be used and is left out, the %d. so far (%s)",
                 self.trainer.iter,
-                image.file_name,
+                printable(image.file_name),
                 len(self.images),
-                image.reason,
+                printable(image.reason),
             )
         if new:
             write_bad_images(self.folder, self.images.values())

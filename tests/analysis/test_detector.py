@@ -165,7 +165,7 @@ def test_the_tool_prints_and_writes(run_tool, tmp_path, capsys) -> None:
     ("arguments", "message"),
     [
         (["--config-file", "nowhere.yaml"], "--config-file nowhere.yaml: there is no such file"),
-        (["--config-file", FPN, "MODEL.SE.RATIO", "8"], "config overrides: unknown config key MODEL.SE.RATIO"),
+        (["--config-file", FPN, "MODEL.SE.RATIO", "8"], "config overrides: MODEL.SE.RATIO '8': unknown config key"),
         (["--size", "800", "800"], "--size and KEY VALUE are for a detector"),
         (["--json", "/nowhere/counts.json"], "--json /nowhere/counts.json: there is no folder /nowhere"),
     ],

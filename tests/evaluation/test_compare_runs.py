@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from se_detection import UserError
+from se_detection.data.bad_images import BadImage, write_bad_images
 from se_detection.evaluation import Difference, compare, compare_runs
 
 
@@ -82,6 +83,15 @@ def test_several_runs_of_each_arm(seeds) -> None:
     unequal = compare_runs(seeds[0], seeds[1][:1], n_bootstrap=100)
     assert unequal.covers == "images"
     assert [len(spreads["AP"].values) for spreads in unequal.runs.values()] == [2, 1]
+
+
+def test_runs_on_other_parts_of_the_data_are_told_apart(runs, refuse) -> None:
+    bad = [BadImage(f"/data/{number}.jpg", 4, 5, "is not there") for number in range(3)]
+    write_bad_images(runs[1], bad)
+    refuse(r"not of one recipe: bad_images.json \('0 images' and '3 images'\)")
+    # Wherever they lay.
+    write_bad_images(runs[0], [image._replace(file_name=f"/other/{number}.jpg") for number, image in enumerate(bad)])
+    assert compare_runs(*runs, n_bootstrap=100).recipe["others"] == {}
 
 
 def test_a_run_without_a_record_has_no_costs(runs) -> None:

@@ -62,8 +62,8 @@ def tally(request) -> Iterator[Tally]:
     found = Tally(request.param)
     yield found
     print(f"\n{found}")
-    assert found.counts["refused"]
-    assert found.counts["read"]
+    # All of a few may be of one kind.
+    assert sum(found.counts.values()) < 20 or (found.counts["refused"] and found.counts["read"])
 
 
 def write(path: Path, data: bytes) -> Path:
