@@ -3,7 +3,9 @@
 import math
 import pickle
 import re
-from collections.abc import Sequence
+import struct
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -85,6 +87,8 @@ class ArrayUnpickler(pickle._Unpickler):
     """Admits arrays, as :class:`Array`, and plain containers: what detectron2's `.pkl` files hold."""
 
     stack: list[Any]
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
@@ -104,4 +108,9 @@ class ArrayUnpickler(pickle._Unpickler):
         build: Any = pickle._Unpickler.dispatch[pickle.BUILD[0]]
         build(self)
 
-    dispatch[pickle.BUILD[0]] = load_build
+    def load_bytearray8(self) -> None:
+        """Reads bytes; Python's makes room for as many as the file says, before it reads them."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(min(length, sys.maxsize))))
+
+    dispatch |= {pickle.BUILD[0]: load_build, pickle.BYTEARRAY8[0]: load_bytearray8}

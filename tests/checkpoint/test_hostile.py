@@ -192,6 +192,7 @@ def test_no_code_is_run(tmp_path, kind, place, call) -> None:
         # References to objects beyond number, and texts beyond size.
         (b"Nr\xff\xff\xff\x3f0\x8d\xff\xff\xff\xff\xff\xff\xff\x0f", "MemoryError|truncated|cannot fit"),
         (b"X\xff\xff\xff\x7fabc", "truncated"),
+        (b"\x96" + struct.pack("<Q", 2**36) + b"abc", "truncated"),
     ],
 )
 def test_pickles_by_hand(tmp_path, opcodes, reason) -> None:
