@@ -9,7 +9,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from se_detection.analysis.gate_ablation import ALL, TOGETHER, UNCHANGED, AblationState, evaluations, summarise
-from se_detection.analysis.trained_run import load_trained_run, read_run_config
+from se_detection.analysis.trained_run import load_trained_run, open_split, read_run_config
 from se_detection.evaluation import COCODetectionEvaluator, compare
 
 from .conftest import CONSTANT
@@ -18,6 +18,8 @@ from .conftest import CONSTANT
 @pytest.fixture
 def evaluate(explained, tmp_path):
     """A function that evaluates a detector as detectron2 does: its metrics, and the file of its detections."""
+    # The analysis may be of another file's tests, whose data sets are forgotten.
+    open_split(explained.run, None, None)
 
     def evaluate(model, name: str):
         loader = build_detection_test_loader(explained.run.cfg, "pictures")
