@@ -8,7 +8,7 @@ DEMO := output/demo
 export OMP_WAIT_POLICY := passive
 TRAIN_TOY = $(BIN)/python tools/train_net.py --overwrite --config-file configs/Toy
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test test-oldest lint bench
 setup: $(READY)
 
 $(READY): requirements.txt setup.py se_detection/install_detectron2.py
@@ -27,6 +27,21 @@ demo: $(READY)
 test: export OMP_NUM_THREADS := 1
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# The trunks, configs, weights and a run, on the oldest torch that versions.py admits, in an environment of its own.
+OLDEST := .venv-oldest
+test-oldest: export OMP_NUM_THREADS := 1
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/layers tests/backbone tests/checkpoint \
+	    tests/export tests/test_config.py tests/engine/test_config.py tests/engine/test_train_net.py tests/test_startup.py
+
+$(OLDEST)/.ready: requirements.txt setup.py se_detection/install_detectron2.py
+	$(PYTHON) -m venv $(OLDEST)
+	sed 's/^torch==.*/torch==2.8.0/; s/^torchvision==.*/torchvision==0.23.0/' requirements.txt > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt \
+	    -e '.[export]' hypothesis pytest pytest-xdist pretrainedmodels six
+	$(OLDEST)/bin/python se_detection/install_detectron2.py
+	touch $@
 
 # Time and memory next to detectron2's plain ResNet: less than a minute on two CPU cores.
 bench: $(READY)

@@ -9,8 +9,11 @@ import pytest
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.evaluation import verify_results
+from detectron2.modeling.box_regression import Box2BoxTransform, _dense_box_regression_loss
 from detectron2.solver import build_lr_scheduler
-from hypothesis import given
+from detectron2.structures import Boxes
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -18,6 +21,7 @@ from se_detection import UserError, model_zoo, pretrain
 from se_detection.config import flatten
 from se_detection.engine import Trainer, argument_parser, load_config
 from se_detection.engine.config import read_config
+from se_detection.engine.values import LOSSES
 from se_detection.pretrain.config import config_base
 from se_detection.pretrain.mapper import ImageMapper
 from se_detection.study import read_study
@@ -168,6 +172,8 @@ def test_studies(tally, tmp_path) -> None:
     fitting = st.sampled_from([1, [1, 2], [0.5, 0.25], "ok", content["RECIPE"], content["ARMS"]])
 
     @examples(25)
+    # Of those that are drawn, one in twenty is accepted.
+    @example("NAME", "ok")
     @given(st.sampled_from([*content, "OTHER"]), st.one_of(fitting, values, texts, st.dictionaries(texts, values)))
     def check(key: str, value: Any) -> None:
         study = tally.refused(read_study, Path(write(tmp_path, {**content, key: value})))
@@ -271,12 +277,49 @@ def test_bases_may_lie_anywhere(tmp_path) -> None:
         (["MODEL.WEIGHTS", "w" * 5000], "MODEL.WEIGHTS: 'www.* has 5000 characters"),
         (["SOLVER.WEIGHT_DECAY_BIAS", "(1,)"], r"SOLVER.WEIGHT_DECAY_BIAS: \[1\] is no number"),
         (["MODEL.FPN.OUT_CHANNELS", "0"], "MODEL.FPN.OUT_CHANNELS: 0 is less than 1"),
+        (["MODEL.RPN.PRE_NMS_TOPK_TEST", "-1"], "MODEL.RPN.PRE_NMS_TOPK_TEST: -1 is less than 1"),
+        (["MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]"], r"MODEL.PIXEL_STD: 0.0 is less than 0.001"),
+        (["MODEL.ANCHOR_GENERATOR.SIZES", "[[8], [0]]"], r"MODEL.ANCHOR_GENERATOR.SIZES: 0 is less than 0.001"),
+        (["MODEL.ANCHOR_GENERATOR.SIZES", "[[8], []]"], r"MODEL.ANCHOR_GENERATOR.SIZES: \[\[8\], \[\]\] has no values"),
+        (
+            ["MODEL.RPN.BBOX_REG_WEIGHTS", "(1.0, 1.0)"],
+            r"MODEL.RPN.BBOX_REG_WEIGHTS: \[1.0, 1.0\] has 2 values; give 4",
+        ),
+        (["TEST.KEYPOINT_OKS_SIGMAS", "[0.1, 'x']"], "TEST.KEYPOINT_OKS_SIGMAS: 'x' is no number"),
+        (
+            ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 30]]"],
+            r"\['bbox', 'AP', 30\] is not \[task, metric, value, toler",
+        ),
+        (["TEST.EXPECTED_RESULTS", "[5]"], "TEST.EXPECTED_RESULTS: 5 is not"),
+        (["TEST.AUG.ENABLED", "True", "TEST.AUG.MIN_SIZES", "()"], "TEST.AUG.MIN_SIZES: it is empty"),
+        (["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "iou"], "'iou' is not one of smooth_l1, giou, diou, ciou"),
     ],
 )
 def test_command_lines(words, message) -> None:
     with pytest.raises(UserError, match=message) as caught:
         read_config(model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN"), words)
     assert len(str(caught.value)) < 1000
+
+
+def test_expected_results_are_those_that_detectron2_takes() -> None:
+    words = ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 30, 0.5], ['bbox', 'AP50', 51.5, 1]]"]
+    cfg = read_config(model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN"), words)
+    assert verify_results(cfg, {"bbox": {"AP": 30.4, "AP50": 51.0}})
+
+
+def test_losses_and_weights_of_boxes_are_those_that_detectron2_has() -> None:
+    anchors, deltas = [Boxes(torch.tensor([[0.0, 0.0, 8.0, 8.0]]))], [torch.zeros(1, 1, 4)]
+
+    def loss(name: str, weights: tuple[float, ...]) -> torch.Tensor:
+        boxes, found = [anchors[0].tensor], torch.ones(1, 1, dtype=torch.bool)
+        transform = Box2BoxTransform(weights)
+        return _dense_box_regression_loss(anchors, transform, deltas, boxes, found, box_reg_loss_type=name)
+
+    for name in LOSSES:
+        assert loss(name, (1.0,) * 4) == pytest.approx(0, abs=1e-6)
+    for name, weights in (("iou", (1.0,) * 4), (LOSSES[0], (1.0, 1.0))):
+        with pytest.raises(ValueError, match=r"Invalid dense box|not enough values"):
+            loss(name, weights)
 
 
 @pytest.mark.parametrize(

@@ -24,5 +24,6 @@ def check_download(path: Path) -> None:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     if not digest.startswith(promised[1]):
         raise UserError(
-            f"{file}: its SHA-256 is {digest}, and its name says {promised[1]}; remove it, and it is downloaded again"
+            f"{file}: its SHA-256 is {digest}, and its name says {promised[1]}; remove it, and it is downloaded again, "
+            "or if the name means something else, download it yourself and give its path"
         )

@@ -178,5 +178,7 @@ def _unpicklable(path: Path, error: pickle.UnpicklingError) -> UserError:
 
 
 def _broken(path: Path, error: Exception) -> UserError:
-    reason = (" ".join(str(error).split()) or type(error).__name__)[:150]
+    # torch says so between advice to read the file without its safety, and where its documentation is.
+    said = str(error).rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation of torch.load")[0]
+    reason = (" ".join(said.split()) or type(error).__name__)[:150]
     return UserError(f"{path} is truncated, broken or no weights file ({reason}); get the file again")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 from unicodedata import category
 
@@ -19,6 +20,12 @@ LARGEST_SIZE = 10_000
 LONGEST = 1000
 # As detectron2 documents it: the largest element's norm.
 INFINITE = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
+ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
+# These two detectron2 looks at in a training's first step. Rotated boxes have a fifth weight.
+BOX_WEIGHTS = tuple(f"MODEL.{head}.BBOX_REG_WEIGHTS" for head in ("RPN", "ROI_BOX_HEAD", "RETINANET"))
+BOX_LOSSES = tuple(f"MODEL.{head}.BBOX_REG_LOSS_TYPE" for head in ("RPN", "ROI_BOX_HEAD", "RETINANET"))
+LOSSES = ("smooth_l1", "giou", "diou", "ciou")
+EXPECTED = [[str, str, *kinds] for kinds in product((int, float), repeat=2)]
 RANGES: tuple[tuple[float, float, tuple[str, ...]], ...] = (
     (
         1,
@@ -26,9 +33,13 @@ RANGES: tuple[tuple[float, float, tuple[str, ...]], ...] = (
         (
             *("MODEL.RESNETS.NUM_GROUPS", "MODEL.RESNETS.WIDTH_PER_GROUP", "MODEL.RESNETS.STEM_OUT_CHANNELS"),
             *("MODEL.RESNETS.RES2_OUT_CHANNELS", "MODEL.RESNETS.DEFORM_NUM_GROUPS", "MODEL.FPN.OUT_CHANNELS"),
-            *("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES"),
+            *("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES", "MODEL.SEM_SEG_HEAD.NUM_CLASSES"),
+            *("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"),
+            *("MODEL.ROI_MASK_HEAD.CONV_DIM", "MODEL.SEM_SEG_HEAD.CONVS_DIM"),
             *("INPUT.MAX_SIZE_TRAIN", "INPUT.MAX_SIZE_TEST", "TEST.AUG.MAX_SIZE", "TEST.PRECISE_BN.NUM_ITER"),
             *("SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.NUM_DECAYS"),
+            *("MODEL.RPN.PRE_NMS_TOPK_TRAIN", "MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TRAIN"),
+            *("MODEL.RPN.POST_NMS_TOPK_TEST", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"),
         ),
     ),
     (
@@ -47,8 +58,13 @@ RANGES: tuple[tuple[float, float, tuple[str, ...]], ...] = (
     (0, 64, ("MODEL.RETINANET.NUM_CONVS",)),
     (0, 1024, ("DATALOADER.NUM_WORKERS",)),
     (1, 2**16, ("SOLVER.IMS_PER_BATCH",)),
+    (1, 1024, tuple(f"MODEL.ROI_{head}_HEAD.POOLER_RESOLUTION" for head in ("BOX", "MASK", "KEYPOINT"))),
+    (0, 1024, tuple(f"MODEL.ROI_{head}_HEAD.POOLER_SAMPLING_RATIO" for head in ("BOX", "MASK", "KEYPOINT"))),
     (1, LARGEST_SIZE, ("INPUT.MIN_SIZE_TRAIN", "TEST.AUG.MIN_SIZES")),
     (0, LARGEST_SIZE, ("INPUT.MIN_SIZE_TEST",)),
+    # What is divided by, or taken the logarithm of.
+    (1e-3, 1e6, ("MODEL.PIXEL_STD", *ANCHORS, *BOX_WEIGHTS, "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS")),
+    (1e-3, 1e6, ("TEST.KEYPOINT_OKS_SIGMAS",)),
 )
 
 
@@ -72,7 +88,24 @@ def check_values(cfg: CfgNode, defaults: dict[str, Any]) -> None:
     for low, high, keys in RANGES:
         for key in keys:
             if values[key] is not None:
-                _check_range(key, values[key] if isinstance(defaults[key], list) else [values[key]], low, high)
+                items = list(_items(values[key])) if isinstance(defaults[key], list) else [values[key]]
+                _check_range(key, items, low, high)
+    for key in ANCHORS:
+        if not all(isinstance(items, int | float) or items for items in [values[key], *values[key]]):
+            raise UserError(f"{key}: {values[key]} has no values; give a list for each feature map, or one for all")
+    for key in BOX_WEIGHTS:
+        if len(values[key]) not in (4, 5):
+            raise UserError(f"{key}: {values[key]} has {len(values[key])} values; give 4: for x, y, width and height")
+    for key in BOX_LOSSES:
+        if values[key] not in LOSSES:
+            raise UserError(f"{key}: {values[key]!r} is not one of {', '.join(LOSSES)}")
+
+    # When all is trained and evaluated, detectron2 takes them apart.
+    for expected in values["TEST.EXPECTED_RESULTS"]:
+        if not isinstance(expected, list | tuple) or [type(item) for item in expected] not in EXPECTED:
+            raise UserError(f"TEST.EXPECTED_RESULTS: {expected!r} is not [task, metric, value, tolerance]")
+    if values["TEST.AUG.ENABLED"] and not values["TEST.AUG.MIN_SIZES"]:
+        raise UserError("TEST.AUG.MIN_SIZES: it is empty, and test-time augmentation is on; give at least one size")
 
 
 def _items(value: Any) -> Iterator[Any]:

@@ -4,11 +4,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import yaml
 from detectron2.config import get_cfg
 
 from ..config import flatten
+from ..data.coco_format import Rule, is_integer, is_name, problems
 from ..errors import UserError
+from ..yaml_file import read_yaml
 
 # What makes an arm: the trunk's layers, its weights, and how these want their pixels.
 TRUNK = (
@@ -25,6 +26,12 @@ INDIFFERENT = (
 )
 # A C4 detector has res5 in its heads: these two differ as the trunks do.
 SAME_HEADS = {"SERes5ROIHeads": "Res5ROIHeads"}
+# What is made use of; the rest is compared, whatever it is.
+RULES = {
+    "DATASETS.TRAIN": Rule("a list of names", lambda value: isinstance(value, list) and all(map(is_name, value))),
+    "MODEL.ROI_HEADS.NAME": Rule("a name", is_name),
+    "SEED": Rule("an integer", is_integer),
+}
 
 Recipe = dict[str, Any]
 
@@ -45,14 +52,13 @@ def read_recipe(folder: Path) -> Recipe | None:
 
 
 def _read(path: Path) -> Recipe:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} can't be read: {' '.join(str(error).split())}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no saved config; evaluate the run again")
     # A run of an older version did what is the default now.
     recipe = flatten(get_cfg()) | flatten(content)
+    if wrong := next(problems(recipe, RULES), None):
+        raise UserError(f"{path} is no saved config: it {wrong.text}, or evaluate the run again")
     heads = recipe["MODEL.ROI_HEADS.NAME"]
     return recipe | {"MODEL.ROI_HEADS.NAME": SAME_HEADS.get(heads, heads)}
 

@@ -18,6 +18,8 @@ from ..errors import UserError
 
 TRAIN, VAL = "image_folder_train", "image_folder_val"
 CHUNK = 1 << 20
+# Pictures are compressed already, and hardly become smaller in an archive; zeros become a thousandth.
+MAX_RATIO = 100
 SPLITS = {TRAIN: "train", VAL: "val"}
 
 
@@ -25,7 +27,7 @@ def find_image_folder(path: Path) -> Path:
     """The folder that holds `train/` and `val/`: `path`, or what an archive holds, unpacked into a cache.
 
     An archive is unpacked once; links, devices and files that would leave the folder are refused (the last two by
-    Python's `data` filter).
+    Python's `data` filter), and one that would grow to more than a hundred times its size.
 
     Raises:
         UserError: there is neither, or the archive can't be read.
@@ -90,7 +92,13 @@ def _unpack(archive: Path) -> Path:
     part = Path(mkdtemp(prefix=f"{key}.", dir=cache))
     try:
         with tarfile.open(archive) as file:
+            unpacked = 0
             for member in tqdm(file, desc=f"unpacking {archive.name}", unit=" files", disable=None):
+                unpacked += member.size
+                if unpacked > MAX_RATIO * size:
+                    raise UserError(
+                        f"--data {archive}: it unpacks to more than {MAX_RATIO} times its size; no pictures do"
+                    )
                 # Python's filter lets those through that lead into the folder; pictures need none, and folders that
                 # are links have been ways around it.
                 if member.issym():

@@ -15,7 +15,7 @@ from ..evaluation.coco_files import load_annotations, load_results
 from ..evaluation.compare import image_weights, images_by_size
 from ..evaluation.runs import read_run
 from ..evaluation.scores import METRICS, score_run
-from ..files import write_whole
+from ..files import parse_json, write_whole
 from ..metrics import MetricsFile
 from .definition import Arm, Study
 
@@ -73,10 +73,10 @@ def times_file(folder: Path, study: Study) -> Path:
 
 def _read(path: Path, study: Study) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read: {error}; remove it, and it is made again") from error
-    if content.get("definition") != study.digest:
+    if not isinstance(content, dict) or content.get("definition") != study.digest:
         raise UserError(
             f"{path} is of {study.name} as it was defined before; move the old files away, or give the study another "
             "NAME"

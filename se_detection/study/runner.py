@@ -12,6 +12,7 @@ from ..engine.finite import REPORT as NON_FINITE
 from ..engine.interruption import Interrupted, handling
 from ..errors import UserError
 from ..evaluation.coco_files import read_json
+from ..evaluation.runs import RESULTS
 from ..files import write_whole
 from .definition import Arm, Study
 from .files import Data, Split, make_splits
@@ -120,7 +121,7 @@ def best_rate(arm: str, trials: Mapping[float, float | None]) -> float:
 def _claim(output: Path, study: Study, digest: str) -> None:
     path = output / DEFINITION
     content = f"{study.digest} {digest}"
-    if path.is_file() and path.read_text(encoding="utf-8") != content:
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != content:
         raise UserError(
             f"{output} holds runs of another study, of {study.name} as it was before, or of other data; name another "
             "--output"
@@ -162,7 +163,11 @@ class _Runner:
         if (folder / NON_FINITE).is_file():
             _say(f"  {arm.name} diverges with BASE_LR {rate:g}")
             return None
-        return float(read_json(folder / "inference" / "results.json")["bbox"]["AP"] or 0.0)
+        results = read_json(folder / RESULTS)
+        try:
+            return float(results["bbox"]["AP"] or 0.0)
+        except (LookupError, TypeError, ValueError) as error:
+            raise UserError(f"{folder / RESULTS} has no AP; remove {folder}, and the trial is made again") from error
 
     def fine_tune(self, arm: Arm, seed: int, trunk: Path, rate: float) -> Path:
         """The folder of a detector's training, finished and evaluated."""

@@ -254,6 +254,13 @@ def test_contents_that_are_no_state_dict(tmp_path) -> None:
                 read(path)
 
 
+def test_what_torch_reads_only_without_its_safety_is_told_in_its_words(tmp_path) -> None:
+    path = tmp_path / "weights.pth"
+    torch.save(WEIGHTS, path, pickle_protocol=4)
+    with pytest.raises(UserError, match=r"no weights file \(Unsupported operand 149\)"):
+        read_checkpoint(path)
+
+
 def test_archives_that_are_larger_than_their_files(tmp_path) -> None:
     path = write(tmp_path / "model_final.pth", "zip", {"weight": torch.zeros(1000, 1000)})
     with zipfile.ZipFile(path) as archive:

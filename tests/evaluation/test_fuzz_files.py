@@ -167,6 +167,8 @@ FILES = {
     "inference/results.json": None,
     "inference/coco_instances_results.json": RESULTS,
     "../val.json": ANNOTATIONS,
+    # YAML has JSON in it.
+    "config.yaml": {"DATASETS": {"TRAIN": ["a"]}, "MODEL": {"ROI_HEADS": {"NAME": "Res5ROIHeads"}}, "SEED": 1},
     "metrics.json": {"iteration": 3, "total_loss": 1.5, "bbox/AP": 30.0},
     "bad_images.json": {"count": 1, "images": [{"file_name": "/a", "width": 1, "height": 2, "reason": "cut"}]},
 }
@@ -181,7 +183,7 @@ def test_run_folders(tally, two_runs, tmp_path, data) -> None:
         write(two_runs.paths[1] / name, data.draw(damaged(FILES[name] or two_runs.results)))
         tally.refused(all_of, two_runs, tmp_path)
     finally:
-        for extra in ("metrics.json", "bad_images.json"):
+        for extra in ("config.yaml", "metrics.json", "bad_images.json"):
             (two_runs.paths[1] / extra).unlink(missing_ok=True)
         shutil.rmtree(tmp_path / "pictures", ignore_errors=True)
         two_runs.restore()

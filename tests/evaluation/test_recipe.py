@@ -96,8 +96,22 @@ def test_a_run_that_was_only_evaluated_has_the_config_of_that(recipe_of, tmp_pat
     assert read_recipe(tmp_path)["SOLVER.BASE_LR"] == 0.001
 
 
-@pytest.mark.parametrize("text", ["- a", "a: [", "a: !!python/object:os.system {}"])
-def test_what_is_no_config_is_named(tmp_path, text) -> None:
-    (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"config\.yaml"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SEED: !!python/object/apply:os.mkdir [made]", "no code is run from a config"),
+        ("a: &a {b: *a}", "values with its aliases written out"),
+        ("DATASETS: {TRAIN: 5}", "'DATASETS.TRAIN' 5, which must be a list of names"),
+        ("DATASETS: {TRAIN: [[a]]}", "'DATASETS.TRAIN' .* which must be a list of names"),
+        ("MODEL: {ROI_HEADS: {NAME: [a]}}", "'MODEL.ROI_HEADS.NAME' .* which must be a name"),
+        ("SEED: high", "'SEED' 'high', which must be an integer"),
+        ("- a", r"config\.yaml is no saved config"),
+        ("a: [", r"config\.yaml is no valid YAML"),
+    ],
+)
+def test_what_is_no_saved_config(tmp_path, monkeypatch, text, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
         read_recipe(tmp_path)
+    assert os.listdir() == ["config.yaml"]

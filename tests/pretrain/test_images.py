@@ -142,6 +142,19 @@ def test_a_cut_archive_leaves_nothing(pictures, cache, tmp_path) -> None:
     assert not list((cache / "se_detection" / "images").iterdir())
 
 
+def test_an_archive_of_zeros_is_not_unpacked(cache, tmp_path) -> None:
+    archive = tmp_path / "zeros.tar"
+    with tarfile.open(archive, "w:bz2") as file:
+        member = tarfile.TarInfo("train/red/zeros.png")
+        member.size = 1 << 24
+        with open("/dev/zero", "rb") as zeros:
+            file.addfile(member, zeros)
+    assert archive.stat().st_size < member.size / 100
+    with pytest.raises(UserError, match="unpacks to more than 100 times its size"):
+        find_image_folder(archive)
+    assert not list((cache / "se_detection" / "images").iterdir())
+
+
 def test_what_is_missing_is_named(pictures, tmp_path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         find_image_folder(tmp_path / "nowhere")

@@ -157,6 +157,20 @@ def test_a_run_that_was_not_evaluated_at_its_end_is_not_taken_for_finished(folde
     assert folder.record("plain", 1)["AP"] == 0.0
 
 
+def test_a_trial_without_a_result_is_named(folder) -> None:
+    folder.run(seeds=[1])
+    for path in (folder.path / "results").glob("*.json"):
+        path.unlink()
+    trial = folder.path / "output" / "trials" / "plain-0.02"
+    for content in ("[]", "null", '{"bbox": 3}', '{"bbox": {"AP": "high"}}'):
+        (trial / "inference" / "results.json").write_text(content)
+        with pytest.raises(UserError, match=rf"results\.json has no AP; remove {trial}, and the trial is made again"):
+            folder.run(seeds=[1])
+    shutil.rmtree(trial)
+    folder.run(seeds=[1])
+    assert folder.record("plain", 1)["learning_rate"] == 0.02
+
+
 def test_another_machine_needs_the_records_alone(folder) -> None:
     folder.run(seeds=[1])
     folder.asked()
@@ -182,6 +196,17 @@ def test_what_can_not_be_is_refused(folder) -> None:
         folder.run(val="other.json", output="elsewhere")
     with pytest.raises(UserError, match="diverged with each BASE_LR of 1, 2"):
         best_rate("plain", {1: None, 2: None})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("[]", "as it was defined before"), ("{", "can't be read"), ("[" * 5000, "can't be read")]
+)
+def test_what_is_no_record_is_refused(folder, content, message) -> None:
+    (folder.path / "results").mkdir()
+    path = folder.path / "results" / "small-plain-1.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=rf"{path}.* {message}"):
+        write_report(folder.study(), folder.path / "results", None)
 
 
 @pytest.mark.parametrize("key", ["data_digest", "device"])
