@@ -66,12 +66,16 @@ setup(
         "termcolor",
     ],
     extras_require={
+        "export": ["onnx", "onnxruntime"],
         "dev": [
             "axe-playwright-python",
             "hypothesis",
             "mypy",
+            "onnx",
+            "onnxruntime",
             "playwright",
             "pretrainedmodels",
+            "psutil",  # detectron2's tools/benchmark.py
             "pytest",
             "pytest-xdist",
             "ruff",
@@ -79,6 +83,6 @@ setup(
             "types-PyYAML",
             "types-tabulate",
             "types-tqdm",
-        ]
+        ],
     },
 )

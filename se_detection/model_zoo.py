@@ -1,14 +1,20 @@
-"""The project's configs by name, as in detectron2's `model_zoo`."""
+"""The project's configs by name, in both of detectron2's config systems, as in detectron2's `model_zoo`."""
 
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
+from omegaconf import DictConfig
 from torch import nn
 
 from .errors import UserError
 from .padding_in_heads import ignore_padding_in_heads
+
+YAML, LAZY = ".yaml", ".py"
+# Of lazy configs, what others are made of.
+PARTS = "common"
 
 
 def _folder() -> Path:
@@ -18,21 +24,29 @@ def _folder() -> Path:
 
 
 def names() -> list[str]:
-    """The names of detectors' configs, such as `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`, without their bases."""
-    files = [path.relative_to(_folder()) for path in _folder().glob("*/*.yaml") if not path.name[0].isupper()]
-    return sorted(str(path.with_suffix("")) for path in files)
+    """The names of detectors' configs, without those that are only bases of others.
+
+    As in detectron2's zoo a name is a path in `configs/`, and one that ends with `.py` is a lazy config's:
+    `lazy/COCO-Detection/faster_rcnn_SE_R_50_FPN_1x.py`. A yaml's name is without its ending:
+    `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`.
+    """
+    folder = _folder()
+    files = [*folder.glob(f"*/*{YAML}"), *folder.glob(f"lazy/**/*{LAZY}")]
+    files = [file.relative_to(folder) for file in files if file.name[0].islower() and PARTS not in file.parts]
+    return sorted(str(file).removesuffix(YAML) for file in files)
 
 
 def get_config_file(name: str) -> str:
-    """The path of a config's yaml, for detectron2's `--config-file`; `.yaml` at the name's end is optional.
+    """The path of a config, for detectron2's `--config-file`; `.yaml` at the name's end is optional.
 
     Raises:
         UserError: there is no config of that name.
     """
-    name = name.removesuffix(".yaml")
-    if name not in names():
-        raise UserError(f"no config is named {name!r}; choose from {', '.join(names())}")
-    return str(_folder() / f"{name}.yaml")
+    name = name.removesuffix(YAML)
+    if name not in (known := names()):
+        close = get_close_matches(name, known, n=1, cutoff=0)
+        raise UserError(f"no config is named {name!r}; did you mean {close[0]!r}? model_zoo.names() lists all")
+    return str(_folder() / (name if name.endswith(LAZY) else name + YAML))
 
 
 def get_recipe_file(name: str) -> str:
@@ -47,14 +61,17 @@ def get_recipe_file(name: str) -> str:
     return str(recipes[name])
 
 
-def get_config(name: str) -> CfgNode:
-    """A config by name, not frozen.
+def get_config(name: str) -> CfgNode | DictConfig:
+    """A config by name: a yaml's is a `CfgNode` that is not frozen, a lazy one's what `LazyConfig.load` gives.
 
     Raises:
         UserError: there is no config of that name.
     """
+    file = get_config_file(name)
+    if name.endswith(LAZY):
+        return LazyConfig.load(file)
     cfg = get_cfg()
-    cfg.merge_from_file(get_config_file(name), allow_unsafe=False)
+    cfg.merge_from_file(file, allow_unsafe=False)
     return cfg
 
 
@@ -64,11 +81,15 @@ def get(name: str, trained: bool = False) -> nn.Module:
     Raises:
         UserError: there is no config of that name, or trained weights were asked for and none are published.
     """
+    cfg = get_config(name)
     if trained:
         raise UserError(f"no trained weights are published for {name!r}; train it with tools/train_net.py")
-    cfg = get_config(name)
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
-    model = build_model(cfg)
+    has_gpu = torch.cuda.is_available()
+    if isinstance(cfg, DictConfig):
+        model = instantiate(cfg.model).to("cuda" if has_gpu else "cpu")
+    else:
+        if not has_gpu:
+            cfg.MODEL.DEVICE = "cpu"
+        model = build_model(cfg)
     ignore_padding_in_heads(model)
     return model

@@ -1,13 +1,18 @@
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from detectron2 import model_zoo as detectron2_zoo
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, LazyConfig, instantiate
+from detectron2.modeling import build_model
+from omegaconf import DictConfig, OmegaConf
 
 from se_detection import UserError, model_zoo
 
-PAIRS = [name for name in model_zoo.names() if "_SE_" in name]
+LAZY = [name for name in model_zoo.names() if name.endswith(".py")]
+YAML = [name for name in model_zoo.names() if name not in LAZY]
+PAIRS = [name for name in YAML if "_SE_" in name]
 
 # What a pair's arms may differ in: the trunk, its weights, and what those weights were trained with.
 TRUNK_AND_WEIGHTS = {
@@ -17,6 +22,8 @@ TRUNK_AND_WEIGHTS = {
     "MODEL.PIXEL_STD",
     "INPUT.FORMAT",
 }
+# The heads of a C4 detector have a stage of the trunk.
+C4_HEADS = {"MODEL.ROI_HEADS.NAME"}
 
 
 def flat(node: CfgNode, prefix: str = "") -> dict[str, object]:
@@ -40,8 +47,17 @@ def test_the_promised_configs_are_there() -> None:
     }
     expected |= {f"Paper/faster_rcnn_{arm}_{d}_FPN_2x" for arm in ("R", "SE_R") for d in (50, 101)}
     expected |= {f"Toy/faster_rcnn_{arm}_{d}_FPN" for arm in ("R", "SE_R") for d in (18, 50)}
+    expected |= {f"lazy/COCO-Detection/faster_rcnn_{arm}_50_FPN_{s}.py" for arm in ("R", "SE_R") for s in ("1x", "3x")}
     assert expected <= set(model_zoo.names())
-    assert not [name for name in model_zoo.names() if "Base" in name]
+    assert not [name for name in model_zoo.names() if "Base" in name or "common" in name]
+
+
+def test_every_lazy_config_that_trains_something_has_a_name() -> None:
+    """Told by their content: the parts that others are made of have no `train`."""
+    folder = Path(model_zoo.get_config_file(LAZY[0])).parents[2]
+    assert folder.name == "configs"
+    whole = [path for path in folder.glob("lazy/**/*.py") if "train" in path.read_text() and "common" not in path.parts]
+    assert sorted(str(path.relative_to(folder)) for path in whole) == LAZY
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -49,8 +65,8 @@ def test_arms_of_a_pair_differ_in_trunk_and_weights_alone(name) -> None:
     plain_name = re.sub(r"_FPN_(open|pre|identity|3x3|r\d+)$", "_FPN", name.replace("_SE_", "_"))
     gated, plain = model_zoo.get_config(name), model_zoo.get_config(plain_name)
     found = {key for key in differences(gated, plain) if not key.startswith("MODEL.SE.")}
-    assert found <= TRUNK_AND_WEIGHTS
-    assert gated.MODEL.BACKBONE.NAME == plain.MODEL.BACKBONE.NAME.replace("build_", "build_se_")
+    assert found <= TRUNK_AND_WEIGHTS | (C4_HEADS if "_C4_" in name else set())
+    assert gated.MODEL.BACKBONE.NAME == plain.MODEL.BACKBONE.NAME.replace("resnet", "se_resnet")
 
 
 @pytest.mark.parametrize("schedule", ["1x", "3x"])
@@ -89,28 +105,61 @@ def test_paper_config_is_detectrons_2x() -> None:
     assert ours.DATASETS.TEST == ("coco_2014_minival",)
 
 
-@pytest.mark.parametrize("name", model_zoo.names())
+@pytest.mark.parametrize("name", YAML)
 def test_every_config_builds_its_detector(name) -> None:
     cfg = model_zoo.get_config(name)
-    cfg.MODEL.DEVICE = "cpu"
-    model = detectron2_zoo.model_zoo.build_model(cfg)
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
     gated = [key for key, _ in model.named_parameters() if ".se." in key]
     assert bool(gated) == ("_se_" in cfg.MODEL.BACKBONE.NAME and len(cfg.MODEL.SE.STAGES) > 0)
-    assert model.roi_heads.num_classes == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    if cfg.MODEL.META_ARCHITECTURE == "RetinaNet":
+        assert model.num_classes == cfg.MODEL.RETINANET.NUM_CLASSES
+    else:
+        assert model.roi_heads.num_classes == cfg.MODEL.ROI_HEADS.NUM_CLASSES
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_every_lazy_config_builds_its_detector(name) -> None:
+    cfg = model_zoo.get_config(name)
+    assert isinstance(cfg, DictConfig)
+    assert OmegaConf.to_yaml(cfg.model) == OmegaConf.to_yaml(LazyConfig.load(model_zoo.get_config_file(name)).model)
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    gated = [key for key, _ in model.named_parameters() if ".se." in key]
+    assert bool(gated) == ("_SE_" in name)
 
 
 def test_names_with_and_without_yaml() -> None:
-    name = "Toy/faster_rcnn_SE_R_18_FPN"
-    assert model_zoo.get_config_file(name) == model_zoo.get_config_file(f"{name}.yaml")
+    name = "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"
+    file = model_zoo.get_config_file(name)
+    assert file == model_zoo.get_config_file(f"{name}.yaml")
+    assert file.endswith(f"configs/{name}.yaml")
+    lazy = model_zoo.get_config_file(f"lazy/{name}.py")
+    assert lazy.endswith(f"configs/lazy/{name}.py")
+    assert Path(file).is_file()
+    assert Path(lazy).is_file()
 
 
-def test_a_detector_by_name_works_where_there_is_no_gpu() -> None:
-    model = model_zoo.get("Toy/faster_rcnn_SE_R_18_FPN")
+@pytest.mark.parametrize(
+    "name", ["Toy/faster_rcnn_SE_R_18_FPN", "lazy/COCO-Detection/faster_rcnn_SE_R_50_FPN_1x.py"], ids=["yaml", "lazy"]
+)
+def test_a_detector_by_name_works_where_there_is_no_gpu(name) -> None:
+    model = model_zoo.get(name).eval()
     assert model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.no_grad():
+        (output,) = model([{"image": torch.zeros(3, 64, 96), "height": 32, "width": 48}])
+    assert output["instances"].image_size == (32, 48)
 
 
 def test_unknown_name_and_missing_weights_are_refused() -> None:
-    with pytest.raises(UserError, match="no config is named 'Toy/faster'; choose from Ablations"):
-        model_zoo.get_config("Toy/faster")
-    with pytest.raises(UserError, match="no trained weights are published"):
-        model_zoo.get("Toy/faster_rcnn_SE_R_18_FPN", trained=True)
+    with pytest.raises(UserError, match=r"no config is named 'Toy/faster_rcnn_SE'; did you mean 'Toy/faster_rcnn_"):
+        model_zoo.get_config("Toy/faster_rcnn_SE")
+    # A lazy config has its ending, as in detectron2's zoo.
+    with pytest.raises(UserError, match="no config is named 'lazy/COCO-Detection/fcos_SE_R_50_FPN_1x'; did you mean"):
+        model_zoo.get("lazy/COCO-Detection/fcos_SE_R_50_FPN_1x")
+    with pytest.raises(UserError, match="no config is named ''; did you mean"):
+        model_zoo.get_config_file("")
+    for name in ("Toy/faster_rcnn_SE_R_18_FPN", LAZY[0]):
+        with pytest.raises(UserError, match="no trained weights are published"):
+            model_zoo.get(name, trained=True)

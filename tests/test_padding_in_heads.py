@@ -1,9 +1,14 @@
+import copy
+
 import pytest
 import torch
-from detectron2.modeling import build_model
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import FPN, build_model
+from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.structures import ImageList
 
-from se_detection import model_zoo
+from se_detection import create_backbone, model_zoo
+from se_detection.backbone import ignore_padding
 from se_detection.export import fuse_for_inference
 from se_detection.padding_in_heads import ignore_padding_in_heads
 
@@ -104,3 +109,32 @@ def test_in_training_anchors_in_the_padding_are_background_as_others_are() -> No
     features = model.backbone(images.tensor)
     logits, _ = model.proposal_generator.rpn_head([features[name] for name in model.proposal_generator.in_features])
     assert all(values.isfinite().all() for values in logits)
+
+
+def test_a_dense_heads_group_norm_is_of_the_pictures_alone() -> None:
+    """Against PyTorch's own, of each picture's part of the map."""
+    strides = {"p3": 8, "p4": 16}
+    shapes = [ShapeSpec(channels=8, stride=stride) for stride in strides.values()]
+    head = FCOSHead(input_shape=shapes, num_classes=3, conv_dims=[64], norm="GN")
+    for parameter in head.parameters():
+        parameter.data.normal_(std=0.3)
+    alone = copy.deepcopy(head)
+    trunk = create_backbone("se_resnet18", out_features=("res3", "res4"))
+    fpn = FPN(trunk, ["res3", "res4"], 8)
+    ignore_padding(fpn)
+    mean = std = [1.0, 1.0, 1.0]
+    options = {"head_in_features": list(strides), "num_classes": 3, "pixel_mean": mean, "pixel_std": std}
+    ignore_padding_in_heads(FCOS(backbone=fpn, head=head, **options))
+    sizes = [(96, 64), (64, 128)]
+    fpn(ImageList.from_tensors([torch.rand(3, *size) + 1 for size in sizes], 32).tensor)
+    maps = [torch.randn(2, 8, 96 // stride, 128 // stride) for stride in strides.values()]
+    outputs = head.train()(maps)
+    for i, (height, width) in enumerate(sizes):
+        parts = [
+            x[i : i + 1, :, : height // stride, : width // stride]
+            for x, stride in zip(maps, strides.values(), strict=True)
+        ]
+        for found_maps, expected_maps in zip(outputs, alone(parts), strict=True):
+            for ours, theirs in zip(found_maps, expected_maps, strict=True):
+                part = ours[i : i + 1, :, : theirs.shape[2], : theirs.shape[3]]
+                torch.testing.assert_close(part, theirs, rtol=1e-4, atol=1e-4)

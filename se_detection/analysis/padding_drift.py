@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.structures import Instances, pairwise_iou
+from detectron2.structures import Instances
 from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import UserError
 from .gates import se_gates
+from .pairs import pair_detections
 from .trained_run import Split, TrainedRun, batches, load_trained_run, open_split, read_run_config
-
-SAME_OBJECT = 0.5
 
 
 @dataclass
@@ -138,22 +137,14 @@ def _measure(run: TrainedRun, split: Split, size: int) -> Drift:
 
 
 def _compare(drift: Drift, alone: Instances, together: Instances) -> None:
-    """Pairs the detections of one picture, each with the best overlap that is left, the highest score first."""
-    overlap = pairwise_iou(alone.pred_boxes, together.pred_boxes)
-    overlap[alone.pred_classes[:, None] != together.pred_classes[None]] = 0
-    pairs = 0
-    for place in alone.scores.argsort(descending=True).tolist():
-        if not len(together) or overlap[place].max() < SAME_OBJECT:
-            continue
-        other = int(overlap[place].argmax())
-        overlap[:, other] = 0
-        pairs += 1
+    pairs = pair_detections(alone, together)
+    for place, other in pairs:
         drift.scores.append((alone.scores[place] - together.scores[other]).abs().item())
         sides = alone.pred_boxes.tensor[place] - together.pred_boxes.tensor[other]
         drift.boxes.append(sides.abs().max().item())
     drift.detections += len(alone)
-    drift.lost += len(alone) - pairs
-    drift.gained += len(together) - pairs
+    drift.lost += len(alone) - len(pairs)
+    drift.gained += len(together) - len(pairs)
 
 
 def drift_table(drift: Drift) -> str:

@@ -15,7 +15,7 @@ from ..layers.padding import Padding, PictureSqueeze
 from .stems import CaffeStem, DeepStem
 
 
-def ignore_padding(backbone: Backbone) -> None:
+def ignore_padding(backbone: Backbone) -> Backbone:
     """From now on, a backbone computes each picture's features as if the picture were alone and not padded.
 
     detectron2 pads a batch's pictures to one size. Once a norm or a bias has made that padding another value than 0, it
@@ -26,6 +26,9 @@ def ignore_padding(backbone: Backbone) -> None:
     Args:
         backbone: detectron2's `ResNet` (of plain or SE blocks), alone or under its `FPN`; changed in place. Weights and
             the names of parameters stay as they are.
+
+    Returns:
+        The same backbone: in a lazy config, `model.backbone = LazyCall(ignore_padding)(backbone=model.backbone)`.
 
     Raises:
         UserError: it is another backbone, or has norms whose statistics always take in the padding (GN).
@@ -55,6 +58,7 @@ def ignore_padding(backbone: Backbone) -> None:
     else:
         levels = {name: _halvings(shape.stride) for name, shape in trunk.output_shape().items()}
         backbone.register_forward_hook(partial(_clear_maps, padding=padding, levels=levels))
+    return backbone
 
 
 def _in_block(block: Any, padding: Padding, level: int) -> None:

@@ -214,8 +214,9 @@ def create_backbone(
     out_features: Sequence[str] = STAGES,
     num_classes: int | None = None,
     se: SEConfig | None = None,
+    freeze_at: int = 0,
 ) -> Backbone:
-    """A trunk by name, without a config.
+    """A trunk by name, without a config; without a classifier, it refuses weights that fill it in part.
 
     Args:
         name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d` or `resnext101_32x4d`,
@@ -227,12 +228,13 @@ def create_backbone(
         out_features: any of `stem`, `res2` ... `res5`, and `linear` beside `res5` where there is a classifier.
         num_classes: adds a classifier (of SENet-154 without its dropout).
         se: what the SE blocks look like; the paper's standard block unless given.
+        freeze_at: how many of stem, res2, ... res5 are frozen, their norms included.
 
     Returns:
         A detectron2 `Backbone`: (N, 3, H, W) to a dict of the maps named by `out_features`.
 
     Raises:
-        UserError: an unknown name or layout, or `se` for a plain trunk.
+        UserError: an unknown name or layout, `se` for a plain trunk, or more frozen stages than there are.
     """
     gated = {f"se_{plain}": options for plain, options in NAMED_TRUNKS.items()} | {"senet154": SENET154}
     if name not in NAMED_TRUNKS | gated:
@@ -249,9 +251,11 @@ def create_backbone(
         raise UserError(f"out_features: {list(out_features)} are not some of {', '.join(known)}")
     if "linear" in out_features and (num_classes is None or "res5" not in out_features):
         raise UserError("out_features: 'linear' needs num_classes, and 'res5' beside it")
+    if freeze_at not in range(len(STAGES) + 2):
+        raise UserError(f"freeze_at: {freeze_at!r} is not from 0 (nothing) to {len(STAGES) + 1} (stem to res5)")
     options = (NAMED_TRUNKS | gated)[name]
     stem = "basic" if layout == "torchvision" else "deep" if name == "senet154" else "caffe"
-    return make_trunk(
+    trunk = make_trunk(
         **options,
         se=(se or SEConfig()) if name in gated else PLAIN,
         norm=norm,
@@ -259,7 +263,29 @@ def create_backbone(
         num_classes=num_classes,
         stem=stem,
         stride_in_1x1=layout == "caffe" and "num_groups" not in options,
+        freeze_at=freeze_at,
     )
+    # A classifier of other classes takes what a file has of it.
+    if num_classes is None:
+        refuse_partial_load(trunk)
+    return trunk
+
+
+def create_res5(name: str, *, layout: str | None = None, norm: str = "BN", se: SEConfig | None = None) -> nn.Sequential:
+    """The last stage of a trunk by name, for the `Res5ROIHeads` of a C4 detector, whose trunk ends with res4.
+
+    Args:
+        others: those of :func:`create_backbone`.
+
+    Returns:
+        (N, channels of res4, H, W) to (N, channels of res5, H / 2, W / 2).
+
+    Raises:
+        UserError: as there.
+    """
+    res5 = create_backbone(name, layout=layout, norm=norm, out_features=("res5",), se=se).res5
+    refuse_partial_load(res5)
+    return res5
 
 
 @BACKBONE_REGISTRY.register()

@@ -28,6 +28,7 @@ from .coco_format import (
     read_coco,
 )
 from .image_files import Undecodable, look_at, map_files
+from .masks_and_keypoints import keypoint_metadata
 
 
 def check_coco(json_file: str | Path, image_root: str | Path, *, evaluated: bool = True) -> list[str]:
@@ -45,7 +46,7 @@ def check_coco(json_file: str | Path, image_root: str | Path, *, evaluated: bool
         UserError: the first thing that is wrong; it names the file, and the entry or image.
     """
     content = check_annotations(json_file, evaluated=evaluated)
-    _check_images(json_file, content["images"], image_root, skippable=not evaluated)
+    check_images(json_file, content["images"], image_root, skippable=not evaluated)
     return list(category_names(json_file, content).values())
 
 
@@ -67,20 +68,51 @@ def check_annotations(json_file: str | Path, *, evaluated: bool) -> Content:
     return content
 
 
-def find_bad_images(json_file: str | Path, content: Content, image_root: str | Path) -> list[BadImage]:
+def check_images(
+    json_file: str | Path, images: list[Entry], image_root: str | Path, *, skippable: bool, longest: int | None = None
+) -> None:
+    """The part of :func:`check_coco` that decodes the images.
+
+    Args:
+        json_file: what is named.
+        images: its entries, which were checked.
+        image_root: their folder.
+        skippable: whether a person may leave images out.
+        longest: pixels that an image's longer side will have at most when it is resized.
+
+    Raises:
+        UserError: see there.
+    """
+    _check_folder(json_file, image_root)
+    otherwise = ", or leave out what can't be used by --skip-bad-images" if skippable else ""
+    missing = [
+        image["file_name"] for image in images if not os.path.isfile(os.path.join(image_root, image["file_name"]))
+    ]
+    if missing:
+        raise UserError(
+            f"{json_file}: {len(missing)} of {len(images)} images are not in {image_root}, the first of them "
+            f"{missing[0]!r}; add them or give another folder{otherwise}"
+        )
+    map_files(partial(_check_image, json_file, image_root, longest, otherwise), images)
+
+
+def find_bad_images(
+    json_file: str | Path, content: Content, image_root: str | Path, *, longest: int | None = None
+) -> list[BadImage]:
     """All images that :func:`check_coco` would stop at, in the order of the file.
 
     Args:
         json_file: the annotations.
         content: of :func:`check_annotations`.
         image_root: the images' folder.
+        longest: pixels that an image's longer side will have at most when it is resized.
 
     Raises:
         UserError: there is no such folder, or nothing to train on would be left.
     """
     _check_folder(json_file, image_root)
     images = content["images"]
-    found = map_files(partial(_bad_image, image_root), images)
+    found = map_files(partial(_bad_image, image_root, longest), images)
     bad = {image["id"]: problem for image, problem in zip(images, found, strict=True) if problem is not None}
     if all(item.get("iscrowd") or item["image_id"] in bad for item in content["annotations"]):
         first = next(iter(bad.values()))
@@ -119,7 +151,7 @@ def check_same_categories(first: tuple[str | Path, dict[int, str]], other: tuple
 
 
 def register_coco_json(name: str, json_file: str | Path, image_root: str | Path) -> None:
-    """Registers a COCO-format set with detectron2, its classes known at once; harmless if it is registered already.
+    """Registers a COCO-format set with detectron2, its classes and keypoints known at once; harmless the second time.
 
     Raises:
         UserError: the name is taken by another set, or the file has no usable categories.
@@ -133,10 +165,12 @@ def register_coco_json(name: str, json_file: str | Path, image_root: str | Path)
                 f"{metadata.get('image_root')}; give {json_file} another name"
             )
         return
-    categories = category_names(json_file, read_coco(json_file))
+    content = read_coco(json_file)
+    categories = category_names(json_file, content)
     classes = {
         "thing_classes": list(categories.values()),
         "thing_dataset_id_to_contiguous_id": {id_: index for index, id_ in enumerate(categories)},
+        **keypoint_metadata(content),
     }
     register_coco_instances(name, classes, **paths)
 
@@ -158,7 +192,7 @@ def check_registered(name: str) -> None:
     metadata = MetadataCatalog.get(name)
     if metadata.get("made_on_first_use"):
         return
-    for key in ("json_file", "image_root"):
+    for key in ("json_file", "image_root", "panoptic_json", "panoptic_root", "sem_seg_root"):
         path = metadata.get(key)
         if path is not None and not os.path.exists(path):
             raise UserError(
@@ -172,22 +206,10 @@ def _check_folder(json_file: str | Path, image_root: str | Path) -> None:
         raise UserError(f"{image_root}: not a folder; give the one that holds the images of {json_file}")
 
 
-def _check_images(json_file: str | Path, images: list[Entry], image_root: str | Path, *, skippable: bool) -> None:
-    _check_folder(json_file, image_root)
-    otherwise = ", or leave out what can't be used by --skip-bad-images" if skippable else ""
-    missing = [
-        image["file_name"] for image in images if not os.path.isfile(os.path.join(image_root, image["file_name"]))
-    ]
-    if missing:
-        raise UserError(
-            f"{json_file}: {len(missing)} of {len(images)} images are not in {image_root}, the first of them "
-            f"{missing[0]!r}; add them or give another folder{otherwise}"
-        )
-    map_files(partial(_check_image, json_file, image_root, otherwise), images)
-
-
-def _check_image(json_file: str | Path, image_root: str | Path, otherwise: str, image: Entry) -> None:
-    problem = _bad_image(image_root, image)
+def _check_image(
+    json_file: str | Path, image_root: str | Path, longest: int | None, otherwise: str, image: Entry
+) -> None:
+    problem = _bad_image(image_root, longest, image)
     if problem is not None:
         raise UserError(
             f"{json_file}: image {image['id']}, {problem.file_name}, {problem.reason}; correct, replace or remove "
@@ -195,7 +217,7 @@ def _check_image(json_file: str | Path, image_root: str | Path, otherwise: str, 
         )
 
 
-def _bad_image(image_root: str | Path, image: Entry) -> BadImage | None:
+def _bad_image(image_root: str | Path, longest: int | None, image: Entry) -> BadImage | None:
     path = os.path.join(os.path.abspath(image_root), image["file_name"])
     found = look_at(path)
     if found is None:
@@ -207,6 +229,9 @@ def _bad_image(image_root: str | Path, image: Entry) -> BadImage | None:
             f"is annotated with width {image['width']} and height {image['height']}, but has {found.width} and "
             f"{found.height} (turned as its EXIF orientation says)"
         )
+    # As detectron2 rounds.
+    elif longest is not None and int(min(found[:2]) * longest / max(found[:2]) + 0.5) < 1:
+        reason = f"is so thin ({found.width}x{found.height}) that with a longer side of {longest} nothing is left of it"
     else:
         return None
     return BadImage(path, image["width"], image["height"], reason)

@@ -90,7 +90,7 @@ def _is_side(value: Any) -> bool:
 
 def _is_segmentation(value: Any) -> bool:
     if isinstance(value, dict):
-        return value.keys() == {"size", "counts"} and _is_run_length_code(**value)
+        return _is_run_length_code(value.get("size"), value.get("counts"))
     if not isinstance(value, list) or not all(map(_is_polygon, value)):
         return value is None
     # detectron2 drops an annotation, box and all, that has polygons of which none has three points.

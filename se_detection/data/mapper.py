@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 
 from ..errors import UserError
@@ -10,6 +11,16 @@ from .image_files import reason
 
 class CheckedMapper(DatasetMapper):
     """Reads one picture as detectron2 does. Built-in data sets are too large to be read through before training."""
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """See detectron2's; an evaluation of keypoints needs no training data."""
+        if not is_train:
+            # For the training data's metadata alone: flipped keypoints change places.
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.KEYPOINT_ON = False
+        return super().from_config(cfg, is_train)
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
         """See detectron2's `DatasetMapper`.

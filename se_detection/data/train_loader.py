@@ -106,8 +106,15 @@ class TrainLoader:
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode, mapper: Mapper) -> "TrainLoader":
-        """Reads `DATASETS`, `DATALOADER` and `SOLVER.IMS_PER_BATCH` as detectron2 does."""
+        """Reads `DATASETS`, `DATALOADER` and `SOLVER.IMS_PER_BATCH` as detectron2 does.
+
+        Raises:
+            UserError: annotations lack the masks or keypoints that the detector learns.
+        """
         parts = build_detection_train_loader.from_config(cfg, mapper=mapper)
+        for key, wanted in (("MASK_ON", "segmentation"), ("KEYPOINT_ON", "keypoints")):
+            if cfg.MODEL[key]:
+                _check_annotations(parts["dataset"], wanted, f"MODEL.{key}")
 
         def make_sampler(dataset: DatasetFromList) -> Sampler[int]:
             again = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=dataset)
@@ -236,6 +243,17 @@ class _Mapped(Dataset[Picture]):
         order = chance.permutation(len(self.groups))
         differs = np.asarray(self.groups)[order] != self.groups[index]
         yield from (int(other) for other in order[np.argsort(differs, kind="stable")] if other != index)
+
+
+def _check_annotations(dataset: Iterable[Picture], wanted: str, key: str) -> None:
+    for item in dataset:
+        annotations = [entry for entry in item.get("annotations", ()) if not entry.get("iscrowd")]
+        lacking = sum(not entry.get(wanted) for entry in annotations)
+        if lacking:
+            raise UserError(
+                f"{key}: {lacking} of the {len(annotations)} objects in {item['file_name']} have no {wanted!r}; add "
+                "them, take other data, or set it to False"
+            )
 
 
 def _fingerprint(dataset: Iterable[Picture]) -> str:

@@ -6,14 +6,17 @@ from argparse import Namespace
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import reduce
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 from detectron2.data.transforms import AugInput
-from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model
+from detectron2.modeling import BACKBONE_REGISTRY, GeneralizedRCNN, PanopticFPN, build_backbone, build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from torch import nn
 
@@ -23,11 +26,14 @@ from ..config import flatten
 from ..data.coco import check_registered
 from ..data.mapper import CheckedMapper
 from ..errors import UserError
+from ..evaluation.coco import EVALUATED
 from ..yaml_file import check_yaml_config
 from .run_folder import check_run_folder
 from .user_data import use_user_data
 from .values import check_values
 
+# Detectors that find no stuff, or nothing else.
+NOT_PANOPTIC = ("GeneralizedRCNN", "RetinaNet", "SemanticSegmentor")
 # What detectron2 and yacs raise for a key or a value that they can't merge.
 UNMERGEABLE = (KeyError, ValueError, AssertionError, AttributeError, TypeError, RecursionError, MemoryError, OSError)
 
@@ -49,7 +55,7 @@ def load_config(args: Namespace) -> CfgNode:
     check_run_folder(cfg, args)
     check_weights(cfg, args)
     check_model(cfg)
-    _check_pictures(cfg)
+    _check_pictures(cfg, args)
     cfg.freeze()
     return cfg
 
@@ -127,6 +133,8 @@ def check_machine(cfg: CfgNode, args: Namespace) -> None:
         raise UserError("--dist-url auto: several machines need the first one's address, such as tcp://10.0.0.1:29500")
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
         raise UserError(f"INPUT.FORMAT: {cfg.INPUT.FORMAT!r} is neither RGB nor BGR")
+    if cfg.INPUT.MASK_FORMAT not in ("polygon", "bitmask"):
+        raise UserError(f"INPUT.MASK_FORMAT: {cfg.INPUT.MASK_FORMAT!r} is neither polygon nor bitmask")
     if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
         raise UserError(f"SOLVER.EMA_DECAY: {cfg.SOLVER.EMA_DECAY} is not from 0 (off) to below 1; 0.999 is usual")
     if cfg.SOLVER.EMA_DECAY and cfg.TEST.PRECISE_BN.ENABLED:
@@ -165,7 +173,7 @@ def check_model(cfg: CfgNode) -> None:
     """Builds the config's detector, optimizer and schedule as :func:`check_backbone` builds the backbone.
 
     Raises:
-        UserError: one of them can't be built.
+        UserError: one of them can't be built, or test-time augmentation is asked for that detectron2 doesn't have.
     """
     on_meta = cfg.clone()
     on_meta.defrost()
@@ -174,12 +182,20 @@ def check_model(cfg: CfgNode) -> None:
         model = build_model(on_meta)
         build_lr_scheduler(cfg, build_optimizer(cfg, model))
     check_memory(model)
+    # What detectron2 says of its GeneralizedRCNNWithTTA in assertions, or stumbles over, when the training is over.
+    boxes_or_masks = isinstance(model, GeneralizedRCNN) and not isinstance(model, PanopticFPN)
+    if cfg.TEST.AUG.ENABLED and (not boxes_or_masks or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS):
+        kind = f"{cfg.MODEL.META_ARCHITECTURE}{' with keypoints' * cfg.MODEL.KEYPOINT_ON}"
+        raise UserError(
+            f"TEST.AUG.ENABLED: detectron2 has test-time augmentation for boxes and masks of a GeneralizedRCNN alone, "
+            f"and this is a {kind}; set it to False"
+        )
 
 
-def _check_pictures(cfg: CfgNode) -> None:
+def _check_pictures(cfg: CfgNode, args: Namespace) -> None:
     """Resizes, crops and flips a picture, as those of the data will be."""
     with explained("INPUT: its augmentation"):
-        for is_train in (True, False):
+        for is_train in (False,) if args.eval_only else (True, False):
             CheckedMapper(cfg, is_train=is_train).augmentations(AugInput(np.zeros((96, 128, 3), np.uint8)))
 
 
@@ -221,20 +237,72 @@ def _check_data(cfg: CfgNode, args: Namespace) -> None:
     key = "TEST" if args.eval_only else "TRAIN"
     if not cfg.DATASETS[key]:
         raise UserError(f"DATASETS.{key} is empty; name data sets, or give --train-json and --val-json")
-    retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
-    key = "MODEL.RETINANET.NUM_CLASSES" if retinanet else "MODEL.ROI_HEADS.NUM_CLASSES"
-    num_classes = cfg.MODEL.RETINANET.NUM_CLASSES if retinanet else cfg.MODEL.ROI_HEADS.NUM_CLASSES
     for name in map(str, names):
         check_registered(name)
         metadata = MetadataCatalog.get(name)
-        if metadata.get("evaluator_type") != "coco":
+        if metadata.get("evaluator_type") not in EVALUATED:
             raise UserError(
                 f"data set {name!r} is not evaluated as COCO is; run detectron2's own tools/train_net.py on it, "
                 "with DETECTRON2_ENV_MODULE=se_detection.env"
             )
-        classes = metadata.get("thing_classes", ())
-        if classes and len(classes) != num_classes:
-            raise UserError(f"{key}: {num_classes} contradicts data set {name!r}, which has {len(classes)} classes")
+        for key, (entry, what) in _numbers(cfg).items():
+            there = metadata.get(entry, ())
+            number = reduce(getattr, key.split("."), cfg)
+            if there and len(there) != number:
+                raise UserError(f"{key}: {number} contradicts data set {name!r}, which has {len(there)} {what}")
+        if cfg.MODEL.KEYPOINT_ON and not metadata.get("keypoint_names"):
+            raise UserError(
+                f"MODEL.KEYPOINT_ON: data set {name!r} names no keypoints; take one that does, such as "
+                "keypoints_coco_2017_train, or set it to False"
+            )
+    if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN" and not args.eval_only:
+        for name in cfg.DATASETS.TRAIN:
+            if not MetadataCatalog.get(name).get("stuff_classes"):
+                raise UserError(
+                    f"data set {name!r} has no stuff, which a PanopticFPN learns too; take one that has, such as "
+                    "coco_2017_train_panoptic_separated"
+                )
+    for name in cfg.DATASETS.TEST:
+        _check_evaluated(cfg, name)
+
+
+def _numbers(cfg: CfgNode) -> dict[str, tuple[str, str]]:
+    """The keys that count what a data set's metadata names, the metadata's key, and a word for it."""
+    retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    numbers = {f"MODEL.{'RETINANET' if retinanet else 'ROI_HEADS'}.NUM_CLASSES": ("thing_classes", "classes")}
+    if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
+        numbers["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = ("stuff_classes", "classes of stuff")
+    if cfg.MODEL.KEYPOINT_ON:
+        numbers["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = ("keypoint_names", "keypoints")
+    return numbers
+
+
+def _check_evaluated(cfg: CfgNode, name: str) -> None:
+    """Whether detectron2's evaluators find what they look for in a test set and in what is predicted on it."""
+    metadata = MetadataCatalog.get(name)
+    if metadata.evaluator_type == "coco_panoptic_seg":
+        if cfg.MODEL.META_ARCHITECTURE in NOT_PANOPTIC:
+            raise UserError(
+                f"data set {name!r} is evaluated with stuff, of which a {cfg.MODEL.META_ARCHITECTURE} finds none; take "
+                "one of things alone, such as coco_2017_val"
+            )
+        if find_spec("panopticapi") is None:
+            raise UserError(
+                f"data set {name!r} is evaluated by panopticapi, which is not there; install it: "
+                "pip install --no-deps git+https://github.com/cocodataset/panopticapi.git"
+            )
+    if not cfg.MODEL.KEYPOINT_ON:
+        return
+    sigmas, names = cfg.TEST.KEYPOINT_OKS_SIGMAS, metadata.keypoint_names
+    if sigmas and len(sigmas) != len(names):
+        raise UserError(
+            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers, {name!r} {len(names)} keypoints; give one for each"
+        )
+    if not sigmas and tuple(names) != COCO_PERSON_KEYPOINT_NAMES:
+        raise UserError(
+            f"TEST.KEYPOINT_OKS_SIGMAS is empty, which means COCO's for its 17 keypoints of persons, and {name!r} has "
+            f"others; give {len(names)} numbers, COCO's are from 0.025 (eyes) to 0.107 (hips)"
+        )
 
 
 def check_weights(cfg: CfgNode, args: Namespace) -> None:

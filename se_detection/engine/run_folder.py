@@ -35,7 +35,11 @@ TRAINING = (
     BAD_IMAGES,
     "events.out.tfevents.*",
 )
-RESULTS = ("coco_instances_results.json", "instances_predictions.pth", "results.json")
+RESULTS = (
+    *("coco_instances_results.json", "instances_predictions.pth", "results.json"),
+    # Of Panoptic FPN.
+    *("sem_seg_predictions.json", "sem_seg_evaluation.pth", "predictions.json"),
+)
 
 
 def training_files(folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader
@@ -23,11 +24,13 @@ from detectron2.engine import (
     create_ddp_model,
     hooks,
 )
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from fvcore.nn.precise_bn import get_bn_modules
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from ..analysis.complexity import picture_size
@@ -39,7 +42,7 @@ from ..data.loading import Undisturbed
 from ..data.mapper import CheckedMapper
 from ..data.train_loader import LEFT_OUT, STEP, Phase, TrainLoader, seed_everything
 from ..errors import UserError
-from ..evaluation.coco import COCODetectionEvaluator
+from ..evaluation.coco import EVALUATED, COCODetectionEvaluator
 from ..metrics import MetricsFile
 from ..padding_in_heads import ignore_padding_in_heads
 from .fine_tuning import FrozenTrunk, scale_rate, trunk_of
@@ -79,7 +82,8 @@ class Trainer(DefaultTrainer):
     - Weights that don't fit are refused (:class:`StrictCheckpointer`); an image that can't be read is named
       (:class:`CheckedMapper`).
     - Images that can't be used may be left out of the training, never of an evaluation: `bad_images`.
-    - Evaluation is COCO's; several test sets have a folder each, where detectron2 lets the last overwrite the others.
+    - Evaluation is COCO's: of boxes, masks, keypoints and stuff; several test sets have a folder each, where detectron2
+      lets the last overwrite the others.
 
     Args:
         cfg: the run's.
@@ -367,13 +371,10 @@ class Trainer(DefaultTrainer):
         Raises:
             UserError: the data set is not evaluated as COCO is.
         """
-        if MetadataCatalog.get(dataset_name).get("evaluator_type") != "coco":
-            raise UserError(f"data set {dataset_name!r} is not evaluated as COCO is")
         folder = Path(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:
             folder /= dataset_name
-        with _naming([dataset_name]):
-            return COCODetectionEvaluator(dataset_name, output_dir=str(folder))
+        return _build_evaluator(cfg, dataset_name, str(folder))
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module, stop: StopRequest | None = None) -> dict[str, Any]:
@@ -383,10 +384,32 @@ class Trainer(DefaultTrainer):
             stop: a request that ends it.
         """
         folder = Path(cfg.OUTPUT_DIR, "inference_TTA")
-        builders = [partial(COCODetectionEvaluator, name, output_dir=str(folder / name)) for name in cfg.DATASETS.TEST]
+        builders = [partial(_build_evaluator, cfg, name, str(folder / name)) for name in cfg.DATASETS.TEST]
         evaluators = [InterruptibleEvaluator(build, stop) if stop else build() for build in builders]
         results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
         return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
+
+
+def _build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
+    """As detectron2's own tools/train_net.py chooses them."""
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in EVALUATED:
+        raise UserError(f"data set {dataset_name!r} is not evaluated as COCO is")
+    expected = ("bbox", *("segm",) * cfg.MODEL.MASK_ON, *("keypoints",) * cfg.MODEL.KEYPOINT_ON)
+    with _naming([dataset_name]):
+        things = COCODetectionEvaluator(
+            dataset_name, expected=expected, output_dir=folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS
+        )
+        if kind == "coco":
+            return things
+        stuff = SemSegEvaluator(dataset_name, output_dir=folder, sem_seg_loading_fn=_read_labels)
+        return DatasetEvaluators([stuff, things, COCOPanopticEvaluator(dataset_name, folder)])
+
+
+def _read_labels(path: str, dtype: type[int] | None = None) -> NDArray[Any]:
+    """A picture's values; with numpy 2, detectron2's own function for it fails."""
+    with Image.open(path) as picture:
+        return np.array(picture, dtype=dtype)
 
 
 def in_memory_order(model: nn.Module, cfg: CfgNode) -> nn.Module:

@@ -2,14 +2,18 @@
 
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from ..data.coco import check_annotations, check_coco, find_bad_images, load_categories, register_coco_json
+from ..data.coco import check_annotations, check_images, find_bad_images, load_categories, register_coco_json
+from ..data.coco_format import Content
+from ..data.masks_and_keypoints import check_keypoints, check_masks, has_run_length_codes, other_side
 from ..errors import UserError
 
 SPLITS = {"train": "TRAIN", "val": "TEST"}
+NEEDS_STUFF = ("PanopticFPN", "SemanticSegmentor")
 
 
 def register_user_data(args: Namespace) -> None:
@@ -20,13 +24,14 @@ def register_user_data(args: Namespace) -> None:
 
 
 def use_user_data(cfg: CfgNode, args: Namespace) -> None:
-    """Checks the files of the command line and points the config at them, with their number of classes.
+    """Checks the files of the command line and points the config at them, with their numbers of classes and keypoints.
 
-    With --skip-bad-images, `args.bad_images` becomes the list of what is to be left out; otherwise it is None.
+    Masks that are run-length codes make `INPUT.MASK_FORMAT` bitmask. With --skip-bad-images, `args.bad_images` becomes
+    the list of what is to be left out; otherwise it is None.
 
     Raises:
-        UserError: files that can't be used, a split without its other half, or a NUM_CLASSES override that
-            contradicts them.
+        UserError: files that can't be used, or not by this detector; a split without its other half; or an override
+            that contradicts them.
     """
     if args.skip_bad_images and args.eval_only:
         raise UserError("--skip-bad-images: it is for training; AP of fewer images would be that of another test set")
@@ -40,26 +45,76 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
         if split not in given:
             purpose = "evaluation needs val" if args.eval_only else "training needs both train and val"
             raise UserError(f"--{split}-json and --{split}-images are missing; {purpose}")
+    if cfg.MODEL.META_ARCHITECTURE in NEEDS_STUFF:
+        raise UserError(
+            f"--{given[0]}-json: a {cfg.MODEL.META_ARCHITECTURE} learns from stuff too, which COCO's instances lack; "
+            "register your data with detectron2's register_coco_panoptic_separated, and name it by DATASETS"
+        )
+    keypoints: dict[str, list[str]] = {}
     for split in given:
         for _, json_file, image_root in files[split]:
+            content = check_annotations(json_file, evaluated=split == "val")
+            if cfg.MODEL.MASK_ON:
+                _use_masks(cfg, args, json_file, content, evaluated=split == "val")
+            if cfg.MODEL.KEYPOINT_ON:
+                keypoints[json_file] = check_keypoints(json_file, content, evaluated=split == "val")
+            longest = _longest_side(cfg, split)
             if args.skip_bad_images and split == "train":
-                content = check_annotations(json_file, evaluated=False)
-                args.bad_images += find_bad_images(json_file, content, image_root)
+                args.bad_images += find_bad_images(json_file, content, image_root, longest=longest)
             else:
-                check_coco(json_file, image_root, evaluated=split == "val")
+                check_images(json_file, content["images"], image_root, skippable=split == "train", longest=longest)
     json_files = [json_file for split in given for _, json_file, _ in files[split]]
     num_classes = len(load_categories(json_files))
     register_user_data(args)
     for split in given:
         cfg.DATASETS[SPLITS[split]] = tuple(name for name, _, _ in files[split])
-    for key in ("ROI_HEADS", "RETINANET"):
-        override = f"MODEL.{key}.NUM_CLASSES"
-        if override in args.opts and cfg.MODEL[key].NUM_CLASSES != num_classes:
+    for head in ("ROI_HEADS", "RETINANET"):
+        _set_number(
+            cfg, args, f"MODEL.{head}.NUM_CLASSES", num_classes, f"{json_files[0]}, which has {num_classes} categories"
+        )
+    if keypoints:
+        _use_keypoints(cfg, args, keypoints)
+
+
+def _longest_side(cfg: CfgNode, split: str) -> int | None:
+    """Of a resized image; None where images are left as they are."""
+    if split == "train":
+        return cfg.INPUT.MAX_SIZE_TRAIN if any(cfg.INPUT.MIN_SIZE_TRAIN) else None
+    return cfg.INPUT.MAX_SIZE_TEST if cfg.INPUT.MIN_SIZE_TEST else None
+
+
+def _use_masks(cfg: CfgNode, args: Namespace, json_file: str, content: Content, *, evaluated: bool) -> None:
+    check_masks(json_file, content, evaluated=evaluated)
+    if cfg.INPUT.MASK_FORMAT == "polygon" and not evaluated and has_run_length_codes(content):
+        if "INPUT.MASK_FORMAT" in args.opts:
             raise UserError(
-                f"{override}: {cfg.MODEL[key].NUM_CLASSES} contradicts {json_files[0]}, which has {num_classes} "
-                "categories; leave it out"
+                f"INPUT.MASK_FORMAT: polygon contradicts {json_file}, which has run-length codes; leave it out"
             )
-        cfg.MODEL[key].NUM_CLASSES = num_classes
+        cfg.INPUT.MASK_FORMAT = "bitmask"
+
+
+def _use_keypoints(cfg: CfgNode, args: Namespace, keypoints: dict[str, list[str]]) -> None:
+    """Takes the names of keypoints by file."""
+    (json_file, names), *others = keypoints.items()
+    for other, other_names in others:
+        if other_names != names:
+            raise UserError(f"{other} has other 'keypoints' than {json_file}, or in another order; give all the same")
+    lonely = next((name for name in names if other_side(name) not in names), None)
+    if lonely and cfg.INPUT.RANDOM_FLIP == "horizontal" and not args.eval_only:
+        raise UserError(
+            f"{json_file}: keypoint {lonely!r} has no counterpart {other_side(lonely)!r} to change places with in "
+            "flipped pictures; add it, or set INPUT.RANDOM_FLIP to none"
+        )
+    key = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
+    _set_number(cfg, args, key, len(names), f"{json_file}, which has {len(names)} keypoints")
+
+
+def _set_number(cfg: CfgNode, args: Namespace, key: str, number: int, source: str) -> None:
+    """Sets what the data tells."""
+    given = reduce(getattr, key.split("."), cfg)
+    if key in args.opts and given != number:
+        raise UserError(f"{key}: {given} contradicts {source}; leave it out")
+    cfg.merge_from_list([key, number])
 
 
 def _named_files(args: Namespace, split: str) -> Iterator[tuple[str, str, str]]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
+# detectron2's names for the kinds of data sets that can be evaluated: with things alone, and with stuff.
+EVALUATED = ("coco", "coco_panoptic_seg")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
@@ -17,18 +20,22 @@ class COCODetectionEvaluator(COCOEvaluator):
 
     The file holds `dataset`, `annotations` and `image_root` (paths; null where unknown), `images` (their number),
     `categories` (names in the model's order), `bbox` (AP, AP50, AP75, APs, APm, APl) and `per_class` (AP by name), all
-    in percent and null where undefined; results other than boxes' stand under their own key. With no predictions at
-    all, detectron2 writes nothing; here `coco_instances_results.json` and `results.json` are there all the same.
+    in percent and null where undefined; those of masks and keypoints stand under `segm` and `keypoints`, with AP by
+    class as `AP-<name>`. With no predictions at all, detectron2 writes nothing; here `coco_instances_results.json` and
+    `results.json` are there all the same.
 
     Args:
         dataset_name: a registered data set.
+        expected: what the detector finds: `bbox`, `segm`, `keypoints`; detectron2 tells it from what was found, which
+            may be nothing.
         options: as detectron2's; without `output_dir` no file is written.
     """
 
-    def __init__(self, dataset_name: str, **options: Any) -> None:
+    def __init__(self, dataset_name: str, *, expected: Sequence[str] = ("bbox",), **options: Any) -> None:
         # detectron2's own C++ evaluation is `unofficial`, and not built everywhere.
         super().__init__(dataset_name, **{"use_fast_impl": False, **options})
         self.dataset_name = dataset_name
+        self.expected = expected
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
         """Metrics by task, as detectron2 returns them; empty on processes other than the main one."""
@@ -36,6 +43,9 @@ class COCODetectionEvaluator(COCOEvaluator):
         if self._output_dir and (comm.is_main_process() or not self._distributed):
             self._write(Path(self._output_dir), results)
         return results
+
+    def _tasks_from_predictions(self, predictions: list[dict[str, Any]]) -> list[str]:
+        return super()._tasks_from_predictions(predictions) if predictions else list(self.expected)
 
     def _write(self, folder: Path, results: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)

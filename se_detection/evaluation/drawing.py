@@ -1,4 +1,4 @@
-"""Boxes on pictures of any size, and pictures side by side."""
+"""Boxes, masks and keypoints on pictures of any size, and pictures side by side."""
 
 import colorsys
 import math
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
 from ..errors import printable
@@ -24,6 +25,9 @@ READABLE = 640
 PER_LETTER, PER_LINE = 80, 480
 # Boxes that reach further out of a picture are drawn as if they reached so far (pixels): a dash costs time anywhere.
 FAR = 4096
+# How much of a mask's colour there is in what it covers, and the score from which on detectron2 draws a keypoint.
+MASK = 0.45
+KEYPOINT = 0.05
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ def draw_boxes(
 ) -> Image.Image:
     """A picture under boxes with class and score; small ones are enlarged, and on large ones all is larger.
 
+    Of detections, masks and keypoints are drawn too, where there are any.
+
     Args:
         picture: RGB.
         entries: COCO's annotations or detections, their boxes in the picture's pixels.
@@ -84,7 +90,34 @@ def draw_boxes(
     longer = max(picture.size)
     shown = min(max(longer, READABLE), longest)
     width = max(round(picture.width * shown / longer), 1)
-    return draw_panel(picture, named_boxes(entries, _index(names), colours), width, _pen(shown))
+    pen = _pen(shown)
+    entries = list(entries)
+    # The surest last, above the others.
+    found = sorted((entry for entry in entries if "score" in entry), key=lambda entry: entry["score"])
+    panel = draw_panel(_under_masks(picture, found, colours), named_boxes(entries, _index(names), colours), width, pen)
+    draw = ImageDraw.Draw(panel)
+    for entry in found:
+        for x, y, score in np.reshape(entry.get("keypoints", ()), (-1, 3)):
+            if score > KEYPOINT:
+                # COCO's places of keypoints are those of pixels.
+                at = (x + 0.5) * width / picture.width, (y + 0.5) * panel.height / picture.height
+                draw.circle(at, 2 * pen.line, fill=colours[entry["category_id"]], outline=INK, width=pen.line // 2)
+    return panel
+
+
+def _under_masks(picture: Image.Image, found: Sequence[Entry], colours: dict[int, Colour]) -> Image.Image:
+    """The picture, coloured where the run-length codes of detections are; codes of another size are left out."""
+    size = [picture.height, picture.width]
+    codes = ((entry, entry.get("segmentation")) for entry in found)
+    seen = [entry for entry, code in codes if isinstance(code, dict) and code.get("size") == size]
+    if not seen:
+        return picture
+    pixels = np.array(picture)
+    for entry in seen:
+        inside = masks.decode(entry["segmentation"]).astype(bool)
+        mixed = (1 - MASK) * pixels[inside] + MASK * np.array(colours[entry["category_id"]])
+        pixels[inside] = mixed.round().astype(np.uint8)
+    return Image.fromarray(pixels)
 
 
 def side_by_side(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:

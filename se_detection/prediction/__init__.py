@@ -1,6 +1,7 @@
-"""What trained detectors find in pictures, videos and a camera: drawn, and in COCO's results format."""
+"""What trained detectors find in pictures, videos and a camera: as Instances, drawn, and in COCO's results format."""
 
 from .detector import Detector
 from .predict import Prediction, predict
+from .predictor import SEPredictor
 
-__all__ = ["Detector", "Prediction", "predict"]
+__all__ = ["Detector", "Prediction", "SEPredictor", "predict"]

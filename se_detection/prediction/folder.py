@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from ..data.coco_format import is_integer
+from ..data.coco_format import is_integer, is_number
 from ..errors import UserError
 from ..evaluation.coco_files import Entry, is_detection
 from ..evaluation.runs import DETECTIONS
@@ -187,7 +187,7 @@ class PredictionFolder:
         is_image = image["id"] == self.images and image.get("frame", self.frames[file]) == self.frames[file]
         if not is_image or not all(is_integer(image[side]) for side in ("width", "height")):
             raise ValueError(image)
-        known = all(is_detection(item) and item["category_id"] in self.categories for item in chain(*detections))
+        known = all(is_drawable(item) and item["category_id"] in self.categories for item in chain(*detections))
         if len(detections) != len(self.made_by["weights"]) or not known:
             raise ValueError(detections)
         if "frame" in image:
@@ -198,6 +198,16 @@ class PredictionFolder:
 
     def _written(self) -> list[Path]:
         return [path for pattern in WRITTEN for path in sorted(self.path.glob(pattern))]
+
+
+def is_drawable(item: Any) -> bool:
+    """Whether a value is a detection whose mask and keypoints, if it has any, can be drawn."""
+    if not is_detection(item):
+        return False
+    code, points = item.get("segmentation", {"size": None, "counts": ""}), item.get("keypoints", [])
+    if not isinstance(code, dict) or not isinstance(code.get("counts"), str) or not code["counts"].isascii():
+        return False
+    return isinstance(points, list) and len(points) % 3 == 0 and all(map(is_number, points))
 
 
 def _text(made_by: Entry) -> str:

@@ -61,6 +61,8 @@ def predict(
 ) -> Prediction:
     """Draws what one detector finds, or two side by side, and writes all that they find in COCO's results format.
 
+    That is boxes, and the masks (`segmentation`, a run-length code) and `keypoints` of detectors that find them.
+
     Written: `pictures/<number>_<name>.jpg`; `videos/<number>_<name>.mp4`; `coco_instances_results.json`, and
     `coco_instances_results_compared.json` of the second detector; `images.json`, whose `images` have the numbers that
     the results refer to, the absolute paths (`file_name`; a video's frames have `frame` too, counted from 0) and sizes,

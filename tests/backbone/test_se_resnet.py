@@ -9,6 +9,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model, 
 from torch import nn
 
 from se_detection import SEConfig, create_backbone
+from se_detection.backbone.se_resnet import create_res5
 from se_detection.errors import UserError
 
 from ..conftest import randomise_norms
@@ -273,11 +274,48 @@ def test_deformable_convolution_where_it_was_compiled() -> None:
         ({"name": "se_resnet50", "layout": "tf"}, "layout 'tf' is not one of torchvision, caffe"),
         ({"name": "se_resnet50", "out_features": ["res9"]}, "out_features: \\['res9'\\] are not some of stem"),
         ({"name": "se_resnet50", "out_features": ["linear"]}, "'linear' needs num_classes"),
+        ({"name": "se_resnet50", "freeze_at": 6}, "freeze_at: 6 is not from 0 \\(nothing\\) to 5 \\(stem to res5\\)"),
     ],
 )
 def test_create_backbone_refuses(arguments, message) -> None:
     with pytest.raises(UserError, match=message):
         create_backbone(**arguments)
+
+
+@pytest.mark.parametrize("freeze_at", [0, 2, 5])
+def test_create_backbone_freezes_what_detectron2_freezes(freeze_at) -> None:
+    ours = create_backbone("resnet18", freeze_at=freeze_at)
+    cfg = config(DEPTH=18, RES2_OUT_CHANNELS=64)
+    cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
+    theirs = build_resnet_backbone(cfg, RGB)
+    trained = [{key for key, parameter in net.named_parameters() if parameter.requires_grad} for net in (ours, theirs)]
+    assert trained[0] == trained[1]
+    assert [type(module) for module in ours.modules()] == [type(module) for module in theirs.modules()]
+
+
+def test_weights_in_part_are_refused_by_name_too() -> None:
+    plain = create_backbone("resnet18").state_dict()
+    with pytest.raises(UserError, match="trunk is plain and the config's has SE"):
+        create_backbone("se_resnet18").load_state_dict(plain, strict=False)
+    # A classifier may take all but its last layer from elsewhere.
+    classifier = create_backbone("resnet18", num_classes=5, out_features=("res5", "linear"))
+    assert classifier.load_state_dict(plain, strict=False).missing_keys == ["linear.weight", "linear.bias"]
+
+
+def test_res5_by_name_is_the_trunks() -> None:
+    trunk = randomise_norms(create_backbone("se_resnet50", out_features=("res4", "res5"))).eval()
+    res5 = create_res5("se_resnet50").eval()
+    weights = trunk.res5.state_dict()
+    res5.load_state_dict(weights)
+    x = torch.randn(1, 1024, 8, 6)
+    with torch.no_grad():
+        assert torch.equal(res5(x), trunk.res5(x))
+    assert res5(x).shape == (1, 2048, 4, 3)
+    del weights["1.se.fc1.weight"]
+    with pytest.raises(
+        UserError, match=r"1 of the trunk's \d+ tensors are missing or of another shape \(1.se.fc1.weight"
+    ):
+        res5.load_state_dict(weights, strict=False)
 
 
 def test_a_config_made_before_the_import_is_refused() -> None:

@@ -8,11 +8,19 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
+from detectron2.data.transforms import ResizeShortestEdge
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from se_detection.data.coco import check_coco, check_registered, load_categories, register_coco_json
+from se_detection.data.coco import (
+    check_coco,
+    check_images,
+    check_registered,
+    find_bad_images,
+    load_categories,
+    register_coco_json,
+)
 from se_detection.errors import UserError
 
 # Ids are neither sorted nor contiguous.
@@ -419,3 +427,22 @@ def test_registered_set_whose_files_are_missing(folder, name, monkeypatch):
 def test_a_set_made_on_first_use_needs_no_files(folder, name):
     register_coco_instances(name, {"made_on_first_use": True}, str(folder / "val.json"), str(folder / "val"))
     check_registered(name)
+
+
+@pytest.mark.parametrize("width", [500, 511, 512, 513, 514, 700, 20_000])
+def test_images_of_which_detectron2_would_leave_nothing_are_refused(width, tmp_path) -> None:
+    Image.new("L", (width, 1)).save(tmp_path / "thin.png")
+    image = {"id": 3, "file_name": "thin.png", "width": width, "height": 1}
+    content = {"images": [image], "annotations": [{"image_id": 3}]}
+    check_images("data.json", [image], tmp_path, skippable=True)
+    if 0 not in ResizeShortestEdge.get_output_shape(1, width, 128, 256):
+        check_images("data.json", [image], tmp_path, skippable=True, longest=256)
+        assert find_bad_images("data.json", content, tmp_path, longest=256) == []
+        return
+    assert width > 512
+    with pytest.raises(
+        UserError, match=rf"image 3, .*thin\.png, is so thin \({width}x1\) that with a longer side of 256"
+    ):
+        check_images("data.json", [image], tmp_path, skippable=True, longest=256)
+    with pytest.raises(UserError, match=r"nothing to train on is left; .* is so thin"):
+        find_bad_images("data.json", content, tmp_path, longest=256)

@@ -43,7 +43,7 @@ CONTENT = {
         {"id": 3, "image_id": 9, "bbox": [9, 9, 20, 18], **BOX, "segmentation": [], "ignore": 0},
         {
             **{"id": 4, "image_id": 8, "bbox": [0, 0, 60, 40], **BOX, "iscrowd": 1},
-            "segmentation": {"counts": [0, 2400], "size": [40, 60]},
+            "segmentation": {"counts": [0, 2400], "size": [40, 60], "caseid": -1},
         },
     ],
     "categories": [{"id": 1, "name": "mast"}, {"id": 40, "name": "buoy"}],

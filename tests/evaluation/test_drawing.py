@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as masks
 
 from se_detection.evaluation.drawing import class_colours, draw_boxes, side_by_side
 
@@ -60,3 +61,35 @@ def test_panels_stand_in_a_row_under_their_titles() -> None:
         np.testing.assert_array_equal(sheet[head:, columns], np.asarray(panel))
         assert sheet[:head, columns].min() < 60
     assert (sheet[:, 300:308] == 255).all()
+
+
+def test_masks_and_keypoints_of_detections_are_drawn_where_they_are() -> None:
+    names, colours = {7: "plate"}, class_colours({7: "plate"})
+    inside = np.zeros((640, 640), bool)
+    inside[300:400, 100:200] = True
+    code = masks.encode(np.asfortranarray(inside.astype(np.uint8)))
+    entry = {
+        **{"bbox": [400, 400, 40, 40], "category_id": 7, "score": 0.5},
+        "segmentation": {"size": [640, 640], "counts": code["counts"].decode()},
+        # Two that are sure enough, and one that isn't.
+        "keypoints": [39.5, 59.5, 0.9, 79.5, 59.5, 0.06, 119.5, 59.5, 0.04],
+    }
+    picture = Image.new("RGB", (640, 640), (90, 90, 90))
+    drawn = np.asarray(draw_boxes(picture, [entry], names, colours)).astype(int)
+    grey = (drawn == 90).all(axis=2)
+    assert not grey[inside].any()
+    np.testing.assert_allclose(drawn[350, 150], 0.55 * 90 + 0.45 * np.array(colours[7]), atol=0.5)
+    assert tuple(drawn[60, 40]) == tuple(drawn[60, 80]) == colours[7]
+    assert grey[60, 120]
+    # All else is the box's and its label's, below it or above.
+    rest = ~grey & ~inside
+    rest[50:70, 30:90] = False
+    assert rest.sum() > 0
+    assert not rest[:350].any()
+    assert not rest[:, :390].any()
+    # The truth's are not, nor those of a picture of another size.
+    truth = {key: value for key, value in entry.items() if key != "score"}
+    truth |= {"keypoints": [39.5, 59.5, 2], "segmentation": [[100, 300, 200, 300, 200, 400]]}
+    assert (np.asarray(draw_boxes(picture, [truth], names, colours))[:350] == 90).all()
+    other = {**entry, "segmentation": {**entry["segmentation"], "size": [320, 1280]}}
+    assert (np.asarray(draw_boxes(picture, [other], names, colours))[300:350, 100:200] == 90).all()

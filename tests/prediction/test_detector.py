@@ -14,7 +14,7 @@ from PIL import Image
 
 from se_detection import UserError
 from se_detection.prediction import Detector
-from se_detection.prediction.detector import run_categories
+from se_detection.prediction.categories import run_categories
 
 from .conftest import CATEGORIES
 

@@ -16,6 +16,7 @@ from se_detection import UserError
 from se_detection.prediction import predict
 from se_detection.prediction.detector import Detector
 from se_detection.prediction.inputs import unreadable
+from se_detection.prediction.predictor import check_shape
 
 from ..data.hostile_images import broken, no_files, pictures, write_all
 from ..fuzzing import Tally, damaged, examples
@@ -83,12 +84,11 @@ class Thin(Detector):
 
     def __init__(self, told) -> None:
         self.name, self.weights, self.categories, self.fingerprint = "thin", told.weights, told.categories, "0" * 64
-        self.predictor = self
         self.cfg = get_cfg()
         self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST = 192, 320
 
     def __call__(self, image, image_id):
-        self.check_shape(image)
+        check_shape(image, self.cfg)
         return []
 
 

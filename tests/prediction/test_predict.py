@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from detectron2.data.detection_utils import read_image
 from PIL import Image
+from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
 from se_detection import UserError
@@ -89,6 +90,63 @@ def test_results_are_cocos(told, photos, clip, tmp_path) -> None:
         cup, plate = sorted(results.loadAnns(results.getAnnIds(image_id)), key=lambda item: item["category_id"])
         assert plate["bbox"] == [grey, 20, 30, 30]
         assert (cup["score"], plate["score"]) == (0.4, 0.9)
+
+
+class Seer(Told):
+    """Finds the mask of its plate too, the upper half of the box, and one keypoint, its middle."""
+
+    def __call__(self, image, image_id):
+        sure, unsure = super().__call__(image, image_id)
+        inside = np.zeros(image.shape[:2], np.uint8, order="F")
+        left = int(sure["bbox"][0])
+        inside[20:35, left : left + 30] = 1
+        code = masks.encode(inside)
+        code = {"size": code["size"], "counts": code["counts"].decode()}
+        return [{**sure, "segmentation": code, "keypoints": [left + 14.5, 34.5, 0.9]}, unsure]
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["at once", "stopped"])
+def test_masks_and_keypoints_are_drawn_and_written(clip, photos, tmp_path, stopped) -> None:
+    seer = Seer(tmp_path)
+    if stopped:
+        # In the video: what was found in its first frames is drawn again from the notes.
+        stop_at(seer, 5)
+        with pytest.raises(Interrupted):
+            predict([str(photos), str(clip)], [seer], tmp_path / "out")
+        seer.before = lambda number: None
+    predict([str(photos), str(clip)], [seer], tmp_path / "out")
+    truth = COCO(str(tmp_path / "out" / "images.json"))
+    found = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
+    plates = [item for item in found if item["category_id"] == 7]
+    assert len(plates) == 9
+    # As COCO reads them.
+    for kind in ("segmentation", "keypoints"):
+        kept = [{key: item[key] for key in ("image_id", "category_id", "score", kind)} for item in plates]
+        results = truth.loadRes(kept)
+        assert [item["area"] for item in results.anns.values()] == ([15 * 30] if kind == "segmentation" else [0]) * 9
+    drawn = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "out" / "pictures").iterdir())]
+    shown = [*drawn, *frames(tmp_path / "out" / "videos" / "00004_clip.mp4")]
+    for frame, grey in zip(shown, (20, 60, 100, 20, 40, 60, 80, 100, 120), strict=True):
+        x = 4 * grey
+        tinted = 0.55 * grey + 0.45 * np.array(PLATE)
+        assert is_near(frame[100, x + 20], tinted, 25)
+        assert is_near(frame[180, x + 20], (grey,) * 3, 25)
+        assert is_near(frame[140, x + 60], PLATE, 40)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"segmentation": [[1, 2]]}, {"segmentation": {"size": [9, 9], "counts": "é"}}, {"keypoints": [1, 2]}],
+    ids=["no code", "no text", "half a point"],
+)
+def test_damaged_masks_and_keypoints_in_the_notes_are_told(clip, photos, tmp_path, change) -> None:
+    predict([str(photos)], [Seer(tmp_path)], tmp_path / "out")
+    notes = tmp_path / "out" / "predictions.jsonl"
+    lines = [json.loads(line) for line in notes.read_text().splitlines()]
+    lines[1]["detections"][0][0] |= change
+    notes.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match="is damaged; replace the predictions with --overwrite"):
+        predict([str(photos)], [Seer(tmp_path)], tmp_path / "out")
 
 
 def test_a_video_has_as_many_frames_as_before(told, clip, tmp_path) -> None:

@@ -1,0 +1,7 @@
+from ..common.faster_rcnn_fpn import model
+from ..common.r50_1x import dataloader, lr_multiplier, optimizer, train
+from ..common.timm_trunk import pixels, trunk
+
+model.backbone.bottom_up = trunk()
+model.update(pixels())
+dataloader.train.mapper.use_instance_mask = False

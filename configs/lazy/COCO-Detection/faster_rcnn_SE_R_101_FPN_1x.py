@@ -1,0 +1,16 @@
+"""The paper's SE-ResNet-101, as timm ports it to RGB; the layers are those of the Caffe model.
+
+No plain ResNet-101 was trained in the same way and released, so this pair's arms differ in their pre-training too.
+"""
+
+from detectron2.config import LazyCall as L
+
+from se_detection import SEConfig
+
+from ..common.timm_trunk import pixels, trunk
+from .faster_rcnn_R_101_FPN_1x import dataloader, lr_multiplier, model, optimizer, train
+
+model.backbone.bottom_up = trunk(name="se_resnet101", layout="caffe", se=L(SEConfig)(reduction=16))
+model.update(pixels())
+dataloader.train.mapper.image_format = "RGB"
+train.init_checkpoint = "timm://legacy_seresnet101.in1k"

@@ -1,0 +1,10 @@
+from detectron2.model_zoo import get_config
+
+from ..common.r50_1x import lr_multiplier, optimizer, train
+from ..common.timm_trunk import pixels, trunk
+
+dataloader = get_config("common/data/coco_panoptic_separated.py").dataloader
+dataloader.train.mapper.image_format = "RGB"
+model = get_config("common/models/panoptic_fpn.py").model
+model.backbone.bottom_up = trunk()
+model.update(pixels())

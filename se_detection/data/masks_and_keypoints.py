@@ -1,0 +1,143 @@
+"""What a detector of masks or keypoints needs of COCO annotations, beyond their boxes."""
+
+import colorsys
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from reprlib import repr as short
+from typing import Any
+
+from ..errors import UserError
+from .coco_format import Content, Entry, is_integer, is_name, is_number
+
+OTHER_SIDE = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
+OTHER_SIDE |= {right: left for left, right in OTHER_SIDE.items()}
+
+
+def check_masks(json_file: str | Path, content: Content, *, evaluated: bool) -> None:
+    """Whether all objects have masks, as polygons or as run-length codes of their image's size.
+
+    Args:
+        json_file: what is named.
+        content: with entries that were checked.
+        evaluated: whether mask AP is measured on it. pycocotools then needs masks of crowds too, and takes a polygon
+            of two points for a box.
+
+    Raises:
+        UserError: some have none, or none that can be used.
+    """
+    sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+    wrong = []
+    for annotation in content["annotations"]:
+        if annotation.get("iscrowd") and not evaluated:
+            continue
+        mask = annotation.get("segmentation")
+        if not mask:
+            wrong.append((annotation, "has none"))
+        elif isinstance(mask, dict) and mask["size"] != sizes[annotation["image_id"]]:
+            size = sizes[annotation["image_id"]]
+            wrong.append((annotation, f"has one of size {mask['size']} (height, width), and its image is {size}"))
+        elif isinstance(mask, list) and evaluated and any(len(polygon) < 6 or len(polygon) % 2 for polygon in mask):
+            wrong.append((annotation, "has a polygon of less than three points, or of half a point"))
+    _refuse(json_file, content, wrong, "mask", "'segmentation': polygons or a run-length code", "MODEL.MASK_ON")
+
+
+def has_run_length_codes(content: Content) -> bool:
+    """Whether any mask that is trained on is no polygon: detectron2 then needs `INPUT.MASK_FORMAT: bitmask`."""
+    return any(
+        isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd")
+        for annotation in content["annotations"]
+    )
+
+
+def check_keypoints(json_file: str | Path, content: Content, *, evaluated: bool) -> list[str]:
+    """Whether all objects have the keypoints that their categories name; returns the names.
+
+    Args:
+        json_file: what is named.
+        content: with entries that were checked.
+        evaluated: whether keypoint AP is measured on it. pycocotools then needs keypoints of crowds too, and
+            `num_keypoints`.
+
+    Raises:
+        UserError: a category names no keypoints, or others than the first; or objects have none, or more or fewer.
+    """
+    names: list[str] = []
+    for category in content["categories"]:
+        found = _keypoint_names(category)
+        where = f"{json_file}: category {category['id']} {category['name']!r}"
+        if not found:
+            raise UserError(
+                f"{where} has no 'keypoints' (a list of names, each of them once); add them, or set MODEL.KEYPOINT_ON "
+                "to False"
+            )
+        if names and found != names:
+            raise UserError(f"{where} has other 'keypoints' than the first category; a detector has one list of them")
+        names = found
+    wrong = []
+    for annotation in content["annotations"]:
+        if annotation.get("iscrowd") and not evaluated:
+            continue
+        points = annotation.get("keypoints")
+        if not points:
+            wrong.append((annotation, "has none"))
+        elif len(points) != 3 * len(names):
+            wrong.append((annotation, f"has {len(points)} numbers, and {len(names)} keypoints have {3 * len(names)}"))
+        elif evaluated and not is_number(annotation.get("num_keypoints")):
+            wrong.append((annotation, "has no 'num_keypoints', which evaluation needs"))
+    needed = "'keypoints' (x, y and visibility of each, all 0 where unknown)"
+    _refuse(json_file, content, wrong, "keypoints", needed, "MODEL.KEYPOINT_ON")
+    return names
+
+
+def keypoint_metadata(content: Content) -> dict[str, Any]:
+    """detectron2's `keypoint_names`, `keypoint_flip_map` and `keypoint_connection_rules`; empty where there are none.
+
+    Keypoints whose names differ in `left` and `right` alone change places when a picture is flipped. The connections
+    are those of the first category's `skeleton`, in hues of their own.
+    """
+    categories = content["categories"]
+    names = _keypoint_names(categories[0]) if categories else []
+    if not names or any(category.get("keypoints") != names for category in categories):
+        return {}
+    pairs = list(_connections(categories[0].get("skeleton"), names))
+    return {
+        "keypoint_names": names,
+        "keypoint_flip_map": [
+            (name, other_side(name)) for name in names if "left" in name.lower() if other_side(name) in names
+        ],
+        "keypoint_connection_rules": [
+            (*pair, tuple(round(255 * part) for part in colorsys.hsv_to_rgb(number / len(pairs), 0.85, 1.0)))
+            for number, pair in enumerate(pairs)
+        ],
+    }
+
+
+def other_side(name: str) -> str:
+    """`left_eye` of `right_eye`, and the other way round; a name without a side stays as it is."""
+    return re.sub("|".join(OTHER_SIDE), lambda found: OTHER_SIDE[found[0]], name)
+
+
+def _connections(skeleton: Any, names: list[str]) -> Iterator[tuple[str, str]]:
+    """COCO counts keypoints from 1."""
+    for pair in skeleton if isinstance(skeleton, list) else ():
+        if isinstance(pair, list) and len(pair) == 2 and all(is_integer(at) and 1 <= at <= len(names) for at in pair):
+            yield names[pair[0] - 1], names[pair[1] - 1]
+
+
+def _keypoint_names(category: Entry) -> list[str]:
+    """Empty where there are none that can be told apart."""
+    names = category.get("keypoints")
+    usable = isinstance(names, list) and all(map(is_name, names)) and len(set(names)) == len(names)
+    return names if usable and names is not None else []
+
+
+def _refuse(
+    json_file: str | Path, content: Content, wrong: list[tuple[Entry, str]], what: str, needed: str, key: str
+) -> None:
+    if wrong:
+        first, problem = wrong[0]
+        raise UserError(
+            f"{json_file}: {len(wrong)} of {len(content['annotations'])} annotations have no usable {what}: "
+            f"annotation {short(first['id'])} {problem}; give each {needed}, or set {key} to False"
+        )

@@ -1,0 +1,118 @@
+"""Files of TorchScript, ONNX and torch.export."""
+
+import copy
+import io
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..files import write_whole
+from .description import KEY, Description
+from .graph import script, traceable
+
+SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "torch-export": ".pt2"}
+# The first with RoIAlign as detectron2 has it.
+OPSET = 16
+# What torch.export is told that a side may be, in multiples of the largest stride. Where the map of FPN's last level
+# had a side of 1, it would take the network for another one.
+SMALLEST, LARGEST = 3, 128
+MISSING_ONNX = "ONNX needs the packages onnx and onnxruntime: pip install 'se_detection[export]'"
+
+
+def write_torchscript(
+    path: Path, model: nn.Module, image: Tensor, description: Description, *, scripting: bool
+) -> None:
+    """Writes a detector, traced with a picture or scripted.
+
+    Args:
+        image: (3, H, W), with something to be found.
+
+    Raises:
+        UserError: it can't be scripted.
+    """
+    with _quiet():
+        if scripting:
+            module: Any = script(model)
+        else:
+            with torch.no_grad():
+                module = torch.jit.trace(traceable(model, image), (image,), check_trace=False)
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer, _extra_files={KEY: description.to_json().encode()})
+    write_whole(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Description) -> None:
+    """Writes a detector with dynamic height and width, by the exporter that traces: detectors have loops and NMS.
+
+    Args:
+        image: (3, H, W), with something to be found.
+
+    Raises:
+        UserError: onnx is not installed.
+    """
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise UserError(MISSING_ONNX) from error
+    names = list(description.outputs)
+    axes = {"image": {1: "height", 2: "width"}, **{name: {0: "detections"} for name in names}}
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "detector.onnx")
+        torch.onnx.export(
+            traceable(model, image),
+            (image,),
+            file,
+            opset_version=OPSET,
+            input_names=["image"],
+            output_names=names,
+            dynamic_axes=axes,
+            dynamo=False,
+        )
+        content = onnx.load(file)
+    onnx.helper.set_model_props(content, {KEY: description.to_json()})
+    onnx.checker.check_model(content)
+    write_whole(path, lambda file: file.write(content.SerializeToString()))
+
+
+def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, description: Description) -> None:
+    """Writes a detector's trunk and FPN, for any number of pictures of 96 to 4096 pixels a side.
+
+    Args:
+        backbone: (N, 3, H, W), normalised and padded to multiples of `description.multiple`, to a dictionary of maps.
+        device: of the backbone.
+    """
+    height, width = (torch.export.Dim(name, min=SMALLEST, max=LARGEST) for name in ("height", "width"))
+    sizes = {0: torch.export.Dim("pictures", min=1, max=1024), 2: description.multiple * height}
+    sizes[3] = description.multiple * width
+    example = torch.zeros(2, 3, 4 * description.multiple, 5 * description.multiple, device=device)
+    backbone = copy.deepcopy(backbone).eval()
+    if isinstance(getattr(backbone, "top_block", None), LastLevelMaxPool):
+        backbone.top_block = _EverySecond()
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(backbone, (example,), dynamic_shapes=(sizes,), strict=False)
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={KEY: description.to_json()})
+    write_whole(path, lambda file: file.write(buffer.getbuffer()))
+
+
+class _EverySecond(LastLevelMaxPool):
+    """The same by a slice: of the pool, torch.export concludes that a side must stay even, or odd."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [x[:, :, ::2, ::2]]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # Hundreds of lines on what a tracer takes for constant; the check that follows says whether it is.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

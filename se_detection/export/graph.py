@@ -1,0 +1,87 @@
+"""A detector as a function of one picture: (3, H, W) of uint8 to tensors. That is what can be exported."""
+
+from typing import Any
+
+import torch
+from detectron2.export import TracingAdapter, scripting_with_instances
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN, RetinaNet
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .description import FIELDS
+
+
+def find(model: nn.Module, image: Tensor) -> Instances:
+    """What a detector in evaluation finds in a picture, in the picture's pixels; masks are those of the boxes.
+
+    Args:
+        image: (3, H, W) in the detector's channel order, 0 to 255.
+
+    Raises:
+        UserError: it is none of detectron2's R-CNNs or RetinaNet.
+    """
+    found: Instances
+    if isinstance(model, GeneralizedRCNN) and not isinstance(model, PanopticFPN):
+        (found,) = model.inference([{"image": image}], do_postprocess=False)
+    elif isinstance(model, RetinaNet):
+        found = model([{"image": image}])[0]["instances"]
+    else:
+        raise UserError(f"a {type(model).__name__} can't be exported; R-CNNs and RetinaNet can")
+    return found
+
+
+def outputs_of(model: nn.Module, image: Tensor) -> list[str]:
+    """The names of what an exported detector gives, in order: `boxes`, `scores`, `classes`, and what else it finds."""
+    with torch.no_grad():
+        found = find(model, image)
+    return [name for name, field in FIELDS.items() if found.has(field)]
+
+
+def traceable(model: nn.Module, image: Tensor) -> nn.Module:
+    """A module of (3, H, W) to a tuple of the tensors that :func:`outputs_of` names."""
+    fields = [FIELDS[name] for name in outputs_of(model, image)]
+
+    def run(model: nn.Module, inputs: list[dict[str, Tensor]]) -> tuple[Tensor, ...]:
+        found = find(model, inputs[0]["image"])
+        return tuple(_tensor(found.get(field)) for field in fields)
+
+    return TracingAdapter(model, [{"image": image}], inference_func=run).eval()
+
+
+def _tensor(values: Boxes | Tensor) -> Tensor:
+    return values.tensor if isinstance(values, Boxes) else values
+
+
+def script(model: nn.Module) -> torch.jit.ScriptModule:
+    """A scripted module of (3, H, W) to a dictionary with detectron2's names (`pred_boxes`, `scores`, ...).
+
+    Raises:
+        UserError: the detector has parts that TorchScript can't compile.
+    """
+    fields = {"proposal_boxes": Boxes, "objectness_logits": Tensor, "pred_boxes": Boxes, "scores": Tensor}
+    fields |= {"pred_classes": Tensor, "pred_masks": Tensor, "pred_keypoints": Tensor, "pred_keypoint_heatmaps": Tensor}
+    module = _ScriptableRCNN(model) if isinstance(model, GeneralizedRCNN) else _ScriptableDense(model)
+    try:
+        return scripting_with_instances(module.eval(), fields)
+    except Exception as error:  # TorchScript's compiler has no errors of its own
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"this detector can't be scripted ({reason}); leave --scripting out to trace it") from error
+
+
+class _ScriptableRCNN(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.model.inference([{"image": image}], do_postprocess=False)[0].get_fields()
+
+
+class _ScriptableDense(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        return self.model([{"image": image}])[0].get_fields()

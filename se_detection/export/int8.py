@@ -1,0 +1,64 @@
+"""Static quantisation to 8 bits, by onnxruntime."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import UserError
+from ..files import write_whole
+from .description import KEY, Description
+from .formats import MISSING_ONNX
+
+# What the last layers give is used as it is: scores and box sides need more than 8 bits.
+PRECISE = ("cls_score", "bbox_pred", "objectness_logits", "anchor_deltas", "predictor", "score_lowres")
+
+
+def quantise(source: Path, path: Path, images: Iterable[Tensor], description: Description) -> None:
+    """Writes an ONNX detector with convolutions and fully connected layers in 8 bits (QDQ, per channel).
+
+    Args:
+        source: the detector in float32.
+        images: (3, H, W) of uint8 each, to find the range of each map's values by.
+
+    Raises:
+        UserError: onnx is not installed.
+    """
+    try:
+        import onnx
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ModuleNotFoundError as error:
+        raise UserError(MISSING_ONNX) from error
+
+    class Pictures(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter(images)
+
+        def get_next(self) -> dict[str, Any] | None:
+            image = next(self.left, None)
+            return None if image is None else {"image": image.cpu().numpy()}
+
+    with tempfile.TemporaryDirectory() as folder:
+        prepared, quantised = Path(folder, "prepared.onnx"), Path(folder, "quantised.onnx")
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        nodes = [node for node in onnx.load(prepared).graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+        precise = [node.name for node in nodes if any(part in node.name for part in PRECISE)]
+        quantize_static(
+            str(prepared),
+            str(quantised),
+            Pictures(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+            nodes_to_exclude=precise,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            # On processors without VNNI, sums of full 8 bits by 8 bits overflow.
+            reduce_range=True,
+        )
+        content = onnx.load(quantised)
+    onnx.helper.set_model_props(content, {KEY: description.to_json()})
+    write_whole(path, lambda file: file.write(content.SerializeToString()))

@@ -1,0 +1,249 @@
+"""The detector of a run, exported and checked at once against the original."""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.data import DatasetCatalog
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances
+from torch import Tensor
+from tqdm import tqdm
+
+from ..analysis.gate_ablation import coco_results
+from ..analysis.trained_run import Split, TrainedRun, batches, load_trained_run, open_split, read_run_config
+from ..data.coco import register_coco_json
+from ..errors import UserError
+from ..evaluation.compare import compare
+from ..evaluation.runs import read_record
+from ..prediction.categories import run_categories
+from .check import Agreement, compare_detections, compare_maps
+from .description import MEANING, Description
+from .exported import ExportedDetector
+from .formats import SUFFIXES, write_onnx, write_torch_export, write_torchscript
+from .fuse import fuse_for_inference
+from .graph import find, outputs_of
+from .int8 import quantise
+
+PRECISIONS = ("float32", "float16", "bfloat16", "int8")
+# What an export in float32 may differ by: pixels, and scores from 0 to 1.
+PIXELS, SCORES, MAPS = 0.05, 1e-3, 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What to export a detector as.
+
+    Args:
+        format: `torchscript` or `onnx`, of the whole detector; `torch-export`, of trunk and FPN.
+        precision: what trunk and FPN compute in; `int8` is for the whole of an ONNX detector.
+        fuse: fold norms into convolutions first (:func:`fuse_for_inference`), as other precisions always do.
+        scripting: script the detector instead of tracing it.
+
+    Raises:
+        UserError: there is no such combination.
+    """
+
+    format: str
+    precision: str = "float32"
+    fuse: bool = False
+    scripting: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision == "int8" and self.format != "onnx":
+            raise UserError(f"--precision int8 is onnxruntime's; --format {self.format} has none")
+        if self.precision == "bfloat16" and self.format == "onnx":
+            raise UserError("--precision bfloat16: onnxruntime has no such convolution; take float16")
+        if self.scripting and (self.format, self.precision, self.fuse) != ("torchscript", "float32", False):
+            raise UserError("--scripting is of torchscript in float32, not fused; leave it out to trace the detector")
+
+    @property
+    def name(self) -> str:
+        """What the file is called after, beside the run."""
+        parts = [self.format, self.precision] + ["fused"] * self.fuse + ["scripted"] * self.scripting
+        return "-".join(parts)
+
+    def path(self, output: Path, run: Path) -> Path:
+        """Where a run is written to in this form."""
+        return output / f"{run.resolve().name}-{self.name}{SUFFIXES[self.format]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """A file that was written, and how far it is from the original.
+
+    Args:
+        ap: COCO's AP over the test set of original and exported detector, in percent, and the difference with its
+            95 % interval; None where it was not measured.
+    """
+
+    file: Path
+    detector: str
+    form: Form
+    agreement: Agreement
+    ap: dict[str, Any] | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether an export in float32 gives what it should; others have no bound."""
+        bounds = {"boxes": PIXELS, "keypoints": PIXELS, "scores": SCORES, "masks": SCORES}
+        worst = self.agreement.worst
+        near = all(difference <= bounds.get(name, MAPS) for name, difference in worst.items())
+        # A score that is all but the threshold may be on either side of it.
+        paired = self.agreement.unpaired <= 0.01 * self.agreement.detections
+        return self.form.precision != "float32" or (near and paired)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        size = round(self.file.stat().st_size / 2**20, 1)
+        own = {"file": self.file.name, "detector": self.detector, "megabytes": size}
+        return {**own, **asdict(self.form), **asdict(self.agreement), "ap": self.ap}
+
+
+class RunExporter:
+    """Exports one run in several forms.
+
+    Args:
+        folder: of a training with tools/train_net.py.
+        images: how many of its test set each export is compared on, at four sizes each.
+
+    Raises:
+        UserError: it is no run, its data are gone, or its detector can't be exported.
+    """
+
+    def __init__(self, folder: Path, *, images: int) -> None:
+        cfg = read_run_config(folder)
+        self.run: TrainedRun = load_trained_run(folder, cfg)
+        # Or what was traced would keep every map for a backward pass.
+        self.run.model.requires_grad_(False)
+        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
+            raise UserError(f"{folder}: pictures in {cfg.INPUT.FORMAT} can't be exported; RGB and BGR can")
+        self.split: Split = open_split(self.run, None, None)
+        self.images = list(self._pictures(_spread(self.split.images, images)))
+        # A tracer goes where there is something to go for.
+        with torch.no_grad():
+            self.example = max(self.images, key=lambda image: len(find(self.run.model, image)))
+        with self.run.weights.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.description = Description(
+            format="",
+            precision="",
+            detector=f"{folder.resolve().name}: {_kind(self.run)}",
+            weights_sha256=digest,
+            channel_order=cfg.INPUT.FORMAT,
+            shortest_side=cfg.INPUT.MIN_SIZE_TEST,
+            longest_side=cfg.INPUT.MAX_SIZE_TEST,
+            classes=tuple(run_categories(folder, cfg).items()),
+            outputs={name: MEANING[name] for name in outputs_of(self.run.model, self.example)},
+        )
+
+    def export(self, path: Path, form: Form, *, calibration: int, evaluate: bool) -> Export:
+        """Writes a form and compares it with the original.
+
+        Args:
+            path: the file to write.
+            calibration: how many training pictures the ranges of an int8 detector come from.
+            evaluate: measure the AP of both over the run's test set.
+        """
+        model: Any = self.run.model
+        if form.fuse or form.precision != "float32":
+            half = getattr(torch, form.precision) if form.precision in ("float16", "bfloat16") else None
+            model = fuse_for_inference(model, dtype=half)
+        description = replace(self.description, format=form.format, precision=form.precision)
+        if form.format == "torch-export":
+            return self._export_backbone(path, model, form, description)
+        if form.format == "torchscript":
+            write_torchscript(path, model, self.example, description, scripting=form.scripting)
+        elif form.precision == "int8":
+            with tempfile.TemporaryDirectory() as folder:
+                source = Path(folder, "float32.onnx")
+                write_onnx(source, model, self.example, description)
+                quantise(source, path, self._calibration_pictures(calibration), description)
+        else:
+            write_onnx(path, model, self.example, description)
+        exported = ExportedDetector(path)
+        agreement = compare_detections(lambda image: find(self.run.model, image), exported, self.images)
+        ap = self._evaluate(exported) if evaluate else None
+        return Export(file=path, detector=self.description.detector, form=form, agreement=agreement, ap=ap)
+
+    def _export_backbone(self, path: Path, model: Any, form: Form, description: Description) -> Export:
+        original: Any = self.run.model
+        multiple = original.backbone.size_divisibility or 32
+        description = replace(
+            description,
+            pixel_mean=tuple(original.pixel_mean.flatten().tolist()),
+            pixel_std=tuple(original.pixel_std.flatten().tolist()),
+            multiple=multiple,
+            outputs={
+                name: f"(pictures, {shape.channels}, height / {shape.stride}, width / {shape.stride}) float32"
+                for name, shape in original.backbone.output_shape().items()
+            },
+        )
+        write_torch_export(path, model.backbone, original.device, description)
+        program = torch.export.load(str(path)).module()
+        batches = [original.preprocess_image([{"image": image}]).tensor for image in self.images]
+        batches.append(torch.cat([batches[0], batches[0].flip(3)]))
+        agreement = compare_maps(original.backbone, program, batches)
+        return Export(file=path, detector=self.description.detector, form=form, agreement=agreement, ap=None)
+
+    def _pictures(self, images: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
+        for (entry,) in batches(self.run.cfg, images):
+            yield entry["image"].to(self.run.model.device)
+
+    def _calibration_pictures(self, count: int) -> Iterator[Tensor]:
+        name = self.run.cfg.DATASETS.TRAIN[0]
+        recorded = read_record(self.run.folder).get("data", {}).get(name)
+        if recorded:
+            if gone := [path for path in recorded.values() if not Path(path).exists()]:
+                raise UserError(f"{self.run.folder / 'run.json'}: {gone[0]} is gone, and int8 needs training pictures")
+            register_coco_json(name, recorded["json"], recorded["images"])
+        images = _spread(DatasetCatalog.get(name), count)
+        yield from tqdm(self._pictures(images), desc="calibration", total=len(images), unit="picture", disable=None)
+
+    def _evaluate(self, exported: ExportedDetector) -> dict[str, Any]:
+        original: list[dict[str, Any]] = []
+        candidate: list[dict[str, Any]] = []
+        images = self.split.images
+        bar = tqdm(batches(self.run.cfg, images), desc="evaluation", total=len(images), unit="picture", disable=None)
+        with torch.no_grad():
+            for image, (entry,) in zip(images, bar, strict=True):
+                picture = entry["image"].to(self.run.model.device)
+                for results, found in ((original, find(self.run.model, picture)), (candidate, exported(picture))):
+                    results += coco_results(image, _boxes_alone(found, entry), self.split)
+        content = self.split.coco().dataset
+        comparison = compare(original, candidate, content).to_dict()
+        return {
+            "original": comparison["baseline"]["AP"],
+            "exported": comparison["candidate"]["AP"],
+            "difference": comparison["difference"]["AP"],
+            "images": len(images),
+        }
+
+
+def _boxes_alone(found: Instances, entry: dict[str, Any]) -> Instances:
+    boxes = Instances(found.image_size)
+    for name in ("pred_boxes", "scores", "pred_classes"):
+        boxes.set(name, found.get(name))
+    return detector_postprocess(boxes, entry["height"], entry["width"])
+
+
+def _kind(run: TrainedRun) -> str:
+    cfg = run.cfg
+    kind = cfg.MODEL.META_ARCHITECTURE
+    if kind == "GeneralizedRCNN":
+        parts = {"Mask": cfg.MODEL.MASK_ON, "Keypoint": cfg.MODEL.KEYPOINT_ON}
+        cascade = ["Cascade"] * (cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads")
+        kind = " ".join(
+            cascade + ([name for name, on in parts.items() if on] or ["Faster"] * (not cascade)) + ["R-CNN"]
+        )
+    backbone = cfg.MODEL.BACKBONE.NAME.removeprefix("build_").removesuffix("_backbone")
+    return f"{kind}, {backbone} {cfg.MODEL.RESNETS.DEPTH}"
+
+
+def _spread(images: Sequence[Any], count: int) -> list[Any]:
+    step = max(1, len(images) // count)
+    return list(images[::step][:count])

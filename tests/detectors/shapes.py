@@ -1,0 +1,144 @@
+"""Drawn pictures whose objects are known exactly: their boxes, masks and corners, and what lies behind them."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data.detection_utils import annotations_to_instances
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import BoxMode, Instances
+from detectron2.structures.masks import polygons_to_bitmask
+from PIL import Image, ImageDraw
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+# Corners around (0, 0), in units of a shape's radius: a kite and a trapezoid. The corners are the keypoints too.
+SHAPES = (
+    ((0.0, -1.0), (0.6, -0.2), (0.0, 1.0), (-0.6, -0.2)),
+    ((-0.5, -0.6), (0.5, -0.6), (1.0, 0.6), (-1.0, 0.6)),
+)
+COLOURS = ((220, 60, 40), (240, 220, 60))
+# Behind them: things are 0 in detectron2's semantic maps.
+SKY, GROUND = 1, 2
+BEHIND = {SKY: (90, 130, 200), GROUND: (60, 90, 50)}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn picture.
+
+    Args:
+        pixels: (H, W, 3), RGB.
+        annotations: in COCO's format, with classes from 0 as categories.
+        semantic: (H, W), 0 where there is an object, and else `SKY` or `GROUND`.
+    """
+
+    pixels: np.ndarray
+    annotations: list[dict[str, Any]]
+    semantic: np.ndarray
+
+    def input(self) -> dict[str, Any]:
+        """For a detector in inference."""
+        height, width = self.semantic.shape
+        return {"image": torch.from_numpy(self.pixels.transpose(2, 0, 1).copy()), "height": height, "width": width}
+
+    def example(self) -> dict[str, Any]:
+        """For a detector in training."""
+        annotations = []
+        for annotation in self.annotations:
+            # detectron2's keypoints are places, COCO's are pixels.
+            keypoints = np.array(annotation["keypoints"], float).reshape(-1, 3)
+            keypoints[:, :2] += 0.5
+            annotations.append({**annotation, "bbox_mode": BoxMode.XYWH_ABS, "keypoints": keypoints})
+        instances = annotations_to_instances(annotations, self.semantic.shape)
+        return {**self.input(), "instances": instances, "sem_seg": torch.from_numpy(self.semantic).long()}
+
+    def segments(self) -> list[tuple[bool, int, Tensor]]:
+        """Objects and what lies behind them: whether it is an object, its class, and where it is, (H, W)."""
+        objects = [
+            (True, annotation["category_id"], polygons_to_bitmask(annotation["segmentation"], *self.semantic.shape))
+            for annotation in self.annotations
+        ]
+        behind = [(False, stuff, self.semantic == stuff) for stuff in BEHIND]
+        return [(thing, category, torch.from_numpy(mask)) for thing, category, mask in objects + behind]
+
+
+def draw(seed: int, height: int = 96, width: int = 128, classes: int = len(SHAPES)) -> Picture:
+    """A picture of an object in its left half and one in its right half.
+
+    Args:
+        classes: how many kinds of objects there are; of one kind, all look alike and are class 0.
+    """
+    chance = np.random.default_rng(seed)
+    semantic = np.full((height, width), SKY)
+    semantic[int(height * chance.uniform(0.35, 0.65)) :] = GROUND
+    pixels = np.zeros((height, width, 3))
+    for stuff, colour in BEHIND.items():
+        pixels[semantic == stuff] = colour
+    picture = Image.fromarray(pixels.astype(np.uint8))
+    objects = Image.fromarray(np.zeros((height, width), np.uint8))
+    annotations = []
+    for place in (0.25, 0.75):
+        kind = int(chance.integers(classes))
+        radius = min(height, width / 2) * chance.uniform(0.3, 0.4)
+        angle = chance.uniform(-0.3, 0.3)
+        x, y = width * place + chance.uniform(-4, 4), height * chance.uniform(0.45, 0.55)
+        turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+        corners = np.array(SHAPES[kind]) @ turn * radius + (x, y)
+        for image, colour in ((picture, COLOURS[kind]), (objects, 1)):
+            ImageDraw.Draw(image).polygon([tuple(corner) for corner in corners], fill=colour)
+        low, size = corners.min(axis=0), np.ptp(corners, axis=0)
+        annotations.append(
+            {
+                "category_id": kind,
+                "bbox": [*low.tolist(), *size.tolist()],
+                "area": float(size.prod()) / 2,
+                "iscrowd": 0,
+                "segmentation": [corners.flatten().tolist()],
+                "keypoints": np.hstack([corners - 0.5, np.full((len(corners), 1), 2)]).flatten().tolist(),
+                "num_keypoints": len(corners),
+            }
+        )
+    semantic[np.asarray(objects) == 1] = 0
+    noisy = np.asarray(picture) + chance.normal(0, 8, pixels.shape)
+    return Picture(noisy.clip(0, 255).astype(np.uint8), annotations, semantic)
+
+
+def average_precision(pictures: list[Picture], found: list[Instances], kind: str) -> float:
+    """pycocotools' AP at an IoU (or OKS) of 0.5.
+
+    Args:
+        found: in each picture.
+        kind: `bbox`, `segm` or `keypoints`.
+    """
+    truth = COCO()
+    truth.dataset = {
+        "images": [
+            {"id": i, "height": picture.semantic.shape[0], "width": picture.semantic.shape[1]}
+            for i, picture in enumerate(pictures)
+        ],
+        "categories": [{"id": kind} for kind in range(len(SHAPES))],
+        "annotations": [],
+    }
+    for i, picture in enumerate(pictures):
+        for annotation in picture.annotations:
+            number = len(truth.dataset["annotations"]) + 1
+            truth.dataset["annotations"].append({**annotation, "image_id": i, "id": number})
+    truth.createIndex()
+    results = [result for i, instances in enumerate(found) for result in instances_to_coco_json(instances, i)]
+    if not results:
+        return 0.0
+    # Of a result with masks or keypoints, COCO would make the box anew.
+    fields = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("keypoints",)}[kind]
+    kept = ("image_id", "category_id", "score", *fields)
+    evaluation = COCOeval(truth, truth.loadRes([{key: result[key] for key in kept} for result in results]), kind)
+    if kind == "keypoints":
+        evaluation.params.kpt_oks_sigmas = np.full(len(SHAPES[0]), 0.05)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # Thresholds from 0.5 on, recalls, classes, all areas, the most detections.
+    precision = evaluation.eval["precision"][0, :, :, 0, -1]
+    return float(precision[precision > -1].mean())

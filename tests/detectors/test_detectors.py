@@ -1,0 +1,201 @@
+"""Each detector that detectron2 has, on an SE trunk: trained; in inference as it is, augmented, fused, in batches."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.structures import pairwise_iou
+from detectron2.utils.events import EventStorage
+from torch import Tensor, nn
+
+from se_detection.export import fuse_for_inference
+from se_detection.layers import SqueezeExcitation
+
+from .detectors import CHECKS, DETECTORS, KEYPOINTS, MASKS, PANOPTIC, Detector, build, small_config
+from .shapes import Picture, average_precision, draw
+
+STEPS = 100
+# res2 to res5 have 3, 4, 6 and 3 blocks.
+GATES = 16
+
+
+@dataclass
+class Trained:
+    """A detector that knows its pictures by heart."""
+
+    detector: Detector
+    cfg: CfgNode
+    model: nn.Module
+    pictures: list[Picture]
+
+
+@pytest.fixture(scope="module", params=CHECKS["overfitted"])
+def trained(request) -> Trained:
+    torch.manual_seed(0)
+    detector = DETECTORS[request.param]
+    cfg = small_config(detector)
+    model = build(detector, cfg)
+    pictures = [draw(seed, classes=detector.classes) for seed in range(2)]
+    examples = [picture.example() for picture in pictures]
+    optimizer = torch.optim.Adam(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS, pct_start=0.2)
+    with EventStorage():
+        for _ in range(STEPS):
+            optimizer.zero_grad()
+            sum(model(examples).values()).backward()
+            optimizer.step()
+            schedule.step()
+    return Trained(detector, cfg, model.eval(), pictures)
+
+
+@torch.no_grad()
+def found(model: nn.Module, *inputs: dict[str, Any]) -> list[dict[str, Any]]:
+    return model(list(inputs))
+
+
+def part_of(picture: Picture, height: int, width: int) -> dict[str, Any]:
+    """The upper left part of a picture: of these sizes, detectron2 pads it."""
+    image = picture.input()["image"][:, :height, :width]
+    return {"image": image, "height": height, "width": width}
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
+    """Detections, and where there is one, the segmentation of all of the picture."""
+    a, b = one["instances"], other["instances"]
+    assert len(a) == len(b) > 0
+    assert torch.equal(a.pred_classes, b.pred_classes)
+    torch.testing.assert_close(a.scores, b.scores, rtol=0, atol=tolerance)
+    torch.testing.assert_close(a.pred_boxes.tensor, b.pred_boxes.tensor, rtol=0, atol=100 * tolerance)
+    if a.has(MASKS):
+        assert (a.pred_masks != b.pred_masks).double().mean() < tolerance
+    if a.has(KEYPOINTS):
+        # Places are whole steps of a map that is resized to the box.
+        torch.testing.assert_close(a.pred_keypoints[..., :2], b.pred_keypoints[..., :2], rtol=0, atol=1)
+    if PANOPTIC in one:
+        torch.testing.assert_close(one["sem_seg"], other["sem_seg"], rtol=0, atol=100 * tolerance)
+        assert (one[PANOPTIC][0] != other[PANOPTIC][0]).double().mean() < tolerance
+
+
+@pytest.mark.parametrize("name", CHECKS["trained a step"])
+def test_a_step_reaches_every_gate(name) -> None:
+    detector = DETECTORS[name]
+    model = build(detector, small_config(detector)).train()
+    gates = {key: module for key, module in model.named_modules() if isinstance(module, SqueezeExcitation)}
+    assert len(gates) == GATES
+    with EventStorage():
+        losses = model([draw(seed, classes=detector.classes).example() for seed in range(2)])
+    assert all(loss.isfinite() for loss in losses.values())
+    sum(losses.values()).backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+    for key, gate in gates.items():
+        for layer in (gate.fc1, gate.fc2):
+            assert layer.weight.grad.abs().max() > 0, key
+
+
+def test_it_learns_pictures_by_heart(trained) -> None:
+    outputs = found(trained.model, *(picture.input() for picture in trained.pictures))
+    kinds = ["bbox"]
+    kinds += ["segm"] if MASKS in trained.detector.gives else []
+    kinds += ["keypoints"] if KEYPOINTS in trained.detector.gives else []
+    for kind in kinds:
+        precision = average_precision(trained.pictures, [output["instances"] for output in outputs], kind)
+        assert precision > 0.8, kind
+    if PANOPTIC in trained.detector.gives:
+        for picture, output in zip(trained.pictures, outputs, strict=True):
+            assert (output["sem_seg"].argmax(dim=0) == torch.from_numpy(picture.semantic)).double().mean() > 0.9
+            assert unmatched(picture, *output[PANOPTIC]) == []
+
+
+def unmatched(picture: Picture, panoptic: Tensor, segments: list[dict[str, Any]]) -> list[tuple[bool, int]]:
+    """Objects and stuff that no segment of their kind covers with an IoU of more than 0.5, panoptic quality's rule."""
+    missed = []
+    for thing, category, mask in picture.segments():
+        alike = [panoptic == s["id"] for s in segments if (s["isthing"], s["category_id"]) == (thing, category)]
+        if not any((segment & mask).sum() > 0.5 * (segment | mask).sum() for segment in alike):
+            missed.append((thing, category))
+    return missed
+
+
+def test_what_it_finds_is_in_the_picture(trained) -> None:
+    """Of a picture that is padded, and whose results are asked for in another size."""
+    height, width = 180, 238
+    (output,) = found(trained.model, {**part_of(trained.pictures[0], 90, 119), "height": height, "width": width})
+    instances = output["instances"]
+    assert len(instances) > 0
+    assert instances.image_size == (height, width)
+    assert ((instances.scores > 0) & (instances.scores <= 1)).all()
+    assert ((instances.pred_classes >= 0) & (instances.pred_classes < trained.detector.classes)).all()
+    ends = torch.tensor([width, height, width, height])
+    assert ((instances.pred_boxes.tensor >= 0) & (instances.pred_boxes.tensor <= ends)).all()
+    # They are those of the picture, in the asked for size.
+    truth = trained.pictures[0].example()["instances"].gt_boxes
+    truth.scale(2, 2)
+    assert pairwise_iou(truth, instances.pred_boxes).amax(dim=1).min() > 0.5
+    assert instances.has(MASKS) == (MASKS in trained.detector.gives)
+    if instances.has(MASKS):
+        assert instances.pred_masks.shape == (len(instances), height, width)
+        assert instances.pred_masks.dtype == torch.bool
+    assert instances.has(KEYPOINTS) == (KEYPOINTS in trained.detector.gives)
+    if instances.has(KEYPOINTS):
+        assert instances.pred_keypoints.shape == (len(instances), 4, 3)
+        low, high = instances.pred_boxes.tensor[:, None].split(2, dim=2)
+        places = instances.pred_keypoints[..., :2]
+        assert ((places >= low - 1) & (places <= high + 1)).all()
+    assert (PANOPTIC in output) == (PANOPTIC in trained.detector.gives)
+    if PANOPTIC in output:
+        panoptic, segments = output[PANOPTIC]
+        assert output["sem_seg"].shape == (3, height, width)
+        assert panoptic.shape == (height, width)
+        assert set(panoptic.unique().tolist()) - {0} == {segment["id"] for segment in segments}
+
+
+def test_test_time_augmentation(trained) -> None:
+    cfg = trained.cfg.clone()
+    cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.MAX_SIZE = (96, 100), 200
+    inputs = [picture.input() for picture in trained.pictures]
+    if not trained.detector.tta:
+        refusal = r"only supported on GeneralizedRCNN|keypoint is not supported|multiple values for .* 'do_postprocess'"
+        # A call that fails leaves the mask head off.
+        model = copy.deepcopy(trained.model)
+        with pytest.raises((AssertionError, TypeError), match=refusal):
+            found(GeneralizedRCNNWithTTA(cfg, model), *inputs)
+        return
+    outputs = found(GeneralizedRCNNWithTTA(cfg, trained.model), *inputs)
+    for picture, instances in zip(trained.pictures, [output["instances"] for output in outputs], strict=True):
+        truth = picture.example()["instances"]
+        same_class = truth.gt_classes[:, None] == instances.pred_classes
+        overlaps, best = (pairwise_iou(truth.gt_boxes, instances.pred_boxes) * same_class).max(dim=1)
+        assert overlaps.min() > 0.5
+        assert instances.has(MASKS) == (MASKS in trained.detector.gives)
+        if instances.has(MASKS):
+            masks = torch.stack([mask for thing, _, mask in picture.segments() if thing])
+            both, either = masks & instances.pred_masks[best], masks | instances.pred_masks[best]
+            # On average: a mask is the mean over pictures of which it has learned one.
+            assert (both.sum(dim=(1, 2)) / either.sum(dim=(1, 2))).mean() > 0.5
+
+
+def test_fused_it_finds_the_same(trained) -> None:
+    fused = fuse_for_inference(trained.model)
+    assert {type(module).__name__ for module in fused.modules()} >= {"FusedBlock", "FoldedConv2d"}
+    pictures = [picture.input() for picture in trained.pictures]
+    for one, other in zip(found(trained.model, *pictures), found(fused, *pictures), strict=True):
+        assert_same(one, other, 1e-3)
+
+
+def test_a_picture_has_the_same_result_in_every_batch(trained) -> None:
+    ours = build(trained.detector, small_config(trained.detector, MODEL__SE__IGNORE_PADDING=True)).eval()
+    ours.load_state_dict(trained.model.state_dict())
+    # detectron2 doesn't pad this one.
+    whole = trained.pictures[0].input()
+    assert_same(*found(trained.model, whole), *found(ours, whole), 1e-4)
+    part, larger = part_of(trained.pictures[0], 90, 119), draw(5, 128, 160).input()
+    for picture in (whole, part):
+        (alone,) = found(ours, picture)
+        assert_same(alone, found(ours, picture, larger)[0], 1e-4)
+        assert_same(alone, found(ours, larger, picture)[1], 1e-4)
+        with pytest.raises(AssertionError):
+            assert_same(*found(trained.model, picture), found(trained.model, picture, larger)[0], 1e-4)

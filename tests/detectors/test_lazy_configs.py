@@ -1,0 +1,343 @@
+"""Each lazy config builds the network of the yaml config of its name, and trains it by the same recipe."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
+from detectron2.data import DatasetMapper
+from detectron2.data import transforms as T
+from detectron2.data.detection_utils import build_augmentation
+from detectron2.modeling import build_model
+from detectron2.modeling.proposal_generator import RPN
+from detectron2.modeling.roi_heads import FastRCNNOutputLayers, Res5ROIHeads, ROIHeads
+from detectron2.solver import LRMultiplier, build_lr_scheduler, build_optimizer
+from detectron2.structures import BitMasks, Boxes, Instances, Keypoints
+from detectron2.utils.events import EventStorage
+from omegaconf import DictConfig
+from torch import nn
+
+from se_detection import SEConfig, UserError, create_backbone
+from se_detection.backbone import ignore_padding
+from se_detection.roi_heads import SERes5ROIHeads
+
+from ..conftest import randomise_norms
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+ARMS = [
+    *("COCO-Detection/faster_rcnn_R_50_FPN", "COCO-Detection/faster_rcnn_SE_R_50_FPN"),
+    *("COCO-Detection/faster_rcnn_R_101_FPN", "COCO-Detection/faster_rcnn_SE_R_101_FPN"),
+    *("COCO-Detection/retinanet_R_50_FPN", "COCO-Detection/retinanet_SE_R_50_FPN"),
+    *("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN", "COCO-InstanceSegmentation/mask_rcnn_SE_R_50_FPN"),
+    *("COCO-InstanceSegmentation/mask_rcnn_R_50_C4", "COCO-InstanceSegmentation/mask_rcnn_SE_R_50_C4"),
+    *("Misc/cascade_mask_rcnn_R_50_FPN", "Misc/cascade_mask_rcnn_SE_R_50_FPN"),
+    *("COCO-Keypoints/keypoint_rcnn_R_50_FPN", "COCO-Keypoints/keypoint_rcnn_SE_R_50_FPN"),
+    *("COCO-PanopticSegmentation/panoptic_fpn_R_50", "COCO-PanopticSegmentation/panoptic_fpn_SE_R_50"),
+]
+PAIRS = [f"{arm}_1x" for arm in ARMS] + [f"{arm}_3x" for arm in ARMS if "faster_rcnn" in arm]
+# detectron2's old config system can't build it.
+LAZY_ONLY = ["COCO-Detection/fcos_R_50_FPN_1x", "COCO-Detection/fcos_SE_R_50_FPN_1x"]
+
+
+def yaml_config(name: str) -> CfgNode:
+    cfg = get_cfg()
+    cfg.merge_from_file(str(CONFIGS / f"{name}.yaml"), allow_unsafe=False)
+    return cfg
+
+
+def lazy_config(name: str) -> DictConfig:
+    return LazyConfig.load(str(CONFIGS / "lazy" / f"{name}.py"))
+
+
+@cache
+def networks(name: str) -> tuple[nn.Module, nn.Module]:
+    """The yaml's and the lazy config's, of full size and without values."""
+    cfg = yaml_config(name)
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        return build_model(cfg), instantiate(lazy_config(name).model)
+
+
+def describe(value: Any) -> Any:
+    """A module, or another object of detectron2's, as plain data: its class and all that it is made of."""
+    if isinstance(value, torch.Tensor):
+        return tuple(value.shape), value.dtype, value.requires_grad
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: describe(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [describe(item) for item in value]
+    if hasattr(value, "__qualname__"):
+        return value.__qualname__
+    parts = {key: item for key, item in vars(value).items() if not key.startswith("_")}
+    kind = type(value)
+    if kind is SERes5ROIHeads:
+        kind = Res5ROIHeads  # which reads another res5 from a yaml, and is the same otherwise
+    if kind is FastRCNNOutputLayers:
+        parts["loss_weight"] = {"loss_cls": 1.0, **parts["loss_weight"]}  # what it takes for one not given
+    if isinstance(value, nn.Module):
+        parts |= {
+            **dict(value.named_children()),
+            **dict(value.named_parameters(recurse=False)),
+            **dict(value.named_buffers(recurse=False)),
+        }
+    return kind, {key: describe(item) for key, item in parts.items()}
+
+
+def test_these_are_all() -> None:
+    files = CONFIGS.glob("lazy/[!c]*/*.py")
+    assert {str(path.relative_to(CONFIGS / "lazy").with_suffix("")) for path in files} == {*PAIRS, *LAZY_ONLY}
+
+
+def test_all_load_from_any_folder(tmp_path, monkeypatch) -> None:
+    """As from a wheel, which has no checkout around it."""
+    shutil.copytree(CONFIGS / "lazy", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    for name in (*PAIRS, *LAZY_ONLY):
+        cfg = LazyConfig.load(os.path.join("elsewhere", f"{name}.py"))
+        # The names that detectron2's lazyconfig_train_net.py reads, and none that it would not.
+        assert sorted(cfg) == ["dataloader", "lr_multiplier", "model", "optimizer", "train"], name
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_same_layers(name) -> None:
+    """Classes, strides, thresholds, numbers of proposals, weights of losses, frozen parameters: all that makes one."""
+    ours, theirs = networks(name)[::-1]
+    assert {key: tensor.shape for key, tensor in ours.state_dict().items()} == {
+        key: tensor.shape for key, tensor in theirs.state_dict().items()
+    }
+    assert describe(ours) == describe(theirs)
+
+
+def test_the_description_sees_a_difference() -> None:
+    """Of a stride that moved, of what is frozen, and of an attribute of a helper."""
+    with torch.device("meta"):
+        trunk, caffe = (create_backbone("resnet50", layout=layout) for layout in ("torchvision", "caffe"))
+        frozen = create_backbone("resnet50", freeze_at=1)
+        assert describe(trunk) == describe(create_backbone("resnet50"))
+    assert describe(trunk) != describe(caffe)
+    assert describe(trunk) != describe(frozen)
+    heads = networks("COCO-Detection/faster_rcnn_R_50_FPN_1x")[0].roi_heads
+    before = describe(heads)
+    heads.proposal_matcher.thresholds[1] += 0.1
+    after = describe(heads)
+    heads.proposal_matcher.thresholds[1] -= 0.1
+    assert before != after
+
+
+def small_networks(name: str) -> tuple[nn.Module, nn.Module]:
+    """Both of depth 18, but for C4 detectors, whose res5 detectron2 always builds of bottlenecks."""
+    cfg, lazy = yaml_config(name), lazy_config(name)
+    cfg.MODEL.DEVICE = "cpu"
+    if "C4" not in name:
+        cfg.MODEL.RESNETS.DEPTH = 18
+        cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+        trunk = lazy.model.backbone.bottom_up
+        if "name" in trunk:
+            trunk.name = "se_resnet18" if "SE" in name else "resnet18"
+        else:
+            trunk.stages.depth = 18
+            del trunk.stages.stride_in_1x1  # basic blocks have none
+        if "retinanet" in name:
+            lazy.model.backbone.top_block.in_channels = 512
+    yaml_model, lazy_model = randomise_norms(build_model(cfg)), instantiate(lazy.model)
+    lazy_model.load_state_dict(yaml_model.state_dict(), strict=True)
+    for module in (*yaml_model.modules(), *lazy_model.modules()):
+        # Few of all, and none too doubtful.
+        if isinstance(module, FastRCNNOutputLayers):
+            module.test_score_thresh, module.test_topk_per_image = 0.0, 6
+        elif isinstance(module, RPN):
+            module.post_nms_topk = {True: 12, False: 12}
+        elif isinstance(module, ROIHeads):
+            module.batch_size_per_image = 6
+        elif "RetinaNet" in type(module).__name__:
+            module.test_score_thresh = 0.0
+    return yaml_model, lazy_model
+
+
+def batch(*, keypoints: bool) -> list[dict[str, Any]]:
+    """Two pictures of different sizes, with whatever a detector may learn from."""
+    pictures = []
+    for height, width in ((64, 96), (80, 64)):
+        instances = Instances((height, width))
+        instances.gt_boxes = Boxes([[4.0, 6.0, 40.0, 50.0], [20.0, 10.0, 60.0, 62.0]])
+        instances.gt_classes = torch.tensor([0, 0] if keypoints else [3, 17])
+        masks = torch.zeros(2, height, width, dtype=torch.bool)
+        masks[0, 8:48, 6:38] = masks[1, 12:60, 22:58] = True
+        instances.gt_masks = BitMasks(masks)
+        points = torch.rand(2, 17, 3) * 30 + 15
+        points[..., 2] = 2
+        instances.gt_keypoints = Keypoints(points)
+        pictures.append(
+            {
+                "image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8),
+                "instances": instances,
+                "sem_seg": torch.randint(0, 54, (height, width)),
+                "height": height,
+                "width": width,
+            }
+        )
+    return pictures
+
+
+def compare(ours: Any, theirs: Any) -> None:
+    """Equal to the last bit."""
+    if isinstance(theirs, Instances):
+        ours, theirs = ours.get_fields(), theirs.get_fields()
+    if isinstance(theirs, Boxes):
+        ours, theirs = ours.tensor, theirs.tensor
+    if isinstance(theirs, Mapping):
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            compare(ours[key], theirs[key])
+    elif isinstance(theirs, list | tuple):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            compare(one, other)
+    elif isinstance(theirs, torch.Tensor):
+        assert torch.equal(ours, theirs)
+    else:
+        assert ours == theirs
+
+
+# The other plain arms differ from their SE arms in the trunk alone, and 3x from 1x in no layer.
+@pytest.mark.parametrize("name", [name for name in PAIRS if name.endswith("1x") and ("SE" in name or "faster" in name)])
+def test_same_outputs(name) -> None:
+    """Detections and losses, from the same weights."""
+    theirs, ours = small_networks(name)
+    pictures = batch(keypoints="keypoint" in name)
+    losses = []
+    for model in (theirs, ours):
+        torch.manual_seed(1)
+        with EventStorage():
+            losses.append({key: loss.item() for key, loss in model.train()(pictures).items()})
+    assert losses[0] == losses[1]
+    assert all(np.isfinite(loss) for loss in losses[0].values())
+    with torch.no_grad():
+        found, expected = ours.eval()(pictures), theirs.eval()(pictures)
+    assert all(len(picture["instances"]) for picture in expected)
+    compare(found, expected)
+
+
+def hyperparameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """By parameter; without how the step is computed (`foreach`), on which the two systems differ."""
+    names = {parameter: key for key, parameter in model.named_parameters()}
+    keys = ("lr", "momentum", "dampening", "nesterov", "weight_decay")
+    return {
+        names[parameter]: {key: group[key] for key in keys}
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_same_optimisation(name) -> None:
+    """For each parameter and for all of the schedule."""
+    cfg, lazy = yaml_config(name), lazy_config(name)
+    theirs, ours = networks(name)
+    lazy.optimizer.params.model = ours
+    optimizers = build_optimizer(cfg, theirs), instantiate(lazy.optimizer)
+    assert hyperparameters(theirs, optimizers[0]) == hyperparameters(ours, optimizers[1])
+    schedules = (
+        build_lr_scheduler(cfg, optimizers[0]),
+        LRMultiplier(optimizers[1], instantiate(lazy.lr_multiplier), lazy.train.max_iter),
+    )
+    assert lazy.train.max_iter == cfg.SOLVER.MAX_ITER
+    for step in (0, cfg.SOLVER.WARMUP_ITERS // 2, cfg.SOLVER.WARMUP_ITERS, *cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER - 1):
+        for schedule in schedules:
+            schedule.last_epoch = step
+        assert schedules[1].get_lr() == pytest.approx(schedules[0].get_lr(), rel=1e-9), step
+    assert lazy.train.amp.enabled == cfg.SOLVER.AMP.ENABLED
+    assert not cfg.SOLVER.CLIP_GRADIENTS.ENABLED  # nor does the tool for lazy configs clip them
+    assert lazy.train.checkpointer.period == cfg.SOLVER.CHECKPOINT_PERIOD
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_same_data_and_weights(name) -> None:
+    cfg, lazy = yaml_config(name), lazy_config(name)
+    train, test = lazy.dataloader.train, lazy.dataloader.test
+    assert lazy.train.init_checkpoint == cfg.MODEL.WEIGHTS
+    assert lazy.model.input_format == train.mapper.image_format == test.mapper.image_format == cfg.INPUT.FORMAT
+    assert lazy.model.pixel_mean == cfg.MODEL.PIXEL_MEAN
+    assert lazy.model.pixel_std == cfg.MODEL.PIXEL_STD
+    assert (train.dataset.names,) == cfg.DATASETS.TRAIN
+    assert (test.dataset.names,) == cfg.DATASETS.TEST
+    evaluators = lazy.dataloader.evaluator
+    for evaluator in evaluators if isinstance(evaluators, Sequence) else [evaluators]:
+        assert evaluator.dataset_name == test.dataset.names
+    assert train.dataset.get("filter_empty", True) == cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    points = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+    assert train.dataset.get("min_keypoints", 0) == points
+    assert train.total_batch_size == cfg.SOLVER.IMS_PER_BATCH
+    assert train.get("aspect_ratio_grouping", True) == cfg.DATALOADER.ASPECT_RATIO_GROUPING
+    assert train.num_workers == test.num_workers == cfg.DATALOADER.NUM_WORKERS
+    assert describe(instantiate(train.mapper)) == describe(DatasetMapper(cfg, is_train=True))
+    # Of one size, drawing from a range (detectron2's lazy configs) and choosing (its yaml) are the same; and a mapper
+    # for tests reads no masks, whatever use_instance_mask says.
+    resize, theirs = instantiate(test.mapper.augmentations)[0], build_augmentation(cfg, is_train=False)[0]
+    for height, width in ((480, 640), (333, 1000), (800, 800)):
+        image = np.zeros((height, width, 3), dtype=np.uint8)
+        assert describe(resize.get_transform(image)) == describe(theirs.get_transform(image))
+    assert len(test.mapper.augmentations) == len(build_augmentation(cfg, is_train=False)) == 1
+    assert isinstance(resize, T.ResizeShortestEdge)
+
+
+def test_constructors_take_what_model_se_has() -> None:
+    """All of the block, the stem and the padding: the features of the yaml's trunk, from the same weights."""
+    name = "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"
+    cfg, lazy = yaml_config(name), lazy_config(name)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.SE.update(
+        {"REDUCTION_PER_STAGE": [4, 8, 16, 32], "POSITION": "3x3", "SQUEEZE": "avgmax", "GATE": "hardsigmoid"}
+    )
+    cfg.MODEL.SE.update({"STAGES": ["res3", "res5"], "BIAS": False, "STEM": "caffe", "IGNORE_PADDING": True})
+    cfg.MODEL.RESNETS.STRIDE_IN_1X1 = True
+    backbone = build_model(cfg).backbone
+    lazy = LazyConfig.apply_overrides(
+        lazy,
+        [
+            "model.backbone.bottom_up.layout=caffe",
+            "model.backbone.bottom_up.se.reduction_per_stage=[4,8,16,32]",
+            "model.backbone.bottom_up.se.position=3x3",
+            "model.backbone.bottom_up.se.squeeze=avgmax",
+            "model.backbone.bottom_up.se.gate=hardsigmoid",
+            "model.backbone.bottom_up.se.stages=[res3,res5]",
+            "model.backbone.bottom_up.se.bias=False",
+        ],
+    )
+    ours = ignore_padding(instantiate(lazy.model.backbone))
+    ours.load_state_dict(randomise_norms(backbone).state_dict(), strict=True)
+    images = torch.zeros(1, 3, 96, 128)
+    images[..., :70, :90] = torch.randn(1, 3, 70, 90)
+    with torch.no_grad():
+        compare(ours(images), backbone(images))
+    assert ours.bottom_up.res3[0].position == "3x3"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.backbone.bottom_up.se.gate=softmax", "MODEL.SE.GATE: 'softmax' is not one of sigmoid"),
+        ("model.backbone.bottom_up.se.reduction=4096", r"MODEL.SE in res2: "),
+        ("model.backbone.bottom_up.name=resnet50", "'resnet50' is a plain trunk and takes no se="),
+        ("model.backbone.bottom_up.freeze_at=6", r"freeze_at: 6 is not from 0 \(nothing\) to 5"),
+    ],
+)
+def test_a_wrong_override_is_named(override, message) -> None:
+    lazy = LazyConfig.apply_overrides(lazy_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"), [override])
+    with pytest.raises(UserError, match=message), torch.device("meta"):
+        instantiate(lazy.model)
+
+
+def test_the_se_block_is_the_papers() -> None:
+    lazy = lazy_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
+    assert instantiate(lazy.model.backbone.bottom_up.se) == SEConfig()

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Exports runs of tools/train_net.py to TorchScript, ONNX or torch.export, and compares each file with the original."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+
+from se_detection.errors import run_tool
+from se_detection.export.formats import SUFFIXES
+from se_detection.export.run import PRECISIONS
+from se_detection.export.runs import export_runs, forms
+from se_detection.export.table import export_table
+
+EXAMPLE = """
+OUTPUT gets RUN-FORMAT-PRECISION.{ts,onnx,pt2} and exports.json, a row for each. How to prepare a picture (size, channel
+order) and the classes are inside of each file; examples/detect_onnx.py shows what to do with them. Formats and
+precisions that don't go together are left out where several are asked for.
+
+examples:
+  $ tools/export.py --run output/SE_R --format onnx --output exported
+  $ tools/export.py --run output/SE_R --format onnx --precision int8 --calibration-images 200 --output exported
+  $ tools/export.py --run output/R output/SE_R --format onnx torchscript torch-export --precision float32 float16 \\
+        --fuse --evaluate --output exported
+"""
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--run", type=Path, nargs="+", required=True, metavar="RUN", help="folders of tools/train_net.py"
+    )
+    parser.add_argument(
+        "--format", nargs="+", choices=SUFFIXES, required=True, help="torch-export has trunk and FPN alone"
+    )
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="default: float32")
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
+    parser.add_argument(
+        "--fuse", action="store_true", help="in float32 too, fold norms into the convolutions before them"
+    )
+    parser.add_argument("--scripting", action="store_true", help="script the detector instead of tracing it")
+    parser.add_argument(
+        "--images", type=int, default=4, metavar="N", help="compare on so many pictures of the test set; default 4"
+    )
+    parser.add_argument(
+        "--calibration-images",
+        type=int,
+        default=100,
+        metavar="N",
+        help="of the training set, by which int8 finds the range of each map's values; default 100",
+    )
+    parser.add_argument("--evaluate", action="store_true", help="measure what AP the export costs over the test set")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    args = parser.parse_args()
+
+    rows = export_runs(
+        args.run,
+        forms(args.format, args.precision, fuse=args.fuse, scripting=args.scripting),
+        args.output,
+        images=args.images,
+        calibration=args.calibration_images,
+        evaluate=args.evaluate,
+        overwrite=args.overwrite,
+    )
+    print(export_table(rows, tablefmt="github" if args.markdown else "simple"))
+
+
+if __name__ == "__main__":
+    run_tool(main)
