@@ -47,7 +47,16 @@ def main() -> None:
         metavar="N",
         help="of the training set, by which int8 finds the range of each map's values; default 100",
     )
-    parser.add_argument("--evaluate", action="store_true", help="measure what AP the export costs over the test set")
+    parser.add_argument(
+        "--split",
+        nargs=2,
+        type=Path,
+        metavar=("JSON", "IMAGES"),
+        help="compare on COCO-format data of the run's classes instead of its test set",
+    )
+    parser.add_argument(
+        "--evaluate", action="store_true", help="measure what AP the export costs over the test set, or the split"
+    )
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
     args = parser.parse_args()
@@ -60,6 +69,7 @@ def main() -> None:
         calibration=args.calibration_images,
         evaluate=args.evaluate,
         overwrite=args.overwrite,
+        split=args.split,
     )
     print(export_table(rows, tablefmt="github" if args.markdown else "simple"))
 

@@ -157,7 +157,11 @@ def _register_recorded(run: TrainedRun, record: Entry) -> str:
     recorded = record.get("data", {}).get(names[0], {})
     registered = names[0] in DatasetCatalog
     # In this process, another run's data may be known by the same name.
-    if recorded and not (registered and MetadataCatalog.get(names[0]).get("json_file") == recorded["json"]):
+    if (
+        recorded
+        and all(recorded.values())
+        and not (registered and MetadataCatalog.get(names[0]).get("json_file") == recorded["json"])
+    ):
         gone = [path for path in recorded.values() if not Path(path).exists()]
         if gone and not registered:
             raise UserError(

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,7 @@ def compare_detections(
 ) -> Agreement:
     """Runs both on each picture, (3, H, W) of uint8, at several sizes."""
     agreement = Agreement()
-    with torch.no_grad():
+    with torch.no_grad(), _float32():
         for image in itertools.chain.from_iterable(map(sizes_of, images)):
             expected, found = original(image).to("cpu"), exported(image).to("cpu")
             pairs = pair_detections(expected, found)
@@ -69,6 +70,12 @@ def compare_detections(
     return agreement
 
 
+def _float32() -> AbstractContextManager[None]:
+    """Within, convolutions in float32 are that on a GPU too, and not TF32, as by default."""
+    context: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return context
+
+
 def _values(values: Any) -> Tensor:
     tensor: Tensor = values.tensor if isinstance(values, Boxes) else values
     return tensor
@@ -81,7 +88,7 @@ def compare_maps(
 ) -> Agreement:
     """Runs both backbones on batches of (N, 3, H, W), normalised and padded."""
     agreement = Agreement()
-    with torch.no_grad():
+    with torch.no_grad(), _float32():
         for batch in batches:
             expected, found = original(batch), exported(batch)
             agreement.pictures += len(batch)

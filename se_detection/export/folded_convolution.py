@@ -86,7 +86,7 @@ def fold_norms(model: nn.Module) -> None:
         known = type(conv) in (Conv2d, FoldingConv2d) and (conv.activation is None or _is_relu(conv.activation))
         if not known or not _is_fixed(conv.norm):
             continue
-        scale, shift = _scale_and_shift(conv.norm, conv.out_channels)
+        scale, shift = _scale_and_shift(conv.norm, conv.weight.new_ones(conv.out_channels, dtype=torch.float64))
         if conv.bias is not None:
             shift = shift + conv.bias.detach().double() * scale
         weight = conv.weight.detach().double() * scale[:, None, None, None]
@@ -107,9 +107,9 @@ def _is_fixed(norm: nn.Module | None) -> bool:
     return norm is None or isinstance(norm, FrozenBatchNorm2d)
 
 
-def _scale_and_shift(norm: Any, channels: int) -> tuple[Tensor, Tensor]:
+def _scale_and_shift(norm: Any, ones: Tensor) -> tuple[Tensor, Tensor]:
     if norm is None:
-        return torch.ones(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
+        return ones, torch.zeros_like(ones)
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.detach().double()

@@ -21,8 +21,7 @@ from .graph import script, traceable
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "torch-export": ".pt2"}
 # The first with RoIAlign as detectron2 has it.
 OPSET = 16
-# What torch.export is told that a side may be, in multiples of the largest stride. Where the map of FPN's last level
-# had a side of 1, it would take the network for another one.
+# What torch.export is told that a side may be, in multiples of what pictures are padded to.
 SMALLEST, LARGEST = 3, 128
 MISSING_ONNX = "ONNX needs the packages onnx and onnxruntime: pip install 'se_detection[export]'"
 
@@ -83,16 +82,17 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
 
 
 def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, description: Description) -> None:
-    """Writes a detector's trunk and FPN, for any number of pictures of 96 to 4096 pixels a side.
+    """Writes a detector's trunk and FPN, for any number of pictures of :func:`smallest_side` to 4096 pixels a side.
 
     Args:
         backbone: (N, 3, H, W), normalised and padded to multiples of `description.multiple`, to a dictionary of maps.
         device: of the backbone.
     """
-    height, width = (torch.export.Dim(name, min=SMALLEST, max=LARGEST) for name in ("height", "width"))
-    sizes = {0: torch.export.Dim("pictures", min=1, max=1024), 2: description.multiple * height}
-    sizes[3] = description.multiple * width
-    example = torch.zeros(2, 3, 4 * description.multiple, 5 * description.multiple, device=device)
+    multiple = description.multiple
+    smallest = smallest_side(backbone, multiple) // multiple
+    height, width = (torch.export.Dim(name, min=smallest, max=LARGEST) for name in ("height", "width"))
+    sizes = {0: torch.export.Dim("pictures", min=1, max=1024), 2: multiple * height, 3: multiple * width}
+    example = torch.zeros(2, 3, (smallest + 1) * multiple, (smallest + 2) * multiple, device=device)
     backbone = copy.deepcopy(backbone).eval()
     if isinstance(getattr(backbone, "top_block", None), LastLevelMaxPool):
         backbone.top_block = _EverySecond()
@@ -103,11 +103,24 @@ def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, de
     write_whole(path, lambda file: file.write(buffer.getbuffer()))
 
 
+def smallest_side(backbone: Any, multiple: int) -> int:
+    """Pixels: 96 of an FPN, 160 of RetinaNet's.
+
+    Where the coarsest map had a side of 1, torch.export would take the network for another one.
+    """
+    coarsest: int = max(shape.stride for shape in backbone.output_shape().values())
+    return max(SMALLEST, coarsest // multiple + 1) * multiple
+
+
 class _EverySecond(LastLevelMaxPool):
-    """The same by a slice: of the pool, torch.export concludes that a side must stay even, or odd."""
+    """The same by places: of the pool, torch.export concludes that a side must stay even, or odd.
+
+    Of a slice too, where memory is channels-last.
+    """
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        return [x[:, :, ::2, ::2]]
+        rows, columns = (torch.arange(0, side, 2, device=x.device) for side in x.shape[2:])
+        return [x.index_select(2, rows).index_select(3, columns)]
 
 
 @contextmanager

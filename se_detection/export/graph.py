@@ -1,5 +1,7 @@
 """A detector as a function of one picture: (3, H, W) of uint8 to tensors. That is what can be exported."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,22 +14,28 @@ from ..errors import UserError
 from .description import FIELDS
 
 
-def find(model: nn.Module, image: Tensor) -> Instances:
-    """What a detector in evaluation finds in a picture, in the picture's pixels; masks are those of the boxes.
-
-    Args:
-        image: (3, H, W) in the detector's channel order, 0 to 255.
+def check_kind(model: nn.Module, run: Path) -> None:
+    """Makes sure that a run's detector is one that :func:`find` knows.
 
     Raises:
         UserError: it is none of detectron2's R-CNNs or RetinaNet.
     """
+    if not isinstance(model, GeneralizedRCNN | RetinaNet) or isinstance(model, PanopticFPN):
+        raise UserError(f"{run}: a {type(model).__name__} can't be exported; R-CNNs and RetinaNet can")
+
+
+def find(model: nn.Module, image: Tensor) -> Instances:
+    """What a detector in evaluation finds in a picture, in the picture's pixels; masks are those of the boxes.
+
+    Args:
+        model: of a kind that :func:`check_kind` lets pass.
+        image: (3, H, W) in the detector's channel order, 0 to 255.
+    """
     found: Instances
-    if isinstance(model, GeneralizedRCNN) and not isinstance(model, PanopticFPN):
+    if isinstance(model, GeneralizedRCNN):
         (found,) = model.inference([{"image": image}], do_postprocess=False)
-    elif isinstance(model, RetinaNet):
-        found = model([{"image": image}])[0]["instances"]
     else:
-        raise UserError(f"a {type(model).__name__} can't be exported; R-CNNs and RetinaNet can")
+        found = model([{"image": image}])[0]["instances"]
     return found
 
 
@@ -61,6 +69,8 @@ def script(model: nn.Module) -> torch.jit.ScriptModule:
     """
     fields = {"proposal_boxes": Boxes, "objectness_logits": Tensor, "pred_boxes": Boxes, "scores": Tensor}
     fields |= {"pred_classes": Tensor, "pred_masks": Tensor, "pred_keypoints": Tensor, "pred_keypoint_heatmaps": Tensor}
+    # Where it fails half way, the model is left as the compiler has changed it.
+    model = copy.deepcopy(model)
     module = _ScriptableRCNN(model) if isinstance(model, GeneralizedRCNN) else _ScriptableDense(model)
     try:
         return scripting_with_instances(module.eval(), fields)
@@ -84,4 +94,7 @@ class _ScriptableDense(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        return self.model([{"image": image}])[0].get_fields()
+        found = self.model([{"image": image}])[0]
+        # Scripted, detectron2 leaves this out.
+        found.pred_boxes.clip((image.shape[1], image.shape[2]))
+        return found[found.pred_boxes.nonempty()].get_fields()

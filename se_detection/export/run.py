@@ -1,13 +1,16 @@
 """The detector of a run, exported and checked at once against the original."""
 
 import hashlib
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.data import DatasetCatalog
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
@@ -16,17 +19,17 @@ from tqdm import tqdm
 
 from ..analysis.gate_ablation import coco_results
 from ..analysis.trained_run import Split, TrainedRun, batches, load_trained_run, open_split, read_run_config
-from ..data.coco import register_coco_json
+from ..data.coco import check_registered, register_coco_json
 from ..errors import UserError
 from ..evaluation.compare import compare
 from ..evaluation.runs import read_record
 from ..prediction.categories import run_categories
-from .check import Agreement, compare_detections, compare_maps
+from .check import Agreement, compare_detections, compare_maps, sizes_of
 from .description import MEANING, Description
 from .exported import ExportedDetector
-from .formats import SUFFIXES, write_onnx, write_torch_export, write_torchscript
+from .formats import SUFFIXES, smallest_side, write_onnx, write_torch_export, write_torchscript
 from .fuse import fuse_for_inference
-from .graph import find, outputs_of
+from .graph import check_kind, find, outputs_of
 from .int8 import quantise
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
@@ -89,13 +92,14 @@ class Export:
 
     @property
     def agrees(self) -> bool:
-        """Whether an export in float32 gives what it should; others have no bound."""
+        """Whether an export gives what it should; in other precisions than float32, anything of the kind at all."""
+        worst, unpaired, detections = self.agreement.worst, self.agreement.unpaired, self.agreement.detections
+        if self.form.precision != "float32":
+            return all(map(math.isfinite, worst.values())) and unpaired <= detections
         bounds = {"boxes": PIXELS, "keypoints": PIXELS, "scores": SCORES, "masks": SCORES}
-        worst = self.agreement.worst
         near = all(difference <= bounds.get(name, MAPS) for name, difference in worst.items())
         # A score that is all but the threshold may be on either side of it.
-        paired = self.agreement.unpaired <= 0.01 * self.agreement.detections
-        return self.form.precision != "float32" or (near and paired)
+        return near and unpaired <= 0.01 * detections
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -110,23 +114,29 @@ class RunExporter:
     Args:
         folder: of a training with tools/train_net.py.
         images: how many of its test set each export is compared on, at four sizes each.
+        split: a COCO file and the folder of its images instead of the test set.
 
     Raises:
-        UserError: it is no run, its data are gone, or its detector can't be exported.
+        UserError: it is no run, its data are gone or empty, or its detector can't be exported.
     """
 
-    def __init__(self, folder: Path, *, images: int) -> None:
+    def __init__(self, folder: Path, *, images: int, split: Sequence[Path] | None = None) -> None:
         cfg = read_run_config(folder)
         self.run: TrainedRun = load_trained_run(folder, cfg)
+        check_kind(self.run.model, folder)
         # Or what was traced would keep every map for a backward pass.
         self.run.model.requires_grad_(False)
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise UserError(f"{folder}: pictures in {cfg.INPUT.FORMAT} can't be exported; RGB and BGR can")
-        self.split: Split = open_split(self.run, None, None)
+        self.split: Split = open_split(self.run, split, None)
+        if not self.split.images:
+            raise UserError(f"{self.split.annotations} has no images to compare on")
         self.images = list(self._pictures(_spread(self.split.images, images)))
         # A tracer goes where there is something to go for.
         with torch.no_grad():
-            self.example = max(self.images, key=lambda image: len(find(self.run.model, image)))
+            numbers = [len(find(self.run.model, image)) for image in self.images]
+        self.detections = max(numbers)
+        self.example = self.images[numbers.index(self.detections)]
         with self.run.weights.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         self.description = Description(
@@ -148,8 +158,21 @@ class RunExporter:
             path: the file to write.
             calibration: how many training pictures the ranges of an int8 detector come from.
             evaluate: measure the AP of both over the run's test set.
+
+        Raises:
+            UserError: this detector can't be written so; or nothing is found, and so nothing would be compared.
         """
         model: Any = self.run.model
+        if form.format == "onnx" and "keypoints" in self.description.outputs:
+            raise UserError(
+                f"{self.run.folder}: the exporter to ONNX can't translate how detectron2 finds keypoints in heat maps; "
+                "take --format torchscript"
+            )
+        if form.format != "torch-export" and not self.detections:
+            raise UserError(
+                f"{self.run.folder}: its detector finds nothing in {len(self.images)} of its test pictures, so that no "
+                "export could be compared with it; take more of them by --images, or train it longer"
+            )
         if form.fuse or form.precision != "float32":
             half = getattr(torch, form.precision) if form.precision in ("float16", "bfloat16") else None
             model = fuse_for_inference(model, dtype=half)
@@ -185,7 +208,12 @@ class RunExporter:
         )
         write_torch_export(path, model.backbone, original.device, description)
         program = torch.export.load(str(path)).module()
-        batches = [original.preprocess_image([{"image": image}]).tensor for image in self.images]
+        smallest = smallest_side(original.backbone, multiple)
+        batches = []
+        for image in chain.from_iterable(map(sizes_of, self.images)):
+            batch = original.preprocess_image([{"image": image}]).tensor
+            height, width = (max(smallest, -(-side // multiple) * multiple) for side in batch.shape[2:])
+            batches.append(F.pad(batch, (0, width - batch.shape[3], 0, height - batch.shape[2])))
         batches.append(torch.cat([batches[0], batches[0].flip(3)]))
         agreement = compare_maps(original.backbone, program, batches)
         return Export(file=path, detector=self.description.detector, form=form, agreement=agreement, ap=None)
@@ -195,12 +223,18 @@ class RunExporter:
             yield entry["image"].to(self.run.model.device)
 
     def _calibration_pictures(self, count: int) -> Iterator[Tensor]:
+        if not self.run.cfg.DATASETS.TRAIN:
+            raise UserError(f"{self.run.folder}: DATASETS.TRAIN is empty, and int8 needs training pictures")
         name = self.run.cfg.DATASETS.TRAIN[0]
-        recorded = read_record(self.run.folder).get("data", {}).get(name)
-        if recorded:
-            if gone := [path for path in recorded.values() if not Path(path).exists()]:
+        recorded = read_record(self.run.folder).get("data", {}).get(name, {})
+        json_file, image_root = recorded.get("json"), recorded.get("images")
+        if json_file and image_root:
+            gone = [path for path in (json_file, image_root) if not Path(path).exists()]
+            if gone and name not in DatasetCatalog:
                 raise UserError(f"{self.run.folder / 'run.json'}: {gone[0]} is gone, and int8 needs training pictures")
-            register_coco_json(name, recorded["json"], recorded["images"])
+            if not gone:
+                register_coco_json(name, json_file, image_root)
+        check_registered(name)
         images = _spread(DatasetCatalog.get(name), count)
         yield from tqdm(self._pictures(images), desc="calibration", total=len(images), unit="picture", disable=None)
 

@@ -9,6 +9,7 @@ from ..data.output import check_output, write_json
 from ..errors import UserError
 from ..evaluation.coco_files import read_json
 from .run import Form, RunExporter
+from .table import export_table
 
 ROWS = "exports.json"
 
@@ -40,6 +41,7 @@ def export_runs(
     calibration: int,
     evaluate: bool,
     overwrite: bool,
+    split: Sequence[Path] | None = None,
 ) -> list[dict[str, Any]]:
     """Exports each run in each form, and compares each file with its original.
 
@@ -49,6 +51,7 @@ def export_runs(
         images: of each run's test set, to compare on.
         calibration: training pictures for int8.
         evaluate: measure AP.
+        split: a COCO file and the folder of its images instead of each run's test set.
 
     Returns:
         all rows of the folder.
@@ -67,12 +70,16 @@ def export_runs(
     for folder, form in product(folders, wanted):
         check_output(form.path(output, folder), overwrite=overwrite)
     path = output / ROWS
-    rows = {row["file"]: row for row in read_json(path)} if path.is_file() else {}
+    rows = _read_rows(path) if path.is_file() else {}
     for folder in folders:
-        exporter = RunExporter(folder, images=images)
+        exporter = RunExporter(folder, images=images, split=split)
         for form in wanted:
             print(f"{folder}: {form.name}", flush=True)
-            export = exporter.export(form.path(output, folder), form, calibration=calibration, evaluate=evaluate)
+            file = form.path(output, folder)
+            # Were it stopped before the comparison, there would be the numbers of another file.
+            if rows.pop(file.name, None):
+                write_json(path, list(rows.values()), indent=1)
+            export = exporter.export(file, form, calibration=calibration, evaluate=evaluate)
             rows[export.file.name] = export.to_dict()
             write_json(path, list(rows.values()), indent=1)
             if not export.agrees:
@@ -80,3 +87,12 @@ def export_runs(
                     f"{export.file} differs from {folder}: {export.agreement}; it was left there, and is not to be used"
                 )
     return list(rows.values())
+
+
+def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    rows = read_json(path)
+    try:
+        export_table(rows)
+        return {row["file"]: row for row in rows}
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} was not written by tools/export.py, or is damaged; remove it") from error

@@ -47,21 +47,36 @@ def test_maps_differ_by_their_largest_value() -> None:
     assert agreement.worst == {"p2": 0.25, "p3": math.inf}
 
 
+def test_a_gpu_convolves_in_float32() -> None:
+    seen = []
+
+    def original(image):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return ORIGINAL
+
+    compare_detections(original, lambda image: ORIGINAL, [IMAGE])
+    compare_maps(lambda batch: original(batch) and {}, lambda batch: {}, [torch.zeros(2, 3, 8, 8)])
+    assert seen == [False] * 5
+    assert torch.backends.cudnn.allow_tf32
+
+
 @pytest.mark.parametrize(
-    ("worst", "unpaired", "agrees"),
+    ("worst", "unpaired", "agrees", "agrees_in_half"),
     [
-        ({"boxes": 0.04, "scores": 9e-4}, 1, True),
-        ({"boxes": 0.06, "scores": 9e-4}, 0, False),
-        ({"boxes": 0.04, "scores": 2e-3}, 0, False),
-        ({"boxes": 0.04, "scores": 9e-4, "masks": math.inf}, 0, False),
-        ({"boxes": 0.0, "scores": 0.0}, 2, False),
-        ({"p2": 2e-4}, 0, False),
+        ({"boxes": 0.04, "scores": 9e-4}, 1, True, True),
+        ({"boxes": 0.06, "scores": 9e-4}, 0, False, True),
+        ({"boxes": 0.04, "scores": 2e-3}, 0, False, True),
+        ({"boxes": 0.04, "scores": 9e-4, "masks": math.inf}, 0, False, False),
+        ({"boxes": 0.0, "scores": 0.0}, 2, False, True),
+        # Of each two detections, one without its counterpart.
+        ({"boxes": 0.0, "scores": 0.0}, 101, False, False),
+        ({"p2": 2e-4}, 0, False, True),
     ],
 )
-def test_what_counts_as_the_same(worst, unpaired, agrees) -> None:
+def test_what_counts_as_the_same(worst, unpaired, agrees, agrees_in_half) -> None:
     agreement = compare_maps(lambda x: {}, lambda x: {}, [])
     agreement.worst, agreement.unpaired, agreement.detections = worst, unpaired, 100
-    for precision, expected in (("float32", agrees), ("float16", True)):
+    for precision, expected in (("float32", agrees), ("float16", agrees_in_half)):
         form = Form(format="torchscript", precision=precision)
         export = Export(file=None, detector="", form=form, agreement=agreement, ap=None)
         assert export.agrees == expected

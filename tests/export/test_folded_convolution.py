@@ -103,3 +103,11 @@ def test_the_norm_of_another_dtype() -> None:
     assert isinstance(conv.norm, FrozenBatchNorm2d)
     ours = folded(conv)
     assert ours.weight.dtype == ours.bias.dtype == torch.bfloat16
+
+
+def test_weights_stay_on_their_device() -> None:
+    """Which a scale and a shift have to be on too; `meta` stands in for a GPU."""
+    model = nn.Sequential(conv_with("BN"), conv_with("", bias=True), conv_with("", bias=False)).to("meta")
+    fold_norms(model)
+    assert {type(conv) for conv in model} == {FoldedConv2d}
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}

@@ -1,5 +1,6 @@
 import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,14 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.engine import DefaultPredictor
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from se_detection.errors import UserError
 from se_detection.export.run import Form, RunExporter
 from se_detection.export.runs import export_runs, forms
+
+from ..prediction.small_runs import CLASSES, KINDS, write_run
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "examples" / "detect_onnx.py"
@@ -133,6 +137,25 @@ def test_int8_keeps_weights_in_8_bits_and_its_ap_is_measured(trained, tmp_path) 
     assert json.loads(description["se_detection.json"])["precision"] == "int8"
 
 
+def test_who_finds_what_is_annotated_has_an_ap_of_100(trained) -> None:
+    """In pictures that were resized, whose category ids have gaps."""
+    exporter = RunExporter(trained, images=1)
+    left = iter(exporter.split.images)
+
+    def exported(picture) -> Instances:
+        image = next(left)
+        found = Instances(tuple(picture.shape[1:]))
+        boxes = Boxes([entry["bbox"] for entry in image["annotations"]])
+        boxes.tensor[:, 2:] += boxes.tensor[:, :2]
+        boxes.scale(picture.shape[2] / image["width"], picture.shape[1] / image["height"])
+        found.pred_boxes = boxes
+        found.scores = torch.ones(len(boxes))
+        found.pred_classes = torch.tensor([entry["category_id"] for entry in image["annotations"]])
+        return found
+
+    assert exporter._evaluate(exported)["exported"] == pytest.approx(100)
+
+
 @pytest.mark.parametrize("form", [
     Form(format="torchscript", precision="float16"),
     Form(format="torchscript", precision="bfloat16"),
@@ -140,6 +163,7 @@ def test_int8_keeps_weights_in_8_bits_and_its_ap_is_measured(trained, tmp_path) 
     Form(format="torchscript", scripting=True),
     Form(format="onnx", precision="float16"),
     Form(format="torch-export", precision="bfloat16"),
+    Form(format="torch-export", fuse=True),
 ], ids=lambda form: form.name)  # fmt: skip
 def test_other_forms_give_nearly_the_same(trained, tmp_path, form) -> None:
     exporter = RunExporter(trained, images=1)
@@ -147,7 +171,7 @@ def test_other_forms_give_nearly_the_same(trained, tmp_path, form) -> None:
     half = form.precision != "float32"
     assert export.agrees
     assert export.agreement.worst["p5" if form.format == "torch-export" else "scores"] < (0.05 if half else 1e-5)
-    assert half == (max(export.agreement.worst.values()) > 1e-3)
+    assert half == (max(export.agreement.worst.values()) > 1e-4)
 
 
 def test_a_backbone_in_half_precision_is_so_in_onnx(trained, tmp_path) -> None:
@@ -184,6 +208,132 @@ def test_an_export_that_differs_is_named(trained, tmp_path, monkeypatch) -> None
         export_runs(
             [trained], [Form(format="torchscript")], tmp_path, images=1, calibration=1, evaluate=False, overwrite=False
         )
+
+
+C4 = [
+    *("MODEL.BACKBONE.NAME", "build_se_resnet_backbone", "MODEL.RESNETS.OUT_FEATURES", "['res4']"),
+    *("MODEL.RPN.IN_FEATURES", "['res4']", "MODEL.ROI_HEADS.IN_FEATURES", "['res4']"),
+    *("MODEL.ROI_HEADS.NAME", "SERes5ROIHeads", "MODEL.ANCHOR_GENERATOR.SIZES", "[[32, 64, 128]]"),
+    *("MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.WIDTH_PER_GROUP", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "32"),
+    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "7"),
+]
+CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
+ONNX, TORCH_EXPORT, FUSED = (
+    Form(format="onnx"), Form(format="torch-export"), Form(format="torch-export", fuse=True)
+)  # fmt: skip
+
+
+def write_kind(trained: Path, folder: Path, *overrides: str) -> Path:
+    """A run with random weights, that is tested on the pictures of `trained`."""
+    run = write_run(
+        folder / "kind", *overrides, "DATASETS.TEST", "('kinds_val',)", "DATASETS.TRAIN", "('kinds_train',)"
+    )
+    paths = {
+        f"kinds_{split}": {
+            "json": str(trained.parent / "annotations" / f"{split}.json"), "images": str(trained.parent / split)
+        }
+        for split in ("train", "val")
+    }  # fmt: skip
+    (run / "run.json").write_text(json.dumps({"classes": CLASSES, "data": paths}))
+    return run
+
+
+@pytest.mark.parametrize(("overrides", "made", "finds"), [
+    (KINDS["RetinaNet"], [Form(format="torchscript", scripting=True), ONNX, TORCH_EXPORT, FUSED], set()),
+    (KINDS["Mask R-CNN"], [ONNX], {"masks"}),
+    (KINDS["Keypoint R-CNN"], [Form(format="torchscript")], {"keypoints"}),
+    (C4, [ONNX, TORCH_EXPORT], set()),
+    (CASCADE, [ONNX], set()),
+], ids=["RetinaNet", "Mask R-CNN", "Keypoint R-CNN", "C4", "Cascade R-CNN"])  # fmt: skip
+def test_each_kind_of_detector_is_compared_with_its_original(trained, tmp_path, overrides, made, finds) -> None:
+    exporter = RunExporter(write_kind(trained, tmp_path, *overrides), images=1)
+    for form in made:
+        export = exporter.export(form.path(tmp_path, tmp_path), form, calibration=1, evaluate=False)
+        assert export.agrees, form.name
+        if form.format == "torch-export":
+            # At four sizes, and two pictures in a batch.
+            assert export.agreement.pictures == 6
+        else:
+            assert export.agreement.detections > 20
+            assert export.agreement.worst.keys() == {"boxes", "scores"} | finds
+
+
+def test_what_cannot_be_scripted_can_be_traced_still(trained, tmp_path) -> None:
+    exporter = RunExporter(write_kind(trained, tmp_path, "MODEL.SE.IGNORE_PADDING", "True"), images=1)
+    with pytest.raises(UserError, match=r"this detector can't be scripted \(.*\); leave --scripting out to trace it"):
+        exporter.export(tmp_path / "d.ts", Form(format="torchscript", scripting=True), calibration=1, evaluate=False)
+    assert not (tmp_path / "d.ts").exists()
+    assert exporter.export(tmp_path / "d.onnx", ONNX, calibration=1, evaluate=False).agrees
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (KINDS["Keypoint R-CNN"], "the exporter to ONNX can't translate .* keypoints .*; take --format torchscript"),
+    (("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0"), "finds nothing in 2 of its test pictures, so that no export could"),
+    (KINDS["Panoptic FPN"], "a PanopticFPN can't be exported; R-CNNs and RetinaNet can"),
+], ids=["keypoints", "nothing found", "panoptic"])  # fmt: skip
+def test_what_would_be_no_export_is_refused(trained, tmp_path, overrides, message) -> None:
+    run = write_kind(trained, tmp_path, *overrides)
+    with pytest.raises(UserError, match=message):
+        RunExporter(run, images=2).export(tmp_path / "d.onnx", ONNX, calibration=1, evaluate=False)
+    assert not (tmp_path / "d.onnx").exists()
+
+
+def test_data_that_are_gone_are_told_and_others_may_be_given(trained, tmp_path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    record = json.loads((run / "run.json").read_text())
+    train, val = (next(name for name in record["data"] if name.startswith(split)) for split in ("train", "val"))
+    names = {train: "gone_train", val: "gone_val"}
+    record["data"] = {
+        new: {key: f"/nowhere{path}" for key, path in record["data"][name].items()} for name, new in names.items()
+    }
+    (run / "run.json").write_text(json.dumps(record))
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(train, "gone_train").replace(val, "gone_val"))
+    with pytest.raises(UserError, match=r"/nowhere\S+val\.json is gone; .* --split JSON IMAGES"):
+        RunExporter(run, images=1)
+
+    json_file, images = trained.parent / "annotations" / "val.json", trained.parent / "val"
+    exporter = RunExporter(run, images=1, split=[json_file, images])
+    with pytest.raises(UserError, match=r"/nowhere\S+train\.json is gone, and int8 needs training pictures"):
+        exporter.export(tmp_path / "d.onnx", Form(format="onnx", precision="int8"), calibration=1, evaluate=False)
+    assert not (tmp_path / "d.onnx").exists()
+
+    content = json.loads(json_file.read_text())
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps({**content, "images": [], "annotations": []}))
+    record["data"]["gone_val"] = {"json": str(empty), "images": str(images)}
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"empty\.json has no images to compare on"):
+        RunExporter(run, images=1)
+
+
+def test_numbers_of_a_file_that_was_replaced_are_gone(exported, tmp_path, monkeypatch) -> None:
+    """Though the comparison was interrupted."""
+    folder = tmp_path / "exported"
+    shutil.copytree(exported, folder)
+    rows = json.loads((folder / "exports.json").read_text())
+
+    class Interrupted:
+        def __init__(self, *arguments, **options) -> None: ...
+
+        def export(self, *arguments, **options) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("se_detection.export.runs.RunExporter", Interrupted)
+    options = {"images": 1, "calibration": 1, "evaluate": False, "overwrite": True}
+    with pytest.raises(KeyboardInterrupt):
+        export_runs([tmp_path / "run"], [ONNX], folder, **options)
+    left = [row for row in rows if row["file"] != "run-onnx-float32.onnx"]
+    assert json.loads((folder / "exports.json").read_text()) == left
+    assert len(left) == 2
+
+    for content in ("[{}]", '{"file": 3}', "[3]", json.dumps([{**left[0], "worst": 3}])):
+        (folder / "exports.json").write_text(content)
+        with pytest.raises(
+            UserError, match=r"exports\.json was not written by tools/export\.py, or is damaged; remove"
+        ):
+            export_runs([tmp_path / "run"], [ONNX], folder, **options)
 
 
 @pytest.mark.parametrize(
