@@ -23,7 +23,7 @@ SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "torch-export": ".pt2"}
 OPSET = 16
 # What torch.export is told that a side may be, in multiples of what pictures are padded to.
 SMALLEST, LARGEST = 3, 128
-MISSING_ONNX = "ONNX needs the packages onnx and onnxruntime: pip install 'se_detection[export]'"
+MISSING_ONNX = "ONNX needs two packages more: pip install onnx onnxruntime"
 
 
 def write_torchscript(

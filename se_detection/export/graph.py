@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.export import TracingAdapter, scripting_with_instances
 from detectron2.modeling import GeneralizedRCNN, PanopticFPN, RetinaNet
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -49,12 +51,26 @@ def outputs_of(model: nn.Module, image: Tensor) -> list[str]:
 def traceable(model: nn.Module, image: Tensor) -> nn.Module:
     """A module of (3, H, W) to a tuple of the tensors that :func:`outputs_of` names."""
     fields = [FIELDS[name] for name in outputs_of(model, image)]
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        transform = getattr(module, "box2box_transform", None)
+        if type(transform) is Box2BoxTransform:
+            transform.__class__ = _NeverEmpty
 
     def run(model: nn.Module, inputs: list[dict[str, Tensor]]) -> tuple[Tensor, ...]:
         found = find(model, inputs[0]["image"])
         return tuple(_tensor(found.get(field)) for field in fields)
 
     return TracingAdapter(model, [{"image": image}], inference_func=run).eval()
+
+
+class _NeverEmpty(Box2BoxTransform):
+    """The same of boxes that may be none, to which onnxruntime, its graph once optimised, gives no shape."""
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """(N, k * 4) and (N, 4) to (N, k * 4)."""
+        moved: Tensor = super().apply_deltas(F.pad(deltas, (0, 0, 0, 1)), F.pad(boxes, (0, 0, 0, 1)))
+        return moved[:-1]
 
 
 def _tensor(values: Boxes | Tensor) -> Tensor:

@@ -355,3 +355,18 @@ def test_of_several_forms_those_that_there_are_are_made() -> None:
     assert [(form.format, form.precision) for form in made] == [("torchscript", "bfloat16"), ("onnx", "int8")]
     with pytest.raises(UserError, match="int8"):
         forms(["torchscript"], ["int8"], fuse=False, scripting=False)
+
+
+def test_the_tool_prints_the_table_of_what_it_wrote(trained, run_script, tmp_path, capsys) -> None:
+    given = ["--run", trained, "--output", tmp_path, "--images", "1", "--calibration-images", "1", "--markdown"]
+    run_script("export.py", *given, "--format", "torchscript", "--precision", "float32", "int8", "--fuse")
+    run_script("export.py", *given, "--format", "torchscript", "--scripting")
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| run: Faster R-CNN")]
+    names = ["run-torchscript-float32-fused.ts", "run-torchscript-float32-scripted.ts"]
+    assert sorted(path.name for path in tmp_path.glob("*.ts")) == names
+    rows = json.loads((tmp_path / "exports.json").read_text())
+    assert [row["file"] for row in rows] == names
+    # The first table has one row, the second both.
+    assert [("traced" in line, "scripted" in line) for line in table] == [(True, False), (True, False), (False, True)]
+    for line, row in zip(table[1:], rows, strict=True):
+        assert f"{row['worst']['boxes']:.1e}" in line

@@ -1,0 +1,82 @@
+"""The pages of the documentation, and what is in them."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What a machine that runs the tests may lack.
+NEEDS = re.compile(r"needs [^.:]*\b(COCO|ImageNet|GPUs?|network|conda)\b")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block, and the paragraph before it."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    before: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def needs_more(self) -> bool:
+        """Whether the paragraph before it says that it needs what a test has not."""
+        return bool(NEEDS.search(" ".join(self.before.split())))
+
+
+def blocks(*languages: str) -> list[Block]:
+    """All blocks of these languages."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for fence in FENCE.finditer(text):
+            before = text[: fence.start()].rstrip().rsplit("\n\n", 1)[-1]
+            found.append(Block(page, text[: fence.start()].count("\n") + 1, fence[1], fence[2], before))
+    return [block for block in found if block.language in languages]
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks."""
+    return FENCE.sub("", page.read_text())
+
+
+def inline_code(page: Path) -> list[str]:
+    """What stands between backticks."""
+    return re.findall(r"`([^`\n]+)`", prose(page))
+
+
+def braces(word: str) -> Iterator[str]:
+    """`{a,b}c` as the shell expands it."""
+    parts = [part[1:-1].split(",") if part.startswith("{") else [part] for part in re.split(r"(\{[^{}]*\})", word)]
+    return map("".join, product(*parts))
+
+
+def commands(script: str) -> list[str]:
+    """A shell script's commands, with its `for` loops unrolled; a comment or an unknown variable stays as it is."""
+    lines = [line.strip() for line in script.replace("\\\n", " ").splitlines()]
+    return list(_unrolled([line for line in lines if line and not line.startswith("#")]))
+
+
+def _unrolled(lines: list[str]) -> Iterator[str]:
+    lines = list(lines)
+    while lines:
+        line = lines.pop(0)
+        loop = re.fullmatch(r"for (\w+) in (.*); do", line)
+        if loop is None:
+            yield line
+            continue
+        body, depth = [], 1
+        while depth:
+            body.append(lines.pop(0))
+            depth += body[-1].startswith("for ") - (body[-1] == "done")
+        for value in loop[2].split():
+            yield from _unrolled([re.sub(rf"\$({loop[1]}\b|{{{loop[1]}}})", value, inner) for inner in body[:-1]])

@@ -1,0 +1,138 @@
+"""The documentation as a new user follows it, from a folder that holds pictures and a JSON alone; made small."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from pycocotools.coco import COCO
+
+from se_detection.data.toy import make_toy_dataset
+
+from .pages import ROOT, blocks, commands
+
+# What makes a detector of the pages one that is trained in seconds, without the network: behind whatever a page says.
+SMALL = [
+    *("MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),
+    *("MODEL.RESNETS.NORM", "GN", "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.FPN.OUT_CHANNELS", "16"),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "DATALOADER.NUM_WORKERS", "0"),
+    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "TEST.DETECTIONS_PER_IMAGE", "20"),
+    *("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.WARMUP_ITERS", "0", "SOLVER.IMS_PER_BATCH", "2"),
+]
+MADE_SMALL = {"tools/train_net.py": SMALL, "tools/export.py": ["--images", "1"]}
+PICTURES, KEPT_APART = 12, 5
+# In this order; other blocks are run by their tools' own tests.
+FOLLOWED = (
+    ("docs/YOUR_DATA.md", "python tools/prepare_coco.py check my_data/all.json"),
+    ("docs/YOUR_DATA.md", "python tools/prepare_coco.py sample"),
+    ("docs/YOUR_DATA.md", "import json\nfrom pathlib import Path\n\ncontent"),
+    ("docs/YOUR_DATA.md", "python tools/prepare_coco.py check my_data/train.json"),
+    ("docs/YOUR_DATA.md", "for arm in R SE_R; do\n  python tools/train_net.py --config-file configs/COCO-Detection"),
+    ("docs/YOUR_DATA.md", "python tools/compare.py --baseline output/R"),
+    ("docs/DEPLOYING.md", "from se_detection.prediction import SEPredictor"),
+    ("docs/EXPORT.md", "python tools/export.py --run output/SE_R --format onnx --output exported"),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(module_path) -> Path:
+    """`my_data/photos` and `my_data/all.json`, beside what a checkout has."""
+    for name in ("tools", "configs", "examples"):
+        (module_path / name).symlink_to(ROOT / name)
+    json_file = make_toy_dataset(module_path / "toy", split="train", count=PICTURES)
+    (module_path / "my_data").mkdir()
+    (module_path / "toy" / "train").rename(module_path / "my_data" / "photos")
+    json_file.rename(module_path / "my_data" / "all.json")
+    shutil.copy(next((module_path / "my_data" / "photos").iterdir()), module_path / "street.jpg")
+    return module_path
+
+
+def typed(page: str, part: str) -> list[str | list[str]]:
+    """What a user types who comes to the block with that in it."""
+    (block,) = (block for block in blocks("bash", "python") if block.page == ROOT / page and part in block.text)
+    if block.language == "python":
+        return [block.text]
+    found = []
+    for command in commands(block.text):
+        program, *words = shlex.split(command, comments=True)
+        assert program in ("python", "pip")
+        if program == "python":
+            # A page's 200 pictures; and OUTPUT_DIR is the last of its overrides, which stays.
+            words = [str(KEPT_APART) if word == "200" else word for word in words]
+            found.append([*words, *MADE_SMALL.get(words[0], [])])
+    return found
+
+
+@pytest.fixture(scope="module")
+def printed(folder) -> str:
+    """What the followed blocks print, all in one process: a training leaves its marks there."""
+    lines = [line for page, part in FOLLOWED for line in typed(page, part)]
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("typist.py")],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        input=json.dumps(lines),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_yolos_lines_become_coco(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    photos = tmp_path / "my_data" / "photos"
+    photos.mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.new("RGB", (200, 100)).save(photos / f"{name}.jpg")
+    (photos / "b.txt").write_text("1 0.5 0.5 0.1 0.2\n0 0.25 0.75 0.5 0.5\n")
+    (block,) = (block for block in blocks("python") if "YOLO" in block.text)
+    exec(compile(block.text, block.name, "exec"), {})
+    coco = COCO(str(tmp_path / "my_data" / "all.json"))
+    assert [coco.imgs[number]["file_name"] for number in (1, 2)] == ["a.jpg", "b.jpg"]
+    assert coco.getAnnIds(imgIds=1) == []
+    found = {coco.cats[item["category_id"]]["name"]: item["bbox"] for item in coco.imgToAnns[2]}
+    assert found["bicycle"] == pytest.approx([90, 40, 20, 20])
+    assert found["car"] == pytest.approx([0, 50, 100, 50])
+
+
+def test_the_split_is_a_split(folder, printed) -> None:
+    train, val, whole = (
+        {image["id"] for image in json.loads((folder / "my_data" / f"{name}.json").read_text())["images"]}
+        for name in ("train", "val", "fixed")
+    )
+    assert (len(val), len(whole)) == (KEPT_APART, PICTURES)
+    assert train | val == whole
+    assert not train & val
+
+
+def test_both_arms_are_trained_and_compared(folder, printed) -> None:
+    gates = {}
+    for arm in ("R", "SE_R"):
+        run = folder / "output" / arm
+        assert json.loads((run / "inference" / "results.json").read_text())["bbox"]
+        weights = torch.load(run / "model_final.pth", weights_only=True)["model"]
+        gates[arm] = sum(".se.fc1.weight" in key for key in weights)
+    assert gates == {"R": 0, "SE_R": 8}
+    verdict = json.loads((folder / "output" / "comparison.json").read_text())["verdict"]
+    assert verdict in printed
+    assert verdict.split(" (")[0] in (folder / "output" / "report.html").read_text()
+    assert len(list((folder / "output" / "SE_R" / "predictions" / "pictures").iterdir())) == PICTURES
+
+
+def test_the_detector_leaves(folder, printed) -> None:
+    weights = torch.load(folder / "output" / "SE_R" / "model_final.pth", weights_only=True)["model"]
+    saved = torch.load(folder / "detector.pth", weights_only=True)["model"]
+    assert all(torch.equal(saved[key], weights[key]) for key in weights)
+    session = onnxruntime.InferenceSession(next((folder / "exported").glob("*.onnx")))
+    picture = np.asarray(Image.open(folder / "street.jpg")).transpose(2, 0, 1)
+    assert len(session.run(["boxes"], {"image": np.ascontiguousarray(picture)})[0]) > 0
