@@ -126,7 +126,11 @@ def open_split(run: TrainedRun, given: Sequence[Path] | None, limit: int | None)
         name = str(json_file.absolute())
         register_coco_json(name, json_file, image_root)
     else:
-        name = _register_recorded(run, record)
+        names = list(run.cfg.DATASETS.TEST)
+        if len(names) != 1:
+            raise UserError(f"{run.folder} has {len(names)} test sets; name what to look at by --split JSON IMAGES")
+        name = names[0]
+        register_recorded(run.folder, name, "; bring it back, or name the data by --split JSON IMAGES")
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type") != "coco":
         raise UserError(f"data set {name!r} is not evaluated as COCO is; give COCO-format data by --split JSON IMAGES")
@@ -139,38 +143,47 @@ def open_split(run: TrainedRun, given: Sequence[Path] | None, limit: int | None)
             f"{metadata.json_file}: its {len(classes)} categories ({_first(classes)}) are not the {heads.NUM_CLASSES} "
             f"of the run ({_first(known)}); give data with the classes that {run.folder} was trained on"
         )
-    places = np.unique(np.linspace(0, len(images) - 1, min(limit or len(images), len(images))).round().astype(int))
     category_ids = sorted(metadata.thing_dataset_id_to_contiguous_id.items(), key=lambda item: item[1])
     return Split(
         Path(PathManager.get_local_path(metadata.json_file)).absolute(),
         Path(metadata.image_root).absolute(),
         tuple(classes),
         tuple(category_id for category_id, _ in category_ids),
-        [images[place] for place in places],
+        spread(images, limit or len(images)),
     )
 
 
-def _register_recorded(run: TrainedRun, record: Entry) -> str:
-    names = list(run.cfg.DATASETS.TEST)
-    if len(names) != 1:
-        raise UserError(f"{run.folder} has {len(names)} test sets; name what to look at by --split JSON IMAGES")
-    recorded = record.get("data", {}).get(names[0], {})
-    registered = names[0] in DatasetCatalog
+def register_recorded(folder: Path, name: str, remedy: str) -> None:
+    """Registers a data set of a run's record with detectron2, unless the same is registered already.
+
+    Args:
+        folder: the run's.
+        name: of one of its data sets.
+        remedy: the end of the message where its files are gone.
+
+    Raises:
+        UserError: its files are gone, or it is not registered and not in the record.
+    """
+    recorded = read_record(folder).get("data", {}).get(name, {})
+    registered = name in DatasetCatalog
     # In this process, another run's data may be known by the same name.
     if (
         recorded
         and all(recorded.values())
-        and not (registered and MetadataCatalog.get(names[0]).get("json_file") == recorded["json"])
+        and not (registered and MetadataCatalog.get(name).get("json_file") == recorded["json"])
     ):
         gone = [path for path in recorded.values() if not Path(path).exists()]
         if gone and not registered:
-            raise UserError(
-                f"{run.folder / 'run.json'}: {gone[0]} is gone; bring it back, or name the data by --split JSON IMAGES"
-            )
+            raise UserError(f"{folder / 'run.json'}: {gone[0]} is gone{remedy}")
         if not gone:
-            register_coco_json(names[0], recorded["json"], recorded["images"])
-    check_registered(names[0])
-    return names[0]
+            register_coco_json(name, recorded["json"], recorded["images"])
+    check_registered(name)
+
+
+def spread(images: Sequence[Entry], limit: int) -> list[Entry]:
+    """At most so many of them, evenly over all."""
+    places = np.unique(np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(int))
+    return [images[place] for place in places]
 
 
 def _first(names: Sequence[str]) -> str:
@@ -205,10 +218,11 @@ def fingerprint(run: TrainedRun, split: Split) -> dict[str, str]:
     """What an analysis is of: equal for equal weights, annotations, images and config, wherever they lie."""
     files = {"weights": run.weights, "config": run.folder / "config.yaml", "annotations": split.annotations}
     names = "\n".join(str(image["image_id"]) for image in split.images)
-    digests = {what: _file_digest(path) for what, path in files.items()}
+    digests = {what: file_digest(path) for what, path in files.items()}
     return {**digests, "images": hashlib.sha256(names.encode()).hexdigest()}
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

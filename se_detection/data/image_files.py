@@ -55,11 +55,20 @@ def decode(path: str | Path) -> Picture:
         image.load()
         # Some kinds of pixels can't be made colours.
         image.crop((0, 0, 1, 1)).convert("RGB")
-        if image.mode in DEEP and np.max(image.getextrema()) > 255:
-            raise ValueError(f"pixels above 255 (mode {image.mode}), which all become white; save it with 8 bits")
+        refuse_deep(image)
     if orientation in QUARTER_TURNS:
         return Picture(height, width, turned=True)
     return Picture(width, height, turned=False)
+
+
+def refuse_deep(image: Image.Image) -> None:
+    """Whether an image loses nothing where detectron2 makes it a colour of 8 bits.
+
+    Raises:
+        ValueError: it does.
+    """
+    if image.mode in DEEP and np.max(image.getextrema()) > 255:
+        raise ValueError(f"pixels above 255 (mode {image.mode}), which all become white; save it with 8 bits")
 
 
 def look_at(path: str | Path) -> Picture | Undecodable | None:

@@ -28,9 +28,7 @@ def check_masks(json_file: str | Path, content: Content, *, evaluated: bool) -> 
     """
     sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
     wrong = []
-    for annotation in content["annotations"]:
-        if annotation.get("iscrowd") and not evaluated:
-            continue
+    for annotation in _looked_at(content, evaluated):
         mask = annotation.get("segmentation")
         if not mask:
             wrong.append((annotation, "has none"))
@@ -44,10 +42,7 @@ def check_masks(json_file: str | Path, content: Content, *, evaluated: bool) -> 
 
 def has_run_length_codes(content: Content) -> bool:
     """Whether any mask that is trained on is no polygon: detectron2 then needs `INPUT.MASK_FORMAT: bitmask`."""
-    return any(
-        isinstance(annotation.get("segmentation"), dict) and not annotation.get("iscrowd")
-        for annotation in content["annotations"]
-    )
+    return any(isinstance(annotation.get("segmentation"), dict) for annotation in _looked_at(content, False))
 
 
 def check_keypoints(json_file: str | Path, content: Content, *, evaluated: bool) -> list[str]:
@@ -75,9 +70,7 @@ def check_keypoints(json_file: str | Path, content: Content, *, evaluated: bool)
             raise UserError(f"{where} has other 'keypoints' than the first category; a detector has one list of them")
         names = found
     wrong = []
-    for annotation in content["annotations"]:
-        if annotation.get("iscrowd") and not evaluated:
-            continue
+    for annotation in _looked_at(content, evaluated):
         points = annotation.get("keypoints")
         if not points:
             wrong.append((annotation, "has none"))
@@ -116,6 +109,11 @@ def keypoint_metadata(content: Content) -> dict[str, Any]:
 def other_side(name: str) -> str:
     """`left_eye` of `right_eye`, and the other way round; a name without a side stays as it is."""
     return re.sub("|".join(OTHER_SIDE), lambda found: OTHER_SIDE[found[0]], name)
+
+
+def _looked_at(content: Content, evaluated: bool) -> Iterator[Entry]:
+    """Annotations without crowds, which are not trained on."""
+    return (annotation for annotation in content["annotations"] if evaluated or not annotation.get("iscrowd"))
 
 
 def _connections(skeleton: Any, names: list[str]) -> Iterator[tuple[str, str]]:

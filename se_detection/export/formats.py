@@ -42,7 +42,7 @@ def write_torchscript(
             module: Any = script(model)
         else:
             with torch.no_grad():
-                module = torch.jit.trace(traceable(model, image), (image,), check_trace=False)
+                module = torch.jit.trace(traceable(model, image, description.outputs), (image,), check_trace=False)
     buffer = io.BytesIO()
     torch.jit.save(module, buffer, _extra_files={KEY: description.to_json().encode()})
     write_whole(path, lambda file: file.write(buffer.getbuffer()))
@@ -66,7 +66,7 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "detector.onnx")
         torch.onnx.export(
-            traceable(model, image),
+            traceable(model, image, names),
             (image,),
             file,
             opset_version=OPSET,

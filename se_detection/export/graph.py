@@ -1,6 +1,7 @@
 """A detector as a function of one picture: (3, H, W) of uint8 to tensors. That is what can be exported."""
 
 import copy
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,14 @@ def find(model: nn.Module, image: Tensor) -> Instances:
     return found
 
 
-def outputs_of(model: nn.Module, image: Tensor) -> list[str]:
+def outputs_of(found: Instances) -> list[str]:
     """The names of what an exported detector gives, in order: `boxes`, `scores`, `classes`, and what else it finds."""
-    with torch.no_grad():
-        found = find(model, image)
     return [name for name, field in FIELDS.items() if found.has(field)]
 
 
-def traceable(model: nn.Module, image: Tensor) -> nn.Module:
-    """A module of (3, H, W) to a tuple of the tensors that :func:`outputs_of` names."""
-    fields = [FIELDS[name] for name in outputs_of(model, image)]
+def traceable(model: nn.Module, image: Tensor, outputs: Iterable[str]) -> nn.Module:
+    """A module of (3, H, W) to a tuple of the tensors that :func:`outputs_of` named."""
+    fields = [FIELDS[name] for name in outputs]
     model = copy.deepcopy(model)
     for module in model.modules():
         transform = getattr(module, "box2box_transform", None)

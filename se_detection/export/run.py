@@ -1,6 +1,5 @@
 """The detector of a run, exported and checked at once against the original."""
 
-import hashlib
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,11 +17,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..analysis.gate_ablation import coco_results
-from ..analysis.trained_run import Split, TrainedRun, batches, load_trained_run, open_split, read_run_config
-from ..data.coco import check_registered, register_coco_json
+from ..analysis.trained_run import (
+    Split,
+    TrainedRun,
+    batches,
+    file_digest,
+    load_trained_run,
+    open_split,
+    read_run_config,
+    register_recorded,
+    spread,
+)
 from ..errors import UserError
 from ..evaluation.compare import compare
-from ..evaluation.runs import read_record
 from ..prediction.categories import run_categories
 from .check import Agreement, compare_detections, compare_maps, sizes_of
 from .description import MEANING, Description
@@ -131,24 +138,23 @@ class RunExporter:
         self.split: Split = open_split(self.run, split, None)
         if not self.split.images:
             raise UserError(f"{self.split.annotations} has no images to compare on")
-        self.images = list(self._pictures(_spread(self.split.images, images)))
+        self.images = list(self._pictures(spread(self.split.images, images)))
         # A tracer goes where there is something to go for.
         with torch.no_grad():
-            numbers = [len(find(self.run.model, image)) for image in self.images]
+            found = [find(self.run.model, image) for image in self.images]
+        numbers = list(map(len, found))
         self.detections = max(numbers)
         self.example = self.images[numbers.index(self.detections)]
-        with self.run.weights.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         self.description = Description(
             format="",
             precision="",
             detector=f"{folder.resolve().name}: {_kind(self.run)}",
-            weights_sha256=digest,
+            weights_sha256=file_digest(self.run.weights),
             channel_order=cfg.INPUT.FORMAT,
             shortest_side=cfg.INPUT.MIN_SIZE_TEST,
             longest_side=cfg.INPUT.MAX_SIZE_TEST,
             classes=tuple(run_categories(folder, cfg).items()),
-            outputs={name: MEANING[name] for name in outputs_of(self.run.model, self.example)},
+            outputs={name: MEANING[name] for name in outputs_of(found[0])},
         )
 
     def export(self, path: Path, form: Form, *, calibration: int, evaluate: bool) -> Export:
@@ -226,16 +232,8 @@ class RunExporter:
         if not self.run.cfg.DATASETS.TRAIN:
             raise UserError(f"{self.run.folder}: DATASETS.TRAIN is empty, and int8 needs training pictures")
         name = self.run.cfg.DATASETS.TRAIN[0]
-        recorded = read_record(self.run.folder).get("data", {}).get(name, {})
-        json_file, image_root = recorded.get("json"), recorded.get("images")
-        if json_file and image_root:
-            gone = [path for path in (json_file, image_root) if not Path(path).exists()]
-            if gone and name not in DatasetCatalog:
-                raise UserError(f"{self.run.folder / 'run.json'}: {gone[0]} is gone, and int8 needs training pictures")
-            if not gone:
-                register_coco_json(name, json_file, image_root)
-        check_registered(name)
-        images = _spread(DatasetCatalog.get(name), count)
+        register_recorded(self.run.folder, name, ", and int8 needs training pictures")
+        images = spread(DatasetCatalog.get(name), count)
         yield from tqdm(self._pictures(images), desc="calibration", total=len(images), unit="picture", disable=None)
 
     def _evaluate(self, exported: ExportedDetector) -> dict[str, Any]:
@@ -276,8 +274,3 @@ def _kind(run: TrainedRun) -> str:
         )
     backbone = cfg.MODEL.BACKBONE.NAME.removeprefix("build_").removesuffix("_backbone")
     return f"{kind}, {backbone} {cfg.MODEL.RESNETS.DEPTH}"
-
-
-def _spread(images: Sequence[Any], count: int) -> list[Any]:
-    step = max(1, len(images) // count)
-    return list(images[::step][:count])

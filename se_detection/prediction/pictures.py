@@ -9,7 +9,7 @@ from detectron2.data.detection_utils import _apply_exif_orientation, convert_PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.image_files import DEEP, reason
+from ..data.image_files import reason, refuse_deep
 from ..errors import UserError
 
 Picture = NDArray[np.uint8] | Image.Image | str | Path
@@ -54,8 +54,7 @@ def picture_array(picture: Picture, order: str, array_order: str) -> NDArray[np.
 
 def _decode(image: Image.Image, name: str, order: str) -> NDArray[np.uint8]:
     try:
-        if image.mode in DEEP and np.max(image.getextrema()) > 255:
-            raise ValueError(f"pixels above 255 (mode {image.mode}), which would all become white")
+        refuse_deep(image)
         array: Any = convert_PIL_to_numpy(_apply_exif_orientation(image), order)
     except Exception as error:  # of any class: see `image_files.decode`
         raise UserError(f"{name} can't be used: {reason(error)}; mend it or leave it out") from error
