@@ -107,6 +107,11 @@ def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def classifier(cfg: CfgNode) -> str:
+    """The node of `MODEL` whose `NUM_CLASSES` a config's detector goes by."""
+    return "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
+
+
 def add_se_config(cfg: CfgNode) -> None:
     """Adds `MODEL.SE`, and what this project's trainer reads in `SOLVER`, with defaults; what is there stays as it is.
 

@@ -30,7 +30,7 @@ LONGEST = (
     "detectors/test_detectors.py",
     "export/test_run.py",
     "detectors/test_stock_tools.py",
-    "detectors/test_training_data.py",
+    "detectors/test_own_masks_and_keypoints.py",
     "study/test_study.py",
     "tests/test_ablations.py",
     "pretrain/test_trainer.py",

@@ -1,23 +1,40 @@
 #!/usr/bin/env python3
-"""Measures the rest of a run: loading pictures next to detectron2, evaluation next to pycocotools, loaders' memory."""
+"""Measures the rest of a run: loading pictures, evaluating boxes, the memory of loading processes."""
 
 import shlex
 import sys
+import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from se_detection import model_zoo
 from se_detection.benchmark.loader_memory import MemoryRow, loader_memory, memory_table
-from se_detection.benchmark.loop import LoopRow, evaluation_arms, loader_arms, loop_table, measure_loop
+from se_detection.benchmark.loop import (
+    OURS,
+    LoopRow,
+    evaluation_arms,
+    loader_arms,
+    loop_table,
+    measure_loop,
+    training_step,
+)
+from se_detection.benchmark.rounds import clock_of
 from se_detection.data.coco import register_coco_json
 from se_detection.data.output import check_output, write_json
 from se_detection.errors import UserError, run_tool
 
 EXAMPLE = """
-Times are the processor's, so that other programs' work does not count; ratios are to the first arm.
+loader      detectron2's loader, this one, and the training step that waits for its pictures
+evaluation  pycocotools, detectron2's evaluator with it, and this one
+memory      what more loading processes add
+
+Times are the processor's, so that other programs' work does not count, or with a GPU the loader's those of the clock;
+ratios are to the first arm.
 
 examples:
   $ tools/benchmark_loop.py loader --train-json train.json --train-images train/
@@ -55,6 +72,7 @@ def main() -> None:
         if args.json:
             _write(args.json, measured)
         return
+    device, clock = "cpu", time.process_time
     with ExitStack() as stack:
         if args.part == "evaluation":
             arms = stack.enter_context(evaluation_arms(args.images))
@@ -67,7 +85,10 @@ def main() -> None:
                 register_coco_json("benchmark", args.train_json, args.train_images)
                 cfg.DATASETS.TRAIN = ("benchmark",)
             arms = loader_arms(cfg)
-        rows = measure_loop(arms, rounds=args.rounds)
+            if torch.cuda.is_available():
+                device, clock = "cuda", clock_of("cuda")
+            arms = {**arms, "training step": training_step(arms[OURS](), device)}
+        rows = measure_loop(arms, rounds=args.rounds, clock=clock)
     print(loop_table(rows))
     if args.json:
         _write(args.json, rows)

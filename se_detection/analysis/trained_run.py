@@ -17,6 +17,7 @@ from torch import nn
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.files import newest_checkpoint
 from ..checkpoint.layout import Layout
+from ..config import classifier
 from ..data.coco import check_coco, check_registered, register_coco_json
 from ..data.loading import Undisturbed
 from ..data.mapper import CheckedMapper
@@ -136,11 +137,11 @@ def open_split(run: TrainedRun, given: Sequence[Path] | None, limit: int | None)
         raise UserError(f"data set {name!r} is not evaluated as COCO is; give COCO-format data by --split JSON IMAGES")
     images = DatasetCatalog.get(name)
     classes = list(metadata.thing_classes)
-    heads = run.cfg.MODEL.RETINANET if run.cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else run.cfg.MODEL.ROI_HEADS
+    number = run.cfg.MODEL[classifier(run.cfg)].NUM_CLASSES
     known = record.get("classes") or classes
-    if classes != known or len(classes) != heads.NUM_CLASSES:
+    if classes != known or len(classes) != number:
         raise UserError(
-            f"{metadata.json_file}: its {len(classes)} categories ({_first(classes)}) are not the {heads.NUM_CLASSES} "
+            f"{metadata.json_file}: its {len(classes)} categories ({_first(classes)}) are not the {number} "
             f"of the run ({_first(known)}); give data with the classes that {run.folder} was trained on"
         )
     category_ids = sorted(metadata.thing_dataset_id_to_contiguous_id.items(), key=lambda item: item[1])

@@ -1,4 +1,5 @@
-"""The rest of a run besides its model, loading pictures and evaluating boxes, next to what it is built on."""
+"""The rest of a run besides its model: loading pictures, next to what it is built on and to the training step, and
+evaluating boxes."""
 
 import contextlib
 import io
@@ -34,8 +35,11 @@ from tqdm import tqdm
 from ..data.mapper import CheckedMapper
 from ..data.train_loader import TrainLoader
 from ..evaluation import COCODetectionEvaluator
+from .case import STEP, Case
+from .networks import SE, build_network
 from .ratio import Ratio, paired_ratio
 from .rounds import Clock, rounds_in_turn
+from .workload import Training
 
 OURS, DETECTRON2, PYCOCOTOOLS = "ours", "detectron2", "pycocotools"
 CLASSES = 80
@@ -103,6 +107,20 @@ def loader_arms(cfg: CfgNode) -> Arms:
     )
     ours = TrainLoader(pictures, mapper=CheckedMapper(cfg, is_train=True), make_sampler=_in_order, **batch)
     return {DETECTRON2: iter(theirs).__next__, OURS: iter(ours).__next__}
+
+
+def training_step(batch: list[dict[str, Any]], device: str) -> Training:
+    """A step of SE-ResNet-50-FPN Faster R-CNN on a loaded batch, the same one each time, in float32.
+
+    Args:
+        batch: of a training loader, of 80 classes at most.
+        device: `cpu` or `cuda`.
+    """
+    # The case's pictures are of no matter, as the batch takes their place.
+    case = Case(part="detector", mode="train", device=device, dtype="float32", size=STEP, batch=1, depth=50)
+    step = Training(build_network(SE, case), case)
+    step.inputs = batch
+    return step
 
 
 def _in_order(pictures: Any) -> TrainingSampler:

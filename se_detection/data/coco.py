@@ -6,7 +6,7 @@ without a word.
 
 import difflib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -123,13 +123,16 @@ def find_bad_images(
     return list(bad.values())
 
 
-def load_categories(json_files: Sequence[str | Path]) -> list[str]:
+def common_categories(contents: Mapping[str, Content]) -> list[str]:
     """The category names that annotation files have in common, in the order of their ids.
+
+    Args:
+        contents: `categories` by file.
 
     Raises:
         UserError: a file has no usable categories, or not the same ids and names as the first.
     """
-    first, *others = [(json_file, category_names(json_file, read_coco(json_file))) for json_file in json_files]
+    first, *others = [(json_file, category_names(json_file, content)) for json_file, content in contents.items()]
     for other in others:
         check_same_categories(first, other)
     return list(first[1].values())
@@ -150,8 +153,16 @@ def check_same_categories(first: tuple[str | Path, dict[int, str]], other: tuple
             raise UserError(f"{first[0]} has {mine} where {other[0]} has {theirs}; give all files the same categories")
 
 
-def register_coco_json(name: str, json_file: str | Path, image_root: str | Path) -> None:
+def register_coco_json(
+    name: str, json_file: str | Path, image_root: str | Path, content: Content | None = None
+) -> None:
     """Registers a COCO-format set with detectron2, its classes and keypoints known at once; harmless the second time.
+
+    Args:
+        name: what detectron2 is to know it by.
+        json_file: the annotations.
+        image_root: the images' folder.
+        content: the file's `categories`, if they have been read.
 
     Raises:
         UserError: the name is taken by another set, or the file has no usable categories.
@@ -165,7 +176,7 @@ def register_coco_json(name: str, json_file: str | Path, image_root: str | Path)
                 f"{metadata.get('image_root')}; give {json_file} another name"
             )
         return
-    content = read_coco(json_file)
+    content = content or read_coco(json_file)
     categories = category_names(json_file, content)
     classes = {
         "thing_classes": list(categories.values()),
@@ -195,9 +206,11 @@ def check_registered(name: str) -> None:
     for key in ("json_file", "image_root", "panoptic_json", "panoptic_root", "sem_seg_root"):
         path = metadata.get(key)
         if path is not None and not os.path.exists(path):
+            root = os.getenv("DETECTRON2_DATASETS", "unset")
+            same = "; the files of 2017 have the same pictures: docs/COCO.md" if name.startswith("coco_2014_") else ""
             raise UserError(
                 f"data set {name!r}: {os.path.abspath(path)} does not exist; put it there, or set DETECTRON2_DATASETS "
-                f"(now {os.getenv('DETECTRON2_DATASETS', 'unset')}) to the folder that holds detectron2's data sets"
+                f"(now {root}) to the folder that holds detectron2's data sets{same}"
             )
 
 

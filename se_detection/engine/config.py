@@ -22,7 +22,7 @@ from torch import nn
 
 from ..checkpoint.files import newest_checkpoint
 from ..checkpoint.timm_handler import PREFIX, source_of
-from ..config import flatten
+from ..config import classifier, flatten
 from ..data.coco import check_registered
 from ..data.mapper import CheckedMapper
 from ..errors import UserError
@@ -268,8 +268,7 @@ def _check_data(cfg: CfgNode, args: Namespace) -> None:
 
 def _numbers(cfg: CfgNode) -> dict[str, tuple[str, str]]:
     """The keys that count what a data set's metadata names, the metadata's key, and a word for it."""
-    retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
-    numbers = {f"MODEL.{'RETINANET' if retinanet else 'ROI_HEADS'}.NUM_CLASSES": ("thing_classes", "classes")}
+    numbers = {f"MODEL.{classifier(cfg)}.NUM_CLASSES": ("thing_classes", "classes")}
     if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
         numbers["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = ("stuff_classes", "classes of stuff")
     if cfg.MODEL.KEYPOINT_ON:

@@ -1,5 +1,6 @@
 """A run that goes on, with a config that may have changed since."""
 
+import logging
 import math
 from collections.abc import Mapping
 from functools import reduce
@@ -12,11 +13,14 @@ from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 from torch import Tensor
 
+from ..checkpoint.files import newest_checkpoint
 from ..config import flatten
 from ..errors import UserError
 from ..evaluation.runs import read_record
 from ..yaml_file import read_yaml
 from .values import LARGEST, LARGEST_INTEGER
+
+logger = logging.getLogger(__name__)
 
 # A checkpoint holds the optimizer's state, and with it these; a new value would have no effect.
 FIXED = (
@@ -124,3 +128,31 @@ def as_begun(cfg: CfgNode) -> CfgNode:
     cfg.SOLVER.REFERENCE_WORLD_SIZE = 0
     cfg.freeze()
     return cfg
+
+
+def shared_checkpoint(folder: Path, *, set_aside: bool) -> Path | None:
+    """The newest whole checkpoint that the main process sees.
+
+    Args:
+        folder: the run's.
+        set_aside: whether broken ones that are newer are renamed, to `NAME.corrupt`, or only passed over.
+
+    Raises:
+        UserError: see :func:`newest_checkpoint`.
+    """
+    found, reason = None, ""
+    if comm.is_main_process():
+        try:
+            found, broken = newest_checkpoint(folder)
+        except UserError as error:
+            broken, reason = [], str(error)
+        for path in broken:
+            aside = path.with_name(f"{path.name}.corrupt")
+            if set_aside:
+                path.replace(aside)
+            done = f"was set aside as {aside.name}" if set_aside else "is passed over"
+            logger.warning("%s is truncated or corrupt and %s; %s is used", path, done, found)
+    found, reason = comm.all_gather((found, reason))[0]
+    if reason:
+        raise UserError(reason)
+    return found

@@ -18,9 +18,9 @@ from ..errors import UserError, user_message
 from ..export import fuse_for_inference
 from .heartbeat import heartbeat
 from .processes import lost_process, start_processes
-from .resuming import as_begun, differences
+from .resuming import as_begun, differences, shared_checkpoint
 from .run_folder import result_files, training_files, write_run_record
-from .trainer import Trainer, shared_checkpoint
+from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 

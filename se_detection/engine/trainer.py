@@ -6,15 +6,13 @@ import weakref
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.engine import (
     AMPTrainer,
     DefaultTrainer,
@@ -24,25 +22,24 @@ from detectron2.engine import (
     create_ddp_model,
     hooks,
 )
-from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluator, DatasetEvaluators, SemSegEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from fvcore.nn.precise_bn import get_bn_modules
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from ..analysis.complexity import picture_size
 from ..checkpoint.checkpointer import StrictCheckpointer
-from ..checkpoint.files import INITIAL, newest_checkpoint
+from ..checkpoint.files import INITIAL
 from ..checkpoint.layout import Layout
 from ..data.bad_images import BadImage
 from ..data.loading import Undisturbed
 from ..data.mapper import CheckedMapper
+from ..data.naming import naming
 from ..data.train_loader import LEFT_OUT, STEP, Phase, TrainLoader, seed_everything
 from ..errors import UserError
-from ..evaluation.coco import EVALUATED, COCODetectionEvaluator
+from ..evaluation.of_data_set import build_evaluator
 from ..metrics import MetricsFile
 from ..padding_in_heads import ignore_padding_in_heads
 from .fine_tuning import FrozenTrunk, scale_rate, trunk_of
@@ -58,14 +55,11 @@ from .heartbeat import heartbeat
 from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN, Writers
 from .interruption import Agreement, InterruptibleEvaluator, StopRequest
 from .left_out import LeftOut
-from .resuming import check_fixed_values, check_state, fixed_values
+from .resuming import check_fixed_values, check_state, fixed_values, shared_checkpoint
 from .tensorboard import DetectionPictures, GateMeans
 from .user_data import register_user_data
 
 logger = logging.getLogger(__name__)
-
-# What detectron2 and pycocotools stumble over annotations with.
-MISTAKES_IN_DATA = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class Trainer(DefaultTrainer):
@@ -354,13 +348,13 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Batches of detectron2's order and size; an image that can't be read is named."""
-        with _naming(cfg.DATASETS.TRAIN):
+        with naming(cfg.DATASETS.TRAIN):
             return TrainLoader.from_cfg(cfg, CheckedMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
         """detectron2's, which names an image that can't be read."""
-        with _naming([dataset_name]):
+        with naming([dataset_name]):
             loader = build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
         return Undisturbed(loader)
 
@@ -374,7 +368,7 @@ class Trainer(DefaultTrainer):
         folder = Path(cfg.OUTPUT_DIR, "inference")
         if len(cfg.DATASETS.TEST) > 1:
             folder /= dataset_name
-        return _build_evaluator(cfg, dataset_name, str(folder))
+        return build_evaluator(cfg, dataset_name, str(folder))
 
     @classmethod
     def test_with_tta(cls, cfg: CfgNode, model: nn.Module, stop: StopRequest | None = None) -> dict[str, Any]:
@@ -384,32 +378,10 @@ class Trainer(DefaultTrainer):
             stop: a request that ends it.
         """
         folder = Path(cfg.OUTPUT_DIR, "inference_TTA")
-        builders = [partial(_build_evaluator, cfg, name, str(folder / name)) for name in cfg.DATASETS.TEST]
+        builders = [partial(build_evaluator, cfg, name, str(folder / name)) for name in cfg.DATASETS.TEST]
         evaluators = [InterruptibleEvaluator(build, stop) if stop else build() for build in builders]
         results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
         return OrderedDict((f"{key}_TTA", value) for key, value in results.items())
-
-
-def _build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
-    """As detectron2's own tools/train_net.py chooses them."""
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind not in EVALUATED:
-        raise UserError(f"data set {dataset_name!r} is not evaluated as COCO is")
-    expected = ("bbox", *("segm",) * cfg.MODEL.MASK_ON, *("keypoints",) * cfg.MODEL.KEYPOINT_ON)
-    with _naming([dataset_name]):
-        things = COCODetectionEvaluator(
-            dataset_name, expected=expected, output_dir=folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS
-        )
-        if kind == "coco":
-            return things
-        stuff = SemSegEvaluator(dataset_name, output_dir=folder, sem_seg_loading_fn=_read_labels)
-        return DatasetEvaluators([stuff, things, COCOPanopticEvaluator(dataset_name, folder)])
-
-
-def _read_labels(path: str, dtype: type[int] | None = None) -> NDArray[Any]:
-    """A picture's values; with numpy 2, detectron2's own function for it fails."""
-    with Image.open(path) as picture:
-        return np.array(picture, dtype=dtype)
 
 
 def in_memory_order(model: nn.Module, cfg: CfgNode) -> nn.Module:
@@ -417,34 +389,6 @@ def in_memory_order(model: nn.Module, cfg: CfgNode) -> nn.Module:
     if cfg.SOLVER.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
-
-
-def shared_checkpoint(folder: Path, *, set_aside: bool) -> Path | None:
-    """The newest whole checkpoint that the main process sees.
-
-    Args:
-        folder: the run's.
-        set_aside: whether broken ones that are newer are renamed, to `NAME.corrupt`, or only passed over.
-
-    Raises:
-        UserError: see :func:`newest_checkpoint`.
-    """
-    found, reason = None, ""
-    if comm.is_main_process():
-        try:
-            found, broken = newest_checkpoint(folder)
-        except UserError as error:
-            broken, reason = [], str(error)
-        for path in broken:
-            aside = path.with_name(f"{path.name}.corrupt")
-            if set_aside:
-                path.replace(aside)
-            done = f"was set aside as {aside.name}" if set_aside else "is passed over"
-            logger.warning("%s is truncated or corrupt and %s; %s is used", path, done, found)
-    found, reason = comm.all_gather((found, reason))[0]
-    if reason:
-        raise UserError(reason)
-    return found
 
 
 class _SeededBatches:
@@ -503,15 +447,3 @@ class _Deferred(EventWriter):
     def close(self) -> None:
         for writer in self._writers:
             writer.close()
-
-
-@contextmanager
-def _naming(datasets: Iterable[str]) -> Iterator[None]:
-    """Names the data sets whose annotations detectron2 stumbles over; built-in ones are not read through before."""
-    try:
-        yield
-    except UserError:
-        raise
-    except MISTAKES_IN_DATA as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"data set {', '.join(datasets)}: its annotations can't be used: {reason}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from ..data.coco import check_annotations, check_images, find_bad_images, load_categories, register_coco_json
+from ..data.coco import check_annotations, check_images, common_categories, find_bad_images, register_coco_json
 from ..data.coco_format import Content
 from ..data.masks_and_keypoints import check_keypoints, check_masks, has_run_length_codes, other_side
 from ..errors import UserError
@@ -51,9 +51,12 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
             "register your data with detectron2's register_coco_panoptic_separated, and name it by DATASETS"
         )
     keypoints: dict[str, list[str]] = {}
+    # Of each file just that is kept: COCO's own fill gigabytes.
+    categories: dict[str, Content] = {}
     for split in given:
         for _, json_file, image_root in files[split]:
             content = check_annotations(json_file, evaluated=split == "val")
+            categories[json_file] = {"categories": content["categories"]}
             if cfg.MODEL.MASK_ON:
                 _use_masks(cfg, args, json_file, content, evaluated=split == "val")
             if cfg.MODEL.KEYPOINT_ON:
@@ -63,15 +66,14 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
                 args.bad_images += find_bad_images(json_file, content, image_root, longest=longest)
             else:
                 check_images(json_file, content["images"], image_root, skippable=split == "train", longest=longest)
-    json_files = [json_file for split in given for _, json_file, _ in files[split]]
-    num_classes = len(load_categories(json_files))
-    register_user_data(args)
+    num_classes = len(common_categories(categories))
     for split in given:
+        for name, json_file, image_root in files[split]:
+            register_coco_json(name, json_file, image_root, categories[json_file])
         cfg.DATASETS[SPLITS[split]] = tuple(name for name, _, _ in files[split])
+    first = next(iter(categories))
     for head in ("ROI_HEADS", "RETINANET"):
-        _set_number(
-            cfg, args, f"MODEL.{head}.NUM_CLASSES", num_classes, f"{json_files[0]}, which has {num_classes} categories"
-        )
+        _set_number(cfg, args, f"MODEL.{head}.NUM_CLASSES", num_classes, f"{first}, which has {num_classes} categories")
     if keypoints:
         _use_keypoints(cfg, args, keypoints)
 

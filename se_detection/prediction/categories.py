@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from ..config import classifier
 from ..data.coco_format import category_names, read_coco
 from ..errors import UserError
 from ..evaluation.runs import read_record
@@ -28,15 +29,9 @@ def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:
     categories = next(known, dict(enumerate(names, 1)))
     if not categories:
         raise UserError(f"{run}: no run.json names its classes; was it trained by tools/train_net.py?")
-    if len(categories) != (number := number_of_classes(cfg)):
+    if len(categories) != (number := cfg.MODEL[classifier(cfg)].NUM_CLASSES):
         raise UserError(f"{run}: its record has {len(categories)} classes, and config.yaml has {number}")
     return categories
-
-
-def number_of_classes(cfg: CfgNode) -> int:
-    """How many classes of objects a config's detector tells apart."""
-    retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
-    return cfg.MODEL.RETINANET.NUM_CLASSES if retinanet else cfg.MODEL.ROI_HEADS.NUM_CLASSES
 
 
 def _dataset_categories(record: dict[str, Any], cfg: CfgNode) -> Iterator[dict[int, str]]:

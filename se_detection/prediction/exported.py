@@ -13,12 +13,12 @@ from torch import nn
 from ..analysis.trained_run import read_run_config
 from ..checkpoint.layout import Layout
 from ..checkpoint.reading import read_checkpoint
+from ..config import classifier
 from ..data.coco_format import is_integer
 from ..engine.config import check_model
 from ..errors import UserError
 from ..files import write_whole
 from ..yaml_file import BASE, read_yaml
-from .categories import number_of_classes
 
 # What makes a weights file one of these.
 KEY = "se_predictor"
@@ -66,7 +66,7 @@ def read_exported(path: Path) -> tuple[CfgNode, dict[int, str]]:
             raise UserError(f"{path} is damaged: {changed} in it is not what was written; get the file again")
     categories = _categories(path, content["categories"])
     cfg = _config(path, content["config"])
-    if len(categories) != (number := number_of_classes(cfg)):
+    if len(categories) != (number := cfg.MODEL[classifier(cfg)].NUM_CLASSES):
         raise UserError(f"{path} is damaged: it has {len(categories)} classes, and its config has {number}")
     return cfg, categories
 

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import io
 import json
 from collections import Counter
@@ -8,12 +9,14 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import EventStorage
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from se_detection import model_zoo
-from se_detection.benchmark.loop import evaluation_arms, loader_arms, made_up_boxes, measure_loop
+from se_detection.benchmark.loop import evaluation_arms, loader_arms, made_up_boxes, measure_loop, training_step
 from se_detection.data.toy import make_toy_dataset
 
 
@@ -66,6 +69,29 @@ def test_both_loaders_load_the_same_pictures(cfg, tmp_path) -> None:
     pixels = np.asarray(Image.open(files[1]).resize(mine["image"].shape[:0:-1], Image.Resampling.BILINEAR))
     assert torch.equal(mine["image"], torch.tensor(pixels[..., ::-1].copy()).permute(2, 0, 1))
     assert cfg.INPUT.MIN_SIZE_TRAIN == (64, 96)
+
+
+def test_the_training_step_is_detectron2s(cfg) -> None:
+    batch = loader_arms(cfg)["ours"]()
+    step = training_step(batch, "cpu")
+    detector = copy.deepcopy(step.model)
+    trainer = SimpleTrainer(detector, [batch], torch.optim.SGD(detector.parameters(), lr=0.0))
+    gradients = {}
+    for model in (step.model, detector):
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(
+                    lambda parameter, name=name: gradients.setdefault(name, []).append(parameter.grad.clone())
+                )
+    torch.manual_seed(0)
+    step()
+    torch.manual_seed(0)
+    trainer.iter = 0
+    with EventStorage():
+        trainer.run_step()
+    assert len(gradients) > 100
+    for ours, theirs in gradients.values():
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_all_evaluations_find_pycocotools_ap() -> None:
@@ -121,7 +147,7 @@ def test_the_tool(run_script, tmp_path, capsys) -> None:
     json_file = make_toy_dataset(tmp_path, split="train", count=4)
     data = ["--train-json", json_file, "--train-images", tmp_path / "train"]
     run_script("benchmark_loop.py", "loader", *data, "--size", 64, "--rounds", 2)
-    assert capsys.readouterr().out.splitlines()[-1].startswith("ours")
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["detectron2", "ours", "training"]
 
 
 def test_mistakes_are_told(run_script, capsys) -> None:

@@ -1,0 +1,145 @@
+"""AP of masks and keypoints of a person's own data, in tools/train_net.py."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, Instances
+from pycocotools import mask as masks
+
+from se_detection.engine import Trainer, argument_parser, load_config
+
+from .own_data import RECIPE, SIGMAS, flags, load, reference, train
+from .shapes import SHAPES, draw
+
+pytestmark = pytest.mark.usefixtures("catalogs")
+METRICS = {
+    "bbox": ["AP", "AP50", "AP75", "APs", "APm", "APl"],
+    "segm": ["AP", "AP50", "AP75", "APs", "APm", "APl"],
+    "keypoints": ["AP", "AP50", "AP75", "APm", "APl"],
+}
+CASES = {
+    "retinanet": ("retinanet", "things", ["bbox"], {}),
+    "polygons": (
+        "mask_rcnn_fpn",
+        "things",
+        ["bbox", "segm"],
+        {"TEST.AUG.ENABLED": True, "TEST.AUG.MIN_SIZES": (64, 96)},
+    ),
+    "codes": ("mask_rcnn_fpn", "codes", ["bbox", "segm"], {}),
+    "cascade": ("cascade_mask_rcnn", "things", ["bbox", "segm"], {}),
+    "keypoints": ("keypoint_rcnn", "kites", ["bbox", "keypoints"], {"TEST.KEYPOINT_OKS_SIGMAS": SIGMAS}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ap_is_pycocotools_of_what_was_written(data, case, tmp_path) -> None:
+    name, source, tasks, overrides = CASES[case]
+    json_file = vars(data)[source]
+    images = data.images[source]
+    # Evaluated twice: at half of the steps, and at the end.
+    evaluations = {"TEST.EVAL_PERIOD": RECIPE["SOLVER.MAX_ITER"] // 2, "SOLVER.BEST_METRIC": f"{tasks[-1]}/AP"}
+    cfg = load(name, flags(json_file, images), tmp_path, evaluations | overrides)
+    train(cfg)
+
+    assert cfg.INPUT.MASK_FORMAT == ("bitmask" if case == "codes" else "polygon")
+    results = json.loads((tmp_path / "inference" / "results.json").read_text())
+    logged = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    for task in tasks:
+        expected = reference(json_file, tmp_path / "inference" / "coco_instances_results.json", task)
+        for metric, value in zip(METRICS[task], expected, strict=False):
+            # pycocotools' -1 is detectron2's NaN.
+            assert results[task][metric] == (pytest.approx(value, abs=1e-6) if value >= 0 else None)
+        assert logged[-1][f"{task}/AP"] == pytest.approx(expected[0], abs=1e-6)
+        if overrides.get("TEST.AUG.ENABLED"):
+            written = tmp_path / "inference_TTA" / cfg.DATASETS.TEST[0] / "coco_instances_results.json"
+            expected = reference(json_file, written, task)
+            assert logged[-1][f"{task}_TTA/AP"] == pytest.approx(expected[0], abs=1e-6)
+            # Other boxes than those of one size, unflipped.
+            assert written.read_text() != (tmp_path / "inference" / "coco_instances_results.json").read_text()
+    best = torch.load(tmp_path / "model_best.pth", weights_only=True)
+    assert best[f"{tasks[-1]}/AP"] == max(line[f"{tasks[-1]}/AP"] for line in logged if f"{tasks[-1]}/AP" in line)
+
+
+@pytest.mark.parametrize(
+    ("case", "tasks"),
+    [("polygons", ["bbox", "segm"]), ("codes", ["bbox", "segm"]), ("keypoints", ["bbox", "keypoints"])],
+)
+def test_what_is_nearly_right_has_pycocotools_ap(data, case, tasks, tmp_path) -> None:
+    """The truth a few pixels off, as it would be found, in the evaluation of a run's config."""
+    name, source, _, _ = CASES[case]
+    json_file = vars(data)[source]
+    sigmas = {"TEST.KEYPOINT_OKS_SIGMAS": SIGMAS} if case == "keypoints" else {}
+    cfg = load(name, flags(json_file, data.images[source]), tmp_path, sigmas)
+    evaluator = Trainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
+    evaluator.reset()
+    for number in (1, 2):
+        picture = draw(number, classes=1 if case == "keypoints" else len(SHAPES))
+        found = Instances(picture.semantic.shape)
+        boxes = torch.tensor([item["bbox"] for item in picture.annotations])
+        boxes[:, 2:] += boxes[:, :2]
+        found.pred_boxes = Boxes(boxes + 2 * number)
+        found.scores = torch.tensor([0.9, 0.8]) / number
+        found.pred_classes = torch.tensor([item["category_id"] for item in picture.annotations])
+        if case == "keypoints":
+            points = torch.tensor([item["keypoints"] for item in picture.annotations]).reshape(2, -1, 3)
+            found.pred_keypoints = points + torch.tensor([2.0 * number, 0, 0])
+        else:
+            codes = [masks.frPyObjects(item["segmentation"], *found.image_size) for item in picture.annotations]
+            shapes = np.stack([masks.decode(masks.merge(code)) for code in codes])
+            found.pred_masks = torch.from_numpy(np.roll(shapes, 2 * number, axis=2)).bool()
+        evaluator.process([{"image_id": number}], [{"instances": found}])
+    returned = evaluator.evaluate()
+    assert list(returned) == tasks
+    for task in tasks:
+        expected = reference(json_file, tmp_path / "inference" / "coco_instances_results.json", task)
+        assert 10 < expected[0] < 95
+        for metric, value in zip(METRICS[task], expected, strict=False):
+            assert returned[task][metric] == pytest.approx(value if value >= 0 else np.nan, abs=1e-6, nan_ok=True)
+
+
+def test_nothing_found_has_no_ap_of_masks_either(data, tmp_path) -> None:
+    cfg = load(
+        "mask_rcnn_fpn",
+        flags(data.things, data.images["things"]),
+        tmp_path,
+        {"SOLVER.MAX_ITER": 1, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 1.0},
+    )
+    train(cfg)
+    results = json.loads((tmp_path / "inference" / "results.json").read_text())
+    assert set(results["bbox"].values()) == set(results["segm"].values()) == {None}
+
+
+def test_keypoints_are_known_as_detectron2_knows_its_own(data, tmp_path) -> None:
+    """A person's own copy of COCO's category gives the metadata that detectron2 has built in, and its sigmas do."""
+    own, builtin = tmp_path / "persons.json", MetadataCatalog.get("keypoints_coco_2017_val")
+    names = list(builtin.keypoint_names)
+    content = json.loads(data.kites.read_text())
+    content["categories"] = [{"id": 10, "name": "person", "keypoints": names, "skeleton": [[16, 14], [14, 12]]}]
+    for annotation in content["annotations"]:
+        annotation |= {"keypoints": [*annotation["keypoints"], *[0] * 39]}
+    own.write_text(json.dumps(content))
+    cfg = load("keypoint_rcnn", flags(own, data.images["kites"]), tmp_path / "run")
+    assert cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == 17
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    assert metadata.keypoint_names == names
+    assert sorted(metadata.keypoint_flip_map) == sorted(builtin.keypoint_flip_map)
+    assert [rule[:2] for rule in metadata.keypoint_connection_rules] == [
+        ("left_ankle", "left_knee"),
+        ("left_knee", "left_hip"),
+    ]
+    # And the run's own config evaluates it where the training data is gone.
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(cfg.dump())
+    arguments = ["--eval-only", "--config-file", str(tmp_path / "run" / "config.yaml")]
+    arguments += [
+        *flags(own, data.images["kites"])[4:],
+        "MODEL.WEIGHTS",
+        str(own),
+        "OUTPUT_DIR",
+        str(tmp_path / "other"),
+    ]
+    MetadataCatalog.pop(cfg.DATASETS.TRAIN[0])
+    assert load_config(argument_parser().parse_args(arguments)).DATASETS.TEST == cfg.DATASETS.TEST
