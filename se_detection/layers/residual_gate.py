@@ -111,7 +111,8 @@ def _backward(
     d = torch.ops.aten.threshold_backward(grad, out, 0)
     product = kept * d if is_residual else (out - kept).mul_(d)
     total = product.sum(dim=(2, 3), keepdim=True, dtype=torch.promote_types(product.dtype, torch.float32))
-    return d, d * gate, total
+    # In place: a map of its own costs more than its values.
+    return d, torch.mul(d, gate, out=product), total
 
 
 def _kernels_for(x: Tensor) -> ModuleType | None:
