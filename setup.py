@@ -37,7 +37,11 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["se_detection", "se_detection.*"]),
-    package_data={"se_detection": ["py.typed"], "se_detection.report": ["templates/*"]},
+    package_data={
+        "se_detection": ["py.typed"],
+        "se_detection.report": ["templates/*"],
+        "se_detection.serve": ["templates/*"],
+    },
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         # No lower bound: pip must not replace the torch that an installed detectron2 was compiled for.
@@ -47,6 +51,7 @@ setup(
         "timm",
         "jinja2>=3.1",
         "markupsafe",
+        "werkzeug>=3.1",
         "tqdm",
         # What detectron2 imports: its pinned wheel is installed without its own list, which asks for numpy<2.
         "fvcore>=0.1.5.post20221221",

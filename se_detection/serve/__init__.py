@@ -1,0 +1,7 @@
+"""A page in the browser to try one or two trained detectors on pictures of one's own."""
+
+from .app import TryPage
+from .detectors import Detectors
+from .server import serve
+
+__all__ = ["Detectors", "TryPage", "serve"]

@@ -1,0 +1,183 @@
+"use strict";
+{
+  const byId = id => document.getElementById(id);
+  const settings = JSON.parse(byId("main").dataset.settings);
+  const slider = byId("score");
+  // One picture is sent after the other.
+  let queue = Promise.resolve();
+  let waiting = 0;
+
+  const make = (tag, properties = {}, ...children) => {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+  };
+
+  const fail = message => byId("errors").append(make("li", {}, message));
+
+  const send = async (path, file) => {
+    let response;
+    try {
+      const headers = {"Content-Type": "application/octet-stream"};
+      response = await fetch(path, {method: "POST", headers, body: file});
+    } catch {
+      throw new Error("it could not be sent; is the program that serves this page still running?");
+    }
+    const content = await response.json().catch(() => ({}));
+    if (response.ok) return content;
+    throw new Error(content.error ?? `the server failed (${response.status}); its terminal says why`);
+  };
+
+  // Black or white, whichever has more contrast (WCAG's relative luminance).
+  const ink = colour => {
+    const parts = colour.match(/\d+/g).map(part => part / 255);
+    const linear = parts.map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    const light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+    return (light + 0.05) ** 2 > 1.05 * 0.05 ? "#000" : "#fff";
+  };
+
+  const drawBox = (found, answer) => {
+    const [left, top, right, bottom] = found.box;
+    const colour = settings.colours[found.class];
+    const label = make("span", {}, `${found.class} ${found.score.toFixed(2)}`);
+    Object.assign(label.style, {background: colour, color: ink(colour)});
+    const box = make("div", {className: "box"}, label);
+    box.classList.toggle("low", top < 0.05 * answer.height);
+    box.classList.toggle("far", left > 0.8 * answer.width);
+    const percent = (length, whole) => `${100 * length / whole}%`;
+    Object.assign(box.style, {
+      left: percent(left, answer.width), width: percent(right - left, answer.width),
+      top: percent(top, answer.height), height: percent(bottom - top, answer.height), borderColor: colour,
+    });
+    return box;
+  };
+
+  const drawTable = (boxes, name) => {
+    const columns = ["class", "score", "left", "top", "right", "bottom"];
+    const head = make("tr", {}, ...columns.map(text => make("th", {scope: "col"}, text)));
+    const rows = boxes.map(({class: kind, score, box}) => make(
+      "tr", {}, make("th", {scope: "row"}, kind), make("td", {}, score.toFixed(3)),
+      ...box.map(place => make("td", {}, place.toFixed(1))),
+    ));
+    const caption = make("caption", {}, `What ${name} finds, in pixels`);
+    const table = make("table", {}, caption, make("thead", {}, head), make("tbody", {}, ...rows));
+    return {rows, details: make("details", {}, make("summary", {}, "As a table"), table)};
+  };
+
+  const gatesButton = (number, file, said) => {
+    const {name} = settings.runs[number];
+    const button = make("button", {type: "button"}, `What the gates of ${name} do`);
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      try {
+        const {picture, images} = await send(`/gates/${number}`, file);
+        const text = `Where ${name}’s gates make features stronger (red) and weaker (blue) than their mean over ${images} pictures does`;
+        button.replaceWith();
+        said.replaceChildren(text, make("img", {className: "map", src: picture, alt: text}));
+      } catch (error) {
+        button.disabled = false;
+        button.focus();
+        said.textContent = error.message;
+      }
+    });
+    return button;
+  };
+
+  const drawRun = (answer, number, file) => {
+    const {boxes, seconds} = answer.runs[number];
+    const {name, gates} = settings.runs[number];
+    const image = make("img", {src: answer.picture, width: answer.width, height: answer.height, alt: ""});
+    // The surest is drawn last, above the others.
+    const drawn = boxes.map(found => drawBox(found, answer));
+    const frame = make("div", {className: "frame"}, image, ...drawn.toReversed());
+    const title = make("strong", {}, name);
+    const count = make("ul", {className: "count"});
+    const table = drawTable(boxes, name);
+    const said = make("div", {className: "said", role: "status"});
+    const below = make("div", {className: "below"}, ...gates ? [gatesButton(number, file, said)] : [], said, table.details);
+    const caption = make("figcaption", {}, title, `, ${(1000 * seconds).toFixed(0)} ms`, count);
+    const figure = make("figure", {}, caption, frame, below);
+    figure.show = least => {
+      const counts = new Map();
+      boxes.forEach((found, place) => {
+        const hidden = found.score < least;
+        drawn[place].hidden = table.rows[place].hidden = hidden;
+        if (!hidden) counts.set(found.class, (counts.get(found.class) ?? 0) + 1);
+      });
+      const items = [...counts].sort().map(([kind, many]) => {
+        const swatch = make("span", {className: "swatch"});
+        swatch.style.background = settings.colours[kind];
+        return make("li", {}, swatch, `${kind} ${many}`);
+      });
+      const total = boxes.filter(found => found.score >= least).length;
+      count.replaceChildren(make("li", {className: "total"}, total === 1 ? "1 box" : `${total} boxes`), ...items);
+      image.alt = `${file.name} with ${count.firstChild.textContent} of ${name}`;
+      return total;
+    };
+    return figure;
+  };
+
+  const show = () => {
+    const least = Number(slider.value);
+    byId("least").value = least.toFixed(2);
+    for (const figure of document.querySelectorAll(".runs > figure")) figure.show(least);
+  };
+
+  const addPicture = (answer, file) => {
+    const figures = answer.runs.map((_, number) => drawRun(answer, number, file));
+    const remove = make("button", {type: "button", ariaLabel: `Remove ${file.name}`}, "Remove");
+    const size = make("span", {}, `${answer.width} × ${answer.height}`);
+    const top = make("div", {className: "top"}, make("h2", {}, `${file.name} `, size), remove);
+    const runs = make("div", {className: figures.length > 1 ? "runs two" : "runs"}, ...figures);
+    const section = make("section", {className: "picture", ariaLabel: file.name}, top, runs);
+    remove.addEventListener("click", () => {
+      section.remove();
+      byId("files").focus();
+      byId("status").textContent = `${file.name} is removed.`;
+    });
+    byId("pictures").prepend(section);
+    const totals = figures.map(figure => figure.show(Number(slider.value)));
+    const said = totals.map((total, number) => `${settings.runs[number].name} finds ${total}`);
+    byId("status").textContent = `${file.name}: ${said.join(", ")}.`;
+  };
+
+  const detect = async file => {
+    byId("status").textContent = `${file.name}: it is looked at …`;
+    try {
+      if (file.size > settings.mebibytes * 2 ** 20) {
+        throw new Error(`the file is larger than ${settings.mebibytes} MiB; send a smaller one`);
+      }
+      addPicture(await send("/detect", file), file);
+    } catch (error) {
+      byId("status").textContent = "";
+      fail(`${file.name}: ${error.message}`);
+    }
+    waiting -= 1;
+  };
+
+  const add = files => {
+    byId("errors").replaceChildren();
+    const room = settings.pictures - waiting - byId("pictures").children.length;
+    const taken = [...files].slice(0, Math.max(room, 0));
+    const left = files.length - taken.length;
+    if (left) fail(`${left} left out: the page has room for ${settings.pictures} pictures; remove some first`);
+    waiting += taken.length;
+    for (const file of taken) queue = queue.then(() => detect(file));
+  };
+
+  slider.addEventListener("input", show);
+  // The browser may remember what it was before the page was loaded anew.
+  show();
+  byId("files").addEventListener("change", event => {
+    add(event.target.files);
+    event.target.value = "";
+  });
+  const over = on => document.querySelector(".drop").classList.toggle("over", on);
+  document.addEventListener("dragover", event => { event.preventDefault(); over(true); });
+  document.addEventListener("dragleave", () => over(false));
+  document.addEventListener("drop", event => {
+    event.preventDefault();
+    over(false);
+    add(event.dataTransfer.files);
+  });
+}
