@@ -36,6 +36,7 @@ LONGEST = (
     "pretrain/test_trainer.py",
     "backbone/test_configurations.py",
     "evaluation/test_html_report.py",
+    "serve/test_page.py",
     "engine/test_tensorboard.py",
     "engine/test_trainer.py",
 )

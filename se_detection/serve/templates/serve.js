@@ -3,6 +3,7 @@
   const byId = id => document.getElementById(id);
   const settings = JSON.parse(byId("main").dataset.settings);
   const slider = byId("score");
+  const status = byId("status");
   // One picture is sent after the other.
   let queue = Promise.resolve();
   let waiting = 0;
@@ -13,7 +14,14 @@
     return element;
   };
 
-  const fail = message => byId("errors").append(make("li", {}, message));
+  // A name's marks turn no other text around.
+  const say = (target, name, message) => target.replaceChildren(make("bdi", {}, name), message);
+
+  const fail = (name, message) => {
+    const line = make("p");
+    say(line, name, message);
+    byId("errors").append(line);
+  };
 
   const send = async (path, file) => {
     let response;
@@ -21,7 +29,7 @@
       const headers = {"Content-Type": "application/octet-stream"};
       response = await fetch(path, {method: "POST", headers, body: file});
     } catch {
-      throw new Error("it could not be sent; is the program that serves this page still running?");
+      throw new Error("it could not be sent; is it a file, and does the program that serves this page still run?");
     }
     const content = await response.json().catch(() => ({}));
     if (response.ok) return content;
@@ -39,17 +47,18 @@
   const drawBox = (found, answer) => {
     const [left, top, right, bottom] = found.box;
     const colour = settings.colours[found.class];
-    const label = make("span", {}, `${found.class} ${found.score.toFixed(2)}`);
-    Object.assign(label.style, {background: colour, color: ink(colour)});
-    const box = make("div", {className: "box"}, label);
-    box.classList.toggle("low", top < 0.05 * answer.height);
-    box.classList.toggle("far", left > 0.8 * answer.width);
+    const text = make("span", {}, `${found.class} ${found.score.toFixed(2)}`);
+    Object.assign(text.style, {background: colour, color: ink(colour)});
     const percent = (length, whole) => `${100 * length / whole}%`;
+    const label = make("div", {className: "label"}, text);
+    label.style.setProperty("--left", percent(left, answer.width));
+    label.style.setProperty("--top", percent(top, answer.height));
+    const box = make("div", {className: "box"});
     Object.assign(box.style, {
       left: percent(left, answer.width), width: percent(right - left, answer.width),
       top: percent(top, answer.height), height: percent(bottom - top, answer.height), borderColor: colour,
     });
-    return box;
+    return make("div", {}, box, label);
   };
 
   const drawTable = (boxes, name) => {
@@ -64,20 +73,25 @@
     return {rows, details: make("details", {}, make("summary", {}, "As a table"), table)};
   };
 
-  const gatesButton = (number, file, said) => {
+  const gatesButton = (number, file, map) => {
     const {name} = settings.runs[number];
     const button = make("button", {type: "button"}, `What the gates of ${name} do`);
     button.addEventListener("click", async () => {
-      button.disabled = true;
+      // Without `disabled`, which takes the focus away.
+      if (button.ariaDisabled) return;
+      button.ariaDisabled = "true";
+      map.textContent = `The gates of ${name} are looked at …`;
       try {
         const {picture, images} = await send(`/gates/${number}`, file);
         const text = `Where ${name}’s gates make features stronger (red) and weaker (blue) than their mean over ${images} pictures does`;
-        button.replaceWith();
-        said.replaceChildren(text, make("img", {className: "map", src: picture, alt: text}));
+        const image = make("img", {src: picture, alt: text});
+        map.replaceChildren(text, make("div", {className: "wide", tabIndex: 0, role: "region", ariaLabel: `Gates of ${name}`}, image));
+        const focused = [button, document.body].includes(document.activeElement);
+        button.remove();
+        if (focused) map.focus();
       } catch (error) {
-        button.disabled = false;
-        button.focus();
-        said.textContent = error.message;
+        button.ariaDisabled = null;
+        map.textContent = error.message;
       }
     });
     return button;
@@ -90,13 +104,15 @@
     // The surest is drawn last, above the others.
     const drawn = boxes.map(found => drawBox(found, answer));
     const frame = make("div", {className: "frame"}, image, ...drawn.toReversed());
+    frame.style.setProperty("--shape", answer.width / answer.height);
     const title = make("strong", {}, name);
     const count = make("ul", {className: "count"});
     const table = drawTable(boxes, name);
-    const said = make("div", {className: "said", role: "status"});
-    const below = make("div", {className: "below"}, ...gates ? [gatesButton(number, file, said)] : [], said, table.details);
+    const map = make("div", {className: "map", role: "status", tabIndex: -1});
+    const below = make("div", {}, ...gates ? [gatesButton(number, file, map)] : [], table.details);
     const caption = make("figcaption", {}, title, `, ${(1000 * seconds).toFixed(0)} ms`, count);
     const figure = make("figure", {}, caption, frame, below);
+    figure.map = map;
     figure.show = least => {
       const counts = new Map();
       boxes.forEach((found, place) => {
@@ -127,30 +143,31 @@
     const figures = answer.runs.map((_, number) => drawRun(answer, number, file));
     const remove = make("button", {type: "button", ariaLabel: `Remove ${file.name}`}, "Remove");
     const size = make("span", {}, `${answer.width} × ${answer.height}`);
-    const top = make("div", {className: "top"}, make("h2", {}, `${file.name} `, size), remove);
+    const top = make("div", {className: "top"}, make("h2", {}, make("bdi", {}, file.name), " ", size), remove);
     const runs = make("div", {className: figures.length > 1 ? "runs two" : "runs"}, ...figures);
-    const section = make("section", {className: "picture", ariaLabel: file.name}, top, runs);
+    const section = make("section", {className: "picture", ariaLabel: file.name}, top, runs, ...figures.map(figure => figure.map));
     remove.addEventListener("click", () => {
+      const next = section.nextElementSibling ?? section.previousElementSibling;
       section.remove();
-      byId("files").focus();
-      byId("status").textContent = `${file.name} is removed.`;
+      (next?.querySelector("button") ?? byId("files")).focus();
+      say(status, file.name, " is removed.");
     });
     byId("pictures").prepend(section);
     const totals = figures.map(figure => figure.show(Number(slider.value)));
     const said = totals.map((total, number) => `${settings.runs[number].name} finds ${total}`);
-    byId("status").textContent = `${file.name}: ${said.join(", ")}.`;
+    say(status, file.name, `: ${said.join(", ")}.`);
   };
 
   const detect = async file => {
-    byId("status").textContent = `${file.name}: it is looked at …`;
+    say(status, file.name, waiting > 1 ? ` is looked at, ${waiting - 1} to follow …` : " is looked at …");
     try {
       if (file.size > settings.mebibytes * 2 ** 20) {
         throw new Error(`the file is larger than ${settings.mebibytes} MiB; send a smaller one`);
       }
       addPicture(await send("/detect", file), file);
     } catch (error) {
-      byId("status").textContent = "";
-      fail(`${file.name}: ${error.message}`);
+      say(status, file.name, " is left out.");
+      fail(file.name, `: ${error.message}`);
     }
     waiting -= 1;
   };
@@ -160,7 +177,7 @@
     const room = settings.pictures - waiting - byId("pictures").children.length;
     const taken = [...files].slice(0, Math.max(room, 0));
     const left = files.length - taken.length;
-    if (left) fail(`${left} left out: the page has room for ${settings.pictures} pictures; remove some first`);
+    if (left) fail(`${left} left out`, `: the page has room for ${settings.pictures} pictures; remove some first`);
     waiting += taken.length;
     for (const file of taken) queue = queue.then(() => detect(file));
   };
