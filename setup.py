@@ -36,6 +36,8 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
+    # A .pth file, not an import hook: to a script beside the checkout, the checkout would else be the package.
+    package_dir={"": "."},
     packages=find_packages(include=["se_detection", "se_detection.*"]),
     package_data={
         "se_detection": ["py.typed"],

@@ -46,7 +46,8 @@ def read_yaml(path: Path | str) -> Any:
     except yaml.constructor.ConstructorError as error:
         raise UserError(
             f"{path}: it makes Python objects ({error.problem}), and no code is run from a config; write the values "
-            "out, or run detectron2's own tools/train_net.py with DETECTRON2_ENV_MODULE=se_detection.env"
+            "out, or if you trust it, run detectron2's own tools/train_net.py with "
+            "DETECTRON2_ENV_MODULE=se_detection.env"
         ) from error
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
@@ -62,6 +63,8 @@ def check_yaml_config(path: str) -> None:
 
 
 def _check_config(path: str, above: tuple[str, ...], read: list[str]) -> None:
+    if path.endswith(".py"):
+        raise UserError(f"{path} is a lazy config; detectron2's own tools/lazyconfig_train_net.py trains those")
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no config: it has no keys with values")

@@ -265,6 +265,8 @@ def test_bases_may_lie_anywhere(tmp_path) -> None:
     [
         (["MODEL.SE.REDUCTION"], "no pairs of KEY and VALUE"),
         (["MODEL.SE.REDUCTION", "8", "SEED"], "no pairs of KEY and VALUE"),
+        (["SEED", "1", "--resume"], "--resume: flags stand before the first KEY VALUE"),
+        (["SEED", "1", "--num-gpus", "2"], "--num-gpus: flags stand before the first KEY VALUE"),
         (["MODEL.SE.REDUCTION", "-" * 100_000 + "1"], "MODEL.SE.REDUCTION"),
         (["MODEL.WEIGHTS.x", "1"], "config overrides: MODEL.WEIGHTS.x '1'"),
         (["MODEL", "1"], "config overrides: MODEL '1'"),

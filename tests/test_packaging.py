@@ -34,13 +34,20 @@ def test_the_wheel_brings_its_configs_and_nothing_named_tools(tmp_path) -> None:
     top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
     assert top == {"se_detection"}
     assert (installed / "se_detection" / "py.typed").is_file()
-    assert (installed / "se_detection" / "report" / "templates" / "page.html.jinja").is_file()
+    for template in ("report/templates/page.html.jinja", "serve/templates/serve.html.jinja"):
+        assert (installed / "se_detection" / template).is_file()
     code = "import se_detection; print(se_detection.__file__, *se_detection.model_zoo.names(), sep='\\n')"
     done = python(tmp_path, code, PYTHONPATH=str(installed))
     assert done.returncode == 0, done.stderr
     file, *names = done.stdout.splitlines()
     assert Path(file).parent == installed / "se_detection"
     assert names == model_zoo.names()
+
+
+def test_a_folder_of_the_checkouts_name_is_not_taken_for_the_package(tmp_path) -> None:
+    (tmp_path / "se_detection").mkdir()
+    done = python(tmp_path, "import se_detection; print(se_detection.__file__)")
+    assert done.stdout.strip() == str(REPOSITORY / "se_detection" / "__init__.py")
 
 
 def test_without_detectron2_the_message_says_how_to_get_it(tmp_path) -> None:

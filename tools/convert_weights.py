@@ -5,6 +5,7 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from se_detection.checkpoint import SOURCES, convert_input
+from se_detection.checkpoint.converted import check_target
 from se_detection.checkpoint.verify import SIZES, TOLERANCE, relative_errors
 from se_detection.errors import UserError, run_tool
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--verify", action="store_true", help="compare with timm's network on random images, first")
     args = parser.parse_args()
 
+    check_target(args.output)
     converted = convert_input(args.input, args.source, depth=args.depth)
     print(f"The weights assume: {converted.layout}")
     if args.verify:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prepares COCO-format data: minival from val2014, a health check before training, a sample for trials."""
+"""Prepares COCO-format data: minival from val2014, a health check before training, a sample or a split."""
 
 import sys
 
@@ -12,7 +12,7 @@ from se_detection.data.output import check_output, write_json
 from se_detection.data.sample import sample_coco
 from se_detection.data.split import decode_images, read_split, read_splits
 from se_detection.engine.config import check_backbone, read_config
-from se_detection.errors import run_tool
+from se_detection.errors import UserError, run_tool
 
 
 def main() -> None:
@@ -23,11 +23,19 @@ def main() -> None:
         print("Written:", *written, sep="\n  ")
     elif args.command == "sample":
         check_output(args.output, inputs=[args.json_file], overwrite=args.overwrite)
-        chosen = sample_coco(args.json_file, args.count, args.seed)
-        write_json(args.output, chosen.content)
-        images, boxes = len(chosen.content["images"]), len(chosen.content["annotations"])
-        lost = f"not among them, as there are too few: {', '.join(chosen.lost)}" if chosen.lost else "every class"
-        print(f"Written: {args.output} ({images} images, {boxes} annotations; {lost})")
+        if args.rest:
+            check_output(args.rest, inputs=[args.json_file, args.output], overwrite=args.overwrite)
+        sample, rest = sample_coco(args.json_file, args.count, args.seed)
+        if args.rest and not rest.content["images"]:
+            raise UserError(
+                f"--count {args.count}: {args.json_file} has no more, so --rest is empty; give a lower number"
+            )
+        for path, part, why in ((args.output, sample, "too few images"), (args.rest, rest, "all are in the sample")):
+            if path:
+                write_json(path, part.content)
+                images, boxes = len(part.content["images"]), len(part.content["annotations"])
+                lost = f"without any of ({why}): {', '.join(part.lost)}" if part.lost else "every class"
+                print(f"Written: {path} ({images} images, {boxes} annotations; {lost})")
     else:
         read = [args.json_file, *args.against]
         if args.fix:

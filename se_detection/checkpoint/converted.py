@@ -95,10 +95,7 @@ class Converted:
         Raises:
             UserError: the file is there already, can't be written, or has another suffix.
         """
-        if path.suffix not in SUFFIXES:
-            raise UserError(f"{path}: the name must end with {' or '.join(SUFFIXES)}")
-        if path.exists():
-            raise UserError(f"{path} is there already; remove it, or choose another name")
+        check_target(path)
         layout = self.layout.to_dict()
         # Tensors that the other project's layers share memory with, or that lie in another order, are copied here.
         weights = {
@@ -112,3 +109,17 @@ class Converted:
                 torch.save(content | {"__author__": f"converted from {self.layout.source}"}, path)
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path} can't be written: {error}") from error
+
+
+def check_target(path: Path) -> None:
+    """Whether :meth:`Converted.save` may write a file, before anything is fetched or computed for it.
+
+    Raises:
+        UserError: it is there already, has another suffix, or there is no such folder.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: the name must end with {' or '.join(SUFFIXES)}")
+    if path.exists():
+        raise UserError(f"{path} is there already; remove it, or choose another name")
+    if not path.parent.is_dir():
+        raise UserError(f"{path} can't be written: there is no folder {path.parent}; make it, or choose another")

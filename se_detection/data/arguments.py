@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..model_zoo import get_config_file
 
-DESCRIPTION = "Prepares COCO-format data: minival from val2014, a health check before training, a sample for trials."
+DESCRIPTION = "Prepares COCO-format data: minival from val2014, a health check before training, a sample or a split."
 MINIVAL = """
 example:
   $ tools/prepare_coco.py minival --val2014 instances_val2014.json --val2017 instances_val2017.json
@@ -18,7 +18,7 @@ example:
 """
 SAMPLE = """
 example:
-  $ tools/prepare_coco.py sample train.json --count 200 --output train_200.json
+  $ tools/prepare_coco.py sample all.json --count 200 --output val.json --rest train.json
 """
 
 
@@ -76,6 +76,7 @@ def argument_parser() -> ArgumentParser:
     sample.add_argument("json_file", type=Path, metavar="JSON", help="annotations in COCO's format")
     sample.add_argument("--count", type=int, required=True, metavar="N", help="how many images")
     sample.add_argument("--output", type=Path, required=True, metavar="FILE", help="the sample's annotations")
+    sample.add_argument("--rest", type=Path, metavar="FILE", help="write those of all other images there")
     sample.add_argument(
         "--seed", type=int, default=0, metavar="S", help="another one gives another sample (default: 0)"
     )

@@ -1,4 +1,4 @@
-"""A small subset of a data set, for quick trials, that shows the same classes in the same proportions.
+"""A subset of a data set that shows the same classes in the same proportions: for a quick trial, or a split in two.
 
 The images are chosen by iterative stratification: the rarest class first, its images go to the side that lacks most of
 it (Sechidis, Tsoumakas and Vlahavas, On the Stratification of Multi-Label Data, ECML PKDD 2011, algorithm 1).
@@ -18,15 +18,15 @@ from .coco_format import ANNOTATION, ID, Content, category_names, check_entries,
 Labels = dict[int, set[int] | set[None]]
 
 
-class Sample(NamedTuple):
-    """A subset's content, and the names of the classes that it lacks although the whole has them."""
+class Part(NamedTuple):
+    """A part's content, and the names of the classes that it lacks although the whole has them."""
 
     content: Content
     lost: list[str]
 
 
-def sample_coco(json_file: Path, count: int, seed: int = 0) -> Sample:
-    """`count` of a file's images with their annotations; ids, categories and all other keys stay as they are.
+def sample_coco(json_file: Path, count: int, seed: int = 0) -> tuple[Part, Part]:
+    """`count` of a file's images with their annotations, and the rest; ids, categories and all other keys stay.
 
     The same file, count and seed give the same sample.
 
@@ -48,14 +48,15 @@ def sample_coco(json_file: Path, count: int, seed: int = 0) -> Sample:
         if not annotation.get("iscrowd"):
             classes[annotation["image_id"]].add(annotation["category_id"])
     chosen = choose(classes, count, seed)
-    seen = set().union(*(classes[id_] for id_ in chosen))
-    lost = [categories[id_] for id_ in sorted(set().union(*classes.values()) - seen)]
-    sample = {
-        **content,
-        "images": [image for image in content["images"] if image["id"] in chosen],
-        "annotations": [annotation for annotation in annotations if annotation["image_id"] in chosen],
-    }
-    return Sample(sample, lost)
+
+    def part(kept: set[int]) -> Part:
+        seen = set().union(*(classes[id_] for id_ in kept))
+        lost = [categories[id_] for id_ in sorted(set().union(*classes.values()) - seen)]
+        images = [image for image in content["images"] if image["id"] in kept]
+        theirs = [annotation for annotation in annotations if annotation["image_id"] in kept]
+        return Part({**content, "images": images, "annotations": theirs}, lost)
+
+    return part(chosen), part(ids - chosen)
 
 
 def choose(classes: Mapping[int, set[int]], count: int, seed: int = 0) -> set[int]:

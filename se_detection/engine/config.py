@@ -81,6 +81,8 @@ def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNod
         cfg.merge_from_file(config_file, allow_unsafe=False)
     except UNMERGEABLE as error:
         raise UserError(f"{config_file}: {_explain(error, defaults)}") from error
+    if flag := next((word for word in overrides[::2] if word.startswith("--")), None):
+        raise UserError(f"config overrides: {flag[:300]}: flags stand before the first KEY VALUE")
     if len(overrides) % 2:
         raise UserError(f"config overrides: {shlex.join(overrides)[:300]}: these are no pairs of KEY and VALUE")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
@@ -180,8 +182,10 @@ def check_model(cfg: CfgNode) -> None:
     on_meta.MODEL.DEVICE = "meta"
     with torch.device("meta"), explained(f"this {cfg.MODEL.META_ARCHITECTURE}"):
         model = build_model(on_meta)
-        build_lr_scheduler(cfg, build_optimizer(cfg, model))
+        optimizer = build_optimizer(cfg, model)
     check_memory(model)
+    with explained("the schedule of SOLVER.LR_SCHEDULER_NAME, MAX_ITER, STEPS and WARMUP_ITERS"):
+        build_lr_scheduler(cfg, optimizer)
     # What detectron2 says of its GeneralizedRCNNWithTTA in assertions, or stumbles over, when the training is over.
     boxes_or_masks = isinstance(model, GeneralizedRCNN) and not isinstance(model, PanopticFPN)
     if cfg.TEST.AUG.ENABLED and (not boxes_or_masks or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS):

@@ -103,6 +103,9 @@ class Trainer(DefaultTrainer):
         self.agreement = Agreement()
         self.stop = StopRequest(self.agreement)
         self.guard = LossGuard(cfg, self.agreement)
+        if comm.is_main_process():
+            # As the tools have done; a program of one's own may not have.
+            Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
         self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, "metrics.json"))
 
         module = self.build_model(cfg)

@@ -75,16 +75,9 @@ def make_splits(study: Study, data: Data, folder: Path) -> dict[str, Split]:
         )
     folder.mkdir(parents=True, exist_ok=True)
     both = folder / "both.json"
-    write_json(both, sample_coco(data.train_json, count + study.tuning_pictures).content)
-    chosen = sample_coco(both, count).content
-    write_json(train, chosen)
-    ids = {image["id"] for image in chosen["images"]}
-    content = json.loads(both.read_text(encoding="utf-8"))
-    rest = {
-        **content,
-        "images": [image for image in content["images"] if image["id"] not in ids],
-        "annotations": [item for item in content["annotations"] if item["image_id"] not in ids],
-    }
-    write_json(tuning, rest)
+    write_json(both, sample_coco(data.train_json, count + study.tuning_pictures)[0].content)
+    chosen, rest = sample_coco(both, count)
+    write_json(train, chosen.content)
+    write_json(tuning, rest.content)
     both.unlink()
     return splits

@@ -58,7 +58,7 @@ def run_study(
     records = read_records(results, study)
     known = [record for kept in records.values() for record in kept.values()]
     if known and known[0]["data_digest"] != digest:
-        raise UserError(f"{results} has records of other data; name the same, or give the study another NAME")
+        raise UserError(f"{results} has records of other data; name the same, or another --results")
     rates: dict[str, dict[float, float | None]] = {
         name: {float(rate): ap for rate, ap in next(iter(kept.values()))["learning_rate_trials"].items()}
         for name, kept in records.items()
@@ -104,6 +104,7 @@ def run_study(
     if missing and not times_file(results, study).is_file():
         _say("measuring time: the arms in turn")
         measure_times(study, splits["val"], times_file(results, study), command)
+    _say(f"{study.name}: no run is missing; tools/study.py report makes the tables of {results}")
 
 
 def best_rate(arm: str, trials: Mapping[float, float | None]) -> float:

@@ -80,6 +80,22 @@ def test_inputs_that_are_none(tmp_path, monkeypatch, name, source, message) -> N
         convert_input(name, source)
 
 
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("there.pth", "there.pth is there already"),
+        ("out.txt", "out.txt: the name must end with .pth or .safetensors"),
+        ("none/out.pth", "none/out.pth can't be written: there is no folder none"),
+    ],
+)
+def test_where_to_write_is_looked_at_first(tmp_path, monkeypatch, run_script, capsys, output, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.pth").touch()
+    with pytest.raises(SystemExit):
+        run_script("convert_weights.py", "missing.pth", "--source", "timm", "--output", output)
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
 def test_plain_weights_in_an_se_config_need_a_word(tmp_path, resnet18) -> None:
     for split in ("train", "val"):
         make_toy_dataset(tmp_path, split=split, count=4)

@@ -169,13 +169,15 @@ def test_health_and_fix(tally, fixes, images, cfg, tmp_path, data) -> None:
 @given(data=damaged(CONTENT), count=st.integers(-1, 4))
 def test_sample(tally, tmp_path, data, count) -> None:
     json_file = write(tmp_path, data)
-    sample = tally.refused(sample_coco, json_file, count)
-    if sample is None:
+    parts = tally.refused(sample_coco, json_file, count)
+    if parts is None:
         return
-    write_json(tmp_path / "sample.json", sample.content)
-    whole, part = (index(tmp_path / name) for name in ("set.json", "sample.json"))
-    assert len(part.imgs) == count
-    assert part.anns == {key: whole.anns[key] for key in whole.anns if whole.anns[key]["image_id"] in part.imgs}
+    whole = index(tmp_path / "set.json")
+    for name, part, size in zip(("sample", "rest"), parts, (count, len(whole.imgs) - count), strict=True):
+        write_json(tmp_path / f"{name}.json", part.content)
+        found = index(tmp_path / f"{name}.json")
+        assert len(found.imgs) == size
+        assert found.anns == {key: whole.anns[key] for key in whole.anns if whole.anns[key]["image_id"] in found.imgs}
 
 
 @pytest.mark.parametrize("tally", ["image ids of minival"], indirect=True)

@@ -86,6 +86,14 @@ def test_check_and_fix_as_a_user_would_run_them(data_set, run_tool) -> None:
         (["check", "set.json", "images", "--config-file", "none.yaml"], "--config-file none.yaml: there is no such"),
         (["sample", "set.json", "--count", "99", "--output", "a.json"], "--count 99: set.json has 12 images"),
         (["sample", "set.json", "--count", "3", "--output", "set.json"], "set.json is both read and written"),
+        (["sample", "set.json", "--count", "3", "--output", "a", "--rest", "set.json"], "set.json is both read and"),
+        (["sample", "set.json", "--count", "3", "--output", "a", "--rest", "a"], "a is both read and written"),
+        (
+            ["sample", "set.json", "--count", "3", "--output", "a", "--rest", "there.json"],
+            "there.json is there already",
+        ),
+        (["sample", "set.json", "--count", "3", "--output", "a", "--rest", "no/b"], "no/b: there is no folder no"),
+        (["sample", "set.json", "--count", "12", "--output", "a", "--rest", "b"], "--count 12: set.json has no more"),
         (["minival", "--val2014", "set.json", "--val2017", "set.json"], "set.json: 12 images instead of val2017's"),
     ],
 )
@@ -170,7 +178,30 @@ def test_sample(data_set, run_tool, tmp_path) -> None:
         annotation["category_id"] = 1 + index // 12
     data_set.write()
     code, out, _ = run_tool("sample", data_set.json_file, "--count", 2, "--output", tmp_path / "two.json")
-    assert "2 images, 6 annotations; not among them, as there are too few: " in out
+    assert "2 images, 6 annotations; without any of (too few images): " in out
+
+
+def test_a_sample_and_its_rest_are_a_split(data_set, run_tool, tmp_path) -> None:
+    for index, annotation in enumerate(data_set.content["annotations"]):
+        annotation["category_id"] = 1 + (index > 5) + (index > 32)
+    data_set.write()
+    val, train = tmp_path / "val.json", tmp_path / "train.json"
+    arguments = ["sample", data_set.json_file, "--count", 4, "--output", val, "--rest", train]
+    code, out, _ = run_tool(*arguments)
+    assert code == 0
+    assert out.splitlines() == [
+        f"Written: {val} (4 images, 12 annotations; every class)",
+        f"Written: {train} (8 images, 24 annotations; without any of (all are in the sample): gull)",
+    ]
+    images = {file: {image["id"] for image in json.loads(file.read_bytes())["images"]} for file in (val, train)}
+    assert images[val].isdisjoint(images[train])
+    assert images[val] | images[train] == {image["id"] for image in data_set.content["images"]}
+    before = val.read_bytes(), train.read_bytes()
+    val.unlink()
+    assert run_tool(*arguments)[0] == 2
+    assert not val.exists()
+    assert run_tool(*arguments, "--overwrite")[0] == 0
+    assert (val.read_bytes(), train.read_bytes()) == before
 
 
 def test_minival_goes_beside_val2014(tmp_path, run_tool) -> None:

@@ -91,27 +91,31 @@ def json_file(data_set):
 
 def test_all_but_images_and_annotations_stays(json_file) -> None:
     whole = json.loads(json_file.read_bytes())
-    content, lost = sample_coco(json_file, 5)
-    assert lost == []
-    assert [key for key in content if content[key] != whole[key]] == ["images", "annotations"]
-    ids = {image["id"] for image in content["images"]}
-    assert len(ids) == 5
-    assert content["images"] == [image for image in whole["images"] if image["id"] in ids]
-    assert content["annotations"] == [entry for entry in whole["annotations"] if entry["image_id"] in ids]
-    assert sample_coco(json_file, 5).content == content
-    assert any(sample_coco(json_file, 5, seed).content != content for seed in (1, 2, 3))
-    assert sample_coco(json_file, 12).content == whole
+    parts = sample_coco(json_file, 5)
+    for (content, lost), size in zip(parts, (5, 7), strict=True):
+        assert lost == []
+        assert [key for key in content if content[key] != whole[key]] == ["images", "annotations"]
+        ids = {image["id"] for image in content["images"]}
+        assert len(ids) == size
+        assert content["images"] == [image for image in whole["images"] if image["id"] in ids]
+        assert content["annotations"] == [entry for entry in whole["annotations"] if entry["image_id"] in ids]
+    of_each = [{image["id"] for image in part.content["images"]} for part in parts]
+    assert of_each[0].isdisjoint(of_each[1])
+    assert sample_coco(json_file, 5) == parts
+    assert any(sample_coco(json_file, 5, seed) != parts for seed in (1, 2, 3))
+    assert sample_coco(json_file, 12)[0].content == whole
 
 
 def test_classes_that_do_not_fit_are_named(json_file, data_set) -> None:
     for index, annotation in enumerate(data_set.content["annotations"]):
         annotation["category_id"] = 1 + index // 3 % 3
     data_set.write()
-    content, lost = sample_coco(json_file, 2)
-    shown = {annotation["category_id"] for annotation in content["annotations"]}
     names = {1: "mast", 2: "buoy", 3: "gull"}
-    assert lost == [name for id_, name in names.items() if id_ not in shown]
-    assert len(lost) == 1
+    for count, of_each in ((2, [1, 0]), (11, [0, 2])):
+        for (content, lost), size in zip(sample_coco(json_file, count), of_each, strict=True):
+            shown = {annotation["category_id"] for annotation in content["annotations"]}
+            assert lost == [name for id_, name in names.items() if id_ not in shown]
+            assert len(lost) == size
 
 
 @pytest.mark.parametrize("count", [0, -1, 13])

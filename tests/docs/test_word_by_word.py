@@ -33,7 +33,6 @@ PICTURES, KEPT_APART = 12, 5
 FOLLOWED = (
     ("docs/YOUR_DATA.md", "python tools/prepare_coco.py check my_data/all.json"),
     ("docs/YOUR_DATA.md", "python tools/prepare_coco.py sample"),
-    ("docs/YOUR_DATA.md", "import json\nfrom pathlib import Path\n\ncontent"),
     ("docs/YOUR_DATA.md", "python tools/prepare_coco.py check my_data/train.json"),
     ("docs/YOUR_DATA.md", "for arm in R SE_R; do\n  python tools/train_net.py --config-file configs/COCO-Detection"),
     ("docs/YOUR_DATA.md", "python tools/compare.py --baseline output/R"),
@@ -105,6 +104,34 @@ def test_yolos_lines_become_coco(tmp_path, monkeypatch) -> None:
     assert found["car"] == pytest.approx([0, 50, 100, 50])
 
 
+def test_vocs_xml_becomes_coco(tmp_path, monkeypatch) -> None:
+    """VOC's first pixel is 1, and its last one belongs to the box."""
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "bccd" / "BCCD"
+    for folder in ("Annotations", "ImageSets/Main"):
+        (source / folder).mkdir(parents=True)
+    boxes = {"RBC": (1, 1, 200, 100), "Platelets": (11, 21, 30, 60), "WBC": (5, 5, 5, 5)}
+    things = "".join(
+        f"<object><name>{name}</name><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax>"
+        f"<ymax>{box[3]}</ymax></bndbox></object>"
+        for name, box in boxes.items()
+    )
+    (source / "Annotations" / "a.xml").write_text(
+        f"<annotation><size><width>200</width><height>100</height></size>{things}</annotation>"
+    )
+    for split, names in (("train", "a\n"), ("val", "")):
+        (source / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
+    (block,) = (block for block in blocks("python") if "bndbox" in block.text)
+    exec(compile(block.text, block.name, "exec"), {})
+    coco = COCO(str(tmp_path / "bccd" / "train.json"))
+    assert [(image["file_name"], image["width"], image["height"]) for image in coco.imgs.values()] == [
+        ("a.jpg", 200, 100)
+    ]
+    found = {coco.cats[item["category_id"]]["name"]: item["bbox"] for item in coco.imgToAnns[1]}
+    assert found == {"RBC": [0, 0, 200, 100], "Platelets": [10, 20, 20, 40]}
+    assert not COCO(str(tmp_path / "bccd" / "val.json")).imgs
+
+
 def test_the_split_is_a_split(folder, printed) -> None:
     train, val, whole = (
         {image["id"] for image in json.loads((folder / "my_data" / f"{name}.json").read_text())["images"]}
@@ -127,6 +154,28 @@ def test_both_arms_are_trained_and_compared(folder, printed) -> None:
     assert verdict in printed
     assert verdict.split(" (")[0] in (folder / "output" / "report.html").read_text()
     assert len(list((folder / "output" / "SE_R" / "predictions" / "pictures").iterdir())) == PICTURES
+
+
+def test_a_trunk_from_outside_is_built(tmp_path) -> None:
+    """`narrow_trunk.py` and `narrow.yaml`, as far as tools/train_net.py builds it before anything is written."""
+    page = ROOT / "docs" / "ADDING_A_TRUNK.md"
+    code, config = (block.text for block in blocks("python", "yaml") if block.page == page)
+    (tmp_path / "narrow_trunk.py").write_text(code)
+    (tmp_path / "narrow.yaml").write_text(config)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (command,) = (block.text for block in blocks("bash") if "narrow_trunk.py" in block.text)
+    name, _, value = shlex.split(command)[0].partition("=")
+    words = [*shlex.split(command)[2:], "MODEL.WEIGHTS", "none.pth"]
+    done = subprocess.run(
+        [sys.executable, ROOT / words[0], *words[1:]],
+        cwd=tmp_path,
+        env={**os.environ, name: value, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # Behind the check of the backbone.
+    assert "error: MODEL.WEIGHTS: there is no file none.pth" in done.stderr
 
 
 def test_the_detector_leaves(folder, printed) -> None:

@@ -29,6 +29,8 @@ def refusal(tmp_path: Path, *arguments: str, config: str = SE) -> str:
 def test_missing_unreadable_and_broken_configs(tmp_path) -> None:
     assert f"--config-file {tmp_path}/no.yaml: there is no such file" in refusal(tmp_path, config=f"{tmp_path}/no.yaml")
     assert "there is no such file" in refusal(tmp_path, config=str(tmp_path))
+    lazy = model_zoo.get_config_file("lazy/COCO-Detection/fcos_SE_R_50_FPN_1x.py")
+    assert f"{lazy} is a lazy config; detectron2's own tools/lazyconfig_train_net.py" in refusal(tmp_path, config=lazy)
     assert "--config-file is missing" in refusal(tmp_path, config="")
     broken = tmp_path / "broken.yaml"
     for text, message in [
@@ -74,6 +76,10 @@ def test_missing_unreadable_and_broken_configs(tmp_path) -> None:
         ),
         (["MODEL.META_ARCHITECTURE", "Foo"], "this Foo can't be built: KeyError"),
         (["SOLVER.LR_SCHEDULER_NAME", "Foo"], "can't be built: ValueError: Unknown LR scheduler: Foo"),
+        (
+            ["SOLVER.STEPS", "(1,)", "SOLVER.MAX_ITER", "1"],
+            "the schedule of SOLVER.LR_SCHEDULER_NAME, MAX_ITER, STEPS and",
+        ),
         (["MODEL.RPN.IN_FEATURES", "['p9']"], "can't be built: KeyError: 'p9'"),
         (["MODEL.RESNETS.NORM", "Foo"], "build_se_resnet_fpn_backbone can't be built: KeyError: 'Foo'"),
         (["MODEL.RESNETS.DEPTH.FOO", "3"], "config overrides"),
@@ -95,6 +101,7 @@ def test_a_coco_set_that_is_not_there_names_the_path(tmp_path) -> None:
     message = refusal(tmp_path, "DATASETS.TRAIN", "('coco_2014_minival',)")
     assert "coco/annotations/instances_minival2014.json does not exist" in message
     assert "DETECTRON2_DATASETS" in message
+    assert message.endswith("; the files of 2017 have the same pictures: docs/COCO.md")
 
 
 def test_cuda_is_refused_where_there_is_none(tmp_path) -> None:

@@ -33,7 +33,6 @@ def build(tiny_flags, tmp_path):
         options = [*SMALL, "SEED", "3", "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "100", *overrides]
         flags = [*(["--resume"] if resume else []), "--config-file", config, *tiny_flags, *options]
         args = argument_parser().parse_args([*flags, "OUTPUT_DIR", str(tmp_path / name)])
-        (tmp_path / name).mkdir(exist_ok=True)
         torch.manual_seed(0)
         trainer = Trainer(load_config(args))
         trainer.resume_or_load(resume)
