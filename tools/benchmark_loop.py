@@ -11,10 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from detectron2.data import MetadataCatalog
 
 from se_detection import model_zoo
 from se_detection.benchmark.loader_memory import MemoryRow, loader_memory, memory_table
 from se_detection.benchmark.loop import (
+    CLASSES,
     OURS,
     LoopRow,
     evaluation_arms,
@@ -84,6 +86,11 @@ def main() -> None:
             if args.train_json:
                 register_coco_json("benchmark", args.train_json, args.train_images)
                 cfg.DATASETS.TRAIN = ("benchmark",)
+                if (number := len(MetadataCatalog.get("benchmark").thing_classes)) > CLASSES:
+                    raise UserError(
+                        f"--train-json {args.train_json}: it has {number} categories, and the detector of the training "
+                        f"step tells {CLASSES} apart; give data of fewer"
+                    )
             arms = loader_arms(cfg)
             if torch.cuda.is_available():
                 device, clock = "cuda", clock_of("cuda")

@@ -24,7 +24,9 @@ def main() -> None:
     elif args.command == "sample":
         check_output(args.output, inputs=[args.json_file], overwrite=args.overwrite)
         if args.rest:
-            check_output(args.rest, inputs=[args.json_file, args.output], overwrite=args.overwrite)
+            check_output(args.rest, inputs=[args.json_file], overwrite=args.overwrite)
+            if args.rest.resolve() == args.output.resolve():
+                raise UserError(f"--rest {args.rest} is --output too; choose another name for one of them")
         sample, rest = sample_coco(args.json_file, args.count, args.seed)
         if args.rest and not rest.content["images"]:
             raise UserError(

@@ -70,9 +70,9 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
     try:
         model = timm.create_model(name, pretrained=True)
     except Exception as error:  # whatever the hub's client raises: its classes change with its version
-        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{PREFIX}{name}: timm could not fetch these weights ({reason}); without a network, run "
+            f"{PREFIX}{name}: timm could not fetch these weights ({reason}); if this machine has no network, run "
             f"tools/convert_weights.py {name} --output FILE.pth where there is one, and give FILE.pth as MODEL.WEIGHTS"
         ) from error
     _check_fetched(model.pretrained_cfg.get("hf_hub_id"))

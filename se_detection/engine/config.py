@@ -81,7 +81,7 @@ def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNod
         cfg.merge_from_file(config_file, allow_unsafe=False)
     except UNMERGEABLE as error:
         raise UserError(f"{config_file}: {_explain(error, defaults)}") from error
-    if flag := next((word for word in overrides[::2] if word.startswith("--")), None):
+    if flag := next((word for word in overrides[::2] if word.startswith("--") and word != "--"), None):
         raise UserError(f"config overrides: {flag[:300]}: flags stand before the first KEY VALUE")
     if len(overrides) % 2:
         raise UserError(f"config overrides: {shlex.join(overrides)[:300]}: these are no pairs of KEY and VALUE")

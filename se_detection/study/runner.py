@@ -104,7 +104,12 @@ def run_study(
     if missing and not times_file(results, study).is_file():
         _say("measuring time: the arms in turn")
         measure_times(study, splits["val"], times_file(results, study), command)
-    _say(f"{study.name}: no run is missing; tools/study.py report makes the tables of {results}")
+    of = (
+        ""
+        if set(seeds) >= set(study.seeds)
+        else f" of seed {', '.join(str(seed) for seed in study.seeds if seed in seeds)}"
+    )
+    _say(f"{study.name}: no run{of} is missing; tools/study.py report makes the tables of {results}")
 
 
 def best_rate(arm: str, trials: Mapping[float, float | None]) -> float:

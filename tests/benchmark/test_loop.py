@@ -150,8 +150,14 @@ def test_the_tool(run_script, tmp_path, capsys) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["detectron2", "ours", "training"]
 
 
-def test_mistakes_are_told(run_script, capsys) -> None:
+def test_mistakes_are_told(run_script, monkeypatch, tmp_path, capsys) -> None:
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        monkeypatch.setattr(catalog, "data", {})
+    many = tmp_path / "many.json"
+    categories = [{"id": number, "name": str(number)} for number in range(1, 82)]
+    many.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
     for arguments, said in (
+        (("loader", "--train-json", many, "--train-images", tmp_path), f"{many}: it has 81 categories"),
         (("loader", "--size", 0), "--size 0: give at least 1"),
         (("loader", "--train-json", "x.json"), "--train-json and --train-images: give both or neither"),
     ):
