@@ -34,7 +34,7 @@ def main() -> None:
     args = parser.parse_args()
 
     runs = [args.run, args.compare] if args.compare else [args.run]
-    serve(Detectors(runs, args.weights, fuse=args.fuse), args.host, args.port)
+    serve(lambda: Detectors(runs, args.weights, fuse=args.fuse), args.host, args.port)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ MIN_SCORE = 0.5
 COLOUR_MAP = "RdBu_r"
 # Of all values, what lies outside the scale's ends.
 OUTSIDE = 0.02
+# How many times a picture's longer side may be the shorter: its panels have its shape, and letters of one size.
+LONGEST = 20
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,18 @@ class _EnergyRecorder:
         self.energy[name] = ((gated + smallest) / (held + smallest)).log2().cpu().numpy()
 
 
-def measure_effect(found: Excitations, picture: Path) -> Effect:
+def measure_effect(found: Excitations, picture: Path | Entry) -> Effect:
     """Runs the detector on a picture, as it is and with constant gates.
+
+    Args:
+        found: the detector, and its mean gates.
+        picture: a file, or what a detectron2 model takes of a picture, resized.
 
     Raises:
         UserError: the file can't be read.
     """
     run = found.run
-    batch = [read_image(run.cfg, picture)]
+    batch = [read_image(run.cfg, picture) if isinstance(picture, Path) else picture]
     means = {name: block.mean[-1] for name, block in found.statistics.items()}
     detector: Any = run.model
     trunk = se_gates(detector.backbone)
@@ -131,16 +137,20 @@ def draw_effect(found: Excitations, picture: Path) -> list[Path]:
     Energy is of the backbone: there is none to draw where only the heads of a C4 detector have SE.
 
     Raises:
-        UserError: the picture can't be read, or is drawn already.
+        UserError: the picture can't be read, is too long and thin, or is drawn already.
     """
     paths = effect_files(found.folder, picture)
     effect = measure_effect(found, picture)
     image = Image.fromarray(detection_utils.read_image(str(picture), "RGB"))
+    try:
+        maps = energy_maps(effect, image) if effect.energy else None
+    except UserError as error:
+        raise UserError(f"{picture}: {error}") from error
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"text.parse_math": False}):
         channel_strips(effect.lift, picture.name).savefig(paths[0], dpi=DPI, bbox_inches="tight")
-        if effect.energy:
-            energy_maps(effect, image).savefig(paths[1], dpi=DPI, bbox_inches="tight")
+        if maps is not None:
+            maps.savefig(paths[1], dpi=DPI, bbox_inches="tight")
     _detections(found, effect, image).save(paths[2])
     return [path for path in paths if path.exists()]
 
@@ -164,9 +174,15 @@ def channel_strips(lift: dict[str, Array], title: str) -> Figure:
 
 
 def energy_maps(effect: Effect, image: Image.Image) -> Figure:
-    """The picture, and over it for the last block of each stage and all of the last stage: where features change."""
+    """The picture, and over it for the last block of each stage and all of the last stage: where features change.
+
+    Raises:
+        UserError: the picture is too long and thin.
+    """
     names = shown_blocks(list(effect.energy))
     width, height = image.size
+    if max(width, height) > LONGEST * min(width, height):
+        raise UserError(f"one side is more than {LONGEST} times the other, too long and thin for a gates' map; crop it")
     columns = min(len(names) + 1, 3 if width >= height else 4)
     rows = -(-(len(names) + 1) // columns)
     # Compressed: panels of a fixed shape would lie far apart otherwise.

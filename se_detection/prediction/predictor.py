@@ -147,12 +147,17 @@ class SEPredictor:
         if batch_size < 1:
             raise UserError(f"batch_size: {batch_size} is less than 1")
         waiting = iter(pictures)
-        while batch := [self._input(picture, channel_order) for picture in islice(waiting, batch_size)]:
+        while batch := [self.entry(picture, channel_order) for picture in islice(waiting, batch_size)]:
             with torch.no_grad():
                 outputs = self.model(batch)
             yield from outputs
 
-    def _input(self, picture: Picture, array_order: str) -> dict[str, Any]:
+    def entry(self, picture: Picture, array_order: str) -> dict[str, Any]:
+        """What the model takes of one picture: the resized `image`, and its own `height` and `width`.
+
+        Raises:
+            UserError: as above.
+        """
         image = picture_array(picture, self.cfg.INPUT.FORMAT, array_order)
         check_shape(image, self.cfg)
         height, width = image.shape[:2]

@@ -11,6 +11,7 @@ from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import urlsplit
 
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from werkzeug import Request, Response
 from werkzeug.exceptions import (
@@ -25,7 +26,7 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
-from ..errors import UserError, user_message
+from ..errors import NO_MEMORY, UserError
 from .detectors import Detectors
 
 MEBIBYTES = 32
@@ -84,7 +85,7 @@ class TryPage:
             response.headers.extend(item for item in error.get_headers() if item[0] in ("Allow", "Retry-After"))
         except Exception as error:  # a full memory, or a mistake of ours; other pictures are answered
             traceback.print_exc()
-            response = _json({"error": user_message(error) or "it failed; the server's terminal says why"}, 500)
+            response = _json({"error": _in_words(error)}, 500)
         return response(environ, start_response)
 
     def _answer(self, request: Request) -> Response:
@@ -123,6 +124,13 @@ class TryPage:
             yield
         finally:
             self._free.release()
+
+
+def _in_words(error: Exception) -> str:
+    # The rest may name what strangers needn't know of this machine.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error):
+        return "the picture is too large for this machine's memory; send a smaller one"
+    return "it failed; the server's terminal says why"
 
 
 def _without_port(host: str) -> str:

@@ -1,7 +1,6 @@
 """One or two detectors for pictures that arrive as bytes, one at a time."""
 
 import base64
-import os
 import time
 from collections.abc import Sequence
 from io import BytesIO
@@ -16,19 +15,18 @@ from PIL import Image, UnidentifiedImageError
 from ..analysis.gate_heat_map import energy_maps, measure_effect
 from ..analysis.gates import se_gates
 from ..analysis.trained_run import file_digest
-from ..data.image_files import reason
+from ..data.image_files import reason, refuse_deep
 from ..errors import UserError
 from ..evaluation.drawing import class_colours
 from ..prediction import SEPredictor
 from ..prediction.pictures import picture_array
-from ..prediction.predictor import check_shape
 from .mean_gates import read_mean_gates
 
 # The longer side, in pixels, of what the page shows.
 SHOWN = 1600
 JPEG_QUALITY = 90
 # Pillow has decoders of many more, for strangers to try.
-FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 
 
 class Detectors:
@@ -102,16 +100,14 @@ class Detectors:
         with self._lock:
             found = read_mean_gates(self.runs[number], predictor, self.made_of[number])
             picture = _read(data)
-            check_shape(picture, predictor.cfg)
-            # A file with a path, but on no disk.
-            with os.fdopen(os.memfd_create("picture"), "wb") as file:
-                file.write(data)
-                file.flush()
-                effect = measure_effect(found, Path(f"/proc/self/fd/{file.fileno()}"))
+            effect = measure_effect(found, predictor.entry(picture, "BGR"))
             if not effect.energy:
-                raise UserError(f"{self.names[number]}: the trunk has no SE gates, of which alone there is a map")
+                raise UserError("the trunk has no SE gates, of which alone there is a map")
+            image = _image(picture)
+            # matplotlib takes memory and time for every pixel that it is given, in each panel.
+            image.thumbnail((SHOWN, SHOWN))
             drawn = BytesIO()
-            energy_maps(effect, _image(picture)).savefig(drawn, format="png", bbox_inches="tight")
+            energy_maps(effect, image).savefig(drawn, format="png", bbox_inches="tight")
         images = int(next(iter(found.statistics.values())).images[-1])
         return {"picture": _data_url("png", drawn.getvalue()), "images": images}
 
@@ -120,10 +116,12 @@ def _read(data: bytes) -> NDArray[np.uint8]:
     """In BGR."""
     try:
         image = Image.open(BytesIO(data), formats=FORMATS)
+        image.load()
+        refuse_deep(image)
     except UnidentifiedImageError as error:
-        raise UserError("this is no picture that can be read; send JPEG, PNG, WebP, TIFF, BMP or GIF") from error
+        raise UserError("this is no picture that can be read; send JPEG, PNG, WebP, BMP or GIF") from error
     except Exception as error:  # of any class: see `image_files.decode`
-        raise UserError(f"the picture can't be used: {reason(error)}") from error
+        raise UserError(f"the picture can't be used: {reason(error)}; send another") from error
     with image:
         return picture_array(image, "BGR", "BGR")
 

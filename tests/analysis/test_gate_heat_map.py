@@ -90,6 +90,20 @@ def test_strips_and_maps_are_the_effect(effect, picture) -> None:
         assert (axes.get_xlim(), axes.get_ylim()) == ((0, 128), (100, 0))
 
 
+def test_long_thin_pictures_are_refused_before_anything_is_drawn(explained, tmp_path) -> None:
+    path = tmp_path / "tall.png"
+    Image.new("RGB", (10, 201)).save(path)
+    with pytest.raises(
+        UserError, match=r"tall\.png: one side is more than 20 times the other, too long and thin"
+    ) as caught:
+        draw_effect(explained, path)
+    assert str(caught.value).endswith("; crop it")
+    assert list((explained.folder / "pictures").glob("tall*")) == []
+    # A side of just 20 times the other has a map.
+    Image.new("RGB", (10, 200)).save(path)
+    assert max(energy_maps(measure_effect(explained, path), Image.open(path)).get_size_inches()) < 200
+
+
 def test_the_tool_draws_a_picture_of_a_finished_analysis(se_run, explained, picture, run_script, capsys) -> None:
     picture = picture.rename(picture.with_name("another.png"))
     run_script("analyze.py", "excitations", "--run", se_run, "--output", explained.folder, "--picture", picture)

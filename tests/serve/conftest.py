@@ -11,7 +11,7 @@ import pytest
 from se_detection.analysis.excitations import explain
 from se_detection.data.toy import make_toy_dataset
 from se_detection.serve import Detectors, TryPage
-from se_detection.serve.server import open_server
+from se_detection.serve.server import listen, open_server
 
 from ..prediction.small_runs import write_run
 
@@ -22,7 +22,7 @@ IMAGES = 3
 @contextmanager
 def serving(page: TryPage) -> Iterator[str]:
     """Serves a page on a free port, and gives its address, without a slash at the end."""
-    with open_server(page, 0) as server:
+    with open_server(page, listen(page.host, 0)) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -7,6 +7,7 @@ import time
 from threading import Event, Thread
 
 import pytest
+import torch
 from werkzeug.test import Client
 
 from se_detection import UserError
@@ -261,9 +262,16 @@ def test_whatever_goes_wrong_is_one_line_and_gives_its_place_back(client, told, 
     for _ in range(AT_ONCE + 1):
         assert refusal(send(client)) == (500, "it failed; the server's terminal says why")
     assert "RuntimeError: secret" in capsys.readouterr().err
-    told.during = lambda: fail(MemoryError())
-    status, message = refusal(send(client))
-    assert status == 500
-    assert "the memory is full" in message
+    # Nothing of the machine is told.
+    told.during = lambda: fail(PermissionError(13, "Permission denied", "/home/someone/run"))
+    assert refusal(send(client)) == (500, "it failed; the server's terminal says why")
+    for full in (
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
+        told.during = lambda full=full: fail(full)
+        message = "the picture is too large for this machine's memory; send a smaller one"
+        assert refusal(send(client)) == (500, message)
     told.during = lambda: None
     assert send(client).status_code == 200

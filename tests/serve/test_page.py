@@ -346,9 +346,11 @@ def test_the_gates_map_is_the_se_runs(url, visit, expect, photo) -> None:
     page.keyboard.press("Enter")
     image = page.locator(".map img")
     expect(image).to_be_visible(timeout=20_000)
-    assert image.get_attribute("alt") == (
+    expect(page.locator(".map").last).to_have_text(
         f"Where SE_R’s gates make features stronger (red) and weaker (blue) than their mean over {IMAGES} pictures does"
     )
+    # It would be read twice.
+    assert image.get_attribute("alt") == ""
     assert image.evaluate("async image => { await image.decode(); return image.naturalWidth; }") > 600
     # The map is wider than a phone, and moves in its own frame.
     assert image.bounding_box()["width"] >= 600
@@ -396,6 +398,43 @@ def test_a_gates_map_that_takes_time_is_asked_for_once(told_page, expect) -> Non
     expect(page.locator(".map").nth(1)).to_have_text("late")
     assert page.evaluate(FOCUSED) == "score"
     assert asked == [1]
+
+
+def test_a_gates_map_that_arrives_moves_nobody_who_reads_elsewhere(told, told_page, expect) -> None:
+    go = Event()
+    asked = []
+
+    def wait(number, data):
+        asked.append(number)
+        go.wait(10)
+        return {"picture": told.detect(data)["picture"], "images": 12}
+
+    page = told_page(gates=wait, width=390)
+    page.set_input_files("#files", files("a.jpg", "b.jpg", "c.jpg"))
+    expect(page.locator(".picture")).to_have_count(3)
+    page.get_by_role("button", name="What the gates of").last.press("Enter")
+    page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
+    go.set()
+    expect(page.locator(".map:focus img")).to_have_count(1)
+    assert page.evaluate("() => document.documentElement.scrollHeight - innerHeight") > 900
+    assert page.evaluate("() => scrollY") == 0
+    assert asked == [1]
+
+
+def test_on_a_phone_a_long_name_is_shortened_and_the_news_is_not(told, told_page, expect) -> None:
+    page = told_page(width=390, is_mobile=True)
+    page.set_input_files("#files", files(f"{'x' * 200}.jpg"))
+    news = ": R finds 2, " + told.names[1] + " finds 2."
+    expect(page.locator("#status")).to_have_text(re.compile(re.escape(news) + "$"))
+    ends = page.evaluate("""() => {
+      const range = document.createRange();
+      const status = document.getElementById("status");
+      range.selectNodeContents(status.lastChild);
+      return [range.getBoundingClientRect().right, status.getBoundingClientRect().right, range.toString()];
+    }""")
+    assert ends[0] <= ends[1] + 0.5
+    assert ends[2] == news
+    assert page.locator("#status bdi").bounding_box()["width"] > 20
 
 
 def test_all_of_it_is_done_by_keyboard(told_page, expect) -> None:

@@ -1,6 +1,8 @@
 """The page over a network: strangers, slow ones, many at once; and tools/serve.py as people start it."""
 
+import contextlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,9 +25,9 @@ import pytest
 from PIL import Image
 
 from se_detection import UserError
-from se_detection.serve import TryPage, serve
-from se_detection.serve.app import HEADERS, MEBIBYTES
-from se_detection.serve.server import _Handler, is_loopback, open_server
+from se_detection.serve import serve
+from se_detection.serve.app import AT_ONCE, HEADERS, MEBIBYTES
+from se_detection.serve.server import _Handler, is_loopback, listen
 
 from ..data.hostile_images import broken
 
@@ -119,6 +121,7 @@ def test_each_answer_is_one_line_and_tells_browsers_to_be_careful(told_url, name
     assert status == expected
     assert HEADERS.items() <= headers.items()
     assert headers["Connection"] == "close"
+    assert headers["Server"] == "se_detection"
     if status != 200:
         assert headers["Content-Type"] == "application/json"
         content = json.loads(body or b'{"error": ""}')
@@ -171,6 +174,31 @@ def test_who_says_nothing_is_hung_up_on(told_url, told, monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("quiet")
+def test_who_sends_little_by_little_keeps_no_place(told_url, told, monkeypatch) -> None:
+    assert 30 <= _Handler.arrival <= 120
+    monkeypatch.setattr(_Handler, "arrival", 1.0)
+    with contextlib.ExitStack() as connections:
+        senders = [connections.enter_context(connect(told_url)) for _ in range(AT_ONCE)]
+        for sender in senders:
+            sender.sendall(POST + b"Content-Length: 1000000\r\n\r\n")
+        # All places are taken ...
+        wait_until(lambda: detect(told_url, b"picture")[0] == 503)
+
+        def is_free() -> bool:
+            for sender in senders:
+                with contextlib.suppress(ConnectionError):
+                    sender.sendall(b"x")
+            return detect(told_url, b"picture")[0] == 200
+
+        # ... and free again, though nobody has been silent.
+        wait_until(is_free)
+    # The work has time of its own.
+    monkeypatch.setattr(_Handler, "arrival", 0.2)
+    told.during = lambda: time.sleep(0.3)
+    assert detect(told_url, b"picture")[0] == 200
+
+
+@pytest.mark.usefixtures("quiet")
 def test_who_goes_away_in_the_middle_does_no_harm(told_url, told) -> None:
     for _ in range(6):
         with connect(told_url) as connection:
@@ -197,17 +225,33 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_the_address_has_to_be_free_and_of_this_machine(told) -> None:
-    page = TryPage(told, "127.0.0.1")
-    with open_server(page, 0) as server:
-        with pytest.raises(UserError, match=rf"--host 127.0.0.1 --port {server.port}: .*in use.*; give another \(0"):
-            open_server(page, server.port)
+def test_the_address_has_to_be_free_and_of_this_machine() -> None:
+    with listen("127.0.0.1", 0) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(UserError, match=rf"--host 127.0.0.1 --port {port}: .*in use.*; give another \(0"):
+            listen("127.0.0.1", port)
         # The same port of all addresses is taken, too.
         with pytest.raises(UserError, match="in use"):
-            open_server(TryPage(told, "0.0.0.0"), server.port)
+            listen("0.0.0.0", port)
+        # It is said before anything is loaded.
+        with pytest.raises(UserError, match="in use"):
+            serve(lambda: pytest.fail("loaded"), "127.0.0.1", port)
     for host, port in (("192.0.2.1", 0), ("a..b", 0), ("127.0.0.1", 65536), ("127.0.0.1", -1), ("2001:db8::1", 0)):
         with pytest.raises(UserError, match=rf"^--host {re.escape(host)} --port {port}: .*; give another"):
-            open_server(TryPage(told, host), port)
+            listen(host, port)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_loads(number, monkeypatch) -> None:
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as caught:
+        serve(lambda: os.kill(os.getpid(), number), "127.0.0.1", 0)
+    assert caught.value.code == 128 + number
+
+
+def test_other_servers_of_the_process_still_log(told_url) -> None:
+    assert ask(told_url)[0] == 200
+    assert not logging.getLogger("werkzeug").disabled
 
 
 def other_addresses() -> list[str]:
@@ -232,6 +276,13 @@ def test_which_hosts_are_this_machines_alone() -> None:
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.20", "my-machine", "", "localhost.example")))
 
 
+def address(said: str) -> str:
+    """Without a slash at the end, of what is said when the page is there."""
+    found = re.fullmatch(r"Open (?:(http://\S+:\d+)/|port (\d+) of any \D*) in a browser; Ctrl-C ends this\.\n", said)
+    assert found, said
+    return found[1] or f"http://127.0.0.1:{found[2]}"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0"])
 def test_it_says_where_it_is_until_a_signal(told, host, number, monkeypatch, capfd) -> None:
@@ -244,22 +295,25 @@ def test_it_says_where_it_is_until_a_signal(told, host, number, monkeypatch, cap
     shown, found = [], []
 
     def visit() -> None:
-        wait_until(lambda: (shown.append(capfd.readouterr()) or True) and any(item.out for item in shown))
-        url = re.search(r"http://\S+/", "".join(item.out for item in shown))[0]
-        found.append(ask(url.replace("0.0.0.0", "127.0.0.1").removesuffix("/"))[0])
-        os.kill(os.getpid(), number)
+        try:
+            # The whole line, which may arrive in parts.
+            wait_until(lambda: (shown.append(capfd.readouterr()) or True) and any("\n" in item.out for item in shown))
+            found.append(ask(address("".join(item.out for item in shown)))[0])
+        finally:
+            os.kill(os.getpid(), number)
 
     monkeypatch.setattr(os, "_exit", sys.exit)
     visitor = threading.Thread(target=visit)
     visitor.start()
     with pytest.raises(SystemExit) as caught:
-        serve(told, host, 0)
+        serve(lambda: told, host, 0)
     visitor.join()
     assert caught.value.code == 128 + number
     assert found == [200]
     out, err = ("".join(parts) for parts in zip(*shown, strict=True))
     name = "[::1]" if host == "::1" else host
-    assert re.fullmatch(rf"Open http://{re.escape(name)}:\d+/ in a browser; Ctrl-C ends this\.\n", out)
+    where = "port [0-9]+ of any address of this machine" if host == "0.0.0.0" else rf"http://{re.escape(name)}:\d+/"
+    assert re.fullmatch(rf"Open {where} in a browser; Ctrl-C ends this\.\n", out)
     if host == "0.0.0.0":
         assert re.match(r"warning: --host 0\.0\.0\.0: whoever reaches port \d+ of this machine can send pictures", err)
         assert err.count("\n") == 1
@@ -282,7 +336,7 @@ def test_strange_files_are_refused_in_one_line_each(url) -> None:
         assert "40000x10 pixels are too long and thin" in content["error"]
     status, content = detect(url, picture(0), "/gates/0")
     assert status == 422
-    assert content["error"].endswith("R: the detector has no SE gates to look at")
+    assert content["error"] == "R: the detector has no SE gates to look at"
     assert detect(url, picture(0))[0] == 200
 
 
@@ -344,10 +398,13 @@ def test_what_cant_be_served_is_said_in_one_line(told_url, plain_run, run_script
     for arguments, message in (
         (["--run", plain_run, "--port", port], f"--port {port}: .*in use"),
         (["--run", plain_run, "--host", "192.0.2.1"], "--host 192.0.2.1 --port 8000: .*; give another"),
-        (["--run", tmp_path / "empty"], "empty: no config.yaml; give the OUTPUT_DIR of a training"),
-        (["--run", plain_run, "--compare", tmp_path / "none"], "none: no config.yaml"),
-        (["--run", plain_run, "--weights", tmp_path / "none.pth"], r"none\.pth"),
-        (["--run", lazy], r"lazy/config\.yaml: it makes Python objects .*, and no code is run from a config"),
+        (["--port", 0, "--run", tmp_path / "empty"], "empty: no config.yaml; give the OUTPUT_DIR of a training"),
+        (["--port", 0, "--run", plain_run, "--compare", tmp_path / "none"], "none: no config.yaml"),
+        (["--port", 0, "--run", plain_run, "--weights", tmp_path / "none.pth"], r"none\.pth"),
+        (
+            ["--port", 0, "--run", lazy],
+            r"lazy/config\.yaml: it makes Python objects .*, and no code is run from a config",
+        ),
     ):
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
@@ -393,9 +450,8 @@ class Tool:
 
     @property
     def url(self) -> str:
-        found = re.fullmatch(r"Open (http://\S+:\d+)/ in a browser; Ctrl-C ends this\.\n", self.said)
-        assert found, self.errors.read_text()
-        return found[1].replace("0.0.0.0", "127.0.0.1")
+        assert self.said, self.errors.read_text()
+        return address(self.said)
 
     def stop_during_a_picture(self, number: int) -> tuple[int, str]:
         """Exit code, and what it wrote to stderr since it was ready."""
@@ -432,7 +488,7 @@ def test_the_tool_with_two_runs_until_ctrl_c(slow_run, plain_run, url, tmp_path)
         assert found[0]["boxes"] == expected[0]["boxes"]
         assert found[1]["boxes"] != expected[1]["boxes"]
         status, content = detect(tool.url, picture(1), "/gates/1")
-        command = f"tools/analyze.py excitations --run {slow_run} --no-ablation"
+        command = f"tools/analyze.py excitations --run {slow_run.name} --no-ablation"
         assert (status, content["error"]) == (
             422,
             f"the map compares with the mean gates, which {command} finds; try again then",
@@ -453,7 +509,7 @@ def test_the_tool_with_one_run_and_other_weights_until_it_is_ended(slow_run, tmp
     with Tool(tmp_path / "here", "--run", slow_run, "--weights", weights, "--fuse", "--host", "0.0.0.0") as tool:
         assert b"model_0000009.pth" in ask(tool.url)[1]
         status, content = detect(tool.url, picture(1), "/gates/0")
-        assert (status, content["error"]) == (422, f"{slow_run}: the detector has no SE gates to look at")
+        assert (status, content["error"]) == (422, f"{slow_run.name}: the detector has no SE gates to look at")
         assert detect(tool.url, picture(1), "/gates/1")[0] == 404
         code, errors = tool.stop_during_a_picture(signal.SIGTERM)
     assert (code, errors) == (143, "")

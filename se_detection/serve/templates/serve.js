@@ -84,11 +84,13 @@
       try {
         const {picture, images} = await send(`/gates/${number}`, file);
         const text = `Where ${name}’s gates make features stronger (red) and weaker (blue) than their mean over ${images} pictures does`;
-        const image = make("img", {src: picture, alt: text});
+        // The text beside it says what it is.
+        const image = make("img", {src: picture, alt: ""});
         map.replaceChildren(text, make("div", {className: "wide", tabIndex: 0, role: "region", ariaLabel: `Gates of ${name}`}, image));
         const focused = [button, document.body].includes(document.activeElement);
         button.remove();
-        if (focused) map.focus();
+        // Whoever reads elsewhere stays there.
+        if (focused) map.focus({preventScroll: true});
       } catch (error) {
         button.ariaDisabled = null;
         map.textContent = error.message;
