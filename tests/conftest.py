@@ -116,3 +116,16 @@ def randomise_norms(model: nn.Module) -> nn.Module:
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-20)).item()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser without a window."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("no chromium to open the page in; Debian has it: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by pip install playwright")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--disable-gpu", "--disable-quic"])
+        yield browser
+        browser.close()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ..errors import UserError
 from ..files import write_whole
@@ -32,16 +32,21 @@ class Page:
     footer: str = ""
 
 
-def render_page(page: Page) -> str:
-    """One HTML file without scripts, that fetches nothing; all texts are escaped."""
+def page_template(package: str, name: str) -> Template:
+    """A template of a package's `templates/`; what is put into it is escaped, and must be there."""
     environment = Environment(
-        loader=PackageLoader("se_detection.report"),
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.jinja").render(page=page)
+    return environment.get_template(name)
+
+
+def render_page(page: Page) -> str:
+    """One HTML file without scripts, that fetches nothing; all texts are escaped."""
+    return page_template("se_detection.report", "page.html.jinja").render(page=page)
 
 
 def write_page(page: Page, path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from werkzeug import Request, Response
 from werkzeug.exceptions import (
     Forbidden,
@@ -27,6 +26,7 @@ from werkzeug.exceptions import (
 )
 
 from ..errors import NO_MEMORY, UserError
+from ..report.page import page_template
 from .detectors import Detectors
 
 MEBIBYTES = 32
@@ -153,20 +153,13 @@ def _json(content: dict[str, Any], status: int = 200) -> Response:
 
 
 def _page(detectors: Detectors) -> str:
-    environment = Environment(
-        loader=PackageLoader("se_detection.serve"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     runs = [
         {"name": name, "gates": detectors.has_gates(number), "weights": predictor.weights.name}
         for number, (name, predictor) in enumerate(zip(detectors.names, detectors.predictors, strict=True))
     ]
     settings = {"runs": runs, "colours": detectors.colours, "mebibytes": MEBIBYTES, "pictures": PICTURES}
     device = detectors.predictors[0].cfg.MODEL.DEVICE
-    return environment.get_template("serve.html.jinja").render(
+    return page_template("se_detection.serve", "serve.html.jinja").render(
         title=" beside ".join(detectors.names),
         runs=runs,
         where="a GPU" if device == "cuda" else "the CPU",

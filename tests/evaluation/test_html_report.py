@@ -15,7 +15,6 @@ from se_detection.evaluation.error_types import ERRORS
 from se_detection.evaluation.html_report import write_html_report
 from se_detection.report import check_html_file
 
-CHROMIUM = shutil.which("chromium")
 HOSTILE = '<img src=x onerror="alert(1)"> & $x_1$'
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 
@@ -304,17 +303,6 @@ def test_the_tool_writes_the_page(run_script, runs, tmp_path, capsys) -> None:
 
 
 # In a browser.
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if CHROMIUM is None:
-        pytest.skip("no chromium to open the page in; Debian has it: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by pip install playwright")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu", "--disable-quic"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import base64
 import re
-import shutil
 from collections import Counter
 from io import BytesIO
 from threading import Event
@@ -18,7 +17,6 @@ from se_detection.serve.app import MEBIBYTES, PICTURES
 
 from .conftest import IMAGES, serving
 
-CHROMIUM = shutil.which("chromium")
 HOSTILE = '<img src=x onerror="alert(1)">'
 # A mark that turns what follows it around.
 TURNED = f"{HOSTILE}\u202egnp.jpg"
@@ -54,17 +52,6 @@ LAYOUT = """() => [...document.querySelectorAll('.picture:first-child .frame')].
 })"""
 TARGETS = """() => [...document.querySelectorAll('button, summary, .drop, input[type=range]')]
   .map(element => element.getBoundingClientRect().height)"""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    if CHROMIUM is None:
-        pytest.skip("no chromium to open the page in; Debian has it: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by pip install playwright")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--disable-gpu", "--disable-quic"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
