@@ -53,11 +53,20 @@ def user_message(error: BaseException) -> str | None:
         return f"{where}: {error.strerror}; free some space, then try again (a training goes on with --resume)"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return printable(f"{error.filename}: {error.strerror}")
-    # torch's for GPUs has a class of its own, which importing torch for would take seconds.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or NO_MEMORY in text:
+    if is_out_of_memory(error):
         said = printable(text.splitlines()[0] if text else "Python's")[:200]
         return f"the memory is full ({said}); lower SOLVER.IMS_PER_BATCH or the sizes in INPUT"
     in_child = re.findall(rf"^{__name__}\.UserError: (.+)$", text, flags=re.MULTILINE)
     if in_child:
         return in_child[-1]
     return str(error) if isinstance(error, UserError) else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or its GPU, had no memory left."""
+    # torch's for GPUs has a class of its own, which importing torch for would take seconds.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(NO_MEMORY in str(part) for part in error.args)
+    )

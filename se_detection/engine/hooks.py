@@ -278,3 +278,20 @@ def _unsaved(error: OSError, folder: Path) -> UserError:
     last = folder / "last_checkpoint"
     kept = f"{last.read_text()} stays" if last.is_file() else "there is none before it"
     return UserError(f"the checkpoint could not be saved ({kept}): {user_message(error) or error}")
+
+
+class DeferredWriters(EventWriter):
+    """Writers that are made at the first writing, so that a run which never gets so far leaves no files of theirs."""
+
+    def __init__(self, build: Callable[[], list[EventWriter]]) -> None:
+        self._build = build
+        self._writers: list[EventWriter] = []
+
+    def write(self) -> None:
+        self._writers = self._writers or self._build()
+        for writer in self._writers:
+            writer.write()
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()

@@ -5,7 +5,7 @@ import math
 import weakref
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import (
-    AMPTrainer,
     DefaultTrainer,
     HookBase,
-    SimpleTrainer,
     TrainerBase,
     create_ddp_model,
     hooks,
@@ -37,7 +35,7 @@ from ..data.bad_images import BadImage
 from ..data.loading import Undisturbed
 from ..data.mapper import CheckedMapper
 from ..data.naming import naming
-from ..data.train_loader import LEFT_OUT, STEP, Phase, TrainLoader, seed_everything
+from ..data.train_loader import Phase, TrainLoader
 from ..errors import UserError
 from ..evaluation.of_data_set import build_evaluator
 from ..metrics import MetricsFile
@@ -52,10 +50,11 @@ from .finite import (
     weights_are_finite,
 )
 from .heartbeat import heartbeat
-from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN, Writers
+from .hooks import BestCheckpoint, Checkpoints, DeferredWriters, Evaluation, MovingAverage, PreciseBN, Writers
 from .interruption import Agreement, InterruptibleEvaluator, StopRequest
 from .left_out import LeftOut
 from .resuming import check_fixed_values, check_state, fixed_values, shared_checkpoint
+from .steps import CheckedAMPTrainer, CheckedTrainer, SeededBatches
 from .tensorboard import DetectionPictures, GateMeans
 from .user_data import register_user_data
 
@@ -113,14 +112,14 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, module)
         self.bad_images = bad_images
         self.loader = self._build_train_loader()
-        self.batches = _SeededBatches(self.loader)
+        self.batches = SeededBatches(self.loader)
         self.phases: list[Phase] = []
         model = self._wrap(module)
         if cfg.SOLVER.AMP.ENABLED:
             precision = torch.bfloat16 if cfg.SOLVER.AMP.BF16 else torch.float16
-            self._trainer = _CheckedAMPTrainer(model, self.batches, optimizer, precision=precision)
+            self._trainer = CheckedAMPTrainer(model, self.batches, optimizer, precision=precision)
         else:
-            self._trainer = _CheckedTrainer(model, self.batches, optimizer)
+            self._trainer = CheckedTrainer(model, self.batches, optimizer)
         # What the trainer holds has no strong references to it: no cycles.
         self._trainer.may_step = weakref.WeakMethod(self._may_step)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
@@ -201,7 +200,7 @@ class Trainer(DefaultTrainer):
                 TensorboardXWriter(str(folder), purge_step=weak.start_iter or None),
             ]
 
-        return [_Deferred(build)]
+        return [DeferredWriters(build)]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Goes on from the newest whole checkpoint of `OUTPUT_DIR`, or begins with `MODEL.WEIGHTS`.
@@ -392,61 +391,3 @@ def in_memory_order(model: nn.Module, cfg: CfgNode) -> nn.Module:
     if cfg.SOLVER.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
-
-
-class _SeededBatches:
-    """A loader's batches; before each, what the model draws from is seeded by the iteration."""
-
-    def __init__(self, loader: Iterable[list[dict[str, Any]]]) -> None:
-        self.loader = loader
-        self.files: list[str] = []
-        self.left_out: list[BadImage] = []
-        self.start_at(0, 0)
-
-    def start_at(self, iteration: int, seed: int) -> None:
-        self.iteration = iteration
-        self.seed = seed
-
-    def take_left_out(self) -> list[BadImage]:
-        """What was left out of the batches since this was last called."""
-        taken, self.left_out = self.left_out, []
-        return taken
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for iteration, batch in enumerate(self.loader, self.iteration):
-            self.files = [str(item.get("file_name")) for item in batch]
-            self.left_out += [image for item in batch for image in item.pop(LEFT_OUT, ())]
-            # After the pictures: where no workers load them, augmentation draws from the same generators.
-            seed_everything(self.seed, STEP, iteration, comm.get_rank())
-            yield batch
-
-
-class _CheckedTrainer(SimpleTrainer):
-    """Asks before it applies gradients. detectron2 looks at the loss in the main process alone; others then wait."""
-
-    may_step: weakref.WeakMethod[Callable[[dict[str, Tensor]], bool]]
-
-    def _write_metrics(self, loss_dict: dict[str, Tensor], *args: Any, **kwargs: Any) -> None:
-        method = self.may_step()
-        if method is None or method(loss_dict):
-            super()._write_metrics(loss_dict, *args, **kwargs)
-
-
-class _CheckedAMPTrainer(_CheckedTrainer, AMPTrainer): ...
-
-
-class _Deferred(EventWriter):
-    """Writers that are made at the first writing, so that a run which never gets so far leaves no files of theirs."""
-
-    def __init__(self, build: Callable[[], list[EventWriter]]) -> None:
-        self._build = build
-        self._writers: list[EventWriter] = []
-
-    def write(self) -> None:
-        self._writers = self._writers or self._build()
-        for writer in self._writers:
-            writer.write()
-
-    def close(self) -> None:
-        for writer in self._writers:
-            writer.close()

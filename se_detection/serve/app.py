@@ -11,7 +11,6 @@ from threading import BoundedSemaphore
 from typing import Any
 from urllib.parse import urlsplit
 
-import torch
 from werkzeug import Request, Response
 from werkzeug.exceptions import (
     Forbidden,
@@ -25,7 +24,7 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
-from ..errors import NO_MEMORY, UserError
+from ..errors import UserError, is_out_of_memory
 from ..report.page import page_template
 from .detectors import Detectors
 
@@ -128,7 +127,7 @@ class TryPage:
 
 def _in_words(error: Exception) -> str:
     # The rest may name what strangers needn't know of this machine.
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or NO_MEMORY in str(error):
+    if is_out_of_memory(error):
         return "the picture is too large for this machine's memory; send a smaller one"
     return "it failed; the server's terminal says why"
 

@@ -1,0 +1,54 @@
+"""The batches that a trainer goes through, and the check before each step."""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from detectron2.engine import AMPTrainer, SimpleTrainer
+from detectron2.utils import comm
+from torch import Tensor
+
+from ..data.bad_images import BadImage
+from ..data.train_loader import LEFT_OUT, STEP, seed_everything
+
+
+class SeededBatches:
+    """A loader's batches; before each, what the model draws from is seeded by the iteration."""
+
+    def __init__(self, loader: Iterable[list[dict[str, Any]]]) -> None:
+        self.loader = loader
+        self.files: list[str] = []
+        self.left_out: list[BadImage] = []
+        self.start_at(0, 0)
+
+    def start_at(self, iteration: int, seed: int) -> None:
+        """Takes the next batch for that of an iteration, in a run of that seed."""
+        self.iteration = iteration
+        self.seed = seed
+
+    def take_left_out(self) -> list[BadImage]:
+        """What was left out of the batches since this was last called."""
+        taken, self.left_out = self.left_out, []
+        return taken
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for iteration, batch in enumerate(self.loader, self.iteration):
+            self.files = [str(item.get("file_name")) for item in batch]
+            self.left_out += [image for item in batch for image in item.pop(LEFT_OUT, ())]
+            # After the pictures: where no workers load them, augmentation draws from the same generators.
+            seed_everything(self.seed, STEP, iteration, comm.get_rank())
+            yield batch
+
+
+class CheckedTrainer(SimpleTrainer):
+    """Asks before it applies gradients. detectron2 looks at the loss in the main process alone; others then wait."""
+
+    may_step: weakref.WeakMethod[Callable[[dict[str, Tensor]], bool]]
+
+    def _write_metrics(self, loss_dict: dict[str, Tensor], *args: Any, **kwargs: Any) -> None:
+        method = self.may_step()
+        if method is None or method(loss_dict):
+            super()._write_metrics(loss_dict, *args, **kwargs)
+
+
+class CheckedAMPTrainer(CheckedTrainer, AMPTrainer): ...
