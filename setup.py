@@ -41,8 +41,7 @@ setup(
     packages=find_packages(include=["se_detection", "se_detection.*"]),
     package_data={
         "se_detection": ["py.typed"],
-        "se_detection.report": ["templates/*"],
-        "se_detection.serve": ["templates/*"],
+        "se_detection.visualization": ["templates/*"],
     },
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[

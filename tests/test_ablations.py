@@ -11,9 +11,10 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
+from projects.paper.paper_tables import ROWS
 from se_detection import SEConfig, UserError, model_zoo
-from se_detection.analysis.paper import ROWS
-from se_detection.engine import argument_parser, load_config
+from se_detection.engine.arguments import argument_parser
+from se_detection.engine.checks import load_config
 
 FOLDER = Path(model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")).parents[1] / "Ablations"
 BASE = "se_r50_reduction_16"

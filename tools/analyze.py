@@ -4,18 +4,18 @@
 import shlex
 import sys
 
+from projects.paper.padding_drift import drift_table, padding_drift
+from projects.paper.paper_tables import measure
+from projects.paper.parity import measure_parity
+from projects.paper.tables import check_new_file, detector_table, paper_table, parity_table, write_json
 from se_detection.analysis.arguments import argument_parser
-from se_detection.analysis.detector import detector_complexity, load_detector_config
-from se_detection.analysis.excitation_page import write_excitation_page
-from se_detection.analysis.excitation_report import excitations_table, write_excitations
-from se_detection.analysis.excitations import explain
-from se_detection.analysis.gate_heat_map import draw_effect
-from se_detection.analysis.padding_drift import drift_table, padding_drift
-from se_detection.analysis.paper import measure
-from se_detection.analysis.report import check_new_file, detector_table, paper_table, parity_table, write_json
-from se_detection.checkpoint.parity import measure_parity
 from se_detection.errors import UserError, run_tool
-from se_detection.report import check_html_file
+from se_detection.gates.excitations import explain
+from se_detection.gates.gate_page import write_excitation_page
+from se_detection.gates.gate_tables import excitations_table, write_excitations
+from se_detection.gates.heat_map import draw_effect
+from se_detection.modeling.detector_complexity import detector_complexity, load_detector_config
+from se_detection.visualization.page import check_html_file
 
 
 def main() -> None:

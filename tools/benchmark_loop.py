@@ -13,9 +13,8 @@ from pathlib import Path
 import torch
 from detectron2.data import MetadataCatalog
 
-from se_detection import model_zoo
-from se_detection.benchmark.loader_memory import MemoryRow, loader_memory, memory_table
-from se_detection.benchmark.loop import (
+from projects.benchmark.loader_memory import MemoryRow, loader_memory, memory_table
+from projects.benchmark.loop import (
     CLASSES,
     OURS,
     LoopRow,
@@ -25,8 +24,9 @@ from se_detection.benchmark.loop import (
     measure_loop,
     training_step,
 )
-from se_detection.benchmark.rounds import clock_of
-from se_detection.data.coco import register_coco_json
+from projects.benchmark.rounds import clock_of
+from se_detection import model_zoo
+from se_detection.data.coco_sets import register_coco_json
 from se_detection.data.output import check_output, write_json
 from se_detection.errors import UserError, run_tool
 

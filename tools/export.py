@@ -5,9 +5,9 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from se_detection.errors import run_tool
+from se_detection.export.export_runs import export_runs, forms
+from se_detection.export.exporter import PRECISIONS
 from se_detection.export.formats import SUFFIXES
-from se_detection.export.run import PRECISIONS
-from se_detection.export.runs import export_runs, forms
 from se_detection.export.table import export_table
 
 EXAMPLE = """

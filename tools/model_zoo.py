@@ -4,10 +4,10 @@
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
+from dev.model_zoo_page import check_page, zoo_page, zoo_rows
 from se_detection import model_zoo
 from se_detection.errors import run_tool
 from se_detection.files import write_whole
-from se_detection.model_zoo_page import check_page, zoo_page, zoo_rows
 
 EXAMPLE = """
 example:

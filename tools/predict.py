@@ -4,9 +4,10 @@
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from se_detection.analysis.excitations import explain
 from se_detection.errors import UserError, printable, run_tool
-from se_detection.prediction import Detector, predict
+from se_detection.gates.excitations import explain
+from se_detection.inference.detector import Detector
+from se_detection.inference.predict import predict
 
 EXAMPLE = """
 An INPUT is a picture, a video, a folder with any of them, a pattern such as 'photos/**/*.jpg', or a camera, camera:0,

@@ -4,14 +4,14 @@
 import sys
 
 from se_detection.data.arguments import argument_parser
-from se_detection.data.fix import fix_split
-from se_detection.data.health import check_health
-from se_detection.data.health_report import changes_text, health_dict, health_tables, summary
+from se_detection.data.check.annotated_folder import decode_images, read_split, read_splits
+from se_detection.data.check.fix import fix_split
+from se_detection.data.check.health import check_health
+from se_detection.data.check.health_report import changes_text, health_dict, health_tables, summary
 from se_detection.data.minival import make_minival
 from se_detection.data.output import check_output, write_json
 from se_detection.data.sample import sample_coco
-from se_detection.data.split import decode_images, read_split, read_splits
-from se_detection.engine.config import check_backbone, read_config
+from se_detection.engine.checks import check_backbone, read_config
 from se_detection.errors import UserError, run_tool
 
 

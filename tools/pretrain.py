@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Pre-trains the trunk of any config, SE or plain, as an image classifier, for tools/train_net.py's MODEL.WEIGHTS."""
 
-from se_detection.engine import launch_run, use_torchrun
+from se_detection.engine.launch import use_torchrun
+from se_detection.engine.train_and_evaluate import launch_run
 from se_detection.errors import run_tool
-from se_detection.pretrain import Pretrainer, argument_parser, load_config
+from se_detection.pretrain.pretrain_config import argument_parser, load_config
+from se_detection.pretrain.pretrainer import Pretrainer
 
 
 def main() -> None:

@@ -4,8 +4,9 @@
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
+from projects.serve.detectors import Detectors
+from projects.serve.server import serve
 from se_detection.errors import run_tool
-from se_detection.serve import Detectors, serve
 
 EXAMPLE = """
 Pictures stay in memory, and go nowhere else. A GPU is used if there is one. Ctrl-C ends it.

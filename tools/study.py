@@ -7,8 +7,11 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
+from projects.study.definition import read_study
+from projects.study.files import Data
+from projects.study.report import write_report
+from projects.study.runner import run_study
 from se_detection.errors import run_tool
-from se_detection.study import Data, read_study, run_study, write_report
 
 EXAMPLE = """
 examples:

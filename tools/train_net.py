@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Trains or evaluates a detector, with the flags of detectron2's own tools/train_net.py."""
 
-from se_detection.engine import argument_parser, launch_run, load_config, use_torchrun
+from se_detection.engine.arguments import argument_parser
+from se_detection.engine.checks import load_config
+from se_detection.engine.launch import use_torchrun
+from se_detection.engine.train_and_evaluate import launch_run
 from se_detection.errors import run_tool
 
 

@@ -17,12 +17,12 @@ from detectron2.modeling.backbone.resnet import ResNet
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..backbone.partial_load import OPTIONAL, PLAIN_TRUNK_REASON
 from ..errors import UserError
 from ..files import write_whole
+from ..modeling.partial_load import OPTIONAL, PLAIN_TRUNK_REASON
+from ..runs.checkpoints import LAST
 from .convert import fitting_source
 from .downloads import check_download
-from .files import LAST
 from .layout import Layout, contradictions
 from .reading import read_checkpoint
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..backbone.se_resnet import BLOCKS_PER_STAGE
-from ..config import STAGES
+from ..config.se_config import STAGES
 from ..errors import UserError
+from ..modeling.se_resnet import BLOCKS_PER_STAGE
 
 
 class Rule(NamedTuple):

@@ -11,9 +11,9 @@ from detectron2.modeling.backbone.resnet import ResNet
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..backbone.se_resnet import make_trunk
-from ..config import STAGES, SEConfig
+from ..config.se_config import STAGES, SEConfig
 from ..errors import UserError
+from ..modeling.se_resnet import make_trunk
 from .convert import convert_state_dict
 from .layout import Layout
 

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from ..config import PLAIN, STAGES, SEConfig
+from ..config.se_config import PLAIN, STAGES, SEConfig
 from ..errors import UserError
 from .convert import SOURCES, trunk_depth
 

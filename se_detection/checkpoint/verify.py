@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..config import STAGES
+from ..config.se_config import STAGES
 from ..errors import UserError
 from .convert import SOURCES
 from .converted import Converted

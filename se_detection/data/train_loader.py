@@ -21,9 +21,9 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
-from .bad_images import BadImage, image_key
+from ..runs.bad_images import BadImage, image_key
 from .image_files import reason
-from .loading import Undisturbed
+from .worker_signals import Undisturbed
 
 Picture = dict[str, Any]
 Mapper = Callable[[Picture], Picture | None]

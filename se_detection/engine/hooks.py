@@ -12,11 +12,11 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..checkpoint.checkpointer import StrictCheckpointer
-from ..checkpoint.files import FINAL, numbered_checkpoints
 from ..errors import UserError, user_message
-from ..metrics import MetricsFile
-from .finite import weights_are_finite
-from .interruption import Interrupted, StopRequest
+from ..runs.checkpoints import FINAL, numbered_checkpoints
+from ..runs.metrics import MetricsFile
+from .loss_guard import weights_are_finite
+from .signals import Interrupted, StopRequest
 
 logger = logging.getLogger(__name__)
 

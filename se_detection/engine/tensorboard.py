@@ -17,12 +17,12 @@ from pycocotools.coco import COCO
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ..compare.side_by_side import MIN_SCORE
+from ..data.coco_files import load_annotations, load_coco, read_json
 from ..data.coco_format import image_path
-from ..evaluation.coco_files import load_annotations, load_coco, read_json
-from ..evaluation.drawing import class_colours, draw_boxes, side_by_side
-from ..evaluation.pictures import MIN_SCORE
-from ..evaluation.runs import DETECTIONS
-from ..layers import SqueezeExcitation
+from ..modeling.squeeze_excitation import SqueezeExcitation
+from ..runs.evaluated_run import DETECTIONS
+from ..visualization.drawing import class_colours, draw_boxes, side_by_side
 
 # detectron2 writes every so many iterations.
 PERIOD = 20

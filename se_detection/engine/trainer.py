@@ -27,33 +27,26 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import Tensor, nn
 
-from ..analysis.complexity import picture_size
 from ..checkpoint.checkpointer import StrictCheckpointer
-from ..checkpoint.files import INITIAL
 from ..checkpoint.layout import Layout
-from ..data.bad_images import BadImage
-from ..data.loading import Undisturbed
 from ..data.mapper import CheckedMapper
 from ..data.naming import naming
 from ..data.train_loader import Phase, TrainLoader
+from ..data.worker_signals import Undisturbed
 from ..errors import UserError
 from ..evaluation.of_data_set import build_evaluator
-from ..metrics import MetricsFile
-from ..padding_in_heads import ignore_padding_in_heads
+from ..modeling.complexity import picture_size
+from ..modeling.padding_in_heads import ignore_padding_in_heads
+from ..runs.bad_images import BadImage
+from ..runs.checkpoints import INITIAL
+from ..runs.metrics import MetricsFile
 from .fine_tuning import FrozenTrunk, scale_rate, trunk_of
-from .finite import (
-    LossGuard,
-    get_normalizer,
-    guard_forward,
-    norm_statistics,
-    set_normalizer,
-    weights_are_finite,
-)
 from .heartbeat import heartbeat
 from .hooks import BestCheckpoint, Checkpoints, DeferredWriters, Evaluation, MovingAverage, PreciseBN, Writers
-from .interruption import Agreement, InterruptibleEvaluator, StopRequest
-from .left_out import LeftOut
-from .resuming import check_fixed_values, check_state, fixed_values, shared_checkpoint
+from .loss_guard import LossGuard, get_normalizer, guard_forward, norm_statistics, set_normalizer, weights_are_finite
+from .resume import check_fixed_values, check_state, fixed_values, shared_checkpoint
+from .signals import Agreement, InterruptibleEvaluator, StopRequest
+from .skipped_images import LeftOut
 from .steps import CheckedAMPTrainer, CheckedTrainer, SeededBatches
 from .tensorboard import DetectionPictures, GateMeans
 from .user_data import register_user_data

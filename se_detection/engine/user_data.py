@@ -7,8 +7,8 @@ from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from ..data.coco import check_annotations, check_images, common_categories, find_bad_images, register_coco_json
 from ..data.coco_format import Content
+from ..data.coco_sets import check_annotations, check_images, common_categories, find_bad_images, register_coco_json
 from ..data.masks_and_keypoints import check_keypoints, check_masks, has_run_length_codes, other_side
 from ..errors import UserError
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..data.naming import naming
 from ..errors import UserError
-from .coco import EVALUATED, COCODetectionEvaluator
+from .coco_evaluator import EVALUATED, COCODetectionEvaluator
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:

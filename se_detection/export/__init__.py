@@ -1,5 +1,1 @@
-"""Detectors as they are deployed: the same outputs, faster."""
-
-from .fuse import fuse_for_inference
-
-__all__ = ["fuse_for_inference"]
+"""Detectors as files: TorchScript, ONNX and torch.export, each compared with its original."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import write_whole
-from .description import KEY, Description
 from .graph import script, traceable
+from .metadata import KEY, Description
 
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "torch-export": ".pt2"}
 # The first with RoIAlign as detectron2 has it.

@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .description import FIELDS
+from .metadata import FIELDS
 
 
 def check_kind(model: nn.Module, run: Path) -> None:

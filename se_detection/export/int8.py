@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import write_whole
-from .description import KEY, Description
 from .formats import MISSING_ONNX
+from .metadata import KEY, Description
 
 # What the last layers give is used as it is: scores and box sides need more than 8 bits.
 PRECISE = ("cls_score", "bbox_pred", "objectness_logits", "anchor_deltas", "predictor", "score_lowres")

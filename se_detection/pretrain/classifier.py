@@ -13,10 +13,10 @@ from timm.data import Mixup
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..backbone.blocks import SEResidualBlock
 from ..checkpoint.layout import PLAIN_BUILDERS, SE_BUILDERS
-from ..config import STAGES
+from ..config.se_config import STAGES
 from ..errors import UserError
+from ..modeling.blocks import SEResidualBlock
 
 
 class Classifier(nn.Module):

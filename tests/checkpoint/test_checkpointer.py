@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from se_detection import UserError, model_zoo
-from se_detection.checkpoint import Layout, convert_input
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.checkpoint.converted import Converted
+from se_detection.checkpoint.inputs import convert_input
+from se_detection.checkpoint.layout import Layout
 
 
 def config(arm: str = "SE_R", **resnets: object) -> CfgNode:

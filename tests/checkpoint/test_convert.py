@@ -6,8 +6,7 @@ import torch
 import torchvision
 
 from se_detection import UserError
-from se_detection.checkpoint import convert_state_dict
-from se_detection.checkpoint.convert import fitting_source
+from se_detection.checkpoint.convert import convert_state_dict, fitting_source
 from se_detection.checkpoint.converted import Converted
 
 

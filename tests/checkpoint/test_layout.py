@@ -4,9 +4,8 @@ import torch
 from detectron2.config import CfgNode
 
 from se_detection import UserError, model_zoo
-from se_detection.checkpoint import Layout
 from se_detection.checkpoint.converted import Converted
-from se_detection.checkpoint.layout import contradictions
+from se_detection.checkpoint.layout import Layout, contradictions
 from se_detection.checkpoint.timm_handler import PREFIX, source_of
 
 CONFIG = "Paper/faster_rcnn_SE_R_50_FPN_2x"

@@ -9,12 +9,13 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from projects.paper import parity
 from se_detection import SEConfig, create_backbone
-from se_detection.checkpoint import convert_state_dict, parity
+from se_detection.checkpoint.convert import convert_state_dict
 from se_detection.checkpoint.converted import Converted
 from se_detection.checkpoint.verify import relative_errors
 
-from ..conftest import randomise_norms, relative_error
+from ..helpers import randomise_norms, relative_error
 
 STAGES = ("res2", "res3", "res4", "res5")
 # A multiple of 32, and one where the grids of the two layouts differ.

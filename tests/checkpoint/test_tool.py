@@ -11,10 +11,10 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from se_detection import UserError, model_zoo
-from se_detection.checkpoint import convert_input
+from se_detection.checkpoint.inputs import convert_input
 from se_detection.data.toy import make_toy_dataset
 
-from ..conftest import randomise_norms
+from ..helpers import randomise_norms
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from se_detection import UserError
-from se_detection.data.health import check_health
-from se_detection.data.health_report import health_tables
+from se_detection.data.check.annotated_folder import decode_images, read_split
+from se_detection.data.check.health import check_health
+from se_detection.data.check.health_report import health_tables
 from se_detection.data.image_files import Picture, Undecodable, look_at
 from se_detection.data.mapper import CheckedMapper
-from se_detection.data.split import decode_images, read_split
 
 from ..fuzzing import Tally, examples
 from .hostile_images import SIZE, bombs, broken, no_files, noise, pictures, saved, write_all

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from se_detection.data.coco import check_coco
+from se_detection.data.coco_sets import check_coco
 
 TOOL = Path(__file__).parents[2] / "tools" / "prepare_coco.py"
 

@@ -10,7 +10,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from se_detection import model_zoo
-from se_detection.engine import Trainer, argument_parser, load_config
+from se_detection.engine.arguments import argument_parser
+from se_detection.engine.checks import load_config
+from se_detection.engine.trainer import Trainer
 
 from .detectors import DETECTORS, SMALL
 from .shapes import SHAPES, draw

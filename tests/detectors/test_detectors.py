@@ -12,8 +12,8 @@ from detectron2.structures import pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from se_detection.export import fuse_for_inference
-from se_detection.layers import SqueezeExcitation
+from se_detection.modeling.fuse.fuse import fuse_for_inference
+from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
 from .detectors import CHECKS, DETECTORS, KEYPOINTS, MASKS, PANOPTIC, Detector, build, small_config
 from .shapes import Picture, average_precision, draw

@@ -24,10 +24,10 @@ from omegaconf import DictConfig
 from torch import nn
 
 from se_detection import SEConfig, UserError, create_backbone
-from se_detection.backbone import ignore_padding
-from se_detection.roi_heads import SERes5ROIHeads
+from se_detection.modeling.ignore_padding import ignore_padding
+from se_detection.modeling.roi_heads import SERes5ROIHeads
 
-from ..conftest import randomise_norms
+from ..helpers import randomise_norms
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 ARMS = [

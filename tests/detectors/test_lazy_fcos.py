@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from se_detection.layers import SqueezeExcitation
+from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "lazy" / "COCO-Detection"
 CHANNELS = 32

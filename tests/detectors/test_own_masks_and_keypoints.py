@@ -9,7 +9,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as masks
 
-from se_detection.engine import Trainer, argument_parser, load_config
+from se_detection.engine.arguments import argument_parser
+from se_detection.engine.checks import load_config
+from se_detection.engine.trainer import Trainer
 
 from .own_data import RECIPE, SIGMAS, flags, load, reference, train
 from .shapes import SHAPES, draw

@@ -13,8 +13,8 @@ from detectron2.evaluation import DatasetEvaluators, inference_on_dataset
 from PIL import Image
 from pycocotools import mask as masks
 
-from se_detection.engine import Trainer
 from se_detection.engine.hooks import Evaluation
+from se_detection.engine.trainer import Trainer
 from se_detection.errors import UserError
 
 from .own_data import load, reference, write_set
@@ -73,7 +73,7 @@ def test_panoptic_data_is_evaluated_as_in_detectron2s_own_train_net(tmp_path, mo
     if find_spec("panopticapi") is None:
         with pytest.raises(UserError, match="panopticapi, which is not there; install it: pip install"):
             load("panoptic_fpn", [], tmp_path / "run", values)
-        monkeypatch.setattr("se_detection.engine.config.find_spec", lambda name: True)
+        monkeypatch.setattr("se_detection.engine.checks.find_spec", lambda name: True)
     for other, message in (
         (
             {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 54},

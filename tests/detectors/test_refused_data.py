@@ -5,7 +5,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from se_detection import model_zoo
-from se_detection.engine import Trainer
+from se_detection.engine.trainer import Trainer
 from se_detection.errors import UserError
 
 from .detectors import DETECTORS

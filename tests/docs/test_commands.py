@@ -14,10 +14,10 @@ import pytest
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from se_detection.config import flatten
-from se_detection.engine.config import read_config
-from se_detection.pretrain.config import config_base
-from se_detection.study import read_study
+from projects.study.definition import read_study
+from se_detection.config.se_config import flatten
+from se_detection.engine.checks import read_config
+from se_detection.pretrain.pretrain_config import config_base
 
 from .pages import PAGES, ROOT, Block, blocks, braces, commands, inline_code, prose
 from .test_word_by_word import FOLLOWED

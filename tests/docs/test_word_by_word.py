@@ -36,7 +36,7 @@ FOLLOWED = (
     ("docs/YOUR_DATA.md", "python tools/prepare_coco.py check my_data/train.json"),
     ("docs/YOUR_DATA.md", "for arm in R SE_R; do\n  python tools/train_net.py --config-file configs/COCO-Detection"),
     ("docs/YOUR_DATA.md", "python tools/compare.py --baseline output/R"),
-    ("docs/DEPLOYING.md", "from se_detection.prediction import SEPredictor"),
+    ("docs/DEPLOYING.md", "from se_detection.inference import SEPredictor"),
     ("docs/EXPORT.md", "python tools/export.py --run output/SE_R --format onnx --output exported"),
 )
 

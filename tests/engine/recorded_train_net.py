@@ -13,7 +13,11 @@ from pathlib import Path
 import torch
 from detectron2.utils import comm
 
-from se_detection.engine import Trainer, argument_parser, launch_run, load_config, use_torchrun
+from se_detection.engine.arguments import argument_parser
+from se_detection.engine.checks import load_config
+from se_detection.engine.launch import use_torchrun
+from se_detection.engine.train_and_evaluate import launch_run
+from se_detection.engine.trainer import Trainer
 from se_detection.errors import run_tool
 
 RECORD = Path(os.environ["RECORD"])

@@ -14,7 +14,9 @@ from PIL import Image
 
 from se_detection import UserError, model_zoo
 from se_detection.data.mapper import CheckedMapper
-from se_detection.engine import Trainer, argument_parser, load_config
+from se_detection.engine.arguments import argument_parser
+from se_detection.engine.checks import load_config
+from se_detection.engine.trainer import Trainer
 from se_detection.errors import user_message
 
 from .conftest import SMALL

@@ -9,10 +9,13 @@ from detectron2.solver import get_default_optimizer_params
 from torch import Tensor, nn
 
 from se_detection import model_zoo
-from se_detection.engine import Trainer, argument_parser, load_config
+from se_detection.engine.arguments import argument_parser
+from se_detection.engine.checks import load_config
 from se_detection.engine.fine_tuning import trunk_of
-from se_detection.engine.interruption import Interrupted
-from tests.engine.conftest import SMALL
+from se_detection.engine.signals import Interrupted
+from se_detection.engine.trainer import Trainer
+
+from .conftest import SMALL
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import torch
 from se_detection import UserError, model_zoo
 from se_detection.checkpoint import checkpointer
 from se_detection.checkpoint.reading import read_checkpoint
-from se_detection.engine import Trainer, argument_parser, load_config
+from se_detection.engine.arguments import argument_parser
+from se_detection.engine.checks import load_config
+from se_detection.engine.trainer import Trainer
 
 from .conftest import SMALL
 

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from se_detection import model_zoo
-from se_detection.checkpoint.files import is_whole
 from se_detection.data.toy import make_toy_dataset
+from se_detection.runs.checkpoints import is_whole
 
-from ..conftest import relative_error
+from ..helpers import relative_error
 from .conftest import SMALL, read_metrics
 from .machines import Job, Machine, free_port, two_machines, wait_until
 

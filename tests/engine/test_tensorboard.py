@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from se_detection import create_backbone, model_zoo
-from se_detection.engine import Trainer, argument_parser, load_config, tensorboard
-from se_detection.engine.interruption import Interrupted
+from se_detection.engine import tensorboard
+from se_detection.engine.arguments import argument_parser
+from se_detection.engine.checks import load_config
+from se_detection.engine.signals import Interrupted
 from se_detection.engine.tensorboard import DetectionPictures, GateMeans
-from se_detection.evaluation.drawing import class_colours
-from se_detection.layers import SqueezeExcitation
+from se_detection.engine.trainer import Trainer
+from se_detection.modeling.squeeze_excitation import SqueezeExcitation
+from se_detection.visualization.drawing import class_colours
 
 from .conftest import SMALL, read_metrics
 

@@ -9,8 +9,10 @@ from detectron2.engine.hooks import CallbackHook
 from torch import Tensor
 
 from se_detection import model_zoo
-from se_detection.engine import Trainer, argument_parser, load_config
-from se_detection.engine.interruption import Interrupted
+from se_detection.engine.arguments import argument_parser
+from se_detection.engine.checks import load_config
+from se_detection.engine.signals import Interrupted
+from se_detection.engine.trainer import Trainer
 from se_detection.errors import UserError
 
 from .conftest import SMALL, read_metrics

@@ -1,5 +1,5 @@
-"""A trained run to export; see tests/prediction/conftest.py."""
+"""A trained run to export; see tests/inference/conftest.py."""
 
-from ..prediction.conftest import trained
+from ..inference.conftest import trained
 
 __all__ = ["trained"]

@@ -2,10 +2,10 @@ import onnxruntime
 import torch
 from torch import nn
 
-from se_detection.export.description import Description
 from se_detection.export.formats import write_onnx
 from se_detection.export.graph import find
 from se_detection.export.int8 import quantise
+from se_detection.export.metadata import Description
 
 from ..detectors.detectors import DETECTORS, build, small_config
 

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from se_detection import model_zoo
-from se_detection.pretrain import Pretrainer, argument_parser, load_config
+from se_detection.pretrain.pretrain_config import argument_parser, load_config
+from se_detection.pretrain.pretrainer import Pretrainer
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 

@@ -11,9 +11,9 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import nn
 
 from se_detection import SEConfig, UserError, create_backbone, model_zoo
-from se_detection.checkpoint import convert_state_dict
-from se_detection.pretrain import load_config
+from se_detection.checkpoint.convert import convert_state_dict
 from se_detection.pretrain.classifier import Classifier, add_stochastic_depth, trunk_config
+from se_detection.pretrain.pretrain_config import load_config
 
 OPTIONS = {
     "pixel_mean": [123.675, 116.28, 103.53],

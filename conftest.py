@@ -1,0 +1,109 @@
+"""Fixtures and helpers that several tests share."""
+
+import os
+import runpy
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from hypothesis import settings
+
+# The toy set is registered for this folder when se_detection is imported, and drawn there on first use.
+DATASETS = tempfile.TemporaryDirectory(prefix="datasets-")
+os.environ["DETECTRON2_DATASETS"] = DATASETS.name
+# Examples that a busy machine is slow with are no mistakes; and the same code passes or fails each time, but where more
+# inputs are asked for than usual.
+settings.register_profile("busy", deadline=None, derandomize="FUZZ" not in os.environ)
+settings.load_profile("busy")
+# The files that take longest. They go first, so that all processes of pytest-xdist end about together.
+LONGEST = (
+    "engine/test_many_processes.py",
+    "engine/test_train_net.py",
+    "engine/test_signals.py",
+    "detectors/test_detectors.py",
+    "export/test_exporter.py",
+    "detectors/test_stock_tools.py",
+    "detectors/test_own_masks_and_keypoints.py",
+    "tests/test_study.py",
+    "tests/test_ablations.py",
+    "pretrain/test_pretrainer.py",
+    "modeling/test_configurations.py",
+    "compare/test_comparison_page.py",
+    "tests/test_page.py",
+    "engine/test_tensorboard.py",
+    "engine/test_trainer.py",
+)
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--faults", type=int, default=1, help="how often each random fault of a run is tried")
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    def place(item) -> int:
+        name = f"{item.path.parent.name}/{item.path.name}"
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_data_sets() -> Iterator[None]:
+    """What a file's tests register with detectron2 is gone after them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for catalog in (DatasetCatalog, MetadataCatalog):
+            patch.setattr(catalog, "data", dict(catalog.data))
+        yield
+
+
+@pytest.fixture(scope="module")
+def module_path(tmp_path_factory) -> Iterator[Path]:
+    """As `tmp_path`, for all tests of a file: runs of all files at once would be 20 GB of checkpoints."""
+    folder = tmp_path_factory.mktemp("module")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def run_script(monkeypatch) -> Callable[..., None]:
+    """A function that runs a script of tools/ in this process, with the given arguments."""
+
+    def run(name: str, *arguments: object) -> None:
+        script = str(Path(__file__).parent / "tools" / name)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(script, run_name="__main__")
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images beside the checkout; it is no part of the project."""
+    folder = Path(__file__).resolve().parents[1] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"real images are not at hand: {folder}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser without a window."""
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.skip("no chromium to open the page in; Debian has it: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by pip install playwright")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--disable-gpu", "--disable-quic"])
+        yield browser
+        browser.close()

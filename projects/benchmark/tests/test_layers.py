@@ -1,0 +1,72 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
+from torch import nn
+
+from se_detection.modeling.complexity import multiply_adds
+
+from ..layers import Layer, count_layers
+from ..networks import build_network
+
+
+def test_a_small_network_counted_by_hand() -> None:
+    conv, fc = nn.Conv2d(3, 8, 3, stride=2, padding=1, groups=1), nn.Linear(8, 5)
+    image = torch.zeros(2, 3, 10, 12)
+
+    def run() -> None:
+        with torch.no_grad():
+            fc(F.max_pool2d(F.relu(conv(image)), 2).mean(dim=(2, 3)))
+
+    maps, pooled = 2 * 8 * 5 * 6, 2 * 8 * 2 * 3
+    assert count_layers(conv, run) == [
+        Layer(4 * (2 * 3 * 10 * 12 + 8 * 27 + 8 + maps), 2 * maps * 27),
+        Layer(4 * (maps + pooled), 0),
+        Layer(4 * (2 * 8 + 8 * 5 + 5 + 2 * 5), 2 * 2 * 8 * 5),
+    ]
+
+
+def test_half_precision_moves_half_as_much() -> None:
+    conv = nn.Conv2d(16, 16, 1, bias=False)
+
+    def run() -> None:
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            conv(torch.zeros(1, 16, 8, 8))
+
+    assert count_layers(conv, run) == [Layer(2 * (2 * 16 * 64 + 16 * 16), 2 * 16 * 16 * 64)]
+
+
+def test_backward_is_two_more_convolutions() -> None:
+    conv = nn.Conv2d(16, 32, 3, padding=1, bias=False)
+    image = torch.zeros(1, 16, 8, 8, requires_grad=True)
+    forward, backward = count_layers(conv, lambda: conv(image).sum().backward())
+    assert backward.flops == 2 * forward.flops == 2 * 2 * 16 * 32 * 9 * 64
+    # The output's gradient, the input and the weight are read; the gradients of the latter two are written.
+    assert backward.moved == 4 * (32 * 64 + 2 * 16 * 64 + 2 * 16 * 32 * 9)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [BasicBlock(8, 8, norm=""), BottleneckBlock(8, 8, bottleneck_channels=8, norm="")],
+    ids=["basic", "bottleneck"],
+)
+def test_a_blocks_last_convolution_reads_the_shortcut(block) -> None:
+    image = torch.zeros(1, 8, 16, 16)
+    with torch.no_grad():
+        layers = count_layers(block, lambda: block(image))
+    maps = 4 * image.numel()
+    weights = [4 * parameter.numel() for name, parameter in block.named_parameters() if name.endswith("weight")]
+    *before, last = [layer.moved for layer in layers]
+    assert before == [2 * maps + weight for weight in weights[:-1]]
+    assert last == 3 * maps + weights[-1]
+    assert not any(module._forward_hooks for module in block.modules())
+
+
+@pytest.mark.parametrize("trunk", ["plain", "se"])
+def test_operations_are_fvcores(trunk, make_case) -> None:
+    """fvcore counts multiply-adds, from a trace."""
+    network = build_network(trunk, make_case(depth=50))
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        layers = count_layers(network, lambda: network(image))
+    assert sum(layer.flops for layer in layers) == 2 * multiply_adds(network, image)[""]

@@ -1,0 +1,16 @@
+import pickle
+
+from .. import loader_memory as module
+from ..loader_memory import OBJECTS, OURS, loader_memory, memory_table
+
+IMAGES = 6000
+
+
+def test_processes_share_the_data_set_but_come_to_copy_a_list_of_objects() -> None:
+    """Reading an object counts its references, which is a write to the page that it lies on."""
+    rows = {row.arm: row for row in loader_memory(IMAGES, [2])}
+    packed = sum(len(pickle.dumps(picture, protocol=-1)) for picture in module._made_up_pictures(IMAGES)) / 2**20
+    assert rows[OURS].data_set == packed > 3
+    assert rows[OBJECTS].grown > 3 * rows[OURS].grown
+    assert rows[OBJECTS].grown > 2 * packed
+    assert f"{rows[OBJECTS].grown:.0f}" in memory_table(list(rows.values()))

@@ -1,0 +1,168 @@
+import contextlib
+import copy
+import io
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import EventStorage
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from se_detection import model_zoo
+from se_detection.data.toy import make_toy_dataset
+
+from ..loop import evaluation_arms, loader_arms, made_up_boxes, measure_loop, training_step
+
+
+def test_ratios_are_to_the_first_arm_and_without_the_first_round() -> None:
+    now, made = 0.0, Counter()
+
+    def busy(name: str, seconds: float):
+        def run() -> None:
+            nonlocal now
+            now += seconds if made[name] else 1000 * seconds**2
+            made[name] += 1
+
+        return run
+
+    arms = {"reference": busy("reference", 2.0), "slower": busy("slower", 3.0)}
+    rows = measure_loop(arms, rounds=7, clock=lambda: now)
+    assert [(row.arm, row.rounds) for row in rows] == [("reference", 7), ("slower", 7)]
+    assert [row.ratio.value for row in rows] == pytest.approx([1.0, 1.5])
+    assert made == {"reference": 8, "slower": 8}
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    json_file = make_toy_dataset(tmp_path, split="train", count=6)
+    register_coco_instances("benchmark_toy", {}, str(json_file), str(tmp_path / "train"))
+    cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
+    cfg.DATASETS.TRAIN = ("benchmark_toy",)
+    cfg.SOLVER.IMS_PER_BATCH = 2
+    cfg.INPUT.MIN_SIZE_TRAIN = (64, 96)
+    cfg.INPUT.RANDOM_FLIP = "none"
+    yield cfg
+    DatasetCatalog.remove("benchmark_toy")
+    MetadataCatalog.remove("benchmark_toy")
+
+
+def test_both_loaders_load_the_same_pictures(cfg, tmp_path) -> None:
+    arms = loader_arms(cfg)
+    assert list(arms) == ["detectron2", "ours"]
+    names = []
+    for _ in range(4):
+        theirs, ours = (load() for load in arms.values())
+        assert [item["file_name"] for item in ours] == [item["file_name"] for item in theirs]
+        for mine, other in zip(ours, theirs, strict=True):
+            assert torch.equal(mine["image"], other["image"])
+            assert torch.equal(mine["instances"].gt_boxes.tensor, other["instances"].gt_boxes.tensor)
+            names.append(mine["file_name"])
+        assert min(mine["image"].shape[1:]) == 96
+    files = sorted(str(path) for path in (tmp_path / "train").iterdir())
+    assert names == [*files, *files[:2]]
+    pixels = np.asarray(Image.open(files[1]).resize(mine["image"].shape[:0:-1], Image.Resampling.BILINEAR))
+    assert torch.equal(mine["image"], torch.tensor(pixels[..., ::-1].copy()).permute(2, 0, 1))
+    assert cfg.INPUT.MIN_SIZE_TRAIN == (64, 96)
+
+
+def test_the_training_step_is_detectron2s(cfg) -> None:
+    batch = loader_arms(cfg)["ours"]()
+    step = training_step(batch, "cpu")
+    detector = copy.deepcopy(step.model)
+    trainer = SimpleTrainer(detector, [batch], torch.optim.SGD(detector.parameters(), lr=0.0))
+    gradients = {}
+    for model in (step.model, detector):
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(
+                    lambda parameter, name=name: gradients.setdefault(name, []).append(parameter.grad.clone())
+                )
+    torch.manual_seed(0)
+    step()
+    torch.manual_seed(0)
+    trainer.iter = 0
+    with EventStorage():
+        trainer.run_step()
+    assert len(gradients) > 100
+    for ours, theirs in gradients.values():
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_all_evaluations_find_pycocotools_ap() -> None:
+    content, outputs = made_up_boxes(30)
+    truth = COCO()
+    truth.dataset = content
+    rows = [
+        [image["id"], *box, score, number + 1]
+        for image, output in zip(content["images"], outputs, strict=True)
+        for box, score, number in zip(
+            output.pred_boxes.tensor.double().tolist(),
+            output.scores.tolist(),
+            output.pred_classes.tolist(),
+            strict=True,
+        )
+    ]
+    results = np.array(rows)
+    results[:, 3:5] -= results[:, 1:3]
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert 5 < 100 * evaluation.stats[0] < 60
+    before = DatasetCatalog.list()
+    with evaluation_arms(30) as arms:
+        assert list(arms) == ["pycocotools", "detectron2", "ours"]
+        assert [evaluate() for evaluate in arms.values()] == pytest.approx([100 * evaluation.stats[0]] * 3, abs=1e-4)
+    assert DatasetCatalog.list() == before
+
+
+def test_made_up_boxes_are_as_many_as_coco_has() -> None:
+    content, outputs = made_up_boxes(300)
+    assert {len(output) for output in outputs} == {100}
+    assert len(content["annotations"]) / 300 == pytest.approx(36781 / 5000, rel=0.1)  # of val2017
+    assert len({item["category_id"] for item in content["annotations"]}) == 80
+    for item in content["annotations"]:
+        x, y, width, height = item["bbox"]
+        assert min(x, y) >= 0
+        assert x + width <= 640
+        assert y + height <= 480
+
+
+def test_the_tool(run_script, tmp_path, capsys) -> None:
+    written = tmp_path / "evaluation.json"
+    run_script("benchmark_loop.py", "evaluation", "--images", 20, "--rounds", 6, "--json", written)
+    rows = json.loads(written.read_text())["rows"]
+    assert [row["arm"] for row in rows] == ["pycocotools", "detectron2", "ours"]
+    assert rows[0]["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert f"{rows[2]['ratio']['value']:.3f}" in capsys.readouterr().out
+
+    json_file = make_toy_dataset(tmp_path, split="train", count=4)
+    data = ["--train-json", json_file, "--train-images", tmp_path / "train"]
+    run_script("benchmark_loop.py", "loader", *data, "--size", 64, "--rounds", 2)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["detectron2", "ours", "training"]
+
+
+def test_mistakes_are_told(run_script, monkeypatch, tmp_path, capsys) -> None:
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        monkeypatch.setattr(catalog, "data", {})
+    many = tmp_path / "many.json"
+    categories = [{"id": number, "name": str(number)} for number in range(1, 82)]
+    many.write_text(json.dumps({"images": [], "annotations": [], "categories": categories}))
+    for arguments, said in (
+        (("loader", "--train-json", many, "--train-images", tmp_path), f"{many}: it has 81 categories"),
+        (("loader", "--size", 0), "--size 0: give at least 1"),
+        (("loader", "--train-json", "x.json"), "--train-json and --train-images: give both or neither"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            run_script("benchmark_loop.py", *arguments)
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err

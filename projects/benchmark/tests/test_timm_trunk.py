@@ -1,0 +1,45 @@
+import pytest
+import timm
+import torch
+from detectron2.layers import FrozenBatchNorm2d
+from torch import nn
+
+from tests.helpers import randomise_norms, relative_error
+
+from ..timm_trunk import TimmTrunk
+
+
+@pytest.mark.parametrize("name", ["legacy_seresnet50", "seresnet50"])
+def test_the_maps_are_those_of_timms_classifier(name) -> None:
+    trunk = randomise_norms(TimmTrunk(name))
+    classifier = timm.create_model(name).eval()
+    missing, unexpected = classifier.load_state_dict(trunk.network.state_dict(), strict=False)
+    assert not unexpected
+    assert {key.rpartition(".")[2] for key in missing if "fc." not in key[:3] and "last_linear" not in key} <= {
+        "num_batches_tracked"
+    }
+    maps = {}
+    for number in (1, 2, 3, 4):
+        stage = classifier.get_submodule(f"layer{number}")
+        stage.register_forward_hook(lambda _, __, out, stage=f"res{number + 1}": maps.update({stage: out}))
+    image = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        classifier(image)
+        # Its norms are frozen, so that training mode changes nothing.
+        ours = trunk.train()(image)
+    assert list(ours) == list(trunk.output_shape()) == ["res2", "res3", "res4", "res5"]
+    for stage, shape in trunk.output_shape().items():
+        assert relative_error(ours[stage], maps[stage]) < 1e-5
+        assert ours[stage].shape[1:] == (shape.channels, 64 // shape.stride, 96 // shape.stride)
+
+
+@pytest.mark.parametrize("name", ["legacy_seresnet18", "seresnet18"])
+def test_it_is_trained_as_detectron2_trains(name) -> None:
+    """Norms frozen everywhere; stem and first stage (FREEZE_AT 2) without gradients, the rest with."""
+    trunk = TimmTrunk(name)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in trunk.modules())
+    assert sum(isinstance(module, FrozenBatchNorm2d) for module in trunk.modules()) == 20
+    frozen = {key.split(".")[1] for key, value in trunk.named_parameters() if not value.requires_grad}
+    trained = {key.split(".")[1] for key, value in trunk.named_parameters() if value.requires_grad}
+    assert frozen == {"layer0" if "legacy" in name else "conv1", "layer1"}
+    assert trained == {"layer2", "layer3", "layer4"}

@@ -1,0 +1,90 @@
+import json
+
+import pytest
+import torch
+
+from se_detection.errors import UserError
+
+from ..arguments import argument_parser, settings
+
+
+def chosen(*arguments: str):
+    return settings(argument_parser().parse_args(arguments))
+
+
+def test_what_is_measured_by_default() -> None:
+    found = chosen("--device", "cpu")
+    assert [str(case) for case in found.cases] == [
+        f"backbone+fpn, {mode}, float32, 512 px, batch 1" for mode in ("inference", "train")
+    ]
+    assert {"stock", "timm-legacy", "eager", "fused", "compiled", "stock-compiled", "bound"} <= set(found.arms)
+    quick = chosen("--device", "cpu", "--quick")
+    assert not any("compiled" in arm for arm in quick.arms)
+    assert {"timm", "fused", "bound"} <= set(quick.arms)
+    assert (quick.rounds, quick.cases[0].size) == (6, 256)
+    assert chosen("--quick", "--device", "cpu", "--size", "320", "--arms", "compiled").arms == ["compiled"]
+
+
+def test_sweeps_are_over_all_that_is_named() -> None:
+    found = chosen("--device", "cpu", "--size", "512", "256", "--batch", "2", "1", "--dtype", "float32", "bfloat16")
+    assert len(found.cases) == 2 * 2 * 2 * 2
+    # The first of a sweep is what times are compared with.
+    assert [(case.size, case.batch) for case in found.cases[:4]] == [(256, 1), (256, 2), (512, 1), (512, 2)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--arms", "eager", "faster"), "--arms faster: choose from stock, "),
+        (("--arms", "fused", "--mode", "train"), "--arms fused: it is for inference alone"),
+        (("--size", "500"), "--size 500: give multiples of 32"),
+        (("--size", "0"), "--size 0: give multiples of 32"),
+        (("--batch", "0"), "--batch 0: give at least one"),
+        (("--rounds", "-1"), "--rounds -1: give at least 1"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, said) -> None:
+    with pytest.raises(UserError) as error:
+        chosen("--device", "cpu", *arguments)
+    assert str(error.value).startswith(said)
+    assert "\n" not in str(error.value)
+
+
+def test_a_gpu_that_isnt_there(monkeypatch, run_script, capsys) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as ended:
+        run_script("benchmark.py", "--device", "cuda")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --device cuda: PyTorch finds no GPU here")
+
+
+def test_a_small_benchmark_from_the_command_line(run_script, tmp_path, capsys) -> None:
+    """The formats that are kept; on the CPU no times, only ratios."""
+    table, picture = tmp_path / "benchmark.json", tmp_path / "benchmark.png"
+    options = ("--depth", 18, "--size", 64, "--mode", "inference", "--device", "cpu", "--rounds", 6)
+    run_script("benchmark.py", *options, "--arms", "eager", "--json", table, "--plot", picture)
+    content = json.loads(table.read_text())
+    assert [row["arm"] for row in content["rows"]] == ["stock", "eager"]
+    row = content["rows"][1]
+    wanted = ("part", "mode", "device", "dtype", "size", "batch", "ratio", "low", "high", "memory_ratio")
+    assert set(wanted) < row.keys()
+    assert row["low"] <= row["ratio"] <= row["high"]
+    assert row["memory_ratio"] > 1
+    assert row["median_ms"] is None
+    assert "machine" in content
+    out = capsys.readouterr().out
+    assert "R18, backbone+fpn, inference, float32, 64 px, batch 1: 6 rounds" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit) as ended:
+        run_script("benchmark.py", *options, "--json", table)
+    assert ended.value.code == 2
+    assert f"{table} is there already" in capsys.readouterr().err
+
+
+def test_help_has_an_example(run_script, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_script("benchmark.py", "--help")
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "$ tools/benchmark.py --quick" in out
+    assert "stock-fused" in out

@@ -1,0 +1,1 @@
+"""The paper's tables, parity with timm, and what padding changes."""

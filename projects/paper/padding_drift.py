@@ -1,0 +1,165 @@
+"""How much a detector's answer to a picture changes with the pictures that it shares a batch with."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.structures import Instances
+from tabulate import tabulate
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from se_detection.errors import UserError
+from se_detection.export.pairs import pair_detections
+from se_detection.gates.recorder import se_gates
+from se_detection.runs.trained_run import Split, TrainedRun, batches, load_trained_run, open_split, read_run_config
+
+
+@dataclass
+class Drift:
+    """Differences between a picture alone and the same picture in a batch; one value a picture, or a detection.
+
+    Args:
+        images: how many pictures were looked at.
+        batch: how many shared a batch.
+        gates: the largest difference of an SE gate's values.
+        features: of each map of the backbone, the largest difference inside the picture over the largest value.
+        scores: of each detection that both have.
+        boxes: the same, the largest move of a side in pixels of the original picture.
+        detections: how many there were, of the pictures alone.
+        lost: how many of them the batch has not.
+        gained: how many the batch has more.
+    """
+
+    images: int
+    batch: int
+    gates: list[float] = field(default_factory=list)
+    features: dict[str, list[float]] = field(default_factory=dict)
+    scores: list[float] = field(default_factory=list)
+    boxes: list[float] = field(default_factory=list)
+    detections: int = 0
+    lost: int = 0
+    gained: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: all fields, with mean and maximum in place of the values."""
+        features = {name: _summary(values) for name, values in self.features.items()}
+        single = {name: _summary(getattr(self, name)) for name in ("gates", "scores", "boxes")}
+        return {**asdict(self), **single, "features": features}
+
+
+class _Recorded:
+    """While it is entered, keeps what the last forward pass gave: gates as (N, channels), and the backbone's maps."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def __enter__(self) -> "_Recorded":
+        self.gates: dict[str, Tensor] = {}
+        self.maps: dict[str, Tensor] = {}
+        self._hooks = [
+            gate.activation.register_forward_hook(partial(self._keep_gate, name))
+            for name, gate in se_gates(self.model.backbone).items()
+        ]
+        self._hooks.append(self.model.backbone.register_forward_hook(self._keep_maps))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _keep_gate(self, name: str, activation: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.gates[name] = output
+
+    def _keep_maps(self, backbone: nn.Module, inputs: Any, output: dict[str, Tensor]) -> None:
+        self.maps = output
+
+
+def padding_drift(
+    folder: Path,
+    *,
+    overrides: Sequence[str] = (),
+    split: Sequence[Path] | None = None,
+    images: int | None = None,
+    batch: int = 4,
+) -> Drift:
+    """Gives a trained detector each picture alone, and in a batch with the ones that follow it.
+
+    Args:
+        folder: of a training with tools/train_net.py.
+        overrides: of its config, `KEY VALUE ...`.
+        split: COCO annotations and the folder of their images; the run's test set unless given.
+        images: at most so many, spread evenly over the set.
+        batch: how many pictures share a batch.
+
+    Raises:
+        UserError: what is given can't be used, or no two pictures would share a batch.
+    """
+    if batch < 2:
+        raise UserError(f"--batch {batch}: at least 2 pictures must share a batch")
+    run = load_trained_run(folder, read_run_config(folder, overrides))
+    opened = open_split(run, split, images)
+    if len(opened.images) < 2:
+        raise UserError(f"{opened.annotations}: 1 picture shares a batch with none; give at least 2")
+    return _measure(run, opened, batch)
+
+
+def _measure(run: TrainedRun, split: Split, size: int) -> Drift:
+    drift = Drift(images=len(split.images), batch=size)
+    model: Any = run.model
+    waiting: list[dict[str, Any]] = []
+    strides = {name: shape.stride for name, shape in model.backbone.output_shape().items()}
+    with torch.no_grad(), _Recorded(model) as recorded, tqdm(total=drift.images, desc="pictures") as bar:
+        for place, (entry,) in enumerate(batches(run.cfg, split.images), 1):
+            waiting.append(entry)
+            if len(waiting) < size and place < drift.images:
+                continue
+            together = model(waiting)
+            gates, maps = recorded.gates, recorded.maps
+            recorded.gates = {}
+            for row, picture in enumerate(waiting):
+                alone = model([picture])
+                if gates:
+                    changes = [(gates[name][row] - own[0]).abs().max() for name, own in recorded.gates.items()]
+                    drift.gates.append(torch.stack(changes).max().item())
+                for name, stride in strides.items():
+                    height, width = (-(-length // stride) for length in picture["image"].shape[1:])
+                    own, shared = (values[:, :height, :width] for values in (recorded.maps[name][0], maps[name][row]))
+                    change = (own - shared).abs().max() / own.abs().max()
+                    drift.features.setdefault(name, []).append(change.item())
+                _compare(drift, alone[0]["instances"], together[row]["instances"])
+            bar.update(len(waiting))
+            waiting = []
+    return drift
+
+
+def _compare(drift: Drift, alone: Instances, together: Instances) -> None:
+    pairs = pair_detections(alone, together)
+    for place, other in pairs:
+        drift.scores.append((alone.scores[place] - together.scores[other]).abs().item())
+        sides = alone.pred_boxes.tensor[place] - together.pred_boxes.tensor[other]
+        drift.boxes.append(sides.abs().max().item())
+    drift.detections += len(alone)
+    drift.lost += len(alone) - len(pairs)
+    drift.gained += len(together) - len(pairs)
+
+
+def drift_table(drift: Drift) -> str:
+    """A row for gates, each map, scores and boxes: mean and maximum; below, what was lost and gained."""
+    found = drift.to_dict()
+    values = {f"features {name}": summary for name, summary in found["features"].items()}
+    values = {"gate": found["gates"], **values, "score": found["scores"], "box (pixels)": found["boxes"]}
+    rows = [[name, f"{row['mean']:.1e}", f"{row['max']:.1e}"] for name, row in values.items() if row]
+    table = tabulate(rows, ["difference", "mean", "max"], tablefmt="simple", disable_numparse=True)
+    return (
+        f"{table}\n\n{drift.images} pictures, each alone and in a batch of {drift.batch}: of {drift.detections} "
+        f"detections {drift.lost} are lost in the batch, and {drift.gained} are there only."
+    )
+
+
+def _summary(values: Sequence[float]) -> dict[str, float] | None:
+    """None where there are none."""
+    return {"mean": sum(values) / len(values), "max": max(values)} if values else None

@@ -1,0 +1,141 @@
+"""The paper's tables (arXiv 1709.01507v4) and timm's models against what is measured here."""
+
+import pytest
+import timm
+import torch
+
+from se_detection import create_backbone
+from se_detection.modeling.complexity import count_parameters, multiply_adds
+
+from ..paper_tables import PLAIN, ROWS, Classifier, PaperRow, measure
+from ..tables import paper_table
+
+# Table 2 (GFLOPs; SENet-154's are timm's), and timm's model of the same layers
+TABLE_2 = {
+    "ResNet-50": (3.86, "resnet50"),
+    "SE-ResNet-50": (3.87, "legacy_seresnet50"),
+    "ResNet-101": (7.58, "resnet101"),
+    "SE-ResNet-101": (7.60, "legacy_seresnet101"),
+    "ResNet-152": (11.30, "resnet152"),
+    "SE-ResNet-152": (11.32, "legacy_seresnet152"),
+    "ResNeXt-50 32x4d": (4.24, "resnext50_32x4d"),
+    "SE-ResNeXt-50 32x4d": (4.25, "legacy_seresnext50_32x4d"),
+    "ResNeXt-101 32x4d": (7.99, "resnext101_32x4d"),
+    "SE-ResNeXt-101 32x4d": (8.00, "legacy_seresnext101_32x4d"),
+    "SENet-154": (20.77, "legacy_senet154"),
+}
+# Tables 10, 13, 15 and 16: millions of parameters
+ABLATIONS = {
+    "reduction 2": 45.7,
+    "reduction 4": 35.7,
+    "reduction 8": 30.7,
+    "reduction 16": 28.1,
+    "reduction 32": 26.9,
+    "no SE": 25.6,
+    "stage 2": 25.6,
+    "stage 3": 25.7,
+    "stage 4": 26.4,
+    "stage all": 28.1,
+    "position 3x3": 25.8,
+    "squeeze none": 28.1,
+}
+# The residual blocks in res2 to res5, whose outputs have 256, 512, 1024 and 2048 channels
+BLOCKS = {
+    "resnet50": (3, 4, 6, 3),
+    "resnet101": (3, 4, 23, 3),
+    "resnet152": (3, 8, 36, 3),
+    "resnext50_32x4d": (3, 4, 6, 3),
+    "resnext101_32x4d": (3, 4, 23, 3),
+    "senet154": (3, 8, 36, 3),
+}
+BY_NAME = {row.name: row for row in ROWS}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return {row.name: row for row in measure()}
+
+
+@pytest.mark.parametrize("name", TABLE_2)
+def test_tables_2_and_3(measured, name) -> None:
+    gflops, timm_name = TABLE_2[name]
+    with torch.device("meta"):
+        theirs = count_parameters(timm.create_model(timm_name))
+    row = measured[name]
+    assert row.parameters == theirs
+    assert row.reference_parameters == round(theirs / 1e6, 2)
+    assert row.reference_gflops == gflops
+    assert row.gflops == pytest.approx(gflops, rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["SE-ResNet-50", "SENet-154"])
+def test_timms_models_compute_the_same(measured, name) -> None:
+    theirs = multiply_adds(timm.create_model(TABLE_2[name][1]), torch.zeros(1, 3, 224, 224))[""]
+    assert measured[name].gflops * 1e9 == pytest.approx(theirs, rel=1e-12)
+
+
+def test_ablations(measured) -> None:
+    """The paper's counts are above the layers' own, which fits counting BN's two statistics of each channel too.
+
+    With those, all of its rows are met but r = 8, which is 0.01 M further off.
+    """
+    assert {name: row.reference_parameters for name, row in measured.items() if row.table >= 10} == {
+        **dict.fromkeys(name for name, row in BY_NAME.items() if row.table >= 10),
+        **ABLATIONS,
+    }
+    statistics = sum(
+        2 * module.num_features
+        for module in create_backbone("resnet50").modules()
+        if isinstance(module, torch.nn.BatchNorm2d)
+    )
+    off = {name: measured[name].parameters / 1e6 + statistics / 1e6 - millions for name, millions in ABLATIONS.items()}
+    assert off.pop("reduction 8") == pytest.approx(-0.06, abs=0.001)
+    assert max(map(abs, off.values())) < 0.05
+    assert measured["position 3x3"].gflops == pytest.approx(3.86, rel=0.001)
+    assert measured["squeeze none"].gflops == pytest.approx(4.27, rel=0.001)
+
+
+@pytest.mark.parametrize("name", [row.name for row in ROWS if row.classifier.se != PLAIN])
+def test_what_se_adds_is_the_papers_sum(measured, name) -> None:
+    """(2 / r) sum of N C^2 (Sec. 4), with C the channels of what is gated, and the biases C / r + C."""
+    trunk, se = BY_NAME[name].classifier.trunk, BY_NAME[name].classifier.se
+    expected = 0
+    for stage, blocks in enumerate(BLOCKS[trunk]):
+        if f"res{stage + 2}" not in se.stages:
+            continue
+        width = 256 * 2**stage
+        gated = [width] * blocks
+        if se.position == "pre":  # a stage's first block takes in what the one before gives, res2's the stem
+            gated[0] = width // 2 if stage else 64
+        if se.position == "3x3":
+            gated = [width // 4] * blocks
+        for channels in gated:
+            expected += 2 * channels**2 // se.reduction
+            if se.bias:
+                expected += channels // se.reduction + channels
+    row = measured[name]
+    assert row.added_parameters == expected
+    # The two layers compute once for each channel, NoSqueeze's on every position of the map.
+    assert row.added_gflops > 0
+    if se.squeeze != "none" and not se.bias:
+        assert row.added_gflops * 1e9 == pytest.approx(expected)
+    if se.squeeze == "none":
+        positions = [(56 // 2**stage) ** 2 for stage in range(4)]
+        flops = sum(
+            2 * blocks * (256 * 2**stage) ** 2 // se.reduction * positions[stage]
+            for stage, blocks in enumerate(BLOCKS[trunk])
+        )
+        assert row.added_gflops * 1e9 == pytest.approx(flops)
+
+
+def test_plain_rows_add_nothing(measured) -> None:
+    plain = {row.name for row in ROWS if row.classifier.se == PLAIN}
+    assert len(plain) == 6
+    assert {name for name, row in measured.items() if row.added_parameters == row.added_gflops == 0} == plain
+
+
+def test_the_table_shows_the_difference() -> None:
+    row = PaperRow(2, "ResNet-18", Classifier("resnet18", PLAIN), 11.5, 1.8)
+    lines = paper_table(measure([row])).splitlines()
+    # torchvision: 11,689,512 parameters and 1.814 GFLOPs
+    assert lines[2].split() == ["2", "ResNet-18", "11.690", "11.5", "+0.190", "1.814", "1.80", "+0.78"]

@@ -1,0 +1,55 @@
+"""The mean gates of a run, if tools/analyze.py has found them before."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from se_detection.data.coco_files import read_json
+from se_detection.errors import UserError
+from se_detection.gates.excitations import STATE, STATISTICS, Excitations
+from se_detection.gates.recorder import se_gates
+from se_detection.gates.statistics import load_statistics
+from se_detection.inference.predictor import SEPredictor
+from se_detection.runs.trained_run import Split, TrainedRun
+
+
+def read_mean_gates(run: Path, predictor: SEPredictor, made_of: Mapping[str, str]) -> Excitations:
+    """What `RUN/excitations` holds, for the detector that is in memory; the data is not looked at.
+
+    Args:
+        made_of: the SHA-256 of the detector's `weights` and `config`.
+
+    Raises:
+        UserError: the detector has no gates to look at, or the folder has no means of its checkpoint. It may be shown
+            to strangers, and names no path.
+    """
+    called = run.resolve().name
+    gates = se_gates(predictor.model)
+    if not gates or predictor.fused:
+        raise UserError(f"{called}: the detector has no SE gates to look at")
+    folder = run / "excitations"
+    command = f"tools/analyze.py excitations --run {shlex.quote(called)} --no-ablation"
+    if not (folder / STATISTICS).is_file():
+        raise UserError(f"the map compares with the mean gates, which {command} finds; try again then")
+    damaged = UserError(f"the mean gates of {called} are damaged; {command} --overwrite finds them anew")
+    try:
+        state = read_json(folder / STATE)
+    except UserError as error:
+        raise damaged from error
+    known = state.get("of") if isinstance(state, dict) else None
+    if not isinstance(known, dict) or any(known.get(what) != digest for what, digest in made_of.items()):
+        raise UserError(
+            f"the mean gates of {called} are of other weights than {predictor.weights.name}; "
+            f"{command} --overwrite looks at RUN's newest"
+        )
+    try:
+        statistics, _ = load_statistics(folder / STATISTICS)
+        for name, gate in gates.items():
+            block = statistics[name]
+            if not block.images[-1] or block.mean[-1].shape != (gate.fc2.out_channels,):
+                raise ValueError(name)
+    except Exception as error:  # of any class, as the file may hold anything
+        raise damaged from error
+    trained = TrainedRun(run, predictor.cfg, predictor.model, predictor.weights)
+    split = Split(Path(), Path(), predictor.classes, tuple(predictor.categories), [])
+    return Excitations(trained, split, gates, statistics, None, folder)

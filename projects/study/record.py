@@ -1,0 +1,171 @@
+"""What is kept of a finished run: a small file that the report is made of, without weights or predictions."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from se_detection.checkpoint.reading import read_checkpoint
+from se_detection.compare.compare import image_weights, images_by_size
+from se_detection.compare.scores import METRICS, score_run
+from se_detection.data.coco_files import load_annotations, load_results
+from se_detection.errors import UserError
+from se_detection.files import parse_json, write_whole
+from se_detection.runs.evaluated_run import read_run
+from se_detection.runs.metrics import MetricsFile
+
+from .definition import Arm, Study
+
+KEPT = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+# Enough for a variance: its standard error is 1 / sqrt(2 * 500), three in a hundred.
+SAMPLES = 500
+# Of a curve.
+POINTS = 200
+
+
+def record_file(folder: Path, study: Study, arm: Arm, seed: int) -> Path:
+    """Where a run's record lies."""
+    return folder / f"{study.name}-{arm.name}-{seed}.json"
+
+
+def read_records(folder: Path, study: Study) -> dict[str, dict[int, dict[str, Any]]]:
+    """The records that there are, by arm and seed.
+
+    Raises:
+        UserError: one is of another definition of the study, of other data or another device, or can't be read.
+    """
+    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in study.arms}
+    first: tuple[Path, dict[str, Any]] | None = None
+    for arm in study.arms.values():
+        for seed in study.seeds:
+            path = record_file(folder, study, arm, seed)
+            if not path.is_file():
+                continue
+            record = _read(path, study)
+            first = first or (path, record)
+            for key in ("data_digest", "device"):
+                if record[key] != first[1][key]:
+                    raise UserError(
+                        f"{path} and {first[0]} have different {key} ({record[key]}, {first[1][key]}), and can't be "
+                        "compared; move one of them away, or give the study another NAME"
+                    )
+            found[arm.name][seed] = record
+    return found
+
+
+def read_times(folder: Path, study: Study) -> dict[str, Any] | None:
+    """What :func:`measure_times` has written, or None.
+
+    Raises:
+        UserError: it is of another definition of the study.
+    """
+    path = times_file(folder, study)
+    return _read(path, study) if path.is_file() else None
+
+
+def times_file(folder: Path, study: Study) -> Path:
+    """Where a study's times lie."""
+    return folder / f"{study.name}-times.json"
+
+
+def _read(path: Path, study: Study) -> dict[str, Any]:
+    try:
+        content = parse_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read: {error}; remove it, and it is made again") from error
+    if not isinstance(content, dict) or content.get("definition") != study.digest:
+        raise UserError(
+            f"{path} is of {study.name} as it was defined before; move the old files away, or give the study another "
+            "NAME"
+        )
+    return content
+
+
+def write_record(
+    folder: Path,
+    study: Study,
+    arm: Arm,
+    seed: int,
+    *,
+    run: Path,
+    trunk: Path,
+    rates: Mapping[float, float | None],
+    rate: float,
+    data_digest: str,
+    command: str,
+) -> dict[str, Any]:
+    """Keeps a finished run.
+
+    Beside the figures of `docs/results` it has `bootstrap`, each metric on the images themselves and on samples of
+    them, the same for every run; from these come the intervals.
+
+    Args:
+        folder: where records are kept.
+        run: the detector's folder.
+        trunk: that of its pre-training.
+        rates: AP on the tuning pictures by learning rate, None where the trial diverged.
+        rate: the one that was chosen.
+        data_digest: of :meth:`Data.digest`.
+        command: that made the run.
+    """
+    finished = read_run(run)
+    coco = load_annotations(finished.annotations)
+    weights = image_weights(len(coco.imgs), SAMPLES)
+    scores = score_run(coco, load_results(finished.detections, coco, str(run)), weights, [], lambda: None).metrics
+    counts = images_by_size(coco)
+    pretraining = read_checkpoint(trunk / "trunk.pth")["pretraining"]
+    content = {
+        "study": study.name,
+        "definition": study.digest,
+        "arm": arm.name,
+        "seed": seed,
+        "data": finished.annotations.stem,
+        "data_digest": data_digest,
+        "images": {name: counts[METRICS[name]] for name in KEPT},
+        "device": finished.record["device"],
+        "threads": torch.get_num_threads(),
+        **{name: _finite(scores[name][0]) for name in KEPT},
+        "learning_rate": rate,
+        "learning_rate_trials": {str(rate): ap for rate, ap in rates.items()},
+        "parameters": finished.record["parameters"],
+        "backbone_gflops": finished.record["backbone_gflops"],
+        "trunk": {"arm": arm.trunk, **pretraining, "curve": _curve(trunk, "loss_cls", "classification/top1")},
+        "curve": _curve(run, "total_loss", "bbox/AP"),
+        "bootstrap": {name: [_finite(value, 2) for value in scores[name]] for name in KEPT},
+        "command": command,
+        "commit": _commit(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, allow_nan=False) + "\n"
+    write_whole(record_file(folder, study, arm, seed), lambda file: file.write(text.encode()))
+    return content
+
+
+def _curve(run: Path, loss: str, metric: str) -> dict[str, list[list[float]]]:
+    """(iteration, value) of the loss and of each evaluation."""
+    lines = MetricsFile(run / "metrics.json").lines()
+    losses = [[line["iteration"], round(line[loss], 4)] for line in lines if loss in line]
+    return {
+        "loss": losses[:: -(-len(losses) // POINTS) or 1],
+        "evaluations": [[line["iteration"], round(line[metric], 2)] for line in lines if metric in line],
+    }
+
+
+def _finite(value: float, digits: int | None = None) -> float | None:
+    """JSON has no NaN."""
+    if not np.isfinite(value):
+        return None
+    return float(value) if digits is None else round(float(value), digits)
+
+
+def _commit() -> str:
+    """Of the checkout that the package is run from, and whether it has changes; empty where it is none."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    describe = ["git", "-C", str(root), "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty"]
+    return subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from se_detection import UserError
+
+from ..definition import read_study
+
+CONFIGS = Path(__file__).parents[3] / "configs" / "Study"
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("Study-*.yaml")), ids=lambda path: path.stem)
+def test_the_projects_studies_have_the_negative_control_twice(path) -> None:
+    study = read_study(path)
+    assert list(study.arms)[:4] == ["plain", "se", "se-on-plain", "se-on-plain-open"]
+    assert [arm.trunk for arm in study.arms.values()][:4] == ["plain", "se", "plain", "plain"]
+    assert study.baseline.name == "plain"
+    assert len(study.seeds) >= 3
+
+
+@pytest.fixture
+def content() -> dict:
+    return yaml.safe_load((CONFIGS / "Study-cpu.yaml").read_text())
+
+
+def write(folder: Path, content: dict) -> Path:
+    for path in CONFIGS.glob("*.yaml"):
+        (folder / path.name).write_text(path.read_text().replace("_BASE_: ../", f"_BASE_: {CONFIGS.parent}/"))
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_its_digest_is_that_of_all_that_it_names(content, tmp_path) -> None:
+    path = write(tmp_path, content)
+    first = read_study(path).digest
+    recipe = tmp_path / content["RECIPE"]
+    recipe.write_text(f"# a comment changes nothing\n{recipe.read_text()}")
+    assert read_study(path).digest == first
+    recipe.write_text(recipe.read_text().replace("EPOCHS: 5.0", "EPOCHS: 6.0"))
+    second = read_study(path).digest
+    base = tmp_path / "Base-Study-cpu.yaml"
+    base.write_text(base.read_text().replace("MAX_ITER: 360", "MAX_ITER: 361"))
+    assert len({first, second, read_study(path).digest}) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"SEED": 1}, "a study has the keys"),
+        ({"SEEDS": []}, "SEEDS must be a list"),
+        ({"SEEDS": [1, 1]}, "each value once"),
+        ({"TUNING_ITERS": 0}, "TUNING_ITERS: 0"),
+        ({"RECIPE": "none.yaml"}, "there is no file"),
+        ({"ARMS": {}}, "at least one arm"),
+        ({"ARMS": {"a": {"CONFIG": "none.yaml"}}}, "arm a: there is no file"),
+        ({"ARMS": {"a": {"CONFIG": "faster_rcnn_R_18_FPN.yaml", "TRUNK": "b"}}}, "TRUNK b is none of its arms"),
+        ({"ARMS": {"a": {"FILE": "faster_rcnn_R_18_FPN.yaml"}}}, "must have CONFIG"),
+    ],
+)
+def test_mistakes_are_explained(content, tmp_path, change, message) -> None:
+    with pytest.raises(UserError, match=message):
+        read_study(write(tmp_path, content | change))

@@ -1,0 +1,95 @@
+"""How long a step and a picture take with each arm's detector: the arms in turn, in one process."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.events import EventStorage
+from tqdm import tqdm
+
+from projects.benchmark.rounds import clock_of, rounds_in_turn
+from se_detection.data.coco_sets import register_coco_json
+from se_detection.data.mapper import CheckedMapper
+from se_detection.data.output import write_json
+from se_detection.engine.checks import read_config
+from se_detection.engine.trainer import Trainer
+
+from .definition import Arm, Study
+from .files import Split
+
+ROUNDS = 12
+
+
+def measure_times(study: Study, split: Split, path: Path, command: str) -> None:
+    """Writes, for each arm, the median ratio of its time to the baseline's in the same round, with the quartiles.
+
+    Weights are random: they change no time but that of what depends on the number of boxes.
+    """
+    register_coco_json("study_times", str(split.json_file), str(split.images))
+    try:
+        timers = {arm.name: _timers(arm) for arm in study.arms.values()}
+        runs = {(name, kind): run for name, kinds in timers.items() for kind, run in kinds.items()}
+        for run in runs.values():
+            run()
+        turns = rounds_in_turn(runs, ROUNDS, clock=clock_of("cuda" if torch.cuda.is_available() else "cpu"))
+        rounds = list(tqdm(turns, desc="timing", total=ROUNDS, unit="round", disable=None))
+    finally:
+        DatasetCatalog.remove("study_times")
+    seconds = {run: np.array([turn[run] for turn in rounds]) for run in runs}
+    base = study.baseline.name
+    content = {
+        "study": study.name,
+        "definition": study.digest,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "rounds": ROUNDS,
+        "ratios": {
+            name: {kind: _quartiles(seconds[name, kind] / seconds[base, kind]) for kind in kinds}
+            for name, kinds in timers.items()
+        },
+        "command": command,
+    }
+    write_json(path, content, indent=2)
+
+
+def _quartiles(ratios: Any) -> dict[str, float]:
+    low, median, high = np.percentile(ratios, [25, 50, 75])
+    return {"ratio": round(float(median), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def _timers(arm: Arm) -> dict[str, Callable[[], None]]:
+    """A training step and one picture's inference, with real pictures."""
+    cfg = read_config(str(arm.config))
+    if not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.DATASETS.TRAIN = ("study_times",)
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(MetadataCatalog.get("study_times").thing_classes)
+    model = Trainer.build_model(cfg)
+    optimizer = Trainer.build_optimizer(cfg, model)
+    pictures: Any = DatasetCatalog.get("study_times")[: cfg.SOLVER.IMS_PER_BATCH]
+    torch.manual_seed(0)
+    batch = [CheckedMapper(cfg, is_train=True)(item) for item in pictures]
+    picture = [CheckedMapper(cfg, is_train=False)(item) for item in pictures[:1]]
+
+    precision = torch.bfloat16 if cfg.SOLVER.AMP.BF16 else torch.float16
+    mixed = torch.autocast("cuda", precision, enabled=cfg.SOLVER.AMP.ENABLED and torch.cuda.is_available())
+
+    def train() -> None:
+        model.train()
+        with EventStorage(), mixed:
+            loss = sum(model(batch).values())
+        optimizer.zero_grad()
+        loss.backward()
+        # Not applied: random weights under frozen norms would run away.
+
+    def infer() -> None:
+        model.eval()
+        # As detectron2 evaluates: without mixed precision.
+        with torch.no_grad():
+            model(picture)
+
+    return {"train": train, "inference": infer}

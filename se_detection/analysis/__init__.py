@@ -1,1 +1,0 @@
-"""Parameters and FLOPs, and what the gates of a trained detector do."""

@@ -1,0 +1,135 @@
+"""pycocotools' matching of boxes to objects, one category after another."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval, Params
+
+from ..data.coco_files import Entry, load_coco, silenced
+
+Array = NDArray[np.float64]
+Area = tuple[float, float]
+
+# COCO's, in pycocotools' order: all, small, medium, large.
+COCO_AREAS: tuple[Area, ...] = tuple((float(low), float(high)) for low, high in Params("bbox").areaRng)
+THRESHOLDS: Array = Params("bbox").iouThrs
+
+
+class CategoryEvaluation(COCOeval):
+    """COCOeval of one category, on the images that have its objects or detections; their `places` are among all.
+
+    Where a range of areas has all of an image's objects or none, boxes are matched as for the first range, which has
+    all: that saves most of the time.
+    """
+
+    def __init__(self, objects: COCO, detections: COCO, areas: Sequence[Area], places: NDArray[np.intp]) -> None:
+        super().__init__(objects, detections, "bbox")
+        self.places = places
+        self.params.areaRng = [list(area) for area in areas]
+        self.params.areaRngLbl = [str(area) for area in areas]
+        self.whole: dict[Any, Any] = {}
+
+    def evaluateImg(self, imgId: Any, catId: Any, aRng: list[float], maxDet: int) -> Any:  # noqa: N802, N803
+        """See pycocotools'."""
+        if aRng == self.params.areaRng[0]:
+            self.whole[imgId] = super().evaluateImg(imgId, catId, aRng, maxDet)
+            return self.whole[imgId]
+        objects = self._gts[imgId, catId]
+        outside = [_outside(item["area"], aRng) for item in objects]
+        crowd = any(item["iscrowd"] for item in objects)
+        if any(outside) and (crowd or not all(outside)):
+            return super().evaluateImg(imgId, catId, aRng, maxDet)
+        whole = self.whole[imgId]
+        matched = whole["dtMatches"] != 0
+        box_outside = np.array([_outside(self.cocoDt.anns[key]["area"], aRng) for key in whole["dtIds"]], dtype=bool)
+        return {
+            **whole,
+            "aRng": aRng,
+            "gtIgnore": np.ones_like(whole["gtIgnore"]) if any(outside) else whole["gtIgnore"],
+            "dtIgnore": np.where(matched, whole["dtIgnore"] | any(outside), box_outside),
+        }
+
+
+def _outside(area: float, limits: Sequence[float]) -> bool:
+    return area < limits[0] or area > limits[1]
+
+
+def match_boxes(
+    annotations: COCO, detections: list[Entry], areas: Sequence[Area] = COCO_AREAS
+) -> Iterator[CategoryEvaluation]:
+    """Matched, but not accumulated, in the order of the categories' ids.
+
+    Args:
+        annotations: of :func:`load_annotations`.
+        detections: of :func:`load_results`.
+        areas: the ranges of the boxes' area, in pixels, that are evaluated apart; the first is of all.
+    """
+    found = [
+        {**item, "id": number, "area": item["bbox"][2] * item["bbox"][3], "iscrowd": 0}
+        for number, item in enumerate(detections, start=1)
+    ]
+    objects, boxes = (_by_category(entries) for entries in (annotations.dataset["annotations"], found))
+    places = {image: place for place, image in enumerate(sorted(annotations.imgs))}
+    for category in sorted(annotations.cats):
+        pair = objects.get(category, []), boxes.get(category, [])
+        images = sorted({item["image_id"] for entries in pair for item in entries})
+        data = {
+            "images": [annotations.imgs[image] for image in images],
+            "categories": [annotations.cats[category]],
+        }
+        truth, results = (load_coco({**data, "annotations": entries}) for entries in pair)
+        evaluation = CategoryEvaluation(truth, results, areas, np.array([places[image] for image in images], np.intp))
+        with silenced():
+            evaluation.evaluate()
+        yield evaluation
+
+
+def _by_category(entries: list[Entry]) -> dict[Any, list[Entry]]:
+    grouped: dict[Any, list[Entry]] = {}
+    for entry in entries:
+        grouped.setdefault(entry["category_id"], []).append(entry)
+    return grouped
+
+
+@dataclass(frozen=True)
+class Matches:
+    """A category's detections in one range of areas, by falling score.
+
+    `image` is the place of each one's image among all, `rank` its place by score among its image's; `hit` and
+    `counted`, (thresholds, detections), whether it found an object and whether it counts at all; `objects` the number
+    of those to be found in each image of `objects_image`.
+    """
+
+    image: NDArray[np.intp]
+    rank: NDArray[np.intp]
+    score: Array
+    hit: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+    objects: Array
+    objects_image: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, evaluation: CategoryEvaluation, area: int) -> "Matches":
+        """Of a range of areas, by its place."""
+        number = len(evaluation.places)
+        images = evaluation.evalImgs[area * number : (area + 1) * number]
+        counts = [len(image["dtScores"]) for image in images]
+        rank = np.concatenate([np.arange(count) for count in [0, *counts]]).astype(np.intp)
+        score = np.concatenate([np.zeros(0), *(image["dtScores"] for image in images)])
+        none = np.zeros((len(evaluation.params.iouThrs), 0))
+        found = np.concatenate([none, *(image["dtMatches"] for image in images)], axis=1) != 0
+        ignored = np.concatenate([none, *(image["dtIgnore"] for image in images)], axis=1) != 0
+        order = np.argsort(-score, kind="stable")
+        return cls(
+            np.repeat(evaluation.places, counts)[order],
+            rank[order],
+            score[order],
+            (found & ~ignored)[:, order],
+            ~ignored[:, order],
+            np.array([np.count_nonzero(image["gtIgnore"] == 0) for image in images], dtype=np.float64),
+            evaluation.places,
+        )

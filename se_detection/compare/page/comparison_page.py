@@ -1,0 +1,87 @@
+"""A comparison as one HTML page that can be sent to somebody."""
+
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+from ...data.coco_files import load_annotations
+from ...runs.evaluated_run import Run, read_run
+from ...visualization.blocks import Section
+from ...visualization.page import Page, write_page
+from ..compare import ARMS
+from ..comparison import Arm, Comparison
+from ..plots import excludes_zero
+from .chart_sections import chart_blocks
+from .class_section import class_blocks
+from .image_section import disagreement_blocks
+from .run_section import command_blocks, excitation_blocks, recipe_blocks
+from .score_section import lead_blocks, score_blocks
+
+
+def write_html_report(
+    comparison: Comparison, path: Path, annotations: Path | None = None, command: str | None = None
+) -> Path:
+    """Writes a comparison of :func:`compare_runs` as a page, replacing an older one, and returns its path.
+
+    Args:
+        annotations: for bare files of results without a run folder beside them.
+        command: what made the page.
+
+    Raises:
+        UserError: a run, a picture or a plot can't be read.
+    """
+    runs = _read_runs(comparison, annotations)
+    coco = load_annotations(runs["baseline"][0].annotations)
+    first, second = comparison.arms
+    objects = sum(not item["iscrowd"] for item in coco.anns.values())
+    counts = [
+        _counted(len(coco.imgs), "image"),
+        _counted(objects, "object"),
+        _counted(len(coco.cats), "class", "classes"),
+    ]
+    head, _, rest = comparison.verdict.partition(" (")
+    every_run = [run for arm in runs.values() for run in arm]
+    page = Page(
+        title=f"{second.name} against {first.name}",
+        verdict=head,
+        about=f"({rest}" if rest else "",
+        arms={name: f"{name} {_described(arm)}" for name, arm in zip(ARMS, comparison.arms, strict=True)},
+        introduction=f"On {runs['baseline'][0].annotations.name}: {', '.join(counts)}.",
+        accent=_favours(comparison),
+        warnings=[f"{note[:1].upper()}{note[1:]}." for note in comparison.notes],
+        lead=lead_blocks(comparison),
+        sections=[
+            Section("Scores", score_blocks(comparison)),
+            Section("Classes", class_blocks(comparison)),
+            Section("Curves and errors", chart_blocks(comparison, runs)),
+            Section("Where they differ most", disagreement_blocks(coco, runs)),
+            Section("Excitations", excitation_blocks(every_run)),
+            Section("Recipe", recipe_blocks(comparison, runs)),
+            Section("Commands", command_blocks(every_run, command)),
+        ],
+        footer=f"Made on {date.today().isoformat()} by se_detection {version('se_detection')}.",
+    )
+    write_page(page, path)
+    return path
+
+
+def _read_runs(comparison: Comparison, annotations: Path | None) -> dict[str, list[Run]]:
+    paths = {arm: [Path(name) for name in comparison.names[arm]] for arm in ARMS}
+    folders = [path for own in paths.values() for path in own if path.is_dir()]
+    known = annotations or (read_run(folders[0]).annotations if folders else None)
+    return {arm: [read_run(path, known) for path in own] for arm, own in paths.items()}
+
+
+def _counted(number: int, singular: str, plural: str | None = None) -> str:
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def _described(arm: Arm) -> str:
+    return f"{arm.name}, {arm.backbone}" if arm.backbone else arm.name
+
+
+def _favours(comparison: Comparison) -> str:
+    difference = comparison.difference["AP"]
+    if difference.value is None or not excludes_zero(difference):
+        return ""
+    return "candidate" if difference.value > 0 else "baseline"

@@ -1,0 +1,116 @@
+"""The pictures in which two detectors differ most, for a page."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image, ImageColor
+from pycocotools.coco import COCO
+
+from ...data.coco_files import Entry
+from ...data.coco_format import image_path
+from ...runs.evaluated_run import Run
+from ...visualization.blocks import Block, Pictures, Text
+from ...visualization.drawing import Box, Pen, category_colours, category_name, draw_panel, named_boxes
+from ...visualization.images import Picture, picture_from_image
+from ..compare import ARMS
+from ..disagreements import Disagreement, Outcome, find_disagreements, most_different
+from ..plots import COLOURS
+from ..side_by_side import confident, read_picture
+
+COUNT = 6
+WIDTH = 640
+# Letters are still to be read at half that width, as on a phone or in a row of three.
+PEN = Pen(line=4, font=26, halo=1)
+DASH, DOT = 14, 5
+# Okabe and Ito's reddish purple and yellow, which differ from the arms' colours and from each other.
+FALSE, MISSED = (204, 121, 167), (240, 228, 66)
+
+
+def disagreement_blocks(coco: COCO, runs: dict[str, list[Run]]) -> list[Block]:
+    """How the pictures were chosen, and the pictures: ground truth and the first run of each arm.
+
+    Raises:
+        UserError: an image can't be read.
+    """
+    pair = runs["baseline"][0], runs["candidate"][0]
+    disagreements = find_disagreements(coco, *(confident(run, coco) for run in pair))
+    chosen = most_different(disagreements, COUNT)
+    root = next((folder for run in pair if (folder := _image_root(run)) is not None), None)
+    text = f"{_counts(disagreements)} {_choice(len(chosen), several=any(len(arm) > 1 for arm in runs.values()))}"
+    if root is None:
+        return [Text(text), Text("No pictures: the folder of the images is not at hand.")]
+    return [Text(text), Text(_legend()), *(_pictures(item, coco, root, pair) for item in chosen)]
+
+
+def _image_root(run: Run) -> Path | None:
+    folder = run.results.get("image_root")
+    return Path(folder) if folder and os.path.isdir(folder) else None
+
+
+def _counts(disagreements: Sequence[Disagreement]) -> str:
+    better = sum(item.lead > 0 for item in disagreements)
+    worse = sum(item.lead < 0 for item in disagreements)
+    same = len(disagreements) - better - worse
+    return (
+        f"A mistake is a missed object or a false detection, with detections of score 0.5 or more matched at IoU 0.5. "
+        f"The candidate makes fewer mistakes in {better} images, the baseline in {worse}, and both as many in {same}."
+    )
+
+
+def _choice(count: int, *, several: bool) -> str:
+    of = ", of the first run of each arm" if several else ""
+    return f"Shown are the {count} images with the largest lead, by turns in favour of each{of}." if count else ""
+
+
+def _legend() -> str:
+    return (
+        "Boxes of the two arms: solid and in the arm's colour, a right detection; dashed and purple, a false one; "
+        "dotted and yellow, an object that was missed. Boxes of the ground truth have their classes' colours."
+    )
+
+
+def _pictures(item: Disagreement, coco: COCO, root: Path, runs: Sequence[Run]) -> Pictures:
+    picture = read_picture(image_path(runs[0].annotations, root, item.image))
+    file_name = item.image["file_name"]
+    boxes = named_boxes(item.objects, coco, category_colours(coco))
+    if len(coco.cats) == 1:
+        boxes = [replace(box, label="") for box in boxes]
+    truth = draw_panel(picture, boxes, WIDTH, PEN)
+    alt = f"{file_name}, ground truth: {_listed(item.objects, coco)}."
+    objects = f"{len(item.objects)} {'object' if len(item.objects) == 1 else 'objects'}"
+    panels = [picture_from_image(truth, alt, title="ground truth", note=objects)]
+    for arm, run, outcome in zip(ARMS, runs, (item.baseline, item.candidate), strict=True):
+        panels.append(_panel(picture, coco, outcome, arm, run.name, file_name))
+    winner = ARMS[item.lead > 0]
+    mistakes = f"{abs(item.lead)} fewer {'mistake' if abs(item.lead) == 1 else 'mistakes'}"
+    return Pictures(f"{file_name}: {mistakes} by the {winner}", panels)
+
+
+def _panel(picture: Image.Image, coco: COCO, outcome: Outcome, arm: str, name: str, file_name: str) -> Picture:
+    red, green, blue, *_ = ImageColor.getrgb(COLOURS[ARMS.index(arm)])
+    boxes = [
+        *(Box(entry["bbox"], _label(entry, coco), FALSE, DASH) for entry in outcome.false),
+        *(Box(entry["bbox"], _label(entry, coco), MISSED, DOT) for entry in outcome.missed),
+        *(Box(entry["bbox"], "", (red, green, blue)) for entry in outcome.right),
+    ]
+    counts = f"{len(outcome.right)} right, {len(outcome.false)} false, {len(outcome.missed)} missed"
+    alt = (
+        f"{file_name}, {arm} {name}: {counts}. Right: {_listed(outcome.right, coco)}. "
+        f"False: {_listed(outcome.false, coco)}. Missed: {_listed(outcome.missed, coco)}."
+    )
+    drawn = draw_panel(picture, boxes, WIDTH, PEN)
+    return picture_from_image(drawn, alt, title=f"{arm} {name}", note=counts, arm=arm)
+
+
+def _label(entry: Entry, coco: COCO) -> str:
+    """Class and score, as far as there is something to tell apart."""
+    name = category_name(coco, entry["category_id"]) if len(coco.cats) > 1 else ""
+    return f"{name} {entry['score']:.2f}".strip() if "score" in entry else name
+
+
+def _listed(entries: Sequence[Entry], coco: COCO) -> str:
+    counted = Counter(category_name(coco, entry["category_id"]) for entry in entries)
+    return ", ".join(f"{number} {name}" for name, number in counted.most_common()) or "none"

@@ -1,0 +1,91 @@
+"""What two detectors see, side by side with the ground truth."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.data.detection_utils import read_image
+from PIL import Image
+from pycocotools.coco import COCO
+
+from ..data.coco_files import Entry, load_annotations, load_results
+from ..data.coco_format import image_path
+from ..data.image_files import reason
+from ..errors import UserError
+from ..runs.evaluated_run import Run, read_run
+from ..visualization.drawing import category_colours, draw_panel, named_boxes, side_by_side
+
+MIN_SCORE = 0.5
+# Panels narrower than this are enlarged, so that names can be read, and wider ones reduced.
+PANEL_WIDTH = (640, 800)
+# A file name has room for that much of another's, in whatever script.
+STEM = 60
+
+
+def draw_side_by_side(
+    baseline: Path, candidate: Path, folder: Path, count: int, annotations: Path | None = None
+) -> list[Path]:
+    """Draws ground truth and both runs' detections of score 0.5 or more for `count` images, spread evenly over the set.
+
+    Args:
+        baseline: a run folder, or a bare file of results.
+        candidate: the same; one of the two must be a folder, which knows where the images are.
+        folder: where the pictures go.
+        count: how many.
+        annotations: for a bare file.
+
+    Returns:
+        The paths of the pictures: `<folder>/<number in the set>_<image name>.png`.
+
+    Raises:
+        UserError: a folder is no evaluated run, or an image can't be read.
+    """
+    runs = read_run(baseline, annotations), read_run(candidate, annotations)
+    image_root = runs[0].results.get("image_root") or runs[1].results.get("image_root")
+    if image_root is None:
+        raise UserError(f"{baseline} and {candidate}: neither names an image folder, so no pictures can be drawn")
+    coco = load_annotations(runs[0].annotations)
+    colours = category_colours(coco)
+    arms = [_by_image(coco.anns.values()), *(_by_image(confident(run, coco)) for run in runs)]
+    titles = ["ground truth", f"baseline: {runs[0].arm.name}", f"candidate: {runs[1].arm.name}"]
+
+    folder.mkdir(parents=True, exist_ok=True)
+    images = list(coco.imgs.values())
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int))
+    paths = []
+    for number in chosen:
+        image = images[number]
+        source = image_path(runs[0].annotations, image_root, image)
+        picture = read_picture(source)
+        width = min(max(picture.width, PANEL_WIDTH[0]), PANEL_WIDTH[1])
+        panels = [draw_panel(picture, named_boxes(arm.get(image["id"], []), coco, colours), width) for arm in arms]
+        path = folder / f"{number:05d}_{source.stem[:STEM]}.png"
+        side_by_side(panels, titles).save(path)
+        paths.append(path)
+    return paths
+
+
+def confident(run: Run, coco: COCO) -> list[Entry]:
+    """A run's detections of score 0.5 or more."""
+    return [item for item in load_results(run.detections, coco, "results") if item["score"] >= MIN_SCORE]
+
+
+def _by_image(entries: Iterable[Entry]) -> dict[Any, list[Entry]]:
+    grouped: dict[Any, list[Entry]] = {}
+    for entry in entries:
+        grouped.setdefault(entry["image_id"], []).append(entry)
+    return grouped
+
+
+def read_picture(path: Path) -> Image.Image:
+    """An image as detectron2 reads it.
+
+    Raises:
+        UserError: it can't be read.
+    """
+    try:
+        return Image.fromarray(read_image(str(path), "RGB"))
+    except Exception as error:  # of any class: see `data.image_files.decode`
+        short = error.strerror if isinstance(error, OSError) else None
+        raise UserError(f"{path}: the image can't be read ({short or reason(error)})") from error

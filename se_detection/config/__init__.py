@@ -1,0 +1,1 @@
+"""`MODEL.SE` and the trainer's keys: defaults, reading, checking."""

@@ -1,0 +1,163 @@
+"""How well a config's anchors cover a data set's boxes: what no anchor meets, a detector learns badly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.modeling import build_anchor_generator, build_backbone
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from numpy.typing import NDArray
+
+from ...errors import UserError
+
+Array = NDArray[np.float64]
+
+# RetinaNet learns a box from its anchors of this IoU and more (RPN: 0.7), or else from the one best anchor alone.
+MIN_IOU = 0.5
+# COCO's limits between small, medium and large, in pixels² of the picture as annotated.
+SIZE_CLASSES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeClass:
+    """Boxes of one of COCO's size classes, or all.
+
+    Args:
+        boxes: their number.
+        side: the median of √(width × height) after resizing, in pixels; None without boxes.
+        iou: the median IoU with the best anchor; None without boxes.
+        uncovered: the number of boxes whose best anchor has an IoU below 0.5.
+    """
+
+    name: str
+    boxes: int
+    side: float | None
+    iou: float | None
+    uncovered: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorFit:
+    """Boxes against a config's anchors, in pixels after the config's resizing for tests.
+
+    Args:
+        sides: the smallest and the largest √(width × height) of the anchors.
+        ratios: the flattest and the tallest height / width of the anchors.
+        test_size: INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST.
+        classes: the boxes by size; the last entry is all of them.
+        too_small, too_large, too_long: how many of the uncovered boxes are smaller or larger than all anchors, or else
+            flatter or taller.
+    """
+
+    sides: tuple[float, float]
+    ratios: tuple[float, float]
+    test_size: tuple[int, int]
+    classes: tuple[SizeClass, ...]
+    too_small: int
+    too_large: int
+    too_long: int
+
+
+def fit_anchors(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]], cfg: CfgNode) -> AnchorFit:
+    """Compares boxes with the anchors of a config.
+
+    Args:
+        boxes: (x, y, width, height) of each box in its picture's pixels, not empty.
+        sizes: (height, width) of each box's picture.
+        cfg: a detector's config.
+
+    Raises:
+        UserError: the config's anchors are not detectron2's usual ones.
+    """
+    xywh = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    resized, scaled = resize_boxes(xywh, sizes, cfg)
+    generator, divisibility = _anchor_generator(cfg)
+    ious = best_ious(scaled, resized, generator, divisibility)
+    anchors = torch.cat(list(generator.cell_anchors)).double().numpy()
+    anchor_sizes = anchors[:, 2:] - anchors[:, :2]
+    anchor_sides, anchor_ratios = np.sqrt(anchor_sizes.prod(axis=1)), anchor_sizes[:, 1] / anchor_sizes[:, 0]
+    sides, ratios = np.sqrt(scaled[:, 2] * scaled[:, 3]), scaled[:, 3] / scaled[:, 2]
+    uncovered = ious < MIN_IOU
+    small, large = sides < anchor_sides.min(), sides > anchor_sides.max()
+    long = (ratios < anchor_ratios.min()) | (ratios > anchor_ratios.max())
+    areas = xywh[:, 2] * xywh[:, 3]
+    chosen = {name: (low <= areas) & (areas < high) for name, (low, high) in SIZE_CLASSES.items()}
+    chosen["all"] = np.ones(len(areas), dtype=bool)
+    return AnchorFit(
+        sides=(float(anchor_sides.min()), float(anchor_sides.max())),
+        ratios=(float(anchor_ratios.min()), float(anchor_ratios.max())),
+        test_size=(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
+        classes=tuple(
+            SizeClass(
+                name=name,
+                boxes=int(mask.sum()),
+                side=float(np.median(sides[mask])) if mask.any() else None,
+                iou=float(np.median(ious[mask])) if mask.any() else None,
+                uncovered=int((mask & uncovered).sum()),
+            )
+            for name, mask in chosen.items()
+        ),
+        too_small=int((uncovered & small).sum()),
+        too_large=int((uncovered & large).sum()),
+        too_long=int((uncovered & long & ~small & ~large).sum()),
+    )
+
+
+def resize_boxes(boxes: Array, sizes: Sequence[tuple[int, int]], cfg: CfgNode) -> tuple[Array, Array]:
+    """Pictures' (height, width), N×2, and their boxes, N×4, as they are after the config's resizing for tests."""
+    short, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    shapes = {
+        size: ResizeShortestEdge.get_output_shape(*size, short, longest) if short else size for size in set(sizes)
+    }
+    before = np.asarray(sizes, dtype=np.float64).reshape(-1, 2)
+    after = np.asarray([shapes[size] for size in sizes], dtype=np.float64).reshape(-1, 2)
+    return after, boxes * np.tile((after / before)[:, ::-1], 2)
+
+
+def best_ious(boxes: Array, sizes: Array, generator: DefaultAnchorGenerator, divisibility: int) -> Array:
+    """The IoU of each box with the best of all anchors of its picture.
+
+    Of the anchors of one shape and feature map, which stand on a grid, the one nearest to a box's centre is the best:
+    the overlap only shrinks with the distance in x and in y. So not all anchors need be laid out.
+
+    Args:
+        boxes: (x, y, width, height), N×4.
+        sizes: (height, width) of each box's picture, N×2.
+        generator: its anchors and strides.
+        divisibility: what the backbone pads pictures to a multiple of; 0 for none.
+
+    Returns:
+        N IoUs.
+    """
+    padded = np.ceil(sizes / max(divisibility, 1)) * max(divisibility, 1)
+    centres, extents = boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]
+    best = np.zeros(len(boxes))
+    for anchors, stride in zip(generator.cell_anchors, generator.strides, strict=True):
+        last = np.ceil(padded[:, ::-1] / stride) - 1
+        nearest = np.clip(np.round(centres / stride - generator.offset), 0, last)
+        distance = np.abs((nearest + generator.offset) * stride - centres)
+        for anchor in anchors.double().numpy():
+            extent = anchor[2:] - anchor[:2]
+            overlap = np.minimum(np.minimum(extents, extent), (extents + extent) / 2 - distance).clip(min=0)
+            intersection = overlap.prod(axis=1)
+            union = extents.prod(axis=1) + extent.prod() - intersection
+            best = np.maximum(best, intersection / union)
+    return best
+
+
+def _anchor_generator(cfg: CfgNode) -> tuple[DefaultAnchorGenerator, int]:
+    """The config's anchor generator, and what its backbone pads pictures to a multiple of."""
+    with torch.device("meta"):
+        backbone = build_backbone(cfg)
+    head = cfg.MODEL.RETINANET if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else cfg.MODEL.RPN
+    shapes = backbone.output_shape()
+    generator = build_anchor_generator(cfg, [shapes[name] for name in head.IN_FEATURES])
+    if not isinstance(generator, DefaultAnchorGenerator):
+        raise UserError(
+            f"MODEL.ANCHOR_GENERATOR.NAME: {cfg.MODEL.ANCHOR_GENERATOR.NAME} makes no upright anchors to compare boxes "
+            "with; give the config of a detector with DefaultAnchorGenerator"
+        )
+    return generator, backbone.size_divisibility

@@ -1,0 +1,78 @@
+"""An annotation file with the folder of its images, and what lies in that folder."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ...errors import UserError
+from ..coco_format import ANNOTATION, IMAGE, Content, Entry, read_coco, usable
+from ..image_files import Picture, Undecodable, look_at, map_files
+
+# By an image's `file_name`; None where there is no such file.
+Pictures = dict[str, Picture | Undecodable | None]
+
+
+class Split(NamedTuple):
+    """Annotations and the folder that their images' `file_name` starts from; None where it is not known."""
+
+    json_file: Path
+    image_root: Path | None
+    content: Content
+
+    def images(self) -> Iterator[tuple[int, Entry]]:
+        """Index and entry of the images whose `file_name` can be used."""
+        for index, image in enumerate(self.content["images"]):
+            if usable(image, IMAGE, "file_name"):
+                yield index, image
+
+    def boxes(self) -> list[tuple[Entry, Entry]]:
+        """The annotations with a usable box in an image of known size, each with its image's entry."""
+        images = {image["id"]: image for image in self.content["images"] if usable(image, IMAGE, *IMAGE)}
+        return [
+            (annotation, images[annotation["image_id"]])
+            for annotation in self.content["annotations"]
+            if usable(annotation, ANNOTATION, "image_id", "bbox") and annotation["image_id"] in images
+        ]
+
+    def files(self) -> dict[str, Path]:
+        """The image files that are there, by `file_name`."""
+        if self.image_root is None:
+            return {}
+        paths = {image["file_name"]: self.image_root / image["file_name"] for _, image in self.images()}
+        return {name: path for name, path in paths.items() if os.path.isfile(path)}
+
+
+def read_split(json_file: Path, image_root: Path | None) -> Split:
+    """Reads the annotations.
+
+    Raises:
+        UserError: they can't be read, or the folder is none.
+    """
+    if image_root is not None and not image_root.is_dir():
+        raise UserError(f"{image_root}: not a folder; give the one that holds the images of {json_file}")
+    return Split(json_file, image_root, read_coco(json_file))
+
+
+def read_splits(paths: Sequence[Path]) -> list[Split]:
+    """Reads annotation files, each followed by the folder of its images or not.
+
+    Raises:
+        UserError: as :func:`read_split`; a folder that follows no file.
+    """
+    pairs: list[tuple[Path, Path | None]] = []
+    for path in paths:
+        if not path.is_dir():
+            pairs.append((path, None))
+        elif pairs and pairs[-1][1] is None:
+            pairs[-1] = (pairs[-1][0], path)
+        else:
+            raise UserError(f"{path}: a folder; give it after the annotation file whose images it holds")
+    return [read_split(*pair) for pair in pairs]
+
+
+def decode_images(split: Split) -> Pictures:
+    """Decodes all images of a split that has a folder, with a progress bar where there are many."""
+    assert split.image_root is not None
+    names = list(dict.fromkeys(image["file_name"] for _, image in split.images()))
+    return dict(zip(names, map_files(look_at, [split.image_root / name for name in names]), strict=True))

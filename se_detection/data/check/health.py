@@ -1,0 +1,389 @@
+"""The health of a COCO-format data set: everything that stops or spoils training, or that its owner should know.
+
+:func:`check_coco` stops at the first thing that detectron2 or pycocotools can't use. Here all of it is found, by the
+same rules, and also what they would use without a word although it is wrong.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from reprlib import repr as short
+from typing import Any, Literal
+
+from detectron2.config import CfgNode
+
+from ...errors import UserError
+from ..coco_format import (
+    ANNOTATION,
+    CATEGORY,
+    EVALUATED_ANNOTATION,
+    IMAGE,
+    KINDS,
+    Entry,
+    Rule,
+    category_names,
+    entry_name,
+    problems,
+    usable,
+)
+from ..coco_sets import check_same_categories
+from ..image_files import Undecodable
+from .anchors import AnchorFit, fit_anchors
+from .annotated_folder import Pictures, Split
+from .boxes import Box, Notation, Place, Size, clip, overhang, place, suspected_notation
+from .duplicates import find_overlap, same_files
+
+Level = Literal["error", "warning", "note"]
+# Annotations, each with its image.
+Boxes = Sequence[tuple[Entry, Entry]]
+
+RULES: dict[str, dict[str, Rule]] = {"images": IMAGE, "annotations": EVALUATED_ANNOTATION, "categories": CATEGORY}
+# LVIS calls a class rare that at most 10 training images show (Gupta et al. 2019, section 4).
+RARE = 10
+# With the usual anchors, about 15 % of COCO's own boxes have none.
+MAX_UNCOVERED = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong, however often.
+
+    Args:
+        count: how often; the number of examples, or of the boxes that they sum up.
+        level: `error` (it stops or spoils training or evaluation), `warning` (it may), or `note` (good to know).
+        key: its name for programs.
+        what: in words.
+        examples: every entry, image or class that it was found in.
+        advice: what to do.
+    """
+
+    count: int
+    level: Level
+    key: str
+    what: str
+    examples: Sequence[str]
+    advice: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassCount:
+    """A category's boxes other than crowds, the images with such boxes, and the crowds."""
+
+    id: int
+    name: str
+    boxes: int
+    images: int
+    crowds: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """What :func:`check_health` found; `anchors` is None where there are no boxes to compare with them."""
+
+    json_file: str
+    image_root: str
+    images: int
+    annotations: int
+    findings: tuple[Finding, ...]
+    classes: tuple[ClassCount, ...]
+    anchors: AnchorFit | None
+
+    def count(self, level: Level) -> int:
+        """The number of findings of a level."""
+        return sum(finding.level == level for finding in self.findings)
+
+
+def check_health(split: Split, pictures: Pictures, others: Sequence[Split], cfg: CfgNode) -> Health:
+    """Finds all that is wrong with a data set, the worst first.
+
+    Args:
+        split: the annotations and their images.
+        pictures: what :func:`decode_images` found.
+        others: splits that must not share images with it.
+        cfg: the detector's config, for its anchors.
+
+    Raises:
+        UserError: the config can't be used.
+    """
+    boxes = split.boxes()
+    notation = suspected_notation([(annotation["bbox"], _size(image)) for annotation, image in boxes])
+    classes = _count_classes(split)
+    anchors = _fit_anchors(boxes, pictures, cfg) if notation is None else None
+    findings = [
+        *_broken_entries(split),
+        *_lost_annotations(split),
+        *_picture_findings(split, pictures),
+        *(_notation_finding(boxes, notation) if notation else _box_findings(boxes)),
+        *_repetitions(split),
+        *(finding for other in others for finding in _against(split, other)),
+        *_class_findings(split, classes),
+        *_anchor_findings(anchors),
+    ]
+    order = ("error", "warning", "note")
+    return Health(
+        json_file=str(split.json_file),
+        image_root=str(split.image_root),
+        images=len(split.content["images"]),
+        annotations=len(split.content["annotations"]),
+        findings=tuple(sorted(findings, key=lambda finding: order.index(finding.level))),
+        classes=tuple(classes),
+        anchors=anchors,
+    )
+
+
+def _finding(level: Level, key: str, what: str, examples: Iterable[str], advice: str) -> Iterator[Finding]:
+    """A finding, unless there is nothing it was found in."""
+    if found := list(examples):
+        yield Finding(count=len(found), level=level, key=key, what=what, examples=found, advice=advice)
+
+
+def _broken_entries(split: Split) -> Iterator[Finding]:
+    for kind in KINDS:
+        rules, entries = RULES[kind], split.content[kind]
+        found: dict[tuple[str | None, bool], list[str]] = defaultdict(list)
+        seen: set[int] = set()
+        repeated = []
+        for index, entry in enumerate(entries):
+            name = entry_name(kind, index, entry)
+            for key, missing, _ in problems(entry, rules):
+                value = "" if missing or key == "id" else f": {short(entry if key is None else entry[key])}"
+                found[key, missing].append(name + value)
+            if usable(entry, rules, "id"):
+                if entry["id"] in seen:
+                    repeated.append(name)
+                seen.add(entry["id"])
+        for (key, missing), examples in found.items():
+            if key is None:
+                yield from _finding("error", f"{kind}-no-object", f"{kind}: no objects", examples, "remove them")
+            elif missing:
+                what, advice = f"{kind}: no {key!r}", f"add it: {rules[key].what}"
+                yield from _finding("error", f"{kind}-without-{key}", what, examples, advice)
+            else:
+                what, advice = f"{kind}: a wrong {key!r}", f"it must be {rules[key].what}"
+                yield from _finding("error", f"{kind}-wrong-{key}", what, examples, advice)
+        what = f"{kind}: an id that an earlier one has too"
+        yield from _finding("error", f"{kind}-repeated-id", what, repeated, "make ids unique")
+        if kind != "annotations" and not entries:
+            yield from _finding("error", f"{kind}-empty", f"{kind}: none", [f"{kind!r} is empty"], "add some")
+
+
+def _lost_annotations(split: Split) -> Iterator[Finding]:
+    for kind, target in (("images", "image"), ("categories", "category")):
+        ids = {entry["id"] for entry in split.content[kind] if usable(entry, RULES[kind], "id")}
+        lost = [
+            f"{entry_name('annotations', index, entry)}: {target} {entry[f'{target}_id']}"
+            for index, entry in enumerate(split.content["annotations"])
+            if usable(entry, ANNOTATION, f"{target}_id") and entry[f"{target}_id"] not in ids
+        ]
+        what = f"annotations of {target} ids that the file does not have"
+        yield from _finding("error", f"annotations-unknown-{target}", what, lost, "correct or remove them")
+    if not any(isinstance(entry, dict) and not entry.get("iscrowd") for entry in split.content["annotations"]):
+        found = ["no annotations other than crowds"]
+        yield from _finding("error", "nothing-to-learn", "nothing to train on or find", found, "add annotations")
+
+
+def _picture_findings(split: Split, pictures: Pictures) -> Iterator[Finding]:
+    missing, undecodable = list[str](), list[str]()
+    turned, resized = list[str](), list[str]()
+    for index, image in split.images():
+        picture = pictures[image["file_name"]]
+        name = f"{entry_name('images', index, image)}: {image['file_name']!r}"
+        if picture is None:
+            missing.append(name)
+        elif isinstance(picture, Undecodable):
+            undecodable.append(f"{name}: {picture.reason}")
+        elif usable(image, IMAGE, "width", "height") and _size(image) != picture[:2]:
+            swapped = picture.turned and _size(image) == (picture.height, picture.width)
+            sizes = f"{image['width']}×{image['height']} in the file, the picture is {picture.width}×{picture.height}"
+            (turned if swapped else resized).append(f"{name}: {sizes}")
+    what = f"images: not in {split.image_root}"
+    yield from _finding("error", "images-missing", what, missing, "add them or give another folder")
+    what = "images: cannot be decoded"
+    yield from _finding("error", "images-undecodable", what, undecodable, "replace or remove them")
+    what = "images: width and height before the turn that EXIF asks for"
+    advice = "give those after it, as detectron2 turns the picture; see whether the boxes are the turned picture's"
+    yield from _finding("error", "images-turned", what, turned, advice)
+    what = "images: another width or height than the picture's"
+    advice = "correct them; see whether the boxes are the picture's, or must be scaled to it"
+    yield from _finding("error", "images-wrong-size", what, resized, advice)
+
+
+def _notation_finding(boxes: Boxes, notation: Notation) -> Iterator[Finding]:
+    examples = [_name_box(annotation, image) for annotation, image in boxes]
+    what, advice = f"boxes: they look like {notation.value}", "convert them to COCO's [x, y, width, height] in pixels"
+    yield from _finding("error", "boxes-notation", what, examples, advice)
+
+
+def _box_findings(boxes: Boxes) -> Iterator[Finding]:
+    found: dict[Place, list[str]] = defaultdict(list)
+    furthest = 0.0
+    seen: set[tuple[Any, ...]] = set()
+    repeated = []
+    for annotation, image in boxes:
+        where = place(annotation["bbox"], _size(image))
+        if where is not Place.INSIDE:
+            found[where].append(_name_box(annotation, image))
+        if where is Place.STICKING_OUT:
+            furthest = max(furthest, overhang(annotation["bbox"], _size(image)))
+        key = (image["id"], str(annotation.get("category_id")), *annotation["bbox"])
+        if key in seen:
+            repeated.append(_name_box(annotation, image))
+        seen.add(key)
+    what, advice = "boxes: wholly outside the picture", "correct or remove them"
+    yield from _finding("error", "boxes-outside", what, found[Place.OUTSIDE], advice)
+    what = f"boxes: reach out of the picture, by up to {furthest:.6g} pixels"
+    advice = "clip them (--fix does); detectron2 does so when it trains, not when it evaluates"
+    yield from _finding("warning", "boxes-sticking-out", what, found[Place.STICKING_OUT], advice)
+    what = "boxes: no width or no height"
+    advice = "remove them (--fix does); when it trains detectron2 does, but AP counts them as missed"
+    yield from _finding("warning", "boxes-empty", what, found[Place.EMPTY], advice)
+    what, advice = "boxes: twice in an image, class and all", "remove one, or AP counts it as missed"
+    yield from _finding("warning", "boxes-repeated", what, repeated, advice)
+
+
+def _repetitions(split: Split) -> Iterator[Finding]:
+    counts = Counter(image["file_name"] for _, image in split.images())
+    examples = [f"{name!r}: {count} times" for name, count in counts.items() if count > 1]
+    what, advice = "images: a file that is named several times", "merge its entries, as each has only its own boxes"
+    yield from _finding("warning", "images-repeated-name", what, examples, advice)
+    groups = [" and ".join(map(repr, sorted(group))) for group in same_files(split.files())]
+    what, advice = "images: the same picture under several names", "keep one of them"
+    yield from _finding("warning", "images-repeated-content", what, groups, advice)
+
+
+def _against(split: Split, other: Split) -> Iterator[Finding]:
+    with suppress(UserError):  # unusable categories are found elsewhere
+        names = [(each.json_file, category_names(each.json_file, each.content)) for each in (split, other)]
+        try:
+            check_same_categories(*names)
+        except UserError as error:
+            what, advice = f"categories: not those of {other.json_file}", "give both files the same categories"
+            yield from _finding("error", "categories-differ", what, [str(error).rsplit(";", 1)[0]], advice)
+    overlap = find_overlap(split, other)
+    advice = "remove them from one of the two: what was trained on is no test"
+    for key, pairs, what in (
+        ("overlap-same-content", overlap.same_content, "images: also in {} (the same file)"),
+        ("overlap-same-look", overlap.same_look, "images: also in {} (the same name, and they look the same)"),
+    ):
+        yield from _finding("error", key, what.format(other.json_file), _name_pairs(pairs), advice)
+    what = f"images: they look almost the same as others in {other.json_file}"
+    advice = "look at them: copies, or pictures of one scene, belong on one side"
+    yield from _finding("warning", "overlap-near-look", what, _name_pairs(overlap.near_look), advice)
+    what = f"images: names that {other.json_file} has too; the pictures could not be compared"
+    advice = "give the folder of its images after it, to see whether they are the same"
+    yield from _finding("warning", "overlap-same-name", what, _name_pairs(overlap.same_name), advice)
+
+
+def _class_findings(split: Split, classes: Sequence[ClassCount]) -> Iterator[Finding]:
+    names = Counter(category["name"] for category in split.content["categories"] if usable(category, CATEGORY, "name"))
+    examples = [f"{name!r}: {count} times" for name, count in names.items() if count > 1]
+    what, advice = "categories: several of one name", "rename or merge them, as results are by name"
+    yield from _finding("error", "categories-repeated-name", what, examples, advice)
+    if split.content["annotations"]:
+        examples = [f"{count.name!r} (id {count.id})" for count in classes if not count.boxes]
+        what, advice = "classes without a box", "add some, or remove the class; its AP is undefined"
+        yield from _finding("warning", "classes-empty", what, examples, advice)
+    examples = [
+        f"{count.name!r}: {count.boxes} boxes in {count.images} images"
+        for count in sorted(classes, key=lambda count: count.images)
+        if 0 < count.images <= RARE
+    ]
+    what, advice = f"classes in {RARE} images or less", "add images of them; their AP says little"
+    yield from _finding("warning", "classes-rare", what, examples, advice)
+    ids = [count.id for count in classes]
+    gaps = [_span(low + 1, high - 1) for low, high in zip([0, *ids], ids, strict=False) if high > low + 1]
+    if ids and ids[0] < 1:
+        gaps.insert(0, f"the first is {ids[0]}")
+    what, advice = "categories: ids are not 1, 2, 3, …", "nothing: detectron2 numbers classes in the order of their ids"
+    yield from _finding("note", "category-gaps", what, gaps, advice)
+    shown = {
+        annotation["image_id"]
+        for annotation in split.content["annotations"]
+        if usable(annotation, ANNOTATION, "image_id")
+    }
+    examples = [
+        f"{entry_name('images', index, image)}: {image['file_name']!r}"
+        for index, image in split.images()
+        if usable(image, IMAGE, "id") and image["id"] not in shown
+    ]
+    what = "images without annotations"
+    advice = "see that nothing is in them: training leaves them out, in evaluation every detection there is wrong"
+    yield from _finding("warning", "images-without-annotations", what, examples, advice)
+
+
+def _anchor_findings(fit: AnchorFit | None) -> Iterator[Finding]:
+    if fit is None:
+        return
+    total = fit.classes[-1]
+    if total.uncovered <= MAX_UNCOVERED * total.boxes:
+        return
+    low, high = fit.sides
+    flat, tall = fit.ratios
+    reasons = {
+        f"smaller than all anchors ({low:.0f} pixels)": fit.too_small,
+        f"larger than all anchors ({high:.0f} pixels)": fit.too_large,
+        f"a height of less than {flat:.2g} or more than {tall:.2g} of their width": fit.too_long,
+        "between anchors": total.uncovered - fit.too_small - fit.too_large - fit.too_long,
+    }
+    yield Finding(
+        count=total.uncovered,
+        level="warning",
+        key="boxes-without-anchor",
+        what=f"boxes: {total.uncovered / total.boxes:.0%} have no anchor of IoU 0.5 or more",
+        examples=[f"{count} {reason}" for reason, count in reasons.items() if count],
+        advice="change MODEL.ANCHOR_GENERATOR.SIZES or ASPECT_RATIOS, or INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TEST",
+    )
+
+
+def _count_classes(split: Split) -> list[ClassCount]:
+    boxes, crowds = Counter[int](), Counter[int]()
+    images: dict[int, set[int]] = defaultdict(set)
+    for annotation in split.content["annotations"]:
+        if usable(annotation, ANNOTATION, "category_id", "image_id"):
+            category = annotation["category_id"]
+            if annotation.get("iscrowd"):
+                crowds[category] += 1
+            else:
+                boxes[category] += 1
+                images[category].add(annotation["image_id"])
+    names = {
+        category["id"]: category["name"]
+        for category in split.content["categories"]
+        if not any(problems(category, CATEGORY))
+    }
+    return [
+        ClassCount(id=id_, name=name, boxes=boxes[id_], images=len(images[id_]), crowds=crowds[id_])
+        for id_, name in sorted(names.items())
+    ]
+
+
+def _fit_anchors(boxes: Boxes, pictures: Pictures, cfg: CfgNode) -> AnchorFit | None:
+    chosen = [
+        (clip(annotation["bbox"], _size(image)), (image["height"], image["width"]))
+        for annotation, image in boxes
+        if not annotation.get("iscrowd")
+        and (pictures[image["file_name"]] or ())[:2] == _size(image)
+        and place(annotation["bbox"], _size(image)) in (Place.INSIDE, Place.STICKING_OUT)
+    ]
+    return fit_anchors([box for box, _ in chosen], [size for _, size in chosen], cfg) if chosen else None
+
+
+def _size(image: Entry) -> Size:
+    return image["width"], image["height"]
+
+
+def _name_box(annotation: Entry, image: Entry) -> str:
+    return f"annotation {short(annotation.get('id'))} in {image['file_name']!r}: {_numbers(annotation['bbox'])}"
+
+
+def _numbers(box: Box) -> str:
+    return f"[{', '.join(f'{value:.6g}' for value in box)}]"
+
+
+def _name_pairs(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    return [repr(mine) if mine == theirs else f"{mine!r} = {theirs!r}" for mine, theirs in pairs]
+
+
+def _span(low: int, high: int) -> str:
+    return str(low) if low == high else f"{low} to {high}"

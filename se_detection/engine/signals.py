@@ -1,0 +1,111 @@
+"""SIGTERM and SIGINT, as schedulers and people send them: a request to stop at the next good moment."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from ..data.worker_signals import SIGNALS
+
+# One Ctrl-C reaches a process from the terminal, and again from whatever started it.
+SAME_REQUEST_SECONDS = 2.0
+
+
+class Interrupted(SystemExit):
+    """Ends a run that was asked to stop, with exit code 128 + the signal's number, as shells give it."""
+
+
+class Agreement:
+    """What one process has found, all of them know."""
+
+    def __init__(self) -> None:
+        # A single number is not worth a GPU's time.
+        self.group = dist.new_group(backend="gloo") if comm.get_world_size() > 1 else None
+
+    def largest(self, *numbers: int) -> list[int]:
+        """The largest that any process gives, place by place; all must call it."""
+        if self.group is None:
+            return list(numbers)
+        tensor = torch.tensor(numbers)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.group)
+        return [int(number) for number in tensor]
+
+
+@contextmanager
+def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    """Takes the signals over; afterwards who had them before has them again."""
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+class StopRequest:
+    """Remembers the first signal while it listens; a second one ends the process at once."""
+
+    def __init__(self, agreement: Agreement) -> None:
+        self.agreement = agreement
+        self.received = 0
+        self._received_at = 0.0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes the signals over, in the main thread: Python delivers them to no other."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self.received = 0
+        with handling(self._receive):
+            yield
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if not self.received:
+            self.received, self._received_at = number, time.monotonic()
+        elif time.monotonic() - self._received_at > SAME_REQUEST_SECONDS:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    def raise_if_any(self) -> None:
+        """Raises :class:`Interrupted` in all processes if any was asked to stop; all must call it."""
+        if number := self.agreement.largest(self.received)[0]:
+            raise Interrupted(128 + number)
+
+
+class InterruptibleEvaluator(DatasetEvaluator):
+    """An evaluator that stops as soon as its process is asked to, and before the results if another one is.
+
+    Args:
+        build: makes the evaluator when it is first needed: a data set's files may be made when its images are first.
+        stop: the request.
+    """
+
+    def __init__(self, build: Callable[[], DatasetEvaluator], stop: StopRequest) -> None:
+        self.build = build
+        self.stop = stop
+
+    def reset(self) -> None:
+        """See detectron2's."""
+        self.evaluator = self.build()
+        self.evaluator.reset()
+
+    def process(self, inputs: Any, outputs: Any) -> None:
+        """See detectron2's."""
+        if self.stop.received:
+            self.stop.raise_if_any()
+        self.evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> Any:
+        """See detectron2's."""
+        self.stop.raise_if_any()
+        return self.evaluator.evaluate()

@@ -1,0 +1,78 @@
+"""Training images that can't be used, left out when that was asked for: counted, told, and listed."""
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from ..errors import printable
+from ..runs.bad_images import BAD_IMAGES, BadImage, read_bad_images, write_bad_images
+from .signals import Agreement
+
+logger = logging.getLogger(__name__)
+
+
+class LeftOut(HookBase):
+    """Keeps `bad_images.json` of the run, of what all processes know.
+
+    Args:
+        folder: the run's.
+        known: what this process was told before training.
+        found: gives what this process has found since it was last asked.
+        agreement: of all processes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        known: Iterable[BadImage],
+        found: Callable[[], list[BadImage]],
+        agreement: Agreement,
+    ) -> None:
+        self.folder = folder
+        self.known = list(known)
+        self.found = found
+        self.agreement = agreement
+        self.images: dict[tuple[str, int | None, int | None], BadImage] = {}
+
+    def before_train(self) -> None:
+        """Begins the list, or goes on with that of a run that is resumed."""
+        everyones = comm.all_gather(self.known)
+        if not comm.is_main_process():
+            return
+        before = read_bad_images(self.folder) if self.trainer.start_iter else []
+        for image in [*before, *(image for known in everyones for image in known)]:
+            self.images.setdefault(image.key, image)
+        write_bad_images(self.folder, self.images.values())
+        if self.images:
+            first = next(iter(self.images.values()))
+            logger.warning(
+                "%d images can't be used and are left out; %s lists them. The first: %s (%s)",
+                len(self.images),
+                self.folder / BAD_IMAGES,
+                printable(first.file_name),
+                printable(first.reason),
+            )
+
+    def after_step(self) -> None:
+        """Adds what the pictures of a step have brought to light."""
+        found = self.found()
+        if not self.agreement.largest(len(found))[0]:
+            return
+        everyones = comm.all_gather(found)
+        if not comm.is_main_process():
+            return
+        new = {image.key: image for images in everyones for image in images if image.key not in self.images}
+        for key, image in new.items():
+            self.images[key] = image._replace(iteration=self.trainer.iter)
+            logger.warning(
+                "Iteration %d: %s can't be used and is left out, the %d. so far (%s)",
+                self.trainer.iter,
+                printable(image.file_name),
+                len(self.images),
+                printable(image.reason),
+            )
+        if new:
+            write_bad_images(self.folder, self.images.values())

@@ -1,0 +1,143 @@
+"""The gates in pictures: activation by channel and class as in the paper's Fig. 6 to 9, and all blocks at a glance."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .ablation import AblatedBlocks
+from .excitations import Excitations
+from .recorder import LIMITS, stage_of
+from .statistics import HARDLY_VARIES, SATURATED, TELLS_APART, BlockStatistics
+
+# Okabe and Ito's colours, which colour-blind people tell apart; lines and markers say the same again.
+CLASS_STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#0072B2", "linestyle": "-"},
+    {"color": "#D55E00", "linestyle": "--"},
+    {"color": "#009E73", "linestyle": "-."},
+    {"color": "#CC79A7", "linestyle": ":"},
+)
+MARKERS = ("o", "s", "^", "D")
+ALL_IMAGES = "#222222"
+DPI = 130
+# So many channels are drawn as a line, and more as points.
+LINES_UP_TO = 256
+LOW, HIGH = "#0072B2", "#E69F00"
+
+
+def shown_blocks(names: list[str]) -> list[str]:
+    """The blocks that the paper shows: the last of each stage, and all of the last stage."""
+    last = {stage_of(name): name for name in names}
+    return [name for name in names if name in last.values() or stage_of(name) == stage_of(names[-1])]
+
+
+def draw_excitation_plots(found: Excitations, folder: Path) -> list[Path]:
+    """Draws `blocks.png` and `<block>.png` for each of :func:`shown_blocks`, and returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figures = {"blocks": blocks_at_a_glance(found)}
+    figures |= {name: by_channel(found, name) for name in shown_blocks(list(found.statistics))}
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=DPI)
+    return [folder / f"{name}.png" for name in figures]
+
+
+def by_channel(found: Excitations, name: str) -> Figure:
+    """A block's gate by channel: its mean over all images with the spread, and the classes' means; below, how these
+    differ from the mean over all.
+    """
+    block = found.statistics[name]
+    channels = np.arange(block.mean.shape[1])
+    # Lines between so many points would hide each other.
+    points = {"linestyle": "none", "markersize": 1.6} if len(channels) > LINES_UP_TO else {}
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    mean, std = block.mean[-1], block.std[-1]
+    band = np.clip([mean - std, mean + std], *LIMITS[type(found.gates[name].activation)])
+    upper.fill_between(channels, *band, color="#bbbbbb", linewidth=0, label="spread over images")
+    lower.fill_between(channels, -std, std, color="#dddddd", linewidth=0)
+    lower.axhline(0, color=ALL_IMAGES, linewidth=1)
+    shown = most_frequent(block)
+    for place, style, marker in zip(shown, CLASS_STYLES, MARKERS, strict=False):
+        label = f"{found.split.classes[place]} ({block.images[place]})"
+        drawn = {"linewidth": 0.9, **style, **points, "marker": marker if points else ""}
+        upper.plot(channels, block.mean[place], label=label, **drawn)
+        lower.plot(channels, block.mean[place] - mean, **drawn)
+    # On top of the classes, which often hide each other; how they differ is below.
+    label = f"all {block.images[-1]} images"
+    upper.plot(
+        channels,
+        mean,
+        label=label,
+        **{"color": ALL_IMAGES, "linewidth": 0.9, "marker": "." if points else "", **points},
+    )
+    known = int((block.images[:-1] > 0).sum())
+    classes = f"; the {len(shown)} most frequent of {known} classes" if known > len(shown) else ""
+    upper.set_title(f"{name}, {len(channels)} channels{classes}", fontsize=11, loc="left")
+    upper.set_ylabel("activation")
+    upper.set_xlim(0, len(channels) - 1)
+    lower.set_ylabel("class − all")
+    lower.set_xlabel("channel index")
+    for axes in (upper, lower):
+        _grid(axes)
+    scale = 4 if points else 1
+    upper.legend(frameon=False, fontsize=9, ncols=3, markerscale=scale, loc="lower left", bbox_to_anchor=(0, 1.06))
+    return figure
+
+
+def most_frequent(block: BlockStatistics) -> list[int]:
+    """The classes in most images, at most four, by their place."""
+    order = np.argsort(-block.images[:-1], kind="stable")[: len(CLASS_STYLES)]
+    return [int(place) for place in order if block.images[place]]
+
+
+def blocks_at_a_glance(found: Excitations) -> Figure:
+    """Of every block: classes told apart, spread, saturation and, where evaluated, AP without it."""
+    names = list(found.statistics)
+    blocks = list(found.statistics.values())
+    panels = 3 + (found.ablation is not None)
+    figure = Figure(figsize=(max(7.0, 0.32 * len(names) + 2), 1.9 * panels + 0.6), layout="constrained")
+    axes = figure.subplots(panels, 1, sharex=True)
+    places = np.arange(len(names))
+    axes[0].bar(places, _percent(axes[0], [block.class_share or 0 for block in blocks], TELLS_APART), color="#009E73")
+    axes[0].set_title("variance between images that the classes in them explain (%)", fontsize=10, loc="left")
+    axes[1].bar(places, _percent(axes[1], [block.relative_spread for block in blocks], HARDLY_VARIES), color="#56B4E9")
+    axes[1].set_title("spread over images, relative to the gate (%)", fontsize=10, loc="left")
+    low, high = (np.array([100 * getattr(block, side).mean() for block in blocks]) for side in ("low", "high"))
+    axes[2].bar(places, low, color=LOW, label="near the lower limit")
+    axes[2].bar(places, high, bottom=low, color=HIGH, hatch="///", edgecolor="white", label="near the upper limit")
+    axes[2].set_title("saturated gates (%)", fontsize=10, loc="left")
+    _percent(axes[2], [block.saturated for block in blocks], SATURATED)
+    axes[2].legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.98))
+    if found.ablation is not None:
+        _ap_changes(axes[3], {names.index(name): row for name, row in found.ablation.blocks.items()})
+    for panel in axes:
+        _grid(panel)
+    axes[-1].set_xticks(places, names, rotation=90 if len(names) > 10 else 0)
+    return figure
+
+
+def _percent(axes: Axes, shares: list[float], threshold: float) -> list[float]:
+    """The shares in percent; a dotted line shows from where a block is named for it."""
+    axes.axhline(100 * threshold, color=ALL_IMAGES, linewidth=1, linestyle=":")
+    axes.set_ylim(0, 110 * max(threshold, *shares))
+    return [100 * share for share in shares]
+
+
+def _ap_changes(axes: Axes, rows: dict[int, AblatedBlocks]) -> None:
+    """By their places."""
+    axes.axhline(0, color=ALL_IMAGES, linewidth=1)
+    for place, row in rows.items():
+        change = row.difference["AP"]
+        if change.low is not None and change.high is not None:
+            axes.plot([place, place], [change.low, change.high], color="#555555", linewidth=2)
+        if change.value is not None:
+            axes.plot(place, change.value, color="#555555", marker="o", fillstyle="none" if row.dispensable else "full")
+    axes.set_title("AP when the gate is held at its mean, 95 % interval (hollow: dispensable)", fontsize=10, loc="left")
+
+
+def _grid(axes: Axes) -> None:
+    axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,225 @@
+"""What was found of a detector's gates: a table for the screen, JSON, and CSV for a spreadsheet."""
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from ..compare.intervals import Difference
+from ..data.output import write_json
+from ..files import write_whole
+from .ablation import MARGIN, METRICS, SAMPLES, UNCHANGED, AblatedBlocks, Ablation
+from .excitations import Excitations
+from .gate_plots import draw_excitation_plots
+from .recorder import NEAR
+from .statistics import HARDLY_VARIES, SATURATED, TELLS_APART, BlockStatistics
+
+# Of a machine that does nothing else, repeats differ by less.
+RESTLESS = 0.2
+# How a constant gate disappears, by where the SE block sits.
+FOLDED = {
+    "standard": "A constant gate goes into the norm before it, so that nothing of the SE block is left",
+    "3x3": "A constant gate goes into the norm before it, so that nothing of the SE block is left",
+    "pre": "A constant gate goes into the convolution after it, so that nothing of the SE block is left",
+    "identity": "Of a constant gate a factor by channel is left on the shortcut",
+    "post": "Of a constant gate a factor by channel is left",
+}
+MEASURES = {
+    "class_share": "part of the variance between images, of all channels of a gate together, that the classes in an "
+    "image explain (adjusted R² of a linear regression on which classes are there; null: can't be told)",
+    "saturated": f"part of the gates within {NEAR} of a limit of the gate's range",
+    "relative_spread": "standard deviation over images over the gate itself, root mean squares over channels",
+}
+
+
+def findings(found: Excitations) -> dict[str, list[str]]:
+    """The blocks that tell classes apart, are saturated, hardly vary, and, where evaluated, are dispensable."""
+    blocks = found.statistics
+    by_class = sorted(blocks, key=lambda name: -(blocks[name].class_share or 0))
+    named = {
+        "tell_classes_apart": [name for name in by_class if (blocks[name].class_share or 0) >= TELLS_APART],
+        "saturated": [name for name, block in blocks.items() if block.saturated >= SATURATED],
+        "hardly_vary": [name for name, block in blocks.items() if block.relative_spread <= HARDLY_VARIES],
+    }
+    if found.ablation is not None:
+        named["dispensable"] = [name for name, row in found.ablation.blocks.items() if row.dispensable]
+    return named
+
+
+def excitations_table(found: Excitations, tablefmt: str = "simple") -> str:
+    """A row for each block: what its gate is like and, where evaluated, AP when it is held; then what that means.
+
+    Args:
+        tablefmt: one of tabulate's, such as `simple` for the screen and `github` for Markdown.
+    """
+    headings = ["block", "mean gate", "spread %", "classes %", "saturated %"]
+    described = [[name, *_described(block)] for name, block in found.statistics.items()]
+    rows = described
+    if found.ablation is not None:
+        headings += ["AP", "change", "95 % interval", "AP50", "change", "params", "%", "time %"]
+        ap, ap50 = (_plain(found.ablation.unchanged[name]) for name in METRICS)
+        evaluated = {name: _ablated(row) for name, row in found.ablation.rows().items()}
+        rows = [[UNCHANGED, *[""] * 4, ap, "", "", ap50]]
+        rows += [[*row, *evaluated.get(row[0], [])] for row in described]
+        rows += [[name, *[""] * 4, *row] for name, row in evaluated.items() if name not in found.statistics]
+    align = ["left"] + ["right"] * (len(headings) - 1)
+    table = tabulate(rows, headings, tablefmt=tablefmt, disable_numparse=True, colalign=align)
+    return "\n\n".join([table, *excitations_notes(found)])
+
+
+def _described(block: BlockStatistics) -> list[str]:
+    shares = [block.relative_spread, block.class_share, block.saturated]
+    percents = ["–" if share is None else f"{100 * share:.1f}" for share in shares]
+    return [f"{block.mean[-1].mean():.3f}", *percents]
+
+
+def _ablated(row: AblatedBlocks) -> list[str]:
+    ap, ap50 = (row.difference[name] for name in METRICS)
+    figures = [_plain(row.metrics["AP"]), _number(ap.value), _interval(ap)]
+    saved = [f"{row.parameters:,}", f"{100 * row.parameter_share:.2f}", f"{100 * row.time_share:.1f}"]
+    return [*figures, _plain(row.metrics["AP50"]), _number(ap50.value), *saved]
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:+z.2f}"
+
+
+def _interval(difference: Difference) -> str:
+    return "–" if difference.low is None else f"{_number(difference.low)} to {_number(difference.high)}"
+
+
+def _limits(block: BlockStatistics) -> tuple[float, float]:
+    return float(block.low.mean()), float(block.high.mean())
+
+
+def excitations_notes(found: Excitations) -> list[str]:
+    """What the columns of :func:`excitations_table` mean, and what is found in them."""
+    named = findings(found)
+    listed = {what: _listed(names, len(found.statistics)) for what, names in named.items()}
+    notes = [
+        f"{len(found.split.images)} images. Spread: over images, relative to the gate. Classes: part of the variance "
+        "between images that\nthe classes in them explain (–: can't be told). Saturated: gates within "
+        f"{NEAR} of a limit.",
+        f"Tell classes apart ({100 * TELLS_APART:.0f} % or more): {listed['tell_classes_apart']}.\n"
+        f"Saturated ({100 * SATURATED:.0f} % or more): {listed['saturated']}.\n"
+        f"Hardly vary between images (spread of {100 * HARDLY_VARIES:.0f} % or less): {listed['hardly_vary']}.",
+    ]
+    if found.ablation is not None:
+        notes += _ablation_notes(found, found.ablation, named["dispensable"])
+    return notes
+
+
+def _ablation_notes(found: Excitations, ablation: Ablation, dispensable: list[str]) -> list[str]:
+    time = ablation.time
+    unrest = "; the machine did other work, so that times are rough" if time.unrest > RESTLESS else ""
+    return [
+        "AP when a block's gate is held at its mean, and the change with a 95 % interval over images; the parameters\n"
+        "of its SE, and their part of all; and the part of the detector's time that computing the gate takes\n"
+        f"({1000 * time.picture:.0f} ms a picture, {time.device}{unrest}).\n"
+        f"{FOLDED[found.run.cfg.MODEL.SE.POSITION]}.",
+        _verdict(ablation, dispensable),
+    ]
+
+
+def _verdict(ablation: Ablation, dispensable: list[str]) -> str:
+    if not dispensable:
+        return f"No block is shown to be one that this detector could do without (at most {MARGIN} AP less)."
+    listed = _listed(dispensable, len(ablation.blocks))
+    verdict = f"This detector could do without the SE of {listed}, one at a time (each at most {MARGIN} AP less)"
+    together = ablation.all_blocks if len(dispensable) == len(ablation.blocks) else ablation.together
+    if together is not None:
+        change = together.difference["AP"]
+        verdict += f";\nwithout all of these together, AP changes by {_number(change.value)} ({_interval(change)})"
+    return f"{verdict}."
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _listed(names: Sequence[str], total: int) -> str:
+    return f"all {total} blocks" if len(names) == total > 1 else ", ".join(names) or "none"
+
+
+def to_dict(found: Excitations) -> dict[str, Any]:
+    """The content of `excitations.json`; AP in percent, shares from 0 to 1, null where there is nothing to tell."""
+    some = next(iter(found.statistics.values()))
+    content: dict[str, Any] = {
+        "run": str(found.run.folder.absolute()),
+        "weights": str(found.run.weights.absolute()),
+        "annotations": str(found.split.annotations),
+        "image_root": str(found.split.image_root),
+        "images": len(found.split.images),
+        "images_with": dict(zip(found.split.classes, some.images[:-1].tolist(), strict=True)),
+        "measures": MEASURES,
+        "blocks": {
+            name: {
+                "channels": block.mean.shape[1],
+                "mean": float(block.mean[-1].mean()),
+                "relative_spread": block.relative_spread,
+                "class_share": block.class_share,
+                **dict(zip(("near_low", "near_high"), _limits(block), strict=True)),
+            }
+            for name, block in found.statistics.items()
+        },
+        "findings": findings(found),
+        "ablation": None,
+    }
+    if (ablation := found.ablation) is not None:
+        content["ablation"] = {
+            "unchanged": ablation.unchanged,
+            "rows": {name: {**asdict(row), "dispensable": row.dispensable} for name, row in ablation.rows().items()},
+            "dispensable_if": f"the 95 % interval of the difference in AP begins at -{MARGIN} or above",
+            "bootstrap_samples": SAMPLES,
+            "time": asdict(ablation.time),
+            "folding": FOLDED[found.run.cfg.MODEL.SE.POSITION],
+        }
+    return content
+
+
+def write_excitations(found: Excitations) -> list[Path]:
+    """Writes `excitations.json`, `blocks.csv`, `channels.csv` and `plots/`, and returns all paths, the npz's too.
+
+    `blocks.csv` has a row for each block and class, and for all images; `channels.csv` one for each block and channel,
+    with the mean and spread over all images and the mean of each class.
+    """
+    paths = [found.folder / name for name in ("excitations.json", "blocks.csv", "channels.csv")]
+    write_json(paths[0], to_dict(found), indent=2)
+    _write_csv(paths[1], _block_rows(found))
+    _write_csv(paths[2], _channel_rows(found))
+    return [*paths, found.folder / "excitations.npz", *draw_excitation_plots(found, found.folder / "plots")]
+
+
+def _block_rows(found: Excitations) -> Iterable[Sequence[Any]]:
+    yield ["block", "class", "images", "mean gate", "spread over images", "distance from the mean of all images"]
+    for name, block in found.statistics.items():
+        for row, label in enumerate([*found.split.classes, "all images"]):
+            distance = math.sqrt(((block.mean[row] - block.mean[-1]) ** 2).mean())
+            spread = math.sqrt((block.std[row] ** 2).mean())
+            values = [block.mean[row].mean(), spread, distance] if block.images[row] else ["", "", ""]
+            yield [name, label, int(block.images[row]), *map(_short, values)]
+
+
+def _channel_rows(found: Excitations) -> Iterable[Sequence[Any]]:
+    yield ["block", "channel", "mean", "spread", *found.split.classes]
+    for name, block in found.statistics.items():
+        means = np.where(block.images[:-1, None] > 0, block.mean[:-1], np.nan)
+        for channel in range(block.mean.shape[1]):
+            values = [block.mean[-1, channel], block.std[-1, channel], *means[:, channel]]
+            yield [name, channel, *("" if np.isnan(value) else _short(value) for value in values)]
+
+
+def _short(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))

@@ -1,0 +1,225 @@
+"""What the gates do to one picture: channels lifted and lowered, where features change, and what is detected."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import detection_utils
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor, nn
+
+from ..data.coco_files import Entry
+from ..errors import UserError
+from ..runs.trained_run import read_image
+from ..visualization.drawing import class_colours, draw_boxes, side_by_side
+from .ablation import coco_results
+from .excitations import Excitations
+from .gate_plots import DPI, shown_blocks
+from .recorder import Array, GateRecorder, Gates, constant_gates, se_gates
+
+MIN_SCORE = 0.5
+# Blue lowers, red lifts, white leaves as it is; all three can be told apart without seeing colours of a kind.
+COLOUR_MAP = "RdBu_r"
+# Of all values, what lies outside the scale's ends.
+OUTSIDE = 0.02
+# How many times a picture's longer side may be the shorter: its panels have its shape, and letters of one size.
+LONGEST = 20
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the gates do to one picture, compared with gates that are held at their mean over the split.
+
+    Args:
+        lift: by block, gate minus mean: (channels,).
+        energy: by block of the backbone, the binary logarithm of the gated features' energy over what it is with the
+            mean gate: (height, width) of the map, of which a part covers the picture.
+        covered: that part, as height and width from 0 to 1; the rest is padding.
+        detections: with the gates as they are, and with all of them held at their mean; COCO's results.
+    """
+
+    lift: dict[str, Array]
+    energy: dict[str, Array]
+    covered: tuple[float, float]
+    detections: tuple[list[Entry], list[Entry]]
+
+
+class _EnergyRecorder:
+    """Keeps, while it is entered, how each gate changes the energy of the map that it is multiplied with."""
+
+    def __init__(self, gates: Gates, means: Mapping[str, Array]) -> None:
+        self.gates = gates
+        self.means = means
+        self.energy: dict[str, Array] = {}
+        self.size = (0, 0)
+        self._maps: dict[str, Tensor] = {}
+
+    def __enter__(self) -> "_EnergyRecorder":
+        self._hooks = [
+            hook
+            for name, gate in self.gates.items()
+            for hook in (
+                gate.squeeze.register_forward_pre_hook(partial(self._keep, name)),
+                gate.activation.register_forward_hook(partial(self._compare, name)),
+            )
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def _keep(self, name: str, squeeze: nn.Module, inputs: tuple[Tensor]) -> None:
+        self._maps[name] = inputs[0].detach().double()
+
+    def _compare(self, name: str, activation: nn.Module, inputs: Any, output: Tensor) -> None:
+        features = self._maps.pop(name)
+        mean = torch.from_numpy(self.means[name]).to(features).reshape(1, -1, 1, 1)
+        gated, held = (((gate * features) ** 2).sum(dim=1)[0] for gate in (output.double(), mean))
+        # Where there is nothing, nothing changes.
+        smallest = torch.finfo(torch.float32).tiny
+        self.energy[name] = ((gated + smallest) / (held + smallest)).log2().cpu().numpy()
+
+
+def measure_effect(found: Excitations, picture: Path | Entry) -> Effect:
+    """Runs the detector on a picture, as it is and with constant gates.
+
+    Args:
+        found: the detector, and its mean gates.
+        picture: a file, or what a detectron2 model takes of a picture, resized.
+
+    Raises:
+        UserError: the file can't be read.
+    """
+    run = found.run
+    batch = [read_image(run.cfg, picture) if isinstance(picture, Path) else picture]
+    means = {name: block.mean[-1] for name, block in found.statistics.items()}
+    detector: Any = run.model
+    trunk = se_gates(detector.backbone)
+    with torch.inference_mode():
+        with GateRecorder(found.gates) as gates, _EnergyRecorder(trunk, means) as energies:
+            with_gates = run.model(batch)[0]["instances"]
+        with constant_gates(found.gates, means):
+            without = run.model(batch)[0]["instances"]
+    size = batch[0]["image"].shape[-2:]
+    step = max(detector.backbone.size_divisibility, 1)
+    covered = tuple(length / (-(-length // step) * step) for length in size)
+    detections = tuple(
+        [entry for entry in coco_results({"image_id": 0}, instances, found.split) if entry["score"] >= MIN_SCORE]
+        for instances in (with_gates, without)
+    )
+    lift = {name: values.mean - means[name] for name, values in gates.take().items()}
+    return Effect(lift, energies.energy, (covered[0], covered[1]), (detections[0], detections[1]))
+
+
+def effect_files(folder: Path, picture: Path) -> list[Path]:
+    """Where :func:`draw_effect` draws a picture's three.
+
+    Raises:
+        UserError: one of them is there already.
+    """
+    paths = [folder / "pictures" / f"{picture.stem}_{what}.png" for what in ("channels", "energy", "detections")]
+    for path in paths:
+        if path.exists():
+            raise UserError(f"{path} is there already; remove it, or give the picture another name")
+    return paths
+
+
+def draw_effect(found: Excitations, picture: Path) -> list[Path]:
+    """Draws channels, energy and detections of a picture into `pictures/`, and returns the paths.
+
+    Energy is of the backbone: there is none to draw where only the heads of a C4 detector have SE.
+
+    Raises:
+        UserError: the picture can't be read, is too long and thin, or is drawn already.
+    """
+    paths = effect_files(found.folder, picture)
+    effect = measure_effect(found, picture)
+    image = Image.fromarray(detection_utils.read_image(str(picture), "RGB"))
+    try:
+        maps = energy_maps(effect, image) if effect.energy else None
+    except UserError as error:
+        raise UserError(f"{picture}: {error}") from error
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    with rc_context({"text.parse_math": False}):
+        channel_strips(effect.lift, picture.name).savefig(paths[0], dpi=DPI, bbox_inches="tight")
+        if maps is not None:
+            maps.savefig(paths[1], dpi=DPI, bbox_inches="tight")
+    _detections(found, effect, image).save(paths[2])
+    return [path for path in paths if path.exists()]
+
+
+def channel_strips(lift: dict[str, Array], title: str) -> Figure:
+    """A strip for each block: how far each channel's gate is from its mean."""
+    figure = Figure(figsize=(10, 1.2 + 0.34 * len(lift)), layout="constrained")
+    panels = figure.subplots(len(lift), 1, squeeze=False)[:, 0]
+    limit = _limit(list(lift.values()))
+    for axes, (name, values) in zip(panels, lift.items(), strict=True):
+        strip = axes.imshow(values[None, :], aspect="auto", cmap=COLOUR_MAP, vmin=-limit, vmax=limit)
+        axes.set_xticks([])
+        axes.set_yticks([0], [f"{name} ({len(values)})"], fontsize=9)
+        axes.yaxis.set_label_position("right")
+        changed = float(np.sqrt((values**2).mean()))
+        axes.set_ylabel(f"±{changed:.3f}", rotation=0, ha="left", va="center", fontsize=9)
+    panels[0].set_title(f"{title}: channels that the gates lift (red) and lower (blue)", fontsize=11, loc="left")
+    panels[-1].set_xlabel("channels in their order; left: how many there are, right: root mean square", fontsize=9)
+    figure.colorbar(strip, ax=panels, label="gate − mean over images", shrink=0.9)
+    return figure
+
+
+def energy_maps(effect: Effect, image: Image.Image) -> Figure:
+    """The picture, and over it for the last block of each stage and all of the last stage: where features change.
+
+    Raises:
+        UserError: the picture is too long and thin.
+    """
+    names = shown_blocks(list(effect.energy))
+    width, height = image.size
+    if max(width, height) > LONGEST * min(width, height):
+        raise UserError(f"one side is more than {LONGEST} times the other, too long and thin for a gates' map; crop it")
+    columns = min(len(names) + 1, 3 if width >= height else 4)
+    rows = -(-(len(names) + 1) // columns)
+    # Compressed: panels of a fixed shape would lie far apart otherwise.
+    size = 3.6 * columns + 1, 3.6 * rows * height / width + 0.4 * rows
+    figure = Figure(figsize=size, layout="compressed")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    limit = _limit([effect.energy[name] for name in names])
+    for axes in panels:
+        axes.axis("off")
+    panels[0].imshow(image)
+    panels[0].set_title("the picture", fontsize=10)
+    grey = image.convert("L")
+    for axes, name in zip(panels[1:], names, strict=False):
+        energy = effect.energy[name]
+        axes.imshow(grey, cmap="gray")
+        # The map covers the padded picture.
+        extent = (0, width / effect.covered[1], height / effect.covered[0], 0)
+        shown = axes.imshow(
+            energy, cmap=COLOUR_MAP, vmin=-limit, vmax=limit, alpha=0.5, extent=extent, interpolation="bilinear"
+        )
+        axes.set_xlim(0, width)
+        axes.set_ylim(height, 0)
+        typical = 100 * (2 ** float(np.abs(energy).mean()) - 1)
+        axes.set_title(f"{name}, {energy.shape[0]}×{energy.shape[1]}: ±{typical:.2g} %", fontsize=10)
+    figure.colorbar(shown, ax=panels, label="log₂ (energy with the gate / with its mean)", shrink=0.8)
+    return figure
+
+
+def _detections(found: Excitations, effect: Effect, image: Image.Image) -> Image.Image:
+    names = dict(zip(found.split.category_ids, found.split.classes, strict=True))
+    colours = class_colours(names)
+    panels = [draw_boxes(image, entries, names, colours) for entries in effect.detections]
+    counts = [len(entries) for entries in effect.detections]
+    return side_by_side(panels, [f"gates as they are: {counts[0]}", f"gates held at their mean: {counts[1]}"])
+
+
+def _limit(values: list[Array]) -> float:
+    """The end of a scale that is the same on both sides of zero."""
+    joined = np.abs(np.concatenate([item.ravel() for item in values]))
+    return float(np.quantile(joined, 1 - OUTSIDE)) or 1.0

@@ -1,0 +1,115 @@
+"""The SE gates of a detector: found by the paper's names, recorded as they are computed, and held constant."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..modeling.squeeze_excitation import SqueezeExcitation
+
+Array = NDArray[np.float64]
+Gates = Mapping[str, SqueezeExcitation]
+
+IN_STAGE = re.compile(r"(?:^|\.)res(\d)\.(\d+)\.se$")
+# How close to its limit a gate counts as saturated.
+NEAR = 0.05
+LIMITS: dict[type[nn.Module], tuple[float, float]] = {
+    nn.Sigmoid: (0.0, 1.0),
+    nn.Hardsigmoid: (0.0, 1.0),
+    nn.Tanh: (-1.0, 1.0),
+    nn.ReLU: (0.0, float("inf")),
+}
+
+
+@dataclass(frozen=True)
+class GateValues:
+    """A block's gate for one image: (channels,) each.
+
+    `mean` is over positions where nothing is squeezed, and over regions in the heads of a C4 detector; `low` and `high`
+    are the parts of those values that lie within 0.05 of the gate's limits (0 and 1 of a sigmoid).
+    """
+
+    mean: Array
+    low: Array
+    high: Array
+
+
+def se_gates(model: nn.Module) -> dict[str, SqueezeExcitation]:
+    """A model's SE blocks under the paper's names: `SE_stage_block`, both as in `res2`, counted from 1."""
+    return {
+        f"SE_{found[1]}_{int(found[2]) + 1}": module
+        for path, module in model.named_modules()
+        if isinstance(module, SqueezeExcitation) and (found := IN_STAGE.search(path))
+    }
+
+
+def stage_of(name: str) -> str:
+    """`SE_2` of `SE_2_3`."""
+    return name.rsplit("_", 1)[0]
+
+
+class GateRecorder:
+    """While it is entered, keeps what the gates are for the pictures that the model sees; :meth:`take` hands it over.
+
+    Args:
+        gates: of :func:`se_gates`.
+    """
+
+    def __init__(self, gates: Gates) -> None:
+        self.gates = gates
+        self._values: dict[str, list[Tensor]] = {}
+
+    def __enter__(self) -> "GateRecorder":
+        # The activation, not the block: a residual block may call `gate` and multiply itself.
+        self._hooks = [
+            gate.activation.register_forward_hook(partial(self._keep, name)) for name, gate in self.gates.items()
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def take(self) -> dict[str, GateValues]:
+        """The gates since the last call, without those that were not computed."""
+        taken = {name: _summary(self.gates[name], values) for name, values in self._values.items()}
+        self._values = {}
+        return taken
+
+    def _keep(self, name: str, activation: nn.Module, inputs: Any, output: Tensor) -> None:
+        if output.numel():
+            self._values.setdefault(name, []).append(output.detach().double().transpose(0, 1).flatten(1))
+
+
+def _summary(gate: SqueezeExcitation, values: list[Tensor]) -> GateValues:
+    """Of (channels, values) tensors."""
+    joined = torch.cat(values, dim=1)
+    low, high = LIMITS[type(gate.activation)]
+    parts = joined, (joined <= low + NEAR).double(), (joined >= high - NEAR).double()
+    return GateValues(*(part.mean(dim=1).cpu().numpy() for part in parts))
+
+
+@contextmanager
+def constant_gates(gates: Gates, means: Mapping[str, Array]) -> Iterator[None]:
+    """While it is entered, the gates are what `means` has, whatever the picture; the others are as they were.
+
+    Args:
+        gates: of :func:`se_gates`.
+        means: (channels,) for each gate that is to be constant.
+    """
+    with ExitStack() as hooks:
+        for name, mean in means.items():
+            hook = partial(_replace, torch.from_numpy(mean))
+            hooks.callback(gates[name].activation.register_forward_hook(hook).remove)
+        yield
+
+
+def _replace(mean: Tensor, activation: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    return mean.to(output).reshape(1, -1, 1, 1).expand_as(output)

@@ -1,0 +1,215 @@
+"""The folder that predictions go to: what is found is noted at once, so that work that was stopped goes on."""
+
+import json
+from collections import Counter
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..data.coco_files import Entry, is_detection
+from ..data.coco_format import is_integer, is_number
+from ..errors import UserError
+from ..files import parse_json, write_whole
+from ..runs.evaluated_run import DETECTIONS
+
+NOTES = "predictions.jsonl"
+IMAGES = "images.json"
+# Of the second run, where two are compared.
+COMPARED_DETECTIONS = "coco_instances_results_compared.json"
+PICTURES, VIDEOS = "pictures", "videos"
+DRAWN = (f"{PICTURES}/[0-9]*_*.jpg*", f"{PICTURES}/[0-9]*_*_gates.png*", f"{VIDEOS}/[0-9]*_*.mp4")
+WRITTEN = (DETECTIONS, COMPARED_DETECTIONS, IMAGES, *DRAWN, NOTES)
+
+
+class PredictionFolder:
+    """Notes each picture or frame when it is done (a line of `predictions.jsonl`), and gathers them in COCO's formats.
+
+    The first line says what the predictions are of. No path in the file is opened.
+
+    Args:
+        path: the folder; nothing is written to it before :meth:`opened`.
+        made_by: what the predictions depend on, in plain containers; `weights` has an entry for each detector.
+        categories: the ids of what can be found.
+        overwrite: replace what is there; otherwise it is gone on with.
+
+    Raises:
+        UserError: the predictions that are there are of something else, or damaged; or other files have the names of
+            those that are to be written.
+    """
+
+    def __init__(self, path: Path, made_by: Entry, categories: Container[int], *, overwrite: bool = False) -> None:
+        self.path = path
+        self.made_by = made_by
+        self.categories = categories
+        self.notes = path / NOTES
+        self.finished: set[str] = set()
+        # Of each video, how many frames are done, and the first one's number.
+        self.frames: Counter[str] = Counter()
+        self.first_frames: dict[str, int] = {}
+        self.images = 0
+        self._kept = 0
+        self._check()
+        if self.notes.is_file() and not overwrite:
+            self._look_back()
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Within, notes can be made. What is replaced is removed first; in the end, folders that stayed empty are.
+
+        Raises:
+            UserError: the folder can't be made.
+        """
+        folders = [self.path / name for name in (PICTURES, VIDEOS)]
+        try:
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{error.filename} can't be made ({error.strerror}); choose another --output") from error
+        if not self._kept:
+            for path in self._written():
+                path.unlink()
+        with self.notes.open("ab") as self._file:
+            # A line that was cut off goes.
+            self._file.truncate(self._kept)
+            if not self._kept:
+                self._append({"made_by": self.made_by})
+            yield
+        for folder in folders:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+    def add_picture(self, file: str, size: tuple[int, int], detections: Sequence[list[Entry]]) -> None:
+        """Notes a picture, its width and height, and what each detector found."""
+        self._add({"file_name": file}, size, detections)
+        self.finished.add(file)
+
+    def add_frame(self, file: str, size: tuple[int, int], detections: Sequence[list[Entry]]) -> None:
+        """Notes the next frame of a video."""
+        self.first_frames.setdefault(file, self.images + 1)
+        self._add({"file_name": file, "frame": self.frames[file]}, size, detections)
+        self.frames[file] += 1
+
+    def finish_video(self, file: str) -> None:
+        """Notes that a video has no more frames."""
+        self._append({"finished": file})
+        self.finished.add(file)
+
+    def frame_detections(self, file: str) -> Iterator[list[list[Entry]]]:
+        """What each detector found in the frames of a video that are done, in their order."""
+        return (note["detections"] for note in self._read() if note["image"]["file_name"] == file)
+
+    def gather(self, categories: dict[int, str], detectors: int) -> list[Path]:
+        """Writes a file of results for each detector, and the list of images; returns their paths.
+
+        Args:
+            categories: names by id.
+            detectors: how many there are.
+        """
+        names = [{"id": id_, "name": name} for id_, name in categories.items()]
+        content = {"images": [note["image"] for note in self._read()], "categories": names}
+        paths = [self.path / name for name in (DETECTIONS, COMPARED_DETECTIONS)[:detectors]]
+        for number, path in enumerate(paths):
+            write_whole(path, partial(self._write_results, number))
+        write_whole(self.path / IMAGES, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
+        return [*paths, self.path / IMAGES]
+
+    def _write_results(self, detector: int, file: BinaryIO) -> None:
+        # One by one: those of a long video would fill the memory.
+        file.write(b"[")
+        separator = b"\n"
+        for note in self._read():
+            for entry in note["detections"][detector]:
+                file.write(separator + json.dumps(entry).encode())
+                separator = b",\n"
+        file.write(b"\n]\n")
+
+    def _add(self, image: Entry, size: tuple[int, int], detections: Sequence[list[Entry]]) -> None:
+        self.images += 1
+        numbered = {"id": self.images, **image, "width": size[0], "height": size[1]}
+        self._append({"image": numbered, "detections": list(detections)})
+
+    def _append(self, note: Entry) -> None:
+        self._file.write(json.dumps(note).encode() + b"\n")
+        self._file.flush()
+
+    def _read(self) -> Iterator[Entry]:
+        """The notes of pictures and frames."""
+        with self.notes.open("rb") as file:
+            for line in file:
+                note = json.loads(line)
+                if "image" in note:
+                    yield note
+
+    def _check(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is no folder; choose another --output")
+        there = self._written()
+        if there and not self.notes.is_file():
+            raise UserError(f"{there[0]} is there already, and is no prediction's; choose another --output")
+
+    def _look_back(self) -> None:
+        """Learns what is done."""
+        made_by = None
+        with self.notes.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._kept += len(line)
+                try:
+                    note = parse_json(line)
+                    if made_by is None:
+                        made_by = dict(note["made_by"])
+                        self._check_maker(made_by)
+                    else:
+                        self._take_in(note)
+                except UserError:
+                    raise
+                except (ValueError, LookupError, TypeError, AttributeError) as error:
+                    raise UserError(f"{self.notes} is damaged; replace the predictions with --overwrite") from error
+
+    def _check_maker(self, made_by: Entry) -> None:
+        if made_by != self.made_by:
+            raise UserError(
+                f"{self.path} holds predictions of {_text(made_by)}, and now it would be {_text(self.made_by)}; choose "
+                "another --output, or replace them with --overwrite"
+            )
+
+    def _take_in(self, note: Entry) -> None:
+        """Raises ValueError or another of its kind where a note is none of this class's."""
+        if "finished" in note:
+            self.finished.add(note["finished"])
+            return
+        image, detections = note["image"], note["detections"]
+        self.images, file = self.images + 1, image["file_name"]
+        is_image = image["id"] == self.images and image.get("frame", self.frames[file]) == self.frames[file]
+        if not is_image or not all(is_integer(image[side]) for side in ("width", "height")):
+            raise ValueError(image)
+        known = all(is_drawable(item) and item["category_id"] in self.categories for item in chain(*detections))
+        if len(detections) != len(self.made_by["weights"]) or not known:
+            raise ValueError(detections)
+        if "frame" in image:
+            self.frames[file] += 1
+            self.first_frames.setdefault(file, image["id"])
+        else:
+            self.finished.add(file)
+
+    def _written(self) -> list[Path]:
+        return [path for pattern in WRITTEN for path in sorted(self.path.glob(pattern))]
+
+
+def is_drawable(item: Any) -> bool:
+    """Whether a value is a detection whose mask and keypoints, if it has any, can be drawn."""
+    if not is_detection(item):
+        return False
+    code, points = item.get("segmentation", {"size": None, "counts": ""}), item.get("keypoints", [])
+    if not isinstance(code, dict) or not isinstance(code.get("counts"), str) or not code["counts"].isascii():
+        return False
+    return isinstance(points, list) and len(points) % 3 == 0 and all(map(is_number, points))
+
+
+def _text(made_by: Entry) -> str:
+    texts = {key: " and ".join(map(str, value)) if isinstance(value, list) else value for key, value in made_by.items()}
+    return ", ".join(f"{key} {text}" for key, text in texts.items())

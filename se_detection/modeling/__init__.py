@@ -1,0 +1,19 @@
+"""The networks: the SE block, residual blocks, stems, SE-ResNets, and the builders in detectron2's registry."""
+
+from .ignore_padding import ignore_padding
+from .se_resnet import (
+    build_retinanet_se_resnet_fpn_backbone,
+    build_se_resnet_backbone,
+    build_se_resnet_fpn_backbone,
+    create_backbone,
+)
+from .squeeze_excitation import SqueezeExcitation
+
+__all__ = [
+    "SqueezeExcitation",
+    "build_retinanet_se_resnet_fpn_backbone",
+    "build_se_resnet_backbone",
+    "build_se_resnet_fpn_backbone",
+    "create_backbone",
+    "ignore_padding",
+]

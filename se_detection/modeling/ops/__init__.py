@@ -1,0 +1,1 @@
+"""The operators of SE-ResNets: the residual gate and its Triton kernels, and the folded frozen convolution."""

@@ -1,0 +1,368 @@
+"""SE-ResNet and SE-ResNeXt trunks, alone and under FPN, from a config or by name."""
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.layers import CNNBlockBase, ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
+from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock, ResNet
+from torch import nn
+
+from ..config.se_config import PLAIN, STAGES, STEMS, SEConfig, check_choice
+from ..errors import UserError
+from .blocks import (
+    HalvedBottleneckBlock,
+    SEBasicBlock,
+    SEBottleneckBlock,
+    SEDeformBottleneckBlock,
+    SENetBottleneckBlock,
+)
+from .ignore_padding import ignore_padding
+from .partial_load import refuse_partial_load
+from .stems import CaffeStem, DeepStem
+
+logger = logging.getLogger(__name__)
+
+BLOCKS_PER_STAGE = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    154: (3, 8, 36, 3),  # SENet-154, whose bottlenecks differ
+}
+SE_BLOCK: dict[type[CNNBlockBase], type[CNNBlockBase]] = {
+    BasicBlock: SEBasicBlock,
+    BottleneckBlock: SEBottleneckBlock,
+    DeformBottleneckBlock: SEDeformBottleneckBlock,
+    HalvedBottleneckBlock: SENetBottleneckBlock,
+}
+
+
+def make_stage(
+    stage: str,
+    depth: int,
+    *,
+    se: SEConfig,
+    stride: int,
+    in_channels: int,
+    out_channels: int,
+    bottleneck_channels: int,
+    norm: str,
+    num_groups: int,
+    stride_in_1x1: bool,
+    dilation: int = 1,
+    deform: dict[str, Any] | None = None,
+) -> list[CNNBlockBase]:
+    """The blocks of one stage, with SE where `se` has it.
+
+    Args:
+        stage: `res2` to `res5`.
+        depth: of the trunk, which says how many blocks there are, and of what kind.
+        stride: of the first block.
+        bottleneck_channels: width of the 3x3 convolutions; basic blocks have no such width, nor what follows `norm`.
+        deform: the options of detectron2's deformable block, where the 3x3 convolutions are deformable.
+        others: of detectron2's blocks.
+
+    Raises:
+        UserError: the reduction ratio doesn't fit the stage's width.
+    """
+    num_blocks = BLOCKS_PER_STAGE[depth][STAGES.index(stage)]
+    options: dict[str, Any] = {"in_channels": in_channels, "out_channels": out_channels, "norm": norm}
+    block_class: type[CNNBlockBase] = BasicBlock
+    if depth >= 50:
+        block_class = BottleneckBlock
+        options |= {
+            "bottleneck_channels": bottleneck_channels,
+            "num_groups": num_groups,
+            "stride_in_1x1": stride_in_1x1,
+            "dilation": dilation,
+        }
+    if depth == 154:
+        block_class = HalvedBottleneckBlock
+        options["projection_kernel"] = 1 if stage == "res2" else 3
+    if deform is not None:
+        block_class = DeformBottleneckBlock
+        options |= deform
+    reduction = se.reduction_in(stage)
+    if reduction is not None:
+        block_class = SE_BLOCK[block_class]
+        options["se"] = {
+            "reduction": reduction,
+            "squeeze": se.squeeze,
+            "gate": se.gate,
+            "bias": se.bias,
+            "gate_bias": se.gate_bias,
+        }
+        options["position"] = se.position
+    strides = [stride] + [1] * (num_blocks - 1)
+    try:
+        return ResNet.make_stage(block_class, num_blocks, stride_per_block=strides, **options)
+    except ValueError as error:
+        raise UserError(f"MODEL.SE in {stage}: {error}") from error
+
+
+def make_trunk(
+    depth: int,
+    *,
+    se: SEConfig,
+    norm: str,
+    out_features: Sequence[str],
+    stem: str = "basic",
+    in_channels: int = 3,
+    stem_channels: int = 64,
+    res2_channels: int | None = None,
+    num_groups: int = 1,
+    width_per_group: int = 64,
+    stride_in_1x1: bool = False,
+    res5_dilation: int = 1,
+    deform_on_per_stage: Sequence[bool] = (False,) * 4,
+    deform_modulated: bool = False,
+    deform_num_groups: int = 1,
+    num_classes: int | None = None,
+    freeze_at: int = 0,
+) -> ResNet:
+    """A detectron2 `ResNet` of SE blocks; what `build_resnet_backbone` honours, and the stem.
+
+    Args:
+        depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks), or 154 (SENet-154's bottlenecks).
+        stem: `basic` (detectron2's), `caffe` (ceil-mode pool) or `deep` (SENet-154's).
+        res2_channels: width of res2's output; 64 for basic blocks and 256 for bottlenecks unless given.
+        freeze_at: how many of stem, res2, ... are frozen.
+        others: the keys of `MODEL.RESNETS` of the same name.
+
+    Raises:
+        UserError: values that no ResNet can have, or that detectron2 as installed can't build.
+    """
+    if depth not in BLOCKS_PER_STAGE:
+        raise UserError(f"MODEL.RESNETS.DEPTH: {depth} is not one of {', '.join(map(str, BLOCKS_PER_STAGE))}")
+    if res5_dilation not in (1, 2):
+        raise UserError(f"MODEL.RESNETS.RES5_DILATION: {res5_dilation} is not 1 or 2")
+    check_choice("STEM", stem, STEMS)
+    basic = depth < 50
+    out_channels = res2_channels or (64 if basic else 256)
+    if basic:
+        for key, value, needed in (
+            ("RES2_OUT_CHANNELS", out_channels, 64),
+            ("RES5_DILATION", res5_dilation, 1),
+            ("NUM_GROUPS", num_groups, 1),
+            ("DEFORM_ON_PER_STAGE", list(deform_on_per_stage), [False] * 4),
+        ):
+            if value != needed:
+                raise UserError(f"MODEL.RESNETS.{key}: {value} can't be had with DEPTH {depth}; set it to {needed}")
+        if se.position == "3x3" and se.stages:
+            raise UserError(f"MODEL.SE.POSITION: 3x3 is inside a bottleneck, and DEPTH {depth} has none")
+    if any(deform_on_per_stage) and depth == 154:
+        raise UserError("MODEL.RESNETS.DEFORM_ON_PER_STAGE: SENet-154 (DEPTH 154) has no deformable blocks")
+    if any(deform_on_per_stage) and importlib.util.find_spec("detectron2._C") is None:
+        raise UserError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE: deformable convolution needs detectron2's compiled operators, which "
+            "this detectron2 lacks; build detectron2 from source, or set it to [False, False, False, False]"
+        )
+
+    current = stem_channels
+    bottleneck_channels = num_groups * width_per_group
+    deform_options = {"deform_modulated": deform_modulated, "deform_num_groups": deform_num_groups}
+    stages = []
+    for stage, deform in zip(STAGES, deform_on_per_stage, strict=True):
+        # A dilated res5 keeps the resolution of res4 (the convention of R-FCN and of detectron2's DC5).
+        dilation = res5_dilation if stage == "res5" else 1
+        blocks = make_stage(
+            stage,
+            depth,
+            se=se,
+            stride=1 if stage == "res2" or dilation == 2 else 2,
+            in_channels=current,
+            out_channels=out_channels,
+            bottleneck_channels=bottleneck_channels,
+            norm=norm,
+            num_groups=num_groups,
+            stride_in_1x1=stride_in_1x1,
+            dilation=dilation,
+            deform=deform_options if deform else None,
+        )
+        stages.append(blocks)
+        current, out_channels, bottleneck_channels = out_channels, 2 * out_channels, 2 * bottleneck_channels
+
+    stem_class = {"basic": BasicStem, "caffe": CaffeStem, "deep": DeepStem}[stem]
+    return ResNet(
+        stem_class(in_channels=in_channels, out_channels=stem_channels, norm=norm),
+        stages,
+        num_classes=num_classes,
+        out_features=list(out_features),
+        freeze_at=freeze_at,
+    )
+
+
+NAMED_TRUNKS: dict[str, dict[str, Any]] = {
+    **{f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101, 152)},
+    **{f"resnext{depth}_32x4d": {"depth": depth, "num_groups": 32, "width_per_group": 4} for depth in (50, 101)},
+}
+SENET154 = {"depth": 154, "num_groups": 64, "width_per_group": 4, "stem_channels": 128}
+LAYOUTS = ("torchvision", "caffe")
+
+
+def create_backbone(
+    name: str,
+    *,
+    layout: str | None = None,
+    norm: str = "BN",
+    out_features: Sequence[str] = STAGES,
+    num_classes: int | None = None,
+    se: SEConfig | None = None,
+    freeze_at: int = 0,
+) -> Backbone:
+    """A trunk by name, without a config; without a classifier, it refuses weights that fill it in part.
+
+    Args:
+        name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d` or `resnext101_32x4d`,
+            plain; the same after `se_` with SE; or `senet154`.
+        layout: `torchvision` (stride in the 3x3 convolution, padded pool) or `caffe`, that of the paper's released
+            models (stride in the first 1x1, but for ResNeXt; ceil-mode pool). By default `caffe` for
+            `senet154`, which has no other, and `torchvision` for the rest.
+        norm: `BN`, `FrozenBN`, `SyncBN`, `GN`, ...
+        out_features: any of `stem`, `res2` ... `res5`, and `linear` beside `res5` where there is a classifier.
+        num_classes: adds a classifier (of SENet-154 without its dropout).
+        se: what the SE blocks look like; the paper's standard block unless given.
+        freeze_at: how many of stem, res2, ... res5 are frozen, their norms included.
+
+    Returns:
+        A detectron2 `Backbone`: (N, 3, H, W) to a dict of the maps named by `out_features`.
+
+    Raises:
+        UserError: an unknown name or layout, `se` for a plain trunk, or more frozen stages than there are.
+    """
+    gated = {f"se_{plain}": options for plain, options in NAMED_TRUNKS.items()} | {"senet154": SENET154}
+    if name not in NAMED_TRUNKS | gated:
+        raise UserError(f"no backbone is named {name!r}; choose from {', '.join(NAMED_TRUNKS | gated)}")
+    layout = layout or ("caffe" if name == "senet154" else "torchvision")
+    if layout not in LAYOUTS:
+        raise UserError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    if name == "senet154" and layout != "caffe":
+        raise UserError("'senet154' was released in the caffe layout alone; leave layout out")
+    if name not in gated and se is not None:
+        raise UserError(f"{name!r} is a plain trunk and takes no se=; did you mean 'se_{name}'?")
+    known = ("stem", *STAGES, "linear")
+    if not out_features or not set(out_features) <= set(known):
+        raise UserError(f"out_features: {list(out_features)} are not some of {', '.join(known)}")
+    if "linear" in out_features and (num_classes is None or "res5" not in out_features):
+        raise UserError("out_features: 'linear' needs num_classes, and 'res5' beside it")
+    if freeze_at not in range(len(STAGES) + 2):
+        raise UserError(f"freeze_at: {freeze_at!r} is not from 0 (nothing) to {len(STAGES) + 1} (stem to res5)")
+    options = (NAMED_TRUNKS | gated)[name]
+    stem = "basic" if layout == "torchvision" else "deep" if name == "senet154" else "caffe"
+    trunk = make_trunk(
+        **options,
+        se=(se or SEConfig()) if name in gated else PLAIN,
+        norm=norm,
+        out_features=out_features,
+        num_classes=num_classes,
+        stem=stem,
+        stride_in_1x1=layout == "caffe" and "num_groups" not in options,
+        freeze_at=freeze_at,
+    )
+    # A classifier of other classes takes what a file has of it.
+    if num_classes is None:
+        refuse_partial_load(trunk)
+    return trunk
+
+
+def create_res5(name: str, *, layout: str | None = None, norm: str = "BN", se: SEConfig | None = None) -> nn.Sequential:
+    """The last stage of a trunk by name, for the `Res5ROIHeads` of a C4 detector, whose trunk ends with res4.
+
+    Args:
+        others: those of :func:`create_backbone`.
+
+    Returns:
+        (N, channels of res4, H, W) to (N, channels of res5, H / 2, W / 2).
+
+    Raises:
+        UserError: as there.
+    """
+    res5 = create_backbone(name, layout=layout, norm=norm, out_features=("res5",), se=se).res5
+    refuse_partial_load(res5)
+    return res5
+
+
+@BACKBONE_REGISTRY.register()
+def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """The trunk that `MODEL.RESNETS` and `MODEL.SE` describe, for C4 and DC5 detectors.
+
+    Raises:
+        UserError: a value that can't be built, or a C4 detector whose res5 would lose its SE.
+    """
+    trunk = _trunk(cfg, input_shape)
+    _ignore_padding_if_asked(cfg, trunk)
+    return trunk
+
+
+def _trunk(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    if "SE" not in cfg.MODEL:
+        raise UserError("the config has no MODEL.SE: import se_detection before get_cfg(), or call add_se_config(cfg)")
+    se = SEConfig.from_cfg(cfg)
+    resnets = cfg.MODEL.RESNETS
+    # In a C4 detector res5 is in the ROI heads, and detectron2's own builds it of plain blocks.
+    plain_res5 = cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads"
+    if plain_res5 and "res5" not in resnets.OUT_FEATURES and "res5" in se.stages:
+        raise UserError(
+            "MODEL.ROI_HEADS.NAME: Res5ROIHeads has a res5 without SE; set it to SERes5ROIHeads, "
+            "or take res5 out of MODEL.SE.STAGES"
+        )
+    trunk = make_trunk(
+        resnets.DEPTH,
+        se=se,
+        stem=cfg.MODEL.SE.STEM,
+        norm=resnets.NORM,
+        out_features=resnets.OUT_FEATURES,
+        in_channels=input_shape.channels,
+        stem_channels=resnets.STEM_OUT_CHANNELS,
+        res2_channels=resnets.RES2_OUT_CHANNELS,
+        num_groups=resnets.NUM_GROUPS,
+        width_per_group=resnets.WIDTH_PER_GROUP,
+        stride_in_1x1=resnets.STRIDE_IN_1X1,
+        res5_dilation=resnets.RES5_DILATION,
+        deform_on_per_stage=resnets.DEFORM_ON_PER_STAGE,
+        deform_modulated=resnets.DEFORM_MODULATED,
+        deform_num_groups=resnets.DEFORM_NUM_GROUPS,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+    )
+    refuse_partial_load(trunk)
+    return trunk
+
+
+@BACKBONE_REGISTRY.register()
+def build_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The trunk under FPN: p2 to p5, and p6 by subsampling (Faster, Mask and Cascade R-CNN)."""
+    return _with_fpn(cfg, _trunk(cfg, input_shape), LastLevelMaxPool())
+
+
+@BACKBONE_REGISTRY.register()
+def build_retinanet_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """The trunk under RetinaNet's FPN: p3 to p5, and p6 and p7 by convolution from res5."""
+    trunk = _trunk(cfg, input_shape)
+    return _with_fpn(cfg, trunk, LastLevelP6P7(trunk.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))
+
+
+def _with_fpn(cfg: CfgNode, trunk: Backbone, top_block: nn.Module) -> FPN:
+    fpn = FPN(
+        bottom_up=trunk,
+        in_features=cfg.MODEL.FPN.IN_FEATURES,
+        out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
+        norm=cfg.MODEL.FPN.NORM,
+        top_block=top_block,
+        fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
+    )
+    _ignore_padding_if_asked(cfg, fpn)
+    return fpn
+
+
+def _ignore_padding_if_asked(cfg: CfgNode, backbone: Backbone) -> None:
+    if not cfg.MODEL.SE.IGNORE_PADDING:
+        return
+    if not any(cfg.MODEL.PIXEL_MEAN):
+        logger.warning("MODEL.SE.IGNORE_PADDING: with a MODEL.PIXEL_MEAN of 0, black borders are taken for padding too")
+    ignore_padding(backbone)

@@ -1,0 +1,85 @@
+"""The detector's trainer, training a classifier: what stops, resumes and guards a detector's run does so here."""
+
+from argparse import Namespace
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from torch import nn
+
+from ..data.train_loader import TrainLoader
+from ..data.worker_signals import Undisturbed
+from ..engine.trainer import Trainer, in_memory_order
+from ..files import write_whole
+from .classifier import Classifier
+from .image_folder import register_image_folder
+from .image_mapper import ImageMapper
+from .top_k import TopKEvaluator
+
+TRUNK = "trunk.pth"
+
+
+class Pretrainer(Trainer):
+    """Trains the trunk of a config as a classifier, and leaves it in `OUTPUT_DIR/trunk.pth`, for `MODEL.WEIGHTS`."""
+
+    @staticmethod
+    def register_data(args: Namespace) -> None:
+        """See :func:`register_image_folder`."""
+        register_image_folder(Path(args.data))
+
+    @staticmethod
+    def picture_size(cfg: CfgNode) -> tuple[int, int]:
+        """The size at which pictures are tested."""
+        return cfg.PRETRAIN.TEST_SIZE, cfg.PRETRAIN.TEST_SIZE
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """The classifier on the config's device."""
+        model = Classifier.from_cfg(cfg).to(cfg.MODEL.DEVICE)
+        return in_memory_order(model, cfg)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
+        """Batches of augmented pictures."""
+        return TrainLoader.from_cfg(cfg, ImageMapper(cfg, is_train=True))
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
+        """Batches of the training's size, of each picture's centre."""
+        size = max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
+        mapper = ImageMapper(cfg, is_train=False)
+        return Undisturbed(build_detection_test_loader(cfg, dataset_name, mapper=mapper, batch_size=size))
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """Top-1 and top-5."""
+        return TopKEvaluator(Path(cfg.OUTPUT_DIR, "inference"))
+
+    def train(self) -> Any:
+        """Trains to the end, then writes the trunk.
+
+        Raises:
+            Interrupted, UserError: see :class:`Trainer`.
+        """
+        results = super().train()
+        if comm.is_main_process():
+            self._save_trunk()
+        return results
+
+    def _save_trunk(self) -> None:
+        weights: Any = self.checkpointer.weights
+        layout: Any = self.checkpointer.layout
+        content = {
+            # `.pth` files with matching names load into a detector by detectron2's own checkpointer, too.
+            "matching_heuristics": True,
+            "model": {key: tensor.contiguous() for key, tensor in weights.backbone.state_dict().items()},
+            "layout": layout.to_dict(),
+            "pretraining": {"epochs": self.cfg.PRETRAIN.EPOCHS, **self._last_eval_results["classification"]},
+        }
+        write_whole(Path(self.cfg.OUTPUT_DIR, TRUNK), partial(torch.save, content))

@@ -1,0 +1,48 @@
+"""Which classes a detector knows."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+from ..config.se_config import classifier
+from ..data.coco_format import category_names, read_coco
+from ..errors import UserError
+from .evaluated_run import read_record
+
+
+def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:
+    """The names of a run's classes by category id, in the model's order.
+
+    The ids are those of its data set, if that is built in or its annotations are still there; otherwise 1, 2, ...
+
+    Raises:
+        UserError: the names are unknown, or more or fewer than the model has.
+    """
+    record = read_record(run)
+    names = record.get("classes", [])
+    # Annotations may have been edited since.
+    known = (found for found in _dataset_categories(record, cfg) if not names or list(found.values()) == names)
+    categories = next(known, dict(enumerate(names, 1)))
+    if not categories:
+        raise UserError(f"{run}: no run.json names its classes; was it trained by tools/train_net.py?")
+    if len(categories) != (number := cfg.MODEL[classifier(cfg)].NUM_CLASSES):
+        raise UserError(f"{run}: its record has {len(categories)} classes, and config.yaml has {number}")
+    return categories
+
+
+def _dataset_categories(record: dict[str, Any], cfg: CfgNode) -> Iterator[dict[int, str]]:
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        # First: in this process, another run's data may be known by the same name.
+        json_file = record.get("data", {}).get(name, {}).get("json")
+        with suppress(UserError):
+            if json_file and Path(json_file).is_file():
+                yield category_names(json_file, read_coco(json_file))
+        if name in MetadataCatalog:
+            metadata = MetadataCatalog.get(name)
+            ids = metadata.get("thing_dataset_id_to_contiguous_id", {})
+            if ids:
+                yield {id_: metadata.thing_classes[ids[id_]] for id_ in sorted(ids, key=ids.get)}

@@ -1,0 +1,153 @@
+"""What a run leaves in its OUTPUT_DIR, and the record that says what was run."""
+
+import json
+import os
+import shlex
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from torch import nn
+
+from ..errors import UserError
+from ..files import write_whole
+from ..modeling.complexity import backbone_gflops, count_parameters, padded_size
+from .bad_images import BAD_IMAGES
+from .evaluated_run import read_record
+
+TRAINING = (
+    "last_checkpoint",
+    "metrics.json",
+    "model_final.pth",
+    "model_best.pth",
+    "model_initial.pth",
+    "trunk.pth",
+    "model_[0-9]*.pth",
+    "model_*.pth.corrupt",
+    "*.part",
+    "non_finite.json",
+    BAD_IMAGES,
+    "events.out.tfevents.*",
+)
+RESULTS = (
+    *("coco_instances_results.json", "instances_predictions.pth", "results.json"),
+    # Of Panoptic FPN.
+    *("sem_seg_predictions.json", "sem_seg_evaluation.pth", "predictions.json"),
+)
+
+
+def training_files(folder: Path) -> list[Path]:
+    """What a training that got under way has left in a folder; one that failed at its start leaves none of it."""
+    return _found(folder, TRAINING)
+
+
+def result_files(folder: Path) -> list[Path]:
+    """What an evaluation has left in a folder."""
+    return _found(folder, [f"{parent}/**/{name}" for parent in ("inference", "inference_TTA") for name in RESULTS])
+
+
+def check_run_folder(cfg: CfgNode, args: Namespace) -> None:
+    """Whether a run may write into `OUTPUT_DIR`, so that nothing that is there is lost.
+
+    Raises:
+        UserError: it can't be written to, holds another run, or has nothing to resume.
+    """
+    output = Path(cfg.OUTPUT_DIR)
+    if not cfg.OUTPUT_DIR:
+        raise UserError("OUTPUT_DIR is empty; name a folder for the run")
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists() or path.is_symlink())
+    for path in (existing, output / "inference"):
+        if (path.exists() or path.is_symlink()) and not path.is_dir():
+            raise UserError(f"OUTPUT_DIR: {path} is not a folder")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"OUTPUT_DIR: {existing} can't be written to")
+    if args.resume and args.overwrite:
+        raise UserError("--resume goes on with a run and --overwrite replaces it: give one of them")
+    trained, evaluated = training_files(output), result_files(output)
+    if args.resume:
+        _check_same_run(cfg, output)
+        return
+    if args.overwrite and not args.eval_only and Path(cfg.MODEL.WEIGHTS).absolute() in [f.absolute() for f in trained]:
+        raise UserError(f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is of the run that --overwrite replaces; start elsewhere")
+    # On several machines that share a folder, the first may have begun to write.
+    in_the_way = evaluated if args.eval_only else [*trained, *evaluated]
+    if in_the_way and not args.overwrite and args.machine_rank == 0:
+        what = "an evaluation" if args.eval_only else "a run"
+        raise UserError(
+            f"OUTPUT_DIR: {output} holds {what} already ({in_the_way[0].name}); --resume goes on with the run that is "
+            f"there, --overwrite replaces {what}, or choose another OUTPUT_DIR"
+        )
+
+
+def _check_same_run(cfg: CfgNode, output: Path) -> None:
+    """A resumed run has the trunk and the classes that it began with."""
+    record = read_record(output)
+    classes = _classes(cfg.DATASETS.TEST)
+    now = {"backbone": cfg.MODEL.BACKBONE.NAME, "depth": cfg.MODEL.RESNETS.DEPTH, "classes": classes}
+    for key, value in now.items():
+        if value and record.get(key, value) != value:
+            raise UserError(f"--resume: the run in {output} has {key} {record[key]}, and now it is {value}")
+
+
+def _classes(datasets: Sequence[str]) -> list[str]:
+    """The class names of the first of several data sets that has any."""
+    known = (MetadataCatalog.get(name).get("thing_classes") for name in datasets if name in MetadataCatalog)
+    return next((list(names) for names in known if names), [])
+
+
+def _found(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    return [path for path in found if path.is_file()]
+
+
+def write_run_record(
+    cfg: CfgNode, args: Namespace, model: nn.Module, size: tuple[int, int], *, resumed_at: int | None
+) -> None:
+    """Writes `run.json`: the command, the data, and the model's size.
+
+    GFLOPs are multiply-adds of the backbone, as the paper counts them, for one picture, padded as detectron2 does.
+
+    Args:
+        size: height and width of the picture.
+        resumed_at: the iteration that a run goes on from; the record that is there gets a line for that alone.
+    """
+    path = Path(cfg.OUTPUT_DIR, "run.json")
+    processes = args.num_gpus * args.num_machines
+    if resumed_at is not None and (record := read_record(Path(cfg.OUTPUT_DIR))):
+        resumed = {"iteration": resumed_at, "command": shlex.join(sys.argv), "processes": processes}
+        record["resumed"] = [*record.get("resumed", []), resumed]
+        _write_json(path, record)
+        return
+    height, width = size
+    padded = padded_size(model.backbone, height, width)
+    datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    metadata = {name: MetadataCatalog.get(name) for name in datasets if name in MetadataCatalog}
+    record = {
+        "command": shlex.join(sys.argv),
+        "config_file": args.config_file,
+        "weights": cfg.MODEL.WEIGHTS,
+        "allow_partial_trunk": args.allow_partial_trunk,
+        "device": torch.cuda.get_device_name() if cfg.MODEL.DEVICE != "cpu" else "cpu",
+        "processes": processes,
+        "versions": {package: version(package) for package in ("torch", "torchvision", "se_detection")},
+        "data": {
+            name: {"json": data.get("json_file"), "images": data.get("image_root")} for name, data in metadata.items()
+        },
+        "classes": _classes(datasets),
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "depth": cfg.MODEL.RESNETS.DEPTH,
+        "parameters": count_parameters(model),
+        "backbone_gflops": backbone_gflops(model.backbone, height, width),
+        "backbone_input": list(padded),
+    }
+    _write_json(path, record)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    write_whole(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))

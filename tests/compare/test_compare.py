@@ -1,0 +1,250 @@
+import copy
+import json
+import statistics
+
+import numpy as np
+import pytest
+
+from se_detection import UserError
+from se_detection.compare.compare import compare, draw_images
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+
+@pytest.fixture
+def random_set():
+    """A function that makes annotations of 30 images with about three objects each."""
+
+    def random_set(seed):
+        rng = np.random.default_rng(seed)
+        boxes = [
+            {"image_id": int(image), "bbox": [*rng.uniform(0, 120, 2).tolist(), *rng.uniform(20, 80, 2).tolist()]}
+            for image in rng.integers(30, size=90)
+        ]
+        return {
+            "images": [{"id": number} for number in range(30)],
+            "categories": [{"id": 1, "name": "cup"}],
+            "annotations": [
+                {**item, "id": number, "category_id": 1, "area": item["bbox"][2] * item["bbox"][3], "iscrowd": 0}
+                for number, item in enumerate(boxes, start=1)
+            ],
+        }
+
+    return random_set
+
+
+def test_figures_are_those_of_pycocotools_on_real_annotations(shared_data, detect, reference) -> None:
+    json_file = shared_data / "coco_mini" / "annotations" / "instances_val2017.json"
+    annotations = json.loads(json_file.read_text())
+    arms = [detect(annotations, seed=seed, jitter=0.08) for seed in (1, 2)]
+
+    comparison = compare(*arms, json_file, n_bootstrap=100)
+
+    for ours, results in zip((comparison.baseline, comparison.candidate), arms, strict=True):
+        expected = 100 * reference(annotations, results)
+        assert [ours[metric] for metric in METRICS] == pytest.approx(expected, abs=1e-6)
+    person = annotations["categories"][0]
+    alone = {
+        **annotations,
+        "categories": [person],
+        "annotations": [item for item in annotations["annotations"] if item["category_id"] == person["id"]],
+    }
+    mine = [item for item in arms[0] if item["category_id"] == person["id"]]
+    ours = comparison.per_class[person["name"]].baseline
+    assert ours == pytest.approx(100 * reference(alone, mine)[0], abs=1e-6)
+
+
+def test_figures_of_several_runs_are_means(annotations, detect, reference) -> None:
+    arms = [[detect(annotations, seed=seed, jitter=0.1) for seed in seeds] for seeds in ((1, 2), (3, 4, 5))]
+
+    comparison = compare(*arms, annotations, n_bootstrap=100)
+
+    expected = [[100 * reference(annotations, results) for results in arm] for arm in arms]
+    for ours, theirs in zip((comparison.baseline, comparison.candidate), expected, strict=True):
+        assert [ours[metric] for metric in METRICS] == pytest.approx(np.mean(theirs, axis=0))
+    for spreads, theirs in zip(comparison.runs.values(), expected, strict=True):
+        for metric, values in zip(METRICS, np.transpose(theirs), strict=True):
+            assert spreads[metric].values == pytest.approx(values)
+            assert spreads[metric].std == pytest.approx(statistics.stdev(values))
+    assert compare(arms[0][0], arms[1], annotations, n_bootstrap=100).runs["baseline"]["AP"].std is None
+
+
+def test_the_interval_is_that_of_a_bootstrap_done_with_pycocotools(annotations, detect, reference) -> None:
+    arms = [detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.15), (2, 0.1))]
+    difference = compare(*arms, annotations, n_bootstrap=100).difference
+
+    def evaluate(results, times):
+        drawn = {**annotations, "images": [], "annotations": []}
+        found = []
+        for image, count in zip(annotations["images"], times, strict=True):
+            for _ in range(int(count)):
+                new = len(drawn["images"])
+                drawn["images"].append({**image, "id": new})
+                for source, target in ((annotations["annotations"], drawn["annotations"]), (results, found)):
+                    mine = [item for item in source if item["image_id"] == image["id"]]
+                    target += [{**item, "image_id": new, "id": len(target) + 1 + i} for i, item in enumerate(mine)]
+        return reference(drawn, found)
+
+    samples = draw_images(len(annotations["images"]), 100)
+    differences = [100 * (evaluate(arms[1], times) - evaluate(arms[0], times)) for times in samples]
+    # 11 images have objects: Student's t of 10 degrees of freedom.
+    reach = 2.228139 * np.std(differences, axis=0, ddof=1) * (11 / 10) ** 0.5
+    for metric in ("AP", "AP50", "AP75", "AR1", "AR10", "AR100"):
+        ours, half = difference[metric], reach[METRICS.index(metric)]
+        assert (ours.low, ours.high) == pytest.approx((ours.value - half, ours.value + half), abs=1e-5)
+
+
+def test_bootstrap_samples_are_drawn_with_replacement() -> None:
+    drawn = draw_images(50, 2000)
+    assert (drawn.sum(axis=1) == 50).all()
+    # A binomial count of 50 draws with probability 1/50 each.
+    assert drawn.mean() == 1
+    assert drawn.var() == pytest.approx(1 - 1 / 50, abs=0.03)
+    assert (drawn == 0).mean() == pytest.approx((1 - 1 / 50) ** 50, abs=0.005)
+
+
+@pytest.mark.parametrize(("runs", "trials", "allowed"), [(1, 40, 6), (2, 15, 3)])
+def test_intervals_of_equal_detectors_hold_zero(random_set, detect, runs, trials, allowed) -> None:
+    misses = 0
+    for trial in range(trials):
+        annotations = random_set(trial)
+        found = [detect(annotations, seed=[trial, run], jitter=0.1) for run in range(2 * runs)]
+        ap = compare(found[:runs], found[runs:], annotations, 100).difference["AP"]
+        misses += not ap.low <= 0 <= ap.high
+    assert misses <= allowed
+
+
+def test_identical_arms_do_not_differ(annotations, detect) -> None:
+    results = detect(annotations, seed=1, jitter=0.1)
+    comparison = compare(results, results, annotations, n_bootstrap=100)
+    assert comparison.to_dict()["difference"]["AP"] == {"value": 0, "low": 0, "high": 0}
+    assert comparison.verdict.startswith("no difference in AP can be told")
+
+
+def test_the_better_arm_is_told(annotations, detect) -> None:
+    worse, better = (detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.3), (2, 0.01)))
+    comparison = compare(worse, better, annotations, n_bootstrap=200)
+    ap = comparison.difference["AP"]
+    assert 0 < ap.low < ap.value < ap.high
+    assert comparison.verdict.startswith(f"candidate is better by {ap.low:.2f} to {ap.high:.2f} AP (95 % interval")
+    assert "not over repeated training" in comparison.verdict
+    assert comparison.covers == "images"
+
+    reverse = compare(better, worse, annotations, n_bootstrap=200)
+    assert reverse.verdict.startswith(f"candidate is worse by {ap.low:.2f} to {ap.high:.2f} AP")
+    assert reverse.difference["AP"].low == pytest.approx(-ap.high)
+
+
+def test_several_runs_are_said_to_be_covered(annotations, detect) -> None:
+    worse = [detect(annotations, seed=seed, jitter=0.3) for seed in (1, 2)]
+    better = [detect(annotations, seed=seed, jitter=0.01) for seed in (3, 4, 5)]
+    comparison = compare(worse, better, annotations, n_bootstrap=100)
+    assert comparison.covers == "images and training runs"
+    assert comparison.verdict.startswith("candidate is better by")
+    assert comparison.verdict.endswith("over images and training runs, 2 and 3)")
+    assert compare(worse[:1], better, annotations, n_bootstrap=100).covers == "images"
+
+
+def test_classes_have_intervals_of_their_own_and_p_values_for_all(annotations, detect) -> None:
+    for item in annotations["annotations"]:
+        item["category_id"] = 3 if item["image_id"] <= 20 else 7
+    annotations["annotations"] += [
+        {**item, "id": 1000 + item["id"], "category_id": 7}
+        for item in annotations["annotations"]
+        if item["category_id"] == 3
+    ]
+    worse, better = (detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.3), (2, 0.01)))
+    per_class = compare(worse, better, annotations, n_bootstrap=100).per_class
+    assert list(per_class) == ["cup", "plate", "fork"]
+    for category, name in ((3, "cup"), (7, "plate")):
+        objects = [item for item in annotations["annotations"] if item["category_id"] == category]
+        assert per_class[name].images == len({item["image_id"] for item in objects if not item["iscrowd"]})
+    assert (per_class["fork"].images, per_class["fork"].baseline, per_class["fork"].p_adjusted) == (0, None, None)
+    plate = per_class["plate"]
+    assert plate.images >= 10
+    assert 0 < plate.difference.low < plate.difference.value
+    assert plate.p_adjusted < 0.05
+    # Too few images hold cups for an interval.
+    assert per_class["cup"].images < 10
+    assert per_class["cup"].difference.low is None
+
+
+def test_classes_of_one_name_stay_apart(annotations, detect) -> None:
+    same = {**annotations, "categories": [{**item, "name": "thing"} for item in annotations["categories"]]}
+    per_class = compare([], detect(same, seed=1, jitter=0.1), same, 100).per_class
+    assert list(per_class) == ["thing (3)", "thing (7)", "thing (9)"]
+
+
+def test_an_arm_may_be_empty(annotations, detect, tmp_path) -> None:
+    empty = tmp_path / "coco_instances_results.json"
+    empty.write_text("[]")
+    comparison = compare(empty, detect(annotations, seed=1, jitter=0.05), annotations, n_bootstrap=100)
+    assert set(comparison.baseline.values()) == {0}
+    assert comparison.difference["AP"].value == comparison.candidate["AP"] > 0
+    assert comparison.notes == ["baseline: no detections in 11 of 11 images with objects"]
+    json.dumps(comparison.to_dict(), allow_nan=False)
+
+
+def test_what_is_undefined_is_none(annotations, detect) -> None:
+    large = [item for item in annotations["annotations"] if item["area"] >= 96**2]
+    comparison = compare([], detect(annotations, seed=1, jitter=0.1), {**annotations, "annotations": large}, 100)
+    content = comparison.to_dict()
+    assert content["candidate"]["APs"] is None
+    assert content["difference"]["APs"] == {"value": None, "low": None, "high": None}
+    assert content["candidate"]["APl"] == content["difference"]["APl"]["value"] > 0
+
+    nothing = compare([], detect(annotations, seed=1, jitter=0.1), {**annotations, "annotations": []}, 100)
+    assert nothing.verdict.startswith("no difference in AP can be told (AP is undefined")
+    assert nothing.covers == ""
+    json.dumps(nothing.to_dict(), allow_nan=False)
+
+
+def test_a_few_images_give_no_interval(annotations, detect) -> None:
+    few = {**annotations, "images": annotations["images"][:3]}
+    few["annotations"] = [item for item in annotations["annotations"] if item["image_id"] <= 15]
+    comparison = compare([], detect(few, seed=1, jitter=0.01), few, 100)
+    assert comparison.difference["AP"].value > 10
+    assert comparison.difference["AP"].low is None
+    assert comparison.verdict.startswith("no difference in AP can be told (3 images")
+
+
+def test_the_content_is_as_documented_and_the_arguments_stay_as_they_are(annotations, detect) -> None:
+    arms = [detect(annotations, seed=seed, jitter=0.1) for seed in (1, 2)]
+    before = copy.deepcopy([annotations, arms])
+    content = json.loads(json.dumps(compare(*arms, annotations, n_bootstrap=100).to_dict(), allow_nan=False))
+    assert [annotations, arms] == before
+    assert list(content) == [
+        *("baseline", "candidate", "difference", "verdict", "covers", "runs", "per_class", "details"),
+        *("notes", "names", "recipe"),
+    ]
+    assert tuple(content["baseline"]) == tuple(content["candidate"]) == tuple(content["difference"]) == METRICS
+    assert content["difference"]["AP"]["value"] == pytest.approx(content["candidate"]["AP"] - content["baseline"]["AP"])
+
+
+def test_bad_input_is_refused_in_one_line(annotations, tmp_path) -> None:
+    def refuse(baseline, annotations, message, n_bootstrap=100):
+        with pytest.raises(UserError, match=message) as caught:
+            compare(baseline, [], annotations, n_bootstrap)
+        assert "\n" not in str(caught.value)
+
+    good = {"image_id": 5, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+    no_list = tmp_path / "results.json"
+    no_list.write_text('{"bbox": {}}')
+    broken = tmp_path / "broken.json"
+    broken.write_text("[{")
+    refuse(tmp_path / "missing.json", annotations, r"missing\.json: No such file")
+    refuse([tmp_path / "missing.json"], annotations, r"missing\.json: No such file")
+    refuse(no_list, annotations, r"results\.json: no COCO results")
+    refuse(broken, annotations, r"broken\.json: no valid JSON")
+    refuse([good, {**good, "image_id": 6}], annotations, "baseline: detection 1 has image_id 6")
+    refuse([[good], [{**good, "image_id": 6}]], annotations, "baseline, run 2: detection 0 has image_id 6")
+    refuse([[good], [], [dict(good)]], annotations, "baseline: runs 1 and 3 have the same detections")
+    refuse([{**good, "category_id": 4}], annotations, "category_id 4")
+    refuse([{**good, "bbox": [1, 2, 3]}], annotations, "detection 0")
+    refuse([{**good, "bbox": [1, 2, -3, 4]}], annotations, "detection 0")
+    refuse([{**good, "score": float("nan")}], annotations, "detection 0")
+    refuse([good, "box"], annotations, "detection 1")
+    refuse([good], no_list, r"results\.json: no COCO annotations")
+    refuse([good], {**annotations, "images": []}, "no images")
+    refuse([good], {**annotations, "annotations": [{**annotations["annotations"][0], "area": None}]}, "area")
+    refuse([good], annotations, "99 bootstrap samples are too few", n_bootstrap=99)

@@ -1,0 +1,213 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from se_detection import UserError
+from se_detection.compare.compare import compare
+from se_detection.compare.compare_runs import compare_runs
+from se_detection.compare.intervals import Difference
+from se_detection.runs.bad_images import BadImage, write_bad_images
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def configure(run, **values):
+    """Sets keys of a run's saved config, `SOLVER__MAX_ITER=5`."""
+    path = run / "config.yaml"
+    content = yaml.safe_load(path.read_text())
+    for key, value in values.items():
+        *nodes, leaf = key.split("__")
+        node = content
+        for name in nodes:
+            node = node[name]
+        node[leaf] = value
+    path.write_text(yaml.safe_dump(content))
+
+
+@pytest.fixture
+def seeds(runs, annotations, detect):
+    """Two runs of each arm."""
+    arms = []
+    for number, run in enumerate(runs):
+        again = run.with_name(f"{run.name}_2")
+        shutil.copytree(run, again)
+        found = detect(annotations, seed=number + 10, jitter=0.2 - 0.18 * number)
+        (again / "inference" / "coco_instances_results.json").write_text(json.dumps(found))
+        arms.append([run, again])
+    return arms
+
+
+@pytest.fixture
+def refuse(runs):
+    """A function that sees a comparison refused, in one line that names the reason."""
+
+    def refuse(message, baseline=runs[0], candidate=runs[1], **options):
+        with pytest.raises(UserError, match=message) as caught:
+            compare_runs(baseline, candidate, 100, **options)
+        assert "\n" not in str(caught.value)
+
+    return refuse
+
+
+def test_runs_are_compared_by_their_files(runs) -> None:
+    arms = [run / "inference" / "coco_instances_results.json" for run in runs]
+    expected = compare(*arms, runs[0].parents[1] / "val.json", n_bootstrap=100).to_dict()
+    comparison = compare_runs(*runs, n_bootstrap=100)
+    content = comparison.to_dict()
+
+    assert content["verdict"] == expected["verdict"]
+    assert content["difference"]["AP"] == expected["difference"]["AP"]
+    assert content["baseline"] == {**expected["baseline"], "parameters": 41_700_000, "gflops": 80.5}
+    assert content["candidate"] == {**expected["candidate"], "parameters": 44_200_000, "gflops": 80.6}
+    assert content["difference"]["parameters"] == {"value": 2_500_000, "low": None, "high": None}
+    assert content["difference"]["gflops"]["value"] == pytest.approx(0.1)
+    assert [arm.name for arm in comparison.arms] == ["plain", "se"]
+    assert comparison.arms[0].backbone_input == (480, 640)
+    assert content["names"] == {"baseline": [str(runs[0])], "candidate": [str(runs[1])]}
+    backbones = ["build_resnet_fpn_backbone", "build_se_resnet_fpn_backbone"]
+    assert content["recipe"] == {"trunk and weights": {"MODEL.BACKBONE.NAME": backbones}, "others": {}}
+    assert content["notes"] == []
+
+
+def test_several_runs_of_each_arm(seeds) -> None:
+    files = [[run / "inference" / "coco_instances_results.json" for run in arm] for arm in seeds]
+    expected = compare(*files, seeds[0][0].parents[1] / "val.json", n_bootstrap=100)
+    comparison = compare_runs(*seeds, n_bootstrap=100)
+    assert comparison.covers == "images and training runs"
+    assert comparison.difference["AP"] == expected.difference["AP"]
+    assert [arm.name for arm in comparison.arms] == ["plain (2 runs)", "se (2 runs)"]
+    assert comparison.names["candidate"] == [str(run) for run in seeds[1]]
+    unequal = compare_runs(seeds[0], seeds[1][:1], n_bootstrap=100)
+    assert unequal.covers == "images"
+    assert [len(spreads["AP"].values) for spreads in unequal.runs.values()] == [2, 1]
+
+
+def test_runs_on_other_parts_of_the_data_are_told_apart(runs, refuse) -> None:
+    bad = [BadImage(f"/data/{number}.jpg", 4, 5, "is not there") for number in range(3)]
+    write_bad_images(runs[1], bad)
+    refuse(r"not of one recipe: bad_images.json \('0 images' and '3 images'\)")
+    # Wherever they lay.
+    write_bad_images(runs[0], [image._replace(file_name=f"/other/{number}.jpg") for number, image in enumerate(bad)])
+    assert compare_runs(*runs, n_bootstrap=100).recipe["others"] == {}
+
+
+def test_a_run_without_a_record_has_no_costs(runs) -> None:
+    (runs[0] / "run.json").unlink()
+    comparison = compare_runs(*runs, n_bootstrap=100)
+    assert comparison.baseline["parameters"] is None
+    assert comparison.candidate["parameters"] == 44_200_000
+    assert comparison.difference["parameters"] == Difference(None)
+
+
+def test_the_same_annotations_in_another_file_are_the_same_data(runs, tmp_path, annotations) -> None:
+    other = tmp_path / "copy.json"
+    shuffled = {"info": {}, **annotations, "images": annotations["images"][::-1]}
+    other.write_text(json.dumps(shuffled, indent=1))
+    change(runs[1] / "inference" / "results.json", annotations=str(other))
+    assert compare_runs(*runs, n_bootstrap=100).difference["AP"].value > 0
+
+
+@pytest.mark.parametrize("what", ["categories", "images", "boxes"])
+def test_other_data_is_refused(runs, tmp_path, annotations, refuse, what) -> None:
+    key = {"boxes": "annotations"}.get(what, what)
+    other = tmp_path / "other.json"
+    last = {**annotations[key][-1], "name": "bowl", "id": 1000, "area": 7}
+    other.write_text(json.dumps({**annotations, key: [*annotations[key][:-1], last]}))
+    change(runs[1] / "inference" / "results.json", annotations=str(other))
+    refuse(rf"val\.json and .* on .*other\.json, which have different {what}; compare runs on the same data")
+    refuse(rf"which have different {what}", force=True)
+    refuse(rf"--annotations .*val\.json and .*other\.json, .* have different {what}", annotations=tmp_path / "val.json")
+
+
+def test_other_predictions_and_category_lists_are_refused(runs, refuse) -> None:
+    found = runs[1] / "inference" / "coco_instances_results.json"
+    found.write_text(json.dumps([{"image_id": 999, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 1.0}]))
+    refuse(r"coco_instances_results\.json: detection 0 has image_id 999, which is not in the annotations")
+    change(runs[1] / "inference" / "results.json", categories=["cup", "plate"])
+    refuse("different categories")
+
+
+def test_another_recipe_is_refused_with_every_key(runs, refuse) -> None:
+    configure(runs[1], SOLVER__MAX_ITER=5, INPUT__MIN_SIZE_TEST=400, MODEL__WEIGHTS="se.pth", SEED=4)
+    refuse(
+        r"plain and .*se are not of one recipe: INPUT\.MIN_SIZE_TEST \(800 and 400\), "
+        r"SOLVER\.MAX_ITER \(40000 and 5\); --force compares them"
+    )
+    comparison = compare_runs(*runs, 100, force=True)
+    assert list(comparison.recipe["others"]) == ["INPUT.MIN_SIZE_TEST", "SOLVER.MAX_ITER"]
+    assert list(comparison.recipe["trunk and weights"]) == ["MODEL.BACKBONE.NAME", "MODEL.WEIGHTS"]
+    assert "not of one recipe" in comparison.notes[0]
+    assert comparison.verdict.endswith("see the notes")
+
+
+def test_an_unfinished_run_is_refused(runs, refuse) -> None:
+    (runs[0] / "last_checkpoint").write_text("model_0000199.pth")
+    refuse(r"plain is not finished \(its last checkpoint is model_0000199.pth\)")
+    assert "not finished" in compare_runs(*runs, 100, force=True).notes[0]
+
+
+def test_other_training_data_is_refused(runs, tmp_path, annotations, refuse) -> None:
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for run, file in zip(runs, files, strict=True):
+        file.write_text("{}")
+        change(run / "run.json", data={"train_cups": {"json": str(file)}})
+    compare_runs(*runs, 100)
+    files[1].write_text("[]")
+    refuse(r"DATASETS\.TRAIN \(\['train_cups \(.*a\.json\)'\] and \['train_cups \(.*b\.json\)'\]\)")
+    # Where they can't be read, names tell.
+    files[1].unlink()
+    compare_runs(*runs, 100)
+    configure(runs[1], DATASETS__TRAIN=["train_plates"])
+    refuse(r"DATASETS\.TRAIN")
+
+
+def test_a_trunk_loaded_in_part_is_told(runs, refuse) -> None:
+    change(runs[1] / "run.json", allow_partial_trunk=True)
+    refuse(r"--allow-partial-trunk \(False and True\)")
+
+
+def test_runs_of_one_arm_must_be_of_one_detector(seeds, refuse) -> None:
+    configure(seeds[1][1], MODEL__SE__REDUCTION=8)
+    refuse(r"se and .*se_2 are not runs of one detector: MODEL\.SE\.REDUCTION \(16 and 8\)", *seeds)
+    configure(seeds[1][1], MODEL__SE__REDUCTION=16, SEED=3)
+    configure(seeds[1][0], SEED=3)
+    refuse("have the same SEED 3", *seeds)
+    configure(seeds[1][1], SEED=4)
+    compare_runs(*seeds, 100)
+
+
+def test_weights_that_were_only_evaluated_may_be_each_runs_own(seeds, refuse) -> None:
+    configure(seeds[0][1], MODEL__WEIGHTS="b.pth")
+    refuse("MODEL.WEIGHTS", *seeds)
+    for run in seeds[0]:
+        (run / "config.yaml").rename(run / "inference" / "config.yaml")
+    compare_runs(*seeds, 100)
+
+
+def test_a_run_given_twice_is_refused(runs, seeds, refuse) -> None:
+    refuse(r"output/plain is given twice", [runs[0], runs[0].parent / "se" / ".." / "plain"])
+    refuse(r"output/plain is given twice", runs[0], runs[0])
+    shutil.copy(*(run / "inference" / "coco_instances_results.json" for run in seeds[1]))
+    refuse("candidate: runs 1 and 2 have the same detections", *seeds)
+
+
+def test_bare_files_of_results(runs, tmp_path, refuse) -> None:
+    expected = compare_runs(*runs, n_bootstrap=100)
+    theirs, ours = (tmp_path / "theirs.json", tmp_path / "ours.json")
+    for run, file in zip(runs, (theirs, ours), strict=True):
+        shutil.copy(run / "inference" / "coco_instances_results.json", file)
+    refuse(r"theirs\.json is a bare file of results; name what it was evaluated on with --annotations", theirs, ours)
+    comparison = compare_runs(theirs, ours, 100, annotations=tmp_path / "val.json")
+    assert comparison.difference["AP"] == expected.difference["AP"]
+    assert [arm.name for arm in comparison.arms] == ["theirs", "ours"]
+    assert comparison.notes[0].endswith("was not checked: theirs, ours")
+    # Beside a run folder, its annotations are known.
+    mixed = compare_runs(theirs, runs[1], 100)
+    assert mixed.difference["AP"] == expected.difference["AP"]
+    assert mixed.notes[0].endswith("was not checked: theirs")
+    refuse("there is no such file", theirs, ours, annotations=Path("nowhere.json"))

@@ -1,0 +1,449 @@
+import base64
+import io
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from se_detection import UserError
+from se_detection.compare.compare_runs import compare_runs
+from se_detection.compare.error_types import ERRORS
+from se_detection.compare.page.comparison_page import write_html_report
+from se_detection.visualization.page import check_html_file
+
+HOSTILE = '<img src=x onerror="alert(1)"> & $x_1$'
+METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+
+
+class Reader(HTMLParser):
+    """A page's tables by caption, as rows of cells; its tags with attributes; the text of its heading."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tables, self.tags, self.heading = {}, [], ""
+        self.caption, self.target, self.rows = "", None, []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag in ("caption", "h1"):
+            self.target = tag
+        elif tag == "table":
+            self.rows = []
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td"):
+            self.rows[-1].append({"text": "", "values": [], "shown": []})
+            self.target = "cell"
+        elif tag == "data":
+            self.rows[-1][-1]["values"].append(float(dict(attributes)["value"])) if self.target == "cell" else None
+
+    def handle_endtag(self, tag):
+        if tag == "caption":
+            self.tables[self.caption] = self.rows
+            self.caption = ""
+        if tag in ("caption", "h1", "th", "td"):
+            self.target = None
+
+    def handle_data(self, data):
+        if self.target == "caption":
+            self.caption += data
+        elif self.target == "h1":
+            self.heading += data
+        elif self.target == "cell":
+            self.rows[-1][-1]["text"] += " " + " ".join(data.split())
+
+    def table(self, caption):
+        """Rows by their first cell, of the table whose caption begins so."""
+        (rows,) = (rows for name, rows in self.tables.items() if name.startswith(caption))
+        return {" ".join(row[0]["text"].split()): row[1:] for row in rows[1:]}
+
+
+def shown(cell):
+    """The numbers that a reader sees."""
+    return [float(text.replace("−", "-").replace(",", "")) for text in re.findall(r"[+−]?\d[\d,]*\.?\d*", cell["text"])]
+
+
+@pytest.fixture
+def with_classes(runs):
+    """A function that gives the two runs' data other classes: all objects and detections are spread over them."""
+
+    def change(names):
+        annotations = runs[0].parents[1] / "val.json"
+        content = json.loads(annotations.read_text())
+        content["categories"] = [{"id": number, "name": name} for number, name in enumerate(names)]
+        for number, item in enumerate(content["annotations"]):
+            item["category_id"] = number % len(names)
+        annotations.write_text(json.dumps(content))
+        kinds = {item["id"]: item for item in content["annotations"]}
+        for run in runs:
+            results = run / "inference" / "results.json"
+            results.write_text(json.dumps({**json.loads(results.read_text()), "categories": names}))
+            detections = run / "inference" / "coco_instances_results.json"
+            found = json.loads(detections.read_text())
+            for item in found:
+                near = [other for other in kinds.values() if other["image_id"] == item["image_id"]]
+                best = min(near, key=lambda other: abs(np.subtract(other["bbox"], item["bbox"])).sum())
+                item["category_id"] = best["category_id"]
+            detections.write_text(json.dumps(found))
+
+    return change
+
+
+def write_logs(runs):
+    """What training leaves in the run folders: losses, APs and a command."""
+    for shift, run in enumerate(runs):
+        lines = [{"iteration": 20 * n + 19, "total_loss": 2 / (n + 1) + 0.1 * shift} for n in range(10)]
+        lines += [{"iteration": 100 * n, "bbox/AP": 20.0 * n + shift} for n in (1, 2)]
+        (run / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        record = run / "run.json"
+        command = f"tools/train_net.py --config-file faster_rcnn_{run.name}.yaml SOLVER.STEPS '(4, 5)'"
+        record.write_text(json.dumps({**json.loads(record.read_text()), "command": command, "device": "cpu"}))
+
+
+def write_page(arms, path, **options):
+    comparison = compare_runs(*arms, n_bootstrap=100, **options)
+    write_html_report(comparison, path, options.get("annotations"), "tools/compare.py")
+    return path, json.loads(json.dumps(comparison.to_dict()))
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory, make_runs, make_annotations):
+    """The page of the two runs with logs, and what comparison.json holds; not to be changed."""
+    folder = tmp_path_factory.mktemp("standard")
+    runs = make_runs(folder, make_annotations())
+    write_logs(runs)
+    return write_page(runs, folder / "report.html")
+
+
+@pytest.fixture
+def write(runs, tmp_path):
+    """A function that writes a page, and gives its path and what comparison.json holds."""
+
+    def write(*arms, **options):
+        return write_page(arms or runs, tmp_path / "report.html", **options)
+
+    return write
+
+
+def test_the_numbers_are_those_of_the_json(standard) -> None:
+    path, content = standard
+    page = Reader(path.read_text())
+    assert " ".join(page.heading.split()) == content["verdict"]
+
+    scores = page.table("COCO's metrics")
+    assert list(scores) == ["AP@0.5" if name == "AP50" else name for name in METRICS]
+    for name, cells in zip(METRICS, scores.values(), strict=True):
+        expected = [content["baseline"][name], content["candidate"][name]]
+        difference = [content["difference"][name][key] for key in ("value", "low", "high")]
+        assert [cell["values"] for cell in cells[:2]] == [[value] for value in expected]
+        assert cells[2]["values"] == [value for value in difference if value is not None]
+        for cell in cells:
+            assert shown(cell) == [pytest.approx(value, abs=0.00501) for value in cell["values"]]
+
+    classes = page.table("AP of each class")
+    assert {name.split(" in ")[0] for name in classes} == set(content["per_class"])
+    for name, cells in classes.items():
+        item = content["per_class"][name.split(" in ")[0]]
+        assert name.endswith(f"in {item['images']} images")
+        assert cells[0]["values"] == [value for value in (item["baseline"], item["candidate"]) if value is not None]
+        assert cells[1]["values"] == [value for value in item["difference"].values() if value is not None]
+
+    details = content["details"]
+    for caption, curve in (("AP by IoU", details["ap_by_iou"]), ("AP by the square", details["ap_by_size"])):
+        for place, cells in enumerate(page.table(caption).values()):
+            assert [cell["values"][0] for cell in cells[:2]] == [curve[arm][place] for arm in ("baseline", "candidate")]
+            assert cells[2]["values"][0] == curve["difference"][place]["value"]
+    errors = page.table("Gain in AP@0.5")
+    for name in ERRORS:
+        types = [details["error_types"][arm][name] for arm in ("baseline", "candidate")]
+        assert [cell["values"][0] for cell in errors[name]] == [
+            *(item["dap"] for item in types),
+            *(item["count"] for item in types),
+        ]
+    curves = details["precision_recall"]
+    assert [cell["values"][0] for cell in page.table("Precision at every tenth")["50"]] == [
+        curves[iou][arm][50] for iou in ("0.50", "0.75") for arm in ("baseline", "candidate")
+    ]
+    best = page.table("Precision at IoU 0.5")["0.9–1.0"]
+    arms = [details["calibration"][arm] for arm in ("baseline", "candidate")]
+    assert [cell["values"][0] for cell in best] == [arm[key][9] for key in ("precision", "count") for arm in arms]
+
+
+def test_the_recipe_and_the_commands_are_shown(standard) -> None:
+    text = standard[0].read_text()
+    page = Reader(text)
+    differs = page.table("What differs in the configs: trunk and weights")
+    assert [cell["text"].strip() for cell in differs["MODEL.BACKBONE.NAME"]] == [
+        "build_resnet_fpn_backbone",
+        "build_se_resnet_fpn_backbone",
+    ]
+    recipe = page.table("The recipe")
+    assert [cell["text"].strip() for cell in recipe["iterations"]] == ["40000", "40000"]
+    assert [cell["text"].strip() for cell in recipe["training data"]] == ["train_cups", "train_cups"]
+    for name in ("plain", "se"):
+        assert f"--config-file faster_rcnn_{name}.yaml SOLVER.STEPS &#39;(4, 5)&#39;" in text
+
+
+def decoded(tags):
+    """The pictures that a page holds, with what is said of them."""
+    found = []
+    for tag, attributes in tags:
+        if tag == "img" and attributes["src"].startswith("data:image/webp;base64,"):
+            content = base64.b64decode(attributes["src"].split(",")[1], validate=True)
+            found.append((Image.open(io.BytesIO(content)).convert("RGB"), attributes))
+    return found
+
+
+def test_pictures_are_there_and_show_something(standard) -> None:
+    pictures = decoded(Reader(standard[0].read_text()).tags)
+    assert len(pictures) == 3 * 6
+    for image, attributes in pictures:
+        assert image.size == (int(attributes["width"]), int(attributes["height"])) == (640, 480)
+        # Boxes on what was a picture of one colour.
+        assert np.asarray(image).std() > 5
+    assert all(re.fullmatch(r"\d+\.png, ground truth: .*\d (cup|plate).*\.", a["alt"]) for _, a in pictures[::3])
+    counts = [re.findall(r"(\d+) right, (\d+) false, (\d+) missed", attributes["alt"]) for _, attributes in pictures]
+    mistakes = [[int(false) + int(missed) for _, false, missed in found] for found in counts]
+    leads = [first[0] - second[0] for first, second in zip(mistakes[1::3], mistakes[2::3], strict=True)]
+    # The candidate is much better: its largest lead first, and no picture in which both are as good.
+    assert leads[0] == max(leads) > 0
+    assert 0 not in leads
+
+
+def test_excitation_plots_are_embedded(write, runs) -> None:
+    folder = runs[1] / "excitations" / "plots"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (30, 20), (200, 0, 0)).save(folder / "SE_5_1.png")
+    (folder / "blocks.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 90 50"/>')
+    (folder.parent / "excitations.json").write_text("{}")
+    tags = Reader(write()[0].read_text()).tags
+    last = [attributes for tag, attributes in tags if tag == "img"][-2:]
+    assert [attributes["alt"] for attributes in last] == ["se: blocks", "se: SE_5_1"]
+    assert [attributes["src"].split(";")[0] for attributes in last] == ["data:image/svg+xml", "data:image/webp"]
+    assert decoded(tags)[-1][0].getpixel((5, 5)) == (200, 0, 0)
+    (folder / "broken.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"broken\.png"):
+        write()
+
+
+def test_what_is_not_at_hand_is_left_out(write, runs, tmp_path) -> None:
+    files = []
+    for run in runs:
+        files.append(tmp_path / f"{run.name}.json")
+        shutil.copy(run / "inference" / "coco_instances_results.json", files[-1])
+    text = write(*files, annotations=tmp_path / "val.json")[0].read_text()
+    for absent in ("Recipe", "Excitations", "<h3>Training", "GFLOPs", "Parameters", "<img"):
+        assert absent not in text
+    assert "the folder of the images is not at hand" in text
+    # The comparison's note is a warning.
+    assert "whether the recipe is the same was not checked: plain, se" in text
+    # Beside a run folder, the annotations are its.
+    assert "<img" in write(files[0], runs[1])[0].read_text()
+
+
+def test_several_runs_are_shown_each(write, runs, annotations, detect) -> None:
+    arms = []
+    for number, run in enumerate(runs):
+        again = run.with_name(f"{run.name}_2")
+        shutil.copytree(run, again)
+        found = detect(annotations, seed=number + 10, jitter=0.2 - 0.18 * number)
+        (again / "inference" / "coco_instances_results.json").write_text(json.dumps(found))
+        arms.append([run, again])
+    path, content = write(*arms)
+    cells = Reader(path.read_text()).table("Each run")["AP"]
+    spreads = [content["runs"][arm]["AP"] for arm in ("baseline", "candidate")]
+    assert [cell["values"][0] for cell in cells] == [
+        *(value for spread in spreads for value in spread["values"]),
+        *(spread["std"] for spread in spreads),
+    ]
+    assert "means of 2 and 2 runs" in path.read_text()
+
+
+def test_nothing_to_compare_makes_a_page_all_the_same(write, runs) -> None:
+    for run in runs:
+        (run / "inference" / "coco_instances_results.json").write_text("[]")
+    annotations = runs[0].parents[1] / "val.json"
+    annotations.write_text(json.dumps({**json.loads(annotations.read_text()), "annotations": []}))
+    path, content = write()
+    page = Reader(path.read_text())
+    assert " ".join(page.heading.split()) == content["verdict"]
+    assert {cell["text"].strip() for cells in page.table("COCO's metrics").values() for cell in cells} == {
+        "–",
+        "–  no interval",
+    }
+
+
+def test_an_existing_file_is_not_replaced_unasked(tmp_path) -> None:
+    path = tmp_path / "report.html"
+    check_html_file(path, overwrite=False)
+    path.write_text("mine")
+    check_html_file(path, overwrite=True)
+    for target, message in ((path, "--overwrite"), (tmp_path, "is a folder"), (path / "x.html", "is a file")):
+        with pytest.raises(UserError, match=message):
+            check_html_file(target, overwrite=False)
+
+
+def test_the_tool_writes_the_page(run_script, runs, tmp_path, capsys) -> None:
+    path = tmp_path / "report.html"
+    arguments = ["--baseline", runs[0], "--candidate", runs[1], "--bootstrap", 100, "--html", path]
+    run_script("compare.py", *arguments)
+    assert str(path) in capsys.readouterr().out
+    text = path.read_text()
+    assert f"--html {path}" in text
+    with pytest.raises(SystemExit):
+        run_script("compare.py", *arguments, "--output", tmp_path / "other")
+    assert f"{path} is there already" in capsys.readouterr().err
+    # The refusal comes before the work.
+    assert not (tmp_path / "other").exists()
+
+
+# In a browser.
+
+
+@pytest.fixture
+def visit(chromium):
+    """A function that opens a file, and a list of all that a page should not do."""
+    troubles = []
+    contexts = []
+
+    def visit(path, width=1280, scheme="light"):
+        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(message.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("dialog", lambda dialog: troubles.append(dialog.message))
+        page.on("request", lambda request: troubles.append(request.url[:100]) if is_fetched(request, path) else None)
+        page.goto(path.as_uri())
+        return page
+
+    def is_fetched(request, path):
+        return request.url.split("#")[0] != path.as_uri() and not request.url.startswith("data:")
+
+    visit.troubles = troubles
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+TEXT_SIZES = """() => {
+  const found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || !element.checkVisibility() || element.closest('.visually-hidden')) continue;
+    const scale = element.ownerSVGElement ? element.getScreenCTM().a || element.getScreenCTM().b : 1;
+    found.push([parseFloat(getComputedStyle(element).fontSize) * Math.abs(scale), node.data.trim()]);
+  }
+  return found;
+}"""
+OUTSIDE = """() => [...document.querySelectorAll('img, svg, table, pre')].filter(element => {
+  if (!element.checkVisibility() || element.closest('.wide')) return false;
+  const own = element.getBoundingClientRect(), parent = element.parentElement.getBoundingClientRect();
+  return own.width < 8 || own.left < parent.left - 1 || own.right > parent.right + 1;
+}).map(element => element.outerHTML.slice(0, 200))"""
+SHIFT = """() => new Promise(resolve => {
+  new PerformanceObserver(list => resolve(list.getEntries().reduce((sum, entry) => sum + entry.value, 0)))
+    .observe({type: 'layout-shift', buffered: true});
+  setTimeout(() => resolve(0), 300);
+})"""
+OPEN_ALL = "() => document.querySelectorAll('details').forEach(item => { item.open = true; })"
+
+
+@pytest.mark.parametrize("count", [1, 80, None])
+def test_it_reads_well_at_three_widths_in_light_and_dark(count, visit, request) -> None:
+    if count:
+        request.getfixturevalue("with_classes")([f"class {number}" for number in range(count)])
+        path = request.getfixturevalue("write")()[0]
+    else:
+        path = request.getfixturevalue("standard")[0]
+    grounds = set()
+    for scheme in ("light", "dark"):
+        for width in (360, 768, 1280):
+            page = visit(path, width, scheme)
+            assert page.evaluate(SHIFT) == 0
+            for fold in (None, OPEN_ALL):
+                if fold:
+                    page.evaluate(fold)
+                assert page.evaluate("() => document.documentElement.scrollWidth") == width
+                assert page.evaluate(OUTSIDE) == []
+                sizes = page.evaluate(TEXT_SIZES)
+                assert len(sizes) > 200
+                assert min(sizes)[0] >= 11.99, min(sizes)
+            assert page.evaluate("() => [...document.images].every(image => image.complete && image.naturalWidth > 0)")
+            grounds.add(page.evaluate("() => getComputedStyle(document.body).backgroundColor"))
+    assert len(grounds) == 2
+    assert page.locator("table:has(td.bars) tbody tr").count() == (count or 3)
+    # All but twenty are folded away.
+    assert page.locator("details table:has(td.bars) tbody tr").count() == max((count or 3) - 20, 0)
+    assert visit.troubles == []
+
+
+def test_the_verdict_is_on_the_first_screen(standard, visit) -> None:
+    path, content = standard
+    for width in (360, 1280):
+        box = visit(path, width).locator("h1").bounding_box()
+        assert box["y"] + box["height"] < 450
+    assert visit(path).locator("h1").text_content().split() == content["verdict"].split()
+
+
+def test_it_prints(standard, visit) -> None:
+    page = visit(standard[0], scheme="dark")
+    content = page.pdf(format="A4")
+    assert content.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", content)) >= 4
+    page.emulate_media(media="print", color_scheme="dark")
+    ink = page.evaluate("() => getComputedStyle(document.body).color")
+    assert sum(map(int, re.findall(r"\d+", ink))) < 200
+    assert visit.troubles == []
+
+
+def test_it_is_usable_by_keyboard(standard, visit) -> None:
+    page = visit(standard[0])
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.className") == "skip"
+    assert page.locator(".skip").bounding_box()["x"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("() => document.activeElement.id") == "main"
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.hash") == "#scores"
+    assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    summary = page.locator("summary").first
+    summary.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("details[open] table").first.is_visible()
+
+
+def test_axe_finds_nothing(standard, visit) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
+    for scheme in ("light", "dark"):
+        page = visit(standard[0], scheme=scheme)
+        page.evaluate(OPEN_ALL)
+        violations = axe.Axe().run(page).response["violations"]
+        assert [(item["id"], [node["html"][:200] for node in item["nodes"]]) for item in violations] == []
+
+
+def test_hostile_names_stay_text(runs, with_classes, write, visit) -> None:
+    with_classes([HOSTILE, "</style><script>alert(2)</script>", "plate"])
+    annotations = runs[0].parents[1] / "val.json"
+    content = json.loads(annotations.read_text())
+    image_root = runs[0].parents[1] / "images"
+    for image in content["images"]:
+        name = f'"><script>alert({image["id"]})<&script>.png'
+        (image_root / image["file_name"]).rename(image_root / name)
+        image["file_name"] = name
+    annotations.write_text(json.dumps(content))
+    arms = [run.rename(run.with_name(f"{run.name} <b onclick=alert(3)>&amp;")) for run in runs]
+    path = write(*arms)[0]
+    page = visit(path)
+    assert page.locator("script, b, [onerror], [onclick]").count() == 0
+    assert page.locator("img").count() == 18
+    assert page.get_by_text(HOSTILE, exact=False).count() >= 1
+    assert page.get_by_text("plain <b onclick=alert(3)>&amp;", exact=False).count() >= 1
+    assert '"><script>alert(' in page.locator("img").first.get_attribute("alt")
+    assert visit.troubles == []

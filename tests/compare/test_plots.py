@@ -1,0 +1,128 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from se_detection.compare import plots
+from se_detection.compare.compare import compare
+from se_detection.compare.comparison import Arm
+from se_detection.runs.training_curves import TrainingCurve
+from se_detection.visualization.charts import chart_style
+
+NAMES = ["differences", "per_class", "error_types", "precision_recall", "ap_by_iou", "ap_by_size", "calibration"]
+
+
+@pytest.fixture
+def comparison(annotations, detect):
+    arms = [detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.2), (2, 0.02))]
+    return compare(*arms, annotations, n_bootstrap=100)
+
+
+def test_every_picture_shows_both_arms(comparison, tmp_path) -> None:
+    paths = plots.draw_plots(comparison, tmp_path / "plots")
+    assert [path.stem for path in paths] == NAMES
+    for path in paths[2:]:
+        pixels = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+        for colour in plots.COLOURS:
+            ours = np.array([int(colour[start : start + 2], 16) for start in (1, 3, 5)])
+            assert (np.abs(pixels.astype(int) - ours).max(axis=1) < 4).sum() > 200, (path, colour)
+
+
+def lines(figure, panel=0):
+    """What is drawn, by label."""
+    return {line.get_label(): line.get_ydata() for line in figure.axes[panel].lines}
+
+
+def test_curves_are_the_comparisons(comparison) -> None:
+    details = comparison.details
+    for figure, curve in (
+        (plots.ap_by_iou(comparison), details.ap_by_iou),
+        (plots.ap_by_size(comparison), details.ap_by_size),
+        (plots.precision_recall(comparison), details.precision_recall["0.50"]),
+    ):
+        drawn = lines(figure)
+        assert list(drawn["baseline"]) == curve.baseline
+        assert list(drawn["candidate"]) == curve.candidate
+        assert [text.get_text() for text in figure.legends[0].get_texts()] == ["baseline", "candidate"]
+    found = details.calibration["candidate"]
+    drawn = lines(plots.calibration(comparison))[f"candidate, ECE {found.ece:.3f}"]
+    assert list(drawn) == [value for value in found.precision if value is not None]
+    bars = plots.error_types(comparison).axes[0].containers
+    widths = [[bar.get_width() for bar in arm] for arm in bars if hasattr(arm, "patches")]
+    assert widths[1] == [details.error_types["candidate"][name].dap for name in plots.ERRORS]
+
+
+def test_what_can_be_told_is_filled_and_has_the_better_arms_colour(comparison) -> None:
+    axes = plots.differences(comparison).axes[0]
+    points = [line for line in axes.lines if line.get_marker() == "o"]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(points) == len(names) == 12
+    for name, point in zip(names, points, strict=True):
+        item = comparison.difference[name]
+        told = item.low is not None and not item.low <= 0 <= item.high
+        assert point.get_xdata() == [item.value]
+        assert (point.get_fillstyle() == "full") == told
+        assert to_hex(point.get_color()).upper() == (plots.COLOURS[int(item.value > 0)] if told else "#777777")
+    assert any(point.get_fillstyle() == "full" for point in points)
+
+
+def test_what_there_is_nothing_of_is_not_drawn(annotations, tmp_path) -> None:
+    nothing = compare([], [], {**annotations, "annotations": []}, n_bootstrap=100)
+    assert plots.draw_plots(nothing, tmp_path) == []
+
+
+def test_of_many_classes_the_largest_differences_are_drawn(annotations) -> None:
+    boxes = annotations["annotations"]
+    many = {
+        **annotations,
+        "categories": [{"id": number, "name": f"class {number}"} for number in range(50)],
+        "annotations": [
+            {**boxes[number % len(boxes)], "id": number + 1, "category_id": number, "iscrowd": 0}
+            for number in range(50)
+        ],
+    }
+    results = [
+        {**{key: item[key] for key in ("image_id", "category_id", "bbox")}, "score": 0.5}
+        for item in many["annotations"]
+        if item["category_id"] < 15
+    ]
+    axes = plots.per_class(compare([], results, many, n_bootstrap=100)).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(names) == plots.CLASSES
+    assert {f"class {number}" for number in range(15)} < set(names)
+    assert "40 of 50 classes" in axes.get_xlabel()
+
+
+def test_each_run_has_its_line_in_training(comparison) -> None:
+    runs = {
+        "baseline": [TrainingCurve({9: 2.0, 19: 1.0}, {20: 5.0}), TrainingCurve({9: 3.0, 19: 1.5}, {20: 6.0})],
+        "candidate": [TrainingCurve({9: 2.5, 19: 0.5}, {20: 7.0})],
+    }
+    figure = plots.training(comparison, runs)
+    # AP of one evaluation is no curve.
+    assert len(figure.axes) == 1
+    drawn = [(list(line.get_xdata()), list(line.get_ydata()), line.get_color()) for line in figure.axes[0].lines]
+    assert drawn == [
+        ([9, 19], [2.0, 1.0], plots.COLOURS[0]),
+        ([9, 19], [3.0, 1.5], plots.COLOURS[0]),
+        ([9, 19], [2.5, 0.5], plots.COLOURS[1]),
+    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["baseline", "candidate"]
+
+    runs["candidate"][0].ap[40] = 3.0
+    upper, lower = plots.training(comparison, runs).axes
+    assert upper.get_ylabel() == "total loss"
+    assert [list(line.get_ydata()) for line in lower.lines] == [[5.0], [6.0], [7.0, 3.0]]
+    assert plots.training(comparison, {"baseline": [TrainingCurve()], "candidate": [TrainingCurve()]}) is None
+
+
+def test_names_are_no_formulas_and_numbers_of_detections_are_written_out(comparison, tmp_path) -> None:
+    with chart_style():
+        figure = plots.calibration(replace(comparison, arms=(Arm("$x_1$"), Arm("a" * 50))))
+        figure.savefig(tmp_path / "calibration.svg")
+    text = (tmp_path / "calibration.svg").read_text()
+    assert "baseline: $x_1$, ECE" in text
+    assert f"candidate: {'a' * 19}…, ECE" in text
+    assert "mathdefault" not in text

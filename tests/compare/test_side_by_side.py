@@ -1,0 +1,93 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from se_detection import UserError
+from se_detection.compare.side_by_side import draw_side_by_side
+from se_detection.visualization.drawing import Box, Pen, draw_panel
+
+GROUND = (90, 120, 90)
+
+
+def panels(path):
+    """The three panels of a picture, under their titles."""
+    sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    width = (sheet.shape[1] - 16) // 3
+    height = round(width * 240 / 320)
+    return [sheet[-height:, start : start + width] for start in (0, width + 8, 2 * (width + 8))]
+
+
+def colours(panel):
+    """The colours that were drawn with, without the few pixels of lettering."""
+    found, counts = np.unique(panel.reshape(-1, 3), axis=0, return_counts=True)
+    return {tuple(colour) for colour, count in zip(found.tolist(), counts, strict=True) if count > 150} - {GROUND}
+
+
+def test_pictures_show_ground_truth_and_both_arms(runs, tmp_path, annotations) -> None:
+    first = annotations["images"][0]["id"]
+    boxes = {3: [40, 60, 100, 90], 7: [180, 100, 80, 80]}
+    found = [{"image_id": first, "category_id": key, "bbox": box, "score": 0.9} for key, box in boxes.items()]
+    unsure = [{**item, "score": 0.49} for item in found[1:]]
+    for run, results in zip(runs, (found, found[:1] + unsure), strict=True):
+        (run / "inference" / "coco_instances_results.json").write_text(json.dumps(results))
+
+    path = draw_side_by_side(*runs, tmp_path / "pictures", 1)[0]
+
+    truth, baseline, candidate = panels(path)
+    assert truth.shape[1] == 640
+    cup, plate = (tuple(baseline[round(y * 2 + 60), round(x * 2)]) for x, y, _, _ in boxes.values())
+    assert len({cup, plate, GROUND}) == 3
+    assert colours(baseline) == {cup, plate}
+    assert colours(candidate) == {cup}
+    assert colours(truth) <= {cup, plate}
+    # The line runs along the box's edge, at twice the image's size.
+    assert tuple(candidate[2 * 150, 2 * 90]) == cup
+    assert tuple(candidate[2 * 100, 2 * 90]) == GROUND
+
+
+def test_images_are_spread_evenly_over_the_set(runs, tmp_path) -> None:
+    names = [path.name for path in draw_side_by_side(*runs, tmp_path / "pictures", 3)]
+    assert names == ["00000_1.png", "00006_7.png", "00011_12.png"]
+    assert names == [path.name for path in draw_side_by_side(*runs, tmp_path / "again", 3)]
+    assert len(draw_side_by_side(*runs, tmp_path / "all", 100)) == 12
+    # The last image has neither objects nor detections.
+    assert [colours(panel) for panel in panels(tmp_path / "pictures" / names[-1])] == [set()] * 3
+
+
+def test_missing_images_are_named(runs, tmp_path) -> None:
+    (tmp_path / "images" / "1.png").unlink()
+    with pytest.raises(UserError, match=r"1\.png: the image can't be read"):
+        draw_side_by_side(*runs, tmp_path / "pictures", 1)
+    for run in runs:
+        results = run / "inference" / "results.json"
+        results.write_text(json.dumps({**json.loads(results.read_text()), "image_root": None}))
+    with pytest.raises(UserError, match="neither names an image folder"):
+        draw_side_by_side(*runs, tmp_path / "pictures", 1)
+
+
+def test_a_bare_file_is_drawn_beside_a_run(runs, tmp_path) -> None:
+    bare = tmp_path / "theirs.json"
+    bare.write_bytes((runs[0] / "inference" / "coco_instances_results.json").read_bytes())
+    mixed = draw_side_by_side(bare, runs[1], tmp_path / "mixed", 1, tmp_path / "val.json")[0]
+    whole = draw_side_by_side(*runs, tmp_path / "whole", 1)[0]
+    for ours, theirs in zip(panels(mixed), panels(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_dashes_leave_half_of_the_line_and_a_halo_surrounds_it() -> None:
+    picture = Image.new("RGB", (200, 100), GROUND)
+    red = (255, 0, 0)
+    places = [10, 10, 160, 60]
+    solid, dashed = (
+        np.asarray(draw_panel(picture, [Box(places, "", red, dash)], 200, Pen(line=4))) for dash in (0, 10)
+    )
+    coloured = [(panel == red).all(axis=-1) for panel in (solid, dashed)]
+    assert not (coloured[1] & ~coloured[0]).any()
+    assert coloured[1].sum() == pytest.approx(coloured[0].sum() / 2, rel=0.05)
+    # Twice as wide a panel has its box at twice the place.
+    wide = np.asarray(draw_panel(picture, [Box(places, "", red)], 400, Pen(line=4, halo=1)))
+    assert tuple(wide[80, 21]) == red
+    assert tuple(wide[80, 19]) == tuple(wide[80, 24]) == (0, 0, 0)
+    assert tuple(wide[80, 26]) == GROUND

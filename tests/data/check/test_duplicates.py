@@ -1,0 +1,110 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from se_detection.data.check.annotated_folder import read_split
+from se_detection.data.check.duplicates import find_overlap, same_files
+
+from ..conftest import DataSet, save_noise
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A smooth picture, which compression and resizing change little."""
+    grey = np.random.default_rng(5).integers(0, 255, (6, 8), dtype=np.uint8)
+    return Image.fromarray(grey).resize((320, 240), Image.Resampling.BICUBIC).convert("RGB")
+
+
+def split(data_set, with_images=True):
+    data_set.write()
+    return read_split(data_set.json_file, data_set.images if with_images else None)
+
+
+def test_splits_of_other_pictures_share_nothing(make_data_set) -> None:
+    one, two = make_data_set("one"), make_data_set("two", seed=1)
+    assert not any(find_overlap(split(one), split(two)))
+    # Not even if the pictures have the same names.
+    for mine, theirs in zip(one.content["images"], two.content["images"], strict=True):
+        (two.images / theirs["file_name"]).rename(two.images / mine["file_name"])
+        theirs["file_name"] = mine["file_name"]
+    assert not any(find_overlap(split(one), split(two)))
+    assert len(find_overlap(split(one), split(two, with_images=False)).same_name) == 12
+    (two.images / "0_3.png").unlink()
+    assert find_overlap(split(one), split(two)).same_name == [("0_3.png", "0_3.png")]
+
+
+def test_a_renamed_copy_is_the_same_content(make_data_set) -> None:
+    one, two = make_data_set("one"), make_data_set("two", seed=1)
+    shutil.copy(one.images / "0_4.png", two.images / "1_7.png")
+    overlap = find_overlap(split(one), split(two))
+    assert overlap == ([("0_4.png", "1_7.png")], [], [], [])
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda picture, path: picture.resize((200, 150)).save(path, quality=60),
+        lambda picture, path: picture.save(path, progressive=True, quality=30),
+        # Turned a quarter in the file, and back by EXIF.
+        lambda picture, path: picture.transpose(Image.Transpose.ROTATE_90).save(path, exif=turned_by(6)),
+    ],
+)
+def test_another_copy_is_known_by_its_look(make_data_set, picture, save) -> None:
+    one, two = make_data_set("one"), make_data_set("two", seed=1)
+    picture.save(one.images / "0_4.jpg", quality=95)
+    save(picture, two.images / "1_7.jpg")
+    one.content["images"][4]["file_name"] = "0_4.jpg"
+    two.content["images"][7]["file_name"] = "1_7.jpg"
+    assert find_overlap(split(one), split(two)) == ([], [], [("0_4.jpg", "1_7.jpg")], [])
+    (two.images / "sub").mkdir()
+    (two.images / "1_7.jpg").rename(two.images / "sub" / "0_4.jpg")
+    two.content["images"][7]["file_name"] = "sub/0_4.jpg"
+    assert find_overlap(split(one), split(two)) == ([], [("0_4.jpg", "sub/0_4.jpg")], [], [])
+
+
+def turned_by(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def test_plain_and_broken_pictures_look_like_nothing(make_data_set) -> None:
+    one, two = make_data_set("one"), make_data_set("two", seed=1)
+    Image.new("RGB", (60, 40)).save(one.images / "0_0.png")
+    Image.new("RGB", (61, 40)).save(two.images / "1_0.png")
+    (one.images / "0_1.png").write_bytes(b"nothing")
+    (two.images / "1_1.png").write_bytes(b"nothing at all")
+    assert not any(find_overlap(split(one), split(two)))
+
+
+def test_files_are_compared_by_all_their_bytes(tmp_path) -> None:
+    data = {"a": b"x" * 9000, "b": b"x" * 8999 + b"y", "c": b"x" * 9000, "d": b"x", "e": b"z", "f": b"x"}
+    for name, content in data.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "g").symlink_to(tmp_path / "e")
+    assert same_files({name: tmp_path / name for name in "abcdefg"}) == [["a", "c"], ["d", "f"], ["e", "g"]]
+
+
+def test_the_coco_images_that_two_real_sets_share(shared_data) -> None:
+    """About 180 images of one set are in the other, smaller and compressed anew; COCO's names tell which."""
+    mini = shared_data / "coco_mini"
+    val = read_split(mini / "annotations" / "instances_val2017.json", mini / "val2017")
+    names = {image["file_name"] for image in val.content["images"]}
+    for name in ("train", "val"):
+        folder = shared_data / "coco_person"
+        person = read_split(folder / "annotations" / f"person_{name}.json", folder / name)
+        expected = names & {image["file_name"] for image in json.loads(person.json_file.read_bytes())["images"]}
+        assert expected
+        overlap = find_overlap(val, person)
+        assert {mine for mine, _ in overlap.same_look} == expected
+        assert all(mine == theirs for mine, theirs in overlap.same_look)
+        assert overlap.same_content == overlap.near_look == overlap.same_name == []
+
+
+def test_noise_is_not_taken_for_a_copy(tmp_path) -> None:
+    one, two = DataSet(tmp_path / "one", count=60), DataSet(tmp_path / "two", seed=1, count=60)
+    save_noise(two.images / "1_0.png", 60, 40, seed=0, compress_level=0)
+    assert find_overlap(split(one), split(two)).near_look == [("0_0.png", "1_0.png")]

@@ -1,0 +1,144 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
+
+from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+NAME = "evaluation_test_val"
+
+
+@pytest.fixture
+def register(tmp_path):
+    """A function that registers annotations as a data set named `NAME`."""
+
+    def register(annotations):
+        json_file = tmp_path / "annotations.json"
+        json_file.write_text(json.dumps(annotations))
+        register_coco_instances(NAME, {}, str(json_file), str(tmp_path / "images"))
+        DatasetCatalog.get(NAME)
+        return json_file
+
+    yield register
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def feed(evaluator, annotations, results):
+    """Gives an evaluator results as a model does: by image, categories counted from 0, boxes by their corners."""
+    numbers = {category["id"]: number for number, category in enumerate(annotations["categories"])}
+    evaluator.reset()
+    for image in annotations["images"]:
+        mine = [item for item in results if item["image_id"] == image["id"]]
+        boxes = torch.tensor([item["bbox"] for item in mine]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        instances = Instances((image["height"], image["width"]))
+        instances.pred_boxes = Boxes(boxes)
+        instances.scores = torch.tensor([item["score"] for item in mine])
+        instances.pred_classes = torch.tensor([numbers[item["category_id"]] for item in mine], dtype=torch.int64)
+        evaluator.process([{"image_id": image["id"]}], [{"instances": instances}])
+
+
+def test_results_are_those_of_pycocotools(register, annotations, detect, reference, tmp_path) -> None:
+    json_file = register(annotations)
+    found = detect(annotations, seed=1, jitter=0.1)
+    evaluator = COCODetectionEvaluator(NAME, output_dir=str(tmp_path / "inference"))
+    feed(evaluator, annotations, found)
+    returned = evaluator.evaluate()
+
+    written = json.loads((tmp_path / "inference" / "results.json").read_text())
+    boxes = json.loads((tmp_path / "inference" / "coco_instances_results.json").read_text())
+    by_score = {box["score"]: box for box in boxes}
+    for item in found:
+        box = by_score[float(np.float32(item["score"]))]
+        assert (box["image_id"], box["category_id"]) == (item["image_id"], item["category_id"])
+    assert len(boxes) == len(found)
+    expected = 100 * reference(annotations, boxes)[:6]
+    assert [written["bbox"][metric] for metric in METRICS] == pytest.approx(expected, abs=1e-9)
+    assert list(written) == [
+        *("dataset", "annotations", "image_root", "images", "categories", "bbox", "per_class"),
+    ]
+    assert written["dataset"] == NAME
+    assert (written["annotations"], written["image_root"]) == (str(json_file), str(tmp_path / "images"))
+    assert written["images"] == 12
+    assert written["categories"] == ["cup", "plate", "fork"]
+    for category in annotations["categories"][:2]:
+        alone = {
+            **annotations,
+            "categories": [category],
+            "annotations": [a for a in annotations["annotations"] if a["category_id"] == category["id"]],
+        }
+        mine = [box for box in boxes if box["category_id"] == category["id"]]
+        assert written["per_class"][category["name"]] == pytest.approx(100 * reference(alone, mine)[0])
+    assert written["per_class"]["fork"] is None
+
+    upstream = COCOEvaluator(NAME, output_dir=str(tmp_path / "upstream"), use_fast_impl=False)
+    feed(upstream, annotations, found)
+    torch.testing.assert_close(dict(returned["bbox"]), dict(upstream.evaluate()["bbox"]), equal_nan=True)
+
+
+def test_one_class_has_its_ap_by_class(register, annotations, detect, tmp_path) -> None:
+    one = {**annotations, "categories": annotations["categories"][:1]}
+    one["annotations"] = [item for item in annotations["annotations"] if item["category_id"] == 3]
+    register(one)
+    evaluator = COCODetectionEvaluator(NAME, output_dir=str(tmp_path))
+    feed(evaluator, one, detect(one, seed=1, jitter=0.1))
+    ap = evaluator.evaluate()["bbox"]["AP"]
+    assert ap > 0
+    assert json.loads((tmp_path / "results.json").read_text())["per_class"] == {"cup": ap}
+
+
+@pytest.mark.parametrize("images_processed", [True, False])
+def test_no_predictions_are_null(register, annotations, tmp_path, images_processed) -> None:
+    register(annotations)
+    (tmp_path / "coco_instances_results.json").write_text("of an older evaluation")
+    evaluator = COCODetectionEvaluator(NAME, output_dir=str(tmp_path))
+    evaluator.reset()
+    if images_processed:
+        feed(evaluator, annotations, [])
+    returned = evaluator.evaluate()
+
+    assert all(map(math.isnan, returned["bbox"].values())) if images_processed else returned == {}
+    written = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert written["bbox"] == dict.fromkeys(METRICS)
+    assert written["per_class"] == dict.fromkeys(["cup", "plate", "fork"])
+    assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == []
+
+
+def test_masks_have_their_own_key(register, annotations, tmp_path) -> None:
+    squares = [
+        {**item, "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]], "iscrowd": 0}
+        for item in annotations["annotations"]
+        for x, y, w, h in [item["bbox"]]
+    ]
+    register({**annotations, "annotations": squares})
+    evaluator = COCODetectionEvaluator(NAME, output_dir=str(tmp_path))
+    evaluator.reset()
+    x, y, w, h = (round(length) for length in squares[0]["bbox"])
+    instances = Instances((240, 320))
+    instances.pred_boxes = Boxes(torch.tensor([[x, y, x + w, y + h]]).float())
+    instances.scores, instances.pred_classes = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    instances.pred_masks = torch.zeros(1, 240, 320, dtype=torch.bool)
+    instances.pred_masks[0, y : y + h, x : x + w] = True
+    evaluator.process([{"image_id": squares[0]["image_id"]}], [{"instances": instances}])
+    returned = evaluator.evaluate()
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["segm"]["AP"] == returned["segm"]["AP"]
+    assert written["bbox"]["AP"] == returned["bbox"]["AP"]
+
+
+def test_only_the_main_process_writes(register, annotations, detect, tmp_path, monkeypatch) -> None:
+    register(annotations)
+    evaluator = COCODetectionEvaluator(NAME, output_dir=str(tmp_path / "inference"))
+    feed(evaluator, annotations, detect(annotations, seed=1, jitter=0.1))
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    assert evaluator.evaluate() == {}
+    assert not (tmp_path / "inference").exists()

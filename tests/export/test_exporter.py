@@ -1,0 +1,372 @@
+import json
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data.transforms import ResizeShortestEdge
+from detectron2.engine import DefaultPredictor
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from se_detection.errors import UserError
+from se_detection.export.export_runs import export_runs, forms
+from se_detection.export.exporter import Form, RunExporter
+
+from ..inference.small_runs import CLASSES, KINDS, write_run
+
+REPOSITORY = Path(__file__).parents[2]
+EXAMPLE = REPOSITORY / "examples" / "detect_onnx.py"
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory) -> Path:
+    """The run of `trained` in every format, in float32."""
+    output = tmp_path_factory.mktemp("exported")
+    wanted = forms(["torchscript", "onnx", "torch-export"], ["float32"], fuse=False, scripting=False)
+    rows = export_runs([trained], wanted, output, images=2, calibration=1, evaluate=False, overwrite=False)
+    assert {row["file"] for row in rows} == {path.name for path in output.glob("run-*")}
+    assert json.loads((output / "exports.json").read_text()) == rows
+    return output
+
+
+@pytest.fixture(scope="module")
+def predictor(trained) -> DefaultPredictor:
+    cfg = get_cfg()
+    cfg.merge_from_file(str(trained / "config.yaml"))
+    cfg.MODEL.WEIGHTS = str(trained / "model_final.pth")
+    cfg.MODEL.DEVICE = "cpu"
+    return DefaultPredictor(cfg)
+
+
+@pytest.fixture
+def picture(trained, tmp_path) -> Path:
+    """One of the run's, wider than any that the tracer saw."""
+    path = tmp_path / "wide.png"
+    source = next(iter(sorted((trained.parent / "val").glob("*.png"))))
+    Image.open(source).convert("RGB").resize((210, 101)).save(path)
+    return path
+
+
+def assert_found(expected, boxes, scores) -> None:
+    """Each of the surer detections of detectron2's predictor; equal scores may have changed places."""
+    assert len(expected) == len(scores) > 20
+    np.testing.assert_allclose(np.sort(scores)[::-1], expected.scores.numpy(), atol=2e-5)
+    distances = np.abs(expected.pred_boxes.tensor.numpy()[:, None] - np.asarray(boxes)[None]).max(axis=2)
+    assert distances.min(axis=1).max() < 0.02
+
+
+def test_the_example_needs_neither_torch_nor_detectron2_and_finds_what_detectron2s_predictor_does(
+    exported, predictor, picture
+) -> None:
+    block = "import sys, runpy; sys.modules.update(torch=None, detectron2=None, se_detection=None); "
+    code = block + f"sys.argv = sys.argv[1:]; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    drawn = picture.with_name("drawn.png")
+    command = [sys.executable, "-c", code, EXAMPLE, exported / "run-onnx-float32.onnx", picture, "--output", drawn]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    expected = predictor(np.asarray(Image.open(picture))[:, :, ::-1])["instances"]
+    assert_found(expected, [entry["box"] for entry in found], [entry["score"] for entry in found])
+    # The category ids of the run's annotations.
+    assert {(entry["category_id"], entry["name"]) for entry in found} <= {
+        (3, "circle"), (7, "square"), (9, "triangle"), (20, "cross")
+    }  # fmt: skip
+    assert Image.open(drawn).size == (210, 101)
+
+
+def test_the_example_resizes_as_detectron2_does() -> None:
+    detector_class = runpy.run_path(str(EXAMPLE))["Detector"]
+    detector = detector_class.__new__(detector_class)
+    random = np.random.default_rng(0)
+    for shortest, longest in ((800, 1333), (192, 256)):
+        detector.description = {"resize": {"shortest_side": shortest, "longest_side": longest}}
+        for width, height in [(806, 247), (2666, 979), (640, 480), *random.integers(1, 3000, (2000, 2)).tolist()]:
+            expected = ResizeShortestEdge.get_output_shape(height, width, shortest, longest)
+            assert detector.resized((width, height)) == expected[::-1]
+
+
+def test_torchscript_is_loaded_by_torch_alone(exported, predictor, picture) -> None:
+    extra = {"se_detection.json": ""}
+    module = torch.jit.load(str(exported / "run-torchscript-float32.ts"), _extra_files=extra)
+    assert json.loads(extra["se_detection.json"])["classes"][0] == {"id": 3, "name": "circle"}
+    image = np.asarray(Image.open(picture))[:, :, ::-1]
+    resized = predictor.aug.get_transform(image).apply_image(image)
+    boxes, scores, classes = module(torch.from_numpy(resized.transpose(2, 0, 1).copy()))
+    expected = predictor(image)["instances"]
+    scale = torch.tensor([210 / resized.shape[1], 101 / resized.shape[0]] * 2)
+    assert_found(expected, boxes * scale, scores.numpy())
+    assert classes.dtype == torch.int64
+
+
+def test_torch_export_takes_any_number_of_pictures_of_any_size(exported, predictor) -> None:
+    extra = {"se_detection.json": ""}
+    program = torch.export.load(str(exported / "run-torch-export-float32.pt2"), extra_files=extra).module()
+    wanted = json.loads(extra["se_detection.json"])["input"]
+    model = predictor.model
+    torch.testing.assert_close(torch.tensor(wanted["subtract"]), model.pixel_mean.flatten())
+    for number, height, width in ((1, 96, 224), (3, 160, 128)):
+        image = torch.randint(0, 256, (number, 3, height, width), dtype=torch.uint8)
+        batch = model.preprocess_image([{"image": one} for one in image]).tensor
+        with torch.no_grad():
+            expected, found = model.backbone(batch), program(batch)
+        assert list(found) == list(expected) == ["p2", "p3", "p4", "p5", "p6"]
+        for name, values in expected.items():
+            torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-5)
+
+
+def test_int8_keeps_weights_in_8_bits_and_its_ap_is_measured(trained, tmp_path) -> None:
+    exporter = RunExporter(trained, images=1)
+    export = exporter.export(tmp_path / "d.onnx", Form(format="onnx", precision="int8"), calibration=2, evaluate=True)
+    sizes = {}
+    for tensor in onnx.load(tmp_path / "d.onnx").graph.initializer:
+        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
+    assert sizes[onnx.TensorProto.INT8] > 20 * sizes[onnx.TensorProto.FLOAT]
+    # The run's own evaluation.
+    own = json.loads((trained / "inference" / "results.json").read_text())["bbox"]["AP"]
+    assert export.ap["original"] == pytest.approx(own, abs=0.01)
+    assert 0 < export.agreement.worst["scores"] < 0.2
+    description = onnxruntime.InferenceSession(str(tmp_path / "d.onnx")).get_modelmeta().custom_metadata_map
+    assert json.loads(description["se_detection.json"])["precision"] == "int8"
+
+
+def test_who_finds_what_is_annotated_has_an_ap_of_100(trained) -> None:
+    """In pictures that were resized, whose category ids have gaps."""
+    exporter = RunExporter(trained, images=1)
+    left = iter(exporter.split.images)
+
+    def exported(picture) -> Instances:
+        image = next(left)
+        found = Instances(tuple(picture.shape[1:]))
+        boxes = Boxes([entry["bbox"] for entry in image["annotations"]])
+        boxes.tensor[:, 2:] += boxes.tensor[:, :2]
+        boxes.scale(picture.shape[2] / image["width"], picture.shape[1] / image["height"])
+        found.pred_boxes = boxes
+        found.scores = torch.ones(len(boxes))
+        found.pred_classes = torch.tensor([entry["category_id"] for entry in image["annotations"]])
+        return found
+
+    assert exporter._evaluate(exported)["exported"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("form", [
+    Form(format="torchscript", precision="float16"),
+    Form(format="torchscript", precision="bfloat16"),
+    Form(format="torchscript", fuse=True),
+    Form(format="torchscript", scripting=True),
+    Form(format="onnx", precision="float16"),
+    Form(format="torch-export", precision="bfloat16"),
+    Form(format="torch-export", fuse=True),
+], ids=lambda form: form.name)  # fmt: skip
+def test_other_forms_give_nearly_the_same(trained, tmp_path, form) -> None:
+    exporter = RunExporter(trained, images=1)
+    export = exporter.export(form.path(tmp_path, trained), form, calibration=1, evaluate=False)
+    half = form.precision != "float32"
+    assert export.agrees
+    assert export.agreement.worst["p5" if form.format == "torch-export" else "scores"] < (0.05 if half else 1e-5)
+    assert half == (max(export.agreement.worst.values()) > 1e-4)
+
+
+def test_a_backbone_in_half_precision_is_so_in_onnx(trained, tmp_path) -> None:
+    form = Form(format="onnx", precision="float16")
+    exporter = RunExporter(trained, images=1)
+    exporter.export(tmp_path / "d.onnx", form, calibration=1, evaluate=False)
+    sizes = {}
+    for tensor in onnx.load(tmp_path / "d.onnx").graph.initializer:
+        sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
+    halves = sum(weights.numel() for weights in exporter.run.model.backbone.parameters())
+    assert 0.99 * halves < sizes[onnx.TensorProto.FLOAT16] < 1.01 * halves
+
+
+def test_files_that_are_there_are_left_alone(trained, exported) -> None:
+    before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    with pytest.raises(UserError, match=r"run-onnx-float32\.onnx is there already; .*--overwrite"):
+        export_runs(
+            [trained], [Form(format="onnx")], exported, images=1, calibration=1, evaluate=False, overwrite=False
+        )
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
+
+
+def test_an_export_that_differs_is_named(trained, tmp_path, monkeypatch) -> None:
+    def shifted(path, model, image, description, scripting) -> None:
+        model.pixel_mean += 20
+        write(path, model, image, description, scripting=scripting)
+        model.pixel_mean -= 20
+
+    import se_detection.export.exporter as module
+
+    write = module.write_torchscript
+    monkeypatch.setattr(module, "write_torchscript", shifted)
+    with pytest.raises(UserError, match=r"run-torchscript-float32\.ts differs from .*; it was left there, and is not"):
+        export_runs(
+            [trained], [Form(format="torchscript")], tmp_path, images=1, calibration=1, evaluate=False, overwrite=False
+        )
+
+
+C4 = [
+    *("MODEL.BACKBONE.NAME", "build_se_resnet_backbone", "MODEL.RESNETS.OUT_FEATURES", "['res4']"),
+    *("MODEL.RPN.IN_FEATURES", "['res4']", "MODEL.ROI_HEADS.IN_FEATURES", "['res4']"),
+    *("MODEL.ROI_HEADS.NAME", "SERes5ROIHeads", "MODEL.ANCHOR_GENERATOR.SIZES", "[[32, 64, 128]]"),
+    *("MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.WIDTH_PER_GROUP", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "32"),
+    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "7"),
+]
+CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
+ONNX, TORCH_EXPORT, FUSED = (
+    Form(format="onnx"), Form(format="torch-export"), Form(format="torch-export", fuse=True)
+)  # fmt: skip
+
+
+def write_kind(trained: Path, folder: Path, *overrides: str) -> Path:
+    """A run with random weights, that is tested on the pictures of `trained`."""
+    run = write_run(
+        folder / "kind", *overrides, "DATASETS.TEST", "('kinds_val',)", "DATASETS.TRAIN", "('kinds_train',)"
+    )
+    paths = {
+        f"kinds_{split}": {
+            "json": str(trained.parent / "annotations" / f"{split}.json"), "images": str(trained.parent / split)
+        }
+        for split in ("train", "val")
+    }  # fmt: skip
+    (run / "run.json").write_text(json.dumps({"classes": CLASSES, "data": paths}))
+    return run
+
+
+@pytest.mark.parametrize(("overrides", "made", "finds"), [
+    (KINDS["RetinaNet"], [Form(format="torchscript", scripting=True), ONNX, TORCH_EXPORT, FUSED], set()),
+    (KINDS["Mask R-CNN"], [ONNX], {"masks"}),
+    (KINDS["Keypoint R-CNN"], [Form(format="torchscript")], {"keypoints"}),
+    (C4, [ONNX, TORCH_EXPORT], set()),
+    (CASCADE, [ONNX], set()),
+], ids=["RetinaNet", "Mask R-CNN", "Keypoint R-CNN", "C4", "Cascade R-CNN"])  # fmt: skip
+def test_each_kind_of_detector_is_compared_with_its_original(trained, tmp_path, overrides, made, finds) -> None:
+    exporter = RunExporter(write_kind(trained, tmp_path, *overrides), images=1)
+    for form in made:
+        export = exporter.export(form.path(tmp_path, tmp_path), form, calibration=1, evaluate=False)
+        assert export.agrees, form.name
+        if form.format == "torch-export":
+            # At four sizes, and two pictures in a batch.
+            assert export.agreement.pictures == 6
+        else:
+            assert export.agreement.detections > 20
+            assert export.agreement.worst.keys() == {"boxes", "scores"} | finds
+
+
+def test_what_cannot_be_scripted_can_be_traced_still(trained, tmp_path) -> None:
+    exporter = RunExporter(write_kind(trained, tmp_path, "MODEL.SE.IGNORE_PADDING", "True"), images=1)
+    with pytest.raises(UserError, match=r"this detector can't be scripted \(.*\); leave --scripting out to trace it"):
+        exporter.export(tmp_path / "d.ts", Form(format="torchscript", scripting=True), calibration=1, evaluate=False)
+    assert not (tmp_path / "d.ts").exists()
+    assert exporter.export(tmp_path / "d.onnx", ONNX, calibration=1, evaluate=False).agrees
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (KINDS["Keypoint R-CNN"], "the exporter to ONNX can't translate .* keypoints .*; take --format torchscript"),
+    (("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0"), "finds nothing in 2 of its test pictures, so that no export could"),
+    (KINDS["Panoptic FPN"], "a PanopticFPN can't be exported; R-CNNs and RetinaNet can"),
+], ids=["keypoints", "nothing found", "panoptic"])  # fmt: skip
+def test_what_would_be_no_export_is_refused(trained, tmp_path, overrides, message) -> None:
+    run = write_kind(trained, tmp_path, *overrides)
+    with pytest.raises(UserError, match=message):
+        RunExporter(run, images=2).export(tmp_path / "d.onnx", ONNX, calibration=1, evaluate=False)
+    assert not (tmp_path / "d.onnx").exists()
+
+
+def test_data_that_are_gone_are_told_and_others_may_be_given(trained, tmp_path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    record = json.loads((run / "run.json").read_text())
+    train, val = (next(name for name in record["data"] if name.startswith(split)) for split in ("train", "val"))
+    names = {train: "gone_train", val: "gone_val"}
+    record["data"] = {
+        new: {key: f"/nowhere{path}" for key, path in record["data"][name].items()} for name, new in names.items()
+    }
+    (run / "run.json").write_text(json.dumps(record))
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(train, "gone_train").replace(val, "gone_val"))
+    with pytest.raises(UserError, match=r"/nowhere\S+val\.json is gone; .* --split JSON IMAGES"):
+        RunExporter(run, images=1)
+
+    json_file, images = trained.parent / "annotations" / "val.json", trained.parent / "val"
+    exporter = RunExporter(run, images=1, split=[json_file, images])
+    with pytest.raises(UserError, match=r"/nowhere\S+train\.json is gone, and int8 needs training pictures"):
+        exporter.export(tmp_path / "d.onnx", Form(format="onnx", precision="int8"), calibration=1, evaluate=False)
+    assert not (tmp_path / "d.onnx").exists()
+
+    content = json.loads(json_file.read_text())
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps({**content, "images": [], "annotations": []}))
+    record["data"]["gone_val"] = {"json": str(empty), "images": str(images)}
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"empty\.json has no images to compare on"):
+        RunExporter(run, images=1)
+
+
+def test_numbers_of_a_file_that_was_replaced_are_gone(exported, tmp_path, monkeypatch) -> None:
+    """Though the comparison was interrupted."""
+    folder = tmp_path / "exported"
+    shutil.copytree(exported, folder)
+    rows = json.loads((folder / "exports.json").read_text())
+
+    class Interrupted:
+        def __init__(self, *arguments, **options) -> None: ...
+
+        def export(self, *arguments, **options) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("se_detection.export.export_runs.RunExporter", Interrupted)
+    options = {"images": 1, "calibration": 1, "evaluate": False, "overwrite": True}
+    with pytest.raises(KeyboardInterrupt):
+        export_runs([tmp_path / "run"], [ONNX], folder, **options)
+    left = [row for row in rows if row["file"] != "run-onnx-float32.onnx"]
+    assert json.loads((folder / "exports.json").read_text()) == left
+    assert len(left) == 2
+
+    for content in ("[{}]", '{"file": 3}', "[3]", json.dumps([{**left[0], "worst": 3}])):
+        (folder / "exports.json").write_text(content)
+        with pytest.raises(
+            UserError, match=r"exports\.json was not written by tools/export\.py, or is damaged; remove"
+        ):
+            export_runs([tmp_path / "run"], [ONNX], folder, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"format": "torchscript", "precision": "int8"}, "--precision int8 is onnxruntime's"),
+        ({"format": "onnx", "precision": "bfloat16"}, "take float16"),
+        ({"format": "onnx", "scripting": True}, "--scripting is of torchscript in float32"),
+        ({"format": "torchscript", "scripting": True, "fuse": True}, "--scripting is of torchscript in float32"),
+    ],
+)
+def test_what_there_is_not_is_refused(arguments, message) -> None:
+    with pytest.raises(UserError, match=message):
+        Form(**arguments)
+
+
+def test_of_several_forms_those_that_there_are_are_made() -> None:
+    made = forms(["torchscript", "onnx"], ["bfloat16", "int8"], fuse=False, scripting=False)
+    assert [(form.format, form.precision) for form in made] == [("torchscript", "bfloat16"), ("onnx", "int8")]
+    with pytest.raises(UserError, match="int8"):
+        forms(["torchscript"], ["int8"], fuse=False, scripting=False)
+
+
+def test_the_tool_prints_the_table_of_what_it_wrote(trained, run_script, tmp_path, capsys) -> None:
+    given = ["--run", trained, "--output", tmp_path, "--images", "1", "--calibration-images", "1", "--markdown"]
+    run_script("export.py", *given, "--format", "torchscript", "--precision", "float32", "int8", "--fuse")
+    run_script("export.py", *given, "--format", "torchscript", "--scripting")
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| run: Faster R-CNN")]
+    names = ["run-torchscript-float32-fused.ts", "run-torchscript-float32-scripted.ts"]
+    assert sorted(path.name for path in tmp_path.glob("*.ts")) == names
+    rows = json.loads((tmp_path / "exports.json").read_text())
+    assert [row["file"] for row in rows] == names
+    # The first table has one row, the second both.
+    assert [("traced" in line, "scripted" in line) for line in table] == [(True, False), (True, False), (False, True)]
+    for line, row in zip(table[1:], rows, strict=True):
+        assert f"{row['worst']['boxes']:.1e}" in line

@@ -1,0 +1,35 @@
+import re
+
+import pytest
+
+from se_detection.gates.gate_page import write_excitation_page
+from se_detection.gates.gate_tables import to_dict, write_excitations
+
+
+def test_the_page_has_the_numbers_and_the_plots(explained, tmp_path) -> None:
+    paths = write_excitations(explained)
+    page = write_excitation_page(explained, paths, tmp_path / "gates.html", "tools/analyze.py excitations --run run")
+    text = page.read_text()
+    plots = [path for path in paths if path.parent.name == "plots"]
+    assert plots
+    assert len(re.findall(r"<img [^>]*data:image/", text)) == len(plots)
+    content = to_dict(explained)
+    for block in content["blocks"].values():
+        assert f"{block['mean']:.3f}" in text
+    for row in content["ablation"]["rows"].values():
+        assert f"{row['metrics']['AP']:.2f}" in text
+        assert f"{row['parameters']:,}" in text
+    assert f"{len(content['findings']['dispensable'])} of {len(content['blocks'])} SE blocks could go" in text or (
+        not content["findings"]["dispensable"] and "No SE block is shown" in text
+    )
+    assert "tools/analyze.py excitations" in text
+    assert not re.search(r"<script|https?://(?!www\.w3\.org)", text)
+
+
+def test_a_page_that_is_there_is_left_alone(run_script, tmp_path, capsys) -> None:
+    (tmp_path / "gates.html").write_text("mine")
+    with pytest.raises(SystemExit) as caught:
+        run_script("analyze.py", "excitations", "--run", tmp_path, "--html", tmp_path / "gates.html")
+    assert caught.value.code == 2
+    assert "is there already" in capsys.readouterr().err
+    assert (tmp_path / "gates.html").read_text() == "mine"

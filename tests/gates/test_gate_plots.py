@@ -1,0 +1,71 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from se_detection.gates import gate_plots as plots
+from se_detection.gates.recorder import GateValues
+from se_detection.gates.statistics import BlockStatistics
+
+
+def test_the_papers_choice_of_blocks() -> None:
+    names = [
+        f"SE_{stage}_{block}" for stage, count in ((2, 3), (3, 4), (4, 6), (5, 3)) for block in range(1, count + 1)
+    ]
+    assert plots.shown_blocks(names) == ["SE_2_3", "SE_3_4", "SE_4_6", "SE_5_1", "SE_5_2", "SE_5_3"]
+    assert plots.shown_blocks(["SE_3_1"]) == ["SE_3_1"]
+
+
+def coloured(path, colour: str) -> int:
+    """How many pixels have a colour."""
+    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
+    return int((np.abs(pixels - [int(colour[start : start + 2], 16) for start in (1, 3, 5)]).max(axis=2) < 8).sum())
+
+
+def test_pictures_show_what_they_are_to_show(explained, tmp_path) -> None:
+    paths = plots.draw_excitation_plots(explained, tmp_path)
+    assert [path.stem for path in paths] == ["blocks", "SE_3_2", "SE_5_1", "SE_5_2"]
+    for path in paths[1:]:
+        for style in plots.CLASS_STYLES:
+            assert coloured(path, style["color"]) > 100, (path, style)
+        assert coloured(path, plots.ALL_IMAGES) > 500
+    assert coloured(paths[0], "#56B4E9") > 1000
+
+
+@pytest.mark.parametrize("name", ["SE_3_2", "SE_5_1"])  # 128 channels as a line, 512 as points
+def test_curves_are_the_statistics(explained, name) -> None:
+    figure = plots.by_channel(explained, name)
+    block = explained.statistics[name]
+    upper, lower = ({line.get_label(): line.get_ydata() for line in axes.lines} for axes in figure.axes)
+    np.testing.assert_array_equal(upper["all 12 images"], block.mean[-1])
+    for place, label in enumerate(explained.split.classes):
+        np.testing.assert_array_equal(upper[f"{label} ({block.images[place]})"], block.mean[place])
+    differences = [values for values in lower.values() if len(values) == block.mean.shape[1]]
+    expected = [block.mean[place] - block.mean[-1] for place in plots.most_frequent(block)]
+    np.testing.assert_array_equal(differences, expected)
+
+
+@pytest.mark.parametrize("classes", [1, 80])
+def test_one_class_and_eighty(explained, classes) -> None:
+    rng = np.random.default_rng(0)
+    block = BlockStatistics(512, classes)
+    for _ in range(200):
+        values = rng.random(512)
+        block.add(GateValues(values, values < 0.05, values > 0.95), np.flatnonzero(rng.random(classes) < 0.1).tolist())
+    split = replace(explained.split, classes=tuple(f"class ${number}_x$" for number in range(classes)))
+    found = replace(explained, split=split, statistics={"SE_5_1": block})
+    figure = plots.by_channel(found, "SE_5_1")
+    texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(texts) == 2 + min(classes, 4)
+    counts = sorted(block.images[:-1].tolist(), reverse=True)[:4]
+    assert [int(text.rsplit("(")[1].rstrip(")")) for text in texts[1:-1]] == counts
+    title = figure.axes[0].get_title(loc="left")
+    assert ("the 4 most frequent of 80 classes" in title) == (classes == 80)
+
+
+def test_classes_that_no_image_shows_are_not_drawn() -> None:
+    block = BlockStatistics(3, 4)
+    block.add(GateValues(*np.zeros((3, 3))), [2])
+    block.add(GateValues(*np.zeros((3, 3))), [0, 2])
+    assert plots.most_frequent(block) == [2, 0]

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetMapper
+from detectron2.data.datasets import load_coco_json
+
+from se_detection.gates.recorder import GateValues, se_gates
+from se_detection.gates.statistics import BlockStatistics, load_statistics, save_statistics
+
+CHANNELS, CLASSES, IMAGES = 7, 5, 60
+
+
+@pytest.fixture
+def gates():
+    """Gates that depend on the classes in an image, of which one is in none, and two only together."""
+    rng = np.random.default_rng(0)
+    present = rng.random((IMAGES, CLASSES)) < (0.3, 0.5, 0.9, 0, 0)
+    present[:, 4] = present[:, 1]
+    values = rng.normal(0.5, 0.05, (IMAGES, CHANNELS)) + present @ rng.normal(0, 0.06, (CLASSES, CHANNELS))
+    return present, values
+
+
+def collect(present, values) -> BlockStatistics:
+    block = BlockStatistics(values.shape[1], present.shape[1])
+    for row, classes in zip(values, present, strict=True):
+        near = (row < 0.45).astype(float), (row > 0.6).astype(float)
+        block.add(GateValues(row, *near), np.flatnonzero(classes).tolist())
+    return block
+
+
+def test_against_all_gates_at_once(gates) -> None:
+    present, values = gates
+    block = collect(present, values)
+    assert block.images.tolist() == [*present.sum(axis=0), IMAGES]
+    assert block.images[3] == 0
+    for place in (0, 1, 2, 4):
+        of_class = values[present[:, place]]
+        np.testing.assert_allclose(block.mean[place], of_class.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(block.std[place], of_class.std(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(block.mean[-1], values.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(block.std[-1], values.std(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(block.low, (values < 0.45).mean(axis=0))
+    np.testing.assert_allclose(block.high, (values > 0.6).mean(axis=0))
+    assert block.saturated == pytest.approx(((values < 0.45) | (values > 0.6)).mean())
+    spread = (values.var(axis=0).sum() / (values.mean(axis=0) ** 2).sum()) ** 0.5
+    assert block.relative_spread == pytest.approx(spread, rel=1e-12)
+
+
+def test_class_share_is_adjusted_r_squared(gates) -> None:
+    """Against numpy's least squares, on gates far from zero, where sums of squares would lose digits."""
+    present, values = gates
+    design = np.column_stack([np.ones(IMAGES), present])
+    fitted = design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    unexplained = ((values - fitted) ** 2).sum() / (IMAGES - np.linalg.matrix_rank(design))
+    expected = 1 - unexplained / (((values - values.mean(axis=0)) ** 2).sum() / (IMAGES - 1))
+    assert 0.2 < expected < 0.9
+    assert collect(present, values).class_share == pytest.approx(expected, rel=1e-9)
+    assert collect(present, values + 1e4).class_share == pytest.approx(expected, rel=1e-6)
+
+
+def test_with_one_class_an_image_it_is_the_variance_between_classes() -> None:
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 3, IMAGES)
+    values = rng.normal(0, 1, (IMAGES, 2)) + np.array([[0, 0], [1, 0], [0, 2]])[label]
+    within = sum(((values[label == k] - values[label == k].mean(axis=0)) ** 2).sum() for k in range(3))
+    total = ((values - values.mean(axis=0)) ** 2).sum()
+    expected = 1 - within / (IMAGES - 3) / (total / (IMAGES - 1))
+    assert collect(np.eye(3, dtype=bool)[label], values).class_share == pytest.approx(expected)
+
+
+def test_where_classes_can_tell_nothing() -> None:
+    rng = np.random.default_rng(2)
+    values = rng.random((20, 3))
+    everywhere = np.ones((20, 1), dtype=bool)
+    assert collect(everywhere, values).class_share is None
+    some = rng.random((20, 4)) < 0.5
+    assert collect(some, np.full((20, 3), 0.5)).class_share is None
+    assert collect(some[:3], values[:3]).class_share is None
+    assert BlockStatistics(3, 4).class_share is None
+    # 20 classes at random over 60 images: a third of the variance, were it not adjusted.
+    shares = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        shares.append(collect(rng.random((60, 20)) < 0.5, rng.random((60, 30))).class_share)
+    assert np.mean(shares) < 0.03
+
+
+def test_statistics_go_on_from_a_file(gates, tmp_path) -> None:
+    present, values = gates
+    save_statistics({"SE_2_1": collect(present[:23], values[:23])}, list("abcde"), 23, tmp_path / "some.npz")
+    blocks, seen = load_statistics(tmp_path / "some.npz")
+    assert seen == 23
+    for row, classes in zip(values[seen:], present[seen:], strict=True):
+        near = (row < 0.45).astype(float), (row > 0.6).astype(float)
+        blocks["SE_2_1"].add(GateValues(row, *near), np.flatnonzero(classes).tolist())
+    for name, array in collect(present, values).to_arrays().items():
+        np.testing.assert_allclose(blocks["SE_2_1"].to_arrays()[name], array, rtol=1e-12)
+
+
+def test_a_detectors_gates_against_a_pass_of_detectron2s_own(explained, toy) -> None:
+    """All gates kept in memory, in float64, of pictures that detectron2's mapper reads."""
+    run = explained.run
+    images = load_coco_json(str(toy / "annotations" / "val.json"), str(toy / "val"), "unregistered")
+    mapper = DatasetMapper(run.cfg, is_train=False)
+    stored = {name: [] for name in explained.gates}
+    hooks = [
+        gate.activation.register_forward_hook(
+            lambda *args, name=name: stored[name].append(args[2][0, :, 0, 0].double())
+        )
+        for name, gate in se_gates(run.model).items()
+    ]
+    with torch.no_grad():
+        for image in images:
+            run.model([mapper(image)])
+    for hook in hooks:
+        hook.remove()
+    classes = [{annotation["category_id"] for annotation in image["annotations"]} for image in images]
+    assert classes[-1] == set()
+    assert list(explained.statistics) == ["SE_3_1", "SE_3_2", "SE_5_1", "SE_5_2"]
+    for name, block in explained.statistics.items():
+        values = torch.stack(stored[name]).numpy()
+        for place in range(4):
+            of_class = values[[place in present for present in classes]]
+            assert len(of_class) == block.images[place] > 0
+            np.testing.assert_allclose(block.mean[place], of_class.mean(axis=0), rtol=1e-12)
+            np.testing.assert_allclose(block.std[place], of_class.std(axis=0), rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(block.mean[-1], values.mean(axis=0), rtol=1e-12)
+        assert (block.relative_spread == 0) == (name == "SE_3_1")

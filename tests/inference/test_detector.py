@@ -1,0 +1,136 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from PIL import Image
+
+from se_detection import UserError
+from se_detection.inference.detector import Detector
+from se_detection.runs.categories import run_categories
+
+from .conftest import CATEGORIES
+
+
+@pytest.fixture(scope="module")
+def detector(trained) -> Detector:
+    return Detector(trained)
+
+
+def config(run: Path):
+    cfg = get_cfg()
+    cfg.merge_from_file(str(run / "config.yaml"))
+    cfg.MODEL.WEIGHTS = str(run / "model_final.pth")
+    return cfg
+
+
+def test_answers_are_those_of_detectron2s_predictor(trained, detector, tmp_path) -> None:
+    source = next(iter(sorted((trained.parent / "val").glob("*.png"))))
+    exif = Image.Exif()
+    exif[274] = 6
+    turned, tall = tmp_path / "turned.jpg", tmp_path / "tall.png"
+    Image.open(source).convert("RGB").resize((200, 100)).save(turned, exif=exif)
+    Image.open(source).convert("L").crop((0, 0, 40, 120)).save(tall)
+    predictor = DefaultPredictor(config(trained))
+    for path, size in ((source, (128, 128)), (turned, (200, 100)), (tall, (120, 40))):
+        picture = read_image(str(path), "BGR")
+        assert picture.shape[:2] == size
+        expected = predictor(picture)["instances"]
+        found = detector(picture, 17)
+        assert len(found) == len(expected) > 20
+        boxes = torch.tensor([entry["bbox"] for entry in found])
+        boxes[:, 2:] += boxes[:, :2]
+        torch.testing.assert_close(boxes, expected.pred_boxes.tensor, rtol=0, atol=1e-4)
+        torch.testing.assert_close(torch.tensor([entry["score"] for entry in found]), expected.scores, rtol=0, atol=0)
+        classes = [list(CATEGORIES)[number] for number in expected.pred_classes]
+        assert [entry["category_id"] for entry in found] == classes
+        assert {entry["image_id"] for entry in found} == {17}
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+def test_answers_are_those_of_the_runs_evaluation(trained, detector, fuse) -> None:
+    if fuse:
+        unfused, detector = detector, Detector(trained, fuse=True)
+        assert detector.fingerprint != unfused.fingerprint
+    images = json.loads((trained.parent / "annotations" / "val.json").read_text())["images"]
+    evaluated = json.loads((trained / "inference" / "coco_instances_results.json").read_text())
+    for image in images:
+        expected = [entry for entry in evaluated if entry["image_id"] == image["id"]]
+        found = detector(read_image(str(trained.parent / "val" / image["file_name"]), "BGR"), image["id"])
+        assert len(found) == len(expected) > 20
+        for ours, theirs in zip(found, expected, strict=True):
+            assert ours["category_id"] == theirs["category_id"]
+            np.testing.assert_allclose(
+                [*ours["bbox"], ours["score"]], [*theirs["bbox"], theirs["score"]], atol=1e-3 if fuse else 1e-4
+            )
+
+
+def test_weights_can_be_named_and_must_fit(trained, detector, tmp_path) -> None:
+    content = torch.load(trained / "model_final.pth", weights_only=True)
+    key = "roi_heads.box_predictor.cls_score.bias"
+    content["model"][key][-1] += 50  # the background's
+    torch.save(content, tmp_path / "other.pth")
+    other = Detector(trained, tmp_path / "other.pth")
+    assert other.fingerprint != detector.fingerprint == Detector(trained).fingerprint
+    picture = read_image(str(next((trained.parent / "val").glob("*.png"))), "BGR")
+    assert max(entry["score"] for entry in other(picture, 1)) < 1e-6 < detector(picture, 1)[0]["score"]
+
+    del content["model"][key]
+    torch.save(content, tmp_path / "part.pth")
+    with pytest.raises(UserError, match=rf"1 of the \d+ tensors outside the trunk are missing \({key}"):
+        Detector(trained, tmp_path / "part.pth")
+    with pytest.raises(UserError, match=r"nowhere\.pth can't be loaded"):
+        Detector(trained, tmp_path / "nowhere.pth")
+
+
+def test_what_is_no_run_is_told(trained, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        Detector(tmp_path)
+    # Names of data sets that no test of this process has registered.
+    text = re.sub(r"\b(train|val)_(train|val)\b", r"unknown_\1", (trained / "config.yaml").read_text())
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match="has no checkpoint"):
+        Detector(tmp_path)
+    shutil.copy(trained / "model_final.pth", tmp_path)
+    with pytest.raises(UserError, match=r"no run\.json names its classes"):
+        Detector(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({"classes": ["cup", "plate"]}))
+    with pytest.raises(UserError, match=r"its record has 2 classes, and config\.yaml has 4"):
+        Detector(tmp_path)
+
+
+def test_category_ids_are_the_data_sets_where_they_are_known(trained, tmp_path) -> None:
+    cfg = config(trained)
+    assert run_categories(trained, cfg) == CATEGORIES
+    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        for catalog in (MetadataCatalog, DatasetCatalog):
+            if name in catalog:
+                catalog.remove(name)
+    record = json.loads((trained / "run.json").read_text())
+    for data in record["data"].values():
+        data["json"] = str(tmp_path / "gone.json")
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    names = list(CATEGORIES.values())
+    assert run_categories(tmp_path, cfg) == dict(enumerate(names, 1))
+    # Annotations of other classes are another set's by now.
+    for name, data in record["data"].items():
+        data["json"] = str(tmp_path / f"{name}.json")
+        content = {"images": [], "annotations": [], "categories": [{"id": 5, "name": "spoon"}]}
+        Path(data["json"]).write_text(json.dumps(content))
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert run_categories(tmp_path, cfg) == dict(enumerate(names, 1))
+
+    # detectron2's own sets need no record.
+    cfg.DATASETS.TEST = ("coco_2017_val",)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
+    (tmp_path / "run.json").unlink()
+    coco = run_categories(tmp_path, cfg)
+    assert (coco[1], coco[90], 12 in coco) == ("person", "toothbrush", False)
+    assert list(coco.values()) == MetadataCatalog.get("coco_2017_val").thing_classes

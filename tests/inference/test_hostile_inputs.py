@@ -1,0 +1,134 @@
+"""Pictures, and a folder of predictions, with anything in them."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data.detection_utils import read_image
+from hypothesis import given
+from PIL import Image
+
+from se_detection import UserError
+from se_detection.inference.detector import Detector
+from se_detection.inference.inputs import unreadable
+from se_detection.inference.predict import predict
+from se_detection.inference.predictor import check_shape
+
+from ..data.hostile_images import broken, no_files, pictures, write_all
+from ..fuzzing import Tally, damaged, examples
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture
+def tally(request) -> Iterator[Tally]:
+    found = Tally(request.param)
+    yield found
+    print(f"\n{found}")
+    assert found.counts["refused"]
+    assert found.counts["read"]
+
+
+@pytest.mark.parametrize("tally", ["inputs of predict"], indirect=True)
+def test_all_kinds_of_files(tally, told, tmp_path) -> None:
+    good = write_all(tmp_path / "good", pictures)
+    bad = [*write_all(tmp_path / "bad", broken), *no_files(tmp_path / "none")[1:]]
+    for number, path in enumerate(bad):
+        done = tally.refused(predict, [str(path)], [told], tmp_path / f"out{number}")
+        assert done is None
+        assert not (tmp_path / f"out{number}").exists()
+    named = [path for path in bad if path.is_file()]
+    done = tally.refused(predict, [*map(str, good), *map(str, named)], [told], tmp_path / "out", skip_bad_images=True)
+    assert done.images == len(good)
+    assert set(done.unreadable) == set(named)
+    assert all(map(str.isprintable, done.unreadable.values()))
+    images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert [image["file_name"] for image in images] == list(map(str, good))
+    for image in images:
+        assert read_image(image["file_name"]).shape[:2] == (image["height"], image["width"])
+    drawn = sorted((tmp_path / "out" / "pictures").iterdir())
+    assert len(drawn) == len(good)
+    for path in drawn:
+        with Image.open(path) as picture:
+            picture.load()
+
+
+def test_a_name_that_is_no_text_comes_back_as_it_is(told, photos, tmp_path) -> None:
+    path = os.fsencode(photos) + b"/\xff\xfe.png"
+    shutil.copy(photos / "0.png", path)
+    predict([str(photos)], [told], tmp_path / "out")
+    images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert path in [os.fsencode(image["file_name"]) for image in images]
+    # It goes on from there.
+    assert predict([str(photos)], [told], tmp_path / "out").images == 4
+
+
+def test_a_pipe_is_no_video(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    os.mkfifo(tmp_path / "pipe.png")
+    assert list(unreadable([tmp_path / "pipe.mp4", tmp_path / "pipe.png"]).values()) == ["there is no such file"] * 2
+
+
+def test_a_picture_too_long_for_jpeg_is_drawn_smaller(told, tmp_path) -> None:
+    Image.new("RGB", (66_000, 40)).save(tmp_path / "long.png")
+    predict([str(tmp_path / "long.png")], [told], tmp_path / "out")
+    assert Image.open(tmp_path / "out" / "pictures" / "00001_long.jpg").width == 65_500
+
+
+class Thin(Detector):
+    """A detector that finds nothing, and has a real one's limits."""
+
+    def __init__(self, told) -> None:
+        self.name, self.weights, self.categories, self.fingerprint = "thin", told.weights, told.categories, "0" * 64
+        self.cfg = get_cfg()
+        self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST = 192, 320
+
+    def __call__(self, image, image_id):
+        check_shape(image, self.cfg)
+        return []
+
+
+def test_a_picture_too_thin_is_refused_or_left_out(told, photos, tmp_path) -> None:
+    thin = photos / "thin.png"
+    Image.new("RGB", (20_000, 10)).save(thin)
+    with pytest.raises(UserError, match=r"thin\.png: 20000x10 pixels are too long and thin for .* 320"):
+        predict([str(photos)], [Thin(told)], tmp_path / "out")
+    done = predict([str(photos)], [Thin(told)], tmp_path / "other", skip_bad_images=True)
+    assert done.images == 3
+    assert list(done.unreadable) == [thin]
+
+
+NOTES = [
+    {"made_by": {"weights": ["model_final.pth 0000000000000000"], "score": 0.5}},
+    {
+        "image": {"id": 1, "file_name": "/a.png", "width": 4, "height": 5},
+        "detections": [[{"image_id": 1, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}]],
+    },
+    {"image": {"id": 2, "file_name": "/b.mp4", "frame": 0, "width": 4, "height": 5}, "detections": [[]]},
+    {"finished": "/b.mp4"},
+]
+
+
+@pytest.mark.parametrize("tally", ["predictions.jsonl"], indirect=True)
+@examples(60)
+@given(data=damaged(NOTES))
+def test_predictions_to_go_on_from(tally, told, photos, tmp_path, data) -> None:
+    out = tmp_path / "out"
+    out.mkdir(exist_ok=True)
+    try:
+        lines = json.loads(data)
+        data = "".join(json.dumps(line) + "\n" for line in lines).encode() if isinstance(lines, list) else data
+    except (ValueError, RecursionError):
+        pass
+    (out / "predictions.jsonl").write_bytes(data)
+    done = tally.refused(predict, [str(photos / "0.png")], [told], out)
+    if done is not None:
+        results = json.loads((out / "coco_instances_results.json").read_text())
+        images = json.loads((out / "images.json").read_text())["images"]
+        assert [image["id"] for image in images] == list(range(1, len(images) + 1))
+        assert np.isfinite([value for item in results for value in item["bbox"]]).all()
+    shutil.rmtree(out)

@@ -1,0 +1,74 @@
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from se_detection import UserError
+from se_detection.inference.inputs import find_camera, find_files, unreadable
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch) -> Path:
+    """Pictures, a video and other files, in folders."""
+    for name in (
+        "a/2.JPG",
+        "a/10.png",
+        "a/notes.txt",
+        "a/b/1.webp",
+        "c/x[1].png",
+        "c/street.mp4",
+        "out/pictures/1.jpg",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (["a"], ["a/10.png", "a/2.JPG", "a/b/1.webp"]),
+        (["c", "a/2.JPG"], ["c/street.mp4", "c/x[1].png", "a/2.JPG"]),
+        (["a/**/*.webp", "a/*.png"], ["a/b/1.webp", "a/10.png"]),
+        # A name comes before the pattern that it looks like; another ending is taken where the file itself is named.
+        (["c/x[1].png", "a/notes.txt"], ["c/x[1].png", "a/notes.txt"]),
+        (["a/2.JPG", "a", "a/../a/2.JPG"], ["a/2.JPG", "a/10.png", "a/b/1.webp"]),
+        (["."], ["a/10.png", "a/2.JPG", "a/b/1.webp", "c/street.mp4", "c/x[1].png"]),
+    ],
+)
+def test_files_folders_and_patterns(tree, inputs, expected) -> None:
+    found = find_files(inputs, outside=tree / "out")
+    assert [path.relative_to(tree).as_posix() for path in found] == expected
+
+
+def test_what_is_not_there_is_named(tree) -> None:
+    with pytest.raises(UserError, match=r"^a/3\.png: there is no such file or folder"):
+        find_files(["a", "a/3.png"], outside=tree / "out")
+    with pytest.raises(UserError, match=r"^out: no pictures or videos in it"):
+        find_files(["out"], outside=tree / "out")
+
+
+def test_cameras() -> None:
+    assert find_camera(["camera:2"]) == 2
+    assert find_camera(["a", "b.jpg"]) is None
+    for inputs, message in ((["camera:front"], "has a number"), (["camera:0", "a"], "give it alone")):
+        with pytest.raises(UserError, match=message):
+            find_camera(inputs)
+
+
+def test_each_unreadable_file_has_a_reason(photos, clip) -> None:
+    whole = photos / "0.png"
+    cut, text, empty, video = (photos / name for name in ("cut.jpg", "text.png", "empty.mp4", "broken.avi"))
+    Image.effect_noise((200, 200), 50).save(cut)
+    os.truncate(cut, cut.stat().st_size // 2)
+    text.write_text("no picture")
+    empty.touch()
+    video.write_bytes(clip.read_bytes()[:200])
+    reasons = unreadable([whole, cut, clip, text, empty, video, photos / "gone.png"])
+    assert list(reasons) == [cut, text, empty, video, photos / "gone.png"]
+    assert "truncated" in reasons[cut]
+    assert "cannot identify image file" in reasons[text]
+    assert reasons[photos / "gone.png"] == "there is no such file"

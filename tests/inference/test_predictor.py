@@ -1,0 +1,162 @@
+"""What the predictor finds with random weights, and what detectron2's own finds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from detectron2.structures import Instances
+from PIL import Image
+
+from se_detection import UserError
+from se_detection.inference.predictor import SEPredictor
+
+from .small_runs import CLASSES, KINDS, PICTURES, assert_same, run_config, write_run
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of each kind, made when it is first asked for."""
+    made: dict[str, Path] = {}
+
+    def run(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = write_run(tmp_path_factory.mktemp("runs") / "run", *KINDS[kind])
+        return made[kind]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def predictor(runs) -> SEPredictor:
+    return SEPredictor.from_run(runs("Faster R-CNN"))
+
+
+@pytest.fixture(scope="module")
+def steady(tmp_path_factory) -> SEPredictor:
+    """With IGNORE_PADDING."""
+    folder = tmp_path_factory.mktemp("steady") / "run"
+    return SEPredictor.from_run(write_run(folder, "MODEL.SE.IGNORE_PADDING", "True", *KINDS["Mask R-CNN"]))
+
+
+def differs(one: Instances, other: Instances) -> bool:
+    return len(one) != len(other) or not torch.allclose(one.scores, other.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_are_those_of_detectron2s_predictor(runs, kind) -> None:
+    run = runs(kind)
+    theirs = DefaultPredictor(run_config(run))
+    predictor = SEPredictor.from_run(str(run))
+    for array in PICTURES[:2]:
+        expected = theirs(array)
+        assert_same(predictor(array), expected["instances"])
+    extra = {"Mask R-CNN": {"pred_masks"}, "Keypoint R-CNN": {"pred_keypoints", "pred_keypoint_heatmaps"}}
+    extra["Panoptic FPN"] = extra["Mask R-CNN"]
+    fields = set(predictor(PICTURES[0]).get_fields())
+    assert fields == {"pred_boxes", "scores", "pred_classes"} | extra.get(kind, set())
+    if kind == "Panoptic FPN":
+        (output,) = predictor.outputs([PICTURES[1]])
+        torch.testing.assert_close(output["sem_seg"], expected["sem_seg"], rtol=0, atol=0)
+        assert torch.equal(output["panoptic_seg"][0], expected["panoptic_seg"][0])
+        assert output["panoptic_seg"][1] == expected["panoptic_seg"][1]
+        assert output["panoptic_seg"][0].shape == PICTURES[1].shape[:2]
+
+
+def test_a_list_is_padded_into_batches_and_keeps_its_order(steady) -> None:
+    shapes = []
+    hook = steady.model.backbone.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    together = steady(PICTURES, batch_size=2)
+    hook.remove()
+    # 96x128 and 148x96, and then 82x256 with the longer side as it must be, rounded up to 32.
+    assert shapes == [(2, 3, 160, 128), (1, 3, 96, 320)]
+    for array, found in zip(PICTURES, together, strict=True):
+        assert found.image_size == array.shape[:2]
+        assert_same(found, steady(array), atol=1e-3)
+    assert len(steady(tuple(PICTURES[:1]))) == 1
+    assert steady([]) == []
+
+
+def test_without_ignore_padding_a_batch_of_one_is_a_picture_alone(predictor) -> None:
+    alone = [predictor(array) for array in PICTURES[:2]]
+    assert differs(predictor(PICTURES[:2])[0], alone[0])
+    for found, expected in zip(predictor(PICTURES[:2], batch_size=1), alone, strict=True):
+        assert_same(found, expected)
+
+
+def test_no_more_pictures_are_taken_than_a_batch_holds(predictor) -> None:
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(len(taken))
+            yield PICTURES[0]
+
+    outputs = predictor.outputs(endless(), batch_size=3)
+    assert taken == []
+    for number in range(4):
+        next(outputs)
+        assert len(taken) == (3 if number < 3 else 6)
+
+
+@pytest.mark.parametrize("kind", ["Faster R-CNN", "RGB"])
+def test_each_kind_of_picture_has_its_channel_order(runs, kind, tmp_path) -> None:
+    predictor = SEPredictor.from_run(runs(kind))
+    bgr = PICTURES[0]
+    path = tmp_path / "picture.png"
+    Image.fromarray(bgr[:, :, ::-1].copy()).save(path)
+    assert np.array_equal(read_image(str(path), "BGR"), bgr)
+    expected = predictor(bgr)
+    rgb = bgr[:, :, ::-1]
+    for same in (path, str(path), Image.open(path), Image.open(path).convert("RGBA")):
+        assert_same(predictor(same), expected)
+        assert_same(predictor(same, channel_order="RGB"), expected)
+    assert_same(predictor(rgb, channel_order="RGB"), expected)
+    assert differs(predictor(rgb), expected)
+    # A list may have all of them.
+    for found in predictor([path, bgr, Image.open(path)], batch_size=3):
+        assert_same(found, expected, atol=1e-3)
+
+
+def test_classes_are_the_runs(predictor) -> None:
+    assert predictor.classes == tuple(CLASSES)
+    assert {0, 1, 2, 3} >= set(predictor(PICTURES[0]).pred_classes.tolist())
+
+
+def test_fused_it_finds_the_same(runs) -> None:
+    run = runs("Mask R-CNN")
+    fused = SEPredictor.from_run(run, fuse=True)
+    assert len(fused.model.state_dict()) < len(SEPredictor.from_run(run).model.state_dict())
+    assert_same(fused(PICTURES[0]), SEPredictor.from_run(run)(PICTURES[0]), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ("nowhere.jpg", {}, r"nowhere\.jpg: there is no such file"),
+        (Path("/"), {}, "/: there is no such file"),
+        (3, {}, "a int is no picture; give a numpy array, a PIL image or a path"),
+        (PICTURES[0].astype(np.float32), {}, r"an array of shape \(96, 128, 3\) and type float32 is no picture"),
+        (PICTURES[0][:, :, 0], {}, r"shape \(96, 128\) and type uint8 is no picture"),
+        (np.stack([PICTURES[0]] * 2), {}, "several pictures as a list"),
+        (PICTURES[0][:0], {}, r"shape \(0, 128, 3\)"),
+        (Image.new("RGB", (0, 4)), {}, "the Image has no pixels"),
+        (Image.new("I;16", (8, 8), 300), {}, r"the Image can't be used: pixels above 255 \(mode I;16\)"),
+        (np.zeros((2, 9000, 3), np.uint8), {}, "9000x2 pixels are too long and thin"),
+        (PICTURES[0], {"channel_order": "rgb"}, "channel_order: 'rgb' is not one of BGR, RGB"),
+        (PICTURES, {"batch_size": 0}, "batch_size: 0 is less than 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_picture_is_told(predictor, given, options, message) -> None:
+    with pytest.raises(UserError, match=message):
+        predictor(given, **options)
+
+
+def test_a_model_without_objects_is_told(tmp_path) -> None:
+    overrides = ("MODEL.META_ARCHITECTURE", "ProposalNetwork")
+    predictor = SEPredictor.from_run(write_run(tmp_path / "run", *overrides))
+    with pytest.raises(UserError, match="a ProposalNetwork gives no boxes; name a detector"):
+        predictor(PICTURES[0])

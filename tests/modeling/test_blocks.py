@@ -1,0 +1,214 @@
+"""SE blocks in training: gradients, and what is kept for them, against blocks put together of plain operations."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from detectron2.layers import Conv2d
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from se_detection import SEConfig
+from se_detection.config.se_config import PLAIN
+from se_detection.modeling.ops.folding_conv import FoldingConv2d
+from se_detection.modeling.se_resnet import make_stage, make_trunk
+
+from ..helpers import randomise_norms, relative_error
+
+STAGES = ("res2", "res3", "res4", "res5")
+POSITIONS = ("standard", "pre", "post", "identity", "3x3")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sigmoid": lambda x: 1 / (1 + torch.exp(-x)),
+    "tanh": torch.tanh,
+    "relu": lambda x: x.clamp(min=0),
+    "hardsigmoid": lambda x: (x / 6 + 0.5).clamp(0, 1),
+}
+SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
+    "avg": lambda x: x.mean((2, 3), keepdim=True),
+    "max": lambda x: x.amax((2, 3), keepdim=True),
+    "avgmax": lambda x: torch.cat([x.mean((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)], 1),
+    "none": lambda x: x,
+}
+
+
+def naive(block: nn.Module, x: Tensor, position: str, squeeze: str, gate: str) -> Tensor:
+    """The paper's Figure 5, of detectron2's convolutions and norms."""
+
+    def scaled(x: Tensor) -> Tensor:
+        hidden = nn.Conv2d.forward(block.se.fc1, SQUEEZES[squeeze](x)).clamp(min=0)
+        return x * ACTIVATIONS[gate](nn.Conv2d.forward(block.se.fc2, hidden))
+
+    def at(here: str, x: Tensor) -> Tensor:
+        return scaled(x) if here == position else x
+
+    layers = [block.conv1, block.conv2] + ([block.conv3] if hasattr(block, "conv3") else [])
+    branch = at("pre", x)
+    for number, layer in enumerate(layers):
+        branch = Conv2d.forward(layer, branch)
+        if number == 1:
+            branch = at("3x3", branch)
+        if layer is not layers[-1]:
+            branch = branch.relu()
+    shortcut = x if block.shortcut is None else Conv2d.forward(block.shortcut, x)
+    return at("post", (at("standard", branch) + at("identity", shortcut)).relu())
+
+
+def stage(depth: int = 50, norm: str = "FrozenBN", se: SEConfig | None = None, **options: Any) -> list[nn.Module]:
+    """The blocks of a narrow res3; the first one halves the map and projects its shortcut."""
+    settings = {"stride": 2, "bottleneck_channels": 64, "num_groups": 1, "stride_in_1x1": False} | options
+    blocks = make_stage("res3", depth, se=se or SEConfig(), in_channels=64, out_channels=128, norm=norm, **settings)
+    return [randomise_norms(block) for block in blocks]
+
+
+def gradients(out: Tensor, block: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    leaves = {"x": x} | dict(block.named_parameters())
+    grad = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).reshape(out.shape)
+    return dict(zip(leaves, torch.autograd.grad(out, list(leaves.values()), grad), strict=True))
+
+
+def agrees(block: nn.Module, x: Tensor, position: str, squeeze: str, gate: str) -> None:
+    ours, theirs = block(x), naive(block, x, position, squeeze, gate)
+    # PyTorch's hardsigmoid has its 1 / 6 in single precision.
+    close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
+    close(ours, theirs)
+    expected = gradients(theirs, block, x)
+    for key, found in gradients(ours, block, x).items():
+        close(found, expected[key], msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("gate", ACTIVATIONS)
+@pytest.mark.parametrize("squeeze", SQUEEZES)
+@pytest.mark.parametrize("position", POSITIONS)
+def test_gradients_of_every_position_squeeze_and_gate(position, squeeze, gate) -> None:
+    """On maps of which all, some or none of the convolutions fold their norm."""
+    first, second, *_ = stage(se=SEConfig(position=position, squeeze=squeeze, gate=gate))
+    for block, size in ((first, 51), (second, 11), (second, 5)):
+        x = torch.randn(1, block.in_channels, size, size - 2, dtype=torch.float64, requires_grad=True)
+        agrees(block.double(), x, position, squeeze, gate)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
+@pytest.mark.parametrize(
+    ("depth", "options"),
+    [
+        (18, {}),
+        (50, {"stride_in_1x1": True}),
+        (50, {"num_groups": 8}),
+        (50, {"stride": 1, "dilation": 2}),
+        (154, {"num_groups": 8}),
+    ],
+    ids=["basic", "stride in the 1x1", "ResNeXt", "dilated", "SENet-154"],
+)
+def test_gradients_of_every_kind_of_block(depth, options, norm, channels_last) -> None:
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    for block in stage(depth, norm, **options)[:2]:
+        x = torch.randn(2, block.in_channels, 15, 13, dtype=torch.float64).to(memory_format=memory).requires_grad_()
+        agrees(block.double(), x, "standard", "avg", "sigmoid")
+
+
+def kept(model: nn.Module, x: Tensor) -> int:
+    """The bytes that forward pass and loss keep for the backward pass, beside the model's own."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    found: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        found[tensor.untyped_storage().data_ptr()] = tensor.detach()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = sum(feature.square().sum() for feature in model(x).values())
+    assert loss.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for pointer, tensor in found.items() if pointer not in own)
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_se_keeps_no_more_maps_than_a_plain_trunk(depth) -> None:
+    """The settings of detectron2's fine-tuning: FrozenBN, stem and res2 frozen. Beyond the maps there may be, of each
+    block, what was squeezed, the hidden layer before and after its ReLU, the gate, and each norm's scale and bias."""
+    plain, gated = (
+        make_trunk(depth, se=se, norm="FrozenBN", out_features=STAGES, freeze_at=2) for se in (PLAIN, SEConfig())
+    )
+    x = torch.randn(2, 3, 96, 128)
+    allowed = 0
+    for name in STAGES[1:]:
+        for block in getattr(gated, name):
+            assert isinstance(block.conv1, FoldingConv2d)
+            hidden, channels = block.se.fc1.weight.shape[:2]
+            norms = sum(layer.norm.num_features for layer in block.children() if isinstance(layer, Conv2d))
+            allowed += 4 * (len(x) * 2 * (channels + hidden) + 2 * norms)
+    most = kept(plain, x)
+    assert allowed < 0.1 * most
+    assert most <= kept(gated, x) <= most + allowed
+
+
+def test_the_plain_formula_would_keep_more() -> None:
+    """What the test above can see: a trunk whose gates are not sigmoids keeps every residual."""
+    x = torch.randn(2, 3, 96, 128)
+    sigmoid, other = (
+        make_trunk(50, se=SEConfig(gate=gate), norm="FrozenBN", out_features=STAGES, freeze_at=2)
+        for gate in ("sigmoid", "hardsigmoid")
+    )
+    assert kept(other, x) > 1.4 * kept(sigmoid, x)
+
+
+def test_autocast() -> None:
+    """In bfloat16 the gradients are as near to float32's as those of the formula."""
+
+    def formula(block: nn.Module, x: Tensor) -> Tensor:
+        return naive(block, x, "standard", "avg", "sigmoid")
+
+    def run(forward: Callable[[Tensor], Tensor], block: nn.Module, x: Tensor) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = forward(x.bfloat16())
+        assert out.dtype == torch.bfloat16
+        return gradients(out, block, x)
+
+    for block in stage()[:2]:
+        x = torch.randn(2, block.in_channels, 31, 33, requires_grad=True)
+        exact = gradients(formula(block, x), block, x)
+        ours, theirs = run(block, block, x), run(partial(formula, block), block, x)
+        for key, best in exact.items():
+            assert ours[key].dtype == torch.float32, key
+            assert relative_error(ours[key], best) < max(2 * relative_error(theirs[key], best), 0.02), key
+
+
+def test_activation_checkpointing() -> None:
+    for block in stage()[:2]:
+        x = torch.randn(2, block.in_channels, 15, 13, requires_grad=True)
+        expected = gradients(block(x), block, x)
+        out = checkpoint(block, x, use_reentrant=False)
+        for key, found in gradients(out, block, x).items():
+            torch.testing.assert_close(found, expected[key])
+
+
+def test_compiled_whole() -> None:
+    """One graph forward and one backward, in either memory order."""
+    for block in stage()[:2]:
+        x = torch.randn(2, block.in_channels, 15, 13).to(memory_format=torch.channels_last).requires_grad_()
+        compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
+        expected = gradients(block(x), block, x)
+        for key, found in gradients(compiled(x), block, x).items():
+            torch.testing.assert_close(found, expected[key])
+
+
+def test_an_empty_batch() -> None:
+    for block in stage()[:2]:
+        x = torch.randn(0, block.in_channels, 15, 13, requires_grad=True)
+        block(x).sum().backward()
+        assert x.grad.shape == x.shape
+        assert all(parameter.grad is None or not parameter.grad.any() for parameter in block.parameters())
+
+
+def test_without_gradients_it_is_as_it_was() -> None:
+    """To the bit, where nothing is trained: evaluation, and the frozen stages."""
+    for block in stage()[:2]:
+        x = torch.randn(2, block.in_channels, 15, 13)
+        with torch.no_grad():
+            found = block(x)
+            branch = Conv2d.forward(block.conv1, x).relu_()
+            branch = Conv2d.forward(block.conv3, Conv2d.forward(block.conv2, branch).relu_())
+            shortcut = x if block.shortcut is None else Conv2d.forward(block.shortcut, x)
+            assert torch.equal(found, torch.addcmul(shortcut, branch, block.se.gate(branch)).relu_())

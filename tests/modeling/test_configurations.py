@@ -1,0 +1,89 @@
+"""Whatever MODEL.SE says, over the whole space of its values."""
+
+from typing import Any
+
+import detectron2.export.torchscript  # noqa: F401  (makes detectron2's ResNet scriptable)
+import torch
+from detectron2.modeling.backbone.resnet import ResNet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from se_detection import SEConfig
+from se_detection.config.se_config import GATES, PLAIN, POSITIONS, SQUEEZES, STAGES
+from se_detection.modeling.se_resnet import make_trunk
+
+from ..helpers import randomise_norms, relative_error
+
+# The bias at which each gate is exactly 1 in float32, whatever is squeezed, when the weights before it are zero.
+OPEN = {"sigmoid": 50.0, "tanh": 50.0, "relu": 1.0, "hardsigmoid": 50.0}
+
+reductions = st.integers(1, 16)
+configs = st.builds(
+    SEConfig,
+    reduction=reductions,
+    reduction_per_stage=st.one_of(st.just(()), st.tuples(*[reductions] * 4)),
+    position=st.sampled_from(POSITIONS),
+    squeeze=st.sampled_from(SQUEEZES),
+    gate=st.sampled_from(GATES),
+    stages=st.sets(st.sampled_from(STAGES)).map(lambda stages: tuple(sorted(stages))),
+    bias=st.booleans(),
+)
+layouts = st.fixed_dictionaries(
+    {
+        "stem": st.sampled_from(["basic", "caffe", "deep"]),
+        "stride_in_1x1": st.booleans(),
+        "num_groups": st.sampled_from([1, 2]),
+        "res5_dilation": st.sampled_from([1, 2]),
+    }
+)
+
+
+def trunk(se: SEConfig, **layout: Any) -> ResNet:
+    """A ResNet-50 as narrow as the reduction ratios allow."""
+    narrow = {"stem_channels": 16, "res2_channels": 64, "width_per_group": 16 // layout["num_groups"]}
+    return make_trunk(50, se=se, norm="BN", out_features=STAGES, **narrow, **layout)
+
+
+def plain_weights(model: ResNet) -> dict[str, torch.Tensor]:
+    return {key: tensor for key, tensor in model.state_dict().items() if ".se." not in key}
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(se=configs, layout=layouts)
+def test_it_builds_trains_a_step_and_exports(se, layout) -> None:
+    model = trunk(se, **layout)
+    gated = {key.split(".")[0] for key, _ in model.named_parameters() if ".se." in key}
+    assert gated == set(se.stages)
+    for key, parameter in model.named_parameters():
+        if ".se.fc2." in key:  # Gates without bound (relu) square their input in every block: sixteen overflow.
+            parameter.data.mul_(0.01)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    sum(feature.square().mean() for feature in model(torch.randn(2, 3, 64, 64)).values()).backward()
+    before = [parameter.clone() for parameter in model.parameters()]
+    optimizer.step()
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+    assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    model.eval()
+    x = torch.randn(1, 3, 40, 72)
+    with torch.no_grad():
+        expected = model(x)
+        for name, feature in torch.jit.script(model)(x).items():
+            assert relative_error(feature, expected[name]) <= 1e-5
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(se=configs.filter(lambda se: se.bias), layout=layouts)
+def test_with_open_gates_it_is_the_plain_trunk(se, layout) -> None:
+    """A gate of 1 changes nothing, wherever it sits: the outputs are those of detectron2's plain blocks."""
+    plain = randomise_norms(trunk(PLAIN, **layout)).eval()
+    model = trunk(se, **layout).eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    assert plain_weights(model).keys() == plain.state_dict().keys()
+    for key, parameter in model.named_parameters():
+        if ".se.fc2." in key:
+            parameter.data.fill_(OPEN[se.gate] if key.endswith("bias") else 0.0)
+    x = torch.randn(1, 3, 40, 72)
+    with torch.no_grad():
+        expected = plain(x)
+        for name, feature in model(x).items():
+            torch.testing.assert_close(feature, expected[name], rtol=0, atol=0)

@@ -1,0 +1,131 @@
+import copy
+
+import pytest
+import torch
+from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
+from torch import Tensor, nn
+
+from se_detection.modeling.ops.folding_conv import FoldingConv2d, fold_frozen_norms
+
+from ..helpers import randomise_norms, relative_error
+
+KINDS = {
+    "1x1": {"kernel_size": 1},
+    "strided": {"kernel_size": 1, "stride": 2},
+    "3x3": {"kernel_size": 3, "stride": 2, "padding": 1},
+    "dilated": {"kernel_size": 3, "padding": 2, "dilation": 2},
+    "grouped": {"kernel_size": 3, "padding": 1, "groups": 4},
+}
+
+
+def pair(norm: str = "FrozenBN", **options: int) -> tuple[nn.Module, nn.Module]:
+    """Ours and detectron2's, of the same weights."""
+    theirs = Conv2d(8, 12, bias=False, norm=get_norm(norm, 12), **options)
+    randomise_norms(theirs)
+    block = nn.Sequential(copy.deepcopy(theirs))
+    fold_frozen_norms(block)
+    assert type(block[0]) is FoldingConv2d
+    assert list(block[0].state_dict()) == list(theirs.state_dict())
+    return block[0], theirs
+
+
+def kept(layer: nn.Module, x: Tensor) -> list[Tensor]:
+    """What the layer's backward pass needs."""
+    found: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: found.append(t.detach()), lambda t: t):
+        layer(x)
+    return found
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_output_and_gradients_are_detectron2s(kind, channels_last) -> None:
+    ours, theirs = (layer.double() for layer in pair(**KINDS[kind]))
+    memory = torch.channels_last if channels_last else torch.contiguous_format
+    x = torch.randn(2, 8, 19, 14, dtype=torch.float64).to(memory_format=memory).requires_grad_()
+    grad = torch.randn_like(theirs(x))
+    (our_out, our_x, our_weight), (their_out, their_x, their_weight) = (
+        (layer(x), *torch.autograd.grad(layer(x), (x, layer.weight), grad)) for layer in (ours, theirs)
+    )
+    torch.testing.assert_close(our_out, their_out)
+    torch.testing.assert_close(our_x, their_x)
+    torch.testing.assert_close(our_weight, their_weight)
+
+
+@pytest.mark.parametrize("trained", ["x", "weight"])
+def test_only_one_of_the_two_is_trained(trained) -> None:
+    ours, theirs = pair(kernel_size=1)
+    x = torch.randn(2, 8, 9, 9, requires_grad=trained == "x")
+    for layer in (ours, theirs):
+        layer.weight.requires_grad_(trained == "weight")
+        layer(x).square().sum().backward()
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+    if trained == "x":
+        once = torch.autograd.grad(theirs(x).square().sum(), x)[0]
+        torch.testing.assert_close(x.grad, 2 * once)
+
+
+def test_gradcheck() -> None:
+    layer = pair(kernel_size=3, padding=1, groups=2)[0].double()
+    x = torch.randn(1, 8, 7, 7, dtype=torch.float64, requires_grad=True)
+    assert layer.weight[0].numel() < 49
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, {"weight": weight}, x)
+
+    assert torch.autograd.gradcheck(run, (x, layer.weight))
+
+
+def test_it_keeps_no_second_weight_and_no_second_map() -> None:
+    ours, _ = pair(kernel_size=3, padding=1)
+    x = torch.randn(2, 8, 19, 14, requires_grad=True)
+    large = [t.data_ptr() for t in kept(ours, x) if t.numel() > 12]
+    assert sorted(large) == sorted([x.data_ptr(), ours.weight.data_ptr()])
+
+
+@pytest.mark.parametrize("case", ["no gradients", "frozen", "small map", "BN", "GN", ""])
+def test_where_nothing_is_folded_it_is_detectron2s_to_the_bit(case) -> None:
+    """And where it is folded, it isn't: rounding shows which."""
+    ours, theirs = pair(
+        {"GN": lambda width: nn.GroupNorm(4, width)}.get(case, "BN" if case == "BN" else "FrozenBN"), kernel_size=3
+    )
+    x = torch.randn(2, 8, 5, 5) if case == "small map" else torch.randn(2, 8, 32, 32)
+    for layer in (ours, theirs):
+        layer.requires_grad_(case != "frozen")
+    with torch.set_grad_enabled(case != "no gradients"):
+        assert torch.equal(ours(x), theirs(x)) == bool(case)
+
+
+def test_a_norm_that_is_frozen_later_is_folded() -> None:
+    ours, _ = pair("BN", kernel_size=1)
+    x = torch.randn(2, 8, 9, 9)
+    assert not ours.folds(x)
+    assert FrozenBatchNorm2d.convert_frozen_batchnorm(ours).folds(x)
+
+
+def test_an_empty_batch() -> None:
+    ours, _ = pair(kernel_size=3, stride=2, padding=1)
+    x = torch.randn(0, 8, 9, 9, requires_grad=True)
+    out = ours(x)
+    assert out.shape == (0, 12, 5, 5)
+    out.sum().backward()
+    assert x.grad.shape == x.shape
+    assert ours.weight.grad is None or not ours.weight.grad.any()
+
+
+def test_autocast() -> None:
+    """The output is bfloat16 and as near to float32's as detectron2's; gradients have the types of what they are of."""
+    ours, theirs = pair(kernel_size=3, padding=1)
+    x = torch.randn(2, 8, 19, 14, requires_grad=True)
+    grad = torch.randn(2, 12, 19, 14)
+    exact = [theirs(x), *torch.autograd.grad(theirs(x), (x, theirs.weight), grad)]
+
+    def run(layer: nn.Module) -> list[Tensor]:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x)
+        assert out.dtype == torch.bfloat16
+        return [out, *torch.autograd.grad(out, (x, layer.weight), grad.bfloat16())]
+
+    for our, their, best in zip(run(ours), run(theirs), exact, strict=True):
+        assert our.dtype == their.dtype
+        assert relative_error(our, best) < max(1.5 * relative_error(their, best), 0.01)

@@ -1,0 +1,248 @@
+import copy
+
+import cv2
+import detectron2.model_zoo
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, get_cfg
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling.backbone.resnet import BasicBlock
+from torch import nn
+
+from se_detection import UserError, create_backbone, model_zoo
+from se_detection.modeling.blocks import SEBasicBlock
+from se_detection.modeling.fuse.fuse import fuse_for_inference
+from se_detection.modeling.fuse.fused_blocks import FusedBlock
+
+from ..helpers import randomise_norms, relative_error
+
+DEEP = {"RES2_OUT_CHANNELS": 64, "WIDTH_PER_GROUP": 16, "STEM_OUT_CHANNELS": 16}  # narrow: quick
+VARIANTS = [
+    ({"DEPTH": 50, **DEEP}, {}),
+    ({"DEPTH": 50, **DEEP, "NORM": "BN", "STRIDE_IN_1X1": False}, {}),
+    ({"DEPTH": 50, **DEEP, "NUM_GROUPS": 4, "WIDTH_PER_GROUP": 4}, {}),
+    ({"DEPTH": 50, **DEEP, "WIDTH_PER_GROUP": 32, "STEM_OUT_CHANNELS": 32, "NORM": "GN"}, {}),
+    ({"DEPTH": 18, "RES2_OUT_CHANNELS": 64}, {}),
+    ({"DEPTH": 154, **DEEP}, {"STEM": "deep"}),
+    *(({"DEPTH": 50, **DEEP}, {"POSITION": position}) for position in ("pre", "post", "identity", "3x3")),
+    *(({"DEPTH": 50, **DEEP}, {"SQUEEZE": squeeze}) for squeeze in ("max", "avgmax", "none")),
+    *(({"DEPTH": 50, **DEEP}, {"GATE": gate}) for gate in ("tanh", "relu", "hardsigmoid")),
+    ({"DEPTH": 50, **DEEP}, {"BIAS": False, "STAGES": ["res3"], "STEM": "caffe"}),
+]
+
+
+def with_fpn(resnets: dict, se: dict | None = None) -> nn.Module:
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone" if se is None else "build_se_resnet_fpn_backbone"
+    stages = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.RESNETS.merge_from_list([item for pair in resnets.items() for item in pair])
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = stages
+    cfg.MODEL.FPN.OUT_CHANNELS = 32
+    cfg.MODEL.SE.REDUCTION = 4
+    for key, value in (se or {}).items():
+        cfg.MODEL.SE[key] = value
+    return randomise_norms(build_backbone(cfg, ShapeSpec(channels=3))).eval()
+
+
+@pytest.mark.parametrize(("resnets", "se"), [*VARIANTS, (VARIANTS[0][0], None), (VARIANTS[4][0], None)])
+def test_every_level_is_that_of_the_model(resnets, se) -> None:
+    # What isn't folded can amplify the order of summation, as a random network does, but for float64's.
+    dtype = torch.float64 if resnets.get("NORM") == "GN" else torch.float32
+    model = with_fpn(resnets, se).to(dtype)
+    before = copy.deepcopy(model.state_dict())
+    fused = fuse_for_inference(model)
+    for shape in ((2, 3, 64, 96), (1, 3, 160, 64), (0, 3, 64, 64)):
+        x = torch.randn(shape, dtype=dtype)
+        with torch.no_grad():
+            expected, found = model(x), fused(x)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            if shape[0]:
+                assert relative_error(found[name], expected[name]) < 1e-5, name
+            assert found[name].shape == expected[name].shape
+    after = model.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "se_resnet18", "se_resnet50"])
+def test_asked_for_maps_are_not_written_over(name) -> None:
+    """res2's first block has the stem's output as its shortcut, and the stages' outputs go into the next stage."""
+    features = ("stem", "res2", "res3", "res4", "res5")
+    model = randomise_norms(create_backbone(name, out_features=features)).eval()
+    fused = fuse_for_inference(model)
+    x = torch.randn(1, 3, 64, 64)
+    given = x.clone()
+    with torch.no_grad():
+        expected, found = model(x), fused(x)
+    assert torch.equal(x, given)
+    for feature in features:
+        assert relative_error(found[feature], expected[feature]) < 1e-5, feature
+    assert sum(isinstance(module, FusedBlock) for module in fused.modules()) == (16 if name.endswith("50") else 8)
+
+
+def test_a_block_of_ones_own_stays() -> None:
+    """A subclass may do anything: here its residual is halved."""
+    model = create_backbone("se_resnet18").eval()
+    block = model.res3[1]
+    block.__class__ = type("Halved", (SEBasicBlock,), {"residual": lambda self, x: SEBasicBlock.residual(self, x) / 2})
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert relative_error(fuse_for_inference(model)(x)["res5"], model(x)["res5"]) < 1e-5
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 2e-3)], ids=str)
+def test_half_precision(dtype, tolerance) -> None:
+    """Against float64; within a few units of the last digit (2^-8, 2^-11) of the largest value."""
+    model = with_fpn(*VARIANTS[0])
+    fused = fuse_for_inference(model, dtype=dtype)
+    x = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        expected = model.double()(x.double())
+        found = fused(x)
+        for name in expected:
+            assert found[name].dtype == torch.float32
+            assert relative_error(found[name].double(), expected[name]) < tolerance
+        with torch.autocast("cpu", dtype):
+            found = fused(x)
+        for name in expected:
+            assert found[name].dtype == dtype
+            assert relative_error(found[name].double(), expected[name]) < tolerance
+
+
+def detector(name: str, **overrides: object) -> tuple[CfgNode, nn.Module]:
+    cfg = model_zoo.get_config(name)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.merge_from_list([item for pair in overrides.items() for item in pair])
+    return cfg, randomise_norms(build_model(cfg)).eval()
+
+
+@pytest.mark.parametrize("name", ["Toy/faster_rcnn_SE_R_18_FPN", "Toy/faster_rcnn_R_18_FPN"])
+def test_boxes_and_scores(name, shared_data) -> None:
+    """After NMS, on a real picture."""
+    overrides = {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0, "MODEL.RPN.POST_NMS_TOPK_TEST": 100}
+    _, model = detector(name, **overrides)
+    picture = cv2.imread(str(next(iter(sorted((shared_data / "bccd" / "val").glob("*.jpg"))))))
+    inputs = [{"image": torch.from_numpy(picture).permute(2, 0, 1)}]
+    with torch.no_grad():
+        expected, found = model(inputs)[0]["instances"], fuse_for_inference(model)(inputs)[0]["instances"]
+    assert len(found) == len(expected) > 20
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-3)
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+
+
+def test_res5_in_the_heads() -> None:
+    overrides = {
+        "MODEL.ROI_HEADS.NAME": "SERes5ROIHeads",
+        "MODEL.BACKBONE.NAME": "build_se_resnet_backbone",
+        "MODEL.RESNETS.DEPTH": 50,
+        "MODEL.RESNETS.OUT_FEATURES": ["res4"],
+        "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
+        "MODEL.RPN.IN_FEATURES": ["res4"],
+        "MODEL.ANCHOR_GENERATOR.SIZES": [[32, 64]],
+        "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
+        "MODEL.ROI_BOX_HEAD.NAME": "",
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
+        "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
+    }
+    _, model = detector("Toy/faster_rcnn_SE_R_18_FPN", **overrides)
+    fused = fuse_for_inference(model)
+    assert all(isinstance(block, FusedBlock) for block in fused.roi_heads.res5)
+    inputs = [{"image": torch.randint(0, 255, (3, 96, 128)).float()}]
+    with torch.no_grad():
+        expected, found = model(inputs)[0]["instances"], fused(inputs)[0]["instances"]
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "COCO-Detection/retinanet_R_50_FPN_1x.yaml",
+        "COCO-Detection/faster_rcnn_R_50_DC5_1x.yaml",
+        "Misc/cascade_mask_rcnn_R_50_FPN_3x.yaml",
+    ],
+)
+def test_detectron2s_own_detectors(name) -> None:
+    cfg = detectron2.model_zoo.get_config(name)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = ""
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 30
+    model = randomise_norms(build_model(cfg)).eval()
+    inputs = [{"image": torch.randint(0, 255, (3, 64, 96)).float()}]
+    with torch.no_grad():
+        expected, found = model(inputs)[0]["instances"], fuse_for_inference(model)(inputs)[0]["instances"]
+    assert len(found) == len(expected) > 20
+    assert torch.equal(found.pred_classes, expected.pred_classes)
+    torch.testing.assert_close(found.scores, expected.scores, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.pred_boxes.tensor, expected.pred_boxes.tensor, rtol=0, atol=1e-3)
+    if expected.has("pred_masks"):
+        assert (found.pred_masks != expected.pred_masks).double().mean() < 1e-3
+
+
+class TwoBlocks(nn.Module):
+    """Gives what both of its blocks give."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = BasicBlock(8, 8), BasicBlock(8, 8)
+
+    def forward(self, x):
+        first = self.a(x)
+        return {"a": first, "b": self.b(first)}
+
+
+def test_blocks_outside_of_a_stage_keep_their_input() -> None:
+    model = randomise_norms(TwoBlocks()).eval()
+    x = torch.randn(1, 8, 64, 64)
+    with torch.no_grad():
+        expected, found = model(x), fuse_for_inference(model)(x)
+    assert all(relative_error(found[name], expected[name]) < 1e-5 for name in expected)
+
+
+def test_compiled(monkeypatch) -> None:
+    """Few graphs for all heights and widths: even and odd p5 make two, and PyTorch's other ways with tiny maps some.
+
+    Without the half minute that inductor takes: what it would be given is run as it is.
+    """
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, mode, **options: compile_(model, backend="eager", **options))
+    torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
+    model = with_fpn(*VARIANTS[0])
+    compiled = fuse_for_inference(model, compile="default")
+    graphs = []
+    with torch.no_grad():
+        for shape in ((1, 3, 256, 320), (1, 3, 320, 448), (1, 3, 448, 256)):
+            x = torch.randn(shape)
+            expected, found = model(x), compiled(x)
+            for name in expected:
+                assert relative_error(found[name], expected[name]) < 1e-5
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert not torch._dynamo.utils.counters["graph_break"]
+    # One is the entry's, which makes the picture channels-last.
+    assert 2 <= graphs[1] == graphs[2] <= 3
+
+
+def test_an_unknown_mode() -> None:
+    with pytest.raises(UserError, match="compile: 'fast' is not one of default, reduce-overhead, max-autotune"):
+        fuse_for_inference(create_backbone("resnet18"), compile="fast")
+
+
+def test_activations_of_the_heads_stay() -> None:
+    """RetinaNet's and the mask head's convolutions have their own; what they give is compared here, alone."""
+    _, model = detector("Toy/faster_rcnn_SE_R_18_FPN")
+    fused = fuse_for_inference(model)
+    channels = model.backbone.output_shape()["p2"].channels
+    x = [torch.randn(1, channels, 16, 16) for _ in range(5)]
+    with torch.no_grad():
+        for expected, found in zip(
+            model.proposal_generator.rpn_head(x), fused.proposal_generator.rpn_head(x), strict=True
+        ):
+            for a, b in zip(expected, found, strict=True):
+                assert relative_error(b, a) < 1e-5
+    assert F.relu is fused.backbone.bottom_up.res2[0].first[0].activation

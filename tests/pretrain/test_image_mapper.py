@@ -1,0 +1,88 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2.config import CfgNode
+from detectron2.data.detection_utils import read_image
+from PIL import ExifTags, Image
+from torchvision.transforms import functional as F
+
+from se_detection import UserError
+from se_detection.pretrain.image_mapper import ImageMapper
+from se_detection.pretrain.pretrain_config import PRETRAIN
+
+
+@pytest.fixture
+def cfg() -> CfgNode:
+    return CfgNode({"PRETRAIN": {**PRETRAIN, "TRAIN_SIZE": 24, "TEST_SIZE": 32, "TEST_RESIZE": 40}})
+
+
+@pytest.fixture
+def item(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(path)
+    return {"file_name": str(path), "label": 3}
+
+
+@pytest.mark.parametrize("resize", [40, 33, 57])
+def test_testing_is_resize_and_centre_crop(cfg, item, resize) -> None:
+    cfg.PRETRAIN.TEST_RESIZE = resize
+    theirs = F.center_crop(F.resize(Image.open(item["file_name"]), resize), 32)
+    found = ImageMapper(cfg, is_train=False)(item)
+    np.testing.assert_array_equal(found["image"], np.asarray(theirs).transpose(2, 0, 1))
+    assert found["label"] == 3
+
+
+def test_training_crops_and_flips(cfg, item) -> None:
+    """A picture with a left half and a right half shows which way round it is."""
+    pixels = np.zeros((60, 60, 3), np.uint8)
+    pixels[:, 30:] = 255
+    Image.fromarray(pixels).save(item["file_name"])
+    cfg.PRETRAIN.CROP_SCALE = [1.0, 1.0]
+    found = [ImageMapper(cfg, is_train=True)(item)["image"] for _ in range(30)]
+    assert {image.shape for image in found} == {(3, 24, 24)}
+    left_is_dark = [bool(image[0, 12, 2] < image[0, 12, -3]) for image in found]
+    assert {True, False} == set(left_is_dark)
+
+
+def test_crops_have_the_size_that_is_asked_for(cfg, item) -> None:
+    """On a picture that gets lighter from left to right, a crop's range shows its width."""
+    ramp = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
+    Image.fromarray(ramp).save(item["file_name"])
+    for scale, low, high in ((0.04, 30, 50), (1.0, 180, 200)):
+        cfg.PRETRAIN.CROP_SCALE = [scale, scale]
+        images = [ImageMapper(cfg, is_train=True)(item)["image"] for _ in range(10)]
+        widths = [int(image.max()) - int(image.min()) for image in images]
+        assert low <= np.mean(widths) <= high
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.5])
+def test_colours_change_where_they_are_meant_to(cfg, item, jitter) -> None:
+    Image.new("RGB", (50, 50), (90, 120, 150)).save(item["file_name"])
+    cfg.PRETRAIN.COLOR_JITTER = jitter
+    found = {tuple(ImageMapper(cfg, is_train=True)(item)["image"][:, 5, 5]) for _ in range(5)}
+    assert (found == {(90, 120, 150)}) == (jitter == 0)
+
+
+def test_a_picture_is_turned_as_detectors_see_it(cfg, item) -> None:
+    """detectron2 reads EXIF's orientation."""
+    path = Path(item["file_name"]).with_suffix(".jpg")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.open(item["file_name"]).save(path, exif=exif, quality=95)
+    theirs = Image.fromarray(read_image(str(path), "RGB"))
+    expected = F.center_crop(F.resize(theirs, 40), 32)
+    found = ImageMapper(cfg, is_train=False)({"file_name": str(path), "label": 0})
+    np.testing.assert_array_equal(found["image"], np.asarray(expected).transpose(2, 0, 1))
+
+
+def test_a_picture_of_one_channel_has_three(cfg, item) -> None:
+    Image.open(item["file_name"]).convert("L").save(item["file_name"])
+    assert ImageMapper(cfg, is_train=False)(item)["image"].shape == (3, 32, 32)
+
+
+def test_a_broken_picture_is_named(cfg, item) -> None:
+    with open(item["file_name"], "wb") as file:
+        file.write(b"no picture")
+    with pytest.raises(UserError, match=r"picture\.png can't be used"):
+        ImageMapper(cfg, is_train=True)(item)

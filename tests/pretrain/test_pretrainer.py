@@ -1,0 +1,172 @@
+import gc
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+from torch import Tensor
+
+from se_detection import UserError, model_zoo
+from se_detection.checkpoint.checkpointer import StrictCheckpointer
+from se_detection.checkpoint.layout import Layout
+from se_detection.engine.signals import Interrupted
+from se_detection.pretrain.pretrain_config import load_config
+
+from .conftest import SMALL
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_trainers_are_kept():
+    yield
+    gc.collect()
+
+
+@pytest.fixture(scope="module")
+def trained(pictures, module_path) -> Path:
+    """What the tool leaves after eight epochs."""
+    folder = module_path / "run"
+    config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
+    command = [REPOSITORY / "tools" / "pretrain.py", "--config-file", config, "--data", pictures, *SMALL]
+    words = [sys.executable, *command, "PRETRAIN.EPOCHS", "8", "OUTPUT_DIR", folder]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_it_learns_colours(trained) -> None:
+    results = json.loads((trained / "inference" / "results.json").read_text())
+    assert results["images"] == 12
+    assert results["top1"] > 90
+    evaluated = [line for line in map(json.loads, (trained / "metrics.json").open()) if "classification/top1" in line]
+    assert len(evaluated) == 8
+    assert evaluated[-1]["classification/top1"] == pytest.approx(results["top1"])
+
+
+def detector():
+    cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
+    cfg.MODEL.DEVICE = "cpu"
+    return cfg, build_model(cfg)
+
+
+def trunk(model) -> dict[str, Tensor]:
+    return dict(model.backbone.bottom_up.state_dict())
+
+
+@pytest.mark.parametrize("checkpointer", [DetectionCheckpointer, StrictCheckpointer])
+def test_a_detector_gets_the_whole_trunk(trained, checkpointer) -> None:
+    cfg, model = detector()
+    options = {"layout": Layout.from_cfg(cfg)} if checkpointer is StrictCheckpointer else {}
+    checkpointer(model, **options).load(str(trained / "trunk.pth"))
+    whole = torch.load(trained / "model_final.pth", weights_only=True)["model"]
+    expected = {key.removeprefix("backbone."): value for key, value in whole.items() if key.startswith("backbone.")}
+    torch.testing.assert_close(trunk(model), expected, rtol=0, atol=0)
+
+
+def test_another_channel_order_is_refused(trained) -> None:
+    cfg, model = detector()
+    cfg.INPUT.FORMAT = "RGB"
+    with pytest.raises(UserError, match=r"INPUT\.FORMAT is BGR in the file and RGB in the config"):
+        StrictCheckpointer(model, layout=Layout.from_cfg(cfg)).load(str(trained / "trunk.pth"))
+
+
+def test_it_goes_on_as_if_it_had_not_been_stopped(build) -> None:
+    epochs = ("PRETRAIN.EPOCHS", "1.5", "PRETRAIN.MIXUP", "0.2", "PRETRAIN.STOCHASTIC_DEPTH", "0.2")
+    ema = ("SOLVER.EMA_DECAY", "0.9")
+    whole = build(*epochs, *ema, name="whole")
+    whole.train()
+    stopped = build(*epochs, *ema, name="stopped")
+    before_step = stopped._hooks[0].before_step
+
+    def stop() -> None:
+        stopped.stop.received = signal.SIGTERM if stopped.iter == 4 else 0
+        before_step()
+
+    stopped._hooks[0].before_step = stop
+    with pytest.raises(Interrupted):
+        stopped.train()
+    assert not Path(stopped.cfg.OUTPUT_DIR, "trunk.pth").exists()
+    resumed = build(*epochs, *ema, name="stopped", resume=True)
+    assert resumed.start_iter == 5
+    resumed.train()
+    ours, theirs = (
+        torch.load(Path(it.cfg.OUTPUT_DIR, "trunk.pth"), weights_only=True)["model"] for it in (resumed, whole)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    # It is the average that was evaluated.
+    final = torch.load(Path(resumed.cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)
+    trained = final["trainer"]["hooks"]["MovingAverage"]["trained"]
+    for key, tensor in ours.items():
+        assert torch.equal(tensor, final["model"][f"backbone.{key}"])
+    assert not torch.equal(ours["res5.1.conv2.weight"], trained["backbone.res5.1.conv2.weight"])
+
+
+def test_epochs_become_iterations(arguments) -> None:
+    overrides = ("PRETRAIN.EPOCHS", "3", "PRETRAIN.STEP_EPOCHS", "[1.0, 2.5]", "PRETRAIN.WARMUP_EPOCHS", "0.5")
+    cfg = load_config(arguments(*overrides))
+    # 36 pictures, 6 a step
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS, cfg.TEST.EVAL_PERIOD) == (18, (6, 15), 3, 6)
+
+
+def test_what_is_frozen_in_a_detector_learns_here(arguments) -> None:
+    cfg = load_config(arguments(config="COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"))
+    assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.WEIGHTS) == ("BN", 0, "")
+    detector_config = model_zoo.get_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
+    assert Layout.from_cfg(cfg) == Layout.from_cfg(detector_config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "flags", "message"),
+    [
+        (("SOLVER.MAX_ITER", "5"), (), "set PRETRAIN.EPOCHS instead"),
+        (("PRETRAIN.MIXUP", "0.2", "SOLVER.IMS_PER_BATCH", "5"), (), "is odd"),
+        (("PRETRAIN.MIXUP", "0.2"), ("--num-gpus", "2"), "is odd for each of 2 processes"),
+        (("SOLVER.AMP.ENABLED", "True"), (), "is for detectors|needs a GPU"),
+        (("SOLVER.TRUNK_FROZEN_ITERS", "3"), (), "are for fine-tuning"),
+        (("SOLVER.IMS_PER_BATCH", "40"), (), "40 is more than the 36 pictures"),
+        (("PRETRAIN.LABEL_SMOOTHING", "1.0"), (), "LABEL_SMOOTHING: 1.0"),
+        (("PRETRAIN.TEST_SIZE", "64"), (), "is below TEST_SIZE"),
+        (("PRETRAIN.EPOCH", "1"), (), "did you mean PRETRAIN.EPOCHS"),
+        (("PRETRAIN.EPOCHS", "0.0"), (), "not above 0"),
+        (("PRETRAIN.AUTO_AUGMENT", "nothing"), (), "AUTO_AUGMENT"),
+        ((), ("--recipe", "old"), "choose from modern, paper"),
+        ((), ("--recipe", "old.yaml"), "no such file"),
+    ],
+)
+def test_mistakes_are_explained(arguments, overrides, flags, message) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(arguments(*overrides, flags=flags))
+
+
+def test_a_trunk_that_is_there_is_not_replaced(arguments, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "trunk.pth").write_text("mine")
+    with pytest.raises(UserError, match=r"holds a run already \(trunk\.pth\)"):
+        load_config(arguments())
+    assert (tmp_path / "run" / "trunk.pth").read_text() == "mine"
+
+
+def test_the_modern_recipe_runs(build) -> None:
+    trainer = build("PRETRAIN.EPOCHS", "0.4", flags=("--recipe", "modern"))
+    recipe = trainer.cfg.PRETRAIN
+    assert (recipe.MIXUP, recipe.CUTMIX, trainer.cfg.SOLVER.LR_SCHEDULER_NAME) == (0.2, 1.0, "WarmupCosineLR")
+    convolution = trainer.checkpointer.model.backbone.res2[0].conv1.weight
+    assert convolution.is_contiguous(memory_format=torch.channels_last)
+    trainer.train()
+    assert Path(trainer.cfg.OUTPUT_DIR, "trunk.pth").is_file()
+
+
+def test_two_processes_evaluate_every_picture_once(pictures, tmp_path) -> None:
+    config = model_zoo.get_config_file("Toy/faster_rcnn_R_18_FPN")
+    command = [REPOSITORY / "tools" / "pretrain.py", "--config-file", config, "--data", pictures]
+    flags = ["--num-gpus", "2", "--dist-url", "auto"]
+    words = [sys.executable, *command, *flags, *SMALL, "PRETRAIN.EPOCHS", "0.5", "OUTPUT_DIR", tmp_path / "run"]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "inference" / "results.json").read_text())["images"] == 12

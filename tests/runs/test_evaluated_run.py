@@ -1,0 +1,49 @@
+import json
+
+import pytest
+
+from se_detection import UserError
+from se_detection.runs.evaluated_run import read_run
+
+
+def test_a_run_is_read(runs, tmp_path) -> None:
+    run = read_run(runs[1])
+    assert (run.name, run.arm.backbone, run.arm.backbone_input) == ("se", "resnet_fpn 50", (480, 640))
+    assert run.annotations == tmp_path / "val.json"
+    assert run.recipe["MODEL.BACKBONE.NAME"] == "build_se_resnet_fpn_backbone"
+    assert run.unfinished == ""
+    (runs[1] / "last_checkpoint").write_text("model_0000199.pth")
+    assert read_run(runs[1]).unfinished == "model_0000199.pth"
+    (runs[1] / "last_checkpoint").unlink()
+    assert read_run(runs[1]).unfinished == ""
+
+
+def test_a_bare_file_is_named_by_itself_or_its_run(runs, tmp_path) -> None:
+    file = tmp_path / "theirs.json"
+    file.write_text("[]")
+    run = read_run(file, tmp_path / "val.json")
+    assert (run.name, run.detections, run.recipe) == ("theirs", file, None)
+    of_run = runs[0] / "inference" / "coco_instances_results.json"
+    assert read_run(of_run, tmp_path / "val.json").name == "plain"
+    with pytest.raises(UserError, match=r"theirs\.json is a bare file of results; .*--annotations"):
+        read_run(file)
+
+
+def test_what_is_no_run_is_named(runs, tmp_path) -> None:
+    def refuse(message, folder=runs[0]):
+        with pytest.raises(UserError, match=message):
+            read_run(folder)
+
+    refuse("nowhere: no inference/results.json; is it a run folder", tmp_path / "nowhere")
+    results = runs[0] / "inference" / "results.json"
+    content = json.loads(results.read_text())
+    results.write_text(json.dumps({**content, "annotations": str(tmp_path / "gone.json")}))
+    refuse(r"gone\.json are gone")
+    assert read_run(runs[0], tmp_path / "val.json").annotations == tmp_path / "val.json"
+    results.write_text("[]")
+    refuse("evaluate the run again")
+    (runs[0] / "run.json").write_text("[]")
+    refuse(r"run\.json is no record")
+    (runs[0] / "inference" / "set_a").mkdir()
+    results.rename(runs[0] / "inference" / "set_a" / "results.json")
+    refuse(r"several data sets \(set_a\)")

@@ -1,0 +1,117 @@
+import os
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from detectron2.config import get_cfg
+
+import se_detection  # noqa: F401  adds its nodes to detectron2's config
+from se_detection import UserError
+from se_detection.runs.recipe import differing, is_of_trunk, read_recipe
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def recipe_of(tmp_path):
+    """A function that gives the recipe of a run of a config file, with overrides, as a run saves it."""
+
+    def recipe_of(config_file="", *overrides, where="config.yaml"):
+        cfg = get_cfg()
+        if config_file:
+            cfg.merge_from_file(str(CONFIGS / config_file))
+        cfg.merge_from_list(list(overrides))
+        (tmp_path / "inference").mkdir(exist_ok=True)
+        (tmp_path / where).write_text(cfg.dump())
+        return read_recipe(tmp_path)
+
+    return recipe_of
+
+
+def pairs():
+    for path in sorted(CONFIGS.glob("*/*SE_*.yaml")):
+        plain = path.with_name(re.sub(r"_FPN_(open|pre|identity|3x3|r\d+)\.", "_FPN.", path.name.replace("SE_", "")))
+        yield plain.relative_to(CONFIGS), path.relative_to(CONFIGS)
+    for path in sorted(CONFIGS.glob("Ablations/se_*.yaml")):
+        yield Path("Ablations", "r50_no_se.yaml"), path.relative_to(CONFIGS)
+
+
+@pytest.mark.parametrize(("plain", "se"), list(pairs()), ids=str)
+def test_the_pairs_of_this_project_differ_in_trunk_and_weights_alone(recipe_of, plain, se) -> None:
+    found = differing(recipe_of(plain), recipe_of(se))
+    assert "MODEL.BACKBONE.NAME" in found or any(key.startswith("MODEL.SE.") for key in found)
+    assert all(map(is_of_trunk, found))
+
+
+def test_what_a_trunk_is_not_is_the_recipe(recipe_of) -> None:
+    plain = recipe_of()
+    changed = {
+        "SOLVER.BASE_LR": 0.5,
+        "SOLVER.STEPS": [7],
+        "INPUT.MIN_SIZE_TRAIN": [640],
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+        "MODEL.RESNETS.NORM": "BN",
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.5,
+        "TEST.DETECTIONS_PER_IMAGE": 10,
+    }
+    found = differing(plain, recipe_of("", *(item for pair in changed.items() for item in pair)))
+    assert {key: values[1] for key, values in found.items()} == changed
+    assert not any(map(is_of_trunk, found))
+
+
+def test_what_makes_no_difference_is_none(recipe_of) -> None:
+    changed = ("OUTPUT_DIR", "x", "SEED", 7, "DATALOADER.NUM_WORKERS", 1, "MODEL.DEVICE", "cpu", "VIS_PERIOD", 9)
+    assert differing(recipe_of(), recipe_of("", *changed, "TEST.EVAL_PERIOD", 9)) == {}
+
+
+def test_the_heads_that_hold_a_trunks_res5_differ_with_it(recipe_of) -> None:
+    plain = recipe_of("", "MODEL.ROI_HEADS.NAME", "Res5ROIHeads")
+    assert differing(plain, recipe_of("", "MODEL.ROI_HEADS.NAME", "SERes5ROIHeads")) == {}
+    assert differing(plain, recipe_of("", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"))
+
+
+def test_a_key_of_a_later_version_had_its_default(recipe_of, tmp_path) -> None:
+    now = recipe_of()
+    content = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del content["MODEL"]["SE"], content["SOLVER"]["NUM_DECAYS"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
+    assert differing(read_recipe(tmp_path), now) == {}
+
+
+def test_tests_are_as_evaluated_last(recipe_of, tmp_path) -> None:
+    trained = recipe_of("", "SOLVER.BASE_LR", 0.5)
+    os.utime(tmp_path / "config.yaml", (1000, 1000))
+    evaluated = recipe_of("", "INPUT.MIN_SIZE_TEST", 400, where="inference/config.yaml")
+    assert differing(trained, evaluated) == {"INPUT.MIN_SIZE_TEST": [800, 400]}
+    # It was trained anew since, and evaluated with that config.
+    os.utime(tmp_path / "inference" / "config.yaml", (500, 500))
+    assert differing(trained, read_recipe(tmp_path)) == {}
+
+
+def test_a_run_that_was_only_evaluated_has_the_config_of_that(recipe_of, tmp_path) -> None:
+    assert read_recipe(tmp_path) is None
+    recipe_of(where="inference/config.yaml")
+    assert not (tmp_path / "config.yaml").exists()
+    assert read_recipe(tmp_path)["SOLVER.BASE_LR"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SEED: !!python/object/apply:os.mkdir [made]", "no code is run from a config"),
+        ("a: &a {b: *a}", "values with its aliases written out"),
+        ("DATASETS: {TRAIN: 5}", "'DATASETS.TRAIN' 5, which must be a list of names"),
+        ("DATASETS: {TRAIN: [[a]]}", "'DATASETS.TRAIN' .* which must be a list of names"),
+        ("MODEL: {ROI_HEADS: {NAME: [a]}}", "'MODEL.ROI_HEADS.NAME' .* which must be a name"),
+        ("SEED: high", "'SEED' 'high', which must be an integer"),
+        ("- a", r"config\.yaml is no saved config"),
+        ("a: [", r"config\.yaml is no valid YAML"),
+    ],
+)
+def test_what_is_no_saved_config(tmp_path, monkeypatch, text, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_recipe(tmp_path)
+    assert os.listdir() == ["config.yaml"]

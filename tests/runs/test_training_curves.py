@@ -1,0 +1,24 @@
+import json
+
+from se_detection.runs.training_curves import read_training_curve
+
+
+def test_loss_and_ap_are_read_by_iteration(tmp_path) -> None:
+    lines = [
+        {"iteration": 19, "total_loss": 2.5, "lr": 0.1},
+        {"iteration": 39, "total_loss": 1.5, "bbox/AP": 10.25},
+        # Done again after a resumption.
+        {"iteration": 39, "total_loss": 1.25},
+        {"iteration": 40, "bbox/AP": 20.5, "bbox/AP50": 40},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"iteration": 59, "total_lo'
+    (tmp_path / "metrics.json").write_text(text)
+    curve = read_training_curve(tmp_path)
+    assert curve.loss == {19: 2.5, 39: 1.25}
+    assert curve.ap == {39: 10.25, 40: 20.5}
+
+
+def test_without_a_log_there_is_no_curve(tmp_path) -> None:
+    curve = read_training_curve(tmp_path)
+    assert not curve.loss
+    assert not curve.ap
