@@ -24,12 +24,13 @@ else:
 
 from detectron2.config import defaults
 
+from .backbones import create_backbone
 from .checkpoint.timm_handler import register_timm_handler
-from .config.se_config import SEConfig, add_se_config
+from .config.defaults import add_se_config
+from .config.se_config import SEConfig
 from .data.toy import register_toy
 from .errors import UserError
 from .modeling import roi_heads
-from .modeling.se_resnet import create_backbone
 
 __all__ = ["SEConfig", "UserError", "add_se_config", "create_backbone", "model_zoo", "roi_heads"]
 

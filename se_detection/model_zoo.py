@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from .errors import UserError
-from .modeling.padding_in_heads import ignore_padding_in_heads
+from .modeling.padding import ignore_padding_in_heads
 
 YAML, LAZY = ".yaml", ".py"
 # Of lazy configs, what others are made of.

@@ -7,15 +7,16 @@ import sys
 from projects.paper.padding_drift import drift_table, padding_drift
 from projects.paper.paper_tables import measure
 from projects.paper.parity import measure_parity
-from projects.paper.tables import check_new_file, detector_table, paper_table, parity_table, write_json
+from projects.paper.tables import check_new_file, paper_table, parity_table, write_json
 from se_detection.analysis.arguments import argument_parser
 from se_detection.errors import UserError, run_tool
+from se_detection.files import check_html_file
 from se_detection.gates.excitations import explain
 from se_detection.gates.gate_page import write_excitation_page
 from se_detection.gates.gate_tables import excitations_table, write_excitations
 from se_detection.gates.heat_map import draw_effect
-from se_detection.modeling.detector_complexity import detector_complexity, load_detector_config
-from se_detection.visualization.page import check_html_file
+from se_detection.modeling.complexity import detector_complexity
+from tools.analyze_config import detector_table, load_detector_config
 
 
 def main() -> None:

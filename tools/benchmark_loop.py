@@ -27,8 +27,8 @@ from projects.benchmark.loop import (
 from projects.benchmark.rounds import clock_of
 from se_detection import model_zoo
 from se_detection.data.coco_sets import register_coco_json
-from se_detection.data.output import check_output, write_json
 from se_detection.errors import UserError, run_tool
+from se_detection.files import check_output, write_json
 
 EXAMPLE = """
 loader      detectron2's loader, this one, and the training step that waits for its pictures

@@ -11,7 +11,7 @@ from se_detection.compare.page.comparison_page import write_html_report
 from se_detection.compare.side_by_side import draw_side_by_side
 from se_detection.compare.tables import comparison_table, report_folder, write_report
 from se_detection.errors import run_tool
-from se_detection.visualization.page import check_html_file
+from se_detection.files import check_html_file
 
 EXAMPLE = """
 A RUN is a run folder, or a JSON file in COCO's results format. With two or more training runs (seeds) a side, the

@@ -5,8 +5,8 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from se_detection.checkpoint.convert import SOURCES
+from se_detection.checkpoint.convert_input import convert_input
 from se_detection.checkpoint.converted import check_target
-from se_detection.checkpoint.inputs import convert_input
 from se_detection.checkpoint.verify import SIZES, TOLERANCE, relative_errors
 from se_detection.errors import UserError, run_tool
 

@@ -5,10 +5,9 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from se_detection.errors import run_tool
-from se_detection.export.export_runs import export_runs, forms
+from se_detection.export.export_runs import export_runs, export_table, forms
 from se_detection.export.exporter import PRECISIONS
 from se_detection.export.formats import SUFFIXES
-from se_detection.export.table import export_table
 
 EXAMPLE = """
 OUTPUT gets RUN-FORMAT-PRECISION.{ts,onnx,pt2} and exports.json, a row for each. How to prepare a picture (size, channel

@@ -3,16 +3,17 @@
 
 import sys
 
+from se_detection.config.buildable import check_backbone
+from se_detection.config.reading import read_config
 from se_detection.data.arguments import argument_parser
 from se_detection.data.check.annotated_folder import decode_images, read_split, read_splits
 from se_detection.data.check.fix import fix_split
 from se_detection.data.check.health import check_health
 from se_detection.data.check.health_report import changes_text, health_dict, health_tables, summary
 from se_detection.data.minival import make_minival
-from se_detection.data.output import check_output, write_json
 from se_detection.data.sample import sample_coco
-from se_detection.engine.checks import check_backbone, read_config
 from se_detection.errors import UserError, run_tool
+from se_detection.files import check_output, write_json
 
 
 def main() -> None:

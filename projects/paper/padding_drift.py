@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from se_detection.errors import UserError
-from se_detection.export.pairs import pair_detections
+from se_detection.export.output_check import pair_detections
 from se_detection.gates.recorder import se_gates
-from se_detection.runs.trained_run import Split, TrainedRun, batches, load_trained_run, open_split, read_run_config
+from se_detection.runs.evaluation_data import Split, batches, open_split
+from se_detection.runs.trained_run import TrainedRun, load_trained_run, read_run_config
 
 
 @dataclass

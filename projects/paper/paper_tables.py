@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
+from se_detection.backbones import create_backbone
 from se_detection.config.se_config import PLAIN, SEConfig
 from se_detection.modeling.complexity import count_parameters, multiply_adds
-from se_detection.modeling.se_resnet import create_backbone
 
 SIZE = 224
 NUM_CLASSES = 1000

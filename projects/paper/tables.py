@@ -8,7 +8,6 @@ from typing import Any
 from tabulate import tabulate
 
 from se_detection.errors import UserError
-from se_detection.modeling.detector_complexity import DetectorComplexity
 
 from .paper_tables import NUM_CLASSES, SIZE, Measurement
 from .parity import Parity
@@ -47,26 +46,6 @@ def paper_table(measurements: Sequence[Measurement], tablefmt: str = "simple") -
     return f"{table}\n\n{PAPER_NOTE}"
 
 
-def detector_table(complexity: DetectorComplexity, tablefmt: str = "simple") -> str:
-    """A row for each part of a detector and for the whole; below them, what was counted."""
-    parts = {**complexity.parts, "total": complexity.total()}
-    rows = [[part, f"{count / 1e6:.3f}", f"{gflops:.3f}"] for part, (count, gflops) in parts.items()]
-    table = tabulate(
-        rows,
-        ["part", "params (M)", "GFLOPs"],
-        tablefmt=tablefmt,
-        disable_numparse=True,
-        colalign=["left", "right", "right"],
-    )
-    note = (
-        f"{complexity.detector}. GFLOPs: 10⁹ multiply-adds of convolutions and linear layers\n"
-        f"for one picture of {_size(complexity.size)}, padded to {_size(complexity.padded)}"
-    )
-    if complexity.proposals is not None:
-        note += f", and {complexity.proposals} proposals (MODEL.RPN.POST_NMS_TOPK_TEST)"
-    return f"{table}\n\n{note}."
-
-
 def parity_table(parities: Sequence[Parity], tablefmt: str = "simple") -> str:
     """A row for each network of timm's."""
     rows = [[parity.name, parity.layout, f"{parity.error:.1e}"] for parity in parities]
@@ -91,7 +70,3 @@ def check_new_file(path: Path) -> None:
 def write_json(content: Any, path: Path) -> None:
     """Writes a report as JSON."""
     path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}×{size[1]}"

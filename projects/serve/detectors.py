@@ -14,11 +14,11 @@ from PIL import Image, UnidentifiedImageError
 
 from se_detection.data.image_files import reason, refuse_deep
 from se_detection.errors import UserError
+from se_detection.files import file_digest
 from se_detection.gates.heat_map import energy_maps, measure_effect
 from se_detection.gates.recorder import se_gates
 from se_detection.inference.image_array import picture_array
 from se_detection.inference.predictor import SEPredictor
-from se_detection.runs.trained_run import file_digest
 from se_detection.visualization.drawing import class_colours
 
 from .mean_gates import read_mean_gates

@@ -4,13 +4,14 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from se_detection.data.coco_files import read_json
 from se_detection.errors import UserError
+from se_detection.files import read_json
 from se_detection.gates.excitations import STATE, STATISTICS, Excitations
 from se_detection.gates.recorder import se_gates
 from se_detection.gates.statistics import load_statistics
 from se_detection.inference.predictor import SEPredictor
-from se_detection.runs.trained_run import Split, TrainedRun
+from se_detection.runs.evaluation_data import Split
+from se_detection.runs.trained_run import TrainedRun
 
 
 def read_mean_gates(run: Path, predictor: SEPredictor, made_of: Mapping[str, str]) -> Excitations:

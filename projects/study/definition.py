@@ -10,9 +10,9 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from se_detection.config.reading import read_config
 from se_detection.config.values import LARGEST_INTEGER
 from se_detection.config.yaml_file import read_yaml
-from se_detection.engine.checks import read_config
 from se_detection.errors import UserError
 from se_detection.pretrain.pretrain_config import config_base
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from se_detection.data.coco_format import read_coco
-from se_detection.data.output import write_json
 from se_detection.data.sample import sample_coco
 from se_detection.errors import UserError
+from se_detection.files import write_json
 from se_detection.pretrain.image_folder import find_image_folder
 
 from .definition import Study

@@ -8,11 +8,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from se_detection.data.coco_files import read_json
 from se_detection.engine.loss_guard import REPORT as NON_FINITE
 from se_detection.engine.signals import Interrupted, handling
 from se_detection.errors import UserError
-from se_detection.files import write_whole
+from se_detection.files import read_json, write_whole
 from se_detection.runs.evaluated_run import RESULTS
 
 from .definition import Arm, Study

@@ -11,11 +11,11 @@ from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
 from projects.benchmark.rounds import clock_of, rounds_in_turn
+from se_detection.config.reading import read_config
 from se_detection.data.coco_sets import register_coco_json
 from se_detection.data.mapper import CheckedMapper
-from se_detection.data.output import write_json
-from se_detection.engine.checks import read_config
 from se_detection.engine.trainer import Trainer
+from se_detection.files import write_json
 
 from .definition import Arm, Study
 from .files import Split

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..files import write_whole
 from ..modeling.partial_load import OPTIONAL, PLAIN_TRUNK_REASON
-from ..runs.checkpoints import LAST
 from .convert import fitting_source
-from .downloads import check_download
 from .layout import Layout, contradictions
-from .reading import read_checkpoint
+from .reading import check_download, read_checkpoint
 
+# The file that names the newest checkpoint of a folder, as fvcore writes it.
+LAST = "last_checkpoint"
 # A ResNet's layers, in a classifier, under FPN, and in the ROI heads of a C4 detector.
 TRUNK = r"(^|\.)(stem|res[2-5])\."
 PARTIAL = "--allow-partial-trunk loads what fits"

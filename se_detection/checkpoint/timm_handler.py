@@ -11,7 +11,7 @@ from iopath.common.file_io import PathHandler, get_cache_dir
 
 from ..errors import UserError
 from .converted import Converted
-from .downloads import check_download
+from .reading import check_download
 
 PREFIX = "timm://"
 NAMES = (

@@ -183,8 +183,12 @@ def _unchecked(runs: list[Run]) -> list[str]:
 
 
 def _arm(runs: list[Run]) -> Arm:
-    """Of several runs, what their names begin with."""
-    arm = runs[0].arm
+    """The name of a run, or what the names of several begin with, and what the record tells of the backbone."""
+    first = runs[0]
+    backbone = str(first.record.get("backbone", "")).removeprefix("build_").removesuffix("_backbone")
+    depth = f" {first.record['depth']}" if "depth" in first.record else ""
+    size = first.record.get("backbone_input")
+    arm = Arm(first.name, backbone + depth, (size[0], size[1]) if size else None)
     if len(runs) == 1:
         return arm
     same = takewhile(lambda letters: len(set(letters)) == 1, zip(*(run.name for run in runs), strict=False))

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ..runs.training_curves import TrainingCurve
+from ..runs.metrics import TrainingCurve
 from ..visualization.charts import BASELINE, CANDIDATE, GRID, INK, PAPER, QUIET, WIDTH, chart_style
 from .comparison import Comparison
 from .details import Curve

@@ -48,7 +48,7 @@ def draw_side_by_side(
     coco = load_annotations(runs[0].annotations)
     colours = category_colours(coco)
     arms = [_by_image(coco.anns.values()), *(_by_image(confident(run, coco)) for run in runs)]
-    titles = ["ground truth", f"baseline: {runs[0].arm.name}", f"candidate: {runs[1].arm.name}"]
+    titles = ["ground truth", f"baseline: {runs[0].name}", f"candidate: {runs[1].name}"]
 
     folder.mkdir(parents=True, exist_ok=True)
     images = list(coco.imgs.values())

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from detectron2.config import CfgNode
 
@@ -13,15 +12,6 @@ SQUEEZES = ("avg", "max", "avgmax", "none")
 GATES = ("sigmoid", "tanh", "relu", "hardsigmoid")
 STAGES = ("res2", "res3", "res4", "res5")
 STEMS = ("basic", "caffe", "deep")
-TRAINER = {
-    "CHECKPOINTS_TO_KEEP": 0,
-    "BEST_METRIC": "bbox/AP",
-    "EMA_DECAY": 0.0,
-    "SKIP_NON_FINITE": 0,
-    "TRUNK_FROZEN_ITERS": 0,
-    "TRUNK_LR_FACTOR": 1.0,
-    "CHANNELS_LAST": False,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,42 +84,3 @@ def check_choice(key: str, value: object, choices: Sequence[str]) -> None:
 
 # A trunk without SE.
 PLAIN = SEConfig(stages=())
-
-
-def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config's values by full key, such as `MODEL.SE.REDUCTION`; tuples as lists, as YAML knows no others."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def classifier(cfg: CfgNode) -> str:
-    """The node of `MODEL` whose `NUM_CLASSES` a config's detector goes by."""
-    return "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-
-
-def add_se_config(cfg: CfgNode) -> None:
-    """Adds `MODEL.SE`, and what this project's trainer reads in `SOLVER`, with defaults; what is there stays as it is.
-
-    The trainer's: `CHECKPOINTS_TO_KEEP`, the number of checkpoints along the way that are kept, 0 for all;
-    `BEST_METRIC`, by which `model_best.pth` is chosen where `TEST.EVAL_PERIOD` is set, empty for none; `EMA_DECAY` of a
-    moving average of the weights, 0 for none; `SKIP_NON_FINITE`, how many steps in a row are skipped for a loss that is
-    not finite before the run stops; `TRUNK_FROZEN_ITERS`, for how many iterations the trunk is frozen at first;
-    `TRUNK_LR_FACTOR`, of its learning rate; `CHANNELS_LAST`, the order of the weights in memory; `AMP.BF16`, mixed
-    precision in bfloat16 instead of float16.
-    """
-    for key, value in TRAINER.items():
-        cfg.setdefault("SOLVER", CfgNode()).setdefault(key, value)
-    cfg.SOLVER.setdefault("AMP", CfgNode()).setdefault("BF16", False)
-    if "SE" in cfg.MODEL:
-        return
-    defaults = {
-        field.upper(): list(value) if isinstance(value, tuple) else value for field, value in asdict(SEConfig()).items()
-    }
-    # These two are the trunk's, not the SE block's. The stem: detectron2's own, that of the released Caffe models
-    # (ceil-mode pool), or SENet-154's. Whether features are kept apart from what is in a batch's padding.
-    cfg.MODEL.SE = CfgNode({**defaults, "STEM": "basic", "IGNORE_PADDING": False})

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from torch import finfo, float32
 
 from ..errors import UserError
-from .se_config import flatten
+from .defaults import flatten
 
 # What counts in torch, numpy and OpenCV, and float32, can hold.
 LARGEST_INTEGER = 2**31 - 1

@@ -9,7 +9,7 @@ from typing import Any
 from pycocotools.coco import COCO
 
 from ..errors import UserError
-from ..files import parse_json
+from ..files import read_json
 from .coco_format import (
     CATEGORY,
     EVALUATED_ANNOTATION,
@@ -26,20 +26,6 @@ Entry = dict[str, Any]
 
 EVALUATED = ("image_id", "category_id", "bbox", "area", "iscrowd")
 RULES = {key: EVALUATED_ANNOTATION[key] for key in ("id", *EVALUATED)}
-
-
-def read_json(path: Path) -> Any:
-    """A file's content.
-
-    Raises:
-        UserError: there is no such file, or it holds no JSON.
-    """
-    try:
-        return parse_json(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: no valid JSON ({error})") from error
 
 
 def load_coco(dataset: Entry) -> COCO:

@@ -6,7 +6,8 @@ without a word.
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
@@ -15,7 +16,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
 from ..errors import UserError
-from ..runs.bad_images import BadImage
 from .coco_format import (
     ANNOTATION,
     EVALUATED_ANNOTATION,
@@ -27,7 +27,7 @@ from .coco_format import (
     check_references,
     read_coco,
 )
-from .image_files import Undecodable, look_at, map_files
+from .image_files import BadImage, Undecodable, look_at, map_files
 from .masks_and_keypoints import keypoint_metadata
 
 
@@ -248,3 +248,19 @@ def _bad_image(image_root: str | Path, longest: int | None, image: Entry) -> Bad
     else:
         return None
     return BadImage(path, image["width"], image["height"], reason)
+
+
+# What detectron2 and pycocotools stumble over annotations with.
+MISTAKES_IN_DATA = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+@contextmanager
+def naming(datasets: Iterable[str]) -> Iterator[None]:
+    """Names the data sets whose annotations detectron2 stumbles over; built-in ones are not read through before."""
+    try:
+        yield
+    except UserError:
+        raise
+    except MISTAKES_IN_DATA as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"data set {', '.join(datasets)}: its annotations can't be used: {reason}") from error

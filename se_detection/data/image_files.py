@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import EpsImagePlugin, ExifTags, Image
@@ -94,3 +94,30 @@ def map_files(function: Callable[[T], R], items: Sequence[T], what: str = "check
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         done = pool.map(function, items)
         return list(tqdm(done, what, len(items), disable=len(items) <= SHOW_PROGRESS_FROM))
+
+
+class BadImage(NamedTuple):
+    """An image file that is missing, can't be decoded, or has another size than is annotated.
+
+    Args:
+        file_name: its path, as detectron2 gets it.
+        width, height: as annotated, in pixels; None where they aren't.
+        reason: in one line.
+        iteration: in which it was found; None: before training.
+    """
+
+    file_name: str
+    width: int | None
+    height: int | None
+    reason: str
+    iteration: int | None = None
+
+    @property
+    def key(self) -> tuple[str, int | None, int | None]:
+        """What it is known by: one file may be annotated with a right and a wrong size."""
+        return self[:3]
+
+
+def image_key(item: dict[str, Any]) -> tuple[str, int | None, int | None]:
+    """:attr:`BadImage.key` of a dictionary in detectron2's format."""
+    return item["file_name"], item.get("width"), item.get("height")

@@ -10,8 +10,8 @@ from pathlib import Path
 from reprlib import repr as short
 
 from ..errors import UserError
+from ..files import check_output, write_json
 from .coco_format import ANNOTATION, ID, check_entries, check_references, read_coco
-from .output import check_output, write_json
 
 # The names are those in detectron2's list of built-in data sets (data/datasets/builtin.py).
 MINIVAL, VALMINUSMINIVAL = "instances_minival2014.json", "instances_valminusminival2014.json"

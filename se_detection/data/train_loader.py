@@ -21,8 +21,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
-from ..runs.bad_images import BadImage, image_key
-from .image_files import reason
+from .image_files import BadImage, image_key, reason
 from .worker_signals import Undisturbed
 
 Picture = dict[str, Any]

@@ -1,29 +1,22 @@
 """From the command line to a config that was checked against the machine, the data and the output folder."""
 
 import os
-import shlex
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from difflib import get_close_matches
 from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 from detectron2.data.transforms import AugInput
-from detectron2.modeling import BACKBONE_REGISTRY, GeneralizedRCNN, PanopticFPN, build_backbone, build_model
-from detectron2.solver import build_lr_scheduler, build_optimizer
-from torch import nn
 
 from ..checkpoint.timm_handler import PREFIX, source_of
-from ..config.se_config import classifier, flatten
-from ..config.values import check_values
-from ..config.yaml_file import check_yaml_config
+from ..config.buildable import check_backbone, check_model, explained
+from ..config.defaults import classifier
+from ..config.reading import read_config
 from ..data.coco_sets import check_registered
 from ..data.mapper import CheckedMapper
 from ..errors import UserError
@@ -34,8 +27,6 @@ from .user_data import use_user_data
 
 # Detectors that find no stuff, or nothing else.
 NOT_PANOPTIC = ("GeneralizedRCNN", "RetinaNet", "SemanticSegmentor")
-# What detectron2 and yacs raise for a key or a value that they can't merge.
-UNMERGEABLE = (KeyError, ValueError, AssertionError, AttributeError, TypeError, RecursionError, MemoryError, OSError)
 
 
 def load_config(args: Namespace) -> CfgNode:
@@ -58,55 +49,6 @@ def load_config(args: Namespace) -> CfgNode:
     _check_pictures(cfg, args)
     cfg.freeze()
     return cfg
-
-
-def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNode | None = None) -> CfgNode:
-    """detectron2's defaults under a config file under overrides (`KEY VALUE ...`); not frozen.
-
-    Args:
-        base: other defaults, which are left as they are.
-
-    Raises:
-        UserError: the file can't be read or is no YAML, or a key or value is unknown.
-    """
-    if not config_file:
-        raise UserError("--config-file is missing; configs/ has the project's own")
-    if not os.path.isfile(config_file):
-        raise UserError(f"--config-file {config_file}: there is no such file")
-    cfg = get_cfg() if base is None else base.clone()
-    defaults = flatten(cfg)
-    check_yaml_config(config_file)
-    try:
-        # Without allow_unsafe=False, detectron2 lets a yaml file construct any Python object.
-        cfg.merge_from_file(config_file, allow_unsafe=False)
-    except UNMERGEABLE as error:
-        raise UserError(f"{config_file}: {_explain(error, defaults)}") from error
-    if flag := next((word for word in overrides[::2] if word.startswith("--") and word != "--"), None):
-        raise UserError(f"config overrides: {flag[:300]}: flags stand before the first KEY VALUE")
-    if len(overrides) % 2:
-        raise UserError(f"config overrides: {shlex.join(overrides)[:300]}: these are no pairs of KEY and VALUE")
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        try:
-            cfg.merge_from_list([key, _as_float(value) if isinstance(defaults.get(key), float) else value])
-        except UNMERGEABLE as error:
-            shown = f"{key} {value!r}"[:300]
-            raise UserError(f"config overrides: {shown}: {_explain(error, defaults)}") from error
-    check_values(cfg, defaults)
-    return cfg
-
-
-def _as_float(word: str) -> str:
-    """Writes `4` as `4.0`; detectron2 refuses it otherwise where a value has been one with a point."""
-    return f"{word}.0" if word.lstrip("+-").isdecimal() else word
-
-
-def _explain(error: Exception, keys: Iterable[str]) -> str:
-    text = " ".join(str(error.args[0] if error.args else error).split())[:300]
-    if "Non-existent" in text:
-        unknown = text.rsplit(maxsplit=1)[-1]
-        close = get_close_matches(unknown, keys, n=1)
-        return f"unknown config key {unknown}" + (f"; did you mean {close[0]}?" if close else "")
-    return text
 
 
 def check_machine(cfg: CfgNode, args: Namespace) -> None:
@@ -156,84 +98,11 @@ def check_machine(cfg: CfgNode, args: Namespace) -> None:
         )
 
 
-def check_backbone(cfg: CfgNode) -> None:
-    """Builds the config's backbone without memory or arithmetic, to see whether it can be.
-
-    Raises:
-        UserError: it can't be.
-    """
-    if cfg.MODEL.BACKBONE.NAME not in BACKBONE_REGISTRY:
-        close = get_close_matches(cfg.MODEL.BACKBONE.NAME, [name for name, _ in BACKBONE_REGISTRY], n=1)
-        suggestion = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"MODEL.BACKBONE.NAME: no backbone is named {cfg.MODEL.BACKBONE.NAME!r}{suggestion}")
-    with torch.device("meta"), explained(cfg.MODEL.BACKBONE.NAME):
-        backbone = build_backbone(cfg)
-    check_memory(backbone)
-
-
-def check_model(cfg: CfgNode) -> None:
-    """Builds the config's detector, optimizer and schedule as :func:`check_backbone` builds the backbone.
-
-    Raises:
-        UserError: one of them can't be built, or test-time augmentation is asked for that detectron2 doesn't have.
-    """
-    on_meta = cfg.clone()
-    on_meta.defrost()
-    on_meta.MODEL.DEVICE = "meta"
-    with torch.device("meta"), explained(f"this {cfg.MODEL.META_ARCHITECTURE}"):
-        model = build_model(on_meta)
-        optimizer = build_optimizer(cfg, model)
-    check_memory(model)
-    with explained("the schedule of SOLVER.LR_SCHEDULER_NAME, MAX_ITER, STEPS and WARMUP_ITERS"):
-        build_lr_scheduler(cfg, optimizer)
-    # What detectron2 says of its GeneralizedRCNNWithTTA in assertions, or stumbles over, when the training is over.
-    boxes_or_masks = isinstance(model, GeneralizedRCNN) and not isinstance(model, PanopticFPN)
-    if cfg.TEST.AUG.ENABLED and (not boxes_or_masks or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS):
-        kind = f"{cfg.MODEL.META_ARCHITECTURE}{' with keypoints' * cfg.MODEL.KEYPOINT_ON}"
-        raise UserError(
-            f"TEST.AUG.ENABLED: detectron2 has test-time augmentation for boxes and masks of a GeneralizedRCNN alone, "
-            f"and this is a {kind}; set it to False"
-        )
-
-
 def _check_pictures(cfg: CfgNode, args: Namespace) -> None:
     """Resizes, crops and flips a picture, as those of the data will be."""
     with explained("INPUT: its augmentation"):
         for is_train in (False,) if args.eval_only else (True, False):
             CheckedMapper(cfg, is_train=is_train).augmentations(AugInput(np.zeros((96, 128, 3), np.uint8)))
-
-
-@contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turns whatever a builder raises into a :class:`UserError` that says what could not be built."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # of whatever class: detectron2 says with many what it can't build
-        # Torch's may go on with a stack of C++.
-        reason = " ".join(str(error).split())[:300] or "an assertion of detectron2's failed"
-        raise UserError(f"{what} can't be built: {type(error).__name__}: {reason}") from error
-
-
-def check_memory(model: nn.Module) -> None:
-    """Whether the CPU, on which a model's weights are made, has memory for them.
-
-    Args:
-        model: on the meta device.
-
-    Raises:
-        UserError: it has not.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
-        name, largest = max(model.named_parameters(), key=lambda item: item[1].numel())
-        raise UserError(
-            f"this {type(model).__name__} has weights of {needed / 2**30:.0f} GiB, and the machine {there / 2**30:.0f} "
-            f"GiB of memory; the largest is {name}, {tuple(largest.shape)}"
-        )
 
 
 def _check_data(cfg: CfgNode, args: Namespace) -> None:

@@ -13,12 +13,12 @@ from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 from torch import Tensor
 
-from ..config.se_config import flatten
+from ..config.defaults import flatten
 from ..config.values import LARGEST, LARGEST_INTEGER
 from ..config.yaml_file import read_yaml
 from ..errors import UserError
 from ..runs.checkpoints import newest_checkpoint
-from ..runs.evaluated_run import read_record
+from ..runs.record import read_record
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
+from ..data.image_files import BadImage
 from ..errors import printable
-from ..runs.bad_images import BAD_IMAGES, BadImage, read_bad_images, write_bad_images
+from ..runs.bad_images import BAD_IMAGES, read_bad_images, write_bad_images
 from .signals import Agreement
 
 logger = logging.getLogger(__name__)

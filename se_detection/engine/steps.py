@@ -8,8 +8,8 @@ from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor
 
+from ..data.image_files import BadImage
 from ..data.train_loader import LEFT_OUT, STEP, seed_everything
-from ..runs.bad_images import BadImage
 
 
 class SeededBatches:

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ..compare.side_by_side import MIN_SCORE
-from ..data.coco_files import load_annotations, load_coco, read_json
+from ..data.coco_files import load_annotations, load_coco
 from ..data.coco_format import image_path
+from ..files import read_json
 from ..modeling.squeeze_excitation import SqueezeExcitation
 from ..runs.evaluated_run import DETECTIONS
 from ..visualization.drawing import class_colours, draw_boxes, side_by_side

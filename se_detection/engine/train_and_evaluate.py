@@ -16,7 +16,8 @@ from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.layout import Layout
 from ..errors import UserError, user_message
 from ..modeling.fuse.fuse import fuse_for_inference
-from ..runs.run_folder import result_files, training_files, write_run_record
+from ..runs.record import write_run_record
+from ..runs.run_folder import result_files, training_files
 from .heartbeat import heartbeat
 from .launch import lost_process, start_processes
 from .resume import as_begun, differences, shared_checkpoint

@@ -29,15 +29,15 @@ from torch import Tensor, nn
 
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.layout import Layout
+from ..data.coco_sets import naming
+from ..data.image_files import BadImage
 from ..data.mapper import CheckedMapper
-from ..data.naming import naming
 from ..data.train_loader import Phase, TrainLoader
 from ..data.worker_signals import Undisturbed
 from ..errors import UserError
-from ..evaluation.of_data_set import build_evaluator
+from ..evaluation.coco_evaluator import build_evaluator
 from ..modeling.complexity import picture_size
-from ..modeling.padding_in_heads import ignore_padding_in_heads
-from ..runs.bad_images import BadImage
+from ..modeling.padding import ignore_padding_in_heads
 from ..runs.checkpoints import INITIAL
 from ..runs.metrics import MetricsFile
 from .fine_tuning import FrozenTrunk, scale_rate, trunk_of

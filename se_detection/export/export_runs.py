@@ -1,15 +1,15 @@
 """Several runs in several forms, into one folder with a record of what was written."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..data.coco_files import read_json
-from ..data.output import check_output, write_json
+from tabulate import tabulate
+
 from ..errors import UserError
+from ..files import check_output, read_json, write_json
 from .exporter import Form, RunExporter
-from .table import export_table
 
 ROWS = "exports.json"
 
@@ -96,3 +96,30 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
         return {row["file"]: row for row in rows}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path} was not written by tools/export.py, or is damaged; remove it") from error
+
+
+HEADERS = ("detector", "format", "precision", "MB", "detections", "unpaired", "boxes (px)", "scores", "others", "AP")
+
+
+def export_table(rows: Iterable[dict[str, Any]], *, tablefmt: str = "simple") -> str:
+    """A line for each of `Export.to_dict`: the worst differences, and what AP it costs where that was measured."""
+    return tabulate(map(_line, rows), HEADERS, tablefmt=tablefmt, disable_numparse=True)
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    worst = dict(row["worst"])
+    how = " scripted" if row["scripting"] else " traced" if row["format"] == "torchscript" else ""
+    whole = row["format"] != "torch-export"
+    first = [row["detector"], row["format"] + how, row["precision"] + ", fused" * row["fuse"], str(row["megabytes"])]
+    counts = [str(row["detections"]), str(row["unpaired"])] if whole else ["", ""]
+    values = [f"{worst.pop(name):.1e}" if name in worst else "" for name in ("boxes", "scores")]
+    others = f"maps {max(worst.values()):.1e}" if not whole else ", ".join(f"{k} {v:.1e}" for k, v in worst.items())
+    return [*first, *counts, *values, others, _ap(row["ap"])]
+
+
+def _ap(ap: dict[str, Any] | None) -> str:
+    if ap is None:
+        return ""
+    difference = ap["difference"]
+    interval = f" ({difference['low']:+.2f} to {difference['high']:+.2f})" if difference.get("low") is not None else ""
+    return f"{ap['original']:.2f} to {ap['exported']:.2f}, {difference['value']:+.2f}{interval}"

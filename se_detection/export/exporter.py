@@ -18,20 +18,11 @@ from tqdm import tqdm
 
 from ..compare.compare import compare
 from ..errors import UserError
-from ..gates.ablation import coco_results
+from ..files import file_digest
 from ..modeling.fuse.fuse import fuse_for_inference
 from ..runs.categories import run_categories
-from ..runs.trained_run import (
-    Split,
-    TrainedRun,
-    batches,
-    file_digest,
-    load_trained_run,
-    open_split,
-    read_run_config,
-    register_recorded,
-    spread,
-)
+from ..runs.evaluation_data import Split, batches, coco_results, open_split, register_recorded, spread
+from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .exported_detector import ExportedDetector
 from .formats import SUFFIXES, smallest_side, write_onnx, write_torch_export, write_torchscript
 from .graph import check_kind, find, outputs_of

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from torch import Tensor
 
 from .metadata import FIELDS
-from .pairs import pair_detections
 
 # Each picture as it is tested, smaller, larger, and turned by 90 degrees.
 SCALES = (1.0, 0.75, 1.25)
@@ -95,3 +94,28 @@ def compare_maps(
             for name, values in expected.items():
                 agreement.add(name, (values - found[name]) / values.abs().max())
     return agreement
+
+
+SAME_OBJECT = 0.5
+
+
+def pair_detections(first: Instances, second: Instances) -> list[tuple[int, int]]:
+    """Pairs detections of one class by overlap (IoU of 0.5 or more), those of the first with the highest score first.
+
+    Args:
+        first: with `pred_boxes`, `pred_classes` and `scores`.
+        second: the same, for the same picture in the same pixels.
+
+    Returns:
+        places in the first and the second; each is in one pair at most.
+    """
+    overlap = pairwise_iou(first.pred_boxes, second.pred_boxes)
+    overlap[first.pred_classes[:, None] != second.pred_classes[None]] = 0
+    pairs = []
+    for place in first.scores.argsort(descending=True, stable=True).tolist():
+        if not len(second) or overlap[place].max() < SAME_OBJECT:
+            continue
+        other = int(overlap[place].argmax())
+        overlap[:, other] = 0
+        pairs.append((place, other))
+    return pairs

@@ -11,18 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from pycocotools.coco import COCO
 
 from ..compare.compare import image_weights, images_by_size
 from ..compare.intervals import Difference, estimate
 from ..compare.scores import score_run
-from ..data.coco_files import Entry, read_json
-from ..data.output import write_json
+from ..data.coco_files import Entry
 from ..errors import UserError
+from ..files import read_json, write_json
 from ..modeling.complexity import count_parameters
-from ..runs.trained_run import Split, TrainedRun, batches
+from ..runs.evaluation_data import Split, batches, coco_results
+from ..runs.trained_run import TrainedRun
 from .recorder import Array, Gates, constant_gates
 from .time_share import GateTime, measure_gate_time
 
@@ -206,12 +206,6 @@ def summarise(run: TrainedRun, gates: Gates, state: AblationState, coco: COCO) -
         together=rows.get(TOGETHER),
         time=time,
     )
-
-
-def coco_results(image: Entry, found: Instances, split: Split) -> list[Entry]:
-    """An image's detections in COCO's results format."""
-    entries = instances_to_coco_json(found.to("cpu"), image["image_id"])
-    return [{**entry, "category_id": split.category_ids[entry["category_id"]]} for entry in entries]
 
 
 def _without_nan(values: Array) -> list[float | None]:

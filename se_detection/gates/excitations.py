@@ -13,10 +13,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..data.coco_files import read_json
 from ..engine.signals import Agreement, Interrupted, StopRequest
 from ..errors import UserError
-from ..runs.trained_run import Split, TrainedRun, fingerprint, load_trained_run, open_split, read_image, read_run_config
+from ..files import read_json
+from ..runs.evaluation_data import Split, fingerprint, open_split, read_image
+from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .ablation import UNCHANGED, Ablation, AblationState, ablate, detections, evaluations, summarise
 from .recorder import GateRecorder, Gates, se_gates
 from .statistics import BlockStatistics, load_statistics, save_statistics

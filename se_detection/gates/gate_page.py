@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..runs.evaluated_run import read_record
+from ..runs.record import read_record
 from ..visualization.blocks import Block, Cell, Code, Interval, Number, Pictures, Section, Table, Text
 from ..visualization.images import Picture, picture_from_file
 from ..visualization.page import Page, write_page

@@ -12,8 +12,7 @@ import numpy as np
 from tabulate import tabulate
 
 from ..compare.intervals import Difference
-from ..data.output import write_json
-from ..files import write_whole
+from ..files import write_json, write_whole
 from .ablation import MARGIN, METRICS, SAMPLES, UNCHANGED, AblatedBlocks, Ablation
 from .excitations import Excitations
 from .gate_plots import draw_excitation_plots

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from ..data.coco_files import Entry
 from ..errors import UserError
-from ..runs.trained_run import read_image
+from ..runs.evaluation_data import coco_results, read_image
 from ..visualization.drawing import class_colours, draw_boxes, side_by_side
-from .ablation import coco_results
 from .excitations import Excitations
 from .gate_plots import DPI, shown_blocks
 from .recorder import Array, GateRecorder, Gates, constant_gates, se_gates

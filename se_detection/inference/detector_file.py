@@ -12,10 +12,10 @@ from torch import nn
 
 from ..checkpoint.layout import Layout
 from ..checkpoint.reading import read_checkpoint
-from ..config.se_config import classifier
+from ..config.buildable import check_model
+from ..config.defaults import classifier
 from ..config.yaml_file import BASE, read_yaml
 from ..data.coco_format import is_integer
-from ..engine.checks import check_model
 from ..errors import UserError
 from ..files import write_whole
 from ..runs.trained_run import read_run_config

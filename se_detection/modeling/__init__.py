@@ -1,12 +1,7 @@
 """The networks: the SE block, residual blocks, stems, SE-ResNets, and the builders in detectron2's registry."""
 
-from .ignore_padding import ignore_padding
-from .se_resnet import (
-    build_retinanet_se_resnet_fpn_backbone,
-    build_se_resnet_backbone,
-    build_se_resnet_fpn_backbone,
-    create_backbone,
-)
+from .padding import ignore_padding
+from .se_resnet import build_retinanet_se_resnet_fpn_backbone, build_se_resnet_backbone, build_se_resnet_fpn_backbone
 from .squeeze_excitation import SqueezeExcitation
 
 __all__ = [
@@ -14,6 +9,5 @@ __all__ = [
     "build_retinanet_se_resnet_fpn_backbone",
     "build_se_resnet_backbone",
     "build_se_resnet_fpn_backbone",
-    "create_backbone",
     "ignore_padding",
 ]

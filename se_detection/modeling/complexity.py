@@ -1,14 +1,20 @@
 """How large a network is and how much it computes."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import Backbone
+from detectron2.modeling import FPN, Backbone, RetinaNet, build_model
+from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads import Res5ROIHeads
 from fvcore.nn import FlopCountAnalysis
-from torch import nn
+from torch import Tensor, nn
+
+from ..config.buildable import check_backbone
+from ..errors import UserError
 
 # fvcore's names of what convolutions and linear layers run; it counts norms and resizing too, which the paper doesn't.
 OPERATORS = ("conv", "linear", "addmm")
@@ -60,3 +66,136 @@ def backbone_gflops(backbone: Backbone, height: int, width: int) -> float:
     device = next(backbone.parameters()).device
     image = torch.zeros(1, 3, *padded_size(backbone, height, width), device=device)
     return multiply_adds(backbone, image)[""] / 1e9
+
+
+# fvcore does not know deformable convolution.
+NOT_DEFORMABLE: dict[str, Sequence[Any]] = {"RESNETS.DEFORM_ON_PER_STAGE": ([False] * 4,)}
+
+
+COUNTED: dict[str, dict[str, Sequence[Any]]] = {
+    "RetinaNet": NOT_DEFORMABLE,
+    "GeneralizedRCNN": {
+        "PROPOSAL_GENERATOR.NAME": ("RPN",),
+        "ROI_HEADS.NAME": ("StandardROIHeads", "Res5ROIHeads", "SERes5ROIHeads"),
+        "MASK_ON": (False,),
+        "KEYPOINT_ON": (False,),
+        "LOAD_PROPOSALS": (False,),
+        **NOT_DEFORMABLE,
+    },
+}
+
+
+MIN_SIZE = 32  # the stride of res5
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorComplexity:
+    """What a detector's parts hold and compute for one picture.
+
+    Args:
+        detector: `MODEL.META_ARCHITECTURE` and `MODEL.BACKBONE.NAME`.
+        size: the picture's height and width in pixels.
+        padded: the same as detectron2 pads it, which is what was counted.
+        proposals: how many proposals the heads work on, `MODEL.RPN.POST_NMS_TOPK_TEST`; None without an RPN.
+        parts: for each part, its parameters and its billions of multiply-adds of convolutions and linear layers.
+    """
+
+    detector: str
+    size: tuple[int, int]
+    padded: tuple[int, int]
+    proposals: int | None
+    parts: dict[str, tuple[int, float]]
+
+    def total(self) -> tuple[int, float]:
+        """Parameters and GFLOPs of the whole detector."""
+        parameters, gflops = zip(*self.parts.values(), strict=True)
+        return sum(parameters), sum(gflops)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for JSON, with the total as one more part."""
+        parts = {**self.parts, "total": self.total()}
+        rows = [
+            {"part": part, "parameters": parameters, "gflops": gflops} for part, (parameters, gflops) in parts.items()
+        ]
+        return {**asdict(self), "parts": rows}
+
+
+class _Layers(nn.Module):
+    """What a detector computes for a picture, with one proposal in place of those that the RPN finds."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, image: Tensor) -> Any:
+        detector: Any = self.detector
+        features = detector.backbone(image)
+        if isinstance(detector, RetinaNet):
+            return features, detector.head([features[name] for name in detector.head_in_features])
+        rpn, heads = detector.proposal_generator, detector.roi_heads
+        proposals = rpn.rpn_head([features[name] for name in rpn.in_features])
+        if isinstance(heads, Res5ROIHeads):
+            region = heads.res5(_one_proposal(features[heads.in_features[0]], heads.pooler)).mean(dim=(2, 3))
+        else:
+            region = heads.box_head(_one_proposal(features[heads.box_in_features[0]], heads.box_pooler))
+        return features, proposals, heads.box_predictor(region)
+
+
+def _one_proposal(feature: Tensor, pooler: ROIPooler) -> Tensor:
+    return feature.new_zeros(1, feature.shape[1], *pooler.output_size)
+
+
+def _check_counted(key: str, value: Any, choices: Sequence[Any]) -> None:
+    if value not in choices:
+        raise UserError(f"MODEL.{key}: detectors with {value} are not counted, only {', '.join(map(str, choices))}")
+
+
+def detector_complexity(cfg: CfgNode, size: Sequence[int] | None = None) -> DetectorComplexity:
+    """Counts a detector's parameters and multiply-adds by part.
+
+    The parts are trunk, FPN (where there is one), RPN and heads; RetinaNet's are trunk, FPN and head. The number of
+    proposals is not left to the pictures and the weights: it is `MODEL.RPN.POST_NMS_TOPK_TEST`.
+
+    Args:
+        cfg: of :func:`load_detector_config`.
+        size: height and width of the picture in pixels; a 4:3 picture of the config's test size unless given.
+
+    Raises:
+        UserError: the detector can't be built, or the size is too small for it.
+    """
+    height, width = size or picture_size(cfg)
+    if min(height, width) < MIN_SIZE:
+        raise UserError(f"--size {height} {width}: give a height and a width of at least {MIN_SIZE} pixels")
+    try:
+        check_backbone(cfg)
+        detector = build_model(cfg)
+    except (KeyError, AssertionError) as error:  # detectron2's ways to say what it can't build
+        reason = " ".join(repr(error).split())
+        raise UserError(f"this detector can't be built, and detectron2 gives as the reason: {reason}") from error
+    padded = padded_size(detector.backbone, height, width)
+    flops = multiply_adds(_Layers(detector), torch.zeros(1, 3, *padded))
+
+    backbone = detector.backbone
+    backbone_parameters, backbone_flops = count_parameters(backbone), flops["detector.backbone"]
+    parts = {"trunk": (backbone_parameters, backbone_flops)}
+    if isinstance(backbone, FPN):
+        trunk_parameters, trunk_flops = count_parameters(backbone.bottom_up), flops["detector.backbone.bottom_up"]
+        parts = {
+            "trunk": (trunk_parameters, trunk_flops),
+            "FPN": (backbone_parameters - trunk_parameters, backbone_flops - trunk_flops),
+        }
+    proposals = None
+    if isinstance(detector, RetinaNet):
+        parts["head"] = count_parameters(detector.head), flops["detector.head"]
+    else:
+        proposals = cfg.MODEL.RPN.POST_NMS_TOPK_TEST
+        parts["RPN"] = count_parameters(detector.proposal_generator), flops["detector.proposal_generator.rpn_head"]
+        for_one = sum(flops[f"detector.roi_heads.{name}"] for name, _ in detector.roi_heads.named_children())
+        parts["heads"] = count_parameters(detector.roi_heads), proposals * for_one
+    return DetectorComplexity(
+        detector=f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}",
+        size=(height, width),
+        padded=padded,
+        proposals=proposals,
+        parts={part: (parameters, count / 1e9) for part, (parameters, count) in parts.items()},
+    )

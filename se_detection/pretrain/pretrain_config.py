@@ -10,8 +10,10 @@ from detectron2.engine import default_argument_parser
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from PIL import Image
 
+from ..config.buildable import check_memory, explained
+from ..config.reading import read_config
 from ..config.values import LARGEST_SIZE
-from ..engine.checks import check_machine, check_memory, check_weights, explained, read_config
+from ..engine.checks import check_machine, check_weights
 from ..errors import UserError
 from ..model_zoo import get_recipe_file
 from ..runs.run_folder import check_run_folder

@@ -2,41 +2,13 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ..data.coco_format import is_integer
-from ..data.output import write_json
+from ..data.image_files import BadImage
 from ..errors import UserError
-from ..files import parse_json
+from ..files import parse_json, write_json
 
 BAD_IMAGES = "bad_images.json"
-
-
-class BadImage(NamedTuple):
-    """An image file that is missing, can't be decoded, or has another size than is annotated.
-
-    Args:
-        file_name: its path, as detectron2 gets it.
-        width, height: as annotated, in pixels; None where they aren't.
-        reason: in one line.
-        iteration: in which it was found; None: before training.
-    """
-
-    file_name: str
-    width: int | None
-    height: int | None
-    reason: str
-    iteration: int | None = None
-
-    @property
-    def key(self) -> tuple[str, int | None, int | None]:
-        """What it is known by: one file may be annotated with a right and a wrong size."""
-        return self[:3]
-
-
-def image_key(item: dict[str, Any]) -> tuple[str, int | None, int | None]:
-    """:attr:`BadImage.key` of a dictionary in detectron2's format."""
-    return item["file_name"], item.get("width"), item.get("height")
 
 
 def write_bad_images(folder: Path, images: Iterable[BadImage]) -> None:

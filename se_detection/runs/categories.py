@@ -8,10 +8,10 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..config.se_config import classifier
+from ..config.defaults import classifier
 from ..data.coco_format import category_names, read_coco
 from ..errors import UserError
-from .evaluated_run import read_record
+from .record import read_record
 
 
 def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:

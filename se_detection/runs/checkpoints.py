@@ -7,10 +7,10 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..checkpoint.checkpointer import LAST
 from ..checkpoint.reading import check_archive
 from ..errors import UserError
 
-LAST = "last_checkpoint"
 # What a training leaves: after a number of iterations (counted from 0), at its end, and before its first.
 NUMBERED = re.compile(r"model_(\d+)\.pth")
 FINAL, INITIAL = "model_final.pth", "model_initial.pth"

@@ -5,30 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..compare.comparison import Arm
-from ..data.coco_files import read_json
-from ..data.coco_format import Rule, is_integer, is_name, is_number, problems
+from ..data.coco_format import Rule, is_name, problems
 from ..errors import UserError
+from ..files import read_json
 from .bad_images import read_bad_images
 from .recipe import Recipe, read_recipe
+from .record import _are_names, _is_name_or_none, read_record
 
 RESULTS = Path("inference", "results.json")
 DETECTIONS = "coco_instances_results.json"
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(map(is_name, value))
-
-
-def _is_name_or_none(value: Any) -> bool:
-    return value is None or is_name(value)
-
-
-def _is_data(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(paths, dict) and all(_is_name_or_none(paths.get(key)) for key in ("json", "images"))
-        for paths in value.values()
-    )
 
 
 # What is made use of.
@@ -36,22 +21,6 @@ RESULTS_RULES = {
     "annotations": Rule("a path", is_name),
     "categories": Rule("a list of names", _are_names),
     "image_root": Rule("a path or null", _is_name_or_none, required=False),
-}
-RECORD_RULES = {
-    "command": Rule("a text", lambda value: isinstance(value, str), required=False),
-    "backbone": Rule("a name", is_name, required=False),
-    "depth": Rule("an integer", is_integer, required=False),
-    "backbone_input": Rule(
-        "a height and a width",
-        lambda value: isinstance(value, list) and len(value) == 2 and all(map(is_integer, value)),
-        required=False,
-    ),
-    "parameters": Rule("a number", is_number, required=False),
-    "backbone_gflops": Rule("a number", is_number, required=False),
-    "classes": Rule("a list of names", _are_names, required=False),
-    "data": Rule("paths by name: `json` and `images`", _is_data, required=False),
-    "processes": Rule("a positive integer", lambda value: is_integer(value) and value > 0, required=False),
-    "resumed": Rule("a list", lambda value: isinstance(value, list), required=False),
 }
 
 
@@ -76,14 +45,6 @@ class Run:
             path = path.parent if path.name == DETECTIONS else path.with_suffix("")
             path = path.parent if path.name == "inference" else path
         return path.name
-
-    @property
-    def arm(self) -> Arm:
-        """The run's name, and what its record tells of its backbone."""
-        backbone = str(self.record.get("backbone", "")).removeprefix("build_").removesuffix("_backbone")
-        depth = f" {self.record['depth']}" if "depth" in self.record else ""
-        size = self.record.get("backbone_input")
-        return Arm(self.name, backbone + depth, (size[0], size[1]) if size else None)
 
     @property
     def detections(self) -> Path:
@@ -144,16 +105,3 @@ def read_run(path: Path, annotations: Path | None = None) -> Run:
             f"{path / RESULTS}: its annotations {own} are gone; evaluate the run again, or name them with --annotations"
         )
     return Run(path, annotations, results, record, read_recipe(path))
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """The content of a run's `run.json`, or nothing where there is none.
-
-    Raises:
-        UserError: the file is no record of a run.
-    """
-    path = folder / "run.json"
-    record = read_json(path) if path.is_file() else {}
-    if wrong := next(problems(record, RECORD_RULES), None):
-        raise UserError(f"{path} is no record of a run: it {wrong.text}, or remove it and evaluate the run again")
-    return record

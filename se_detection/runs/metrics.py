@@ -2,9 +2,11 @@
 
 import json
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data.coco_format import is_number
 from ..files import write_whole
 
 
@@ -44,3 +46,24 @@ class MetricsFile:
                 if isinstance(content, dict) and isinstance(content.get("iteration"), int):
                     found.append((line, content))
         return found
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """Total loss and, in percent, AP by iteration."""
+
+    loss: dict[int, float] = field(default_factory=dict)
+    ap: dict[int, float] = field(default_factory=dict)
+
+
+def read_training_curve(run: Path) -> TrainingCurve:
+    """Reads a run's `metrics.json`, detectron2's lines of JSON; empty where there is none.
+
+    Of an iteration that was done twice, the last holds. Lines that were cut off count for nothing.
+    """
+    curve = TrainingCurve()
+    for content in MetricsFile(run / "metrics.json").lines():
+        for key, values in (("total_loss", curve.loss), ("bbox/AP", curve.ap)):
+            if is_number(content.get(key)):
+                values[content["iteration"]] = float(content[key])
+    return curve

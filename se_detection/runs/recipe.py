@@ -6,7 +6,7 @@ from typing import Any
 
 from detectron2.config import get_cfg
 
-from ..config.se_config import flatten
+from ..config.defaults import flatten
 from ..config.yaml_file import read_yaml
 from ..data.coco_format import Rule, is_integer, is_name, problems
 from ..errors import UserError

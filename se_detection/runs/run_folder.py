@@ -1,25 +1,15 @@
 """What a run leaves in its OUTPUT_DIR, and the record that says what was run."""
 
-import json
 import os
-import shlex
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
-from torch import nn
 
 from ..errors import UserError
-from ..files import write_whole
-from ..modeling.complexity import backbone_gflops, count_parameters, padded_size
 from .bad_images import BAD_IMAGES
-from .evaluated_run import read_record
+from .record import _classes, read_record
 
 TRAINING = (
     "last_checkpoint",
@@ -95,59 +85,6 @@ def _check_same_run(cfg: CfgNode, output: Path) -> None:
             raise UserError(f"--resume: the run in {output} has {key} {record[key]}, and now it is {value}")
 
 
-def _classes(datasets: Sequence[str]) -> list[str]:
-    """The class names of the first of several data sets that has any."""
-    known = (MetadataCatalog.get(name).get("thing_classes") for name in datasets if name in MetadataCatalog)
-    return next((list(names) for names in known if names), [])
-
-
 def _found(folder: Path, patterns: Sequence[str]) -> list[Path]:
     found = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
     return [path for path in found if path.is_file()]
-
-
-def write_run_record(
-    cfg: CfgNode, args: Namespace, model: nn.Module, size: tuple[int, int], *, resumed_at: int | None
-) -> None:
-    """Writes `run.json`: the command, the data, and the model's size.
-
-    GFLOPs are multiply-adds of the backbone, as the paper counts them, for one picture, padded as detectron2 does.
-
-    Args:
-        size: height and width of the picture.
-        resumed_at: the iteration that a run goes on from; the record that is there gets a line for that alone.
-    """
-    path = Path(cfg.OUTPUT_DIR, "run.json")
-    processes = args.num_gpus * args.num_machines
-    if resumed_at is not None and (record := read_record(Path(cfg.OUTPUT_DIR))):
-        resumed = {"iteration": resumed_at, "command": shlex.join(sys.argv), "processes": processes}
-        record["resumed"] = [*record.get("resumed", []), resumed]
-        _write_json(path, record)
-        return
-    height, width = size
-    padded = padded_size(model.backbone, height, width)
-    datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    metadata = {name: MetadataCatalog.get(name) for name in datasets if name in MetadataCatalog}
-    record = {
-        "command": shlex.join(sys.argv),
-        "config_file": args.config_file,
-        "weights": cfg.MODEL.WEIGHTS,
-        "allow_partial_trunk": args.allow_partial_trunk,
-        "device": torch.cuda.get_device_name() if cfg.MODEL.DEVICE != "cpu" else "cpu",
-        "processes": processes,
-        "versions": {package: version(package) for package in ("torch", "torchvision", "se_detection")},
-        "data": {
-            name: {"json": data.get("json_file"), "images": data.get("image_root")} for name, data in metadata.items()
-        },
-        "classes": _classes(datasets),
-        "backbone": cfg.MODEL.BACKBONE.NAME,
-        "depth": cfg.MODEL.RESNETS.DEPTH,
-        "parameters": count_parameters(model),
-        "backbone_gflops": backbone_gflops(model.backbone, height, width),
-        "backbone_input": list(padded),
-    }
-    _write_json(path, record)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))

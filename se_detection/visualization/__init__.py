@@ -1,5 +1,6 @@
 """Self-contained HTML pages: verdict first, charts and pictures inside, no script, nothing fetched."""
 
+from ..files import check_html_file
 from .blocks import (
     ArmHeading,
     Bars,
@@ -21,7 +22,7 @@ from .blocks import (
 )
 from .charts import chart_style, inline_svg
 from .images import Picture, picture_from_file, picture_from_image
-from .page import Page, check_html_file, render_page, write_page
+from .page import Page, render_page, write_page
 
 __all__ = [
     "ArmHeading",

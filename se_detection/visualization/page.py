@@ -6,7 +6,6 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
-from ..errors import UserError
 from ..files import write_whole
 from .blocks import Block, Section
 
@@ -58,14 +57,3 @@ def write_page(page: Page, path: Path) -> None:
     content = render_page(page).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda file: file.write(content))
-
-
-def check_html_file(path: Path, *, overwrite: bool) -> None:
-    """Raises a :class:`UserError` if the file can't be written, or is there and not to be replaced."""
-    if path.is_dir():
-        raise UserError(f"--html {path} is a folder; name a file, such as {path / 'report.html'}")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} is there already; choose another --html, or replace it with --overwrite")
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if not existing.is_dir():
-        raise UserError(f"--html {path}: {existing} is a file; name a file in a folder")

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from se_detection import UserError, model_zoo
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
+from se_detection.checkpoint.convert_input import convert_input
 from se_detection.checkpoint.converted import Converted
-from se_detection.checkpoint.inputs import convert_input
 from se_detection.checkpoint.layout import Layout
 
 

@@ -9,7 +9,7 @@ from detectron2.utils.file_io import PathManager
 from se_detection import UserError, model_zoo
 from se_detection.checkpoint import timm_handler
 from se_detection.checkpoint.convert import convert_state_dict
-from se_detection.checkpoint.inputs import convert_input
+from se_detection.checkpoint.convert_input import convert_input
 from se_detection.checkpoint.timm_handler import source_of
 
 

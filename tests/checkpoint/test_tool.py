@@ -11,7 +11,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 
 from se_detection import UserError, model_zoo
-from se_detection.checkpoint.inputs import convert_input
+from se_detection.checkpoint.convert_input import convert_input
 from se_detection.data.toy import make_toy_dataset
 
 from ..helpers import randomise_norms

@@ -9,7 +9,8 @@ from se_detection import UserError
 from se_detection.compare.compare import compare
 from se_detection.compare.compare_runs import compare_runs
 from se_detection.compare.intervals import Difference
-from se_detection.runs.bad_images import BadImage, write_bad_images
+from se_detection.data.image_files import BadImage
+from se_detection.runs.bad_images import write_bad_images
 
 
 def change(path, **values):

@@ -13,7 +13,7 @@ from se_detection import UserError
 from se_detection.compare.compare_runs import compare_runs
 from se_detection.compare.error_types import ERRORS
 from se_detection.compare.page.comparison_page import write_html_report
-from se_detection.visualization.page import check_html_file
+from se_detection.files import check_html_file
 
 HOSTILE = '<img src=x onerror="alert(1)"> & $x_1$'
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]

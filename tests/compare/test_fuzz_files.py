@@ -22,7 +22,7 @@ from se_detection.compare.page.image_section import disagreement_blocks
 from se_detection.compare.side_by_side import draw_side_by_side
 from se_detection.data.coco_files import EVALUATED, data_difference, load_annotations, load_results, silenced
 from se_detection.runs.evaluated_run import read_run
-from se_detection.runs.training_curves import read_training_curve
+from se_detection.runs.metrics import read_training_curve
 
 from ..fuzzing import Tally, damaged, examples
 

@@ -8,7 +8,7 @@ from PIL import Image
 from se_detection.compare import plots
 from se_detection.compare.compare import compare
 from se_detection.compare.comparison import Arm
-from se_detection.runs.training_curves import TrainingCurve
+from se_detection.runs.metrics import TrainingCurve
 from se_detection.visualization.charts import chart_style
 
 NAMES = ["differences", "per_class", "error_types", "precision_recall", "ap_by_iou", "ap_by_size", "calibration"]

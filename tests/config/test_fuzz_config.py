@@ -19,11 +19,12 @@ from PIL import Image
 
 from projects.study.definition import read_study
 from se_detection import UserError, model_zoo, pretrain
-from se_detection.config.se_config import flatten
+from se_detection.config.defaults import flatten
+from se_detection.config.reading import read_config
 from se_detection.config.values import LOSSES
 from se_detection.config.yaml_file import read_yaml
 from se_detection.engine.arguments import argument_parser
-from se_detection.engine.checks import load_config, read_config
+from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
 from se_detection.pretrain.image_mapper import ImageMapper
 from se_detection.pretrain.pretrain_config import config_base

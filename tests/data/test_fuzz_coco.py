@@ -21,8 +21,8 @@ from se_detection.data.check.health import check_health
 from se_detection.data.check.health_report import changes_text, health_dict, health_tables
 from se_detection.data.coco_sets import check_annotations, check_coco, find_bad_images
 from se_detection.data.minival import read_image_ids
-from se_detection.data.output import write_json
 from se_detection.data.sample import sample_coco
+from se_detection.files import write_json
 from se_detection.runs.bad_images import BAD_IMAGES, read_bad_images
 
 from ..fuzzing import Tally, damaged, examples

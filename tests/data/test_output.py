@@ -3,8 +3,8 @@ import os
 
 import pytest
 
-from se_detection.data.output import check_output, write_json
 from se_detection.errors import UserError
+from se_detection.files import check_output, write_json
 
 
 def test_what_may_be_written(tmp_path) -> None:

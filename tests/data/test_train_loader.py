@@ -11,9 +11,9 @@ from detectron2.data.samplers import TrainingSampler
 from detectron2.utils import comm
 
 from se_detection import UserError
+from se_detection.data.image_files import BadImage
 from se_detection.data.train_loader import LEFT_OUT, ORDER, Phase, TrainLoader, seed_cpu, seed_everything
 from se_detection.errors import user_message
-from se_detection.runs.bad_images import BadImage
 
 PICTURES = [
     {"file_name": f"{index}.jpg", "width": 4 if index % 3 else 2, "height": 3, "index": index} for index in range(23)

@@ -10,7 +10,7 @@ from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from torch import nn
 
 from se_detection import model_zoo
-from se_detection.modeling.padding_in_heads import ignore_padding_in_heads
+from se_detection.modeling.padding import ignore_padding_in_heads
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import detectron2.model_zoo
 import pytest
 
 from se_detection import model_zoo
-from se_detection.config.se_config import flatten
+from se_detection.config.defaults import flatten
 
 FOLDERS = ("COCO-Detection", "COCO-InstanceSegmentation", "COCO-Keypoints", "COCO-PanopticSegmentation", "Misc")
 # Those of detectron2's zoo with a ResNet-50 or -101, one of these detectors, and detectron2's standard recipe.

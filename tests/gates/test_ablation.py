@@ -11,7 +11,8 @@ from pycocotools.cocoeval import COCOeval
 from se_detection.compare.compare import compare
 from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator
 from se_detection.gates.ablation import ALL, TOGETHER, UNCHANGED, AblationState, evaluations, summarise
-from se_detection.runs.trained_run import load_trained_run, open_split, read_run_config
+from se_detection.runs.evaluation_data import open_split
+from se_detection.runs.trained_run import load_trained_run, read_run_config
 
 from .conftest import CONSTANT
 

@@ -7,8 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from se_detection import UserError, model_zoo
-from se_detection.modeling.complexity import backbone_gflops, count_parameters
-from se_detection.modeling.detector_complexity import detector_complexity, load_detector_config
+from se_detection.modeling.complexity import backbone_gflops, count_parameters, detector_complexity
+from tools.analyze_config import load_detector_config
 
 FPN = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
 C4 = """

@@ -12,7 +12,7 @@ from detectron2.structures import ImageList
 from se_detection import SEConfig, create_backbone, model_zoo
 from se_detection.errors import UserError
 from se_detection.modeling.fuse.fuse import fuse_for_inference
-from se_detection.modeling.ignore_padding import ignore_padding
+from se_detection.modeling.padding import ignore_padding
 
 from ..helpers import randomise_norms, relative_error
 

@@ -9,8 +9,7 @@ from detectron2.structures import ImageList
 
 from se_detection import create_backbone, model_zoo
 from se_detection.modeling.fuse.fuse import fuse_for_inference
-from se_detection.modeling.ignore_padding import ignore_padding
-from se_detection.modeling.padding_in_heads import ignore_padding_in_heads
+from se_detection.modeling.padding import ignore_padding, ignore_padding_in_heads
 
 from ..helpers import randomise_norms
 

@@ -9,8 +9,8 @@ from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model, 
 from torch import nn
 
 from se_detection import SEConfig, create_backbone
+from se_detection.backbones import create_res5
 from se_detection.errors import UserError
-from se_detection.modeling.se_resnet import create_res5
 
 from ..helpers import randomise_norms
 

@@ -1,6 +1,6 @@
 import json
 
-from se_detection.runs.training_curves import read_training_curve
+from se_detection.runs.metrics import read_training_curve
 
 
 def test_loss_and_ap_are_read_by_iteration(tmp_path) -> None:

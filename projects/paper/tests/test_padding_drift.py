@@ -6,7 +6,8 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from se_detection.errors import UserError
-from se_detection.runs.trained_run import batches, load_trained_run, open_split, read_run_config
+from se_detection.runs.evaluation_data import batches, open_split
+from se_detection.runs.trained_run import load_trained_run, read_run_config
 
 from .. import padding_drift as module
 from ..padding_drift import Drift, drift_table, padding_drift

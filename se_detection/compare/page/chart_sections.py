@@ -5,7 +5,7 @@ from collections.abc import Callable
 from matplotlib.figure import Figure
 
 from ...runs.evaluated_run import Run
-from ...runs.training_curves import read_training_curve
+from ...runs.metrics import read_training_curve
 from ...visualization.blocks import ArmHeading, Block, Cell, Chart, Charts, Number, Table
 from ...visualization.charts import chart_style, inline_svg
 from .. import plots

@@ -15,8 +15,8 @@ from se_detection.data.check.annotated_folder import decode_images, read_split
 from se_detection.data.check.fix import fix_split
 from se_detection.data.check.health import check_health
 from se_detection.data.coco_sets import check_coco
-from se_detection.data.output import write_json
 from se_detection.errors import UserError
+from se_detection.files import write_json
 
 from ..conftest import DataSet, save_noise
 from .breakage import break_content, breakages

@@ -1,4 +1,4 @@
-"""What a person names as weights to convert: a file, or a model of timm's."""
+"""What a user names as weights to convert: a file, or a name of timm's."""
 
 import re
 from hashlib import file_digest
