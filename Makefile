@@ -34,8 +34,8 @@ test-oldest: export OMP_NUM_THREADS := 1
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/modeling \
 	    tests/modeling/test_blocks.py tests/modeling/test_se_resnet.py tests/modeling/test_ignore_padding.py \
-	    tests/checkpoint/test_reading.py tests/checkpoint/test_checkpointer.py tests/checkpoint/test_convert.py \
-	    tests/config/test_se_config.py tests/config/test_reading.py tests/inference/test_detector.py tests/test_startup.py
+	    tests/checkpoint/test_read_weights.py tests/checkpoint/test_checkpointer.py tests/checkpoint/test_convert.py \
+	    tests/config/test_se_config.py tests/config/test_read_config.py tests/inference/test_detector.py tests/test_startup.py
 
 $(OLDEST)/.ready: requirements.txt setup.py se_detection/install_detectron2.py
 	$(PYTHON) -m venv $(OLDEST)

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from projects.study.definition import read_study
-from projects.study.record import read_records
+from projects.study.run_records import read_records
 from se_detection import model_zoo
 from se_detection.errors import UserError
 from se_detection.modeling.complexity import count_parameters, padded_size, picture_size

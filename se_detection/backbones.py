@@ -9,7 +9,7 @@ from torch import nn
 from .config.se_config import PLAIN, STAGES, SEConfig
 from .errors import UserError
 from .modeling.partial_load import refuse_partial_load
-from .modeling.se_resnet import make_trunk
+from .modeling.se_resnet import make_se_resnet
 
 NAMED_TRUNKS: dict[str, dict[str, Any]] = {
     **{f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101, 152)},
@@ -72,7 +72,7 @@ def create_backbone(
         raise UserError(f"freeze_at: {freeze_at!r} is not from 0 (nothing) to {len(STAGES) + 1} (stem to res5)")
     options = (NAMED_TRUNKS | gated)[name]
     stem = "basic" if layout == "torchvision" else "deep" if name == "senet154" else "caffe"
-    trunk = make_trunk(
+    trunk = make_se_resnet(
         **options,
         se=(se or SEConfig()) if name in gated else PLAIN,
         norm=norm,

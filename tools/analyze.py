@@ -4,10 +4,10 @@
 import shlex
 import sys
 
+from projects.paper.formatting import check_new_file, paper_table, parity_table, write_json
 from projects.paper.padding_drift import drift_table, padding_drift
 from projects.paper.paper_tables import measure
 from projects.paper.parity import measure_parity
-from projects.paper.tables import check_new_file, paper_table, parity_table, write_json
 from se_detection.analysis.arguments import argument_parser
 from se_detection.errors import UserError, run_tool
 from se_detection.files import check_html_file

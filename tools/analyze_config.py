@@ -5,12 +5,8 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
-from se_detection.config.reading import read_config
-from se_detection.modeling.complexity import (
-    COUNTED,
-    DetectorComplexity,
-    _check_counted,
-)
+from se_detection.config.read_config import read_config
+from se_detection.modeling.complexity import COUNTED, DetectorComplexity, _check_counted
 
 
 def load_detector_config(config_file: str, overrides: Sequence[str]) -> CfgNode:

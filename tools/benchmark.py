@@ -4,9 +4,9 @@
 import shlex
 import sys
 
-from projects.benchmark.arguments import argument_parser, settings
-from projects.benchmark.plots import draw_benchmark
-from projects.benchmark.report import benchmark_json, benchmark_table
+from projects.benchmark.benchmark_plots import draw_benchmark
+from projects.benchmark.benchmark_report import benchmark_json, benchmark_table
+from projects.benchmark.options import argument_parser, settings
 from projects.benchmark.run import run_benchmark
 from se_detection.errors import run_tool
 from se_detection.files import check_output, write_json

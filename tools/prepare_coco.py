@@ -4,9 +4,9 @@
 import sys
 
 from se_detection.config.buildable import check_backbone
-from se_detection.config.reading import read_config
+from se_detection.config.read_config import read_config
 from se_detection.data.arguments import argument_parser
-from se_detection.data.check.annotated_folder import decode_images, read_split, read_splits
+from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder, read_annotated_folders
 from se_detection.data.check.fix import fix_split
 from se_detection.data.check.health import check_health
 from se_detection.data.check.health_report import changes_text, health_dict, health_tables, summary
@@ -48,7 +48,7 @@ def main() -> None:
             check_output(args.json, inputs=read, overwrite=args.overwrite)
         cfg = read_config(args.config_file)
         check_backbone(cfg)
-        split, others = read_split(args.json_file, args.images), read_splits(args.against)
+        split, others = read_annotated_folder(args.json_file, args.images), read_annotated_folders(args.against)
         pictures = decode_images(split)
         health = check_health(split, pictures, others, cfg)
         print(health_tables(health))

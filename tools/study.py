@@ -8,9 +8,9 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from projects.study.definition import read_study
-from projects.study.files import Data
-from projects.study.report import write_report
 from projects.study.runner import run_study
+from projects.study.study_data import Data
+from projects.study.study_report import write_study_report
 from se_detection.errors import run_tool
 
 EXAMPLE = """
@@ -47,7 +47,7 @@ def main() -> None:
 
     study = read_study(args.study)
     if args.command == "report":
-        print("Written:", *write_report(study, args.results, args.page), sep="\n  ")
+        print("Written:", *write_study_report(study, args.results, args.page), sep="\n  ")
         return
     data = Data(
         classification=args.classification,

@@ -13,7 +13,7 @@ from .networks import PLAIN, SE, TIMM, TIMM_LEGACY, build_network
 
 
 @dataclass(frozen=True)
-class Arm:
+class TimedModel:
     """A network and how it is run.
 
     Args:
@@ -55,17 +55,17 @@ class Arm:
 STOCK = "stock"
 # No network, but the least time for ours.
 BOUND = "bound"
-ARMS: Mapping[str, Arm] = {
-    STOCK: Arm(PLAIN, about="detectron2's plain ResNet, as it is: what the others are compared with"),
-    "stock-fused": Arm(PLAIN, fused=True, about="the same after fuse_for_inference"),
-    "stock-compiled": Arm(
+ARMS: Mapping[str, TimedModel] = {
+    STOCK: TimedModel(PLAIN, about="detectron2's plain ResNet, as it is: what the others are compared with"),
+    "stock-fused": TimedModel(PLAIN, fused=True, about="the same after fuse_for_inference"),
+    "stock-compiled": TimedModel(
         PLAIN, fused=True, compiled=True, about="the same after fuse_for_inference and torch.compile"
     ),
-    "timm-legacy": Arm(TIMM_LEGACY, about="timm's legacy_seresnet as the trunk"),
-    "timm": Arm(TIMM, about="timm's seresnet as the trunk"),
-    "eager": Arm(SE, about="our SE-ResNet as it is trained"),
-    "fused": Arm(SE, fused=True, about="ours after fuse_for_inference"),
-    "compiled": Arm(SE, fused=True, compiled=True, about="ours after fuse_for_inference and torch.compile"),
+    "timm-legacy": TimedModel(TIMM_LEGACY, about="timm's legacy_seresnet as the trunk"),
+    "timm": TimedModel(TIMM, about="timm's seresnet as the trunk"),
+    "eager": TimedModel(SE, about="our SE-ResNet as it is trained"),
+    "fused": TimedModel(SE, fused=True, about="ours after fuse_for_inference"),
+    "compiled": TimedModel(SE, fused=True, compiled=True, about="ours after fuse_for_inference and torch.compile"),
 }
 ARM_NAMES = (*ARMS, BOUND)
 # What SE costs: the plain network treated alike, but for FrozenBN in training, which only ours folds.

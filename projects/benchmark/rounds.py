@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 Clock = Callable[[], float]
-Name = TypeVar("Name", bound=Hashable)
+Key = TypeVar("Key", bound=Hashable)
 
 
 def clock_of(device: str) -> Clock:
@@ -24,8 +24,8 @@ def clock_of(device: str) -> Clock:
 
 
 def rounds_in_turn(
-    runs: Mapping[Name, Callable[[], object]], rounds: int, *, clock: Clock, seed: int = 0
-) -> Iterator[dict[Name, float]]:
+    runs: Mapping[Key, Callable[[], object]], rounds: int, *, clock: Clock, seed: int = 0
+) -> Iterator[dict[Key, float]]:
     """Runs each once a round, in another random order every time.
 
     Args:

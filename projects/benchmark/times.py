@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .arms import ARMS, BOUND, STOCK, Arm
+from .arms import ARMS, BOUND, STOCK, TimedModel
 from .bound import Bound
 from .case import Case
 from .memory import peak_bytes
@@ -99,7 +99,7 @@ def _reason(error: RuntimeError) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _prepare(arm: Arm, case: Case, compile_mode: str) -> tuple[Inference, int | None]:
+def _prepare(arm: TimedModel, case: Case, compile_mode: str) -> tuple[Inference, int | None]:
     """A warm arm, and its peak memory."""
     workload = make_workload(arm.build(case, compile_mode), case, autocast=arm.autocast(case))
     for _ in range(WARM_UP - 1):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from se_detection.errors import UserError
 from se_detection.export.output_check import pair_detections
 from se_detection.gates.recorder import se_gates
-from se_detection.runs.evaluation_data import Split, batches, open_split
+from se_detection.runs.evaluation_data import EvaluationData, batches, open_evaluation_data
 from se_detection.runs.trained_run import TrainedRun, load_trained_run, read_run_config
 
 
@@ -102,13 +102,13 @@ def padding_drift(
     if batch < 2:
         raise UserError(f"--batch {batch}: at least 2 pictures must share a batch")
     run = load_trained_run(folder, read_run_config(folder, overrides))
-    opened = open_split(run, split, images)
+    opened = open_evaluation_data(run, split, images)
     if len(opened.images) < 2:
         raise UserError(f"{opened.annotations}: 1 picture shares a batch with none; give at least 2")
     return _measure(run, opened, batch)
 
 
-def _measure(run: TrainedRun, split: Split, size: int) -> Drift:
+def _measure(run: TrainedRun, split: EvaluationData, size: int) -> Drift:
     drift = Drift(images=len(split.images), batch=size)
     model: Any = run.model
     waiting: list[dict[str, Any]] = []

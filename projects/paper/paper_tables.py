@@ -15,7 +15,7 @@ NUM_CLASSES = 1000
 
 
 @dataclass(frozen=True)
-class Classifier:
+class PaperClassifier:
     """A classifier of the paper: a trunk in the layout of its Caffe models, with 1000 classes.
 
     Args:
@@ -55,34 +55,34 @@ class PaperRow:
 
     table: int
     name: str
-    classifier: Classifier
+    classifier: PaperClassifier
     parameters: float | None = None
     gflops: float | None = None
 
 
-def _ablation(**se: Any) -> Classifier:
+def _ablation(**se: Any) -> PaperClassifier:
     # The paper's ablations have no biases in the two layers of SE; its released models do.
-    return Classifier("resnet50", SEConfig(bias=False, **se))
+    return PaperClassifier("resnet50", SEConfig(bias=False, **se))
 
 
 ROWS = (
-    PaperRow(2, "ResNet-50", Classifier("resnet50", PLAIN), 25.56, 3.86),
-    PaperRow(2, "SE-ResNet-50", Classifier("resnet50", SEConfig()), 28.09, 3.87),
-    PaperRow(2, "ResNet-101", Classifier("resnet101", PLAIN), 44.55, 7.58),
-    PaperRow(2, "SE-ResNet-101", Classifier("resnet101", SEConfig()), 49.33, 7.60),
-    PaperRow(2, "ResNet-152", Classifier("resnet152", PLAIN), 60.19, 11.30),
-    PaperRow(2, "SE-ResNet-152", Classifier("resnet152", SEConfig()), 66.82, 11.32),
-    PaperRow(2, "ResNeXt-50 32x4d", Classifier("resnext50_32x4d", PLAIN), 25.03, 4.24),
-    PaperRow(2, "SE-ResNeXt-50 32x4d", Classifier("resnext50_32x4d", SEConfig()), 27.56, 4.25),
-    PaperRow(2, "ResNeXt-101 32x4d", Classifier("resnext101_32x4d", PLAIN), 44.18, 7.99),
-    PaperRow(2, "SE-ResNeXt-101 32x4d", Classifier("resnext101_32x4d", SEConfig()), 48.96, 8.00),
-    PaperRow(3, "SENet-154", Classifier("senet154", SEConfig()), 115.09, 20.77),
+    PaperRow(2, "ResNet-50", PaperClassifier("resnet50", PLAIN), 25.56, 3.86),
+    PaperRow(2, "SE-ResNet-50", PaperClassifier("resnet50", SEConfig()), 28.09, 3.87),
+    PaperRow(2, "ResNet-101", PaperClassifier("resnet101", PLAIN), 44.55, 7.58),
+    PaperRow(2, "SE-ResNet-101", PaperClassifier("resnet101", SEConfig()), 49.33, 7.60),
+    PaperRow(2, "ResNet-152", PaperClassifier("resnet152", PLAIN), 60.19, 11.30),
+    PaperRow(2, "SE-ResNet-152", PaperClassifier("resnet152", SEConfig()), 66.82, 11.32),
+    PaperRow(2, "ResNeXt-50 32x4d", PaperClassifier("resnext50_32x4d", PLAIN), 25.03, 4.24),
+    PaperRow(2, "SE-ResNeXt-50 32x4d", PaperClassifier("resnext50_32x4d", SEConfig()), 27.56, 4.25),
+    PaperRow(2, "ResNeXt-101 32x4d", PaperClassifier("resnext101_32x4d", PLAIN), 44.18, 7.99),
+    PaperRow(2, "SE-ResNeXt-101 32x4d", PaperClassifier("resnext101_32x4d", SEConfig()), 48.96, 8.00),
+    PaperRow(3, "SENet-154", PaperClassifier("senet154", SEConfig()), 115.09, 20.77),
     PaperRow(10, "reduction 2", _ablation(reduction=2), 45.7),
     PaperRow(10, "reduction 4", _ablation(reduction=4), 35.7),
     PaperRow(10, "reduction 8", _ablation(reduction=8), 30.7),
     PaperRow(10, "reduction 16", _ablation(), 28.1),
     PaperRow(10, "reduction 32", _ablation(reduction=32), 26.9),
-    PaperRow(10, "no SE", Classifier("resnet50", PLAIN), 25.6),
+    PaperRow(10, "no SE", PaperClassifier("resnet50", PLAIN), 25.6),
     PaperRow(11, "squeeze max", _ablation(squeeze="max")),
     PaperRow(11, "squeeze avg", _ablation()),
     PaperRow(12, "gate relu", _ablation(gate="relu")),
@@ -129,7 +129,7 @@ class Measurement:
 
 def measure(rows: Sequence[PaperRow] = ROWS) -> list[Measurement]:
     """Parameters and GFLOPs of each row, and what SE adds; networks that several rows share are measured once."""
-    plain = {row.classifier: Classifier(row.classifier.trunk, PLAIN) for row in rows}
+    plain = {row.classifier: PaperClassifier(row.classifier.trunk, PLAIN) for row in rows}
     sizes = {classifier: classifier.complexity() for classifier in dict.fromkeys([*plain, *plain.values()])}
     measured = []
     for row in rows:

@@ -10,7 +10,7 @@ from se_detection.gates.excitations import STATE, STATISTICS, Excitations
 from se_detection.gates.recorder import se_gates
 from se_detection.gates.statistics import load_statistics
 from se_detection.inference.predictor import SEPredictor
-from se_detection.runs.evaluation_data import Split
+from se_detection.runs.evaluation_data import EvaluationData
 from se_detection.runs.trained_run import TrainedRun
 
 
@@ -52,5 +52,5 @@ def read_mean_gates(run: Path, predictor: SEPredictor, made_of: Mapping[str, str
     except Exception as error:  # of any class, as the file may hold anything
         raise damaged from error
     trained = TrainedRun(run, predictor.cfg, predictor.model, predictor.weights)
-    split = Split(Path(), Path(), predictor.classes, tuple(predictor.categories), [])
+    split = EvaluationData(Path(), Path(), predictor.classes, tuple(predictor.categories), [])
     return Excitations(trained, split, gates, statistics, None, folder)

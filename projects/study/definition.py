@@ -10,7 +10,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from se_detection.config.reading import read_config
+from se_detection.config.read_config import read_config
 from se_detection.config.values import LARGEST_INTEGER
 from se_detection.config.yaml_file import read_yaml
 from se_detection.errors import UserError
@@ -20,7 +20,7 @@ KEYS = {"NAME", "SEEDS", "RECIPE", "TRAIN_PICTURES", "TUNING_PICTURES", "BASE_LR
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """A detector: its config, and the arm whose pre-trained trunk it begins with (another's is loaded in part)."""
 
     name: str
@@ -46,7 +46,7 @@ class Study:
 
     name: str
     seeds: tuple[int, ...]
-    arms: dict[str, Arm]
+    arms: dict[str, Variant]
     recipe: Path
     train_pictures: int
     tuning_pictures: int
@@ -55,7 +55,7 @@ class Study:
     digest: str
 
     @property
-    def baseline(self) -> Arm:
+    def baseline(self) -> Variant:
         """The first arm."""
         return next(iter(self.arms.values()))
 
@@ -120,7 +120,7 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _arms(path: Path, content: Any) -> dict[str, Arm]:
+def _arms(path: Path, content: Any) -> dict[str, Variant]:
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: ARMS must name at least one arm")
     arms = {}
@@ -131,7 +131,7 @@ def _arms(path: Path, content: Any) -> dict[str, Arm]:
         config = path.parent / str(values["CONFIG"])
         if not os.path.isfile(config):
             raise UserError(f"{path}: arm {name}: there is no file {config}")
-        arms[name] = Arm(name, config, str(values.get("TRUNK", name)))
+        arms[name] = Variant(name, config, str(values.get("TRUNK", name)))
     for arm in arms.values():
         if arm.trunk not in arms:
             raise UserError(f"{path}: arm {arm.name}: TRUNK {arm.trunk} is none of its arms")

@@ -14,9 +14,9 @@ from se_detection.errors import UserError
 from se_detection.files import read_json, write_whole
 from se_detection.runs.evaluated_run import RESULTS
 
-from .definition import Arm, Study
-from .files import Data, Split, make_splits
-from .record import read_records, times_file, write_record
+from .definition import Study, Variant
+from .run_records import read_records, times_file, write_record
+from .study_data import Data, StudySplit, make_splits
 from .timing import measure_times
 
 DEFINITION, FINISHED = "study.txt", "finished"
@@ -142,12 +142,12 @@ class _Runner:
 
     study: Study
     data: Data
-    splits: dict[str, Split]
+    splits: dict[str, StudySplit]
     tools: Path
     output: Path
     gpus: int
 
-    def trunk(self, arm: Arm, seed: int) -> Path:
+    def trunk(self, arm: Variant, seed: int) -> Path:
         """The folder of a trunk's pre-training, finished; arms whose trunks are of one config share it."""
         folder = self.output / "trunks" / f"{arm.config.stem}-{seed}"
         if not (folder / "trunk.pth").is_file():
@@ -155,7 +155,7 @@ class _Runner:
             self._start("pretrain.py", seed, options, ["SEED", seed, "OUTPUT_DIR", folder])
         return folder
 
-    def trial(self, arm: Arm, trunk: Path, rate: float) -> float | None:
+    def trial(self, arm: Variant, trunk: Path, rate: float) -> float | None:
         """AP on the tuning pictures after a short training; None where it diverged."""
         folder = self.output / "trials" / f"{arm.name}-{rate:g}"
         iterations = self.study.tuning_iters
@@ -175,14 +175,14 @@ class _Runner:
         except (LookupError, TypeError, ValueError) as error:
             raise UserError(f"{folder / RESULTS} has no AP; remove {folder}, and the trial is made again") from error
 
-    def fine_tune(self, arm: Arm, seed: int, trunk: Path, rate: float) -> Path:
+    def fine_tune(self, arm: Variant, seed: int, trunk: Path, rate: float) -> Path:
         """The folder of a detector's training, finished and evaluated."""
         folder = self.output / "runs" / f"{arm.name}-{seed}"
         self._train(arm, trunk, folder, "val", seed, rate, [])
         return folder
 
     def _train(
-        self, arm: Arm, trunk: Path, folder: Path, split: str, seed: int, rate: float, overrides: list[object]
+        self, arm: Variant, trunk: Path, folder: Path, split: str, seed: int, rate: float, overrides: list[object]
     ) -> None:
         if (folder / FINISHED).is_file():
             return

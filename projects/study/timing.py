@@ -11,19 +11,19 @@ from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
 from projects.benchmark.rounds import clock_of, rounds_in_turn
-from se_detection.config.reading import read_config
+from se_detection.config.read_config import read_config
 from se_detection.data.coco_sets import register_coco_json
 from se_detection.data.mapper import CheckedMapper
 from se_detection.engine.trainer import Trainer
 from se_detection.files import write_json
 
-from .definition import Arm, Study
-from .files import Split
+from .definition import Study, Variant
+from .study_data import StudySplit
 
 ROUNDS = 12
 
 
-def measure_times(study: Study, split: Split, path: Path, command: str) -> None:
+def measure_times(study: Study, split: StudySplit, path: Path, command: str) -> None:
     """Writes, for each arm, the median ratio of its time to the baseline's in the same round, with the quartiles.
 
     Weights are random: they change no time but that of what depends on the number of boxes.
@@ -60,7 +60,7 @@ def _quartiles(ratios: Any) -> dict[str, float]:
     return {"ratio": round(float(median), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
-def _timers(arm: Arm) -> dict[str, Callable[[], None]]:
+def _timers(arm: Variant) -> dict[str, Callable[[], None]]:
     """A training step and one picture's inference, with real pictures."""
     cfg = read_config(str(arm.config))
     if not torch.cuda.is_available():

@@ -36,7 +36,7 @@ class DType:
         return numbers.astype(numbers.dtype.newbyteorder("=")).reshape(shape, order="F" if order == "F" else "C")
 
 
-class Array:
+class PickledArray:
     """What stands for numpy's `ndarray` while a file is read."""
 
     values: "np.ndarray[Any, Any]"
@@ -49,12 +49,12 @@ class Array:
         return torch.from_numpy(self.values)
 
 
-def _reconstruct(array: type[Array], shape: object, dtype: object) -> Array:
+def _reconstruct(array: type[PickledArray], shape: object, dtype: object) -> PickledArray:
     return array()
 
 
-def _frombuffer(data: Any, dtype: DType, shape: Sequence[int], order: str) -> Array:
-    array = Array()
+def _frombuffer(data: Any, dtype: DType, shape: Sequence[int], order: str) -> PickledArray:
+    array = PickledArray()
     array.values = dtype.read(data, shape, order)
     return array
 
@@ -73,7 +73,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 ADMITTED: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _latin1,
     ("collections", "OrderedDict"): dict,
-    ("numpy", "ndarray"): Array,
+    ("numpy", "ndarray"): PickledArray,
     ("numpy", "dtype"): DType,
 }
 for core in ("core", "_core"):
@@ -84,7 +84,7 @@ for core in ("core", "_core"):
 
 # Python's: that in C takes memory for as many objects as a file says that it refers to.
 class ArrayUnpickler(pickle._Unpickler):
-    """Admits arrays, as :class:`Array`, and plain containers: what detectron2's `.pkl` files hold."""
+    """Admits arrays, as :class:`PickledArray`, and plain containers: what detectron2's `.pkl` files hold."""
 
     stack: list[Any]
     read: Callable[[int], bytes]
@@ -103,7 +103,7 @@ class ArrayUnpickler(pickle._Unpickler):
 
     def load_build(self) -> None:
         """Gives an object its state; functions have attributes, too."""
-        if not isinstance(self.stack[-2], Array | DType):
+        if not isinstance(self.stack[-2], PickledArray | DType):
             raise pickle.UnpicklingError(f"state of a {type(self.stack[-2]).__name__}")
         build: Any = pickle._Unpickler.dispatch[pickle.BUILD[0]]
         build(self)

@@ -22,7 +22,7 @@ from ..files import write_whole
 from ..modeling.partial_load import OPTIONAL, PLAIN_TRUNK_REASON
 from .convert import fitting_source
 from .layout import Layout, contradictions
-from .reading import check_download, read_checkpoint
+from .read_weights import check_download, read_checkpoint
 
 # The file that names the newest checkpoint of a folder, as fvcore writes it.
 LAST = "last_checkpoint"

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..modeling.se_resnet import BLOCKS_PER_STAGE
 
 
-class Rule(NamedTuple):
+class RenamingRule(NamedTuple):
     """A regular expression, and what replaces it in a layer's name."""
 
     pattern: str
@@ -23,16 +23,16 @@ class Rule(NamedTuple):
 class Source:
     """How one project names its layers, and which of the two layouts its networks have."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[RenamingRule, ...]
     caffe: bool = False
 
 
-PLAIN_STEM = (Rule(r"^conv1\.", "stem.conv1."), Rule(r"^bn1\.", "stem.conv1.norm."))
+PLAIN_STEM = (RenamingRule(r"^conv1\.", "stem.conv1."), RenamingRule(r"^bn1\.", "stem.conv1.norm."))
 CAFFE = (
-    Rule(r"^layer0\.conv(\d)\.", r"stem.conv\1."),
-    Rule(r"^layer0\.bn(\d)\.", r"stem.conv\1.norm."),
-    Rule(r"\.se_module\.", ".se."),
-    Rule(r"^last_linear\.", "linear."),
+    RenamingRule(r"^layer0\.conv(\d)\.", r"stem.conv\1."),
+    RenamingRule(r"^layer0\.bn(\d)\.", r"stem.conv\1.norm."),
+    RenamingRule(r"\.se_module\.", ".se."),
+    RenamingRule(r"^last_linear\.", "linear."),
 )
 SOURCES = {
     "timm": Source(rules=PLAIN_STEM),
@@ -43,28 +43,30 @@ SOURCES = {
     # mmpretrain/models/backbones/{resnet,seresnet}.py, under an ImageClassifier.
     "mmpretrain": Source(
         rules=(
-            Rule(r"^backbone\.", ""),
+            RenamingRule(r"^backbone\.", ""),
             *PLAIN_STEM,
-            Rule(r"\.se_layer\.conv(\d)\.conv\.", r".se.fc\1."),
-            Rule(r"^head\.fc\.", "linear."),
+            RenamingRule(r"\.se_layer\.conv(\d)\.conv\.", r".se.fc\1."),
+            RenamingRule(r"^head\.fc\.", "linear."),
         )
     ),
     # senet/se_module.py of moskomule/senet.pytorch, in torchvision's ResNet: linear layers without bias.
-    "moskomule": Source(rules=(*PLAIN_STEM, Rule(r"\.se\.fc\.0\.", ".se.fc1."), Rule(r"\.se\.fc\.2\.", ".se.fc2."))),
+    "moskomule": Source(
+        rules=(*PLAIN_STEM, RenamingRule(r"\.se\.fc\.0\.", ".se.fc1."), RenamingRule(r"\.se\.fc\.2\.", ".se.fc2."))
+    ),
 }
 BLOCKS = (
-    *(Rule(rf"^layer{number - 1}\.", f"res{number}.") for number in range(2, 6)),
-    Rule(r"\.bn(\d)\.", r".conv\1.norm."),
-    Rule(r"\.downsample\.0\.", ".shortcut."),
-    Rule(r"\.downsample\.1\.", ".shortcut.norm."),
-    Rule(r"^fc\.", "linear."),
+    *(RenamingRule(rf"^layer{number - 1}\.", f"res{number}.") for number in range(2, 6)),
+    RenamingRule(r"\.bn(\d)\.", r".conv\1.norm."),
+    RenamingRule(r"\.downsample\.0\.", ".shortcut."),
+    RenamingRule(r"\.downsample\.1\.", ".shortcut.norm."),
+    RenamingRule(r"^fc\.", "linear."),
 )
 KNOWN = r"(stem\.conv[123]|res[2-5]\.\d+\.(conv[123]|shortcut|se\.fc[12])|linear)\.(norm\.)?\w+"
 REASONS = (
-    Rule(r"^(backbone\.)?(conv1\.\d|stem\.)", "a deep stem of ResNet-C/D/T, which no trunk here has"),
-    Rule(r"\.downsample\.2\.", "the average-pooled shortcut of ResNet-D, which no trunk here has"),
-    Rule(r"\.(aa|conv2\.aa)\.", "an anti-aliased stride, which no trunk here has"),
-    Rule(r"\.(se|se_layer)\.conv\.", "efficient channel attention, not SE"),
+    RenamingRule(r"^(backbone\.)?(conv1\.\d|stem\.)", "a deep stem of ResNet-C/D/T, which no trunk here has"),
+    RenamingRule(r"\.downsample\.2\.", "the average-pooled shortcut of ResNet-D, which no trunk here has"),
+    RenamingRule(r"\.(aa|conv2\.aa)\.", "an anti-aliased stride, which no trunk here has"),
+    RenamingRule(r"\.(se|se_layer)\.conv\.", "efficient channel attention, not SE"),
 )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from .converted import Converted
-from .reading import read_checkpoint
+from .read_weights import read_checkpoint
 from .timm_handler import PREFIX, fetch, refuse_look_alike, source_of
 
 

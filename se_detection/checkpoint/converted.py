@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..config.se_config import STAGES, SEConfig
 from ..errors import UserError
-from ..modeling.se_resnet import make_trunk
+from ..modeling.se_resnet import make_se_resnet
 from .convert import convert_state_dict
 from .layout import Layout
 
@@ -69,7 +69,7 @@ class Converted:
             raise UserError(f"{odd} is {converted[odd].dtype}; what was quantized is no weight any more")
         return result
 
-    def make_trunk(self, out_features: Sequence[str]) -> ResNet:
+    def make_se_resnet(self, out_features: Sequence[str]) -> ResNet:
         """The trunk that these weights fit, with random weights and without a classifier."""
         layout = self.layout
         se = SEConfig(
@@ -77,7 +77,7 @@ class Converted:
             stages=[stage for stage, reduction in zip(STAGES, layout.se_reduction, strict=True) if reduction],
             bias=layout.se_bias,
         )
-        return make_trunk(
+        return make_se_resnet(
             layout.depth,
             se=se,
             norm="BN",

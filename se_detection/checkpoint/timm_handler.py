@@ -11,7 +11,7 @@ from iopath.common.file_io import PathHandler, get_cache_dir
 
 from ..errors import UserError
 from .converted import Converted
-from .reading import check_download
+from .read_weights import check_download
 
 PREFIX = "timm://"
 NAMES = (

@@ -30,7 +30,7 @@ def relative_errors(converted: Converted, sizes: Sequence[tuple[int, int]] = SIZ
         UserError: timm is missing, or has no such network.
     """
     theirs = _peer(converted).eval().double()
-    ours = converted.make_trunk(STAGES)
+    ours = converted.build(STAGES)
     ours.load_state_dict({key: tensor for key, tensor in converted.weights.items() if not key.startswith("linear.")})
     ours.eval().double()
     expected: dict[str, Tensor] = {}

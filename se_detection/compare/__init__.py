@@ -2,13 +2,13 @@
 
 from .compare import compare
 from .compare_runs import compare_runs
-from .comparison import Arm, Comparison
+from .comparison import ComparedModel, Comparison
 from .intervals import Difference
 from .side_by_side import draw_side_by_side
 from .tables import comparison_markdown, comparison_table, report_folder, write_report
 
 __all__ = [
-    "Arm",
+    "ComparedModel",
     "Comparison",
     "Difference",
     "compare",

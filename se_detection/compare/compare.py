@@ -12,7 +12,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
-from ..data.coco_files import Entry, load_annotations, load_results
+from ..data.coco_files import load_annotations, load_results
+from ..data.coco_format import Entry
 from ..errors import UserError
 from .comparison import ClassDifference, Comparison, Details, Spread
 from .details import Curve, calibration, mean_errors, precision_recall, size_ranges
@@ -25,7 +26,7 @@ Results = list[Entry] | Path | str
 SEED = 0
 # With fewer, a standard error is off by more than a tenth too often.
 MIN_BOOTSTRAP = 100
-ARMS = ("baseline", "candidate")
+SIDES = ("baseline", "candidate")
 # A detector with nothing in a larger part of the images that hold objects is worth a note.
 SILENT_PART = 0.05
 
@@ -55,7 +56,7 @@ def compare(
     if n_bootstrap < MIN_BOOTSTRAP:
         raise UserError(f"{n_bootstrap} bootstrap samples are too few for an interval; take {MIN_BOOTSTRAP} or more")
     coco = load_annotations(annotations)
-    results = [_load_runs(source, coco, name) for source, name in ((baseline, ARMS[0]), (candidate, ARMS[1]))]
+    results = [_load_runs(source, coco, name) for source, name in ((baseline, SIDES[0]), (candidate, SIDES[1]))]
     images = len(coco.imgs)
     weights = image_weights(images, n_bootstrap)
     sizes = size_ranges(coco)
@@ -92,7 +93,7 @@ def _silent_runs(coco: COCO, results: list[list[list[Entry]]]) -> list[str]:
     """A note on each run that has found nothing at all in many images: its results may be of a part of them."""
     objects = {item["image_id"] for item in _objects(coco)}
     notes = []
-    for name, arm in zip(ARMS, results, strict=True):
+    for name, arm in zip(SIDES, results, strict=True):
         for number, run in enumerate(arm, start=1):
             silent = objects - {item["image_id"] for item in run}
             if len(silent) > SILENT_PART * len(objects):
@@ -124,17 +125,17 @@ def _conclude(coco: COCO, arms: list[list[Scores]], sizes: list[Area], notes: li
     differences = {name: item.difference() for name, item in zip(METRICS, estimates, strict=True)}
     runs = {
         name: {metric: _spread(values) for metric, values in zip(METRICS, rows, strict=True)}
-        for name, rows in zip(ARMS, metrics, strict=True)
+        for name, rows in zip(SIDES, metrics, strict=True)
     }
     covers = _covers(differences["AP"], [len(arm) for arm in arms])
     by_iou, by_size = _rows(arms, lambda run: run.by_iou), _rows(arms, lambda run: run.by_size)
     described = [[run.details for run in arm] for arm in arms]
     details = Details(
-        {name: mean_errors(arm) for name, arm in zip(ARMS, described, strict=True)},
+        {name: mean_errors(arm) for name, arm in zip(SIDES, described, strict=True)},
         precision_recall(*described),
         _curve([float(iou) for iou in THRESHOLDS], by_iou, [images[0]] * len(THRESHOLDS)),
         _curve([high**0.5 for _, high in sizes], by_size, [_images(objects, *area) for area in sizes]),
-        {name: calibration(arm) for name, arm in zip(ARMS, described, strict=True)},
+        {name: calibration(arm) for name, arm in zip(SIDES, described, strict=True)},
     )
     means = [{metric: _mean(values) for metric, values in zip(METRICS, rows, strict=True)} for rows in metrics]
     per_class = _per_class(coco, _rows(arms, lambda run: run.by_class))

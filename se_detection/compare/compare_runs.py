@@ -11,10 +11,10 @@ from typing import Any
 from ..data.coco_files import data_difference
 from ..errors import UserError
 from ..runs.bad_images import BAD_IMAGES
-from ..runs.evaluated_run import Run, read_run
+from ..runs.evaluated_run import EvaluatedRun, read_run
 from ..runs.recipe import differing, is_of_trunk
-from .compare import ARMS, compare
-from .comparison import Arm, Comparison
+from .compare import SIDES, compare
+from .comparison import ComparedModel, Comparison
 from .intervals import Difference
 
 # What a comparison calls it, and what run.json does.
@@ -67,13 +67,13 @@ def compare_runs(
         difference={**comparison.difference, **differences},
         verdict=comparison.verdict + warning,
         notes=[*obstacles, *_unchecked(runs), *comparison.notes],
-        names={name: [str(run.path) for run in arm] for name, arm in zip(ARMS, arms, strict=True)},
+        names={name: [str(run.path) for run in arm] for name, arm in zip(SIDES, arms, strict=True)},
         recipe=recipe,
         arms=(_arm(arms[0]), _arm(arms[1])),
     )
 
 
-def _read_arms(paths: list[list[Path]], annotations: Path | None) -> list[list[Run]]:
+def _read_arms(paths: list[list[Path]], annotations: Path | None) -> list[list[EvaluatedRun]]:
     """The runs; bare files are taken to be of the annotations of the first folder, where none are given."""
     resolved = [path.resolve() for arm in paths for path in arm]
     for path in resolved:
@@ -94,7 +94,7 @@ def _read_arms(paths: list[list[Path]], annotations: Path | None) -> list[list[R
     return arms
 
 
-def _check_same_data(first: Run, other: Run) -> None:
+def _check_same_data(first: EvaluatedRun, other: EvaluatedRun) -> None:
     if first.results and other.results and first.results["categories"] != other.results["categories"]:
         raise UserError(f"{first.path} and {other.path} have different categories; compare runs on the same data")
     if first.annotations == other.annotations:
@@ -107,7 +107,7 @@ def _check_same_data(first: Run, other: Run) -> None:
         )
 
 
-def _recipe(arms: list[list[Run]]) -> tuple[dict[str, dict[str, list[Any]]], list[str]]:
+def _recipe(arms: list[list[EvaluatedRun]]) -> tuple[dict[str, dict[str, list[Any]]], list[str]]:
     """The config keys in which the arms differ, and a line on each pair of runs that should agree and does not."""
     obstacles = []
     for arm in arms:
@@ -128,7 +128,7 @@ def _recipe(arms: list[list[Run]]) -> tuple[dict[str, dict[str, list[Any]]], lis
     return {"trunk and weights": trunk, "others": others}, obstacles
 
 
-def _differences(first: Run, other: Run) -> dict[str, list[Any]]:
+def _differences(first: EvaluatedRun, other: EvaluatedRun) -> dict[str, list[Any]]:
     if first.recipe is None or other.recipe is None:
         return {}
     found = differing(first.recipe, other.recipe)
@@ -141,7 +141,7 @@ def _differences(first: Run, other: Run) -> dict[str, list[Any]]:
     return found | ({BAD_IMAGES: [f"{len(names)} images" for names in left_out]} if left_out[0] != left_out[1] else {})
 
 
-def _training_data(run: Run) -> list[tuple[str, str | None]]:
+def _training_data(run: EvaluatedRun) -> list[tuple[str, str | None]]:
     """The names of the data sets and, where the record knows them, their annotations."""
     files = run.record.get("data", {})
     return [(name, files.get(name, {}).get("json")) for name in (run.recipe or {})["DATASETS.TRAIN"]]
@@ -160,7 +160,7 @@ def _is_same_data(first: list[tuple[str, str | None]], other: list[tuple[str, st
     return True
 
 
-def _same_seeds(arm: list[Run]) -> list[str]:
+def _same_seeds(arm: list[EvaluatedRun]) -> list[str]:
     seeds: dict[int, Path] = {}
     lines = []
     for run in arm:
@@ -175,20 +175,20 @@ def _listed(differences: dict[str, list[Any]]) -> str:
     return ", ".join(f"{key} ({first!r} and {other!r})" for key, (first, other) in differences.items())
 
 
-def _unchecked(runs: list[Run]) -> list[str]:
+def _unchecked(runs: list[EvaluatedRun]) -> list[str]:
     unknown = [run.name for run in runs if run.recipe is None]
     return [f"without a saved config, whether the recipe is the same was not checked: {', '.join(unknown)}"] * bool(
         unknown
     )
 
 
-def _arm(runs: list[Run]) -> Arm:
+def _arm(runs: list[EvaluatedRun]) -> ComparedModel:
     """The name of a run, or what the names of several begin with, and what the record tells of the backbone."""
     first = runs[0]
     backbone = str(first.record.get("backbone", "")).removeprefix("build_").removesuffix("_backbone")
     depth = f" {first.record['depth']}" if "depth" in first.record else ""
     size = first.record.get("backbone_input")
-    arm = Arm(first.name, backbone + depth, (size[0], size[1]) if size else None)
+    arm = ComparedModel(first.name, backbone + depth, (size[0], size[1]) if size else None)
     if len(runs) == 1:
         return arm
     same = takewhile(lambda letters: len(set(letters)) == 1, zip(*(run.name for run in runs), strict=False))
@@ -196,7 +196,7 @@ def _arm(runs: list[Run]) -> Arm:
     return replace(arm, name=f"{common} ({len(runs)} runs)")
 
 
-def _cost(runs: list[Run], key: str) -> float | None:
+def _cost(runs: list[EvaluatedRun], key: str) -> float | None:
     values = [value for run in runs if isinstance(value := run.record.get(key), int | float)]
     return values[0] if values else None
 

@@ -10,7 +10,7 @@ from .intervals import FALSE_DISCOVERY_RATE, Difference
 
 
 @dataclass(frozen=True)
-class Arm:
+class ComparedModel:
     """What a table calls a detector; `backbone_input` is the (height, width) that its GFLOPs were counted at."""
 
     name: str
@@ -81,7 +81,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     names: dict[str, list[str]] = field(default_factory=dict)
     recipe: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    arms: tuple[Arm, Arm] = (Arm("baseline"), Arm("candidate"))
+    arms: tuple[ComparedModel, ComparedModel] = (ComparedModel("baseline"), ComparedModel("candidate"))
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `comparison.json`."""

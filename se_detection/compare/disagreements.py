@@ -7,7 +7,7 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
-from ..data.coco_files import Entry
+from ..data.coco_format import Entry
 from .matching import COCO_AREAS, match_boxes
 
 

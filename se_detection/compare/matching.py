@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval, Params
 
-from ..data.coco_files import Entry, load_coco, silenced
+from ..data.coco_files import load_coco, silenced
+from ..data.coco_format import Entry
 
 Array = NDArray[np.float64]
 Area = tuple[float, float]

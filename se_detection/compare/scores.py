@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from pycocotools.coco import COCO
 
-from ..data.coco_files import Entry
+from ..data.coco_format import Entry
 from .average_precision import average_precision
 from .details import RunDetails, describe
 from .matching import COCO_AREAS, THRESHOLDS, Area, Array, match_boxes

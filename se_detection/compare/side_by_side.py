@@ -9,11 +9,11 @@ from detectron2.data.detection_utils import read_image
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ..data.coco_files import Entry, load_annotations, load_results
-from ..data.coco_format import image_path
+from ..data.coco_files import load_annotations, load_results
+from ..data.coco_format import Entry, image_path
 from ..data.image_files import reason
 from ..errors import UserError
-from ..runs.evaluated_run import Run, read_run
+from ..runs.evaluated_run import EvaluatedRun, read_run
 from ..visualization.drawing import category_colours, draw_panel, named_boxes, side_by_side
 
 MIN_SCORE = 0.5
@@ -57,7 +57,7 @@ def draw_side_by_side(
     for number in chosen:
         image = images[number]
         source = image_path(runs[0].annotations, image_root, image)
-        picture = read_picture(source)
+        picture = read_pixels(source)
         width = min(max(picture.width, PANEL_WIDTH[0]), PANEL_WIDTH[1])
         panels = [draw_panel(picture, named_boxes(arm.get(image["id"], []), coco, colours), width) for arm in arms]
         path = folder / f"{number:05d}_{source.stem[:STEM]}.png"
@@ -66,7 +66,7 @@ def draw_side_by_side(
     return paths
 
 
-def confident(run: Run, coco: COCO) -> list[Entry]:
+def confident(run: EvaluatedRun, coco: COCO) -> list[Entry]:
     """A run's detections of score 0.5 or more."""
     return [item for item in load_results(run.detections, coco, "results") if item["score"] >= MIN_SCORE]
 
@@ -78,7 +78,7 @@ def _by_image(entries: Iterable[Entry]) -> dict[Any, list[Entry]]:
     return grouped
 
 
-def read_picture(path: Path) -> Image.Image:
+def read_pixels(path: Path) -> Image.Image:
     """An image as detectron2 reads it.
 
     Raises:

@@ -101,7 +101,7 @@ def report_folder(runs: Sequence[Path], output: Path | None, *, overwrite: bool)
 def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     """Writes `comparison.json`, `comparison.md` and `plots/`, replacing older ones, and returns their paths."""
     # Here, so that training and evaluation, which import this package, start without matplotlib.
-    from .plots import draw_plots
+    from .comparison_plots import draw_plots
 
     folder.mkdir(parents=True, exist_ok=True)
     plots = draw_plots(comparison, folder / "plots")

@@ -29,7 +29,7 @@ def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def classifier(cfg: CfgNode) -> str:
+def classes_node(cfg: CfgNode) -> str:
     """The node of `MODEL` whose `NUM_CLASSES` a config's detector goes by."""
     return "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
 

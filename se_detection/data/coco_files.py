@@ -15,14 +15,13 @@ from .coco_format import (
     EVALUATED_ANNOTATION,
     ID,
     KINDS,
+    Entry,
     check_entries,
     check_references,
     is_box,
     is_integer,
     is_number,
 )
-
-Entry = dict[str, Any]
 
 EVALUATED = ("image_id", "category_id", "bbox", "area", "iscrowd")
 RULES = {key: EVALUATED_ANNOTATION[key] for key in ("id", *EVALUATED)}

@@ -24,7 +24,7 @@ QUARTER_TURNS = (5, 6, 7, 8)
 DEEP = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-class Picture(NamedTuple):
+class ImageFile(NamedTuple):
     """Width and height in pixels as detectron2's `read_image` finds them; `turned`: EXIF swaps the file's own."""
 
     width: int
@@ -38,7 +38,7 @@ class Undecodable(NamedTuple):
     reason: str
 
 
-def decode(path: str | Path) -> Picture:
+def decode(path: str | Path) -> ImageFile:
     """Decodes all of a file's data.
 
     What is larger than twice `Image.MAX_IMAGE_PIXELS`, 179 million pixels, Pillow refuses by the file's header.
@@ -57,8 +57,8 @@ def decode(path: str | Path) -> Picture:
         image.crop((0, 0, 1, 1)).convert("RGB")
         refuse_deep(image)
     if orientation in QUARTER_TURNS:
-        return Picture(height, width, turned=True)
-    return Picture(width, height, turned=False)
+        return ImageFile(height, width, turned=True)
+    return ImageFile(width, height, turned=False)
 
 
 def refuse_deep(image: Image.Image) -> None:
@@ -71,7 +71,7 @@ def refuse_deep(image: Image.Image) -> None:
         raise ValueError(f"pixels above 255 (mode {image.mode}), which all become white; save it with 8 bits")
 
 
-def look_at(path: str | Path) -> Picture | Undecodable | None:
+def look_at(path: str | Path) -> ImageFile | Undecodable | None:
     """What lies at a path; None where nothing does."""
     if not os.path.isfile(path):
         return None

@@ -24,8 +24,8 @@ from ..errors import UserError
 from .image_files import BadImage, image_key, reason
 from .worker_signals import Undisturbed
 
-Picture = dict[str, Any]
-Mapper = Callable[[Picture], Picture | None]
+MappedImage = dict[str, Any]
+Mapper = Callable[[MappedImage], MappedImage | None]
 
 # What a seed is for: streams of different purposes have nothing in common.
 ORDER, AUGMENTATION, STEP, REPLACEMENT = range(4)
@@ -80,7 +80,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: Sequence[Picture],
+        dataset: Sequence[MappedImage],
         *,
         mapper: Mapper,
         make_sampler: Callable[[DatasetFromList], Sampler[int]],
@@ -149,7 +149,7 @@ class TrainLoader:
             self.phases.append(self.phase(iteration))
         self.iteration = iteration
 
-    def __iter__(self) -> Iterator[list[Picture]]:
+    def __iter__(self) -> Iterator[list[MappedImage]]:
         return iter(
             Undisturbed(
                 DataLoader(
@@ -198,7 +198,7 @@ class _Grouped:
         return taken
 
 
-class _Mapped(Dataset[Picture]):
+class _Mapped(Dataset[MappedImage]):
     """Pictures by (position, index); the position in the stream seeds the augmentation."""
 
     def __init__(
@@ -215,7 +215,7 @@ class _Mapped(Dataset[Picture]):
         self.seed = seed
         self.bad_images = bad_images
 
-    def __getitem__(self, pick: tuple[int, int]) -> Picture:
+    def __getitem__(self, pick: tuple[int, int]) -> MappedImage:
         position, index = pick
         left_out: list[BadImage] = []
         for candidate in chain([index], self._others(position, index)):
@@ -244,7 +244,7 @@ class _Mapped(Dataset[Picture]):
         yield from (int(other) for other in order[np.argsort(differs, kind="stable")] if other != index)
 
 
-def _check_annotations(dataset: Iterable[Picture], wanted: str, key: str) -> None:
+def _check_annotations(dataset: Iterable[MappedImage], wanted: str, key: str) -> None:
     for item in dataset:
         annotations = [entry for entry in item.get("annotations", ()) if not entry.get("iscrowd")]
         lacking = sum(not entry.get(wanted) for entry in annotations)
@@ -255,7 +255,7 @@ def _check_annotations(dataset: Iterable[Picture], wanted: str, key: str) -> Non
             )
 
 
-def _fingerprint(dataset: Iterable[Picture]) -> str:
+def _fingerprint(dataset: Iterable[MappedImage]) -> str:
     """Of the pictures' names, sizes, labels and numbers of annotations: the same on any machine."""
     digest = hashlib.sha256()
     for item in dataset:

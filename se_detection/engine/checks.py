@@ -15,8 +15,8 @@ from detectron2.data.transforms import AugInput
 
 from ..checkpoint.timm_handler import PREFIX, source_of
 from ..config.buildable import check_backbone, check_model, explained
-from ..config.defaults import classifier
-from ..config.reading import read_config
+from ..config.defaults import classes_node
+from ..config.read_config import read_config
 from ..data.coco_sets import check_registered
 from ..data.mapper import CheckedMapper
 from ..errors import UserError
@@ -141,7 +141,7 @@ def _check_data(cfg: CfgNode, args: Namespace) -> None:
 
 def _numbers(cfg: CfgNode) -> dict[str, tuple[str, str]]:
     """The keys that count what a data set's metadata names, the metadata's key, and a word for it."""
-    numbers = {f"MODEL.{classifier(cfg)}.NUM_CLASSES": ("thing_classes", "classes")}
+    numbers = {f"MODEL.{classes_node(cfg)}.NUM_CLASSES": ("thing_classes", "classes")}
     if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
         numbers["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = ("stuff_classes", "classes of stuff")
     if cfg.MODEL.KEYPOINT_ON:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import parse_json, write_whole
-from .signals import Agreement
+from .signals import RankMaximum
 
 REPORT = "non_finite.json"
 # detectron2's recipes: a learning rate of 0.02 for 16 images.
@@ -34,7 +34,7 @@ class LossGuard:
         agreement: of all processes.
     """
 
-    def __init__(self, cfg: CfgNode, agreement: Agreement) -> None:
+    def __init__(self, cfg: CfgNode, agreement: RankMaximum) -> None:
         self.cfg = cfg
         self.agreement = agreement
         self.skipped = self.skipped_in_a_row = 0

@@ -40,7 +40,7 @@ FIXED = (
 UNIMPORTANT = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "MODEL.WEIGHTS")
 
 
-def differences(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
+def changed_keys(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
     """The keys whose values are not those of the run in `OUTPUT_DIR`: the run's value and the present one.
 
     Empty where the run has no `config.yaml`.

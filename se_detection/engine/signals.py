@@ -24,7 +24,7 @@ class Interrupted(SystemExit):
     """Ends a run that was asked to stop, with exit code 128 + the signal's number, as shells give it."""
 
 
-class Agreement:
+class RankMaximum:
     """What one process has found, all of them know."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[Non
 class StopRequest:
     """Remembers the first signal while it listens; a second one ends the process at once."""
 
-    def __init__(self, agreement: Agreement) -> None:
+    def __init__(self, agreement: RankMaximum) -> None:
         self.agreement = agreement
         self.received = 0
         self._received_at = 0.0

@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from ..data.image_files import BadImage
 from ..errors import printable
 from ..runs.bad_images import BAD_IMAGES, read_bad_images, write_bad_images
-from .signals import Agreement
+from .signals import RankMaximum
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class LeftOut(HookBase):
         folder: Path,
         known: Iterable[BadImage],
         found: Callable[[], list[BadImage]],
-        agreement: Agreement,
+        agreement: RankMaximum,
     ) -> None:
         self.folder = folder
         self.known = list(known)

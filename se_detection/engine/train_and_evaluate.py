@@ -20,7 +20,7 @@ from ..runs.record import write_run_record
 from ..runs.run_folder import result_files, training_files
 from .heartbeat import heartbeat
 from .launch import lost_process, start_processes
-from .resume import as_begun, differences, shared_checkpoint
+from .resume import as_begun, changed_keys, shared_checkpoint
 from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def run(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
         UserError: what a person can mend, a full disk among it.
         Interrupted: the training was asked to stop.
     """
-    changed = differences(cfg) if args.resume and not args.eval_only and comm.is_main_process() else {}
+    changed = changed_keys(cfg) if args.resume and not args.eval_only and comm.is_main_process() else {}
     # A full disk is told once, not with every line of the log.
     logging.raiseExceptions = False
     try:

@@ -45,7 +45,7 @@ from .heartbeat import heartbeat
 from .hooks import BestCheckpoint, Checkpoints, DeferredWriters, Evaluation, MovingAverage, PreciseBN, Writers
 from .loss_guard import LossGuard, get_normalizer, guard_forward, norm_statistics, set_normalizer, weights_are_finite
 from .resume import check_fixed_values, check_state, fixed_values, shared_checkpoint
-from .signals import Agreement, InterruptibleEvaluator, StopRequest
+from .signals import InterruptibleEvaluator, RankMaximum, StopRequest
 from .skipped_images import LeftOut
 from .steps import CheckedAMPTrainer, CheckedTrainer, SeededBatches
 from .tensorboard import DetectionPictures, GateMeans
@@ -92,7 +92,7 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        self.agreement = Agreement()
+        self.agreement = RankMaximum()
         self.stop = StopRequest(self.agreement)
         self.guard = LossGuard(cfg, self.agreement)
         if comm.is_main_process():

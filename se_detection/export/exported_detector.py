@@ -34,10 +34,10 @@ class ExportedDetector:
         return found
 
 
-Run = Callable[[Tensor], dict[str, Tensor]]
+RunFunction = Callable[[Tensor], dict[str, Tensor]]
 
 
-def _open_torchscript(path: Path) -> tuple[Description, Run]:
+def _open_torchscript(path: Path) -> tuple[Description, RunFunction]:
     extra = {KEY: b""}
     try:
         module = torch.jit.load(str(path), _extra_files=extra)
@@ -55,7 +55,7 @@ def _open_torchscript(path: Path) -> tuple[Description, Run]:
     return description, run
 
 
-def _open_onnx(path: Path) -> tuple[Description, Run]:
+def _open_onnx(path: Path) -> tuple[Description, RunFunction]:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

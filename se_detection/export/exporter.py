@@ -21,14 +21,21 @@ from ..errors import UserError
 from ..files import file_digest
 from ..modeling.fuse.fuse import fuse_for_inference
 from ..runs.categories import run_categories
-from ..runs.evaluation_data import Split, batches, coco_results, open_split, register_recorded, spread
+from ..runs.evaluation_data import (
+    EvaluationData,
+    batches,
+    coco_results,
+    open_evaluation_data,
+    register_recorded,
+    spread,
+)
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .exported_detector import ExportedDetector
 from .formats import SUFFIXES, smallest_side, write_onnx, write_torch_export, write_torchscript
 from .graph import check_kind, find, outputs_of
 from .int8 import quantise
 from .metadata import MEANING, Description
-from .output_check import Agreement, compare_detections, compare_maps, sizes_of
+from .output_check import OutputDifference, compare_detections, compare_maps, sizes_of
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 # What an export in float32 may differ by: pixels, and scores from 0 to 1.
@@ -85,7 +92,7 @@ class Export:
     file: Path
     detector: str
     form: Form
-    agreement: Agreement
+    agreement: OutputDifference
     ap: dict[str, Any] | None
 
     @property
@@ -126,7 +133,7 @@ class RunExporter:
         self.run.model.requires_grad_(False)
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
             raise UserError(f"{folder}: pictures in {cfg.INPUT.FORMAT} can't be exported; RGB and BGR can")
-        self.split: Split = open_split(self.run, split, None)
+        self.split: EvaluationData = open_evaluation_data(self.run, split, None)
         if not self.split.images:
             raise UserError(f"{self.split.annotations} has no images to compare on")
         self.images = list(self._pictures(spread(self.split.images, images)))

@@ -18,7 +18,7 @@ SCALES = (1.0, 0.75, 1.25)
 
 
 @dataclass
-class Agreement:
+class OutputDifference:
     """The worst differences over some pictures at several sizes.
 
     Args:
@@ -51,9 +51,9 @@ def sizes_of(image: Tensor) -> Iterator[Tensor]:
 
 def compare_detections(
     original: Callable[[Tensor], Instances], exported: Callable[[Tensor], Instances], images: Sequence[Tensor]
-) -> Agreement:
+) -> OutputDifference:
     """Runs both on each picture, (3, H, W) of uint8, at several sizes."""
-    agreement = Agreement()
+    agreement = OutputDifference()
     with torch.no_grad(), _float32():
         for image in itertools.chain.from_iterable(map(sizes_of, images)):
             expected, found = original(image).to("cpu"), exported(image).to("cpu")
@@ -84,9 +84,9 @@ def compare_maps(
     original: Callable[[Tensor], dict[str, Tensor]],
     exported: Callable[[Tensor], dict[str, Tensor]],
     batches: Sequence[Tensor],
-) -> Agreement:
+) -> OutputDifference:
     """Runs both backbones on batches of (N, 3, H, W), normalised and padded."""
-    agreement = Agreement()
+    agreement = OutputDifference()
     with torch.no_grad(), _float32():
         for batch in batches:
             expected, found = original(batch), exported(batch)

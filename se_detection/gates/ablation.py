@@ -17,11 +17,11 @@ from pycocotools.coco import COCO
 from ..compare.compare import image_weights, images_by_size
 from ..compare.intervals import Difference, estimate
 from ..compare.scores import score_run
-from ..data.coco_files import Entry
+from ..data.coco_format import Entry
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..modeling.complexity import count_parameters
-from ..runs.evaluation_data import Split, batches, coco_results
+from ..runs.evaluation_data import EvaluationData, batches, coco_results
 from ..runs.trained_run import TrainedRun
 from .recorder import Array, Gates, constant_gates
 from .time_share import GateTime, measure_gate_time
@@ -134,7 +134,7 @@ def evaluations(names: Sequence[str]) -> int:
 
 def ablate(
     run: TrainedRun,
-    split: Split,
+    split: EvaluationData,
     gates: Gates,
     means: Mapping[str, Array],
     state: AblationState,

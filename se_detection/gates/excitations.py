@@ -13,10 +13,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..engine.signals import Agreement, Interrupted, StopRequest
+from ..engine.signals import Interrupted, RankMaximum, StopRequest
 from ..errors import UserError
 from ..files import read_json
-from ..runs.evaluation_data import Split, fingerprint, open_split, read_image
+from ..runs.evaluation_data import EvaluationData, fingerprint, open_evaluation_data, read_image
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .ablation import UNCHANGED, Ablation, AblationState, ablate, detections, evaluations, summarise
 from .recorder import GateRecorder, Gates, se_gates
@@ -32,7 +32,7 @@ class Excitations:
     """What was found of a run's gates; `ablation` is None where nothing was evaluated."""
 
     run: TrainedRun
-    split: Split
+    split: EvaluationData
     gates: Gates
     statistics: dict[str, BlockStatistics]
     ablation: Ablation | None
@@ -71,7 +71,7 @@ def explain(
     gates = se_gates(run.model)
     if not gates:
         raise UserError(f"{run_folder}: its backbone, {cfg.MODEL.BACKBONE.NAME}, has no SE gates; give an SE run")
-    data = open_split(run, split, images)
+    data = open_evaluation_data(run, split, images)
     of = fingerprint(run, data)
     folder = _open_folder(output or run_folder / "excitations", of, overwrite=overwrite)
     state = AblationState(folder / STATE, of)
@@ -85,7 +85,7 @@ def explain(
     parts = 1 + ablation * evaluations(list(gates))
     if seen:
         print(f"{folder}: goes on after {_done(seen, total, len(state.rows))}", file=sys.stderr)
-    stop = StopRequest(Agreement())
+    stop = StopRequest(RankMaximum())
     done = seen + ablation * len(state.rows) * total
     with (
         stop.listening(),
@@ -121,7 +121,7 @@ def explain(
 
 def _record(
     run: TrainedRun,
-    split: Split,
+    split: EvaluationData,
     gates: Gates,
     blocks: dict[str, BlockStatistics],
     seen: int,

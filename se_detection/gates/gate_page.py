@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..runs.record import read_record
-from ..visualization.blocks import Block, Cell, Code, Interval, Number, Pictures, Section, Table, Text
-from ..visualization.images import Picture, picture_from_file
+from ..visualization.embedded_images import EmbeddedImage, picture_from_file
 from ..visualization.page import Page, write_page
+from ..visualization.page_blocks import Block, Cell, Code, ImageGrid, Interval, Number, Section, Table, Text
 from .ablation import MARGIN, Ablation
 from .excitations import Excitations
 from .gate_tables import excitations_notes, findings
@@ -88,10 +88,10 @@ def _ablation(ablation: Ablation) -> Table:
     return Table("The detector with gates held at their mean", headings, rows, wide=True)
 
 
-def _pictures(title: str, found: Excitations, paths: Sequence[Path], folder: str) -> list[Pictures]:
-    pictures: list[Picture] = [
+def _pictures(title: str, found: Excitations, paths: Sequence[Path], folder: str) -> list[ImageGrid]:
+    pictures: list[EmbeddedImage] = [
         picture_from_file(path, f"{path.stem.replace('_', ' ')} of {found.run.folder.name}", title=path.stem)
         for path in paths
         if path.parent.name == folder and path.suffix == ".png"
     ]
-    return [Pictures(title, pictures, large=True)] if pictures else []
+    return [ImageGrid(title, pictures, large=True)] if pictures else []

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
-from ..data.coco_files import Entry
+from ..data.coco_format import Entry
 from ..errors import UserError
 from ..runs.evaluation_data import coco_results, read_image
 from ..visualization.drawing import class_colours, draw_boxes, side_by_side

@@ -17,7 +17,7 @@ from .recorder import Gates
 REPEATS = 5
 # A mark in time, and the seconds between two of them, once all work is done.
 Mark = Any
-Interval = tuple[Mark, Mark]
+TimeInterval = tuple[Mark, Mark]
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def measure_gate_time(model: nn.Module, gates: Gates, batches: Sequence[Any]) ->
 def _time(model: nn.Module, gates: Gates, batch: Any) -> list[float]:
     """Seconds of the whole model, and of each gate."""
     mark, seconds = (_gpu_mark, _gpu_seconds) if _on_gpu(model) else (time.perf_counter, _cpu_seconds)
-    intervals: dict[str, list[Interval]] = {name: [] for name in gates}
+    intervals: dict[str, list[TimeInterval]] = {name: [] for name in gates}
     with torch.inference_mode(), ExitStack() as hooks:
         for name, gate in gates.items():
             for hook in _hooks(gate, mark, intervals[name]):
@@ -80,7 +80,7 @@ def _on_gpu(model: nn.Module) -> bool:
     return next(model.parameters()).is_cuda
 
 
-def _hooks(gate: SqueezeExcitation, mark: Callable[[], Mark], intervals: list[Interval]) -> list[Any]:
+def _hooks(gate: SqueezeExcitation, mark: Callable[[], Mark], intervals: list[TimeInterval]) -> list[Any]:
     begun: list[Mark] = []
 
     def begin(*_: Any) -> None:
@@ -98,10 +98,10 @@ def _gpu_mark() -> Mark:
     return event
 
 
-def _gpu_seconds(interval: Interval) -> float:
+def _gpu_seconds(interval: TimeInterval) -> float:
     interval[1].synchronize()
     return interval[0].elapsed_time(interval[1]) / 1000
 
 
-def _cpu_seconds(interval: Interval) -> float:
+def _cpu_seconds(interval: TimeInterval) -> float:
     return float(interval[1] - interval[0])

@@ -7,7 +7,7 @@ import numpy as np
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from numpy.typing import NDArray
 
-from ..data.coco_files import Entry
+from ..data.coco_format import Entry
 from .predictor import SEPredictor
 
 

@@ -11,9 +11,9 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..checkpoint.layout import Layout
-from ..checkpoint.reading import read_checkpoint
+from ..checkpoint.read_weights import read_checkpoint
 from ..config.buildable import check_model
-from ..config.defaults import classifier
+from ..config.defaults import classes_node
 from ..config.yaml_file import BASE, read_yaml
 from ..data.coco_format import is_integer
 from ..errors import UserError
@@ -66,7 +66,7 @@ def read_exported(path: Path) -> tuple[CfgNode, dict[int, str]]:
             raise UserError(f"{path} is damaged: {changed} in it is not what was written; get the file again")
     categories = _categories(path, content["categories"])
     cfg = _config(path, content["config"])
-    if len(categories) != (number := cfg.MODEL[classifier(cfg)].NUM_CLASSES):
+    if len(categories) != (number := cfg.MODEL[classes_node(cfg)].NUM_CLASSES):
         raise UserError(f"{path} is damaged: it has {len(categories)} classes, and its config has {number}")
     return cfg, categories
 

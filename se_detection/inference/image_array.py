@@ -12,11 +12,11 @@ from PIL import Image
 from ..data.image_files import reason, refuse_deep
 from ..errors import UserError
 
-Picture = NDArray[np.uint8] | Image.Image | str | Path
+ImageInput = NDArray[np.uint8] | Image.Image | str | Path
 ORDERS = ("BGR", "RGB")
 
 
-def picture_array(picture: Picture, order: str, array_order: str) -> NDArray[np.uint8]:
+def picture_array(picture: ImageInput, order: str, array_order: str) -> NDArray[np.uint8]:
     """A picture as detectron2 reads it from a file: turned as EXIF says, grey and palettes made colours, no alpha.
 
     Args:

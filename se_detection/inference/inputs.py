@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..data.image_files import Picture, look_at, map_files
+from ..data.image_files import ImageFile, look_at, map_files
 from ..errors import UserError
 from .video import count_frames
 
@@ -85,4 +85,4 @@ def _reason(path: Path) -> str:
     found = look_at(path)
     if found is None:
         return "there is no such file"
-    return "" if isinstance(found, Picture) else found.reason
+    return "" if isinstance(found, ImageFile) else found.reason

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from ..data.coco_files import Entry
+from ..data.coco_format import Entry
 from ..data.image_files import reason
-from ..engine.signals import Agreement, Interrupted, StopRequest
+from ..engine.signals import Interrupted, RankMaximum, StopRequest
 from ..errors import UserError
 from ..files import write_whole
 from ..gates.excitations import Excitations
@@ -106,7 +106,7 @@ def predict(
     live = chain(list(islice(live, 1)), live)
     videos = {file: count_frames(file) or 0 for file in files if is_video(file)}
     total = len(files) - len(videos) + sum(videos.values()) if camera is None else None
-    stop = StopRequest(Agreement())
+    stop = StopRequest(RankMaximum())
     with folder.opened(), tqdm(desc="detecting", total=total, unit="picture") as bar, stop.listening():
         work = _Work(detectors, categories, folder, score, gates, stop, bar)
         try:

@@ -9,8 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..data.coco_files import Entry, is_detection
-from ..data.coco_format import is_integer, is_number
+from ..data.coco_files import is_detection
+from ..data.coco_format import Entry, is_integer, is_number
 from ..errors import UserError
 from ..files import parse_json, write_whole
 from ..runs.evaluated_run import DETECTIONS

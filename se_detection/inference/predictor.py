@@ -18,7 +18,7 @@ from ..modeling.fuse.fuse import fuse_for_inference
 from ..runs.categories import run_categories
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .detector_file import read_exported, write_exported
-from .image_array import ORDERS, Picture, picture_array
+from .image_array import ORDERS, ImageInput, picture_array
 
 # Of pictures, without a word of the caller's: some gigabytes of a ResNet-50-FPN's maps at 800 pixels.
 BATCH_SIZE = 4
@@ -100,11 +100,11 @@ class SEPredictor:
         return tuple(self.categories.values())
 
     @overload
-    def __call__(self, pictures: Picture, *, channel_order: str = ..., batch_size: int = ...) -> Instances: ...
+    def __call__(self, pictures: ImageInput, *, channel_order: str = ..., batch_size: int = ...) -> Instances: ...
 
     @overload
     def __call__(
-        self, pictures: Sequence[Picture], *, channel_order: str = ..., batch_size: int = ...
+        self, pictures: Sequence[ImageInput], *, channel_order: str = ..., batch_size: int = ...
     ) -> list[Instances]: ...
 
     def __call__(self, pictures: Any, *, channel_order: str = "BGR", batch_size: int = BATCH_SIZE) -> Any:
@@ -129,7 +129,7 @@ class SEPredictor:
         return found if several else found[0]
 
     def outputs(
-        self, pictures: Iterable[Picture], *, channel_order: str = "BGR", batch_size: int = BATCH_SIZE
+        self, pictures: Iterable[ImageInput], *, channel_order: str = "BGR", batch_size: int = BATCH_SIZE
     ) -> Iterator[dict[str, Any]]:
         """detectron2's dictionary for each picture, one batch after another, on the model's device.
 
@@ -152,7 +152,7 @@ class SEPredictor:
                 outputs = self.model(batch)
             yield from outputs
 
-    def entry(self, picture: Picture, array_order: str) -> dict[str, Any]:
+    def entry(self, picture: ImageInput, array_order: str) -> dict[str, Any]:
         """What the model takes of one picture: the resized `image`, and its own `height` and `width`.
 
         Raises:

@@ -106,7 +106,7 @@ def make_stage(
         raise UserError(f"MODEL.SE in {stage}: {error}") from error
 
 
-def make_trunk(
+def make_se_resnet(
     depth: int,
     *,
     se: SEConfig,
@@ -222,7 +222,7 @@ def _trunk(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
             "MODEL.ROI_HEADS.NAME: Res5ROIHeads has a res5 without SE; set it to SERes5ROIHeads, "
             "or take res5 out of MODEL.SE.STAGES"
         )
-    trunk = make_trunk(
+    trunk = make_se_resnet(
         resnets.DEPTH,
         se=se,
         stem=cfg.MODEL.SE.STEM,

@@ -1,6 +1,6 @@
 """Pre-training of a detector's trunk as an image classifier."""
 
-from .pretrain_config import argument_parser, load_config
+from .pretrain_config import argument_parser, load_pretrain_config
 from .pretrainer import Pretrainer
 
-__all__ = ["Pretrainer", "argument_parser", "load_config"]
+__all__ = ["Pretrainer", "argument_parser", "load_pretrain_config"]

@@ -11,7 +11,7 @@ from detectron2.solver import build_lr_scheduler, build_optimizer
 from PIL import Image
 
 from ..config.buildable import check_memory, explained
-from ..config.reading import read_config
+from ..config.read_config import read_config
 from ..config.values import LARGEST_SIZE
 from ..engine.checks import check_machine, check_weights
 from ..errors import UserError
@@ -71,7 +71,7 @@ def argument_parser() -> ArgumentParser:
     return parser
 
 
-def load_config(args: Namespace) -> CfgNode:
+def load_pretrain_config(args: Namespace) -> CfgNode:
     """The frozen config of a pre-training; `args.data` becomes the folder, where it was an archive.
 
     Of the detector's config `MODEL`, `INPUT.FORMAT` and `SEED` are taken; the rest is the recipe's. Norms that are

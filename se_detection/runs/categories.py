@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from ..config.defaults import classifier
+from ..config.defaults import classes_node
 from ..data.coco_format import category_names, read_coco
 from ..errors import UserError
 from .record import read_record
@@ -29,7 +29,7 @@ def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:
     categories = next(known, dict(enumerate(names, 1)))
     if not categories:
         raise UserError(f"{run}: no run.json names its classes; was it trained by tools/train_net.py?")
-    if len(categories) != (number := cfg.MODEL[classifier(cfg)].NUM_CLASSES):
+    if len(categories) != (number := cfg.MODEL[classes_node(cfg)].NUM_CLASSES):
         raise UserError(f"{run}: its record has {len(categories)} classes, and config.yaml has {number}")
     return categories
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..checkpoint.checkpointer import LAST
-from ..checkpoint.reading import check_archive
+from ..checkpoint.read_weights import check_archive
 from ..errors import UserError
 
 # What a training leaves: after a number of iterations (counted from 0), at its end, and before its first.

@@ -1,4 +1,4 @@
-"""Run folders, as tools/train_net.py leaves them, and bare files of results, read back."""
+"""EvaluatedRun folders, as tools/train_net.py leaves them, and bare files of results, read back."""
 
 import os
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ RESULTS_RULES = {
 
 
 @dataclass(frozen=True)
-class Run:
+class EvaluatedRun:
     """An evaluated run: `results` is the content of `inference/results.json`, `record` that of `run.json`, or empty.
 
     Of a bare file of COCO results, `results`, `record` and `recipe` are empty.
@@ -68,7 +68,7 @@ class Run:
         return "" if last == "model_final.pth" else last
 
 
-def read_run(path: Path, annotations: Path | None = None) -> Run:
+def read_run(path: Path, annotations: Path | None = None) -> EvaluatedRun:
     """Reads a run folder or, with annotations, a bare file of COCO results.
 
     Args:
@@ -80,7 +80,7 @@ def read_run(path: Path, annotations: Path | None = None) -> Run:
     if path.is_file():
         if annotations is None:
             raise UserError(f"{path} is a bare file of results; name what it was evaluated on with --annotations")
-        return Run(path, annotations, {}, {}, None)
+        return EvaluatedRun(path, annotations, {}, {}, None)
     if not (path / RESULTS).is_file():
         several = sorted(found.parent.name for found in path.glob("inference/*/results.json"))
         if several:
@@ -104,4 +104,4 @@ def read_run(path: Path, annotations: Path | None = None) -> Run:
         raise UserError(
             f"{path / RESULTS}: its annotations {own} are gone; evaluate the run again, or name them with --annotations"
         )
-    return Run(path, annotations, results, record, read_recipe(path))
+    return EvaluatedRun(path, annotations, results, record, read_recipe(path))

@@ -13,8 +13,9 @@ from detectron2.structures import Instances
 from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 
-from ..config.defaults import classifier
-from ..data.coco_files import Entry, load_annotations
+from ..config.defaults import classes_node
+from ..data.coco_files import load_annotations
+from ..data.coco_format import Entry
 from ..data.coco_sets import check_coco, check_registered, register_coco_json
 from ..data.mapper import CheckedMapper
 from ..data.worker_signals import Undisturbed
@@ -25,7 +26,7 @@ from .trained_run import TrainedRun
 
 
 @dataclass(frozen=True)
-class Split:
+class EvaluationData:
     """Pictures with annotations.
 
     Args:
@@ -59,7 +60,7 @@ class Split:
         )
 
 
-def open_split(run: TrainedRun, given: Sequence[Path] | None, limit: int | None) -> Split:
+def open_evaluation_data(run: TrainedRun, given: Sequence[Path] | None, limit: int | None) -> EvaluationData:
     """The run's test set as recorded, or a COCO file and the folder of its images.
 
     Args:
@@ -88,7 +89,7 @@ def open_split(run: TrainedRun, given: Sequence[Path] | None, limit: int | None)
         raise UserError(f"data set {name!r} is not evaluated as COCO is; give COCO-format data by --split JSON IMAGES")
     images = DatasetCatalog.get(name)
     classes = list(metadata.thing_classes)
-    number = run.cfg.MODEL[classifier(run.cfg)].NUM_CLASSES
+    number = run.cfg.MODEL[classes_node(run.cfg)].NUM_CLASSES
     known = record.get("classes") or classes
     if classes != known or len(classes) != number:
         raise UserError(
@@ -96,7 +97,7 @@ def open_split(run: TrainedRun, given: Sequence[Path] | None, limit: int | None)
             f"of the run ({_first(known)}); give data with the classes that {run.folder} was trained on"
         )
     category_ids = sorted(metadata.thing_dataset_id_to_contiguous_id.items(), key=lambda item: item[1])
-    return Split(
+    return EvaluationData(
         Path(PathManager.get_local_path(metadata.json_file)).absolute(),
         Path(metadata.image_root).absolute(),
         tuple(classes),
@@ -166,13 +167,13 @@ def batches(cfg: CfgNode, images: Sequence[Entry]) -> Iterator[list[Entry]]:
     return iter(Undisturbed(loader))
 
 
-def coco_results(image: Entry, found: Instances, split: Split) -> list[Entry]:
+def coco_results(image: Entry, found: Instances, split: EvaluationData) -> list[Entry]:
     """An image's detections in COCO's results format."""
     entries = instances_to_coco_json(found.to("cpu"), image["image_id"])
     return [{**entry, "category_id": split.category_ids[entry["category_id"]]} for entry in entries]
 
 
-def fingerprint(run: TrainedRun, split: Split) -> dict[str, str]:
+def fingerprint(run: TrainedRun, split: EvaluationData) -> dict[str, str]:
     """What an analysis is of: equal for equal weights, annotations, images and config, wherever they lie."""
     files = {"weights": run.weights, "config": run.folder / "config.yaml", "annotations": split.annotations}
     names = "\n".join(str(image["image_id"]) for image in split.images)

@@ -66,7 +66,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _classes(datasets: Sequence[str]) -> list[str]:
+def class_names(datasets: Sequence[str]) -> list[str]:
     """The class names of the first of several data sets that has any."""
     known = (MetadataCatalog.get(name).get("thing_classes") for name in datasets if name in MetadataCatalog)
     return next((list(names) for names in known if names), [])
@@ -105,7 +105,7 @@ def write_run_record(
         "data": {
             name: {"json": data.get("json_file"), "images": data.get("image_root")} for name, data in metadata.items()
         },
-        "classes": _classes(datasets),
+        "classes": class_names(datasets),
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "depth": cfg.MODEL.RESNETS.DEPTH,
         "parameters": count_parameters(model),

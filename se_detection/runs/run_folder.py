@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 
 from ..errors import UserError
 from .bad_images import BAD_IMAGES
-from .record import _classes, read_record
+from .record import class_names, read_record
 
 TRAINING = (
     "last_checkpoint",
@@ -78,7 +78,7 @@ def check_run_folder(cfg: CfgNode, args: Namespace) -> None:
 def _check_same_run(cfg: CfgNode, output: Path) -> None:
     """A resumed run has the trunk and the classes that it began with."""
     record = read_record(output)
-    classes = _classes(cfg.DATASETS.TEST)
+    classes = class_names(cfg.DATASETS.TEST)
     now = {"backbone": cfg.MODEL.BACKBONE.NAME, "depth": cfg.MODEL.RESNETS.DEPTH, "classes": classes}
     for key, value in now.items():
         if value and record.get(key, value) != value:

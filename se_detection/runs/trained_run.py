@@ -12,7 +12,7 @@ from torch import nn
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.layout import Layout
 from ..config.buildable import check_backbone
-from ..config.reading import read_config
+from ..config.read_config import read_config
 from ..errors import UserError
 from ..modeling.padding import ignore_padding_in_heads
 from .checkpoints import newest_checkpoint

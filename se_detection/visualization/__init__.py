@@ -1,7 +1,10 @@
 """Self-contained HTML pages: verdict first, charts and pictures inside, no script, nothing fetched."""
 
 from ..files import check_html_file
-from .blocks import (
+from .embedded_images import EmbeddedImage, picture_from_file, picture_from_image
+from .inline_charts import chart_style, inline_svg
+from .page import Page, render_page, write_page
+from .page_blocks import (
     ArmHeading,
     Bars,
     Block,
@@ -9,20 +12,17 @@ from .blocks import (
     Chart,
     Charts,
     Code,
+    ImageGrid,
     Interval,
     KeyFigure,
     KeyFigures,
     Name,
     Number,
-    Pictures,
     Scale,
     Section,
     Table,
     Text,
 )
-from .charts import chart_style, inline_svg
-from .images import Picture, picture_from_file, picture_from_image
-from .page import Page, render_page, write_page
 
 __all__ = [
     "ArmHeading",
@@ -32,14 +32,14 @@ __all__ = [
     "Chart",
     "Charts",
     "Code",
+    "EmbeddedImage",
+    "ImageGrid",
     "Interval",
     "KeyFigure",
     "KeyFigures",
     "Name",
     "Number",
     "Page",
-    "Picture",
-    "Pictures",
     "Scale",
     "Section",
     "Table",

@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
-from ..data.coco_files import Entry, load_coco
+from ..data.coco_files import load_coco
+from ..data.coco_format import Entry
 from ..errors import printable
 
 Colour = tuple[int, int, int]
@@ -43,7 +44,7 @@ THIN = Pen()
 
 
 @dataclass(frozen=True)
-class Box:
+class DrawnBox:
     """A box as it is drawn: COCO's `[x, y, width, height]`, a label, or none, and the length of its dashes, or 0."""
 
     place: Sequence[float]
@@ -139,10 +140,10 @@ def category_name(coco: COCO, category: Any) -> str:
     return printable(str(coco.cats[category].get("name", category)))
 
 
-def named_boxes(entries: Iterable[Entry], coco: COCO, colours: dict[Any, Colour]) -> list[Box]:
+def named_boxes(entries: Iterable[Entry], coco: COCO, colours: dict[Any, Colour]) -> list[DrawnBox]:
     """Annotations or detections in their classes' colours, with name and, where they have one, score; best first."""
     return [
-        Box(
+        DrawnBox(
             entry["bbox"],
             category_name(coco, entry["category_id"]) + (f" {entry['score']:.2f}" if "score" in entry else ""),
             colours[entry["category_id"]],
@@ -151,7 +152,7 @@ def named_boxes(entries: Iterable[Entry], coco: COCO, colours: dict[Any, Colour]
     ]
 
 
-def draw_panel(picture: Image.Image, boxes: Sequence[Box], width: int, pen: Pen = THIN) -> Image.Image:
+def draw_panel(picture: Image.Image, boxes: Sequence[DrawnBox], width: int, pen: Pen = THIN) -> Image.Image:
     """The picture, enlarged or reduced to a width, under boxes; the first box's label has the best place."""
     scale = width / picture.width
     panel = picture.resize((width, max(round(picture.height * scale), 1)), Image.Resampling.BICUBIC)
@@ -183,7 +184,7 @@ def _near(place: Sequence[float], scale: float, panel: tuple[int, int]) -> list[
     return near
 
 
-def _draw_rectangle(draw: ImageDraw.ImageDraw, place: Rectangle, box: Box, pen: Pen) -> None:
+def _draw_rectangle(draw: ImageDraw.ImageDraw, place: Rectangle, box: DrawnBox, pen: Pen) -> None:
     left, top, right, bottom = place
     if pen.halo:
         around = (left - pen.halo, top - pen.halo, right + pen.halo, bottom + pen.halo)

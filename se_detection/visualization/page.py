@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from ..files import write_whole
-from .blocks import Block, Section
+from .page_blocks import Block, Section
 
 
 @dataclass(frozen=True)

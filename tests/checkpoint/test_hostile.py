@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from se_detection import UserError
 from se_detection.checkpoint.convert_input import convert_input
 from se_detection.checkpoint.converted import Converted
-from se_detection.checkpoint.reading import MAX_TENSORS, check_download, read_checkpoint
+from se_detection.checkpoint.read_weights import MAX_TENSORS, check_download, read_checkpoint
 from se_detection.checkpoint.timm_handler import fetch, source_of
 from se_detection.runs.checkpoints import is_whole, newest_checkpoint
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from se_detection import UserError
-from se_detection.compare.compare import ARMS, compare
+from se_detection.compare.compare import SIDES, compare
 from se_detection.compare.compare_runs import compare_runs
 from se_detection.compare.matching import match_boxes
 from se_detection.compare.page.comparison_page import write_html_report
@@ -200,7 +200,7 @@ def test_no_picture_is_shown_from_outside_the_folder(two_runs, tmp_path) -> None
                 draw_side_by_side(*two_runs.paths, tmp_path / "pictures", 2)
             coco = load_annotations(two_runs.annotations)
             with pytest.raises(UserError, match=OUTSIDE):
-                disagreement_blocks(coco, dict(zip(ARMS, [[read_run(path)] for path in two_runs.paths], strict=True)))
+                disagreement_blocks(coco, dict(zip(SIDES, [[read_run(path)] for path in two_runs.paths], strict=True)))
         # The page says so too.
         with pytest.raises(UserError, match=OUTSIDE):
             write_html_report(comparison, tmp_path / "report.html")

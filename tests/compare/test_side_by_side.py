@@ -6,7 +6,7 @@ from PIL import Image
 
 from se_detection import UserError
 from se_detection.compare.side_by_side import draw_side_by_side
-from se_detection.visualization.drawing import Box, Pen, draw_panel
+from se_detection.visualization.drawing import DrawnBox, Pen, draw_panel
 
 GROUND = (90, 120, 90)
 
@@ -81,13 +81,13 @@ def test_dashes_leave_half_of_the_line_and_a_halo_surrounds_it() -> None:
     red = (255, 0, 0)
     places = [10, 10, 160, 60]
     solid, dashed = (
-        np.asarray(draw_panel(picture, [Box(places, "", red, dash)], 200, Pen(line=4))) for dash in (0, 10)
+        np.asarray(draw_panel(picture, [DrawnBox(places, "", red, dash)], 200, Pen(line=4))) for dash in (0, 10)
     )
     coloured = [(panel == red).all(axis=-1) for panel in (solid, dashed)]
     assert not (coloured[1] & ~coloured[0]).any()
     assert coloured[1].sum() == pytest.approx(coloured[0].sum() / 2, rel=0.05)
     # Twice as wide a panel has its box at twice the place.
-    wide = np.asarray(draw_panel(picture, [Box(places, "", red)], 400, Pen(line=4, halo=1)))
+    wide = np.asarray(draw_panel(picture, [DrawnBox(places, "", red)], 400, Pen(line=4, halo=1)))
     assert tuple(wide[80, 21]) == red
     assert tuple(wide[80, 19]) == tuple(wide[80, 24]) == (0, 0, 0)
     assert tuple(wide[80, 26]) == GROUND

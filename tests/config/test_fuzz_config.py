@@ -20,7 +20,7 @@ from PIL import Image
 from projects.study.definition import read_study
 from se_detection import UserError, model_zoo, pretrain
 from se_detection.config.defaults import flatten
-from se_detection.config.reading import read_config
+from se_detection.config.read_config import read_config
 from se_detection.config.values import LOSSES
 from se_detection.config.yaml_file import read_yaml
 from se_detection.engine.arguments import argument_parser

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from se_detection import UserError
-from se_detection.data.check.annotated_folder import decode_images, read_split
+from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder
 from se_detection.data.check.fix import fix_split
 from se_detection.data.check.health import check_health
 from se_detection.data.check.health_report import changes_text, health_dict, health_tables
@@ -143,7 +143,7 @@ def test_bad_images_are_those_that_the_check_stops_at(tally, images, tmp_path, d
 @given(data=damaged(CONTENT))
 def test_health_and_fix(tally, fixes, images, cfg, tmp_path, data) -> None:
     json_file = write(tmp_path, data)
-    split = tally.refused(read_split, json_file, images)
+    split = tally.refused(read_annotated_folder, json_file, images)
     if split is None:
         return
     pictures = decode_images(split)

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from se_detection import UserError
-from se_detection.data.check.annotated_folder import decode_images, read_split
+from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder
 from se_detection.data.check.health import check_health
 from se_detection.data.check.health_report import health_tables
-from se_detection.data.image_files import Picture, Undecodable, look_at
+from se_detection.data.image_files import ImageFile, Undecodable, look_at
 from se_detection.data.mapper import CheckedMapper
 
 from ..fuzzing import Tally, examples
@@ -70,7 +70,7 @@ def test_all_kinds(tally, small, tmp_path) -> None:
     ours, theirs = (mapper(small, is_train=False) for mapper in (CheckedMapper, DatasetMapper))
     for path in write_all(tmp_path / "good", pictures):
         height, width = read_image(str(path)).shape[:2]
-        assert look_at(path) == Picture(width, height, turned=(width, height) == SIZE[::-1])
+        assert look_at(path) == ImageFile(width, height, turned=(width, height) == SIZE[::-1])
         assert torch.equal(tally.refused(ours, item(path))["image"], theirs(item(path))["image"])
     with little_memory():
         for path in write_all(tmp_path / "bad", broken):
@@ -100,7 +100,7 @@ def test_pictures_up_to_twice_pillows_limit_are_read(tmp_path, monkeypatch) -> N
     path = tmp_path / "large.png"
     path.write_bytes(saved(noise(), "PNG"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] // 2)
-    assert look_at(path) == Picture(*SIZE, turned=False)
+    assert look_at(path) == ImageFile(*SIZE, turned=False)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] // 2 - 1)
     assert "exceeds limit" in look_at(path).reason
 
@@ -124,7 +124,7 @@ def test_pictures_that_are_long_and_thin(small, tmp_path) -> None:
     mapper = CheckedMapper(small, is_train=False)
     for size, expected in (((20_000, 210), (1, 96)), ((210, 20_000), (96, 1))):
         Image.new("RGB", size).save(tmp_path / "long.png")
-        assert look_at(tmp_path / "long.png") == Picture(*size, turned=False)
+        assert look_at(tmp_path / "long.png") == ImageFile(*size, turned=False)
         assert tuple(mapper(item(tmp_path / "long.png"))["image"].shape[1:]) == expected
     Image.new("RGB", (20_000, 10)).save(tmp_path / "thin.png")
     with pytest.raises(UserError, match=r"thin\.png can't be used: height and width must be > 0"):
@@ -165,9 +165,9 @@ def test_spoilt_images(tally, small, tmp_path, data) -> None:
     path.write_bytes(data)
     with little_memory():
         found = look_at(path)
-        size = {"width": found.width, "height": found.height} if isinstance(found, Picture) else {}
+        size = {"width": found.width, "height": found.height} if isinstance(found, ImageFile) else {}
         ours = tally.refused(CheckedMapper(small, is_train=False), {**item(path), **size})
-    if isinstance(found, Picture) and max(found[:2]) < 48 * min(found[:2]):
+    if isinstance(found, ImageFile) and max(found[:2]) < 48 * min(found[:2]):
         assert ours is not None
     if ours is not None:
         theirs = DatasetMapper(small, is_train=False)({**item(path), **size})
@@ -182,10 +182,10 @@ def test_the_health_check_counts_them(data_set, cfg) -> None:
     names = [*good, *bad, *(path.name for path in none)]
     for number, name in enumerate(names, 1000):
         found = look_at(data_set.images / name)
-        size = {"width": found.width, "height": found.height} if isinstance(found, Picture) else {}
+        size = {"width": found.width, "height": found.height} if isinstance(found, ImageFile) else {}
         data_set.content["images"].append({**first, "id": number, "file_name": name, **size})
     data_set.write()
-    split = read_split(data_set.json_file, data_set.images)
+    split = read_annotated_folder(data_set.json_file, data_set.images)
     with little_memory():
         health = check_health(split, decode_images(split), [split], cfg)
     counts = {finding.key: finding.count for finding in health.findings}

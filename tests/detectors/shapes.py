@@ -27,7 +27,7 @@ BEHIND = {SKY: (90, 130, 200), GROUND: (60, 90, 50)}
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShapesImage:
     """A drawn picture.
 
     Args:
@@ -66,7 +66,7 @@ class Picture:
         return [(thing, category, torch.from_numpy(mask)) for thing, category, mask in objects + behind]
 
 
-def draw(seed: int, height: int = 96, width: int = 128, classes: int = len(SHAPES)) -> Picture:
+def draw(seed: int, height: int = 96, width: int = 128, classes: int = len(SHAPES)) -> ShapesImage:
     """A picture of an object in its left half and one in its right half.
 
     Args:
@@ -104,10 +104,10 @@ def draw(seed: int, height: int = 96, width: int = 128, classes: int = len(SHAPE
         )
     semantic[np.asarray(objects) == 1] = 0
     noisy = np.asarray(picture) + chance.normal(0, 8, pixels.shape)
-    return Picture(noisy.clip(0, 255).astype(np.uint8), annotations, semantic)
+    return ShapesImage(noisy.clip(0, 255).astype(np.uint8), annotations, semantic)
 
 
-def average_precision(pictures: list[Picture], found: list[Instances], kind: str) -> float:
+def average_precision(pictures: list[ShapesImage], found: list[Instances], kind: str) -> float:
     """pycocotools' AP at an IoU (or OKS) of 0.5.
 
     Args:

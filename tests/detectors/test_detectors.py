@@ -16,7 +16,7 @@ from se_detection.modeling.fuse.fuse import fuse_for_inference
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
 from .detectors import CHECKS, DETECTORS, KEYPOINTS, MASKS, PANOPTIC, Detector, build, small_config
-from .shapes import Picture, average_precision, draw
+from .shapes import ShapesImage, average_precision, draw
 
 STEPS = 100
 # res2 to res5 have 3, 4, 6 and 3 blocks.
@@ -30,7 +30,7 @@ class Trained:
     detector: Detector
     cfg: CfgNode
     model: nn.Module
-    pictures: list[Picture]
+    pictures: list[ShapesImage]
 
 
 @pytest.fixture(scope="module", params=CHECKS["overfitted"])
@@ -57,7 +57,7 @@ def found(model: nn.Module, *inputs: dict[str, Any]) -> list[dict[str, Any]]:
     return model(list(inputs))
 
 
-def part_of(picture: Picture, height: int, width: int) -> dict[str, Any]:
+def part_of(picture: ShapesImage, height: int, width: int) -> dict[str, Any]:
     """The upper left part of a picture: of these sizes, detectron2 pads it."""
     image = picture.input()["image"][:, :height, :width]
     return {"image": image, "height": height, "width": width}
@@ -110,7 +110,7 @@ def test_it_learns_pictures_by_heart(trained) -> None:
             assert unmatched(picture, *output[PANOPTIC]) == []
 
 
-def unmatched(picture: Picture, panoptic: Tensor, segments: list[dict[str, Any]]) -> list[tuple[bool, int]]:
+def unmatched(picture: ShapesImage, panoptic: Tensor, segments: list[dict[str, Any]]) -> list[tuple[bool, int]]:
     """Objects and stuff that no segment of their kind covers with an IoU of more than 0.5, panoptic quality's rule."""
     missed = []
     for thing, category, mask in picture.segments():

@@ -16,7 +16,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from projects.study.definition import read_study
 from se_detection.config.defaults import flatten
-from se_detection.config.reading import read_config
+from se_detection.config.read_config import read_config
 from se_detection.pretrain.pretrain_config import config_base
 
 from .pages import PAGES, ROOT, Block, blocks, braces, commands, inline_code, prose

@@ -7,7 +7,7 @@ import torch
 
 from se_detection import UserError, model_zoo
 from se_detection.checkpoint import checkpointer
-from se_detection.checkpoint.reading import read_checkpoint
+from se_detection.checkpoint.read_weights import read_checkpoint
 from se_detection.engine.arguments import argument_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer

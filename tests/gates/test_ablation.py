@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from se_detection.compare.compare import compare
 from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator
 from se_detection.gates.ablation import ALL, TOGETHER, UNCHANGED, AblationState, evaluations, summarise
-from se_detection.runs.evaluation_data import open_split
+from se_detection.runs.evaluation_data import open_evaluation_data
 from se_detection.runs.trained_run import load_trained_run, read_run_config
 
 from .conftest import CONSTANT
@@ -21,7 +21,7 @@ from .conftest import CONSTANT
 def evaluate(explained, tmp_path):
     """A function that evaluates a detector as detectron2 does: its metrics, and the file of its detections."""
     # The analysis may be of another file's tests, whose data sets are forgotten.
-    open_split(explained.run, None, None)
+    open_evaluation_data(explained.run, None, None)
 
     def evaluate(model, name: str):
         loader = build_detection_test_loader(explained.run.cfg, "pictures")

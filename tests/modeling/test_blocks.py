@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from se_detection import SEConfig
 from se_detection.config.se_config import PLAIN
 from se_detection.modeling.ops.folding_conv import FoldingConv2d
-from se_detection.modeling.se_resnet import make_stage, make_trunk
+from se_detection.modeling.se_resnet import make_se_resnet, make_stage
 
 from ..helpers import randomise_norms, relative_error
 
@@ -129,7 +129,7 @@ def test_se_keeps_no_more_maps_than_a_plain_trunk(depth) -> None:
     """The settings of detectron2's fine-tuning: FrozenBN, stem and res2 frozen. Beyond the maps there may be, of each
     block, what was squeezed, the hidden layer before and after its ReLU, the gate, and each norm's scale and bias."""
     plain, gated = (
-        make_trunk(depth, se=se, norm="FrozenBN", out_features=STAGES, freeze_at=2) for se in (PLAIN, SEConfig())
+        make_se_resnet(depth, se=se, norm="FrozenBN", out_features=STAGES, freeze_at=2) for se in (PLAIN, SEConfig())
     )
     x = torch.randn(2, 3, 96, 128)
     allowed = 0
@@ -148,7 +148,7 @@ def test_the_plain_formula_would_keep_more() -> None:
     """What the test above can see: a trunk whose gates are not sigmoids keeps every residual."""
     x = torch.randn(2, 3, 96, 128)
     sigmoid, other = (
-        make_trunk(50, se=SEConfig(gate=gate), norm="FrozenBN", out_features=STAGES, freeze_at=2)
+        make_se_resnet(50, se=SEConfig(gate=gate), norm="FrozenBN", out_features=STAGES, freeze_at=2)
         for gate in ("sigmoid", "hardsigmoid")
     )
     assert kept(other, x) > 1.4 * kept(sigmoid, x)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from se_detection import SEConfig
 from se_detection.config.se_config import GATES, PLAIN, POSITIONS, SQUEEZES, STAGES
-from se_detection.modeling.se_resnet import make_trunk
+from se_detection.modeling.se_resnet import make_se_resnet
 
 from ..helpers import randomise_norms, relative_error
 
@@ -41,7 +41,7 @@ layouts = st.fixed_dictionaries(
 def trunk(se: SEConfig, **layout: Any) -> ResNet:
     """A ResNet-50 as narrow as the reduction ratios allow."""
     narrow = {"stem_channels": 16, "res2_channels": 64, "width_per_group": 16 // layout["num_groups"]}
-    return make_trunk(50, se=se, norm="BN", out_features=STAGES, **narrow, **layout)
+    return make_se_resnet(50, se=se, norm="BN", out_features=STAGES, **narrow, **layout)
 
 
 def plain_weights(model: ResNet) -> dict[str, torch.Tensor]:

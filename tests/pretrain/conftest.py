@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from se_detection import model_zoo
-from se_detection.pretrain.pretrain_config import argument_parser, load_config
+from se_detection.pretrain.pretrain_config import argument_parser, load_pretrain_config
 from se_detection.pretrain.pretrainer import Pretrainer
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -52,7 +52,7 @@ def build(arguments, tmp_path):
 
     def make(*overrides: str, name: str = "run", resume: bool = False, flags=(), **options) -> Pretrainer:
         flags = (*flags, *(["--resume"] if resume else []))
-        cfg = load_config(arguments(*overrides, "OUTPUT_DIR", str(tmp_path / name), flags=flags, **options))
+        cfg = load_pretrain_config(arguments(*overrides, "OUTPUT_DIR", str(tmp_path / name), flags=flags, **options))
         Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
         torch.manual_seed(0)
         trainer = Pretrainer(cfg)

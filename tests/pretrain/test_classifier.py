@@ -13,7 +13,7 @@ from torch import nn
 from se_detection import SEConfig, UserError, create_backbone, model_zoo
 from se_detection.checkpoint.convert import convert_state_dict
 from se_detection.pretrain.classifier import Classifier, add_stochastic_depth, trunk_config
-from se_detection.pretrain.pretrain_config import load_config
+from se_detection.pretrain.pretrain_config import load_pretrain_config
 
 OPTIONS = {
     "pixel_mean": [123.675, 116.28, 103.53],
@@ -159,7 +159,7 @@ def test_a_trunk_that_is_no_resnet_is_refused() -> None:
 @pytest.mark.parametrize("name", [name for name in model_zoo.names() if name.startswith(("Ablations", "Study"))])
 def test_every_ablation_has_a_classifier(arguments, name) -> None:
     """Each of its parameters learns, and none is left out of the detector's trunk."""
-    cfg = load_config(arguments(config=name))
+    cfg = load_pretrain_config(arguments(config=name))
     with torch.device("meta"):
         model = Classifier.from_cfg(cfg)
         detector = build_model(on_meta(model_zoo.get_config(name)))

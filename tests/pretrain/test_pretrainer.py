@@ -15,7 +15,7 @@ from se_detection import UserError, model_zoo
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.checkpoint.layout import Layout
 from se_detection.engine.signals import Interrupted
-from se_detection.pretrain.pretrain_config import load_config
+from se_detection.pretrain.pretrain_config import load_pretrain_config
 
 from .conftest import SMALL
 
@@ -109,13 +109,13 @@ def test_it_goes_on_as_if_it_had_not_been_stopped(build) -> None:
 
 def test_epochs_become_iterations(arguments) -> None:
     overrides = ("PRETRAIN.EPOCHS", "3", "PRETRAIN.STEP_EPOCHS", "[1.0, 2.5]", "PRETRAIN.WARMUP_EPOCHS", "0.5")
-    cfg = load_config(arguments(*overrides))
+    cfg = load_pretrain_config(arguments(*overrides))
     # 36 pictures, 6 a step
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS, cfg.TEST.EVAL_PERIOD) == (18, (6, 15), 3, 6)
 
 
 def test_what_is_frozen_in_a_detector_learns_here(arguments) -> None:
-    cfg = load_config(arguments(config="COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"))
+    cfg = load_pretrain_config(arguments(config="COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"))
     assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.WEIGHTS) == ("BN", 0, "")
     detector_config = model_zoo.get_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
     assert Layout.from_cfg(cfg) == Layout.from_cfg(detector_config)
@@ -141,14 +141,14 @@ def test_what_is_frozen_in_a_detector_learns_here(arguments) -> None:
 )
 def test_mistakes_are_explained(arguments, overrides, flags, message) -> None:
     with pytest.raises(UserError, match=message):
-        load_config(arguments(*overrides, flags=flags))
+        load_pretrain_config(arguments(*overrides, flags=flags))
 
 
 def test_a_trunk_that_is_there_is_not_replaced(arguments, tmp_path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "trunk.pth").write_text("mine")
     with pytest.raises(UserError, match=r"holds a run already \(trunk\.pth\)"):
-        load_config(arguments())
+        load_pretrain_config(arguments())
     assert (tmp_path / "run" / "trunk.pth").read_text() == "mine"
 
 

@@ -2,8 +2,18 @@ import re
 
 import pytest
 
-from se_detection.visualization.blocks import Code, Interval, KeyFigure, KeyFigures, Name, Number, Section, Table, Text
 from se_detection.visualization.page import Page, render_page, write_page
+from se_detection.visualization.page_blocks import (
+    Code,
+    Interval,
+    KeyFigure,
+    KeyFigures,
+    Name,
+    Number,
+    Section,
+    Table,
+    Text,
+)
 
 HOSTILE = '<script>alert("1")</script>'
 

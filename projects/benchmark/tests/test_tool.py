@@ -5,7 +5,7 @@ import torch
 
 from se_detection.errors import UserError
 
-from ..arguments import argument_parser, settings
+from ..options import argument_parser, settings
 
 
 def chosen(*arguments: str):

@@ -6,7 +6,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from se_detection.errors import UserError
-from se_detection.runs.evaluation_data import batches, open_split
+from se_detection.runs.evaluation_data import batches, open_evaluation_data
 from se_detection.runs.trained_run import load_trained_run, read_run_config
 
 from .. import padding_drift as module
@@ -39,7 +39,7 @@ def test_the_differences_are_those_between_two_forward_passes(run, pictures) -> 
     drift = padding_drift(run, images=2, batch=2, split=pictures)
     trained = load_trained_run(run, read_run_config(run))
     model = trained.model
-    inputs = [entry for (entry,) in batches(trained.cfg, open_split(trained, pictures, 2).images)]
+    inputs = [entry for (entry,) in batches(trained.cfg, open_evaluation_data(trained, pictures, 2).images)]
     largest = {}
     with torch.no_grad():
         shared = model.backbone(model.preprocess_image(inputs).tensor)

@@ -7,8 +7,8 @@ import torch
 from se_detection import create_backbone
 from se_detection.modeling.complexity import count_parameters, multiply_adds
 
-from ..paper_tables import PLAIN, ROWS, Classifier, PaperRow, measure
-from ..tables import paper_table
+from ..formatting import paper_table
+from ..paper_tables import PLAIN, ROWS, PaperClassifier, PaperRow, measure
 
 # Table 2 (GFLOPs; SENet-154's are timm's), and timm's model of the same layers
 TABLE_2 = {
@@ -135,7 +135,7 @@ def test_plain_rows_add_nothing(measured) -> None:
 
 
 def test_the_table_shows_the_difference() -> None:
-    row = PaperRow(2, "ResNet-18", Classifier("resnet18", PLAIN), 11.5, 1.8)
+    row = PaperRow(2, "ResNet-18", PaperClassifier("resnet18", PLAIN), 11.5, 1.8)
     lines = paper_table(measure([row])).splitlines()
     # torchvision: 11,689,512 parameters and 1.814 GFLOPs
     assert lines[2].split() == ["2", "ResNet-18", "11.690", "11.5", "+0.190", "1.814", "1.80", "+0.78"]

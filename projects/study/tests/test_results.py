@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ..definition import read_study
-from ..report import write_report
+from ..study_report import write_study_report
 
 REPOSITORY = Path(__file__).parents[3]
 PAGE = REPOSITORY / "docs" / "RESULTS.md"
@@ -21,7 +21,7 @@ STUDIES = [
 def test_the_page_is_made_of_the_records(path, tmp_path) -> None:
     shutil.copytree(PAGE.parent / "results", tmp_path / "results")
     page = Path(shutil.copy(PAGE, tmp_path))
-    write_report(read_study(path), tmp_path / "results", page)
+    write_study_report(read_study(path), tmp_path / "results", page)
     assert page.read_text() == PAGE.read_text()
     figures = page.read_text().split(f"<!-- {read_study(path).name} begin -->")[1]
     assert "| `plain`" in figures

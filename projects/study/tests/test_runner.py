@@ -12,9 +12,9 @@ from se_detection import UserError
 from se_detection.data.toy import make_toy_dataset
 
 from ..definition import read_study
-from ..files import Data
-from ..report import write_report
 from ..runner import best_rate, run_study
+from ..study_data import Data
+from ..study_report import write_study_report
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "Study"
 # What an AP on the tuning pictures would be, by learning rate; None diverges.
@@ -209,7 +209,7 @@ def test_what_is_no_record_is_refused(folder, content, message) -> None:
     path = folder.path / "results" / "small-plain-1.json"
     path.write_text(content)
     with pytest.raises(UserError, match=rf"{path}.* {message}"):
-        write_report(folder.study(), folder.path / "results", None)
+        write_study_report(folder.study(), folder.path / "results", None)
 
 
 @pytest.mark.parametrize("key", ["data_digest", "device"])
@@ -218,22 +218,22 @@ def test_records_that_can_not_be_compared_are_refused(folder, key) -> None:
     path = folder.path / "results" / "small-se-on-plain-1.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: "other"}))
     with pytest.raises(UserError, match=f"have different {key}"):
-        write_report(folder.study(), folder.path / "results", None)
+        write_study_report(folder.study(), folder.path / "results", None)
 
 
 def test_the_report_shows_what_is_missing_what_diverged_and_what_is_at_the_edge(folder, capsys) -> None:
     folder.run(seeds=[1])
-    write_report(folder.study(), folder.path / "results", None)
+    write_study_report(folder.study(), folder.path / "results", None)
     assert "2 of 4 runs have been made so far." in capsys.readouterr().out
     folder.run()
-    write_report(folder.study(), folder.path / "results", None)
+    write_study_report(folder.study(), folder.path / "results", None)
     text = capsys.readouterr().out
     assert "so far" not in text
     assert "0.04: diverged" in text
     assert "0.02†" not in text
     for path in (folder.path / "results").glob("small-*-?.json"):
         path.write_text(json.dumps({**json.loads(path.read_text()), "learning_rate": 0.08}))
-    write_report(folder.study(), folder.path / "results", None)
+    write_study_report(folder.study(), folder.path / "results", None)
     text = capsys.readouterr().out
     assert "0.08†" in text
     assert "† The lowest or highest of the rates that were tried" in text

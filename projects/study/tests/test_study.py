@@ -19,9 +19,9 @@ from se_detection.compare.compare import compare
 from se_detection.data.toy import make_toy_dataset
 
 from ..definition import read_study
-from ..files import Data, make_splits
-from ..record import SAMPLES
-from ..report import write_report
+from ..run_records import SAMPLES
+from ..study_data import Data, make_splits
+from ..study_report import write_study_report
 
 REPOSITORY = Path(__file__).parents[3]
 CONFIGS = REPOSITORY / "configs" / "Study"
@@ -138,7 +138,7 @@ def test_what_is_finished_is_not_done_again(folder, results) -> None:
 def test_intervals_are_those_of_a_comparison(folder, results, tmp_path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- small begin -->\nold\n<!-- small end -->\nafter\n")
-    written = write_report(read_study(folder / "study.yaml"), results, page)
+    written = write_study_report(read_study(folder / "study.yaml"), results, page)
     text = page.read_text()
     assert text.startswith("before\n<!-- small begin -->")
     assert text.endswith("<!-- small end -->\nafter\n")
@@ -164,7 +164,7 @@ def test_a_page_without_marks_is_left_alone(folder, results, tmp_path) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing")
     with pytest.raises(UserError, match="has no lines <!-- small begin -->"):
-        write_report(read_study(folder / "study.yaml"), results, page)
+        write_study_report(read_study(folder / "study.yaml"), results, page)
     assert page.read_text() == "nothing"
 
 
@@ -175,7 +175,7 @@ def test_records_of_another_definition_are_refused(folder, results, tmp_path) ->
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"TUNING_ITERS": 2}))
     changed = read_study(tmp_path / "study.yaml")
     with pytest.raises(UserError, match="as it was defined before"):
-        write_report(changed, results, None)
+        write_study_report(changed, results, None)
     words = [
         word.replace(str(folder / "study.yaml"), str(tmp_path / "study.yaml")) for word in command(folder, results)
     ]

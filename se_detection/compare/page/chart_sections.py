@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
-from ...runs.evaluated_run import Run
+from ...runs.evaluated_run import EvaluatedRun
 from ...runs.metrics import read_training_curve
-from ...visualization.blocks import ArmHeading, Block, Cell, Chart, Charts, Number, Table
-from ...visualization.charts import chart_style, inline_svg
-from .. import plots
-from ..compare import ARMS
+from ...visualization.inline_charts import chart_style, inline_svg
+from ...visualization.page_blocks import ArmHeading, Block, Cell, Chart, Charts, Number, Table
+from .. import comparison_plots
+from ..compare import SIDES
 from ..comparison import Comparison
 from ..details import Curve
 from ..error_types import ERRORS
@@ -18,7 +18,7 @@ from .interval_cells import HEADING, interval_cell, reach_of
 NUMBERS = "The numbers"
 
 
-def chart_blocks(comparison: Comparison, runs: dict[str, list[Run]]) -> list[Block]:
+def chart_blocks(comparison: Comparison, runs: dict[str, list[EvaluatedRun]]) -> list[Block]:
     """Precision-recall, AP by IoU threshold and size, errors, calibration, training; those that can be drawn."""
     below = "Below: the difference, candidate − baseline" + (
         ", with 95\u00a0% intervals." if comparison.covers else "."
@@ -27,31 +27,31 @@ def chart_blocks(comparison: Comparison, runs: dict[str, list[Run]]) -> list[Blo
     charts = [
         _chart(
             "Precision and recall",
-            lambda: plots.precision_recall(comparison),
+            lambda: comparison_plots.plot_precision_recall(comparison),
             "Mean precision of the classes at each recall, for two IoU thresholds.",
             _precision_table(details.precision_recall),
         ),
         _chart(
             "AP by IoU",
-            lambda: plots.ap_by_iou(comparison),
+            lambda: comparison_plots.plot_ap_by_iou(comparison),
             f"How exact a box must be to count. {below}",
             _curve_table("AP by IoU threshold", details.ap_by_iou, "IoU", "{:.2f}"),
         ),
         _chart(
             "AP by object size",
-            lambda: plots.ap_by_size(comparison),
+            lambda: comparison_plots.plot_ap_by_size(comparison),
             f"Each range holds as many objects. {below}",
             _curve_table("AP by the square root of an object's area, in pixels", details.ap_by_size, "up to", "{:.0f}"),
         ),
         _chart(
             "Error types",
-            lambda: plots.error_types(comparison),
+            lambda: comparison_plots.plot_error_types(comparison),
             "What AP@0.5 would gain if one kind of error were mended (TIDE, Bolya et al. 2020).",
             _error_table(comparison),
         ),
         _chart(
             "Calibration",
-            lambda: plots.calibration(comparison),
+            lambda: comparison_plots.plot_calibration(comparison),
             "Below the dotted line, a detector is surer than it is right. ECE is the mean distance from it "
             "(expected calibration error).",
             _calibration_table(comparison),
@@ -80,7 +80,7 @@ def _precision_table(curves: dict[str, Curve]) -> Table:
         ]
         for place in range(0, len(recalls), 10)
     ]
-    headings: list[str | ArmHeading] = ["recall", *(ArmHeading(arm, f"IoU {iou}") for iou in curves for arm in ARMS)]
+    headings: list[str | ArmHeading] = ["recall", *(ArmHeading(arm, f"IoU {iou}") for iou in curves for arm in SIDES)]
     return Table("Precision at every tenth recall, in percent", headings, rows, summary=NUMBERS)
 
 
@@ -91,11 +91,11 @@ def _curve_table(caption: str, curve: Curve, heading: str, form: str) -> Table:
         [form.format(x), Number(first), Number(second), interval_cell(item, reach)]
         for x, first, second, item in zip(curve.x, curve.baseline, curve.candidate, differences, strict=True)
     ]
-    return Table(caption, [heading, *map(ArmHeading, ARMS), HEADING], rows, summary=NUMBERS)
+    return Table(caption, [heading, *map(ArmHeading, SIDES), HEADING], rows, summary=NUMBERS)
 
 
 def _error_table(comparison: Comparison) -> Table:
-    first, second = (comparison.details.error_types[arm] for arm in ARMS)
+    first, second = (comparison.details.error_types[arm] for arm in SIDES)
     rows: list[list[Cell]] = [
         [
             name.replace("_", " "),
@@ -106,7 +106,7 @@ def _error_table(comparison: Comparison) -> Table:
     ]
     headings: list[str | ArmHeading] = [
         "error",
-        *(ArmHeading(arm, what) for what in ("gain", "number") for arm in ARMS),
+        *(ArmHeading(arm, what) for what in ("gain", "number") for arm in SIDES),
     ]
     return Table("Gain in AP@0.5, and number of errors", headings, rows, summary=NUMBERS)
 
@@ -129,7 +129,7 @@ def _calibration_table(comparison: Comparison) -> Table:
     return Table("Precision at IoU 0.5, and number of detections, by score", headings, rows, summary=NUMBERS)
 
 
-def _training_chart(comparison: Comparison, runs: dict[str, list[Run]]) -> Chart | None:
+def _training_chart(comparison: Comparison, runs: dict[str, list[EvaluatedRun]]) -> Chart | None:
     curves = {arm: [read_training_curve(run.path) for run in own] for arm, own in runs.items()}
     caption = "Total loss, as detectron2 logs it: the median of 20 iterations."
     evaluations = {len(curve.ap) for own in curves.values() for curve in own}
@@ -137,4 +137,4 @@ def _training_chart(comparison: Comparison, runs: dict[str, list[Run]]) -> Chart
         caption += " Below: AP at each evaluation."
     elif evaluations == {1}:
         caption += " AP was measured once, after the last iteration."
-    return _chart("Training", lambda: plots.training(comparison, curves), caption)
+    return _chart("Training", lambda: comparison_plots.plot_training(comparison, curves), caption)

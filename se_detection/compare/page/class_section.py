@@ -1,6 +1,6 @@
 """The classes of a comparison, from the largest gain to the largest loss."""
 
-from ...visualization.blocks import Bars, Block, Cell, Name, Number, Table, Text
+from ...visualization.page_blocks import Bars, Block, Cell, Name, Number, Table, Text
 from ..comparison import ClassDifference, Comparison
 from ..intervals import FALSE_DISCOVERY_RATE, MIN_IMAGES
 from .interval_cells import HEADING, interval_cell, reach_of

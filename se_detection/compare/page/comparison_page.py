@@ -5,12 +5,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ...data.coco_files import load_annotations
-from ...runs.evaluated_run import Run, read_run
-from ...visualization.blocks import Section
+from ...runs.evaluated_run import EvaluatedRun, read_run
 from ...visualization.page import Page, write_page
-from ..compare import ARMS
-from ..comparison import Arm, Comparison
-from ..plots import excludes_zero
+from ...visualization.page_blocks import Section
+from ..compare import SIDES
+from ..comparison import ComparedModel, Comparison
+from ..comparison_plots import excludes_zero
 from .chart_sections import chart_blocks
 from .class_section import class_blocks
 from .image_section import disagreement_blocks
@@ -45,7 +45,7 @@ def write_html_report(
         title=f"{second.name} against {first.name}",
         verdict=head,
         about=f"({rest}" if rest else "",
-        arms={name: f"{name} {_described(arm)}" for name, arm in zip(ARMS, comparison.arms, strict=True)},
+        arms={name: f"{name} {_described(arm)}" for name, arm in zip(SIDES, comparison.arms, strict=True)},
         introduction=f"On {runs['baseline'][0].annotations.name}: {', '.join(counts)}.",
         accent=_favours(comparison),
         warnings=[f"{note[:1].upper()}{note[1:]}." for note in comparison.notes],
@@ -65,8 +65,8 @@ def write_html_report(
     return path
 
 
-def _read_runs(comparison: Comparison, annotations: Path | None) -> dict[str, list[Run]]:
-    paths = {arm: [Path(name) for name in comparison.names[arm]] for arm in ARMS}
+def _read_runs(comparison: Comparison, annotations: Path | None) -> dict[str, list[EvaluatedRun]]:
+    paths = {arm: [Path(name) for name in comparison.names[arm]] for arm in SIDES}
     folders = [path for own in paths.values() for path in own if path.is_dir()]
     known = annotations or (read_run(folders[0]).annotations if folders else None)
     return {arm: [read_run(path, known) for path in own] for arm, own in paths.items()}
@@ -76,7 +76,7 @@ def _counted(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
-def _described(arm: Arm) -> str:
+def _described(arm: ComparedModel) -> str:
     return f"{arm.name}, {arm.backbone}" if arm.backbone else arm.name
 
 

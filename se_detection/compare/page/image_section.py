@@ -9,16 +9,15 @@ from pathlib import Path
 from PIL import Image, ImageColor
 from pycocotools.coco import COCO
 
-from ...data.coco_files import Entry
-from ...data.coco_format import image_path
-from ...runs.evaluated_run import Run
-from ...visualization.blocks import Block, Pictures, Text
-from ...visualization.drawing import Box, Pen, category_colours, category_name, draw_panel, named_boxes
-from ...visualization.images import Picture, picture_from_image
-from ..compare import ARMS
+from ...data.coco_format import Entry, image_path
+from ...runs.evaluated_run import EvaluatedRun
+from ...visualization.drawing import DrawnBox, Pen, category_colours, category_name, draw_panel, named_boxes
+from ...visualization.embedded_images import EmbeddedImage, picture_from_image
+from ...visualization.page_blocks import Block, ImageGrid, Text
+from ..compare import SIDES
+from ..comparison_plots import COLOURS
 from ..disagreements import Disagreement, Outcome, find_disagreements, most_different
-from ..plots import COLOURS
-from ..side_by_side import confident, read_picture
+from ..side_by_side import confident, read_pixels
 
 COUNT = 6
 WIDTH = 640
@@ -29,7 +28,7 @@ DASH, DOT = 14, 5
 FALSE, MISSED = (204, 121, 167), (240, 228, 66)
 
 
-def disagreement_blocks(coco: COCO, runs: dict[str, list[Run]]) -> list[Block]:
+def disagreement_blocks(coco: COCO, runs: dict[str, list[EvaluatedRun]]) -> list[Block]:
     """How the pictures were chosen, and the pictures: ground truth and the first run of each arm.
 
     Raises:
@@ -45,7 +44,7 @@ def disagreement_blocks(coco: COCO, runs: dict[str, list[Run]]) -> list[Block]:
     return [Text(text), Text(_legend()), *(_pictures(item, coco, root, pair) for item in chosen)]
 
 
-def _image_root(run: Run) -> Path | None:
+def _image_root(run: EvaluatedRun) -> Path | None:
     folder = run.results.get("image_root")
     return Path(folder) if folder and os.path.isdir(folder) else None
 
@@ -72,8 +71,8 @@ def _legend() -> str:
     )
 
 
-def _pictures(item: Disagreement, coco: COCO, root: Path, runs: Sequence[Run]) -> Pictures:
-    picture = read_picture(image_path(runs[0].annotations, root, item.image))
+def _pictures(item: Disagreement, coco: COCO, root: Path, runs: Sequence[EvaluatedRun]) -> ImageGrid:
+    picture = read_pixels(image_path(runs[0].annotations, root, item.image))
     file_name = item.image["file_name"]
     boxes = named_boxes(item.objects, coco, category_colours(coco))
     if len(coco.cats) == 1:
@@ -82,19 +81,19 @@ def _pictures(item: Disagreement, coco: COCO, root: Path, runs: Sequence[Run]) -
     alt = f"{file_name}, ground truth: {_listed(item.objects, coco)}."
     objects = f"{len(item.objects)} {'object' if len(item.objects) == 1 else 'objects'}"
     panels = [picture_from_image(truth, alt, title="ground truth", note=objects)]
-    for arm, run, outcome in zip(ARMS, runs, (item.baseline, item.candidate), strict=True):
+    for arm, run, outcome in zip(SIDES, runs, (item.baseline, item.candidate), strict=True):
         panels.append(_panel(picture, coco, outcome, arm, run.name, file_name))
-    winner = ARMS[item.lead > 0]
+    winner = SIDES[item.lead > 0]
     mistakes = f"{abs(item.lead)} fewer {'mistake' if abs(item.lead) == 1 else 'mistakes'}"
-    return Pictures(f"{file_name}: {mistakes} by the {winner}", panels)
+    return ImageGrid(f"{file_name}: {mistakes} by the {winner}", panels)
 
 
-def _panel(picture: Image.Image, coco: COCO, outcome: Outcome, arm: str, name: str, file_name: str) -> Picture:
-    red, green, blue, *_ = ImageColor.getrgb(COLOURS[ARMS.index(arm)])
+def _panel(picture: Image.Image, coco: COCO, outcome: Outcome, arm: str, name: str, file_name: str) -> EmbeddedImage:
+    red, green, blue, *_ = ImageColor.getrgb(COLOURS[SIDES.index(arm)])
     boxes = [
-        *(Box(entry["bbox"], _label(entry, coco), FALSE, DASH) for entry in outcome.false),
-        *(Box(entry["bbox"], _label(entry, coco), MISSED, DOT) for entry in outcome.missed),
-        *(Box(entry["bbox"], "", (red, green, blue)) for entry in outcome.right),
+        *(DrawnBox(entry["bbox"], _label(entry, coco), FALSE, DASH) for entry in outcome.false),
+        *(DrawnBox(entry["bbox"], _label(entry, coco), MISSED, DOT) for entry in outcome.missed),
+        *(DrawnBox(entry["bbox"], "", (red, green, blue)) for entry in outcome.right),
     ]
     counts = f"{len(outcome.right)} right, {len(outcome.false)} false, {len(outcome.missed)} missed"
     alt = (

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from ...visualization.blocks import Interval
+from ...visualization.page_blocks import Interval
 from ..intervals import Difference
 
 HEADING = "difference, 95\u00a0% interval"

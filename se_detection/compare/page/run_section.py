@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from ...runs.evaluated_run import Run
-from ...visualization.blocks import Block, Code, Pictures, Table
-from ...visualization.images import SUFFIXES, picture_from_file
-from ..compare import ARMS
+from ...runs.evaluated_run import EvaluatedRun
+from ...visualization.embedded_images import SUFFIXES, picture_from_file
+from ...visualization.page_blocks import Block, Code, ImageGrid, Table
+from ..compare import SIDES
 from ..comparison import Comparison
 
 # What people ask first about a recipe.
@@ -29,7 +29,7 @@ RECIPE = {
 }
 
 
-def excitation_blocks(runs: Sequence[Run]) -> list[Block]:
+def excitation_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
     """The plots that `tools/analyze.py excitations` left in the runs' folders, and after them its pictures.
 
     Raises:
@@ -41,27 +41,27 @@ def excitation_blocks(runs: Sequence[Run]) -> list[Block]:
         paths.sort(key=lambda path: (path.parent.name == "pictures", path.stem.lower()))
         if paths:
             pictures = [picture_from_file(path, f"{run.name}: {path.stem}", title=path.stem) for path in paths]
-            blocks.append(Pictures(f"The gates of {run.name}", pictures, large=True))
+            blocks.append(ImageGrid(f"The gates of {run.name}", pictures, large=True))
     return blocks
 
 
-def recipe_blocks(comparison: Comparison, runs: dict[str, list[Run]]) -> list[Block]:
+def recipe_blocks(comparison: Comparison, runs: dict[str, list[EvaluatedRun]]) -> list[Block]:
     """What differs between the arms, and what each has; of run folders with a saved config."""
     blocks: list[Block] = []
     for kind, keys in comparison.recipe.items():
         rows = [[key, *map(_shown, values)] for key, values in keys.items()]
         if rows:
-            blocks.append(Table(f"What differs in the configs: {kind}.", ["key", *ARMS], rows))
-    pair = [runs[arm][0] for arm in ARMS]
+            blocks.append(Table(f"What differs in the configs: {kind}.", ["key", *SIDES], rows))
+    pair = [runs[arm][0] for arm in SIDES]
     if any(run.recipe for run in pair):
         columns = [_recipe(run) for run in pair]
         both = [list(row) for row in zip(columns[0], *(column.values() for column in columns), strict=True)]
         first = " (of each arm's first run)" if max(map(len, runs.values())) > 1 else ""
-        blocks.append(Table(f"The recipe{first}.", ["setting", *ARMS], both))
+        blocks.append(Table(f"The recipe{first}.", ["setting", *SIDES], both))
     return blocks
 
 
-def _recipe(run: Run) -> dict[str, str]:
+def _recipe(run: EvaluatedRun) -> dict[str, str]:
     rows = {name: _shown((run.recipe or {}).get(key, "–")) for key, name in RECIPE.items()}
     data = run.record.get("data", {})
     files = [data.get(name, {}).get("json") or name for name in (run.recipe or {}).get("DATASETS.TRAIN", ())]
@@ -69,9 +69,9 @@ def _recipe(run: Run) -> dict[str, str]:
     return {"training data": _shown(files or "–"), **rows, **record}
 
 
-def command_blocks(runs: Sequence[Run], command: str | None) -> list[Block]:
+def command_blocks(runs: Sequence[EvaluatedRun], command: str | None) -> list[Block]:
     """What was typed for each run, and for the page."""
-    commands = [(f"Run {run.name}", run.record.get("command")) for run in runs]
+    commands = [(f"EvaluatedRun {run.name}", run.record.get("command")) for run in runs]
     return [Code(_folded(line), label) for label, line in [*commands, ("This page", command)] if isinstance(line, str)]
 
 

@@ -1,9 +1,9 @@
 """The metrics of a comparison."""
 
-from ...visualization.blocks import ArmHeading, Block, Cell, KeyFigure, KeyFigures, Number, Scale, Table, Text
-from ..compare import ARMS
+from ...visualization.page_blocks import ArmHeading, Block, Cell, KeyFigure, KeyFigures, Number, Scale, Table, Text
+from ..compare import SIDES
 from ..comparison import Comparison
-from ..plots import excludes_zero
+from ..comparison_plots import excludes_zero
 from ..tables import COLUMNS, RECALLS
 from .interval_cells import HEADING, interval_cell, reach_of
 
@@ -24,9 +24,9 @@ def lead_blocks(comparison: Comparison) -> list[Block]:
     figures = []
     for key in ("AP", "AP50", *COSTS):
         _, unit, places = COLUMNS[key]
-        values = [getattr(comparison, arm).get(key) for arm in ARMS]
+        values = [getattr(comparison, arm).get(key) for arm in SIDES]
         if values != [None, None]:
-            numbers = [Number(value, unit, places, arm=arm) for arm, value in zip(ARMS, values, strict=True)]
+            numbers = [Number(value, unit, places, arm=arm) for arm, value in zip(SIDES, values, strict=True)]
             difference = Number(comparison.difference[key].value, unit, places, signed=True)
             figures.append(KeyFigure(HEADINGS[key], numbers, difference))
     return [*blocks, KeyFigures(figures)] if figures else blocks
@@ -48,7 +48,7 @@ def score_blocks(comparison: Comparison) -> list[Block]:
     caption = "COCO's metrics, in percent." + (
         f" Intervals are about other {comparison.covers}; coloured where zero is outside." if comparison.covers else ""
     )
-    headings: list[str | ArmHeading] = ["metric", *(ArmHeading(arm, named=True) for arm in ARMS), HEADING]
+    headings: list[str | ArmHeading] = ["metric", *(ArmHeading(arm, named=True) for arm in SIDES), HEADING]
     return [Table(caption, headings, rows), *_gflops(comparison), *_runs(comparison)]
 
 
@@ -61,18 +61,18 @@ def _gflops(comparison: Comparison) -> list[Block]:
 def _runs(comparison: Comparison) -> list[Block]:
     """Each run's metrics, where there are several."""
     spreads = comparison.runs
-    if max(len(spreads[arm]["AP"].values) for arm in ARMS) < 2:
+    if max(len(spreads[arm]["AP"].values) for arm in SIDES) < 2:
         return []
-    names = [f"{arm} {number}" for arm in ARMS for number in range(1, len(spreads[arm]["AP"].values) + 1)]
+    names = [f"{arm} {number}" for arm in SIDES for number in range(1, len(spreads[arm]["AP"].values) + 1)]
     rows: list[list[Cell]] = [
         [
             heading,
-            *(Number(value) for arm in ARMS for value in spreads[arm][key].values),
-            *(Number(spreads[arm][key].std) for arm in ARMS),
+            *(Number(value) for arm in SIDES for value in spreads[arm][key].values),
+            *(Number(spreads[arm][key].std) for arm in SIDES),
         ]
         for key, heading in METRICS.items()
     ]
-    stds = [f"± {arm}" for arm in ARMS]
+    stds = [f"± {arm}" for arm in SIDES]
     return [
         Text(_about_runs(comparison)),
         Table("Each run; ± is the standard deviation over runs.", ["metric", *names, *stds], rows, wide=True),
@@ -80,7 +80,7 @@ def _runs(comparison: Comparison) -> list[Block]:
 
 
 def _about_runs(comparison: Comparison) -> str:
-    counts = [len(comparison.runs[arm]["AP"].values) for arm in ARMS]
+    counts = [len(comparison.runs[arm]["AP"].values) for arm in SIDES]
     text = f"The figures above are means of {counts[0]} and {counts[1]} runs."
     if comparison.covers == "images and training runs" and min(counts) < 4:
         text += " So few runs make the intervals wide: more would narrow them."

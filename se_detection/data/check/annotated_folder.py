@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from ...errors import UserError
 from ..coco_format import ANNOTATION, IMAGE, Content, Entry, read_coco, usable
-from ..image_files import Picture, Undecodable, look_at, map_files
+from ..image_files import ImageFile, Undecodable, look_at, map_files
 
 # By an image's `file_name`; None where there is no such file.
-Pictures = dict[str, Picture | Undecodable | None]
+DecodedImages = dict[str, ImageFile | Undecodable | None]
 
 
-class Split(NamedTuple):
+class AnnotatedFolder(NamedTuple):
     """Annotations and the folder that their images' `file_name` starts from; None where it is not known."""
 
     json_file: Path
@@ -43,7 +43,7 @@ class Split(NamedTuple):
         return {name: path for name, path in paths.items() if os.path.isfile(path)}
 
 
-def read_split(json_file: Path, image_root: Path | None) -> Split:
+def read_annotated_folder(json_file: Path, image_root: Path | None) -> AnnotatedFolder:
     """Reads the annotations.
 
     Raises:
@@ -51,14 +51,14 @@ def read_split(json_file: Path, image_root: Path | None) -> Split:
     """
     if image_root is not None and not image_root.is_dir():
         raise UserError(f"{image_root}: not a folder; give the one that holds the images of {json_file}")
-    return Split(json_file, image_root, read_coco(json_file))
+    return AnnotatedFolder(json_file, image_root, read_coco(json_file))
 
 
-def read_splits(paths: Sequence[Path]) -> list[Split]:
+def read_annotated_folders(paths: Sequence[Path]) -> list[AnnotatedFolder]:
     """Reads annotation files, each followed by the folder of its images or not.
 
     Raises:
-        UserError: as :func:`read_split`; a folder that follows no file.
+        UserError: as :func:`read_annotated_folder`; a folder that follows no file.
     """
     pairs: list[tuple[Path, Path | None]] = []
     for path in paths:
@@ -68,10 +68,10 @@ def read_splits(paths: Sequence[Path]) -> list[Split]:
             pairs[-1] = (pairs[-1][0], path)
         else:
             raise UserError(f"{path}: a folder; give it after the annotation file whose images it holds")
-    return [read_split(*pair) for pair in pairs]
+    return [read_annotated_folder(*pair) for pair in pairs]
 
 
-def decode_images(split: Split) -> Pictures:
+def decode_images(split: AnnotatedFolder) -> DecodedImages:
     """Decodes all images of a split that has a folder, with a progress bar where there are many."""
     assert split.image_root is not None
     names = list(dict.fromkeys(image["file_name"] for _, image in split.images()))

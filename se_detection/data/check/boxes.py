@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from enum import Enum
 
 # (x, y, width, height), as in COCO's files.
-Box = Sequence[float]
+CornerBox = Sequence[float]
 # (width, height)
 Size = tuple[int, int]
 
@@ -34,7 +34,7 @@ class Notation(Enum):
 EVIDENCE, EXCEPTIONS = 10, 0.05
 
 
-def clip(box: Box, size: Size) -> list[float]:
+def clip(box: CornerBox, size: Size) -> list[float]:
     """The part of a box that lies inside its picture; a side of 0 where there is none. Inside, nothing is changed."""
     clipped = list(box)
     for axis, limit in enumerate(size):
@@ -45,7 +45,7 @@ def clip(box: Box, size: Size) -> list[float]:
     return clipped
 
 
-def place(box: Box, size: Size) -> Place:
+def place(box: CornerBox, size: Size) -> Place:
     """Where a box lies in a picture of a size."""
     if is_empty(box):
         return Place.EMPTY
@@ -54,18 +54,18 @@ def place(box: Box, size: Size) -> Place:
     return Place.INSIDE if overhang(box, size) <= ROUNDING else Place.STICKING_OUT
 
 
-def is_empty(box: Box) -> bool:
+def is_empty(box: CornerBox) -> bool:
     """Whether detectron2 would drop the box."""
     return min(box[2:]) <= EMPTY
 
 
-def overhang(box: Box, size: Size) -> float:
+def overhang(box: CornerBox, size: Size) -> float:
     """How far a box reaches out of its picture, in pixels; at most 0 where it doesn't."""
     x, y, width, height = map(float, box)
     return max(-x, -y, x + width - size[0], y + height - size[1])
 
 
-def suspected_notation(boxes: Sequence[tuple[Box, Size]]) -> Notation | None:
+def suspected_notation(boxes: Sequence[tuple[CornerBox, Size]]) -> Notation | None:
     """The other notation that the boxes of a file seem to be in: almost all of them fit it, and few fit COCO's.
 
     Args:

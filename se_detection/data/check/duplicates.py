@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from ..image_files import map_files
-from .annotated_folder import Split
+from .annotated_folder import AnnotatedFolder
 
 K = TypeVar("K")
 Look = NDArray[np.float32]
@@ -42,7 +42,7 @@ class Overlap(NamedTuple):
     same_name: list[tuple[str, str]]
 
 
-def find_overlap(split: Split, other: Split) -> Overlap:
+def find_overlap(split: AnnotatedFolder, other: AnnotatedFolder) -> Overlap:
     """Compares two splits by content, by name and by look."""
     files, others = split.files(), other.files()
     both = {(owner, name): path for owner, named in enumerate((files, others)) for name, path in named.items()}

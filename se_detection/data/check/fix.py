@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from ...errors import UserError
 from ..coco_format import ANNOTATION, CATEGORY, EVALUATED_ANNOTATION, IMAGE, Entry, category_names, entry_name, usable
-from ..image_files import Picture
-from .annotated_folder import Pictures, Split
-from .boxes import Box, Place, Size, clip, overhang, place, suspected_notation
+from ..image_files import ImageFile
+from .annotated_folder import AnnotatedFolder, DecodedImages
+from .boxes import CornerBox, Place, Size, clip, overhang, place, suspected_notation
 
 # Boxes that reach out of a picture no further than this (pixels) may be meant for one of its size.
 SLACK = 1.0
@@ -41,7 +41,7 @@ class Note:
         return [Change(what, entries) for what, entries in self._entries.items()]
 
 
-def fix_split(split: Split, pictures: Pictures) -> tuple[Split, list[Change]]:
+def fix_split(split: AnnotatedFolder, pictures: DecodedImages) -> tuple[AnnotatedFolder, list[Change]]:
     """The split as :func:`check_coco` accepts it for evaluation, and what was changed; the input is left alone.
 
     Args:
@@ -68,7 +68,7 @@ def fix_split(split: Split, pictures: Pictures) -> tuple[Split, list[Change]]:
     return split._replace(content=content), note.changes()
 
 
-def _fix_categories(split: Split, note: Note) -> list[Entry]:
+def _fix_categories(split: AnnotatedFolder, note: Note) -> list[Entry]:
     kept: list[Entry] = []
     first: dict[int, Entry] = {}
     for index, category in enumerate(split.content["categories"]):
@@ -85,7 +85,7 @@ def _fix_categories(split: Split, note: Note) -> list[Entry]:
     return kept
 
 
-def _check_notation(split: Split) -> None:
+def _check_notation(split: AnnotatedFolder) -> None:
     notation = suspected_notation(
         [(annotation["bbox"], (image["width"], image["height"])) for annotation, image in split.boxes()]
     )
@@ -96,7 +96,7 @@ def _check_notation(split: Split) -> None:
         )
 
 
-def _boxes_by_image(split: Split) -> dict[int, list[Box]]:
+def _boxes_by_image(split: AnnotatedFolder) -> dict[int, list[CornerBox]]:
     boxes = defaultdict(list)
     for annotation in split.content["annotations"]:
         if usable(annotation, ANNOTATION, "image_id", "bbox"):
@@ -104,7 +104,9 @@ def _boxes_by_image(split: Split) -> dict[int, list[Box]]:
     return boxes
 
 
-def _fix_images(split: Split, pictures: Pictures, boxes: dict[int, list[Box]], note: Note) -> Iterator[Entry]:
+def _fix_images(
+    split: AnnotatedFolder, pictures: DecodedImages, boxes: dict[int, list[CornerBox]], note: Note
+) -> Iterator[Entry]:
     files_of_id = defaultdict(set)
     for _, image in split.images():
         if usable(image, IMAGE, "id"):
@@ -123,7 +125,7 @@ def _fix_images(split: Split, pictures: Pictures, boxes: dict[int, list[Box]], n
             note("images removed: the same as an earlier one", name)
         elif picture is None:
             note("images removed: not in the folder", name)
-        elif not isinstance(picture, Picture):
+        elif not isinstance(picture, ImageFile):
             note("images removed: they can't be decoded", name)
         else:
             stated = (image["width"], image["height"]) if usable(image, IMAGE, "width", "height") else None
@@ -138,7 +140,7 @@ def _fix_images(split: Split, pictures: Pictures, boxes: dict[int, list[Box]], n
             seen.add(image["id"])
 
 
-def _frame_problem(boxes: Sequence[Box], stated: Size | None, picture: Picture) -> str | None:
+def _frame_problem(boxes: Sequence[CornerBox], stated: Size | None, picture: ImageFile) -> str | None:
     """Why boxes may not be those of the picture as it is; None where nothing speaks against it."""
 
     def fit(size: Size) -> bool:
@@ -158,7 +160,7 @@ def _frame_problem(boxes: Sequence[Box], stated: Size | None, picture: Picture) 
     return None
 
 
-def _fix_annotations(split: Split, images: list[Entry], categories: set[int], note: Note) -> Iterator[Entry]:
+def _fix_annotations(split: AnnotatedFolder, images: list[Entry], categories: set[int], note: Note) -> Iterator[Entry]:
     sizes = {image["id"]: (image["width"], image["height"]) for image in images}
     ids = {
         annotation["id"]

@@ -30,8 +30,8 @@ from ..coco_format import (
 from ..coco_sets import check_same_categories
 from ..image_files import Undecodable
 from .anchors import AnchorFit, fit_anchors
-from .annotated_folder import Pictures, Split
-from .boxes import Box, Notation, Place, Size, clip, overhang, place, suspected_notation
+from .annotated_folder import AnnotatedFolder, DecodedImages
+from .boxes import CornerBox, Notation, Place, Size, clip, overhang, place, suspected_notation
 from .duplicates import find_overlap, same_files
 
 Level = Literal["error", "warning", "note"]
@@ -94,7 +94,9 @@ class Health:
         return sum(finding.level == level for finding in self.findings)
 
 
-def check_health(split: Split, pictures: Pictures, others: Sequence[Split], cfg: CfgNode) -> Health:
+def check_health(
+    split: AnnotatedFolder, pictures: DecodedImages, others: Sequence[AnnotatedFolder], cfg: CfgNode
+) -> Health:
     """Finds all that is wrong with a data set, the worst first.
 
     Args:
@@ -138,7 +140,7 @@ def _finding(level: Level, key: str, what: str, examples: Iterable[str], advice:
         yield Finding(count=len(found), level=level, key=key, what=what, examples=found, advice=advice)
 
 
-def _broken_entries(split: Split) -> Iterator[Finding]:
+def _broken_entries(split: AnnotatedFolder) -> Iterator[Finding]:
     for kind in KINDS:
         rules, entries = RULES[kind], split.content[kind]
         found: dict[tuple[str | None, bool], list[str]] = defaultdict(list)
@@ -168,7 +170,7 @@ def _broken_entries(split: Split) -> Iterator[Finding]:
             yield from _finding("error", f"{kind}-empty", f"{kind}: none", [f"{kind!r} is empty"], "add some")
 
 
-def _lost_annotations(split: Split) -> Iterator[Finding]:
+def _lost_annotations(split: AnnotatedFolder) -> Iterator[Finding]:
     for kind, target in (("images", "image"), ("categories", "category")):
         ids = {entry["id"] for entry in split.content[kind] if usable(entry, RULES[kind], "id")}
         lost = [
@@ -183,7 +185,7 @@ def _lost_annotations(split: Split) -> Iterator[Finding]:
         yield from _finding("error", "nothing-to-learn", "nothing to train on or find", found, "add annotations")
 
 
-def _picture_findings(split: Split, pictures: Pictures) -> Iterator[Finding]:
+def _picture_findings(split: AnnotatedFolder, pictures: DecodedImages) -> Iterator[Finding]:
     missing, undecodable = list[str](), list[str]()
     turned, resized = list[str](), list[str]()
     for index, image in split.images():
@@ -242,7 +244,7 @@ def _box_findings(boxes: Boxes) -> Iterator[Finding]:
     yield from _finding("warning", "boxes-repeated", what, repeated, advice)
 
 
-def _repetitions(split: Split) -> Iterator[Finding]:
+def _repetitions(split: AnnotatedFolder) -> Iterator[Finding]:
     counts = Counter(image["file_name"] for _, image in split.images())
     examples = [f"{name!r}: {count} times" for name, count in counts.items() if count > 1]
     what, advice = "images: a file that is named several times", "merge its entries, as each has only its own boxes"
@@ -252,7 +254,7 @@ def _repetitions(split: Split) -> Iterator[Finding]:
     yield from _finding("warning", "images-repeated-content", what, groups, advice)
 
 
-def _against(split: Split, other: Split) -> Iterator[Finding]:
+def _against(split: AnnotatedFolder, other: AnnotatedFolder) -> Iterator[Finding]:
     with suppress(UserError):  # unusable categories are found elsewhere
         names = [(each.json_file, category_names(each.json_file, each.content)) for each in (split, other)]
         try:
@@ -275,7 +277,7 @@ def _against(split: Split, other: Split) -> Iterator[Finding]:
     yield from _finding("warning", "overlap-same-name", what, _name_pairs(overlap.same_name), advice)
 
 
-def _class_findings(split: Split, classes: Sequence[ClassCount]) -> Iterator[Finding]:
+def _class_findings(split: AnnotatedFolder, classes: Sequence[ClassCount]) -> Iterator[Finding]:
     names = Counter(category["name"] for category in split.content["categories"] if usable(category, CATEGORY, "name"))
     examples = [f"{name!r}: {count} times" for name, count in names.items() if count > 1]
     what, advice = "categories: several of one name", "rename or merge them, as results are by name"
@@ -336,7 +338,7 @@ def _anchor_findings(fit: AnchorFit | None) -> Iterator[Finding]:
     )
 
 
-def _count_classes(split: Split) -> list[ClassCount]:
+def _count_classes(split: AnnotatedFolder) -> list[ClassCount]:
     boxes, crowds = Counter[int](), Counter[int]()
     images: dict[int, set[int]] = defaultdict(set)
     for annotation in split.content["annotations"]:
@@ -358,7 +360,7 @@ def _count_classes(split: Split) -> list[ClassCount]:
     ]
 
 
-def _fit_anchors(boxes: Boxes, pictures: Pictures, cfg: CfgNode) -> AnchorFit | None:
+def _fit_anchors(boxes: Boxes, pictures: DecodedImages, cfg: CfgNode) -> AnchorFit | None:
     chosen = [
         (clip(annotation["bbox"], _size(image)), (image["height"], image["width"]))
         for annotation, image in boxes
@@ -377,7 +379,7 @@ def _name_box(annotation: Entry, image: Entry) -> str:
     return f"annotation {short(annotation.get('id'))} in {image['file_name']!r}: {_numbers(annotation['bbox'])}"
 
 
-def _numbers(box: Box) -> str:
+def _numbers(box: CornerBox) -> str:
     return f"[{', '.join(f'{value:.6g}' for value in box)}]"
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from se_detection.data.check.annotated_folder import read_split
+from se_detection.data.check.annotated_folder import read_annotated_folder
 from se_detection.data.check.duplicates import find_overlap, same_files
 
 from ..conftest import DataSet, save_noise
@@ -20,7 +20,7 @@ def picture(tmp_path):
 
 def split(data_set, with_images=True):
     data_set.write()
-    return read_split(data_set.json_file, data_set.images if with_images else None)
+    return read_annotated_folder(data_set.json_file, data_set.images if with_images else None)
 
 
 def test_splits_of_other_pictures_share_nothing(make_data_set) -> None:
@@ -91,11 +91,11 @@ def test_files_are_compared_by_all_their_bytes(tmp_path) -> None:
 def test_the_coco_images_that_two_real_sets_share(shared_data) -> None:
     """About 180 images of one set are in the other, smaller and compressed anew; COCO's names tell which."""
     mini = shared_data / "coco_mini"
-    val = read_split(mini / "annotations" / "instances_val2017.json", mini / "val2017")
+    val = read_annotated_folder(mini / "annotations" / "instances_val2017.json", mini / "val2017")
     names = {image["file_name"] for image in val.content["images"]}
     for name in ("train", "val"):
         folder = shared_data / "coco_person"
-        person = read_split(folder / "annotations" / f"person_{name}.json", folder / name)
+        person = read_annotated_folder(folder / "annotations" / f"person_{name}.json", folder / name)
         expected = names & {image["file_name"] for image in json.loads(person.json_file.read_bytes())["images"]}
         assert expected
         overlap = find_overlap(val, person)

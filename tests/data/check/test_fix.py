@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from se_detection.data.check.annotated_folder import decode_images, read_split
+from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder
 from se_detection.data.check.fix import fix_split
 from se_detection.data.check.health import check_health
 from se_detection.data.coco_sets import check_coco
@@ -25,7 +25,7 @@ from .breakage import break_content, breakages
 def fix(data_set):
     """The content and what was changed; what is in memory and on disk stays as it is."""
     data_set.write()
-    split = read_split(data_set.json_file, data_set.images)
+    split = read_annotated_folder(data_set.json_file, data_set.images)
     before = repr(split.content)
     fixed, changes = fix_split(split, decode_images(split))
     assert repr(split.content) == before
@@ -95,7 +95,7 @@ def assert_usable(fixed, data_set, cfg) -> None:
     path = data_set.json_file.with_name("fixed.json")
     write_json(path, fixed.content)
     assert check_coco(path, data_set.images)
-    again = read_split(path, data_set.images)
+    again = read_annotated_folder(path, data_set.images)
     assert check_health(again, decode_images(again), [], cfg).count("error") == 0
     twice, changes = fix_split(again, decode_images(again))
     assert changes == []

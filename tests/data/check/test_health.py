@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from PIL import Image
 
-from se_detection.data.check.annotated_folder import decode_images, read_split, read_splits
+from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder, read_annotated_folders
 from se_detection.data.check.health import check_health
 from se_detection.data.check.health_report import health_dict, health_tables
 from se_detection.data.coco_sets import check_coco
@@ -17,8 +17,8 @@ from .breakage import break_content, breakages
 
 def check(data_set, cfg, *others):
     data_set.write()
-    split = read_split(data_set.json_file, data_set.images)
-    return check_health(split, decode_images(split), read_splits(others), cfg)
+    split = read_annotated_folder(data_set.json_file, data_set.images)
+    return check_health(split, decode_images(split), read_annotated_folders(others), cfg)
 
 
 def found(health):
@@ -255,16 +255,16 @@ def test_a_long_list_of_classes_is_shortened(data_set, cfg) -> None:
 
 def test_folders_follow_their_files(data_set, make_data_set) -> None:
     other = make_data_set("other", seed=1)
-    splits = read_splits([data_set.json_file, other.json_file, other.images])
+    splits = read_annotated_folders([data_set.json_file, other.json_file, other.images])
     assert [(split.json_file, split.image_root) for split in splits] == [
         (data_set.json_file, None),
         (other.json_file, other.images),
     ]
     for paths in ([other.images], [other.json_file, other.images, data_set.images]):
         with pytest.raises(UserError, match="give it after the annotation file"):
-            read_splits(paths)
+            read_annotated_folders(paths)
     with pytest.raises(UserError, match="not a folder"):
-        read_split(data_set.json_file, data_set.images / "none")
+        read_annotated_folder(data_set.json_file, data_set.images / "none")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_folders_follow_their_files(data_set, make_data_set) -> None:
     ],
 )
 def test_real_sets_have_no_errors(shared_data, cfg, json_file, images) -> None:
-    split = read_split(shared_data / json_file, shared_data / images)
+    split = read_annotated_folder(shared_data / json_file, shared_data / images)
     health = check_health(split, decode_images(split), [], cfg)
     assert health.count("error") == 0
     boxes = [entry for entry in split.content["annotations"] if not entry["iscrowd"]]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from se_detection.checkpoint.reading import read_checkpoint
+from se_detection.checkpoint.read_weights import read_checkpoint
 from se_detection.errors import UserError
 
 WEIGHTS = {"stem.conv1.weight": torch.arange(6.0).reshape(2, 3), "linear.bias": torch.ones(4)}

@@ -14,15 +14,15 @@ from se_detection.errors import UserError
 from se_detection.files import write_whole
 
 from .definition import Study
-from .plots import draw_curves
-from .record import KEPT, read_records, read_times
+from .run_records import KEPT, read_records, read_times
+from .study_plots import draw_curves
 
 EDGE = "†"
 
 Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 
-def write_report(study: Study, results: Path, page: Path | None) -> list[Path]:
+def write_study_report(study: Study, results: Path, page: Path | None) -> list[Path]:
     """Draws the curves beside the records, and writes tables and picture into a page.
 
     Args:

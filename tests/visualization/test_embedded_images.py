@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from se_detection import UserError
-from se_detection.visualization.images import picture_from_file, picture_from_image
+from se_detection.visualization.embedded_images import picture_from_file, picture_from_image
 
 
 def decode(picture):

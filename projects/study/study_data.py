@@ -43,14 +43,14 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Split:
+class StudySplit:
     """A COCO file and its folder of images."""
 
     json_file: Path
     images: Path
 
 
-def make_splits(study: Study, data: Data, folder: Path) -> dict[str, Split]:
+def make_splits(study: Study, data: Data, folder: Path) -> dict[str, StudySplit]:
     """`train`, `tuning` and `val`: the first two are parts of the training data, and have no picture in common.
 
     Args:
@@ -61,9 +61,9 @@ def make_splits(study: Study, data: Data, folder: Path) -> dict[str, Split]:
     """
     train, tuning = folder / "train.json", folder / "tuning.json"
     splits = {
-        "train": Split(train, data.train_images),
-        "tuning": Split(tuning, data.train_images),
-        "val": Split(data.val_json, data.val_images),
+        "train": StudySplit(train, data.train_images),
+        "tuning": StudySplit(tuning, data.train_images),
+        "val": StudySplit(data.val_json, data.val_images),
     }
     if train.is_file() and tuning.is_file():
         return splits

@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import pytest
 
+from ..benchmark_report import benchmark_json, benchmark_table
 from ..ratio import Ratio
-from ..report import benchmark_json, benchmark_table
 from ..rows import Row
 from ..run import Benchmark
 

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from se_detection.visualization.charts import BASELINE, CANDIDATE, PAGE_COLOURS, WIDTH, chart_style, inline_svg
+from se_detection.visualization.inline_charts import BASELINE, CANDIDATE, PAGE_COLOURS, WIDTH, chart_style, inline_svg
 
 
 def draw():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from se_detection.checkpoint.reading import read_checkpoint
+from se_detection.checkpoint.read_weights import read_checkpoint
 from se_detection.compare.compare import image_weights, images_by_size
 from se_detection.compare.scores import METRICS, score_run
 from se_detection.data.coco_files import load_annotations, load_results
@@ -18,7 +18,7 @@ from se_detection.files import parse_json, write_whole
 from se_detection.runs.evaluated_run import read_run
 from se_detection.runs.metrics import MetricsFile
 
-from .definition import Arm, Study
+from .definition import Study, Variant
 
 KEPT = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 # Enough for a variance: its standard error is 1 / sqrt(2 * 500), three in a hundred.
@@ -27,7 +27,7 @@ SAMPLES = 500
 POINTS = 200
 
 
-def record_file(folder: Path, study: Study, arm: Arm, seed: int) -> Path:
+def record_file(folder: Path, study: Study, arm: Variant, seed: int) -> Path:
     """Where a run's record lies."""
     return folder / f"{study.name}-{arm.name}-{seed}.json"
 
@@ -88,7 +88,7 @@ def _read(path: Path, study: Study) -> dict[str, Any]:
 def write_record(
     folder: Path,
     study: Study,
-    arm: Arm,
+    arm: Variant,
     seed: int,
     *,
     run: Path,

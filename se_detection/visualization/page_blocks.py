@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from markupsafe import Markup
 
-from .images import Picture
+from .embedded_images import EmbeddedImage
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,11 @@ class Charts:
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Pictures that belong together, side by side where there is room, or each as wide as the page if `large`."""
+class ImageGrid:
+    """ImageGrid that belong together, side by side where there is room, or each as wide as the page if `large`."""
 
     title: str
-    items: Sequence[Picture]
+    items: Sequence[EmbeddedImage]
     large: bool = False
     kind: ClassVar[str] = "pictures"
 
@@ -182,7 +182,7 @@ class Scale:
     kind: ClassVar[str] = "scale"
 
 
-Block = Text | Table | Charts | Pictures | Code | KeyFigures | Scale
+Block = Text | Table | Charts | ImageGrid | Code | KeyFigures | Scale
 
 
 @dataclass(frozen=True)

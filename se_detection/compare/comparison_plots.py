@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from ..runs.metrics import TrainingCurve
-from ..visualization.charts import BASELINE, CANDIDATE, GRID, INK, PAPER, QUIET, WIDTH, chart_style
+from ..visualization.inline_charts import BASELINE, CANDIDATE, GRID, INK, PAPER, QUIET, WIDTH, chart_style
 from .comparison import Comparison
 from .details import Curve
 from .error_types import ERRORS
@@ -37,18 +37,26 @@ def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
     """Draws what there is something to draw of, and returns the paths of the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for draw in (differences, per_class, error_types, precision_recall, ap_by_iou, ap_by_size, calibration):
+    for draw in (
+        plot_differences,
+        plot_per_class,
+        plot_error_types,
+        plot_precision_recall,
+        plot_ap_by_iou,
+        plot_ap_by_size,
+        plot_calibration,
+    ):
         with chart_style():
             figure = draw(comparison)
             if figure is None:
                 continue
-            path = folder / f"{draw.__name__}.png"
+            path = folder / f"{draw.__name__.removeprefix('plot_')}.png"
             figure.savefig(path, dpi=DPI)
         paths.append(path)
     return paths
 
 
-def differences(comparison: Comparison) -> Figure | None:
+def plot_differences(comparison: Comparison) -> Figure | None:
     """The metrics' differences with their intervals."""
     items = {name: comparison.difference[name] for name in comparison.runs["baseline"]}
     told = {name for name, item in items.items() if excludes_zero(item)}
@@ -56,7 +64,7 @@ def differences(comparison: Comparison) -> Figure | None:
     return _forest(items, told, title, "difference in percentage points, candidate − baseline")
 
 
-def per_class(comparison: Comparison) -> Figure | None:
+def plot_per_class(comparison: Comparison) -> Figure | None:
     """The classes' differences with their intervals, from the largest to the smallest."""
     known = {name: item for name, item in comparison.per_class.items() if item.difference.value is not None}
     names = sorted(known, key=lambda name: (known[name].p_adjusted is None, -abs(known[name].difference.value or 0)))
@@ -100,7 +108,7 @@ def _forest(items: dict[str, Difference], told: set[str], title: str, label: str
     return figure
 
 
-def error_types(comparison: Comparison) -> Figure | None:
+def plot_error_types(comparison: Comparison) -> Figure | None:
     """What AP50 would gain without each kind of error."""
     figure, (axes,) = _panels(1)
     places = np.arange(len(ERRORS))
@@ -126,7 +134,7 @@ def error_types(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def precision_recall(comparison: Comparison) -> Figure | None:
+def plot_precision_recall(comparison: Comparison) -> Figure | None:
     """Mean precision over classes against recall."""
     curves = comparison.details.precision_recall
     figure, panels = _panels(len(curves))
@@ -142,7 +150,7 @@ def precision_recall(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def ap_by_iou(comparison: Comparison) -> Figure | None:
+def plot_ap_by_iou(comparison: Comparison) -> Figure | None:
     """AP against the IoU threshold, and its difference."""
     curve = comparison.details.ap_by_iou
     figure = _with_difference(comparison, curve, curve.x, "IoU threshold")
@@ -151,7 +159,7 @@ def ap_by_iou(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def ap_by_size(comparison: Comparison) -> Figure | None:
+def plot_ap_by_size(comparison: Comparison) -> Figure | None:
     """AP against the objects' size, and its difference."""
     curve = comparison.details.ap_by_size
     places = list(range(len(curve.x)))
@@ -179,7 +187,7 @@ def _with_difference(comparison: Comparison, curve: Curve, places: Sequence[floa
     return figure
 
 
-def calibration(comparison: Comparison) -> Figure | None:
+def plot_calibration(comparison: Comparison) -> Figure | None:
     """Precision against score, over the number of detections."""
     known = {arm: item for arm, item in comparison.details.calibration.items() if item is not None}
     if not known:
@@ -208,7 +216,7 @@ def calibration(comparison: Comparison) -> Figure | None:
     return figure
 
 
-def training(comparison: Comparison, runs: dict[str, list[TrainingCurve]]) -> Figure | None:
+def plot_training(comparison: Comparison, runs: dict[str, list[TrainingCurve]]) -> Figure | None:
     """Loss and AP over the iterations, a line for each run; AP only where a run was evaluated more than once.
 
     Args:

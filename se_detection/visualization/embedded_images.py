@@ -18,7 +18,7 @@ SUFFIXES = (".png", ".jpg", ".svg")
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmbeddedImage:
     """A picture in a page; `title` and `note` are above it, `alt` instead of it, `arm` gives it that arm's mark."""
 
     source: str
@@ -30,13 +30,15 @@ class Picture:
     arm: str = ""
 
 
-def picture_from_image(image: Image.Image, alt: str, *, title: str = "", note: str = "", arm: str = "") -> Picture:
+def picture_from_image(
+    image: Image.Image, alt: str, *, title: str = "", note: str = "", arm: str = ""
+) -> EmbeddedImage:
     """A photograph, compressed (WebP)."""
     content = _webp(image.convert("RGB"), quality=QUALITY, method=6)
-    return Picture(_data_uri("image/webp", content), image.width, image.height, alt, title, note, arm)
+    return EmbeddedImage(_data_uri("image/webp", content), image.width, image.height, alt, title, note, arm)
 
 
-def picture_from_file(path: Path, alt: str, *, title: str = "") -> Picture:
+def picture_from_file(path: Path, alt: str, *, title: str = "") -> EmbeddedImage:
     """A plot: an SVG file as it is, others as WebP no wider than 1600 pixels, without loss where that is smaller.
 
     Raises:
@@ -46,7 +48,7 @@ def picture_from_file(path: Path, alt: str, *, title: str = "") -> Picture:
         if path.suffix == ".svg":
             content = path.read_bytes()
             width, height = _svg_size(content)
-            return Picture(_data_uri("image/svg+xml", content), width, height, alt, title)
+            return EmbeddedImage(_data_uri("image/svg+xml", content), width, height, alt, title)
         with Image.open(path) as file:
             image = file.convert("RGBA" if "transparency" in file.info or file.mode in ("RGBA", "LA") else "RGB")
     except (OSError, ValueError) as error:
@@ -55,7 +57,7 @@ def picture_from_file(path: Path, alt: str, *, title: str = "") -> Picture:
         size = MAX_WIDTH, max(1, round(image.height * MAX_WIDTH / image.width))
         image = image.resize(size, Image.Resampling.LANCZOS)
     content = min(_webp(image, lossless=True), _webp(image, quality=PLOT_QUALITY), key=len)
-    return Picture(_data_uri("image/webp", content), image.width, image.height, alt, title)
+    return EmbeddedImage(_data_uri("image/webp", content), image.width, image.height, alt, title)
 
 
 def _webp(image: Image.Image, **options: int) -> bytes:

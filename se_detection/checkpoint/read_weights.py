@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import parse_json
-from .arrays import Array, ArrayUnpickler
+from .arrays import ArrayUnpickler, PickledArray
 
 ZIP = b"PK\x03\x04"
 PICKLE = b"\x80"
@@ -129,7 +129,7 @@ def _state_dict_first(content: Any, path: Path, size: int) -> dict[str, Any]:
     if len(state_dict) > MAX_TENSORS:
         raise UserError(f"{path} has {len(state_dict)} tensors; no detector has more than {MAX_TENSORS}")
     for key, value in state_dict.items():
-        if not isinstance(value, Tensor | Array):
+        if not isinstance(value, Tensor | PickledArray):
             raise UserError(f"{path}: {key} is a {type(value).__name__}, not a tensor; save a state_dict() alone")
         if not isinstance(key, str):
             raise UserError(f"{path}: {key!r} is no name of a layer; save a state_dict() alone")

@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from ..plots import STYLES, _forests, _sweep, draw_benchmark
+from ..benchmark_plots import STYLES, _forests, _sweep, draw_benchmark
 from ..ratio import Ratio
 from ..rows import Row
 from ..run import Benchmark

@@ -5,11 +5,11 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from se_detection.compare import plots
+from se_detection.compare import comparison_plots as plots
 from se_detection.compare.compare import compare
-from se_detection.compare.comparison import Arm
+from se_detection.compare.comparison import ComparedModel
 from se_detection.runs.metrics import TrainingCurve
-from se_detection.visualization.charts import chart_style
+from se_detection.visualization.inline_charts import chart_style
 
 NAMES = ["differences", "per_class", "error_types", "precision_recall", "ap_by_iou", "ap_by_size", "calibration"]
 
@@ -38,24 +38,24 @@ def lines(figure, panel=0):
 def test_curves_are_the_comparisons(comparison) -> None:
     details = comparison.details
     for figure, curve in (
-        (plots.ap_by_iou(comparison), details.ap_by_iou),
-        (plots.ap_by_size(comparison), details.ap_by_size),
-        (plots.precision_recall(comparison), details.precision_recall["0.50"]),
+        (plots.plot_ap_by_iou(comparison), details.ap_by_iou),
+        (plots.plot_ap_by_size(comparison), details.ap_by_size),
+        (plots.plot_precision_recall(comparison), details.precision_recall["0.50"]),
     ):
         drawn = lines(figure)
         assert list(drawn["baseline"]) == curve.baseline
         assert list(drawn["candidate"]) == curve.candidate
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["baseline", "candidate"]
     found = details.calibration["candidate"]
-    drawn = lines(plots.calibration(comparison))[f"candidate, ECE {found.ece:.3f}"]
+    drawn = lines(plots.plot_calibration(comparison))[f"candidate, ECE {found.ece:.3f}"]
     assert list(drawn) == [value for value in found.precision if value is not None]
-    bars = plots.error_types(comparison).axes[0].containers
+    bars = plots.plot_error_types(comparison).axes[0].containers
     widths = [[bar.get_width() for bar in arm] for arm in bars if hasattr(arm, "patches")]
     assert widths[1] == [details.error_types["candidate"][name].dap for name in plots.ERRORS]
 
 
 def test_what_can_be_told_is_filled_and_has_the_better_arms_colour(comparison) -> None:
-    axes = plots.differences(comparison).axes[0]
+    axes = plots.plot_differences(comparison).axes[0]
     points = [line for line in axes.lines if line.get_marker() == "o"]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert len(points) == len(names) == 12
@@ -88,7 +88,7 @@ def test_of_many_classes_the_largest_differences_are_drawn(annotations) -> None:
         for item in many["annotations"]
         if item["category_id"] < 15
     ]
-    axes = plots.per_class(compare([], results, many, n_bootstrap=100)).axes[0]
+    axes = plots.plot_per_class(compare([], results, many, n_bootstrap=100)).axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert len(names) == plots.CLASSES
     assert {f"class {number}" for number in range(15)} < set(names)
@@ -100,7 +100,7 @@ def test_each_run_has_its_line_in_training(comparison) -> None:
         "baseline": [TrainingCurve({9: 2.0, 19: 1.0}, {20: 5.0}), TrainingCurve({9: 3.0, 19: 1.5}, {20: 6.0})],
         "candidate": [TrainingCurve({9: 2.5, 19: 0.5}, {20: 7.0})],
     }
-    figure = plots.training(comparison, runs)
+    figure = plots.plot_training(comparison, runs)
     # AP of one evaluation is no curve.
     assert len(figure.axes) == 1
     drawn = [(list(line.get_xdata()), list(line.get_ydata()), line.get_color()) for line in figure.axes[0].lines]
@@ -112,15 +112,15 @@ def test_each_run_has_its_line_in_training(comparison) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["baseline", "candidate"]
 
     runs["candidate"][0].ap[40] = 3.0
-    upper, lower = plots.training(comparison, runs).axes
+    upper, lower = plots.plot_training(comparison, runs).axes
     assert upper.get_ylabel() == "total loss"
     assert [list(line.get_ydata()) for line in lower.lines] == [[5.0], [6.0], [7.0, 3.0]]
-    assert plots.training(comparison, {"baseline": [TrainingCurve()], "candidate": [TrainingCurve()]}) is None
+    assert plots.plot_training(comparison, {"baseline": [TrainingCurve()], "candidate": [TrainingCurve()]}) is None
 
 
 def test_names_are_no_formulas_and_numbers_of_detections_are_written_out(comparison, tmp_path) -> None:
     with chart_style():
-        figure = plots.calibration(replace(comparison, arms=(Arm("$x_1$"), Arm("a" * 50))))
+        figure = plots.plot_calibration(replace(comparison, arms=(ComparedModel("$x_1$"), ComparedModel("a" * 50))))
         figure.savefig(tmp_path / "calibration.svg")
     text = (tmp_path / "calibration.svg").read_text()
     assert "baseline: $x_1$, ECE" in text

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from se_detection.visualization.charts import BASELINE, CANDIDATE, GRID, INK, QUIET, chart_style
+from se_detection.visualization.inline_charts import BASELINE, CANDIDATE, GRID, INK, QUIET, chart_style
 
 from .arms import ARM_NAMES, BOUND
 from .rows import Row
