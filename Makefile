@@ -28,7 +28,7 @@ test: export OMP_NUM_THREADS := 1
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The trunks, configs, weights and a run, on the oldest torch that versions.py admits, in an environment of its own.
+# The backbones, configs, weights and a run, on the oldest torch that versions.py admits, in an environment of its own.
 OLDEST := .venv-oldest
 test-oldest: export OMP_NUM_THREADS := 1
 test-oldest: $(OLDEST)/.ready

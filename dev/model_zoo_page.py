@@ -19,7 +19,7 @@ from projects.study.definition import read_study
 from projects.study.run_records import read_records
 from se_detection import model_zoo
 from se_detection.errors import UserError
-from se_detection.modeling.complexity import count_parameters, padded_size, picture_size
+from se_detection.modeling.complexity import count_parameters, image_size, padded_size
 
 MADE = "<!-- Made by tools/model_zoo.py; what is written here by hand is lost. -->"
 LAZY_FOLDER = "lazy/"
@@ -63,7 +63,7 @@ DETECTRON2 = {
     "Misc/cascade_mask_rcnn_R_50_FPN_1x": (42.1, 36.4),
     "Misc/cascade_mask_rcnn_R_50_FPN_3x": (44.3, 38.5),
 }
-# Table 7 of the paper: AP and AP@0.5 of boxes. Its trunks were trained by its authors; those with SE are released.
+# Table 7 of the paper: AP and AP@0.5 of boxes. Its backbones were trained by its authors; those with SE are released.
 PAPER = {
     "Paper/faster_rcnn_R_50_FPN_2x": (38.0, 57.9),
     "Paper/faster_rcnn_SE_R_50_FPN_2x": (40.4, 61.0),
@@ -77,15 +77,15 @@ ends with `.py`: `lazy/COCO-Detection/faster_rcnn_SE_R_50_FPN_1x.py`. No trained
 
 - **steps × images**: of the optimizer, and in each.
 - **params**: of the whole detector with its config's number of classes, in millions; frozen ones too.
-- **picture**: height × width in pixels of a 4:3 picture as the config tests it, padded as detectron2 does.
-- **GFLOPs**: 10⁹ multiply-adds of the convolutions and linear layers of trunk and FPN for such a picture, as in the
+- **image**: height × width in pixels of a 4:3 image as the config tests it, padded as detectron2 does.
+- **GFLOPs**: 10⁹ multiply-adds of the convolutions and linear layers of backbone and FPN for such an image, as in the
   paper. Proposals and heads are not in it: `tools/analyze.py complexity --config-file F` has those of the usual
-  detectors. A C4 detector's trunk ends with res4, as its res5 is a head.
-- **begins with**: the pre-trained trunk.
+  detectors. A C4 detector's backbone ends with res4, as its res5 is a head.
+- **begins with**: the pre-trained backbone.
 - **published**: what others measured with this recipe, AP in percent on COCO's 5,000 images, and nothing where nobody
-  has. *d2*: [detectron2's own]({ZOO}) detectors, which begin with MSRA's trunks; ≈ where the config begins with another
+  has. *d2*: [detectron2's own]({ZOO}) detectors, which begin with MSRA's backbones; ≈ where the config begins with another
   one, so that the number is only near. *paper*: Table 7 of [the paper](https://arxiv.org/abs/1709.01507v4); ≈ where its
-  trunk was not released.
+  backbone was not released.
 - **measured**: by this project, mean ± standard deviation over training runs, on the small data of
   [docs/RESULTS.md](docs/RESULTS.md): not to be set beside numbers of COCO."""
 
@@ -96,12 +96,12 @@ class NetworkSize:
 
     Args:
         parameters: of the whole detector.
-        picture: height and width, padded.
-        gflops: billions of multiply-adds of trunk and FPN for it.
+        image: height and width, padded.
+        gflops: billions of multiply-adds of backbone and FPN for it.
     """
 
     parameters: int
-    picture: tuple[int, int]
+    image: tuple[int, int]
     gflops: float
 
 
@@ -206,7 +206,7 @@ def measured_in_studies(results: Path) -> dict[str, list[str]]:
 
 def zoo_page(rows: Sequence[ZooRow]) -> str:
     """The page, in Markdown: a table for each folder of configs."""
-    headings = ["config", "lazy", "steps × images", "params (M)", "picture", "GFLOPs", "begins with"]
+    headings = ["config", "lazy", "steps × images", "params (M)", "image", "GFLOPs", "begins with"]
     headings += ["published", "measured"]
     sections: dict[str, list[list[str]]] = {name: [] for name in SECTIONS}
     for row in rows:
@@ -245,12 +245,12 @@ def _twin(name: str) -> str:
 
 
 def _network(cfg: Any) -> str:
-    """What a config says of its network and of the pictures that it is tested on."""
+    """What a config says of its network and of the images that it is tested on."""
     if isinstance(cfg, DictConfig):
         return f"{cfg.model}{cfg.dataloader.test.mapper.augmentations}"
     cfg = cfg.clone()
     cfg.MODEL.WEIGHTS, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = "", [], []
-    return f"{cfg.MODEL}{picture_size(cfg)}"
+    return f"{cfg.MODEL}{image_size(cfg)}"
 
 
 def _count(cfg: Any) -> NetworkSize:
@@ -259,18 +259,18 @@ def _count(cfg: Any) -> NetworkSize:
         if isinstance(cfg, DictConfig):
             resize = cfg.dataloader.test.mapper.augmentations[0]
             height = resize.short_edge_length
-            picture = height, min(round(height * 4 / 3), resize.max_size)
+            image = height, min(round(height * 4 / 3), resize.max_size)
             model = instantiate(cfg.model)
         else:
-            picture = picture_size(cfg)
+            image = image_size(cfg)
             cfg = cfg.clone()
             cfg.MODEL.DEVICE = "meta"
             model = build_model(cfg)
-        picture = padded_size(model.backbone, *picture)
+        image = padded_size(model.backbone, *image)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model.eval().backbone(torch.zeros(1, 3, *picture))
+            model.eval().backbone(torch.zeros(1, 3, *image))
     # Of torch's, two are a multiply-add.
-    return NetworkSize(count_parameters(model), picture, counter.get_total_flops() / 2e9)
+    return NetworkSize(count_parameters(model), image, counter.get_total_flops() / 2e9)
 
 
 def _cells(row: ZooRow) -> list[str]:
@@ -280,7 +280,7 @@ def _cells(row: ZooRow) -> list[str]:
         _link(row.twin, "lazy") if row.twin else "",
         f"{row.steps:,} × {row.images}",
         f"{size.parameters / 1e6:.2f}",
-        f"{size.picture[0]} × {size.picture[1]}",
+        f"{size.image[0]} × {size.image[1]}",
         f"{size.gflops:.2f}",
         _weights(row.weights),
         row.published,
@@ -299,4 +299,4 @@ def _weights(weights: str) -> str:
         return f"timm's [{name}](https://huggingface.co/timm/{name})"
     if source == "detectron2":
         return f"detectron2's [{'/'.join(Path(name).parts[-2:])}](https://dl.fbaipublicfiles.com/detectron2/{name})"
-    return "a trunk to be pre-trained" if weights else "nothing"
+    return "a backbone to be pre-trained" if weights else "nothing"

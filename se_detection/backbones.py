@@ -11,7 +11,7 @@ from .errors import UserError
 from .modeling.partial_load import refuse_partial_load
 from .modeling.se_resnet import make_se_resnet
 
-NAMED_TRUNKS: dict[str, dict[str, Any]] = {
+NAMED_BACKBONES: dict[str, dict[str, Any]] = {
     **{f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101, 152)},
     **{f"resnext{depth}_32x4d": {"depth": depth, "num_groups": 32, "width_per_group": 4} for depth in (50, 101)},
 }
@@ -33,7 +33,7 @@ def create_backbone(
     se: SEConfig | None = None,
     freeze_at: int = 0,
 ) -> Backbone:
-    """A trunk by name, without a config; without a classifier, it refuses weights that fill it in part.
+    """A backbone by name, without a config; without a classifier, it refuses weights that fill it in part.
 
     Args:
         name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d` or `resnext101_32x4d`,
@@ -51,18 +51,18 @@ def create_backbone(
         A detectron2 `Backbone`: (N, 3, H, W) to a dict of the maps named by `out_features`.
 
     Raises:
-        UserError: an unknown name or layout, `se` for a plain trunk, or more frozen stages than there are.
+        UserError: an unknown name or layout, `se` for a plain backbone, or more frozen stages than there are.
     """
-    gated = {f"se_{plain}": options for plain, options in NAMED_TRUNKS.items()} | {"senet154": SENET154}
-    if name not in NAMED_TRUNKS | gated:
-        raise UserError(f"no backbone is named {name!r}; choose from {', '.join(NAMED_TRUNKS | gated)}")
+    gated = {f"se_{plain}": options for plain, options in NAMED_BACKBONES.items()} | {"senet154": SENET154}
+    if name not in NAMED_BACKBONES | gated:
+        raise UserError(f"no backbone is named {name!r}; choose from {', '.join(NAMED_BACKBONES | gated)}")
     layout = layout or ("caffe" if name == "senet154" else "torchvision")
     if layout not in LAYOUTS:
         raise UserError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
     if name == "senet154" and layout != "caffe":
         raise UserError("'senet154' was released in the caffe layout alone; leave layout out")
     if name not in gated and se is not None:
-        raise UserError(f"{name!r} is a plain trunk and takes no se=; did you mean 'se_{name}'?")
+        raise UserError(f"{name!r} is a plain backbone and takes no se=; did you mean 'se_{name}'?")
     known = ("stem", *STAGES, "linear")
     if not out_features or not set(out_features) <= set(known):
         raise UserError(f"out_features: {list(out_features)} are not some of {', '.join(known)}")
@@ -70,9 +70,9 @@ def create_backbone(
         raise UserError("out_features: 'linear' needs num_classes, and 'res5' beside it")
     if freeze_at not in range(len(STAGES) + 2):
         raise UserError(f"freeze_at: {freeze_at!r} is not from 0 (nothing) to {len(STAGES) + 1} (stem to res5)")
-    options = (NAMED_TRUNKS | gated)[name]
+    options = (NAMED_BACKBONES | gated)[name]
     stem = "basic" if layout == "torchvision" else "deep" if name == "senet154" else "caffe"
-    trunk = make_se_resnet(
+    backbone = make_se_resnet(
         **options,
         se=(se or SEConfig()) if name in gated else PLAIN,
         norm=norm,
@@ -84,12 +84,12 @@ def create_backbone(
     )
     # A classifier of other classes takes what a file has of it.
     if num_classes is None:
-        refuse_partial_load(trunk)
-    return trunk
+        refuse_partial_load(backbone)
+    return backbone
 
 
 def create_res5(name: str, *, layout: str | None = None, norm: str = "BN", se: SEConfig | None = None) -> nn.Sequential:
-    """The last stage of a trunk by name, for the `Res5ROIHeads` of a C4 detector, whose trunk ends with res4.
+    """The last stage of a backbone by name, for the `Res5ROIHeads` of a C4 detector, whose backbone ends with res4.
 
     Args:
         others: those of :func:`create_backbone`.

@@ -38,7 +38,7 @@ def config(name: str) -> CfgNode:
 
 
 def small(name: str) -> CfgNode:
-    """The config with its trunk as it is, batch norm that learns from random weights, and small heads."""
+    """The config with its backbone as it is, batch norm that learns from random weights, and small heads."""
     cfg = config(name)
     cfg.merge_from_list(
         [
@@ -66,7 +66,7 @@ def test_a_row_changes_one_thing(name) -> None:
     }
     # Beside that, all are the same detector, on the layers of the paper's Caffe models.
     base = config(BASE)
-    assert base.MODEL.SE.STEM == "caffe"
+    assert base.MODEL.RESNETS.STEM_TYPE == "caffe"
     assert base.MODEL.RESNETS.STRIDE_IN_1X1
     for one in (cfg, base):
         one.MODEL.SE = CfgNode()
@@ -100,12 +100,12 @@ def test_it_trains_a_step_and_is_exported(name) -> None:
     instances = Instances(
         (64, 64), gt_boxes=Boxes(torch.tensor([[8.0, 8.0, 48.0, 40.0]])), gt_classes=torch.tensor([1])
     )
-    # Two different pictures: BN makes the mean over equal ones 0, and with it what SE squeezes.
-    pictures = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    # Two different images: BN makes the mean over equal ones 0, and with it what SE squeezes.
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     optimizer = torch.optim.SGD(detector.parameters(), lr=1e-3)
     before = copy.deepcopy(detector.backbone.state_dict())
     with EventStorage():
-        losses = detector([{"image": picture, "instances": instances} for picture in pictures])
+        losses = detector([{"image": image, "instances": instances} for image in images])
     sum(losses.values()).backward()
     optimizer.step()
     for key, parameter in detector.backbone.named_parameters():
@@ -115,16 +115,16 @@ def test_it_trains_a_step_and_is_exported(name) -> None:
     after = detector.backbone.state_dict()
     assert not any(torch.equal(before[key], after[key]) for key in before if key.endswith("conv2.weight"))
 
-    trunk = detector.backbone.bottom_up.eval()
+    backbone = detector.backbone.bottom_up.eval()
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
-        expected, exported = trunk(x), torch.jit.script(trunk)(x)
+        expected, exported = backbone(x), torch.jit.script(backbone)(x)
     assert list(exported) == list(expected) == ["res2", "res3", "res4", "res5"]
     for key, feature in expected.items():
         torch.testing.assert_close(exported[key], feature)
 
 
-def test_none_starts_without_a_trunk_of_its_own(tmp_path) -> None:
+def test_none_starts_without_a_backbone_of_its_own(tmp_path) -> None:
     arguments = ["--config-file", str(FOLDER / "se_r50_reduction_8.yaml"), "OUTPUT_DIR", str(tmp_path / "run")]
     data = [
         "DATASETS.TRAIN",
@@ -134,5 +134,7 @@ def test_none_starts_without_a_trunk_of_its_own(tmp_path) -> None:
         "MODEL.ROI_HEADS.NUM_CLASSES",
         "4",
     ]
-    with pytest.raises(UserError, match=r"MODEL.WEIGHTS: there is no file a-trunk-pre-trained-with-this-MODEL.SE.pth"):
+    with pytest.raises(
+        UserError, match=r"MODEL.WEIGHTS: there is no file a-backbone-pre-trained-with-this-MODEL.SE.pth"
+    ):
         load_config(argument_parser().parse_args([*arguments, *data]))

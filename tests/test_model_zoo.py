@@ -14,15 +14,15 @@ LAZY = [name for name in model_zoo.names() if name.endswith(".py")]
 YAML = [name for name in model_zoo.names() if name not in LAZY]
 PAIRS = [name for name in YAML if "_SE_" in name]
 
-# What a pair's arms may differ in: the trunk, its weights, and what those weights were trained with.
-TRUNK_AND_WEIGHTS = {
+# What a pair's arms may differ in: the backbone, its weights, and what those weights were trained with.
+BACKBONE_AND_WEIGHTS = {
     "MODEL.BACKBONE.NAME",
     "MODEL.WEIGHTS",
     "MODEL.PIXEL_MEAN",
     "MODEL.PIXEL_STD",
     "INPUT.FORMAT",
 }
-# The heads of a C4 detector have a stage of the trunk.
+# The heads of a C4 detector have a stage of the backbone.
 C4_HEADS = {"MODEL.ROI_HEADS.NAME"}
 
 
@@ -61,11 +61,11 @@ def test_every_lazy_config_that_trains_something_has_a_name() -> None:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_arms_of_a_pair_differ_in_trunk_and_weights_alone(name) -> None:
+def test_arms_of_a_pair_differ_in_backbone_and_weights_alone(name) -> None:
     plain_name = re.sub(r"_FPN_(open|pre|identity|3x3|r\d+)$", "_FPN", name.replace("_SE_", "_"))
     gated, plain = model_zoo.get_config(name), model_zoo.get_config(plain_name)
     found = {key for key in differences(gated, plain) if not key.startswith("MODEL.SE.")}
-    assert found <= TRUNK_AND_WEIGHTS | (C4_HEADS if "_C4_" in name else set())
+    assert found <= BACKBONE_AND_WEIGHTS | (C4_HEADS if "_C4_" in name else set())
     assert gated.MODEL.BACKBONE.NAME == plain.MODEL.BACKBONE.NAME.replace("resnet", "se_resnet")
 
 
@@ -77,7 +77,7 @@ def test_coco_configs_are_detectron2s_recipe(depth, schedule) -> None:
         theirs_name = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
     ours = model_zoo.get_config(f"COCO-Detection/faster_rcnn_R_{depth}_FPN_{schedule}")
     theirs = detectron2_zoo.get_config(theirs_name)
-    allowed = TRUNK_AND_WEIGHTS | {"MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH"}
+    allowed = BACKBONE_AND_WEIGHTS | {"MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH"}
     assert differences(ours, theirs) - {key for key in flat(ours) if key.startswith("MODEL.SE.")} <= allowed
     assert ours.MODEL.RESNETS.DEPTH == depth
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Counts parameters and GFLOPs, compares trunks with timm's, explains SE gates, and shows what padding changes."""
+"""Counts parameters and GFLOPs, compares backbones with timm's, explains SE gates, and shows what padding changes."""
 
 import shlex
 import sys
@@ -30,7 +30,7 @@ def main() -> None:
             split=args.split,
             images=args.images,
             ablation=not args.no_ablation,
-            picture=args.picture,
+            image=args.picture,
             overwrite=args.overwrite,
         )
         paths = write_excitations(found)

@@ -40,7 +40,7 @@ def detector_table(complexity: DetectorComplexity, tablefmt: str = "simple") -> 
     )
     note = (
         f"{complexity.detector}. GFLOPs: 10⁹ multiply-adds of convolutions and linear layers\n"
-        f"for one picture of {_size(complexity.size)}, padded to {_size(complexity.padded)}"
+        f"for one image of {_size(complexity.size)}, padded to {_size(complexity.padded)}"
     )
     if complexity.proposals is not None:
         note += f", and {complexity.proposals} proposals (MODEL.RPN.POST_NMS_TOPK_TEST)"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures how long detectors take with each trunk, and how much memory, next to detectron2's plain ResNet."""
+"""Measures how long detectors take with each backbone, and how much memory, next to detectron2's plain ResNet."""
 
 import shlex
 import sys

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures the rest of a run: loading pictures, evaluating boxes, the memory of loading processes."""
+"""Measures the rest of a run: loading images, evaluating boxes, the memory of loading processes."""
 
 import shlex
 import sys
@@ -31,7 +31,7 @@ from se_detection.errors import UserError, run_tool
 from se_detection.files import check_output, write_json
 
 EXAMPLE = """
-loader      detectron2's loader, this one, and the training step that waits for its pictures
+loader      detectron2's loader, this one, and the training step that waits for its images
 evaluation  pycocotools, detectron2's evaluator with it, and this one
 memory      what more loading processes add
 

@@ -10,7 +10,7 @@ from se_detection.export.exporter import PRECISIONS
 from se_detection.export.formats import SUFFIXES
 
 EXAMPLE = """
-OUTPUT gets RUN-FORMAT-PRECISION.{ts,onnx,pt2} and exports.json, a row for each. How to prepare a picture (size, channel
+OUTPUT gets RUN-FORMAT-PRECISION.{ts,onnx,pt2} and exports.json, a row for each. How to prepare an image (size, channel
 order) and the classes are inside of each file; examples/detect_onnx.py shows what to do with them. Formats and
 precisions that don't go together are left out where several are asked for.
 
@@ -28,7 +28,7 @@ def main() -> None:
         "--run", type=Path, nargs="+", required=True, metavar="RUN", help="folders of tools/train_net.py"
     )
     parser.add_argument(
-        "--format", nargs="+", choices=SUFFIXES, required=True, help="torch-export has trunk and FPN alone"
+        "--format", nargs="+", choices=SUFFIXES, required=True, help="torch-export has backbone and FPN alone"
     )
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="default: float32")
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
@@ -37,7 +37,7 @@ def main() -> None:
     )
     parser.add_argument("--scripting", action="store_true", help="script the detector instead of tracing it")
     parser.add_argument(
-        "--images", type=int, default=4, metavar="N", help="compare on so many pictures of the test set; default 4"
+        "--images", type=int, default=4, metavar="N", help="compare on so many images of the test set; default 4"
     )
     parser.add_argument(
         "--calibration-images",

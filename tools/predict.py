@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Detects in pictures, videos or a camera with a run of tools/train_net.py: pictures with boxes, and COCO results."""
+"""Detects in images, videos or a camera with a run of tools/train_net.py: images with boxes, and COCO results."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -10,7 +10,7 @@ from se_detection.inference.detector import Detector
 from se_detection.inference.predict import predict
 
 EXAMPLE = """
-An INPUT is a picture, a video, a folder with any of them, a pattern such as 'photos/**/*.jpg', or a camera, camera:0,
+An INPUT is an image, a video, a folder with any of them, a pattern such as 'photos/**/*.jpg', or a camera, camera:0,
 which is recorded until Ctrl-C. A GPU is used if there is one. The same command goes on where it was stopped.
 
 examples:
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument(
         "--gates",
         action="store_true",
-        help="draw what RUN's SE gates do to each picture, compared with their mean over RUN's test set, which is gone "
+        help="draw what RUN's SE gates do to each image, compared with their mean over RUN's test set, which is gone "
         "through first if tools/analyze.py excitations has not done so",
     )
     parser.add_argument("--fuse", action="store_true", help="make the detectors faster; boxes and scores stay the same")
@@ -74,7 +74,7 @@ def main() -> None:
     if done.unreadable:
         lines = (printable(f"{path}: {reason}") for path, reason in done.unreadable.items())
         print("Could not be read:", *lines, sep="\n  ")
-    print(f"Written ({done.images} pictures and frames):", *map(printable, map(str, done.written)), sep="\n  ")
+    print(f"Written ({done.images} images and frames):", *map(printable, map(str, done.written)), sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -49,14 +49,14 @@ def main() -> None:
         cfg = read_config(args.config_file)
         check_backbone(cfg)
         split, others = read_annotated_folder(args.json_file, args.images), read_annotated_folders(args.against)
-        pictures = decode_images(split)
-        health = check_health(split, pictures, others, cfg)
+        decoded = decode_images(split)
+        health = check_health(split, decoded, others, cfg)
         print(health_tables(health))
         if args.json:
             write_json(args.json, health_dict(health), indent=2)
         if args.fix:
-            fixed, changes = fix_split(split, pictures)
-            health = check_health(fixed._replace(json_file=args.fix), pictures, others, cfg)
+            fixed, changes = fix_split(split, decoded)
+            health = check_health(fixed._replace(json_file=args.fix), decoded, others, cfg)
             write_json(args.fix, fixed.content)
             print(f"\nWritten: {args.fix}", changes_text(changes) or "nothing was changed", summary(health), sep="\n")
         sys.exit(1 if health.count("error") else 0)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Pre-trains the trunk of any config, SE or plain, as an image classifier, for tools/train_net.py's MODEL.WEIGHTS."""
+"""Pre-trains the backbone of any config, SE or plain, as an image classifier, for tools/train_net.py's MODEL.WEIGHTS."""
 
 from se_detection.engine.launch import use_torchrun
 from se_detection.engine.train_and_evaluate import launch_run

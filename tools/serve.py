@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A page in the browser to try one or two runs of tools/train_net.py on pictures: boxes, scores, gates, time."""
+"""A page in the browser to try one or two runs of tools/train_net.py on images: boxes, scores, gates, time."""
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
@@ -9,7 +9,7 @@ from projects.serve.server import serve
 from se_detection.errors import run_tool
 
 EXAMPLE = """
-Pictures stay in memory, and go nowhere else. A GPU is used if there is one. Ctrl-C ends it.
+Images stay in memory, and go nowhere else. A GPU is used if there is one. Ctrl-C ends it.
 
 examples:
   $ tools/serve.py --run output/SE_R

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a study, arms x seeds, where each arm's trunk is pre-trained in the same way; and makes its report."""
+"""Runs a study, arms x seeds, where each arm's backbone is pre-trained in the same way; and makes its report."""
 
 import os
 import shlex

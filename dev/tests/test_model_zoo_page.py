@@ -14,7 +14,7 @@ from torchvision.models import get_model_weights
 
 from dev.model_zoo_page import DETECTRON2, MADE, PAPER, ZooRow, check_page, published_scores, zoo_page, zoo_rows
 from se_detection import UserError, model_zoo
-from tests.test_model_zoo import TRUNK_AND_WEIGHTS, differences
+from tests.test_model_zoo import BACKBONE_AND_WEIGHTS, differences
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results"
@@ -32,7 +32,7 @@ def rows() -> dict[str, ZooRow]:
 
 def test_a_row_has_the_recipe_and_its_lazy_twin(rows) -> None:
     assert rows.keys() == {TOY, PLAIN, GATED, FCOS, STUDY}
-    # detectron2's own tables say "1x", which is 90,000 steps of 16 pictures.
+    # detectron2's own tables say "1x", which is 90,000 steps of 16 images.
     assert (rows[GATED].steps, rows[GATED].images) == (90_000, 16) == (rows[FCOS].steps, rows[FCOS].images)
     assert (rows[TOY].steps, rows[TOY].images) == (200, 8)
     assert rows[GATED].weights == "timm://seresnet50.a1_in1k" == rows[FCOS].weights
@@ -49,7 +49,7 @@ def test_counts_are_detectron2s_own(rows) -> None:
     cfg = model_zoo.get_config(TOY)
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg).eval()
-    assert rows[TOY].size.picture == (128, 192)  # 128x171, padded
+    assert rows[TOY].size.image == (128, 192)  # 128x171, padded
     assert rows[TOY].size.parameters == parameter_count(model)[""]
     counter = FlopCountAnalysis(model.backbone, torch.zeros(1, 3, 128, 192))
     by_operator = counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
@@ -57,7 +57,7 @@ def test_counts_are_detectron2s_own(rows) -> None:
 
 
 def test_counts_are_torchvisions_and_timms(rows) -> None:
-    """Of a trunk's 224x224 pixels to 800x1088, convolutions grow with the pixels, and SE and the rest don't."""
+    """Of a backbone's 224x224 pixels to 800x1088, convolutions grow with the pixels, and SE and the rest don't."""
     with torch.device("meta"):
         plain, gated = (timm.create_model(name) for name in ("resnet50", "seresnet50"))
     added = sum(p.numel() for p in gated.parameters()) - sum(p.numel() for p in plain.parameters())
@@ -67,14 +67,14 @@ def test_counts_are_torchvisions_and_timms(rows) -> None:
     added_gflops = rows[GATED].size.gflops - rows[PLAIN].size.gflops
     assert added_gflops == pytest.approx((added - biases) / 1e9, rel=1e-6)
 
-    height, width = rows[PLAIN].size.picture
+    height, width = rows[PLAIN].size.image
     assert (height, width) == (800, 1088)
     ops = get_model_weights("resnet50").IMAGENET1K_V1.meta["_ops"] - 2048 * 1000 / 1e9
-    trunk = ops * height * width / 224**2
+    backbone = ops * height * width / 224**2
     sizes = [(height // stride) * (width // stride) for stride in (4, 8, 16, 32)]
     fpn = sum(size * 256 * (channels + 9 * 256) for size, channels in zip(sizes, (256, 512, 1024, 2048), strict=True))
     # Torchvision's count is rounded to a thousandth.
-    assert rows[PLAIN].size.gflops == pytest.approx(trunk + fpn / 1e9, rel=2e-4)
+    assert rows[PLAIN].size.gflops == pytest.approx(backbone + fpn / 1e9, rel=2e-4)
 
 
 @pytest.mark.parametrize("name", DETECTRON2)
@@ -82,7 +82,7 @@ def test_published_numbers_are_of_the_same_recipe(name) -> None:
     ours, theirs = model_zoo.get_config(name), detectron2_zoo.get_config(f"{name}.yaml")
     # What this project adds is off in all configs.
     found = {key for key in differences(ours, theirs) if not key.startswith("MODEL.SE.")}
-    assert found <= TRUNK_AND_WEIGHTS | {"MODEL.RESNETS.STRIDE_IN_1X1"}
+    assert found <= BACKBONE_AND_WEIGHTS | {"MODEL.RESNETS.STRIDE_IN_1X1"}
     said = published_scores(name, ours.MODEL.WEIGHTS)
     assert said.endswith(", d2")
     assert said.startswith("≈ ") == (ours.MODEL.WEIGHTS != theirs.MODEL.WEIGHTS) == ("_R_50_" in name)

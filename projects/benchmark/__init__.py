@@ -1,4 +1,4 @@
-"""How long detectors take with each trunk, and how much memory: as ratios to detectron2's plain ResNet."""
+"""How long detectors take with each backbone, and how much memory: as ratios to detectron2's plain ResNet."""
 
 from .benchmark_plots import draw_benchmark
 from .benchmark_report import benchmark_json, benchmark_table

@@ -17,13 +17,13 @@ class TimedModel:
     """A network and how it is run.
 
     Args:
-        trunk: of :func:`build_network`.
+        backbone: of :func:`build_network`.
         fused: :func:`se_detection.export.fuse_for_inference` before it is run; for inference alone.
-        compiled: `torch.compile`, of trunk and FPN alone.
+        compiled: `torch.compile`, of backbone and FPN alone.
         about: what a person is told.
     """
 
-    trunk: str
+    backbone: str
     fused: bool = False
     compiled: bool = False
     about: str = ""
@@ -38,17 +38,17 @@ class TimedModel:
         Args:
             compile_mode: `torch.compile`'s, such as `default` or `reduce-overhead`.
         """
-        network: Any = build_network(self.trunk, case)
+        network: Any = build_network(self.backbone, case)
         if self.fused and case.mode == "inference":
             dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
             return fuse_for_inference(network, dtype=dtype, compile=compile_mode if self.compiled else None)
         if self.compiled:
-            # As fuse_for_inference does it: a detector's pictures are of many sizes.
+            # As fuse_for_inference does it: a detector's images are of many sizes.
             getattr(network, "backbone", network).compile(mode=compile_mode, dynamic=True)
         return network
 
     def autocast(self, case: Case) -> bool:
-        """Whether half precision is autocast's: a fused trunk has its own, a detector's heads have not."""
+        """Whether half precision is autocast's: a fused backbone has its own, a detector's heads have not."""
         return not self.fused or case.mode == "train" or case.part == "detector"
 
 
@@ -61,8 +61,8 @@ ARMS: Mapping[str, TimedModel] = {
     "stock-compiled": TimedModel(
         PLAIN, fused=True, compiled=True, about="the same after fuse_for_inference and torch.compile"
     ),
-    "timm-legacy": TimedModel(TIMM_LEGACY, about="timm's legacy_seresnet as the trunk"),
-    "timm": TimedModel(TIMM, about="timm's seresnet as the trunk"),
+    "timm-legacy": TimedModel(TIMM_LEGACY, about="timm's legacy_seresnet as the backbone"),
+    "timm": TimedModel(TIMM, about="timm's seresnet as the backbone"),
     "eager": TimedModel(SE, about="our SE-ResNet as it is trained"),
     "fused": TimedModel(SE, fused=True, about="ours after fuse_for_inference"),
     "compiled": TimedModel(SE, fused=True, compiled=True, about="ours after fuse_for_inference and torch.compile"),

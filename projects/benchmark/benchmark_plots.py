@@ -1,4 +1,4 @@
-"""A benchmark in a picture: ratios with intervals, and how time grows over a sweep."""
+"""A benchmark in an image: ratios with intervals, and how time grows over a sweep."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,7 +95,7 @@ def _sweep(columns: Mapping[str, Sequence[Row]], over: str) -> Figure:
             axes.xaxis.set_major_formatter("{x:.0f}")
         lower.set_yscale("log", base=2)
         lower.yaxis.set_major_formatter("{x:g}")
-        lower.set_xlabel("pixels" if over == "size" else "pictures a batch")
+        lower.set_xlabel("pixels" if over == "size" else "images a batch")
     panels[0][0].set_ylabel("time, stock = 1")
     panels[1][0].set_ylabel("time, stock in its first case = 1")
     # In training there are fewer arms.

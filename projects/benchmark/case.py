@@ -18,13 +18,13 @@ class Case:
     """One set of circumstances, the same for all arms.
 
     Args:
-        part: `backbone` (the trunk alone), `backbone+fpn` or `detector` (Faster R-CNN).
+        part: `backbone` (the backbone alone), `backbone+fpn` or `detector` (Faster R-CNN).
         mode: `inference`, or `train`: forward, backward and a step of SGD.
         device: `cpu` or `cuda`.
         dtype: `float32`, or the half precision of autocast and of fused models.
-        size: height and width of the pictures in pixels, a multiple of 32.
-        batch: how many pictures.
-        depth: of the trunk.
+        size: height and width of the images in pixels, a multiple of 32.
+        batch: how many images.
+        depth: of the backbone.
 
     Raises:
         UserError: the device isn't there, or a number is none that can be.
@@ -44,7 +44,7 @@ class Case:
         if self.size < STEP or self.size % STEP:
             raise UserError(f"--size {self.size}: give multiples of {STEP}, which is what FPN takes")
         if self.batch < 1:
-            raise UserError(f"--batch {self.batch}: give at least one picture")
+            raise UserError(f"--batch {self.batch}: give at least one image")
 
     def __str__(self) -> str:
         return f"{self.part}, {self.mode}, {self.dtype}, {self.size} px, batch {self.batch}"

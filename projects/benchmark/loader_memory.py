@@ -41,18 +41,18 @@ class MemoryRow:
 
 
 def loader_memory(images: int, workers: Sequence[int]) -> list[MemoryRow]:
-    """Loads every picture of a made-up data set once, with one number of processes after another.
+    """Loads every image of a made-up data set once, with one number of processes after another.
 
-    The pictures are not read: what is measured is their annotations, which are made as for the evaluation's benchmark.
+    The entries are not read: what is measured is their annotations, which are made as for the evaluation's benchmark.
     Memory is what Linux counts as private of a process; pages that are shared with the training process are not in it.
     """
-    pictures = _made_up_pictures(images)
-    packed = sum(len(pickle.dumps(picture, protocol=-1)) for picture in pictures) / MEGABYTE
+    entries = _made_up_entries(images)
+    packed = sum(len(pickle.dumps(image, protocol=-1)) for image in entries) / MEGABYTE
     rows = []
     for arm in (OURS, OBJECTS):
         for number in workers:
             loader = TrainLoader(
-                pictures,
+                entries,
                 mapper=_private_memory,
                 make_sampler=_in_order,
                 total_batch_size=BATCH,
@@ -60,7 +60,7 @@ def loader_memory(images: int, workers: Sequence[int]) -> list[MemoryRow]:
                 num_workers=number,
             )
             if arm == OBJECTS:
-                loader.dataset = DatasetFromList(pictures, copy=False, serialize=False)
+                loader.dataset = DatasetFromList(entries, copy=False, serialize=False)
             first: dict[str, float] = {}
             last: dict[str, float] = {}
             stream = iter(loader)
@@ -79,7 +79,7 @@ def memory_table(rows: Sequence[MemoryRow]) -> str:
     return tabulate(cells, ["data set as", "processes", "packed, MB", "processes grew by, MB"], disable_numparse=True)
 
 
-def _made_up_pictures(images: int) -> list[dict[str, Any]]:
+def _made_up_entries(images: int) -> list[dict[str, Any]]:
     content, _ = made_up_boxes(images, detections=0)
     objects: dict[int, list[dict[str, Any]]] = {}
     for entry in content["annotations"]:
@@ -88,14 +88,14 @@ def _made_up_pictures(images: int) -> list[dict[str, Any]]:
     return [{**image, "image_id": image["id"], "annotations": objects[image["id"]]} for image in content["images"]]
 
 
-def _in_order(pictures: Any) -> TrainingSampler:
-    return TrainingSampler(len(pictures), shuffle=False)
+def _in_order(entries: Any) -> TrainingSampler:
+    return TrainingSampler(len(entries), shuffle=False)
 
 
-def _private_memory(picture: dict[str, Any]) -> dict[str, float]:
-    """In place of a mapper: of the first picture of a batch, megabytes of this process's own, by its number."""
-    copy.deepcopy(picture)  # as detectron2's mapper does
-    if picture["image_id"] % BATCH != 1:
+def _private_memory(image: dict[str, Any]) -> dict[str, float]:
+    """In place of a mapper: of the first image of a batch, megabytes of this process's own, by its number."""
+    copy.deepcopy(image)  # as detectron2's mapper does
+    if image["image_id"] % BATCH != 1:
         return {}
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
     kilobytes = sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))

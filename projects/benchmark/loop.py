@@ -1,4 +1,4 @@
-"""The rest of a run besides its model: loading pictures, next to what it is built on and to the training step, and
+"""The rest of a run besides its model: loading images, next to what it is built on and to the training step, and
 evaluating boxes."""
 
 import contextlib
@@ -44,7 +44,7 @@ from .workload import Training
 
 OURS, DETECTRON2, PYCOCOTOOLS = "ours", "detectron2", "pycocotools"
 CLASSES = 80
-# Boxes in a picture: as many objects as COCO has on average, and as many detections as are evaluated.
+# Boxes in an image: as many objects as COCO has on average, and as many detections as are evaluated.
 OBJECTS, DETECTIONS = 7, 100
 HEIGHT, WIDTH = 480, 640
 # Of the objects' sides, in pixels.
@@ -95,18 +95,18 @@ def loader_arms(cfg: CfgNode) -> Arms:
     """detectron2's training loader and ours: each call loads the next batch, in this process, the same of both.
 
     Args:
-        cfg: its `DATASETS.TRAIN`, with pictures in the data set's order and each at the largest of
+        cfg: its `DATASETS.TRAIN`, with images in the data set's order and each at the largest of
             `INPUT.MIN_SIZE_TRAIN`, so that the work is the same.
     """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.INPUT.MIN_SIZE_TRAIN = (max(cfg.INPUT.MIN_SIZE_TRAIN),)
-    pictures = get_detection_dataset_dicts(cfg.DATASETS.TRAIN)
+    images = get_detection_dataset_dicts(cfg.DATASETS.TRAIN)
     batch = {"total_batch_size": cfg.SOLVER.IMS_PER_BATCH, "aspect_ratio_grouping": False, "num_workers": 0}
     theirs = build_detection_train_loader(
-        pictures, mapper=DatasetMapper(cfg, is_train=True), sampler=_in_order(pictures), **batch
+        images, mapper=DatasetMapper(cfg, is_train=True), sampler=_in_order(images), **batch
     )
-    ours = TrainLoader(pictures, mapper=CheckedMapper(cfg, is_train=True), make_sampler=_in_order, **batch)
+    ours = TrainLoader(images, mapper=CheckedMapper(cfg, is_train=True), make_sampler=_in_order, **batch)
     return {DETECTRON2: iter(theirs).__next__, OURS: iter(ours).__next__}
 
 
@@ -117,15 +117,15 @@ def training_step(batch: list[dict[str, Any]], device: str) -> Training:
         batch: of a training loader, of 80 classes at most.
         device: `cpu` or `cuda`.
     """
-    # The case's pictures are of no matter, as the batch takes their place.
+    # The case's images are of no matter, as the batch takes their place.
     case = Case(part="detector", mode="train", device=device, dtype="float32", size=STEP, batch=1, depth=50)
     step = Training(build_network(SE, case), case)
     step.inputs = batch
     return step
 
 
-def _in_order(pictures: Any) -> TrainingSampler:
-    return TrainingSampler(len(pictures), shuffle=False)
+def _in_order(images: Any) -> TrainingSampler:
+    return TrainingSampler(len(images), shuffle=False)
 
 
 @contextmanager

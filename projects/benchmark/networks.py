@@ -1,4 +1,4 @@
-"""The networks that are compared: one recipe, with one trunk or another."""
+"""The networks that are compared: one recipe, with one backbone or another."""
 
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone, build_model
@@ -7,21 +7,21 @@ from torch import nn
 from se_detection.model_zoo import get_config
 
 from .case import Case
-from .timm_trunk import TimmTrunk
+from .timm_backbone import TimmBackbone
 
 PLAIN, SE, TIMM_LEGACY, TIMM = "plain", "se", "legacy_seresnet", "seresnet"
 
 
-def build_network(trunk: str, case: Case) -> nn.Module:
+def build_network(backbone: str, case: Case) -> nn.Module:
     """The case's part of a Faster R-CNN with FPN, in the case's mode, on its device.
 
     As `COCO-Detection/faster_rcnn_R_50_FPN_1x` has it: norms are frozen, and so are stem and res2. Weights are random,
     with which the RPN gives every network's heads the most proposals that it may: all have the same to do.
 
     Args:
-        trunk: `plain` (detectron2's own), `se`, or the beginning of timm's name, which the depth follows.
+        backbone: `plain` (detectron2's own), `se`, or the beginning of timm's name, which the depth follows.
     """
-    cfg = get_config(f"COCO-Detection/faster_rcnn_{'SE_' if trunk == SE else ''}R_50_FPN_1x")
+    cfg = get_config(f"COCO-Detection/faster_rcnn_{'SE_' if backbone == SE else ''}R_50_FPN_1x")
     cfg.MODEL.DEVICE = case.device
     cfg.MODEL.RESNETS.DEPTH = case.depth
     if case.depth < 50:
@@ -31,8 +31,8 @@ def build_network(trunk: str, case: Case) -> nn.Module:
         fpn = network.backbone
     else:
         network = fpn = build_backbone(cfg).to(case.device)
-    if trunk in (TIMM_LEGACY, TIMM):
-        fpn.bottom_up = TimmTrunk(f"{trunk}{case.depth}").to(case.device)
+    if backbone in (TIMM_LEGACY, TIMM):
+        fpn.bottom_up = TimmBackbone(f"{backbone}{case.depth}").to(case.device)
     if case.part == "backbone":
         network = fpn.bottom_up
     for module in network.modules():

@@ -14,7 +14,7 @@ from .arms import ARM_NAMES, ARMS, BOUND, arms_of
 from .case import DTYPES, MODES, PARTS, Case
 
 DESCRIPTION = (
-    "Measures how long detectors take with each trunk, and how much memory, as ratios to detectron2's plain ResNet. "
+    "Measures how long detectors take with each backbone, and how much memory, as ratios to detectron2's plain ResNet. "
     "The arms take turns, so that other work on the machine slows all alike. Ctrl-C ends it; what was measured by then "
     "is printed and written."
 )
@@ -50,7 +50,7 @@ def argument_parser() -> ArgumentParser:
         default=MODES,
         help="default: both; what is fused is for inference alone, and in training compiled is ours just compiled",
     )
-    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50, help="of the trunk (default: 50)")
+    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50, help="of the backbone (default: 50)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
     parser.add_argument(
         "--dtype",
@@ -60,7 +60,7 @@ def argument_parser() -> ArgumentParser:
         help="half precision is autocast's (default: float32)",
     )
     parser.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="default: 512; with --quick, 256")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="pictures (default: 1)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="images (default: 1)")
     parser.add_argument("--rounds", type=int, metavar="N", help="of each case (default: 21; with --quick, 6)")
     parser.add_argument("--compile", choices=COMPILE_MODES, default="default", help="torch.compile's mode")
     parser.add_argument("--seed", type=int, default=0, help="of the order of arms in each round (default: 0)")

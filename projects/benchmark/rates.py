@@ -7,7 +7,7 @@ from .case import DTYPES
 
 # More than a CPU's caches hold.
 COPIED = 256 * 2**20
-# Pictures, channels, and the maps' side: some hundredths of a second on two CPU cores, about a thousandth on a GPU.
+# Images, channels, and the maps' side: some hundredths of a second on two CPU cores, about a thousandth on a GPU.
 CONVOLUTION = {"cpu": (1, 256, 64), "cuda": (8, 1024, 64)}
 
 
@@ -32,9 +32,9 @@ class Convolution:
     """
 
     def __init__(self, device: str, dtype: str) -> None:
-        pictures, channels, side = CONVOLUTION[device]
-        self.work = 2 * pictures * side**2 * channels**2 * 9
-        shapes = (pictures, channels, side, side), (channels, channels, 3, 3)
+        images, channels, side = CONVOLUTION[device]
+        self.work = 2 * images * side**2 * channels**2 * 9
+        shapes = (images, channels, side, side), (channels, channels, 3, 3)
         self.maps, self.weight = (
             torch.randn(shape, dtype=DTYPES[dtype], device=device).to(memory_format=torch.channels_last)
             for shape in shapes

@@ -1,4 +1,4 @@
-"""What one pass of an arm does: a forward call, or a whole training step, on random pictures."""
+"""What one pass of an arm does: a forward call, or a whole training step, on random images."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ class Inference:
 
     Args:
         model: in evaluation mode.
-        case: whose pictures it takes.
+        case: whose images it takes.
         autocast: whether half precision is left to autocast.
     """
 
@@ -46,7 +46,7 @@ class Training(Inference):
 
     Args:
         model: in training mode.
-        case: whose pictures it takes.
+        case: whose images it takes.
     """
 
     def __init__(self, model: nn.Module, case: Case) -> None:
@@ -64,7 +64,7 @@ class Training(Inference):
         if isinstance(self.inputs, list):
             self.scaler.scale(sum(outputs.values())).backward()
         else:
-            # A trunk's res2 is frozen.
+            # A backbone's res2 is frozen.
             features = [feature for feature in outputs.values() if feature.requires_grad]
             if not self.gradients:
                 self.gradients = [self.scaler.scale(torch.randn_like(feature)) for feature in features]
@@ -86,7 +86,7 @@ def make_workload(model: nn.Module, case: Case, *, autocast: bool) -> Inference:
 
 
 def make_inputs(case: Case) -> Any:
-    """Random pictures, the same for each arm: a normalised batch, or what a detector takes, with boxes."""
+    """Random images, the same for each arm: a normalised batch, or what a detector takes, with boxes."""
     generator = torch.Generator().manual_seed(0)
     size = case.size
     if case.part != "detector":

@@ -14,7 +14,7 @@ from .parity import Parity
 
 PAPER_NOTE = f"""\
 Parameters in millions, with a classifier of {NUM_CLASSES} classes. GFLOPs: 10⁹ multiply-adds of convolutions and linear
-layers for one picture of {SIZE}×{SIZE}, in the layout of the paper's Caffe models. What SE adds to the same trunk is in
+layers for one image of {SIZE}×{SIZE}, in the layout of the paper's Caffe models. What SE adds to the same backbone is in
 single parameters and in 10⁶ multiply-adds; the 0.01 to 0.02 GFLOPs of the paper are more than these layers compute.
 Tables 2, 3: the paper gives no parameters, and its column shows timm's; so it does for SENet-154's GFLOPs.
 Tables 10 to 16: SE without biases. The paper's parameters fit better with BN's running statistics (0.05) added."""

@@ -1,4 +1,4 @@
-"""How much a detector's answer to a picture changes with the pictures that it shares a batch with."""
+"""How much a detector's answer to an image changes with the images that it shares a batch with."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,16 +21,16 @@ from se_detection.runs.trained_run import TrainedRun, load_trained_run, read_run
 
 @dataclass
 class Drift:
-    """Differences between a picture alone and the same picture in a batch; one value a picture, or a detection.
+    """Differences between an image alone and the same image in a batch; one value an image, or a detection.
 
     Args:
-        images: how many pictures were looked at.
+        images: how many images were looked at.
         batch: how many shared a batch.
         gates: the largest difference of an SE gate's values.
-        features: of each map of the backbone, the largest difference inside the picture over the largest value.
+        features: of each map of the backbone, the largest difference inside the image over the largest value.
         scores: of each detection that both have.
-        boxes: the same, the largest move of a side in pixels of the original picture.
-        detections: how many there were, of the pictures alone.
+        boxes: the same, the largest move of a side in pixels of the original image.
+        detections: how many there were, of the images alone.
         lost: how many of them the batch has not.
         gained: how many the batch has more.
     """
@@ -87,24 +87,24 @@ def padding_drift(
     images: int | None = None,
     batch: int = 4,
 ) -> Drift:
-    """Gives a trained detector each picture alone, and in a batch with the ones that follow it.
+    """Gives a trained detector each image alone, and in a batch with the ones that follow it.
 
     Args:
         folder: of a training with tools/train_net.py.
         overrides: of its config, `KEY VALUE ...`.
         split: COCO annotations and the folder of their images; the run's test set unless given.
         images: at most so many, spread evenly over the set.
-        batch: how many pictures share a batch.
+        batch: how many images share a batch.
 
     Raises:
-        UserError: what is given can't be used, or no two pictures would share a batch.
+        UserError: what is given can't be used, or no two images would share a batch.
     """
     if batch < 2:
-        raise UserError(f"--batch {batch}: at least 2 pictures must share a batch")
+        raise UserError(f"--batch {batch}: at least 2 images must share a batch")
     run = load_trained_run(folder, read_run_config(folder, overrides))
     opened = open_evaluation_data(run, split, images)
     if len(opened.images) < 2:
-        raise UserError(f"{opened.annotations}: 1 picture shares a batch with none; give at least 2")
+        raise UserError(f"{opened.annotations}: 1 image shares a batch with none; give at least 2")
     return _measure(run, opened, batch)
 
 
@@ -113,7 +113,7 @@ def _measure(run: TrainedRun, split: EvaluationData, size: int) -> Drift:
     model: Any = run.model
     waiting: list[dict[str, Any]] = []
     strides = {name: shape.stride for name, shape in model.backbone.output_shape().items()}
-    with torch.no_grad(), _Recorded(model) as recorded, tqdm(total=drift.images, desc="pictures") as bar:
+    with torch.no_grad(), _Recorded(model) as recorded, tqdm(total=drift.images, desc="images") as bar:
         for place, (entry,) in enumerate(batches(run.cfg, split.images), 1):
             waiting.append(entry)
             if len(waiting) < size and place < drift.images:
@@ -121,13 +121,13 @@ def _measure(run: TrainedRun, split: EvaluationData, size: int) -> Drift:
             together = model(waiting)
             gates, maps = recorded.gates, recorded.maps
             recorded.gates = {}
-            for row, picture in enumerate(waiting):
-                alone = model([picture])
+            for row, image in enumerate(waiting):
+                alone = model([image])
                 if gates:
                     changes = [(gates[name][row] - own[0]).abs().max() for name, own in recorded.gates.items()]
                     drift.gates.append(torch.stack(changes).max().item())
                 for name, stride in strides.items():
-                    height, width = (-(-length // stride) for length in picture["image"].shape[1:])
+                    height, width = (-(-length // stride) for length in image["image"].shape[1:])
                     own, shared = (values[:, :height, :width] for values in (recorded.maps[name][0], maps[name][row]))
                     change = (own - shared).abs().max() / own.abs().max()
                     drift.features.setdefault(name, []).append(change.item())
@@ -156,7 +156,7 @@ def drift_table(drift: Drift) -> str:
     rows = [[name, f"{row['mean']:.1e}", f"{row['max']:.1e}"] for name, row in values.items() if row]
     table = tabulate(rows, ["difference", "mean", "max"], tablefmt="simple", disable_numparse=True)
     return (
-        f"{table}\n\n{drift.images} pictures, each alone and in a batch of {drift.batch}: of {drift.detections} "
+        f"{table}\n\n{drift.images} images, each alone and in a batch of {drift.batch}: of {drift.detections} "
         f"detections {drift.lost} are lost in the batch, and {drift.gained} are there only."
     )
 

@@ -1,4 +1,4 @@
-"""The paper's tables of parameters and GFLOPs (Tables 2, 3 and 10 to 16), measured on this project's trunks."""
+"""The paper's tables of parameters and GFLOPs (Tables 2, 3 and 10 to 16), measured on this project's backbones."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,22 +16,22 @@ NUM_CLASSES = 1000
 
 @dataclass(frozen=True)
 class PaperClassifier:
-    """A classifier of the paper: a trunk in the layout of its Caffe models, with 1000 classes.
+    """A classifier of the paper: a backbone in the layout of its Caffe models, with 1000 classes.
 
     Args:
-        trunk: a name of :func:`create_backbone`, without `se_`.
+        backbone: a name of :func:`create_backbone`, without `se_`.
         se: its SE blocks; `PLAIN` for none.
     """
 
-    trunk: str
+    backbone: str
     se: SEConfig
 
     def complexity(self) -> tuple[int, int]:
-        """Its parameters, and its multiply-adds for one picture of 224 x 224."""
+        """Its parameters, and its multiply-adds for one image of 224 x 224."""
         # Counting needs no weights, and drawing them takes half of the time.
         with torch.device("meta"):
             model = create_backbone(
-                self.trunk if self.trunk == "senet154" else f"se_{self.trunk}",
+                self.backbone if self.backbone == "senet154" else f"se_{self.backbone}",
                 layout="caffe",
                 out_features=("res5", "linear"),
                 num_classes=NUM_CLASSES,
@@ -109,7 +109,7 @@ class Measurement:
         table, name: the row's.
         parameters: of the classifier.
         gflops: billions of multiply-adds of convolutions and linear layers at 224 x 224.
-        added_parameters, added_gflops: what SE adds to the same trunk without it.
+        added_parameters, added_gflops: what SE adds to the same backbone without it.
         reference_parameters, reference_gflops: the row's, in millions and billions.
     """
 
@@ -129,7 +129,7 @@ class Measurement:
 
 def measure(rows: Sequence[PaperRow] = ROWS) -> list[Measurement]:
     """Parameters and GFLOPs of each row, and what SE adds; networks that several rows share are measured once."""
-    plain = {row.classifier: PaperClassifier(row.classifier.trunk, PLAIN) for row in rows}
+    plain = {row.classifier: PaperClassifier(row.classifier.backbone, PLAIN) for row in rows}
     sizes = {classifier: classifier.complexity() for classifier in dict.fromkeys([*plain, *plain.values()])}
     measured = []
     for row in rows:

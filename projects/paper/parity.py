@@ -1,4 +1,4 @@
-"""Every trunk of this project against timm's network of the same name, with random weights."""
+"""Every backbone of this project against timm's network of the same name, with random weights."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -42,7 +42,7 @@ def measure_parity(names: Sequence[str] = NAMES) -> list[Parity]:
 
 
 def parity(name: str) -> Parity:
-    """Compares a trunk with timm's network, both with the same random weights, in float64.
+    """Compares a backbone with timm's network, both with the same random weights, in float64.
 
     Args:
         name: one of :data:`NAMES`, or another that :func:`source_of` admits.

@@ -1,4 +1,4 @@
-"""A page in the browser to try one or two trained detectors on pictures of one's own."""
+"""A page in the browser to try one or two trained detectors on images of one's own."""
 
 from .app import TryPage
 from .detectors import Detectors

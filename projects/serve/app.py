@@ -1,4 +1,4 @@
-"""What the page's server answers: four files, the boxes of a picture, the map of its gates; all else is refused."""
+"""What the page's server answers: four files, the boxes of an image, the map of its gates; all else is refused."""
 
 import ipaddress
 import json
@@ -30,10 +30,10 @@ from se_detection.visualization.page import page_template
 from .detectors import Detectors
 
 MEBIBYTES = 32
-# Of requests: one is worked on, the others wait with their pictures in memory.
+# Of requests: one is worked on, the others wait with their images in memory.
 AT_ONCE = 4
 # On the page.
-PICTURES = 20
+IMAGES = 20
 # Browsers ask before they send such a thing from another site's page, and are refused.
 BODY = "application/octet-stream"
 # Of every answer; the server adds them.
@@ -53,7 +53,7 @@ class TryPage:
     """The WSGI application.
 
     Args:
-        detectors: what pictures are given to.
+        detectors: what images are given to.
         host: the name or address that it is served at. Requests for another name are refused, as a site could have its
             own name lead here (DNS rebinding); addresses and `localhost` are not.
     """
@@ -83,7 +83,7 @@ class TryPage:
         except HTTPException as error:
             response = _json({"error": error.description}, error.code or 500)
             response.headers.extend(item for item in error.get_headers() if item[0] in ("Allow", "Retry-After"))
-        except Exception as error:  # a full memory, or a mistake of ours; other pictures are answered
+        except Exception as error:  # a full memory, or a mistake of ours; other images are answered
             traceback.print_exc()
             response = _json({"error": _in_words(error)}, 500)
         return response(environ, start_response)
@@ -101,14 +101,14 @@ class TryPage:
         if request.path not in self._work:
             raise NotFound("there is no such page")
         if request.method != "POST":
-            raise MethodNotAllowed(["POST"], "a picture is sent here by POST")
+            raise MethodNotAllowed(["POST"], "an image is sent here by POST")
         origin = request.headers.get("Origin")
         if origin is not None and origin.partition("://")[2] != host:
             raise Forbidden("another site's page sent this")
         if request.mimetype != BODY:
-            raise UnsupportedMediaType(f"send the picture's bytes as {BODY}")
+            raise UnsupportedMediaType(f"send the image's bytes as {BODY}")
         if request.content_length is None:
-            raise LengthRequired("say how long the picture is (Content-Length)")
+            raise LengthRequired("say how long the image is (Content-Length)")
         with self._slot():
             try:
                 data = request.get_data(cache=False)
@@ -119,7 +119,7 @@ class TryPage:
     @contextmanager
     def _slot(self) -> Iterator[None]:
         if not self._free.acquire(blocking=False):
-            raise ServiceUnavailable(f"{AT_ONCE} pictures are waiting already; try again", retry_after=1)
+            raise ServiceUnavailable(f"{AT_ONCE} images are waiting already; try again", retry_after=1)
         try:
             yield
         finally:
@@ -129,7 +129,7 @@ class TryPage:
 def _in_words(error: Exception) -> str:
     # The rest may name what strangers needn't know of this machine.
     if is_out_of_memory(error):
-        return "the picture is too large for this machine's memory; send a smaller one"
+        return "the image is too large for this machine's memory; send a smaller one"
     return "it failed; the server's terminal says why"
 
 
@@ -157,7 +157,7 @@ def _page(detectors: Detectors) -> str:
         {"name": name, "gates": detectors.has_gates(number), "weights": predictor.weights.name}
         for number, (name, predictor) in enumerate(zip(detectors.names, detectors.predictors, strict=True))
     ]
-    settings = {"runs": runs, "colours": detectors.colours, "mebibytes": MEBIBYTES, "pictures": PICTURES}
+    settings = {"runs": runs, "colours": detectors.colours, "mebibytes": MEBIBYTES, "pictures": IMAGES}
     device = detectors.predictors[0].cfg.MODEL.DEVICE
     return page_template("projects.serve", "serve.html.jinja").render(
         title=" beside ".join(detectors.names),
@@ -165,5 +165,5 @@ def _page(detectors: Detectors) -> str:
         where="a GPU" if device == "cuda" else "the CPU",
         settings=json.dumps(settings),
         mebibytes=MEBIBYTES,
-        pictures=PICTURES,
+        images=IMAGES,
     )

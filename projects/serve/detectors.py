@@ -1,4 +1,4 @@
-"""One or two detectors for pictures that arrive as bytes, one at a time."""
+"""One or two detectors for images that arrive as bytes, one at a time."""
 
 import base64
 import time
@@ -17,7 +17,7 @@ from se_detection.errors import UserError
 from se_detection.files import file_digest
 from se_detection.gates.heat_map import energy_maps, measure_effect
 from se_detection.gates.recorder import se_gates
-from se_detection.inference.image_array import picture_array
+from se_detection.inference.image_array import image_array
 from se_detection.inference.predictor import SEPredictor
 from se_detection.visualization.drawing import class_colours
 
@@ -57,7 +57,7 @@ class Detectors:
         colours = class_colours(dict(enumerate(classes))).values()
         # As CSS has them.
         self.colours = {name: f"rgb{colour}" for name, colour in zip(classes, colours, strict=True)}
-        # A model keeps things of the picture that it is at (padding, hooks on gates).
+        # A model keeps things of the image that it is at (padding, hooks on gates).
         self._lock = Lock()
         for predictor in self.predictors:
             # The first forward pass takes longer than others.
@@ -68,31 +68,31 @@ class Detectors:
         return not self.predictors[number].fused and bool(se_gates(self.predictors[number].model))
 
     def detect(self, data: bytes) -> dict[str, Any]:
-        """All boxes that the runs' configs let through, and the picture as they saw it.
+        """All boxes that the runs' configs let through, and the image as they saw it.
 
         Returns:
-            `width` and `height` in pixels as the EXIF data turns them; `picture`, a JPEG of that (data URL), reduced
+            `width` and `height` in pixels as the EXIF data turns them; `image`, a JPEG of that (data URL), reduced
             if it is large; for each of `runs`, `seconds` of resizing and the forward pass, and `boxes`, the surest
             first: `class`, `score`, `box` (x0, y0, x1, y1).
 
         Raises:
-            UserError: it is no picture, is too large, or too long and thin.
+            UserError: it is no image, is too large, or too long and thin.
         """
         with self._lock:
-            picture = _read(data)
-            runs = [_find(predictor, picture) for predictor in self.predictors]
-            image = _image(picture)
+            pixels = _read(data)
+            runs = [_find(predictor, pixels) for predictor in self.predictors]
+            image = _image(pixels)
             width, height = image.size
             image.thumbnail((SHOWN, SHOWN))
             file = BytesIO()
             image.save(file, "jpeg", quality=JPEG_QUALITY)
-        return {"width": width, "height": height, "picture": _data_url("jpeg", file.getvalue()), "runs": runs}
+        return {"width": width, "height": height, "image": _data_url("jpeg", file.getvalue()), "runs": runs}
 
     def gate_map(self, number: int, data: bytes) -> dict[str, Any]:
-        """Where a run's gates change a picture's features, compared with their mean.
+        """Where a run's gates change an image's features, compared with their mean.
 
         Returns:
-            `picture`, a PNG (data URL), and `images`, over how many the mean is.
+            `image`, a PNG (data URL), and `images`, over how many the mean is.
 
         Raises:
             UserError: as above; or the mean gates are not there, and how to find them.
@@ -100,17 +100,17 @@ class Detectors:
         predictor = self.predictors[number]
         with self._lock:
             found = read_mean_gates(self.runs[number], predictor, self.made_of[number])
-            picture = _read(data)
-            effect = measure_effect(found, predictor.entry(picture, "BGR"))
+            pixels = _read(data)
+            effect = measure_effect(found, predictor.entry(pixels, "BGR"))
             if not effect.energy:
-                raise UserError("the trunk has no SE gates, of which alone there is a map")
-            image = _image(picture)
+                raise UserError("the backbone has no SE gates, of which alone there is a map")
+            image = _image(pixels)
             # matplotlib takes memory and time for every pixel that it is given, in each panel.
             image.thumbnail((SHOWN, SHOWN))
             drawn = BytesIO()
             energy_maps(effect, image).savefig(drawn, format="png", bbox_inches="tight")
         images = int(next(iter(found.statistics.values())).images[-1])
-        return {"picture": _data_url("png", drawn.getvalue()), "images": images}
+        return {"image": _data_url("png", drawn.getvalue()), "images": images}
 
 
 def _read(data: bytes) -> NDArray[np.uint8]:
@@ -120,20 +120,20 @@ def _read(data: bytes) -> NDArray[np.uint8]:
         image.load()
         refuse_deep(image)
     except UnidentifiedImageError as error:
-        raise UserError("this is no picture that can be read; send JPEG, PNG, WebP, BMP or GIF") from error
+        raise UserError("this is no image that can be read; send JPEG, PNG, WebP, BMP or GIF") from error
     except Exception as error:  # of any class: see `image_files.decode`
-        raise UserError(f"the picture can't be used: {reason(error)}; send another") from error
+        raise UserError(f"the image can't be used: {reason(error)}; send another") from error
     with image:
-        return picture_array(image, "BGR", "BGR")
+        return image_array(image, "BGR", "BGR")
 
 
-def _image(picture: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1]))
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))
 
 
-def _find(predictor: SEPredictor, picture: NDArray[np.uint8]) -> dict[str, Any]:
+def _find(predictor: SEPredictor, pixels: NDArray[np.uint8]) -> dict[str, Any]:
     started = time.perf_counter()
-    found = predictor(picture)
+    found = predictor(pixels)
     seconds = time.perf_counter() - started
     boxes = zip(found.pred_classes.tolist(), found.scores.tolist(), found.pred_boxes.tensor.tolist(), strict=True)
     entries = [{"class": predictor.classes[number], "score": score, "box": box} for number, score, box in boxes]

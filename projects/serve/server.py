@@ -136,7 +136,7 @@ def serve(load: Callable[[], Detectors], host: str, port: int) -> None:
     with handling(stop), listen(host, port) as listener, open_server(TryPage(load(), host), listener) as server:
         if not is_loopback(host):
             print(
-                f"warning: --host {host}: whoever reaches port {server.port} of this machine can send pictures to "
+                f"warning: --host {host}: whoever reaches port {server.port} of this machine can send images to "
                 "it; there is no password, and nothing is encrypted",
                 file=sys.stderr,
             )

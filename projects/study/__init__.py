@@ -1,4 +1,4 @@
-"""Arms x seeds: trunks pre-trained alike, detectors fine-tuned alike, and a table of what came of it."""
+"""Arms x seeds: backbones pre-trained alike, detectors fine-tuned alike, and a table of what came of it."""
 
 from .definition import Study, read_study
 from .runner import run_study

@@ -16,16 +16,16 @@ from se_detection.config.yaml_file import read_yaml
 from se_detection.errors import UserError
 from se_detection.pretrain.pretrain_config import config_base
 
-KEYS = {"NAME", "SEEDS", "RECIPE", "TRAIN_PICTURES", "TUNING_PICTURES", "BASE_LR", "TUNING_ITERS", "ARMS"}
+KEYS = {"NAME", "SEEDS", "RECIPE", "TRAIN_IMAGES", "TUNING_IMAGES", "BASE_LR", "TUNING_ITERS", "ARMS"}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A detector: its config, and the arm whose pre-trained trunk it begins with (another's is loaded in part)."""
+    """A detector: its config, and the arm whose pre-trained backbone it begins with (another's is loaded in part)."""
 
     name: str
     config: Path
-    trunk: str
+    backbone: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ class Study:
 
     Args:
         name: of the files that are kept.
-        seeds: each has its own trunks and its own fine-tuning.
+        seeds: each has its own backbones and its own fine-tuning.
         arms: by name.
         recipe: of the pre-training, a file for tools/pretrain.py.
-        train_pictures: how many of the training pictures are trained on; 0 for all.
-        tuning_pictures: how many others the learning rate is chosen on.
+        train_images: how many of the training images are trained on; 0 for all.
+        tuning_images: how many others the learning rate is chosen on.
         base_lr: the learning rates that are tried, with the first seed.
         tuning_iters: the length of a trial.
         digest: of the file and all configs that it names.
@@ -48,8 +48,8 @@ class Study:
     seeds: tuple[int, ...]
     arms: dict[str, Variant]
     recipe: Path
-    train_pictures: int
-    tuning_pictures: int
+    train_images: int
+    tuning_images: int
     base_lr: tuple[float, ...]
     tuning_iters: int
     digest: str
@@ -74,8 +74,8 @@ def read_study(path: Path) -> Study:
     _check_name(path, "NAME", content["NAME"])
     arms = _arms(path, content["ARMS"])
     recipe = path.parent / str(content["RECIPE"])
-    for key in ("TRAIN_PICTURES", "TUNING_PICTURES", "TUNING_ITERS"):
-        if not _is_number(content[key], int) or content[key] < (key != "TRAIN_PICTURES"):
+    for key in ("TRAIN_IMAGES", "TUNING_IMAGES", "TUNING_ITERS"):
+        if not _is_number(content[key], int) or content[key] < (key != "TRAIN_IMAGES"):
             raise UserError(f"{path}: {key}: {content[key]!r} is no number of that")
     if not os.path.isfile(recipe):
         raise UserError(f"{path}: RECIPE: there is no file {recipe}")
@@ -91,8 +91,8 @@ def read_study(path: Path) -> Study:
         seeds=tuple(content["SEEDS"]),
         arms=arms,
         recipe=recipe,
-        train_pictures=content["TRAIN_PICTURES"],
-        tuning_pictures=content["TUNING_PICTURES"],
+        train_images=content["TRAIN_IMAGES"],
+        tuning_images=content["TUNING_IMAGES"],
         base_lr=tuple(content["BASE_LR"]),
         tuning_iters=content["TUNING_ITERS"],
         digest=_digest([content, *map(_values, [recipe, *(arm.config for arm in arms.values())])]),
@@ -126,13 +126,13 @@ def _arms(path: Path, content: Any) -> dict[str, Variant]:
     arms = {}
     for name, values in content.items():
         _check_name(path, "ARMS", name)
-        if not isinstance(values, dict) or not {"CONFIG"} <= set(values) <= {"CONFIG", "TRUNK"}:
-            raise UserError(f"{path}: arm {name} must have CONFIG, and may have TRUNK")
+        if not isinstance(values, dict) or not {"CONFIG"} <= set(values) <= {"CONFIG", "BACKBONE"}:
+            raise UserError(f"{path}: arm {name} must have CONFIG, and may have BACKBONE")
         config = path.parent / str(values["CONFIG"])
         if not os.path.isfile(config):
             raise UserError(f"{path}: arm {name}: there is no file {config}")
-        arms[name] = Variant(name, config, str(values.get("TRUNK", name)))
+        arms[name] = Variant(name, config, str(values.get("BACKBONE", name)))
     for arm in arms.values():
-        if arm.trunk not in arms:
-            raise UserError(f"{path}: arm {arm.name}: TRUNK {arm.trunk} is none of its arms")
+        if arm.backbone not in arms:
+            raise UserError(f"{path}: arm {arm.name}: BACKBONE {arm.backbone} is none of its arms")
     return arms

@@ -92,7 +92,7 @@ def write_record(
     seed: int,
     *,
     run: Path,
-    trunk: Path,
+    backbone: Path,
     rates: Mapping[float, float | None],
     rate: float,
     data_digest: str,
@@ -106,8 +106,8 @@ def write_record(
     Args:
         folder: where records are kept.
         run: the detector's folder.
-        trunk: that of its pre-training.
-        rates: AP on the tuning pictures by learning rate, None where the trial diverged.
+        backbone: that of its pre-training.
+        rates: AP on the tuning images by learning rate, None where the trial diverged.
         rate: the one that was chosen.
         data_digest: of :meth:`Data.digest`.
         command: that made the run.
@@ -117,7 +117,7 @@ def write_record(
     weights = image_weights(len(coco.imgs), SAMPLES)
     scores = score_run(coco, load_results(finished.detections, coco, str(run)), weights, [], lambda: None).metrics
     counts = images_by_size(coco)
-    pretraining = read_checkpoint(trunk / "trunk.pth")["pretraining"]
+    pretraining = read_checkpoint(backbone / "backbone.pth")["pretraining"]
     content = {
         "study": study.name,
         "definition": study.digest,
@@ -133,7 +133,7 @@ def write_record(
         "learning_rate_trials": {str(rate): ap for rate, ap in rates.items()},
         "parameters": finished.record["parameters"],
         "backbone_gflops": finished.record["backbone_gflops"],
-        "trunk": {"arm": arm.trunk, **pretraining, "curve": _curve(trunk, "loss_cls", "classification/top1")},
+        "backbone": {"arm": arm.backbone, **pretraining, "curve": _curve(backbone, "loss_cls", "classification/top1")},
         "curve": _curve(run, "total_loss", "bbox/AP"),
         "bootstrap": {name: [_finite(value, 2) for value in scores[name]] for name in KEPT},
         "command": command,

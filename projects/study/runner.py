@@ -33,7 +33,7 @@ def run_study(
     gpus: int,
     command: str,
 ) -> None:
-    """Pre-trains each arm's trunk, tries learning rates with the first seed, and fine-tunes, seed by seed.
+    """Pre-trains each arm's backbone, tries learning rates with the first seed, and fine-tunes, seed by seed.
 
     A run that is finished is recorded at once in `results`; what has no record is made, or gone on with where `output`
     has a part of it. On another machine the records are enough to go on.
@@ -77,24 +77,24 @@ def run_study(
         left = (time.monotonic() - began) / number * (len(missing) - number) if number else 0
         about = f", about {left / 3600:.1f} h left" if left else ""
         _say(f"{study.name}: {arm.name}, seed {seed} (run {number + 1} of the {len(missing)} missing{about})")
-        trunk = runner.trunk(study.arms[arm.trunk], seed)
+        backbone = runner.backbone(study.arms[arm.backbone], seed)
         if arm.name not in rates and study.seeds[0] not in seeds:
             raise UserError(
                 f"{arm.name}: its learning rate is chosen with seed {study.seeds[0]}, which has no record yet; "
                 "run that seed first"
             )
         if arm.name not in rates:
-            first = runner.trunk(study.arms[arm.trunk], study.seeds[0])
+            first = runner.backbone(study.arms[arm.backbone], study.seeds[0])
             rates[arm.name] = {rate: runner.trial(arm, first, rate) for rate in study.base_lr}
         rate = best_rate(arm.name, rates[arm.name])
-        run = runner.fine_tune(arm, seed, trunk, rate)
+        run = runner.fine_tune(arm, seed, backbone, rate)
         record = write_record(
             results,
             study,
             arm,
             seed,
             run=run,
-            trunk=trunk,
+            backbone=backbone,
             rates=rates[arm.name],
             rate=rate,
             data_digest=digest,
@@ -113,7 +113,7 @@ def run_study(
 
 
 def best_rate(arm: str, trials: Mapping[float, float | None]) -> float:
-    """The learning rate with the highest AP on the tuning pictures.
+    """The learning rate with the highest AP on the tuning images.
 
     Raises:
         UserError: all trials diverged.
@@ -147,22 +147,22 @@ class _Runner:
     output: Path
     gpus: int
 
-    def trunk(self, arm: Variant, seed: int) -> Path:
-        """The folder of a trunk's pre-training, finished; arms whose trunks are of one config share it."""
-        folder = self.output / "trunks" / f"{arm.config.stem}-{seed}"
-        if not (folder / "trunk.pth").is_file():
+    def backbone(self, arm: Variant, seed: int) -> Path:
+        """The folder of a backbone's pre-training, finished; arms whose backbones are of one config share it."""
+        folder = self.output / "backbones" / f"{arm.config.stem}-{seed}"
+        if not (folder / "backbone.pth").is_file():
             options = ["--config-file", arm.config, "--recipe", self.study.recipe, "--data", self.data.classification]
             self._start("pretrain.py", seed, options, ["SEED", seed, "OUTPUT_DIR", folder])
         return folder
 
-    def trial(self, arm: Variant, trunk: Path, rate: float) -> float | None:
-        """AP on the tuning pictures after a short training; None where it diverged."""
+    def trial(self, arm: Variant, backbone: Path, rate: float) -> float | None:
+        """AP on the tuning images after a short training; None where it diverged."""
         folder = self.output / "trials" / f"{arm.name}-{rate:g}"
         iterations = self.study.tuning_iters
         overrides = ["SOLVER.MAX_ITER", iterations, "SOLVER.STEPS", f"({iterations * 4 // 5},)"]
         try:
             if not (folder / NON_FINITE).is_file():
-                self._train(arm, trunk, folder, "tuning", self.study.seeds[0], rate, overrides)
+                self._train(arm, backbone, folder, "tuning", self.study.seeds[0], rate, overrides)
         except UserError:
             if not (folder / NON_FINITE).is_file():
                 raise
@@ -175,14 +175,14 @@ class _Runner:
         except (LookupError, TypeError, ValueError) as error:
             raise UserError(f"{folder / RESULTS} has no AP; remove {folder}, and the trial is made again") from error
 
-    def fine_tune(self, arm: Variant, seed: int, trunk: Path, rate: float) -> Path:
+    def fine_tune(self, arm: Variant, seed: int, backbone: Path, rate: float) -> Path:
         """The folder of a detector's training, finished and evaluated."""
         folder = self.output / "runs" / f"{arm.name}-{seed}"
-        self._train(arm, trunk, folder, "val", seed, rate, [])
+        self._train(arm, backbone, folder, "val", seed, rate, [])
         return folder
 
     def _train(
-        self, arm: Variant, trunk: Path, folder: Path, split: str, seed: int, rate: float, overrides: list[object]
+        self, arm: Variant, backbone: Path, folder: Path, split: str, seed: int, rate: float, overrides: list[object]
     ) -> None:
         if (folder / FINISHED).is_file():
             return
@@ -190,8 +190,8 @@ class _Runner:
         options: list[object] = ["--config-file", arm.config]
         options += ["--train-json", train.json_file, "--train-images", train.images]
         options += ["--val-json", test.json_file, "--val-images", test.images]
-        options += ["--allow-partial-trunk"] * (arm.trunk != arm.name)
-        overrides = ["SEED", seed, "SOLVER.BASE_LR", rate, "MODEL.WEIGHTS", trunk / "trunk.pth", *overrides]
+        options += ["--allow-partial-trunk"] * (arm.backbone != arm.name)
+        overrides = ["SEED", seed, "SOLVER.BASE_LR", rate, "MODEL.WEIGHTS", backbone / "backbone.pth", *overrides]
         self._start("train_net.py", seed, options, [*overrides, "OUTPUT_DIR", folder])
         # Only now: a run has a last checkpoint, and results of an evaluation along the way, before it is evaluated.
         (folder / FINISHED).touch()

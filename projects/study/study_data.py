@@ -51,13 +51,13 @@ class StudySplit:
 
 
 def make_splits(study: Study, data: Data, folder: Path) -> dict[str, StudySplit]:
-    """`train`, `tuning` and `val`: the first two are parts of the training data, and have no picture in common.
+    """`train`, `tuning` and `val`: the first two are parts of the training data, and have no image in common.
 
     Args:
         folder: where their files go.
 
     Raises:
-        UserError: the training data have too few pictures, or can't be read.
+        UserError: the training data have too few images, or can't be read.
     """
     train, tuning = folder / "train.json", folder / "tuning.json"
     splits = {
@@ -68,15 +68,15 @@ def make_splits(study: Study, data: Data, folder: Path) -> dict[str, StudySplit]
     if train.is_file() and tuning.is_file():
         return splits
     total = len(read_coco(data.train_json)["images"])
-    count = study.train_pictures or total - study.tuning_pictures
-    if count + study.tuning_pictures > total or count < 1:
+    count = study.train_images or total - study.tuning_images
+    if count + study.tuning_images > total or count < 1:
         raise UserError(
-            f"{data.train_json} has {total} pictures; TRAIN_PICTURES and TUNING_PICTURES ask for "
-            f"{count} and {study.tuning_pictures}"
+            f"{data.train_json} has {total} images; TRAIN_IMAGES and TUNING_IMAGES ask for "
+            f"{count} and {study.tuning_images}"
         )
     folder.mkdir(parents=True, exist_ok=True)
     both = folder / "both.json"
-    write_json(both, sample_coco(data.train_json, count + study.tuning_pictures)[0].content)
+    write_json(both, sample_coco(data.train_json, count + study.tuning_images)[0].content)
     chosen, rest = sample_coco(both, count)
     write_json(train, chosen.content)
     write_json(tuning, rest.content)

@@ -1,4 +1,4 @@
-"""Every run of a study in one picture, the bad ones too."""
+"""Every run of a study in one image, the bad ones too."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def draw_curves(records: Records, path: Path) -> Path:
-    """AP of each run, the losses, AP along the way, and the trunks' top-1; returns the path."""
+    """AP of each run, the losses, AP along the way, and the backbones' top-1; returns the path."""
     kept = {name: list(runs.values()) for name, runs in records.items() if runs}
     figure = Figure(figsize=(11, 8), layout="constrained")
     final, loss, along, top1 = figure.subplots(2, 2).flat
@@ -29,15 +29,15 @@ def draw_curves(records: Records, path: Path) -> Path:
             label = name if place == 0 else None
             loss.plot(*_columns(run["curve"]["loss"]), **style, linewidth=0.9, label=label)
             along.plot(*_columns(run["curve"]["evaluations"]), **marked, label=label)
-            trunk = (run["trunk"]["arm"], run["seed"])
-            if trunk not in seen:
-                shown = trunk[0] if not any(trunk[0] == other for other, _ in seen) else None
-                seen.add(trunk)
-                top1.plot(*_columns(run["trunk"]["curve"]["evaluations"]), **marked, label=shown)
+            backbone = (run["backbone"]["arm"], run["seed"])
+            if backbone not in seen:
+                shown = backbone[0] if not any(backbone[0] == other for other, _ in seen) else None
+                seen.add(backbone)
+                top1.plot(*_columns(run["backbone"]["curve"]["evaluations"]), **marked, label=shown)
     for axes, title, x, y in (
         (loss, "Training loss of the detectors", "iteration", "total loss"),
         (along, "AP along the way", "iteration", "AP"),
-        (top1, "Top-1 of the trunks' classifiers", "iteration of pre-training", "top-1 (%)"),
+        (top1, "Top-1 of the backbones' classifiers", "iteration of pre-training", "top-1 (%)"),
     ):
         axes.set(title=title, xlabel=x, ylabel=y)
         axes.legend(fontsize=8)

@@ -23,7 +23,7 @@ Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 
 def write_study_report(study: Study, results: Path, page: Path | None) -> list[Path]:
-    """Draws the curves beside the records, and writes tables and picture into a page.
+    """Draws the curves beside the records, and writes tables and image into a page.
 
     Args:
         results: the folder of the records.
@@ -36,21 +36,21 @@ def write_study_report(study: Study, results: Path, page: Path | None) -> list[P
     if not any(records.values()):
         raise UserError(f"{results} has no records of {study.name}; tools/study.py run makes them")
     text = "\n\n".join(tables(study, records, read_times(results, study)))
-    picture = results / f"{study.name}.png"
+    image = results / f"{study.name}.png"
     if page is None:
         print(text)
-        return [draw_curves(records, picture)]
+        return [draw_curves(records, image)]
     begin, end = f"<!-- {study.name} begin -->", f"<!-- {study.name} end -->"
     content = page.read_text(encoding="utf-8") if page.is_file() else ""
     found = re.search(rf"{re.escape(begin)}.*{re.escape(end)}", content, flags=re.DOTALL)
     if found is None:
         raise UserError(f"{page} has no lines {begin} and {end} for the tables to stand between")
-    draw_curves(records, picture)
-    link = Path(os.path.relpath(picture, page.parent)).as_posix()
+    draw_curves(records, image)
+    link = Path(os.path.relpath(image, page.parent)).as_posix()
     inside = f"{begin}\n\n{text}\n\n![Every run of {study.name}]({link})\n\n{end}"
     changed = content[: found.start()] + inside + content[found.end() :]
     write_whole(page, lambda file: file.write(changed.encode()))
-    return [picture, page]
+    return [image, page]
 
 
 def tables(study: Study, records: Records, times: Mapping[str, Any] | None) -> list[str]:
@@ -67,10 +67,10 @@ def tables(study: Study, records: Records, times: Mapping[str, Any] | None) -> l
     if base and others:
         found += [
             f"Difference to `{study.baseline.name}`, with a 95 % interval; after a single run it is about other "
-            "pictures alone, and says nothing of another training:",
+            "images alone, and says nothing of another training:",
             _differences_table(base, others),
         ]
-    found += ["Every run, and the trials of its learning rate (AP on pictures that are neither trained nor tested on):"]
+    found += ["Every run, and the trials of its learning rate (AP on images that are neither trained nor tested on):"]
     found += [_runs_table(kept)]
     if any(_at_edge(run) for runs in kept.values() for run in runs):
         found += [f"{EDGE} The lowest or highest of the rates that were tried: a better one may lie beyond."]
@@ -90,11 +90,11 @@ def _arms_table(kept: Mapping[str, list[Mapping[str, Any]]], times: Mapping[str,
     rows = []
     for name, runs in kept.items():
         row = [f"`{name}`", len(runs), *(_mean_and_std([run[metric] for run in runs]) for metric in KEPT)]
-        row += [_mean_and_std([run["trunk"]["top1"] for run in runs])]
+        row += [_mean_and_std([run["backbone"]["top1"] for run in runs])]
         row += [f"{runs[0]['parameters'] / 1e6:.2f}", f"{runs[0]['backbone_gflops']:.2f}"]
         row += [_ratio(times, name, kind) for kind in ("train", "inference")]
         rows.append(row)
-    headers = ["arm", "runs", *KEPT, "trunk's top-1", "params (M)", "GFLOPs", "time of a step", "of a picture"]
+    headers = ["arm", "runs", *KEPT, "backbone's top-1", "params (M)", "GFLOPs", "time of a step", "of an image"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
@@ -117,7 +117,7 @@ def _differences_table(base: list[Mapping[str, Any]], others: Mapping[str, list[
     rows = []
     for name, runs in others.items():
         found = [_difference(base, runs, metric) for metric in KEPT]
-        about = "pictures and trainings" if min(len(base), len(runs)) > 1 else "pictures"
+        about = "images and trainings" if min(len(base), len(runs)) > 1 else "images"
         rows.append([f"`{name}`", about, *map(_signed, found)])
     return tabulate(rows, ["arm", "interval about", *KEPT], tablefmt="github", disable_numparse=True)
 
@@ -142,6 +142,6 @@ def _runs_table(kept: Mapping[str, list[Mapping[str, Any]]]) -> str:
             rate = f"{run['learning_rate']}{EDGE * _at_edge(run)}"
             figures = [_figure(run[metric]) for metric in ("AP", "AP50", "AP75")]
             commit = run["commit"][:9] + "-dirty" * run["commit"].endswith("-dirty")
-            rows.append([f"`{name}`", run["seed"], *figures, _figure(run["trunk"]["top1"]), rate, shown, commit])
-    headers = ["arm", "seed", "AP", "AP50", "AP75", "trunk's top-1", "learning rate", "AP of its trials", "commit"]
+            rows.append([f"`{name}`", run["seed"], *figures, _figure(run["backbone"]["top1"]), rate, shown, commit])
+    headers = ["arm", "seed", "AP", "AP50", "AP75", "backbone's top-1", "learning rate", "AP of its trials", "commit"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)

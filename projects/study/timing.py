@@ -1,4 +1,4 @@
-"""How long a step and a picture take with each arm's detector: the arms in turn, in one process."""
+"""How long a step and an image take with each arm's detector: the arms in turn, in one process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +61,7 @@ def _quartiles(ratios: Any) -> dict[str, float]:
 
 
 def _timers(arm: Variant) -> dict[str, Callable[[], None]]:
-    """A training step and one picture's inference, with real pictures."""
+    """A training step and one image's inference, with real images."""
     cfg = read_config(str(arm.config))
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -70,10 +70,10 @@ def _timers(arm: Variant) -> dict[str, Callable[[], None]]:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(MetadataCatalog.get("study_times").thing_classes)
     model = Trainer.build_model(cfg)
     optimizer = Trainer.build_optimizer(cfg, model)
-    pictures: Any = DatasetCatalog.get("study_times")[: cfg.SOLVER.IMS_PER_BATCH]
+    images: Any = DatasetCatalog.get("study_times")[: cfg.SOLVER.IMS_PER_BATCH]
     torch.manual_seed(0)
-    batch = [CheckedMapper(cfg, is_train=True)(item) for item in pictures]
-    picture = [CheckedMapper(cfg, is_train=False)(item) for item in pictures[:1]]
+    batch = [CheckedMapper(cfg, is_train=True)(item) for item in images]
+    image = [CheckedMapper(cfg, is_train=False)(item) for item in images[:1]]
 
     precision = torch.bfloat16 if cfg.SOLVER.AMP.BF16 else torch.float16
     mixed = torch.autocast("cuda", precision, enabled=cfg.SOLVER.AMP.ENABLED and torch.cuda.is_available())
@@ -90,6 +90,6 @@ def _timers(arm: Variant) -> dict[str, Callable[[], None]]:
         model.eval()
         # As detectron2 evaluates: without mixed precision.
         with torch.no_grad():
-            model(picture)
+            model(image)
 
     return {"train": train, "inference": infer}

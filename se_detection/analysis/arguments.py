@@ -4,7 +4,7 @@ from argparse import REMAINDER, ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 DESCRIPTION = (
-    "Counts parameters and GFLOPs, compares every trunk with timm's, explains what the SE gates of a trained detector "
+    "Counts parameters and GFLOPs, compares every backbone with timm's, explains what the SE gates of a trained detector "
     "do, and shows how far its answer depends on a batch's padding."
 )
 COMPLEXITY = """
@@ -19,7 +19,7 @@ example (a minute):
     $ tools/analyze.py parity
 """
 EXCITATIONS = """
-What is done is saved: the same command goes on with an analysis that was stopped, and adds a picture to one that is
+What is done is saved: the same command goes on with an analysis that was stopped, and adds an image to one that is
 finished.
 
 examples:
@@ -57,13 +57,13 @@ def argument_parser() -> ArgumentParser:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="the picture in pixels; by default 4:3 with the config's INPUT.MIN_SIZE_TEST as its height",
+        help="the image in pixels; by default 4:3 with the config's INPUT.MIN_SIZE_TEST as its height",
     )
     complexity.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config overrides, after all flags")
 
     parity = commands.add_parser(
         "parity",
-        description="The worst relative error of every trunk at res2 to res5, against timm's of the same weights.",
+        description="The worst relative error of every backbone at res2 to res5, against timm's of the same weights.",
         epilog=PARITY,
         formatter_class=RawDescriptionHelpFormatter,
     )
@@ -88,21 +88,21 @@ def argument_parser() -> ArgumentParser:
         "up to three times besides",
     )
     excitations.add_argument(
-        "--picture", type=Path, metavar="FILE", help="show what the gates do to this picture, and what is detected"
+        "--picture", type=Path, metavar="FILE", help="show what the gates do to this image, and what is detected"
     )
     excitations.add_argument("--html", type=Path, metavar="FILE", help="write all of it as one page to send")
     excitations.add_argument("--overwrite", action="store_true", help="begin anew where there is an analysis already")
 
     padding = commands.add_parser(
         "padding",
-        description="Gives a trained detector each picture alone and in a batch with others, whose sizes it is padded "
+        description="Gives a trained detector each image alone and in a batch with others, whose sizes it is padded "
         "to: how much gates, features, scores and boxes change.",
         epilog=PADDING,
         formatter_class=RawDescriptionHelpFormatter,
     )
     padding.add_argument("--run", type=Path, required=True, metavar="RUN", help="a folder of tools/train_net.py")
     _add_split(padding)
-    padding.add_argument("--batch", type=int, default=4, metavar="N", help="so many pictures share a batch; default 4")
+    padding.add_argument("--batch", type=int, default=4, metavar="N", help="so many images share a batch; default 4")
     padding.add_argument("--json", type=Path, metavar="FILE", help="write what was found there too")
     padding.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config overrides, after all flags")
     return parser

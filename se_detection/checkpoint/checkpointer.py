@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import write_whole
-from ..modeling.partial_load import OPTIONAL, PLAIN_TRUNK_REASON
+from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON
 from .convert import fitting_source
 from .layout import Layout, contradictions
 from .read_weights import check_download, read_checkpoint
@@ -27,21 +27,21 @@ from .read_weights import check_download, read_checkpoint
 # The file that names the newest checkpoint of a folder, as fvcore writes it.
 LAST = "last_checkpoint"
 # A ResNet's layers, in a classifier, under FPN, and in the ROI heads of a C4 detector.
-TRUNK = r"(^|\.)(stem|res[2-5])\."
+BACKBONE = r"(^|\.)(stem|res[2-5])\."
 PARTIAL = "--allow-partial-trunk loads what fits"
 
 
 class StrictCheckpointer(DetectionCheckpointer):
     """Stops where detectron2 logs a line and goes on: at a file that fits the config in part, or contradicts it.
 
-    Of a ResNet trunk every tensor must be found with its shape; of the other layers all or none. Other trunks are
+    Of a ResNet backbone every tensor must be found with its shape; of the other layers all or none. Other backbones are
     loaded as detectron2 does. Files are read without running code in them, and written whole or not at all.
 
     Args:
         layout: what the config assumes; compared with what the file says of itself, and saved into checkpoints.
         reset_predictor: a file of another number of classes is welcome; its last layers are started afresh.
-        allow_partial_trunk: load what fits of the trunk, and leave the rest as it was initialised.
-        needs_heads: a file of a trunk alone is not enough (for evaluation).
+        allow_partial_backbone: load what fits of the backbone, and leave the rest as it was initialised.
+        needs_heads: a file of a backbone alone is not enough (for evaluation).
         others: as detectron2's.
     """
 
@@ -50,14 +50,14 @@ class StrictCheckpointer(DetectionCheckpointer):
         *args: Any,
         layout: Layout | None = None,
         reset_predictor: bool = False,
-        allow_partial_trunk: bool = False,
+        allow_partial_backbone: bool = False,
         needs_heads: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.layout = layout
         self.reset_predictor = reset_predictor
-        self.allow_partial_trunk = allow_partial_trunk
+        self.allow_partial_backbone = allow_partial_backbone
         self.needs_heads = needs_heads
         # What is saved as the model: a trainer may put an average of it here.
         self.weights: nn.Module = self.model
@@ -138,7 +138,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         if any(isinstance(module, ResNet) for module in self.model.modules()):
             self._check_layout(checkpoint.get("layout"))
             self._match_names(checkpoint)
-            self._check_trunk(checkpoint["model"])
+            self._check_backbone(checkpoint["model"])
             self._check_heads(checkpoint["model"])
         self._check_kinds(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
@@ -164,31 +164,31 @@ class StrictCheckpointer(DetectionCheckpointer):
                 f"The config assumes: {self.layout}"
             )
             return
-        found = contradictions(Layout.from_dict(content), self.layout, ignore_shapes=self.allow_partial_trunk)
+        found = contradictions(Layout.from_dict(content), self.layout, ignore_shapes=self.allow_partial_backbone)
         if found:
             raise _misfit(f"{'; '.join(found)}; mend the config, or take weights that were trained so")
 
     def _match_names(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["model"]
-        known = checkpoint.get("__author__") == "Caffe2" or any(re.search(TRUNK, key) for key in state)
+        known = checkpoint.get("__author__") == "Caffe2" or any(re.search(BACKBONE, key) for key in state)
         if not known and (source := fitting_source(state)):
             raise _misfit(
                 f"its layers are named as by {source}; convert the file: tools/convert_weights.py FILE "
                 f"--source {source} --output weights.pth"
             )
-        # detectron2 does this itself, but then loads at once; and not for a bare trunk that doesn't ask for it.
+        # detectron2 does this itself, but then loads at once; and not for a bare backbone that doesn't ask for it.
         if checkpoint.pop("matching_heuristics", False) or any(key.startswith("stem.") for key in state):
             checkpoint["model"] = align_and_update_state_dicts(
                 self.model.state_dict(), state, c2_conversion=checkpoint.get("__author__") == "Caffe2"
             )
 
-    def _check_trunk(self, state: dict[str, Tensor]) -> None:
-        """Raises unless the file has the model's trunk; with `allow_partial_trunk`, completes it from the model's."""
+    def _check_backbone(self, state: dict[str, Tensor]) -> None:
+        """Raises unless the file has the model's backbone; with `allow_partial_backbone`, completes it from the model's."""
         ignored = self._ignored(state)
         model = {
             key: tensor
             for key, tensor in self.model.state_dict().items()
-            if re.search(TRUNK, key) and not re.search(ignored, key)
+            if re.search(BACKBONE, key) and not re.search(ignored, key)
         }
         left_over = [
             key for key in state if key not in model and _has_stage(model, key) and not re.search(ignored, key)
@@ -205,7 +205,7 @@ class StrictCheckpointer(DetectionCheckpointer):
                 del state[in_file]
             else:
                 continue
-            if self.allow_partial_trunk:
+            if self.allow_partial_backbone:
                 state[key] = tensor
         if not missing and not misshapen and not left_over:
             return
@@ -214,9 +214,9 @@ class StrictCheckpointer(DetectionCheckpointer):
             for what, keys in (("missing", missing), ("left over", left_over), ("of another shape", misshapen))
             if keys
         ]
-        message = f"of the trunk's {len(model)} tensors, {', '.join(counts)}"
-        if self.allow_partial_trunk:
-            self.logger.warning(f"The trunk is loaded in part, as --allow-partial-trunk asks: {message}")
+        message = f"of the backbone's {len(model)} tensors, {', '.join(counts)}"
+        if self.allow_partial_backbone:
+            self.logger.warning(f"The backbone is loaded in part, as --allow-partial-trunk asks: {message}")
             return
         raise _misfit(f"{message}; {_advice(missing, left_over, misshapen, state)}")
 
@@ -229,7 +229,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         frozen = all(
             isinstance(module, FrozenBatchNorm2d)
             for name, module in self.model.named_modules()
-            if re.search(TRUNK, name) and name.endswith(".norm")
+            if re.search(BACKBONE, name) and name.endswith(".norm")
         )
         return OPTIONAL + (r"|\.running_(mean|var)$" if folded and frozen else "")
 
@@ -237,13 +237,13 @@ class StrictCheckpointer(DetectionCheckpointer):
         heads = [
             key
             for key in self.model.state_dict()
-            if not re.search(f"{TRUNK}|{OPTIONAL}", key) and not self._is_reset(key)
+            if not re.search(f"{BACKBONE}|{OPTIONAL}", key) and not self._is_reset(key)
         ]
         missing = [key for key in heads if key not in state]
         if missing and (self.needs_heads or len(missing) < len(heads)):
             raise _misfit(
-                f"{len(missing)} of the {len(heads)} tensors outside the trunk are missing ({missing[0]}, ...); use "
-                "the config that the file was trained with, or to fine-tune, a file of a trunk alone"
+                f"{len(missing)} of the {len(heads)} tensors outside the backbone are missing ({missing[0]}, ...); use "
+                "the config that the file was trained with, or to fine-tune, a file of a backbone alone"
             )
 
     def _check_kinds(self, state: dict[str, Tensor]) -> None:
@@ -289,16 +289,16 @@ def _misfit(reason: str) -> UserError:
 
 def _has_stage(model: dict[str, Tensor], key: str) -> bool:
     """Whether the model has the stage of a left-over tensor: detectron2 builds no more stages than are used."""
-    found = re.search(TRUNK, key)
+    found = re.search(BACKBONE, key)
     return found is not None and any(f".{found[2]}." in f".{name}" for name in model)
 
 
 def _advice(missing: list[str], left_over: list[str], misshapen: list[str], state: dict[str, Tensor]) -> str:
     only_se = not misshapen and all(".se." in key for key in missing + left_over)
     if only_se and not left_over and not any(".se." in key for key in state):
-        return f"{PLAIN_TRUNK_REASON}, or build_resnet_fpn_backbone; {PARTIAL}, with gates from scratch"
+        return f"{PLAIN_BACKBONE_REASON}, or build_resnet_fpn_backbone; {PARTIAL}, with gates from scratch"
     if only_se and not missing:
-        return f"the file's trunk has SE where the config's has not: see MODEL.BACKBONE.NAME and MODEL.SE; {PARTIAL}"
+        return f"the file's backbone has SE where the config's has not: see MODEL.BACKBONE.NAME and MODEL.SE; {PARTIAL}"
     return f"use the config that the file was made with; {PARTIAL}"
 
 

@@ -63,9 +63,9 @@ BLOCKS = (
 )
 KNOWN = r"(stem\.conv[123]|res[2-5]\.\d+\.(conv[123]|shortcut|se\.fc[12])|linear)\.(norm\.)?\w+"
 REASONS = (
-    RenamingRule(r"^(backbone\.)?(conv1\.\d|stem\.)", "a deep stem of ResNet-C/D/T, which no trunk here has"),
-    RenamingRule(r"\.downsample\.2\.", "the average-pooled shortcut of ResNet-D, which no trunk here has"),
-    RenamingRule(r"\.(aa|conv2\.aa)\.", "an anti-aliased stride, which no trunk here has"),
+    RenamingRule(r"^(backbone\.)?(conv1\.\d|stem\.)", "a deep stem of ResNet-C/D/T, which no backbone here has"),
+    RenamingRule(r"\.downsample\.2\.", "the average-pooled shortcut of ResNet-D, which no backbone here has"),
+    RenamingRule(r"\.(aa|conv2\.aa)\.", "an anti-aliased stride, which no backbone here has"),
     RenamingRule(r"\.(se|se_layer)\.conv\.", "efficient channel attention, not SE"),
 )
 
@@ -80,7 +80,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, *, depth: 
         depth: what `MODEL.RESNETS.DEPTH` the network should have; any unless given.
 
     Raises:
-        UserError: an unknown source, a layer that the trunks of this project don't have, or another depth.
+        UserError: an unknown source, a layer that the backbones of this project don't have, or another depth.
     """
     if source not in SOURCES:
         raise UserError(f"source {source!r} is not one of {', '.join(SOURCES)}")
@@ -102,7 +102,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, *, depth: 
             raise UserError(f"layer {key} is there under another name as well ({name} in detectron2's names)")
         is_linear = re.search(r"\.se\.fc[12]\.weight$", name) and tensor.dim() == 2
         converted[name] = tensor[:, :, None, None] if is_linear else tensor
-    found = trunk_depth(converted)
+    found = backbone_depth(converted)
     if SOURCES[source].caffe and found < 50:
         raise UserError(
             f"SE-ResNet-{found} of source {source!r} has a ReLU before each SE block, which neither the paper nor this "
@@ -113,11 +113,11 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, *, depth: 
     return converted
 
 
-def trunk_depth(weights: Mapping[str, Tensor]) -> int:
-    """`MODEL.RESNETS.DEPTH` of a trunk, from detectron2's names of its layers.
+def backbone_depth(weights: Mapping[str, Tensor]) -> int:
+    """`MODEL.RESNETS.DEPTH` of a backbone, from detectron2's names of its layers.
 
     Raises:
-        UserError: no trunk of this project has so many blocks.
+        UserError: no backbone of this project has so many blocks.
     """
     blocks = tuple(len({key.split(".")[1] for key in weights if key.startswith(f"{stage}.")}) for stage in STAGES)
     bottlenecks = "res2.0.conv3.weight" in weights
@@ -127,7 +127,7 @@ def trunk_depth(weights: Mapping[str, Tensor]) -> int:
             return depth
     kind = "bottlenecks" if bottlenecks else "basic blocks"
     raise UserError(
-        f"the stages have {', '.join(map(str, blocks))} {kind}, as no trunk of depth "
+        f"the stages have {', '.join(map(str, blocks))} {kind}, as no backbone of depth "
         f"{', '.join(map(str, BLOCKS_PER_STAGE))} has; it can't be converted"
     )
 

@@ -1,4 +1,4 @@
-"""A converted trunk with its layout: complete, and ready to be saved where detectron2 loads it."""
+"""A converted backbone with its layout: complete, and ready to be saved where detectron2 loads it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,14 +39,14 @@ class Converted:
             layout: `sha256`, `pixel_mean` and `pixel_std` of :meth:`Layout.from_weights`.
 
         Raises:
-            UserError: it can't be converted, or tensors of the trunk are missing or have shapes that no trunk has.
+            UserError: it can't be converted, or tensors of the backbone are missing or have shapes that no backbone has.
         """
         converted = convert_state_dict(state_dict, source, depth=depth)
         try:
             described = Layout.from_weights(converted, source, **layout)
             result = cls(weights=converted, layout=described, original=state_dict)
             with torch.device("meta"):
-                expected = result.make_trunk(STAGES).state_dict()
+                expected = result.build(STAGES).state_dict()
         except UserError:
             raise
         except Exception as error:  # of whatever class: the shapes may be any
@@ -62,15 +62,15 @@ class Converted:
         if wrong:
             first = f"{wrong[0]}{', ...' if len(wrong) > 1 else ''}"
             raise UserError(
-                f"the file is not a whole trunk of depth {described.depth}: {len(wrong)} tensors are missing or have "
+                f"the file is not a whole backbone of depth {described.depth}: {len(wrong)} tensors are missing or have "
                 f"another shape, or are left over (in detectron2's names: {first})"
             )
         if odd := next((key for key, tensor in converted.items() if not tensor.is_floating_point()), None):
             raise UserError(f"{odd} is {converted[odd].dtype}; what was quantized is no weight any more")
         return result
 
-    def make_se_resnet(self, out_features: Sequence[str]) -> ResNet:
-        """The trunk that these weights fit, with random weights and without a classifier."""
+    def build(self, out_features: Sequence[str]) -> ResNet:
+        """The backbone that these weights fit, with random weights and without a classifier."""
         layout = self.layout
         se = SEConfig(
             reduction_per_stage=[max(1, reduction) for reduction in layout.se_reduction],

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..config.se_config import PLAIN, STAGES, SEConfig
 from ..errors import UserError
-from .convert import SOURCES, trunk_depth
+from .convert import SOURCES, backbone_depth
 
 # ImageNet's, of RGB in 0..255; what every source uses unless it says otherwise.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -22,7 +22,7 @@ CONFIG_KEYS = {
     "num_groups": "MODEL.RESNETS.NUM_GROUPS",
     "width_per_group": "MODEL.RESNETS.WIDTH_PER_GROUP",
     "stride_in_1x1": "MODEL.RESNETS.STRIDE_IN_1X1",
-    "stem": "MODEL.SE.STEM",
+    "stem": "MODEL.RESNETS.STEM_TYPE",
     "se_reduction": "MODEL.SE.REDUCTION of res2 to res5",
     "se_position": "MODEL.SE.POSITION",
     "se_squeeze": "MODEL.SE.SQUEEZE",
@@ -37,11 +37,11 @@ SEEN_IN_SHAPES = ("depth", "num_groups", "width_per_group", "se_reduction", "se_
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The layers of a trunk and the input that they were trained on.
+    """The layers of a backbone and the input that they were trained on.
 
     Args:
         depth, num_groups, width_per_group, stride_in_1x1: as in `MODEL.RESNETS`; the stride of basic blocks is False.
-        stem: `MODEL.SE.STEM`.
+        stem: `MODEL.RESNETS.STEM_TYPE`.
         se_reduction: the ratio r in each of res2 to res5, 0 where there is no SE.
         se_position, se_squeeze, se_gate, se_bias: as in `MODEL.SE`.
         pixel_mean, pixel_std: of channels in 0..255, in the order of `channel_order`.
@@ -72,7 +72,7 @@ class Layout:
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "Layout | None":
-        """What a config assumes; None if its trunk is none of detectron2's or this project's ResNets."""
+        """What a config assumes; None if its backbone is none of detectron2's or this project's ResNets."""
         if cfg.MODEL.BACKBONE.NAME not in PLAIN_BUILDERS + SE_BUILDERS:
             return None
         gated = cfg.MODEL.BACKBONE.NAME in SE_BUILDERS
@@ -83,7 +83,7 @@ class Layout:
             num_groups=resnets.NUM_GROUPS,
             width_per_group=resnets.WIDTH_PER_GROUP,
             stride_in_1x1=resnets.STRIDE_IN_1X1 and resnets.DEPTH >= 50,
-            stem=cfg.MODEL.SE.STEM if gated else "basic",
+            stem=cfg.MODEL.RESNETS.STEM_TYPE if gated else "basic",
             se_reduction=tuple(se.reduction_in(stage) or 0 for stage in STAGES),
             se_position=se.position,
             se_squeeze=se.squeeze,
@@ -110,7 +110,7 @@ class Layout:
             weights: of :func:`convert_state_dict`.
             others: the fields of the same name.
         """
-        depth = trunk_depth(weights)
+        depth = backbone_depth(weights)
         num_groups = width_per_group = None
         if depth >= 50:
             width, per_group = weights["res2.0.conv2.weight"].shape[:2]

@@ -109,7 +109,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = {"model": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
         metadata = file.metadata() or {}
     if "layout" in metadata:
-        # As in the .pth files of this project: a trunk's names have no prefix.
+        # As in the .pth files of this project: a backbone's names have no prefix.
         content |= {"layout": parse_json(metadata["layout"].encode()), "matching_heuristics": True}
     return content
 

@@ -25,7 +25,7 @@ REFUSED = (
     (r"(se)?res(net|next)\d+[cst](_.*)?", "they have a deep stem"),
     (r"(se)?res(net|next)\d+d(_.*)?", "they have a deep stem and average-pooled shortcuts (ResNet-D)"),
     (r"\w*res(net|next)rs\w*", "they have a deep stem and average-pooled shortcuts (ResNet-RS)"),
-    (r"(legacy_)?(se)?res(net|next)\d+(_\d+x\d+d)?", "no trunk here has this depth"),
+    (r"(legacy_)?(se)?res(net|next)\d+(_\d+x\d+d)?", "no backbone here has this depth"),
 )
 
 
@@ -42,7 +42,7 @@ def source_of(name: str) -> str:
         reason = next((reason for pattern, reason in REFUSED if re.fullmatch(pattern, model)), "its layers differ")
         raise UserError(
             f"{PREFIX}{name}: {reason}; only timm's resnet*, resnext*, seresnet*, seresnext* and legacy_se* of the "
-            "plain layout have the layers of these trunks"
+            "plain layout have the layers of these backbones"
         )
     return "timm-legacy" if model.startswith("legacy_") else "timm"
 
@@ -50,7 +50,7 @@ def source_of(name: str) -> str:
 def refuse_look_alike(file_name: str) -> None:
     """Raises a :class:`UserError` for a file of timm's whose tensors are a plain ResNet's, and whose network is not."""
     if re.search(ANTI_ALIASED, file_name):
-        raise UserError(f"{file_name}: its strides are anti-aliased, which no trunk here has; it can't be converted")
+        raise UserError(f"{file_name}: its strides are anti-aliased, which no backbone here has; it can't be converted")
 
 
 def fetch(name: str, *, depth: int | None = None) -> Converted:

@@ -1,4 +1,4 @@
-"""A converted trunk against the network that its weights came from."""
+"""A converted backbone against the network that its weights came from."""
 
 from collections.abc import Sequence
 

@@ -12,7 +12,7 @@ from ..data.coco_files import data_difference
 from ..errors import UserError
 from ..runs.bad_images import BAD_IMAGES
 from ..runs.evaluated_run import EvaluatedRun, read_run
-from ..runs.recipe import differing, is_of_trunk
+from ..runs.recipe import differing, is_of_backbone
 from .compare import SIDES, compare
 from .comparison import ComparedModel, Comparison
 from .intervals import Difference
@@ -121,11 +121,11 @@ def _recipe(arms: list[list[EvaluatedRun]]) -> tuple[dict[str, dict[str, list[An
                 obstacles.append(f"{arm[0].path} and {run.path} are not runs of one detector: {_listed(found)}")
         obstacles += _same_seeds(arm)
     between = _differences(arms[0][0], arms[1][0])
-    trunk = {key: values for key, values in between.items() if is_of_trunk(key)}
-    others = {key: values for key, values in between.items() if key not in trunk}
+    backbone = {key: values for key, values in between.items() if is_of_backbone(key)}
+    others = {key: values for key, values in between.items() if key not in backbone}
     if others:
         obstacles.append(f"{arms[0][0].path} and {arms[1][0].path} are not of one recipe: {_listed(others)}")
-    return {"trunk and weights": trunk, "others": others}, obstacles
+    return {"backbone and weights": backbone, "others": others}, obstacles
 
 
 def _differences(first: EvaluatedRun, other: EvaluatedRun) -> dict[str, list[Any]]:
@@ -135,7 +135,7 @@ def _differences(first: EvaluatedRun, other: EvaluatedRun) -> dict[str, list[Any
     data = [_training_data(run) for run in (first, other)]
     if not _is_same_data(*data):
         found["DATASETS.TRAIN"] = [[f"{name} ({path})" if path else name for name, path in items] for items in data]
-    partial = [bool(run.record.get("allow_partial_trunk")) for run in (first, other)]
+    partial = [bool(run.record.get("allow_partial_backbone")) for run in (first, other)]
     found |= {"--allow-partial-trunk": partial} if partial[0] != partial[1] else {}
     left_out = [run.left_out for run in (first, other)]
     return found | ({BAD_IMAGES: [f"{len(names)} images" for names in left_out]} if left_out[0] != left_out[1] else {})

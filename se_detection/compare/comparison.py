@@ -67,7 +67,7 @@ class Comparison:
     Of several runs, `baseline` and `candidate` are the means, and `runs` has each one's. `covers` is what the intervals
     are about: `images`, `images and training runs`, or empty where there are none. Of run folders, `parameters` and
     `gflops` are among the metrics, `names` are the folders, and `recipe` has the config keys that differ and their
-    values: those of `trunk and weights`, and `others`.
+    values: those of `backbone and weights`, and `others`.
     """
 
     baseline: dict[str, float | None]

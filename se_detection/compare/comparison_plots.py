@@ -1,4 +1,4 @@
-"""A comparison in pictures: one for each thing that a table shows badly, as PNG files or as charts of a page."""
+"""A comparison in images: one for each thing that a table shows badly, as PNG files or as charts of a page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ INCHES = WIDTH / 72
 HEIGHT = 5.0
 # A longer name of an arm would not leave room for its curve.
 NAME_LENGTH = 20
-# So many classes fit one picture; of more, those with the largest differences, and intervals first.
+# So many classes fit one image; of more, those with the largest differences, and intervals first.
 CLASSES = 40
 
 

@@ -31,12 +31,12 @@ def draw_side_by_side(
     Args:
         baseline: a run folder, or a bare file of results.
         candidate: the same; one of the two must be a folder, which knows where the images are.
-        folder: where the pictures go.
+        folder: where the images go.
         count: how many.
         annotations: for a bare file.
 
     Returns:
-        The paths of the pictures: `<folder>/<number in the set>_<image name>.png`.
+        The paths of the images: `<folder>/<number in the set>_<image name>.png`.
 
     Raises:
         UserError: a folder is no evaluated run, or an image can't be read.
@@ -44,7 +44,7 @@ def draw_side_by_side(
     runs = read_run(baseline, annotations), read_run(candidate, annotations)
     image_root = runs[0].results.get("image_root") or runs[1].results.get("image_root")
     if image_root is None:
-        raise UserError(f"{baseline} and {candidate}: neither names an image folder, so no pictures can be drawn")
+        raise UserError(f"{baseline} and {candidate}: neither names an image folder, so no images can be drawn")
     coco = load_annotations(runs[0].annotations)
     colours = category_colours(coco)
     arms = [_by_image(coco.anns.values()), *(_by_image(confident(run, coco)) for run in runs)]
@@ -57,9 +57,9 @@ def draw_side_by_side(
     for number in chosen:
         image = images[number]
         source = image_path(runs[0].annotations, image_root, image)
-        picture = read_pixels(source)
-        width = min(max(picture.width, PANEL_WIDTH[0]), PANEL_WIDTH[1])
-        panels = [draw_panel(picture, named_boxes(arm.get(image["id"], []), coco, colours), width) for arm in arms]
+        pixels = read_pixels(source)
+        width = min(max(pixels.width, PANEL_WIDTH[0]), PANEL_WIDTH[1])
+        panels = [draw_panel(pixels, named_boxes(arm.get(image["id"], []), coco, colours), width) for arm in arms]
         path = folder / f"{number:05d}_{source.stem[:STEM]}.png"
         side_by_side(panels, titles).save(path)
         paths.append(path)

@@ -50,7 +50,7 @@ def comparison_markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> s
     """The content of `comparison.md`.
 
     Args:
-        plots: pictures to show, relative to the file.
+        plots: images to show, relative to the file.
     """
     parts = [
         comparison_table(comparison, "github"),
@@ -71,7 +71,7 @@ def comparison_markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> s
         _class_table(comparison),
     ]
     if plots:
-        parts += ["## Pictures", *(f"![{path.stem.replace('_', ' ')}]({path.as_posix()})" for path in plots)]
+        parts += ["## Images", *(f"![{path.stem.replace('_', ' ')}]({path.as_posix()})" for path in plots)]
     return "\n\n".join(parts) + "\n"
 
 

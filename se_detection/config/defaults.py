@@ -12,8 +12,8 @@ TRAINER = {
     "BEST_METRIC": "bbox/AP",
     "EMA_DECAY": 0.0,
     "SKIP_NON_FINITE": 0,
-    "TRUNK_FROZEN_ITERS": 0,
-    "TRUNK_LR_FACTOR": 1.0,
+    "BACKBONE_FREEZE_ITERS": 0,
+    "BACKBONE_MULTIPLIER": 1.0,
     "CHANNELS_LAST": False,
 }
 
@@ -40,18 +40,17 @@ def add_se_config(cfg: CfgNode) -> None:
     The trainer's: `CHECKPOINTS_TO_KEEP`, the number of checkpoints along the way that are kept, 0 for all;
     `BEST_METRIC`, by which `model_best.pth` is chosen where `TEST.EVAL_PERIOD` is set, empty for none; `EMA_DECAY` of a
     moving average of the weights, 0 for none; `SKIP_NON_FINITE`, how many steps in a row are skipped for a loss that is
-    not finite before the run stops; `TRUNK_FROZEN_ITERS`, for how many iterations the trunk is frozen at first;
-    `TRUNK_LR_FACTOR`, of its learning rate; `CHANNELS_LAST`, the order of the weights in memory; `AMP.BF16`, mixed
+    not finite before the run stops; `BACKBONE_FREEZE_ITERS`, for how many iterations the backbone is frozen at first;
+    `BACKBONE_MULTIPLIER`, of its learning rate; `CHANNELS_LAST`, the order of the weights in memory; `AMP.BF16`, mixed
     precision in bfloat16 instead of float16.
     """
     for key, value in TRAINER.items():
         cfg.setdefault("SOLVER", CfgNode()).setdefault(key, value)
     cfg.SOLVER.setdefault("AMP", CfgNode()).setdefault("BF16", False)
-    if "SE" in cfg.MODEL:
-        return
-    defaults = {
-        field.upper(): list(value) if isinstance(value, tuple) else value for field, value in asdict(SEConfig()).items()
-    }
-    # These two are the trunk's, not the SE block's. The stem: detectron2's own, that of the released Caffe models
-    # (ceil-mode pool), or SENet-154's. Whether features are kept apart from what is in a batch's padding.
-    cfg.MODEL.SE = CfgNode({**defaults, "STEM": "basic", "IGNORE_PADDING": False})
+    # "basic" is detectron2's stem, "caffe" that of the released Caffe models (ceil-mode pool), "deep" SENet-154's.
+    cfg.MODEL.setdefault("RESNETS", CfgNode()).setdefault("STEM_TYPE", "basic")
+    se = cfg.MODEL.setdefault("SE", CfgNode())
+    for field, value in asdict(SEConfig()).items():
+        se.setdefault(field.upper(), list(value) if isinstance(value, tuple) else value)
+    # Of the backbone: whether features are computed as if there were no padding in the batch.
+    se.setdefault("IGNORE_PADDING", False)

@@ -16,7 +16,7 @@ STEMS = ("basic", "caffe", "deep")
 
 @dataclass(frozen=True, kw_only=True)
 class SEConfig:
-    """What the SE blocks of a trunk look like; the fields are the keys of `MODEL.SE`.
+    """What the SE blocks of a backbone look like; the fields are the keys of `MODEL.SE`.
 
     Args:
         reduction: the paper's r; a block of C channels is squeezed through C // r.
@@ -26,7 +26,7 @@ class SEConfig:
         gate: `sigmoid`, `tanh`, `relu` (Table 12) or `hardsigmoid`.
         stages: the stages that have SE blocks.
         bias: whether the two layers have biases; released weights have them, the paper's ablations don't.
-        gate_bias: added to the second bias as it is initialised; 4 opens sigmoid gates (0.98), so that a trunk that was
+        gate_bias: added to the second bias as it is initialised; 4 opens sigmoid gates (0.98), so that a backbone that was
             pre-trained without SE begins as it was.
 
     Raises:
@@ -43,11 +43,11 @@ class SEConfig:
     gate_bias: float = 0.0
 
     def __post_init__(self) -> None:
-        check_choice("POSITION", self.position, POSITIONS)
-        check_choice("SQUEEZE", self.squeeze, SQUEEZES)
-        check_choice("GATE", self.gate, GATES)
+        check_choice("MODEL.SE.POSITION", self.position, POSITIONS)
+        check_choice("MODEL.SE.SQUEEZE", self.squeeze, SQUEEZES)
+        check_choice("MODEL.SE.GATE", self.gate, GATES)
         for stage in self.stages:
-            check_choice("STAGES", stage, STAGES)
+            check_choice("MODEL.SE.STAGES", stage, STAGES)
         if not abs(self.gate_bias) <= 100:
             raise UserError(f"MODEL.SE.GATE_BIAS: {self.gate_bias} is not from -100 to 100; 4 opens sigmoid gates")
         if self.gate_bias and not self.bias:
@@ -77,10 +77,10 @@ class SEConfig:
 
 
 def check_choice(key: str, value: object, choices: Sequence[str]) -> None:
-    """Raises a :class:`UserError` that names the key of `MODEL.SE`, the value and the choices, unless it is one."""
+    """Raises a :class:`UserError` that names the config key, the value and the choices, unless it is one of them."""
     if value not in choices:
-        raise UserError(f"MODEL.SE.{key}: {value!r} is not one of {', '.join(choices)}")
+        raise UserError(f"{key}: {value!r} is not one of {', '.join(choices)}")
 
 
-# A trunk without SE.
+# A backbone without SE.
 PLAIN = SEConfig(stages=())

@@ -15,7 +15,7 @@ from .defaults import flatten
 # What counts in torch, numpy and OpenCV, and float32, can hold.
 LARGEST_INTEGER = 2**31 - 1
 LARGEST = finfo(float32).max
-# Of a picture's side in pixels, and of a text.
+# Of an image's side in pixels, and of a text.
 LARGEST_SIZE = 10_000
 LONGEST = 1000
 # As detectron2 documents it: the largest element's norm.
@@ -46,11 +46,11 @@ RANGES: tuple[tuple[float, float, tuple[str, ...]], ...] = (
         0,
         LARGEST,
         (
-            *("SOLVER.BASE_LR", "SOLVER.BASE_LR_END", "SOLVER.BIAS_LR_FACTOR", "SOLVER.TRUNK_LR_FACTOR"),
+            *("SOLVER.BASE_LR", "SOLVER.BASE_LR_END", "SOLVER.BIAS_LR_FACTOR", "SOLVER.BACKBONE_MULTIPLIER"),
             *("SOLVER.WEIGHT_DECAY", "SOLVER.WEIGHT_DECAY_NORM", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.MOMENTUM"),
             *("SOLVER.GAMMA", "SOLVER.STEPS", "SOLVER.WARMUP_FACTOR", "SOLVER.WARMUP_ITERS"),
             *("SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "SOLVER.CLIP_GRADIENTS.NORM_TYPE", "SOLVER.CHECKPOINTS_TO_KEEP"),
-            *("SOLVER.SKIP_NON_FINITE", "SOLVER.TRUNK_FROZEN_ITERS", "TEST.EVAL_PERIOD", "VIS_PERIOD"),
+            *("SOLVER.SKIP_NON_FINITE", "SOLVER.BACKBONE_FREEZE_ITERS", "TEST.EVAL_PERIOD", "VIS_PERIOD"),
         ),
     ),
     # What is made one by one, or is in memory at once.

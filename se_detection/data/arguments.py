@@ -56,7 +56,7 @@ def argument_parser() -> ArgumentParser:
         default=[],
         metavar="OTHER",
         help="annotations of other splits, which must share no image; give the folder of its images after each, to "
-        "have the pictures compared and not only their names",
+        "have the images compared and not only their names",
     )
     check.add_argument("--fix", type=Path, metavar="FILE", help="write a corrected copy, and say what was changed")
     check.add_argument("--json", type=Path, metavar="FILE", help="write what was found there too, with every example")

@@ -15,7 +15,7 @@ Entry = dict[str, Any]
 Content = dict[str, Any]
 
 KINDS = ("images", "annotations", "categories")
-# Pillow knows no larger pictures.
+# Pillow knows no larger images.
 MAX_SIDE = 2**31
 
 

@@ -207,7 +207,7 @@ def check_registered(name: str) -> None:
         path = metadata.get(key)
         if path is not None and not os.path.exists(path):
             root = os.getenv("DETECTRON2_DATASETS", "unset")
-            same = "; the files of 2017 have the same pictures: docs/COCO.md" if name.startswith("coco_2014_") else ""
+            same = "; the files of 2017 have the same images: docs/COCO.md" if name.startswith("coco_2014_") else ""
             raise UserError(
                 f"data set {name!r}: {os.path.abspath(path)} does not exist; put it there, or set DETECTRON2_DATASETS "
                 f"(now {root}) to the folder that holds detectron2's data sets{same}"

@@ -1,4 +1,4 @@
-"""Image files as detectron2 would find them: missing, undecodable, or a picture of some size."""
+"""Image files as detectron2 would find them: missing, undecodable, or an image of some size."""
 
 import contextlib
 import os

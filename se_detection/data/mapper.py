@@ -10,7 +10,7 @@ from .image_files import reason
 
 
 class CheckedMapper(DatasetMapper):
-    """Reads one picture as detectron2 does. Built-in data sets are too large to be read through before training."""
+    """Reads one image as detectron2 does. Built-in data sets are too large to be read through before training."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:

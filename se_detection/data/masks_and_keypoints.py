@@ -86,7 +86,7 @@ def check_keypoints(json_file: str | Path, content: Content, *, evaluated: bool)
 def keypoint_metadata(content: Content) -> dict[str, Any]:
     """detectron2's `keypoint_names`, `keypoint_flip_map` and `keypoint_connection_rules`; empty where there are none.
 
-    Keypoints whose names differ in `left` and `right` alone change places when a picture is flipped. The connections
+    Keypoints whose names differ in `left` and `right` alone change places when an image is flipped. The connections
     are those of the first category's `skeleton`, in hues of their own.
     """
     categories = content["categories"]

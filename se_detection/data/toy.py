@@ -67,16 +67,16 @@ def register_toy(root: Path | str | None = None) -> None:
 def make_toy_dataset(folder: Path, *, split: str, count: int, seed: int = 0) -> Path:
     """Draws `<folder>/<split>/*.png` and `<folder>/annotations/<split>.json` unless they are there; returns the latter.
 
-    Pictures are 128×128 RGB; boxes, polygons and areas are those of whole shapes, hidden parts included. Picture i
+    Images are 128×128 RGB; boxes, polygons and areas are those of whole shapes, hidden parts included. Image i
     depends on `split`, `seed` and i alone. All is drawn in a temporary folder and then renamed, the annotations last:
     they mark a whole set. Processes that draw the same set at once all end with the one that was finished first.
 
     Raises:
         UserError: other files are in the way, or the folder cannot be written.
     """
-    pictures, json_file = folder / split, _annotations(folder, split)
+    images, json_file = folder / split, _annotations(folder, split)
     info = {"description": "se_detection toy set", "version": VERSION, "split": split, "count": count, "seed": seed}
-    if json_file.exists() and _is_whole(pictures, json_file, info):
+    if json_file.exists() and _is_whole(images, json_file, info):
         return json_file
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def make_toy_dataset(folder: Path, *, split: str, count: int, seed: int = 0) -> 
             drawn.mkdir()
             content = json.dumps({"info": info, **_draw_set(drawn, split=split, count=count, seed=seed)})
             Path(temporary, json_file.name).write_text(content, encoding="utf-8")
-            _rename_unless_same(drawn, pictures)
+            _rename_unless_same(drawn, images)
             json_file.parent.mkdir(exist_ok=True)
             Path(temporary, json_file.name).replace(json_file)
     except OSError as error:
@@ -105,8 +105,8 @@ def _annotations(folder: Path, split: str) -> Path:
     return folder / "annotations" / f"{split}.json"
 
 
-def _is_whole(pictures: Path, json_file: Path, info: dict[str, Any]) -> bool:
-    """Whether all pictures of an annotations file are there; a :class:`UserError` where it belongs to another set."""
+def _is_whole(images: Path, json_file: Path, info: dict[str, Any]) -> bool:
+    """Whether all images of an annotations file are there; a :class:`UserError` where it belongs to another set."""
     try:
         content = json.loads(json_file.read_bytes())
     except ValueError:
@@ -114,32 +114,32 @@ def _is_whole(pictures: Path, json_file: Path, info: dict[str, Any]) -> bool:
     if not isinstance(content, dict) or content.get("info") != info:
         wanted = ", ".join(f"{key} {info[key]}" for key in ("version", "count", "seed"))
         raise UserError(
-            f"{json_file} is not the toy set wanted ({wanted}); remove it and {pictures}, or use another folder"
+            f"{json_file} is not the toy set wanted ({wanted}); remove it and {images}, or use another folder"
         )
-    return all((pictures / image["file_name"]).exists() for image in content["images"])
+    return all((images / image["file_name"]).exists() for image in content["images"])
 
 
-def _rename_unless_same(drawn: Path, pictures: Path) -> None:
-    """Moves a folder into place, where another process may have put the same pictures in the meantime."""
+def _rename_unless_same(drawn: Path, images: Path) -> None:
+    """Moves a folder into place, where another process may have put the same images in the meantime."""
     try:
-        drawn.rename(pictures)
+        drawn.rename(images)
     except OSError as error:
         names = [path.name for path in drawn.iterdir()]
-        same, _, _ = cmpfiles(drawn, pictures, names, shallow=False)
+        same, _, _ = cmpfiles(drawn, images, names, shallow=False)
         if len(same) < len(names):
             raise UserError(
-                f"{pictures} is in the way and not the toy set's; remove it, or use another folder"
+                f"{images} is in the way and not the toy set's; remove it, or use another folder"
             ) from error
 
 
 def _draw_set(folder: Path, *, split: str, count: int, seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Writes the pictures and returns COCO's `images`, `annotations` and `categories`."""
+    """Writes the images and returns COCO's `images`, `annotations` and `categories`."""
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index in range(count):
-        picture, objects = _draw_picture(np.random.default_rng([seed, index, *split.encode()]))
+        image, objects = _draw_image(np.random.default_rng([seed, index, *split.encode()]))
         file_name = f"{index + 1:06d}.png"
-        picture.save(folder / file_name)
+        image.save(folder / file_name)
         images.append({"id": index + 1, "file_name": file_name, "height": SIDE, "width": SIDE})
         annotations += [
             {
@@ -208,7 +208,7 @@ def _outline(shape: str) -> NDArray[np.complex128]:
     return 1j * np.exp(2j * np.pi * (np.arange(corners) + 0.5) / corners)
 
 
-def _draw_picture(rng: np.random.Generator) -> tuple[Image.Image, list[_Object]]:
+def _draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[_Object]]:
     pixels = _ground(rng)
     objects: list[_Object] = []
     visible: list[Array] = []

@@ -1,6 +1,6 @@
 """Batches for training that depend on nothing but a seed and the number of the iteration.
 
-So a run that is stopped and goes on, with other processes or other data loading workers, sees the pictures that it
+So a run that is stopped and goes on, with other processes or other data loading workers, sees the images that it
 would have seen, augmented as they would have been.
 """
 
@@ -29,14 +29,14 @@ Mapper = Callable[[MappedImage], MappedImage | None]
 
 # What a seed is for: streams of different purposes have nothing in common.
 ORDER, AUGMENTATION, STEP, REPLACEMENT = range(4)
-# Where a picture tells what was left out in its favour: a list of `BadImage`.
+# Where an image tells what was left out in its favour: a list of `BadImage`.
 LEFT_OUT = "left_out"
 
 logger = logging.getLogger(__name__)
 
 
 class Phase(NamedTuple):
-    """From which iteration on a run has had how many processes, and how many pictures each of them took at a time."""
+    """From which iteration on a run has had how many processes, and how many images each of them took at a time."""
 
     iteration: int
     processes: int
@@ -60,13 +60,13 @@ def seed_cpu(*key: int) -> None:
 class TrainLoader:
     """One process's batches, without end: what `build_detection_train_loader` gives, from any iteration on.
 
-    All processes draw from one stream of pictures, made by detectron2's sampler. Each takes the next `batch_size`
-    pictures of one kind (wider than high, or not) where aspect ratios are grouped; pictures of which there are not yet
+    All processes draw from one stream of images, made by detectron2's sampler. Each takes the next `batch_size`
+    images of one kind (wider than high, or not) where aspect ratios are grouped; images of which there are not yet
     enough wait, also for a run's next phase.
 
     Args:
         dataset: dictionaries in detectron2's format.
-        mapper: called with a copy of one of them; where it returns None, another picture takes its place, one of the
+        mapper: called with a copy of one of them; where it returns None, another image takes its place, one of the
             same kind if there is any, drawn by the seed and the position in the stream.
         make_sampler: makes detectron2's sampler of the data set; what it draws from numpy's generator depends on the
             seed.
@@ -130,9 +130,9 @@ class TrainLoader:
         )
 
     def leave_out(self, images: Iterable[BadImage]) -> None:
-        """Leaves these pictures out, and from now on those that the mapper refuses too; others take their places.
+        """Leaves these images out, and from now on those that the mapper refuses too; others take their places.
 
-        All other pictures stay in theirs. What turns out bad is told by the picture that takes its place, each time, in
+        All other images stay in theirs. What turns out bad is told by the image that takes its place, each time, in
         `left_out`.
         """
         self.bad_images = {image.key for image in images}
@@ -177,7 +177,7 @@ class TrainLoader:
 
 
 class _Grouped:
-    """Takes pictures of one group at a time from a stream, in the order in which groups become large enough."""
+    """Takes images of one group at a time from a stream, in the order in which groups become large enough."""
 
     def __init__(self, stream: Iterable[int], groups: Sequence[int]) -> None:
         self.stream = zip(count(), stream)
@@ -199,7 +199,7 @@ class _Grouped:
 
 
 class _Mapped(Dataset[MappedImage]):
-    """Pictures by (position, index); the position in the stream seeds the augmentation."""
+    """Images by (position, index); the position in the stream seeds the augmentation."""
 
     def __init__(
         self,
@@ -225,19 +225,19 @@ class _Mapped(Dataset[MappedImage]):
                 continue
             seed_cpu(self.seed, AUGMENTATION, position)
             try:
-                picture = self.mapper(item)
+                image = self.mapper(item)
             except UserError as error:
                 if self.bad_images is None:
                     raise
                 left_out.append(BadImage(*key, reason(error.__cause__ or error)))
                 continue
-            if picture is not None:
-                return {**picture, LEFT_OUT: left_out} if left_out else picture
+            if image is not None:
+                return {**image, LEFT_OUT: left_out} if left_out else image
         last = f": {left_out[-1].file_name}: {left_out[-1].reason}" if left_out else ""
-        raise UserError(f"no picture of the training data can be used{last}; see whether their folder is the right one")
+        raise UserError(f"no image of the training data can be used{last}; see whether their folder is the right one")
 
     def _others(self, position: int, index: int) -> Iterator[int]:
-        """All other pictures, by chance; those of the same group first."""
+        """All other images, by chance; those of the same group first."""
         chance = np.random.RandomState(np.random.SeedSequence((self.seed, REPLACEMENT, position)).generate_state(4))
         order = chance.permutation(len(self.groups))
         differs = np.asarray(self.groups)[order] != self.groups[index]
@@ -256,7 +256,7 @@ def _check_annotations(dataset: Iterable[MappedImage], wanted: str, key: str) ->
 
 
 def _fingerprint(dataset: Iterable[MappedImage]) -> str:
-    """Of the pictures' names, sizes, labels and numbers of annotations: the same on any machine."""
+    """Of the images' names, sizes, labels and numbers of annotations: the same on any machine."""
     digest = hashlib.sha256()
     for item in dataset:
         name = Path(item["file_name"]).name

@@ -1,6 +1,6 @@
 """Data loading processes that go on when all of a job are asked to stop: the process that they work for needs them.
 
-Schedulers and terminals send SIGTERM and SIGINT to every process of a job. Who loads pictures obeys the process that
+Schedulers and terminals send SIGTERM and SIGINT to every process of a job. Who loads images obeys the process that
 started it alone, and ends when that is gone.
 """
 

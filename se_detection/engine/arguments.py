@@ -34,7 +34,7 @@ def argument_parser() -> ArgumentParser:
     parser.add_argument(
         "--allow-partial-trunk",
         action="store_true",
-        help="load what fits of MODEL.WEIGHTS where the trunk differs, and start the rest of it afresh",
+        help="load what fits of MODEL.WEIGHTS where the backbone differs, and start the rest of it afresh",
     )
     parser.add_argument(
         "--fuse",

@@ -46,7 +46,7 @@ def load_config(args: Namespace) -> CfgNode:
     check_run_folder(cfg, args)
     check_weights(cfg, args)
     check_model(cfg)
-    _check_pictures(cfg, args)
+    _check_images(cfg, args)
     cfg.freeze()
     return cfg
 
@@ -98,8 +98,8 @@ def check_machine(cfg: CfgNode, args: Namespace) -> None:
         )
 
 
-def _check_pictures(cfg: CfgNode, args: Namespace) -> None:
-    """Resizes, crops and flips a picture, as those of the data will be."""
+def _check_images(cfg: CfgNode, args: Namespace) -> None:
+    """Resizes, crops and flips an image, as those of the data will be."""
     with explained("INPUT: its augmentation"):
         for is_train in (False,) if args.eval_only else (True, False):
             CheckedMapper(cfg, is_train=is_train).augmentations(AugInput(np.zeros((96, 128, 3), np.uint8)))

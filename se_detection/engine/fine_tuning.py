@@ -1,4 +1,4 @@
-"""A pre-trained trunk in a detector for few pictures: frozen at first, then trained at a lower rate."""
+"""A pre-trained backbone in a detector for few images: frozen at first, then trained at a lower rate."""
 
 import logging
 from collections.abc import Callable
@@ -12,15 +12,17 @@ from ..errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def trunk_of(model: nn.Module) -> nn.Module:
-    """A detector's trunk: its backbone, without the FPN, or the res5 that a C4 detector has in its heads.
+def backbone_of(model: nn.Module) -> nn.Module:
+    """A detector's backbone: its backbone, without the FPN, or the res5 that a C4 detector has in its heads.
 
     Raises:
         UserError: the detector has no backbone.
     """
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, nn.Module):
-        raise UserError(f"SOLVER.TRUNK_FROZEN_ITERS and TRUNK_LR_FACTOR: a {type(model).__name__} has no backbone")
+        raise UserError(
+            f"SOLVER.BACKBONE_FREEZE_ITERS and BACKBONE_MULTIPLIER: a {type(model).__name__} has no backbone"
+        )
     return getattr(backbone, "bottom_up", backbone)
 
 
@@ -36,39 +38,39 @@ def scale_rate(optimizer: Optimizer, part: nn.Module, factor: float) -> None:
     optimizer.param_groups = groups
 
 
-class FrozenTrunk(HookBase):
-    """Freezes a trunk, the statistics of its norms too, for a run's first iterations.
+class FrozenBackbone(HookBase):
+    """Freezes a backbone, the statistics of its norms too, for a run's first iterations.
 
     Args:
-        trunk: what is frozen; it depends on the iteration alone, also in a run that goes on.
+        backbone: what is frozen; it depends on the iteration alone, also in a run that goes on.
         iterations: how long.
         wrap: called after what is trained has changed, which DDP looks at when it wraps a model.
     """
 
-    def __init__(self, trunk: nn.Module, iterations: int, wrap: Callable[[], None]) -> None:
-        self.trunk = trunk
+    def __init__(self, backbone: nn.Module, iterations: int, wrap: Callable[[], None]) -> None:
+        self.backbone = backbone
         self.iterations = iterations
         self.wrap = wrap
         self.frozen: list[nn.Parameter] = []
 
     def before_train(self) -> None:
-        """Freezes the trunk, unless the run goes on from a later iteration."""
+        """Freezes the backbone, unless the run goes on from a later iteration."""
         if self.trainer.start_iter < self.iterations:
-            self.frozen = [item for item in self.trunk.parameters() if item.requires_grad]
+            self.frozen = [item for item in self.backbone.parameters() if item.requires_grad]
             self._set_trained(False)
 
     def before_step(self) -> None:
-        """Keeps the trunk frozen, or releases it."""
+        """Keeps the backbone frozen, or releases it."""
         if not self.frozen:
             return
         if self.trainer.iter < self.iterations:
             # Each step: an evaluation sets the whole model back to training.
-            self.trunk.eval()
+            self.backbone.eval()
             return
-        self.trunk.train()
+        self.backbone.train()
         self._set_trained(True)
         self.frozen = []
-        logger.info("Iteration %d: the trunk is trained from now on", self.trainer.iter)
+        logger.info("Iteration %d: the backbone is trained from now on", self.trainer.iter)
 
     def _set_trained(self, trained: bool) -> None:
         for parameter in self.frozen:

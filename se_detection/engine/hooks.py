@@ -266,7 +266,7 @@ class Writers(hooks.PeriodicWriter):
 
 
 class PreciseBN(hooks.PreciseBN):
-    """detectron2's, on the same pictures each time: a run that was stopped would begin with them again."""
+    """detectron2's, on the same images each time: a run that was stopped would begin with them again."""
 
     def update_stats(self) -> None:
         """See detectron2's."""

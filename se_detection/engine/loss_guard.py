@@ -116,7 +116,7 @@ def usual_causes(cfg: CfgNode, images: int) -> list[str]:
     ]
     if not cfg.MODEL.WEIGHTS and (cfg.MODEL.RESNETS.NORM == "FrozenBN" or cfg.MODEL.BACKBONE.FREEZE_AT > 0):
         causes.append(
-            "MODEL.WEIGHTS is empty, and a random trunk can't learn with MODEL.RESNETS.NORM FrozenBN or "
+            "MODEL.WEIGHTS is empty, and a random backbone can't learn with MODEL.RESNETS.NORM FrozenBN or "
             "MODEL.BACKBONE.FREEZE_AT above 0 (from scratch: BN or GN, and 0)"
         )
     if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:

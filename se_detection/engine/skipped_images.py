@@ -58,7 +58,7 @@ class LeftOut(HookBase):
             )
 
     def after_step(self) -> None:
-        """Adds what the pictures of a step have brought to light."""
+        """Adds what the images of a step have brought to light."""
         found = self.found()
         if not self.agreement.largest(len(found))[0]:
             return

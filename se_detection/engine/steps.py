@@ -35,7 +35,7 @@ class SeededBatches:
         for iteration, batch in enumerate(self.loader, self.iteration):
             self.files = [str(item.get("file_name")) for item in batch]
             self.left_out += [image for item in batch for image in item.pop(LEFT_OUT, ())]
-            # After the pictures: where no workers load them, augmentation draws from the same generators.
+            # After the images: where no workers load them, augmentation draws from the same generators.
             seed_everything(self.seed, STEP, iteration, comm.get_rank())
             yield batch
 

@@ -28,8 +28,8 @@ from ..visualization.drawing import class_colours, draw_boxes, side_by_side
 # detectron2 writes every so many iterations.
 PERIOD = 20
 STAGE = re.compile(r"(?:^|\.)(res[2-5])\.")
-PICTURES = 4
-# Pixels of the longer side of a picture.
+IMAGES = 4
+# Pixels of the longer side of an image.
 LONGEST = 640
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 class GateMeans(HookBase):
     """The mean gate of each stage at the iterations that are written, as the scalars `gates/res2` to `gates/res5`.
 
-    A block's gates are averaged over its channels and this process's pictures, and a stage's over its blocks. At other
+    A block's gates are averaged over its channels and this process's images, and a stage's over its blocks. At other
     iterations, and where there is no SE, nothing is done. To be registered in the main process, before whatever else
     runs the model after a step.
 
@@ -84,11 +84,11 @@ class GateMeans(HookBase):
         self.handles = []
 
 
-class DetectionPictures(HookBase):
-    """Some pictures of the first test set after each evaluation, as images `detections/<number>_<name>`.
+class DetectionImages(HookBase):
+    """Some images of the first test set after each evaluation, as images `detections/<number>_<name>`.
 
     The ground truth stands on the left, and what was found with a score of 0.5 or more on the right, as the evaluation
-    has left it in the run's folder. The pictures are spread evenly over the set, and the same each time. To be
+    has left it in the run's folder. The images are spread evenly over the set, and the same each time. To be
     registered in the main process, after the evaluation.
 
     Args:
@@ -120,14 +120,14 @@ class DetectionPictures(HookBase):
             return
         self.drawn, now = evaluated, storage.iter
         try:
-            pictures = self._draw()
+            images = self._draw()
         except Exception as error:  # of any class: it is no reason to end a training
-            logger.warning("TensorBoard gets no pictures of iteration %d: %s", evaluated, error)
+            logger.warning("TensorBoard gets no images of iteration %d: %s", evaluated, error)
             return
         # A run that goes on evaluates what the iteration before has left.
         storage.iter = evaluated
-        for name, picture in pictures.items():
-            storage.put_image(name, np.asarray(picture).transpose(2, 0, 1))
+        for name, image in images.items():
+            storage.put_image(name, np.asarray(image).transpose(2, 0, 1))
         storage.iter = now
 
     def _draw(self) -> dict[str, Image.Image]:
@@ -135,23 +135,23 @@ class DetectionPictures(HookBase):
         names = {id_: category["name"] for id_, category in coco.cats.items()}
         colours = class_colours(names)
         found = [item for item in read_json(self.folder / DETECTIONS) if item["score"] >= MIN_SCORE]
-        pictures = {}
+        images = {}
         for image in coco.imgs.values():
-            picture = Image.fromarray(read_image(image["path"], "RGB"))
+            pixels = Image.fromarray(read_image(image["path"], "RGB"))
             panels = []
             for entries in (coco.anns.values(), found):
                 here = [entry for entry in entries if entry["image_id"] == image["id"]]
-                panels.append(draw_boxes(picture, here, names, colours, longest=LONGEST))
+                panels.append(draw_boxes(pixels, here, names, colours, longest=LONGEST))
             sheet = side_by_side(panels, ["ground truth", f"detections of score {MIN_SCORE} or more"])
-            pictures[f"detections/{image['number']:05d}_{Path(image['file_name']).stem}"] = sheet
-        return pictures
+            images[f"detections/{image['number']:05d}_{Path(image['file_name']).stem}"] = sheet
+        return images
 
     def _choose(self) -> COCO:
-        """The pictures with their annotations; the rest of a large set would fill the memory."""
+        """The images with their annotations; the rest of a large set would fill the memory."""
         results = read_json(self.folder / "results.json")
         content = load_annotations(results["annotations"]).dataset
         images = content["images"]
-        places = np.linspace(0, len(images) - 1, min(PICTURES, len(images))).round().astype(int)
+        places = np.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().astype(int)
         root = results["image_root"] or ""
         chosen = [
             {**images[place], "number": place, "path": str(image_path(results["annotations"], root, images[place]))}

@@ -85,7 +85,7 @@ def train(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
     trainer = trainer_class(
         cfg,
         reset_predictor=args.reset_predictor,
-        allow_partial_trunk=args.allow_partial_trunk,
+        allow_partial_backbone=args.allow_partial_backbone,
         bad_images=args.bad_images,
     )
     trainer.resume_or_load(args.resume)
@@ -96,7 +96,7 @@ def train(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
             for path in [*training_files(folder), *result_files(folder)]:
                 path.unlink()
         resumed_at = trainer.start_iter if trainer.resumed else None
-        size = trainer_class.picture_size(cfg)
+        size = trainer_class.image_size(cfg)
         write_run_record(cfg, args, trainer.checkpointer.model, size, resumed_at=resumed_at)
         Path(cfg.OUTPUT_DIR, "config.yaml").write_text(as_given.dump(), encoding="utf-8")
     if trainer.start_iter >= trainer.max_iter:
@@ -111,13 +111,13 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> Non
         model,
         save_dir=cfg.OUTPUT_DIR,
         layout=Layout.from_cfg(cfg),
-        allow_partial_trunk=args.allow_partial_trunk,
+        allow_partial_backbone=args.allow_partial_backbone,
         needs_heads=True,
     )
     path = shared_checkpoint(Path(cfg.OUTPUT_DIR), set_aside=False) if args.resume else None
     checkpointer.load(str(path or cfg.MODEL.WEIGHTS), checkpointables=[])
     if comm.is_main_process() and not Path(cfg.OUTPUT_DIR, "run.json").exists():
-        write_run_record(cfg, args, model, trainer_class.picture_size(cfg), resumed_at=None)
+        write_run_record(cfg, args, model, trainer_class.image_size(cfg), resumed_at=None)
     if args.fuse:
         model = fuse_for_inference(model)
     with heartbeat(cfg.OUTPUT_DIR):

@@ -36,11 +36,11 @@ from ..data.train_loader import Phase, TrainLoader
 from ..data.worker_signals import Undisturbed
 from ..errors import UserError
 from ..evaluation.coco_evaluator import build_evaluator
-from ..modeling.complexity import picture_size
+from ..modeling.complexity import image_size
 from ..modeling.padding import ignore_padding_in_heads
 from ..runs.checkpoints import INITIAL
 from ..runs.metrics import MetricsFile
-from .fine_tuning import FrozenTrunk, scale_rate, trunk_of
+from .fine_tuning import FrozenBackbone, backbone_of, scale_rate
 from .heartbeat import heartbeat
 from .hooks import BestCheckpoint, Checkpoints, DeferredWriters, Evaluation, MovingAverage, PreciseBN, Writers
 from .loss_guard import LossGuard, get_normalizer, guard_forward, norm_statistics, set_normalizer, weights_are_finite
@@ -48,7 +48,7 @@ from .resume import check_fixed_values, check_state, fixed_values, shared_checkp
 from .signals import InterruptibleEvaluator, RankMaximum, StopRequest
 from .skipped_images import LeftOut
 from .steps import CheckedAMPTrainer, CheckedTrainer, SeededBatches
-from .tensorboard import DetectionPictures, GateMeans
+from .tensorboard import DetectionImages, GateMeans
 from .user_data import register_user_data
 
 logger = logging.getLogger(__name__)
@@ -57,13 +57,13 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """What `DefaultTrainer` does, with these differences.
 
-    - A run goes on as if it had not been stopped: pictures, augmentation and whatever the model draws depend on the
+    - A run goes on as if it had not been stopped: images, augmentation and whatever the model draws depend on the
       seed and the iteration alone (:class:`TrainLoader`), and all the rest is in the checkpoint.
     - SIGTERM and SIGINT save and end it (:class:`StopRequest`); a process that is gone ends the others.
     - A loss that is not finite stops it, or skips the step: `SOLVER.SKIP_NON_FINITE`.
     - `SOLVER.CHECKPOINTS_TO_KEEP`, `SOLVER.BEST_METRIC`, `SOLVER.EMA_DECAY`.
     - `SOLVER.AMP.BF16`, `SOLVER.CHANNELS_LAST`.
-    - `SOLVER.TRUNK_FROZEN_ITERS`, `SOLVER.TRUNK_LR_FACTOR`: fine-tuning in two phases, or with either.
+    - `SOLVER.BACKBONE_FREEZE_ITERS`, `SOLVER.BACKBONE_MULTIPLIER`: fine-tuning in two phases, or with either.
     - Several processes work on the CPU: DDP takes no `device_ids` there, and detectron2 always passes them.
     - Weights that don't fit are refused (:class:`StrictCheckpointer`); an image that can't be read is named
       (:class:`CheckedMapper`).
@@ -73,7 +73,7 @@ class Trainer(DefaultTrainer):
 
     Args:
         cfg: the run's.
-        reset_predictor, allow_partial_trunk: see :class:`StrictCheckpointer`.
+        reset_predictor, allow_partial_backbone: see :class:`StrictCheckpointer`.
         bad_images: training images that are left out, and listed in `bad_images.json` with those that turn out bad
             later; by default the first of these ends the training.
     """
@@ -83,7 +83,7 @@ class Trainer(DefaultTrainer):
         cfg: CfgNode,
         *,
         reset_predictor: bool = False,
-        allow_partial_trunk: bool = False,
+        allow_partial_backbone: bool = False,
         bad_images: Sequence[BadImage] | None = None,
     ) -> None:
         # Not DefaultTrainer's: it wraps the model for DDP in its constructor. The rest builds the same parts.
@@ -122,7 +122,7 @@ class Trainer(DefaultTrainer):
             trainer=weakref.proxy(self),
             layout=Layout.from_cfg(cfg),
             reset_predictor=reset_predictor,
-            allow_partial_trunk=allow_partial_trunk,
+            allow_partial_backbone=allow_partial_backbone,
         )
         self.register_hooks(self.build_hooks())
 
@@ -148,9 +148,9 @@ class Trainer(DefaultTrainer):
         register_user_data(args)
 
     @staticmethod
-    def picture_size(cfg: CfgNode) -> tuple[int, int]:
-        """Height and width of the picture that a run's GFLOPs are of: the test size, 4:3."""
-        return picture_size(cfg)
+    def image_size(cfg: CfgNode) -> tuple[int, int]:
+        """Height and width of the image that a run's GFLOPs are of: the test size, 4:3."""
+        return image_size(cfg)
 
     def build_hooks(self) -> list[HookBase | None]:
         """detectron2's, with this project's checkpoints and evaluation."""
@@ -162,9 +162,9 @@ class Trainer(DefaultTrainer):
         found: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
         if self.bad_images is not None:
             found.append(LeftOut(Path(cfg.OUTPUT_DIR), self.bad_images, self.batches.take_left_out, self.agreement))
-        if cfg.SOLVER.TRUNK_FROZEN_ITERS:
-            trunk = trunk_of(self.checkpointer.model)
-            found.append(FrozenTrunk(trunk, cfg.SOLVER.TRUNK_FROZEN_ITERS, lambda: weak._wrap_again()))
+        if cfg.SOLVER.BACKBONE_FREEZE_ITERS:
+            backbone = backbone_of(self.checkpointer.model)
+            found.append(FrozenBackbone(backbone, cfg.SOLVER.BACKBONE_FREEZE_ITERS, lambda: weak._wrap_again()))
         if cfg.SOLVER.EMA_DECAY > 0:
             found.append(MovingAverage(self.checkpointer, cfg.SOLVER.EMA_DECAY))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
@@ -177,7 +177,7 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             # Before what else runs the model after a step.
             found.insert(0, GateMeans(self.checkpointer.model))
-            found += [DetectionPictures(cfg), Writers(self.build_writers(), cfg.TEST.EVAL_PERIOD)]
+            found += [DetectionImages(cfg), Writers(self.build_writers(), cfg.TEST.EVAL_PERIOD)]
         return found
 
     def build_writers(self) -> list[EventWriter]:
@@ -282,7 +282,7 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def state_dict(self) -> dict[str, Any]:
-        """detectron2's, and what the pictures to come depend on."""
+        """detectron2's, and what the images to come depend on."""
         phases, data = self.phases, None
         if isinstance(self.loader, TrainLoader):
             phases, data = self.loader.phases, self.loader.fingerprint
@@ -307,7 +307,7 @@ class Trainer(DefaultTrainer):
             logger.warning("The order of images begins anew: build_train_loader gives no TrainLoader")
         position = state_dict.get("position")
         if position is None:
-            logger.warning("The checkpoint doesn't say which pictures were seen: their order begins anew")
+            logger.warning("The checkpoint doesn't say which images were seen: their order begins anew")
         else:
             if isinstance(self.loader, TrainLoader) and position["data"] not in (None, self.loader.fingerprint):
                 raise UserError(
@@ -334,10 +334,10 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """detectron2's, with `SOLVER.TRUNK_LR_FACTOR`."""
+        """detectron2's, with `SOLVER.BACKBONE_MULTIPLIER`."""
         optimizer: torch.optim.Optimizer = super().build_optimizer(cfg, model)
-        if cfg.SOLVER.TRUNK_LR_FACTOR != 1:
-            scale_rate(optimizer, trunk_of(model), cfg.SOLVER.TRUNK_LR_FACTOR)
+        if cfg.SOLVER.BACKBONE_MULTIPLIER != 1:
+            scale_rate(optimizer, backbone_of(model), cfg.SOLVER.BACKBONE_MULTIPLIER)
         return optimizer
 
     @classmethod

@@ -105,7 +105,7 @@ def _use_keypoints(cfg: CfgNode, args: Namespace, keypoints: dict[str, list[str]
     if lonely and cfg.INPUT.RANDOM_FLIP == "horizontal" and not args.eval_only:
         raise UserError(
             f"{json_file}: keypoint {lonely!r} has no counterpart {other_side(lonely)!r} to change places with in "
-            "flipped pictures; add it, or set INPUT.RANDOM_FLIP to none"
+            "flipped images; add it, or set INPUT.RANDOM_FLIP to none"
         )
     key = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
     _set_number(cfg, args, key, len(names), f"{json_file}, which has {len(names)} keypoints")

@@ -109,6 +109,6 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
 
 
 def _read_labels(path: str, dtype: type[int] | None = None) -> NDArray[Any]:
-    """A picture's values; with numpy 2, detectron2's own function for it fails."""
-    with Image.open(path) as picture:
-        return np.array(picture, dtype=dtype)
+    """An image's values; with numpy 2, detectron2's own function for it fails."""
+    with Image.open(path) as image:
+        return np.array(image, dtype=dtype)

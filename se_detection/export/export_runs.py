@@ -49,7 +49,7 @@ def export_runs(
         output: a folder, made if need be; `exports.json` in it has a row (`Export.to_dict`) for each file, also of
             earlier calls.
         images: of each run's test set, to compare on.
-        calibration: training pictures for int8.
+        calibration: training images for int8.
         evaluate: measure AP.
         split: a COCO file and the folder of its images instead of each run's test set.
 

@@ -47,8 +47,8 @@ class Form:
     """What to export a detector as.
 
     Args:
-        format: `torchscript` or `onnx`, of the whole detector; `torch-export`, of trunk and FPN.
-        precision: what trunk and FPN compute in; `int8` is for the whole of an ONNX detector.
+        format: `torchscript` or `onnx`, of the whole detector; `torch-export`, of backbone and FPN.
+        precision: what backbone and FPN compute in; `int8` is for the whole of an ONNX detector.
         fuse: fold norms into convolutions first (:func:`fuse_for_inference`), as other precisions always do.
         scripting: script the detector instead of tracing it.
 
@@ -132,11 +132,11 @@ class RunExporter:
         # Or what was traced would keep every map for a backward pass.
         self.run.model.requires_grad_(False)
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise UserError(f"{folder}: pictures in {cfg.INPUT.FORMAT} can't be exported; RGB and BGR can")
+            raise UserError(f"{folder}: images in {cfg.INPUT.FORMAT} can't be exported; RGB and BGR can")
         self.split: EvaluationData = open_evaluation_data(self.run, split, None)
         if not self.split.images:
             raise UserError(f"{self.split.annotations} has no images to compare on")
-        self.images = list(self._pictures(spread(self.split.images, images)))
+        self.images = list(self._images(spread(self.split.images, images)))
         # A tracer goes where there is something to go for.
         with torch.no_grad():
             found = [find(self.run.model, image) for image in self.images]
@@ -160,7 +160,7 @@ class RunExporter:
 
         Args:
             path: the file to write.
-            calibration: how many training pictures the ranges of an int8 detector come from.
+            calibration: how many training images the ranges of an int8 detector come from.
             evaluate: measure the AP of both over the run's test set.
 
         Raises:
@@ -174,7 +174,7 @@ class RunExporter:
             )
         if form.format != "torch-export" and not self.detections:
             raise UserError(
-                f"{self.run.folder}: its detector finds nothing in {len(self.images)} of its test pictures, so that no "
+                f"{self.run.folder}: its detector finds nothing in {len(self.images)} of its test images, so that no "
                 "export could be compared with it; take more of them by --images, or train it longer"
             )
         if form.fuse or form.precision != "float32":
@@ -189,7 +189,7 @@ class RunExporter:
             with tempfile.TemporaryDirectory() as folder:
                 source = Path(folder, "float32.onnx")
                 write_onnx(source, model, self.example, description)
-                quantise(source, path, self._calibration_pictures(calibration), description)
+                quantise(source, path, self._calibration_images(calibration), description)
         else:
             write_onnx(path, model, self.example, description)
         exported = ExportedDetector(path)
@@ -206,7 +206,7 @@ class RunExporter:
             pixel_std=tuple(original.pixel_std.flatten().tolist()),
             multiple=multiple,
             outputs={
-                name: f"(pictures, {shape.channels}, height / {shape.stride}, width / {shape.stride}) float32"
+                name: f"(images, {shape.channels}, height / {shape.stride}, width / {shape.stride}) float32"
                 for name, shape in original.backbone.output_shape().items()
             },
         )
@@ -222,27 +222,27 @@ class RunExporter:
         agreement = compare_maps(original.backbone, program, batches)
         return Export(file=path, detector=self.description.detector, form=form, agreement=agreement, ap=None)
 
-    def _pictures(self, images: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
+    def _images(self, images: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
         for (entry,) in batches(self.run.cfg, images):
             yield entry["image"].to(self.run.model.device)
 
-    def _calibration_pictures(self, count: int) -> Iterator[Tensor]:
+    def _calibration_images(self, count: int) -> Iterator[Tensor]:
         if not self.run.cfg.DATASETS.TRAIN:
-            raise UserError(f"{self.run.folder}: DATASETS.TRAIN is empty, and int8 needs training pictures")
+            raise UserError(f"{self.run.folder}: DATASETS.TRAIN is empty, and int8 needs training images")
         name = self.run.cfg.DATASETS.TRAIN[0]
-        register_recorded(self.run.folder, name, ", and int8 needs training pictures")
+        register_recorded(self.run.folder, name, ", and int8 needs training images")
         images = spread(DatasetCatalog.get(name), count)
-        yield from tqdm(self._pictures(images), desc="calibration", total=len(images), unit="picture", disable=None)
+        yield from tqdm(self._images(images), desc="calibration", total=len(images), unit="image", disable=None)
 
     def _evaluate(self, exported: ExportedDetector) -> dict[str, Any]:
         original: list[dict[str, Any]] = []
         candidate: list[dict[str, Any]] = []
         images = self.split.images
-        bar = tqdm(batches(self.run.cfg, images), desc="evaluation", total=len(images), unit="picture", disable=None)
+        bar = tqdm(batches(self.run.cfg, images), desc="evaluation", total=len(images), unit="image", disable=None)
         with torch.no_grad():
             for image, (entry,) in zip(images, bar, strict=True):
-                picture = entry["image"].to(self.run.model.device)
-                for results, found in ((original, find(self.run.model, picture)), (candidate, exported(picture))):
+                pixels = entry["image"].to(self.run.model.device)
+                for results, found in ((original, find(self.run.model, pixels)), (candidate, exported(pixels))):
                     results += coco_results(image, _boxes_alone(found, entry), self.split)
         content = self.split.coco().dataset
         comparison = compare(original, candidate, content).to_dict()

@@ -21,7 +21,7 @@ from .metadata import KEY, Description
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "torch-export": ".pt2"}
 # The first with RoIAlign as detectron2 has it.
 OPSET = 16
-# What torch.export is told that a side may be, in multiples of what pictures are padded to.
+# What torch.export is told that a side may be, in multiples of what images are padded to.
 SMALLEST, LARGEST = 3, 128
 MISSING_ONNX = "ONNX needs two packages more: pip install onnx onnxruntime"
 
@@ -29,7 +29,7 @@ MISSING_ONNX = "ONNX needs two packages more: pip install onnx onnxruntime"
 def write_torchscript(
     path: Path, model: nn.Module, image: Tensor, description: Description, *, scripting: bool
 ) -> None:
-    """Writes a detector, traced with a picture or scripted.
+    """Writes a detector, traced with an image or scripted.
 
     Args:
         image: (3, H, W), with something to be found.
@@ -82,7 +82,7 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
 
 
 def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, description: Description) -> None:
-    """Writes a detector's trunk and FPN, for any number of pictures of :func:`smallest_side` to 4096 pixels a side.
+    """Writes a detector's backbone and FPN, for any number of images of :func:`smallest_side` to 4096 pixels a side.
 
     Args:
         backbone: (N, 3, H, W), normalised and padded to multiples of `description.multiple`, to a dictionary of maps.
@@ -91,7 +91,7 @@ def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, de
     multiple = description.multiple
     smallest = smallest_side(backbone, multiple) // multiple
     height, width = (torch.export.Dim(name, min=smallest, max=LARGEST) for name in ("height", "width"))
-    sizes = {0: torch.export.Dim("pictures", min=1, max=1024), 2: multiple * height, 3: multiple * width}
+    sizes = {0: torch.export.Dim("images", min=1, max=1024), 2: multiple * height, 3: multiple * width}
     example = torch.zeros(2, 3, (smallest + 1) * multiple, (smallest + 2) * multiple, device=device)
     backbone = copy.deepcopy(backbone).eval()
     if isinstance(getattr(backbone, "top_block", None), LastLevelMaxPool):

@@ -1,4 +1,4 @@
-"""A detector as a function of one picture: (3, H, W) of uint8 to tensors. That is what can be exported."""
+"""A detector as a function of one image: (3, H, W) of uint8 to tensors. That is what can be exported."""
 
 import copy
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ def check_kind(model: nn.Module, run: Path) -> None:
 
 
 def find(model: nn.Module, image: Tensor) -> Instances:
-    """What a detector in evaluation finds in a picture, in the picture's pixels; masks are those of the boxes.
+    """What a detector in evaluation finds in an image, in the image's pixels; masks are those of the boxes.
 
     Args:
         model: of a kind that :func:`check_kind` lets pass.

@@ -33,7 +33,7 @@ def quantise(source: Path, path: Path, images: Iterable[Tensor], description: De
     except ModuleNotFoundError as error:
         raise UserError(MISSING_ONNX) from error
 
-    class Pictures(CalibrationDataReader):
+    class Images(CalibrationDataReader):
         def __init__(self) -> None:
             self.left = iter(images)
 
@@ -49,7 +49,7 @@ def quantise(source: Path, path: Path, images: Iterable[Tensor], description: De
         quantize_static(
             str(prepared),
             str(quantised),
-            Pictures(),
+            Images(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],
             nodes_to_exclude=precise,

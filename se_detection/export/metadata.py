@@ -18,29 +18,29 @@ FIELDS = {
     "keypoints": "pred_keypoints",
 }
 MEANING = {
-    "boxes": "(N, 4) float32: left, top, right and bottom in pixels of the resized picture",
+    "boxes": "(N, 4) float32: left, top, right and bottom in pixels of the resized image",
     "scores": "(N,) float32, from 0 to 1",
     "classes": "(N,) int64, places in `classes`",
     "masks": "(N, 1, M, M) float32, probabilities in M x M equal parts of the box",
-    "keypoints": "(N, K, 3) float32: x and y in pixels of the resized picture, and a score",
+    "keypoints": "(N, K, 3) float32: x and y in pixels of the resized image, and a score",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """How to prepare a picture for an exported detector, and to read what it gives.
+    """How to prepare an image for an exported detector, and to read what it gives.
 
     Args:
         format: `torchscript`, `onnx` or `torch-export`.
-        precision: what trunk and FPN compute in: `float32`, `float16`, `bfloat16`; or `int8`, of all convolutions.
+        precision: what backbone and FPN compute in: `float32`, `float16`, `bfloat16`; or `int8`, of all convolutions.
         detector: of which run it was made, and what it is.
         weights_sha256: of the checkpoint.
-        channel_order: `RGB` or `BGR`, of the picture that goes in: (3, H, W), uint8, 0 to 255.
-        pixel_mean: what is to be subtracted from a picture's channels; empty where that is done inside.
+        channel_order: `RGB` or `BGR`, of the image that goes in: (3, H, W), uint8, 0 to 255.
+        pixel_mean: what is to be subtracted from an image's channels; empty where that is done inside.
         pixel_std: what they are to be divided by then; the same.
-        multiple: with 0, to whose multiples a picture is to be padded to the right and below after that.
-        shortest_side: pixels that a picture's shorter side is resized to before; 0 for not at all.
-        longest_side: pixels that its longer side may have after that; the picture is made smaller if it has more.
+        multiple: with 0, to whose multiples an image is to be padded to the right and below after that.
+        shortest_side: pixels that an image's shorter side is resized to before; 0 for not at all.
+        longest_side: pixels that its longer side may have after that; the image is made smaller if it has more.
         classes: category id and name, in the model's order.
         outputs: names and meaning, in order.
     """
@@ -67,17 +67,17 @@ class Description:
             "filter": "bilinear with antialiasing, as Pillow's",
             "rounding": "to the nearest pixel, halves up",
         }
-        picture: dict[str, Any] = {"shape": [3, "height", "width"], "dtype": "uint8"}
+        image: dict[str, Any] = {"shape": [3, "height", "width"], "dtype": "uint8"}
         if self.pixel_mean:
-            picture = {"shape": ["pictures", 3, "height", "width"], "dtype": "float32"}
-            picture |= {"subtract": self.pixel_mean, "divide_by": self.pixel_std, "pad_to_multiples_of": self.multiple}
+            image = {"shape": ["images", 3, "height", "width"], "dtype": "float32"}
+            image |= {"subtract": self.pixel_mean, "divide_by": self.pixel_std, "pad_to_multiples_of": self.multiple}
         whole = asdict(self)
         own = {key: whole[key] for key in ("format", "precision", "detector", "weights_sha256", "outputs")}
         return json.dumps(
             {
                 "version": 1,
                 **own,
-                "input": {**picture, "channel_order": self.channel_order},
+                "input": {**image, "channel_order": self.channel_order},
                 "resize": resize,
                 "classes": classes,
             },

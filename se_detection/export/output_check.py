@@ -13,23 +13,23 @@ from torch import Tensor
 
 from .metadata import FIELDS
 
-# Each picture as it is tested, smaller, larger, and turned by 90 degrees.
+# Each image as it is tested, smaller, larger, and turned by 90 degrees.
 SCALES = (1.0, 0.75, 1.25)
 
 
 @dataclass
 class OutputDifference:
-    """The worst differences over some pictures at several sizes.
+    """The worst differences over some images at several sizes.
 
     Args:
-        pictures: how many, each size for itself.
+        images: how many, each size for itself.
         detections: how many the original found in all of them.
         unpaired: how many detections of either side mean no object (IoU of 0.5, same class) of the other's.
         worst: by output: of boxes and keypoints in pixels, of scores and masks from 0 to 1; of a backbone's maps, of
             the map's largest value.
     """
 
-    pictures: int = 0
+    images: int = 0
     detections: int = 0
     unpaired: int = 0
     worst: dict[str, float] = field(default_factory=dict)
@@ -52,13 +52,13 @@ def sizes_of(image: Tensor) -> Iterator[Tensor]:
 def compare_detections(
     original: Callable[[Tensor], Instances], exported: Callable[[Tensor], Instances], images: Sequence[Tensor]
 ) -> OutputDifference:
-    """Runs both on each picture, (3, H, W) of uint8, at several sizes."""
+    """Runs both on each image, (3, H, W) of uint8, at several sizes."""
     agreement = OutputDifference()
     with torch.no_grad(), _float32():
         for image in itertools.chain.from_iterable(map(sizes_of, images)):
             expected, found = original(image).to("cpu"), exported(image).to("cpu")
             pairs = pair_detections(expected, found)
-            agreement.pictures += 1
+            agreement.images += 1
             agreement.detections += len(expected)
             agreement.unpaired += len(expected) + len(found) - 2 * len(pairs)
             first, second = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
@@ -90,7 +90,7 @@ def compare_maps(
     with torch.no_grad(), _float32():
         for batch in batches:
             expected, found = original(batch), exported(batch)
-            agreement.pictures += len(batch)
+            agreement.images += len(batch)
             for name, values in expected.items():
                 agreement.add(name, (values - found[name]) / values.abs().max())
     return agreement
@@ -104,7 +104,7 @@ def pair_detections(first: Instances, second: Instances) -> list[tuple[int, int]
 
     Args:
         first: with `pred_boxes`, `pred_classes` and `scores`.
-        second: the same, for the same picture in the same pixels.
+        second: the same, for the same image in the same pixels.
 
     Returns:
         places in the first and the second; each is in one pair at most.

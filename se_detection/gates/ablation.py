@@ -30,7 +30,7 @@ from .time_share import GateTime, measure_gate_time
 SAMPLES = 200
 # A block that costs less AP than that, whichever images are drawn, is one to do without.
 MARGIN = 0.5
-TIMED_PICTURES = 10
+TIMED_IMAGES = 10
 UNCHANGED, ALL, TOGETHER = "unchanged", "all blocks", "together"
 METRICS = ("AP", "AP50")
 
@@ -151,8 +151,8 @@ def ablate(
     """
     if state.time is None:
         begin("time")
-        pictures = split.images[:TIMED_PICTURES]
-        state.save(time=asdict(measure_gate_time(run.model, gates, list(batches(run.cfg, pictures)))))
+        images = split.images[:TIMED_IMAGES]
+        state.save(time=asdict(measure_gate_time(run.model, gates, list(batches(run.cfg, images)))))
     coco = split.coco()
     weights = image_weights(len(coco.imgs), SAMPLES)
 

@@ -1,6 +1,6 @@
 """A detector's gates, explained: what they are by class, and what they are worth.
 
-The pictures are gone through once to record the gates, and once more for each block whose gate is then held constant.
+The images are gone through once to record the gates, and once more for each block whose gate is then held constant.
 What is done is saved as it goes: the same command goes on with an analysis that was stopped.
 """
 
@@ -46,7 +46,7 @@ def explain(
     split: Sequence[Path] | None = None,
     images: int | None = None,
     ablation: bool = True,
-    picture: Path | None = None,
+    image: Path | None = None,
     overwrite: bool = False,
 ) -> Excitations:
     """Records a run's gates over a split and evaluates the detector without each; goes on where it was stopped.
@@ -57,7 +57,7 @@ def explain(
         split: a COCO file and the folder of its images, instead of the run's test set.
         images: at most so many, spread evenly over the set.
         ablation: whether the detector is evaluated without each gate; if not, what has been evaluated before is kept.
-        picture: a file that is to be drawn afterwards, and must be readable.
+        image: a file that is to be drawn afterwards, and must be readable.
         overwrite: begin anew where the folder has an analysis already.
 
     Raises:
@@ -65,8 +65,8 @@ def explain(
         Interrupted: it was asked to stop; what was done is saved.
     """
     cfg = read_run_config(run_folder)
-    if picture is not None:
-        read_image(cfg, picture)
+    if image is not None:
+        read_image(cfg, image)
     run = load_trained_run(run_folder, cfg)
     gates = se_gates(run.model)
     if not gates:

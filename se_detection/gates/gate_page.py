@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..runs.record import read_record
-from ..visualization.embedded_images import EmbeddedImage, picture_from_file
+from ..visualization.embedded_images import EmbeddedImage, image_from_file
 from ..visualization.page import Page, write_page
 from ..visualization.page_blocks import Block, Cell, Code, ImageGrid, Interval, Number, Section, Table, Text
 from .ablation import MARGIN, Ablation
@@ -16,11 +16,11 @@ def write_excitation_page(found: Excitations, paths: Sequence[Path], page: Path,
     """Writes the page, replacing an older one, and returns its path.
 
     Args:
-        paths: of :func:`write_excitations` and :func:`draw_effect`; the pictures among them are shown.
+        paths: of :func:`write_excitations` and :func:`draw_effect`; the images among them are shown.
         command: what made it.
 
     Raises:
-        UserError: a picture can't be read.
+        UserError: an image can't be read.
     """
     trained_by = read_record(found.run.folder).get("command", "")
     commands = [Code(str(line), label) for label, line in (("The run", trained_by), ("This page", command)) if line]
@@ -30,8 +30,8 @@ def write_excitation_page(found: Excitations, paths: Sequence[Path], page: Path,
     blocks += [Text(" ".join(note.split())) for note in excitations_notes(found)]
     sections = [
         Section("Blocks", blocks),
-        Section("Channels", _pictures("By block", found, paths, "plots")),
-        Section("One picture", _pictures("With and without gates", found, paths, "pictures")),
+        Section("Channels", _images("By block", found, paths, "plots")),
+        Section("One image", _images("With and without gates", found, paths, "pictures")),
         Section("Commands", commands),
     ]
     title = f"The SE gates of {found.run.folder.resolve().name}"
@@ -88,10 +88,10 @@ def _ablation(ablation: Ablation) -> Table:
     return Table("The detector with gates held at their mean", headings, rows, wide=True)
 
 
-def _pictures(title: str, found: Excitations, paths: Sequence[Path], folder: str) -> list[ImageGrid]:
-    pictures: list[EmbeddedImage] = [
-        picture_from_file(path, f"{path.stem.replace('_', ' ')} of {found.run.folder.name}", title=path.stem)
+def _images(title: str, found: Excitations, paths: Sequence[Path], folder: str) -> list[ImageGrid]:
+    images: list[EmbeddedImage] = [
+        image_from_file(path, f"{path.stem.replace('_', ' ')} of {found.run.folder.name}", title=path.stem)
         for path in paths
         if path.parent.name == folder and path.suffix == ".png"
     ]
-    return [ImageGrid(title, pictures, large=True)] if pictures else []
+    return [ImageGrid(title, images, large=True)] if images else []

@@ -1,4 +1,4 @@
-"""The gates in pictures: activation by channel and class as in the paper's Fig. 6 to 9, and all blocks at a glance."""
+"""The gates in images: activation by channel and class as in the paper's Fig. 6 to 9, and all blocks at a glance."""
 
 from pathlib import Path
 from typing import Any

@@ -120,7 +120,7 @@ def _ablation_notes(found: Excitations, ablation: Ablation, dispensable: list[st
     return [
         "AP when a block's gate is held at its mean, and the change with a 95 % interval over images; the parameters\n"
         "of its SE, and their part of all; and the part of the detector's time that computing the gate takes\n"
-        f"({1000 * time.picture:.0f} ms a picture, {time.device}{unrest}).\n"
+        f"({1000 * time.image:.0f} ms an image, {time.device}{unrest}).\n"
         f"{FOLDED[found.run.cfg.MODEL.SE.POSITION]}.",
         _verdict(ablation, dispensable),
     ]

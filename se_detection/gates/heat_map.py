@@ -1,4 +1,4 @@
-"""What the gates do to one picture: channels lifted and lowered, where features change, and what is detected."""
+"""What the gates do to one photo: channels lifted and lowered, where features change, and what is detected."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ MIN_SCORE = 0.5
 COLOUR_MAP = "RdBu_r"
 # Of all values, what lies outside the scale's ends.
 OUTSIDE = 0.02
-# How many times a picture's longer side may be the shorter: its panels have its shape, and letters of one size.
+# How many times an image's longer side may be the shorter: its panels have its shape, and letters of one size.
 LONGEST = 20
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What the gates do to one picture, compared with gates that are held at their mean over the split.
+    """What the gates do to one image, compared with gates that are held at their mean over the split.
 
     Args:
         lift: by block, gate minus mean: (channels,).
         energy: by block of the backbone, the binary logarithm of the gated features' energy over what it is with the
-            mean gate: (height, width) of the map, of which a part covers the picture.
+            mean gate: (height, width) of the map, of which a part covers the photo.
         covered: that part, as height and width from 0 to 1; the rest is padding.
         detections: with the gates as they are, and with all of them held at their mean; COCO's results.
     """
@@ -86,23 +86,23 @@ class _EnergyRecorder:
         self.energy[name] = ((gated + smallest) / (held + smallest)).log2().cpu().numpy()
 
 
-def measure_effect(found: Excitations, picture: Path | Entry) -> Effect:
-    """Runs the detector on a picture, as it is and with constant gates.
+def measure_effect(found: Excitations, photo: Path | Entry) -> Effect:
+    """Runs the detector on an image, as it is and with constant gates.
 
     Args:
         found: the detector, and its mean gates.
-        picture: a file, or what a detectron2 model takes of a picture, resized.
+        photo: a file, or what a detectron2 model takes of an image, resized.
 
     Raises:
         UserError: the file can't be read.
     """
     run = found.run
-    batch = [read_image(run.cfg, picture) if isinstance(picture, Path) else picture]
+    batch = [read_image(run.cfg, photo) if isinstance(photo, Path) else photo]
     means = {name: block.mean[-1] for name, block in found.statistics.items()}
     detector: Any = run.model
-    trunk = se_gates(detector.backbone)
+    backbone = se_gates(detector.backbone)
     with torch.inference_mode():
-        with GateRecorder(found.gates) as gates, _EnergyRecorder(trunk, means) as energies:
+        with GateRecorder(found.gates) as gates, _EnergyRecorder(backbone, means) as energies:
             with_gates = run.model(batch)[0]["instances"]
         with constant_gates(found.gates, means):
             without = run.model(batch)[0]["instances"]
@@ -117,37 +117,37 @@ def measure_effect(found: Excitations, picture: Path | Entry) -> Effect:
     return Effect(lift, energies.energy, (covered[0], covered[1]), (detections[0], detections[1]))
 
 
-def effect_files(folder: Path, picture: Path) -> list[Path]:
-    """Where :func:`draw_effect` draws a picture's three.
+def effect_files(folder: Path, photo: Path) -> list[Path]:
+    """Where :func:`draw_effect` draws an image's three.
 
     Raises:
         UserError: one of them is there already.
     """
-    paths = [folder / "pictures" / f"{picture.stem}_{what}.png" for what in ("channels", "energy", "detections")]
+    paths = [folder / "pictures" / f"{photo.stem}_{what}.png" for what in ("channels", "energy", "detections")]
     for path in paths:
         if path.exists():
-            raise UserError(f"{path} is there already; remove it, or give the picture another name")
+            raise UserError(f"{path} is there already; remove it, or give the image another name")
     return paths
 
 
-def draw_effect(found: Excitations, picture: Path) -> list[Path]:
-    """Draws channels, energy and detections of a picture into `pictures/`, and returns the paths.
+def draw_effect(found: Excitations, photo: Path) -> list[Path]:
+    """Draws channels, energy and detections of an image into `pictures/`, and returns the paths.
 
     Energy is of the backbone: there is none to draw where only the heads of a C4 detector have SE.
 
     Raises:
-        UserError: the picture can't be read, is too long and thin, or is drawn already.
+        UserError: the image can't be read, is too long and thin, or is drawn already.
     """
-    paths = effect_files(found.folder, picture)
-    effect = measure_effect(found, picture)
-    image = Image.fromarray(detection_utils.read_image(str(picture), "RGB"))
+    paths = effect_files(found.folder, photo)
+    effect = measure_effect(found, photo)
+    image = Image.fromarray(detection_utils.read_image(str(photo), "RGB"))
     try:
         maps = energy_maps(effect, image) if effect.energy else None
     except UserError as error:
-        raise UserError(f"{picture}: {error}") from error
+        raise UserError(f"{image}: {error}") from error
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"text.parse_math": False}):
-        channel_strips(effect.lift, picture.name).savefig(paths[0], dpi=DPI, bbox_inches="tight")
+        channel_strips(effect.lift, photo.name).savefig(paths[0], dpi=DPI, bbox_inches="tight")
         if maps is not None:
             maps.savefig(paths[1], dpi=DPI, bbox_inches="tight")
     _detections(found, effect, image).save(paths[2])
@@ -173,10 +173,10 @@ def channel_strips(lift: dict[str, Array], title: str) -> Figure:
 
 
 def energy_maps(effect: Effect, image: Image.Image) -> Figure:
-    """The picture, and over it for the last block of each stage and all of the last stage: where features change.
+    """The image, and over it for the last block of each stage and all of the last stage: where features change.
 
     Raises:
-        UserError: the picture is too long and thin.
+        UserError: the image is too long and thin.
     """
     names = shown_blocks(list(effect.energy))
     width, height = image.size
@@ -192,12 +192,12 @@ def energy_maps(effect: Effect, image: Image.Image) -> Figure:
     for axes in panels:
         axes.axis("off")
     panels[0].imshow(image)
-    panels[0].set_title("the picture", fontsize=10)
+    panels[0].set_title("the image", fontsize=10)
     grey = image.convert("L")
     for axes, name in zip(panels[1:], names, strict=False):
         energy = effect.energy[name]
         axes.imshow(grey, cmap="gray")
-        # The map covers the padded picture.
+        # The map covers the padded photo.
         extent = (0, width / effect.covered[1], height / effect.covered[0], 0)
         shown = axes.imshow(
             energy, cmap=COLOUR_MAP, vmin=-limit, vmax=limit, alpha=0.5, extent=extent, interpolation="bilinear"

@@ -56,7 +56,7 @@ def stage_of(name: str) -> str:
 
 
 class GateRecorder:
-    """While it is entered, keeps what the gates are for the pictures that the model sees; :meth:`take` hands it over.
+    """While it is entered, keeps what the gates are for the images that the model sees; :meth:`take` hands it over.
 
     Args:
         gates: of :func:`se_gates`.
@@ -98,7 +98,7 @@ def _summary(gate: SqueezeExcitation, values: list[Tensor]) -> GateValues:
 
 @contextmanager
 def constant_gates(gates: Gates, means: Mapping[str, Array]) -> Iterator[None]:
-    """While it is entered, the gates are what `means` has, whatever the picture; the others are as they were.
+    """While it is entered, the gates are what `means` has, whatever the image; the others are as they were.
 
     Args:
         gates: of :func:`se_gates`.

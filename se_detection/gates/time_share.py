@@ -13,7 +13,7 @@ from torch import nn
 from ..modeling.squeeze_excitation import SqueezeExcitation
 from .recorder import Gates
 
-# Of each picture; the fastest counts, which other work on the machine disturbs least.
+# Of each image; the fastest counts, which other work on the machine disturbs least.
 REPEATS = 5
 # A mark in time, and the seconds between two of them, once all work is done.
 Mark = Any
@@ -22,19 +22,19 @@ TimeInterval = tuple[Mark, Mark]
 
 @dataclass(frozen=True)
 class GateTime:
-    """What was measured: `share` of the detector's time for each gate, medians over pictures.
+    """What was measured: `share` of the detector's time for each gate, medians over images.
 
     Args:
         device: the GPU's name, or `cpu`.
-        pictures: how many were timed.
-        picture: seconds that the detector takes for one.
+        images: how many were timed.
+        image: seconds that the detector takes for one.
         unrest: by what part the middle of the repeats took longer than the fastest; much on a machine that does other
             work, where the shares are rough.
     """
 
     device: str
-    pictures: int
-    picture: float
+    images: int
+    image: float
     unrest: float
     share: dict[str, float]
 
@@ -47,16 +47,16 @@ def measure_gate_time(model: nn.Module, gates: Gates, batches: Sequence[Any]) ->
     Args:
         model: in evaluation mode.
         gates: of :func:`se_gates`.
-        batches: what the model takes, a picture each.
+        batches: what the model takes, an image each.
     """
-    # (pictures, repeats, whole and gates)
+    # (images, repeats, whole and gates)
     seconds = np.array([[_time(model, gates, batch) for _ in range(REPEATS)] for batch in batches])
     fastest = seconds.min(axis=1)
     shares = np.median(fastest[:, 1:] / fastest[:, :1], axis=0)
     return GateTime(
         device=torch.cuda.get_device_name() if _on_gpu(model) else "cpu",
-        pictures=len(batches),
-        picture=float(np.median(fastest[:, 0])),
+        images=len(batches),
+        image=float(np.median(fastest[:, 0])),
         unrest=float(np.median(np.median(seconds[:, :, 0], axis=1) / fastest[:, 0])) - 1,
         share={name: float(share) for name, share in zip(gates, shares, strict=True)},
     )

@@ -1,4 +1,4 @@
-"""The detector of a run folder, for one picture at a time, in COCO's results format."""
+"""The detector of a run folder, for one image at a time, in COCO's results format."""
 
 from hashlib import file_digest
 from pathlib import Path
@@ -36,10 +36,10 @@ class Detector:
         self.fingerprint = digest.hexdigest()
 
     def __call__(self, image: NDArray[np.uint8], image_id: int) -> list[Entry]:
-        """What is found in an (H, W, 3) BGR picture, in COCO's results format, the surest first.
+        """What is found in an (H, W, 3) BGR image, in COCO's results format, the surest first.
 
         Raises:
-            UserError: the model finds no boxes; or the picture is so long and thin that it would be resized to nothing.
+            UserError: the model finds no boxes; or the image is so long and thin that it would be resized to nothing.
         """
         entries = instances_to_coco_json(self.predictor(image), image_id)
         # The model's classes are numbered from 0.

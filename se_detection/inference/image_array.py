@@ -1,4 +1,4 @@
-"""Pictures in memory and in files, as arrays in the channel order that a detector was trained with."""
+"""Images in memory and in files, as arrays in the channel order that a detector was trained with."""
 
 import os
 from pathlib import Path
@@ -16,13 +16,13 @@ ImageInput = NDArray[np.uint8] | Image.Image | str | Path
 ORDERS = ("BGR", "RGB")
 
 
-def picture_array(picture: ImageInput, order: str, array_order: str) -> NDArray[np.uint8]:
-    """A picture as detectron2 reads it from a file: turned as EXIF says, grey and palettes made colours, no alpha.
+def image_array(given: ImageInput, order: str, array_order: str) -> NDArray[np.uint8]:
+    """An image as detectron2 reads it from a file: turned as EXIF says, grey and palettes made colours, no alpha.
 
     Args:
-        picture: an array, a PIL image, or a path.
+        given: an array, a PIL image, or a path.
         order: `RGB` or `BGR`, of what is returned.
-        array_order: of `picture`, if it is an array; an image and a file know theirs.
+        array_order: of `given`, if it is an array; an image and a file know theirs.
 
     Returns:
         An (H, W, 3) array.
@@ -30,26 +30,26 @@ def picture_array(picture: ImageInput, order: str, array_order: str) -> NDArray[
     Raises:
         UserError: it is something else, has no pixels, can't be decoded, or has more than 8 bits a channel.
     """
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+    if isinstance(given, np.ndarray):
+        if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3 or not given.size:
             raise UserError(
-                f"an array of shape {picture.shape} and type {picture.dtype} is no picture; give (height, width, 3) "
-                "of uint8, and several pictures as a list"
+                f"an array of shape {given.shape} and type {given.dtype} is no image; give (height, width, 3) "
+                "of uint8, and several images as a list"
             )
-        return picture if order == array_order else picture[:, :, ::-1]
-    if isinstance(picture, Image.Image):
-        return _decode(picture, f"the {type(picture).__name__}", order)
-    if not isinstance(picture, str | Path):
-        raise UserError(f"a {type(picture).__name__} is no picture; give a numpy array, a PIL image or a path")
+        return given if order == array_order else given[:, :, ::-1]
+    if isinstance(given, Image.Image):
+        return _decode(given, f"the {type(given).__name__}", order)
+    if not isinstance(given, str | Path):
+        raise UserError(f"a {type(given).__name__} is no image; give a numpy array, a PIL image or a path")
     # Whatever opens a pipe would wait for its other end.
-    if not os.path.isfile(picture):
-        raise UserError(f"{picture}: there is no such file")
+    if not os.path.isfile(given):
+        raise UserError(f"{given}: there is no such file")
     try:
-        image = Image.open(picture)
+        image = Image.open(given)
     except Exception as error:  # of any class: see `image_files.decode`
-        raise UserError(f"{picture} can't be used: {reason(error)}; mend it or leave it out") from error
+        raise UserError(f"{given} can't be used: {reason(error)}; mend it or leave it out") from error
     with image:
-        return _decode(image, str(picture), order)
+        return _decode(image, str(given), order)
 
 
 def _decode(image: Image.Image, name: str, order: str) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""What a command line names: pictures, folders, patterns, videos, a camera; and what of it can't be read."""
+"""What a command line names: images, folders, patterns, videos, a camera; and what of it can't be read."""
 
 import glob
 import os
@@ -9,7 +9,7 @@ from ..data.image_files import ImageFile, look_at, map_files
 from ..errors import UserError
 from .video import count_frames
 
-PICTURES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 CAMERA = "camera:"
 
@@ -32,7 +32,7 @@ def find_camera(inputs: Sequence[str]) -> int | None:
 
 
 def find_files(inputs: Sequence[str], outside: Path) -> list[Path]:
-    """The pictures and videos that are named, absolute, each once: files, all in folders, and what patterns match.
+    """The images and videos that are named, absolute, each once: files, all in folders, and what patterns match.
 
     Files stay in the order of the inputs, and those of a folder or pattern in that of their names. A file that is named
     itself may have any ending.
@@ -42,7 +42,7 @@ def find_files(inputs: Sequence[str], outside: Path) -> list[Path]:
         outside: a folder that is passed over, as what is found is drawn there.
 
     Raises:
-        UserError: an input is not there, or has no pictures.
+        UserError: an input is not there, or has no images.
     """
     found: dict[Path, None] = {}
     for name in inputs:
@@ -52,7 +52,7 @@ def find_files(inputs: Sequence[str], outside: Path) -> list[Path]:
         files = [file for match in matches for file in _files(Path(os.path.abspath(match)))]
         files = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(outside))]
         if not files:
-            raise UserError(f"{name}: no pictures or videos in it ({', '.join((*PICTURES, *VIDEOS))})")
+            raise UserError(f"{name}: no images or videos in it ({', '.join((*IMAGES, *VIDEOS))})")
         found |= dict.fromkeys(files)
     return list(found)
 
@@ -63,7 +63,7 @@ def is_video(path: Path) -> bool:
 
 
 def unreadable(files: Sequence[Path]) -> dict[Path, str]:
-    """The reason for each file that can't be read, after decoding every picture and each video's first frame."""
+    """The reason for each file that can't be read, after decoding every image and each video's first frame."""
     reasons = map_files(_reason, files)
     return {file: reason for file, reason in zip(files, reasons, strict=True) if reason}
 
@@ -74,7 +74,7 @@ def _files(path: Path) -> Iterator[Path]:
         return
     for folder, folders, names in os.walk(path):
         folders.sort()
-        yield from (Path(folder, name) for name in sorted(names) if Path(name).suffix.lower() in (*PICTURES, *VIDEOS))
+        yield from (Path(folder, name) for name in sorted(names) if Path(name).suffix.lower() in (*IMAGES, *VIDEOS))
 
 
 def _reason(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Detects in pictures, videos or a camera, and draws what is found; can be stopped at any moment, and goes on."""
+"""Detects in images, videos or a camera, and draws what is found; can be stopped at any moment, and goes on."""
 
 import sys
 import time
@@ -26,10 +26,10 @@ from ..gates.heat_map import energy_maps, measure_effect
 from ..visualization.drawing import class_colours, draw_boxes, side_by_side
 from .detector import Detector
 from .inputs import CAMERA, find_camera, find_files, is_video, unreadable
-from .prediction_folder import PICTURES, VIDEOS, PredictionFolder
+from .prediction_folder import IMAGES, VIDEOS, PredictionFolder
 from .video import VideoFile, count_frames, frame_rate, read_frames
 
-# The longer side, in pixels, of each of two pictures side by side; a single one stays as large as it is.
+# The longer side, in pixels, of each of two images side by side; a single one stays as large as it is.
 PANEL = 1280
 # JPEG has no larger ones.
 LONGEST = 65500
@@ -42,7 +42,7 @@ CAMERA_RATE = 10.0
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was done: the paths that were written, the number of pictures and frames, and what could not be read."""
+    """What was done: the paths that were written, the number of images and frames, and what could not be read."""
 
     written: list[Path]
     images: int
@@ -66,7 +66,7 @@ def predict(
     Written: `pictures/<number>_<name>.jpg`; `videos/<number>_<name>.mp4`; `coco_instances_results.json`, and
     `coco_instances_results_compared.json` of the second detector; `images.json`, whose `images` have the numbers that
     the results refer to, the absolute paths (`file_name`; a video's frames have `frame` too, counted from 0) and sizes,
-    and whose `categories` have names; `predictions.jsonl`, from which a prediction that was stopped goes on. Pictures
+    and whose `categories` have names; `predictions.jsonl`, from which a prediction that was stopped goes on. Images
     are turned as their EXIF data says, as detectron2 does.
 
     Args:
@@ -74,9 +74,9 @@ def predict(
         detectors: one or two.
         output: the folder.
         score: what is drawn has that or more; the results have all that the run's config lets through.
-        overwrite: replace what is in the folder; otherwise pictures that are done are passed over, if the detectors and
+        overwrite: replace what is in the folder; otherwise images that are done are passed over, if the detectors and
             the score are the same.
-        gates: of the first detector; a heat map of what its gates do is drawn beside each picture, videos left out, as
+        gates: of the first detector; a heat map of what its gates do is drawn beside each image, videos left out, as
             `pictures/<number>_<name>_gates.png`.
         skip_bad_images: leave out files that can't be read; otherwise nothing is done if there are any.
 
@@ -107,7 +107,7 @@ def predict(
     videos = {file: count_frames(file) or 0 for file in files if is_video(file)}
     total = len(files) - len(videos) + sum(videos.values()) if camera is None else None
     stop = StopRequest(RankMaximum())
-    with folder.opened(), tqdm(desc="detecting", total=total, unit="picture") as bar, stop.listening():
+    with folder.opened(), tqdm(desc="detecting", total=total, unit="image") as bar, stop.listening():
         work = _Work(detectors, categories, folder, score, gates, stop, bar)
         try:
             if camera is not None:
@@ -118,18 +118,18 @@ def predict(
                         bad[file] = f"only the first {read} of {videos[file]} frames can be decoded"
                     continue
                 try:
-                    work.detect_in_picture(file)
+                    work.detect_in_image(file)
                 except UserError as error:
                     if not skip_bad_images:
                         raise UserError(f"{file}: {error}") from error
                     bad[file] = str(error)
         except Interrupted as request:
             bar.close()
-            done = f"{Signals(int(request.code or 0) - 128).name}: stopped after {folder.images} pictures and frames"
+            done = f"{Signals(int(request.code or 0) - 128).name}: stopped after {folder.images} images and frames"
             print(f"{done}; the same command goes on", file=sys.stderr)
             raise
     gathered = folder.gather(categories, len(detectors))
-    drawn = [path for name in (PICTURES, VIDEOS) if (path := output / name).is_dir()]
+    drawn = [path for name in (IMAGES, VIDEOS) if (path := output / name).is_dir()]
     return Prediction([*drawn, *gathered], folder.images, bad)
 
 
@@ -181,19 +181,19 @@ class _Work:
         titles = [detector.name for detector in detectors]
         self.titles = titles if len(set(titles)) == len(titles) else [str(detector.weights) for detector in detectors]
 
-    def detect_in_picture(self, file: Path) -> None:
+    def detect_in_image(self, file: Path) -> None:
         self.stop.raise_if_any()
         try:
-            picture = read_image(str(file), "BGR")
+            pixels = read_image(str(file), "BGR")
         except Exception as error:  # of any class, if the file has changed since it was looked at
             raise UserError(f"it can't be read any more ({reason(error)})") from error
-        found = self._detect(picture)
-        path = self._path(PICTURES, self.folder.images + 1, file, ".jpg")
-        sheet = self._draw(picture, found)
+        found = self._detect(pixels)
+        path = self._path(IMAGES, self.folder.images + 1, file, ".jpg")
+        sheet = self._draw(pixels, found)
         write_whole(path, partial(sheet.save, format="JPEG", quality=JPEG_QUALITY, subsampling=0))
         if self.gates is not None:
             _draw_gates(self.gates, file, path.with_name(f"{path.stem}_gates.png"))
-        self.folder.add_picture(str(file), _size(picture), found)
+        self.folder.add_image(str(file), _size(pixels), found)
         self.bar.update()
 
     def detect_in_video(self, file: Path) -> int:
@@ -214,7 +214,7 @@ class _Work:
         return video.frames
 
     def record(self, camera: int, live: Iterator[NDArray[np.uint8]]) -> None:
-        """Until it is asked to stop; each picture lasts until the next one, so that the video is as long as it took."""
+        """Until it is asked to stop; each image lasts until the next one, so that the video is as long as it took."""
         name = f"{CAMERA}{camera}"
         started = time.monotonic()
         with VideoFile(self._path(VIDEOS, 1, Path(f"camera_{camera}"), ".mp4"), CAMERA_RATE) as video:
@@ -229,11 +229,11 @@ class _Work:
                 if self.stop.received:
                     return
 
-    def _detect(self, picture: NDArray[np.uint8]) -> list[list[Entry]]:
-        return [detector(picture, self.folder.images + 1) for detector in self.detectors]
+    def _detect(self, pixels: NDArray[np.uint8]) -> list[list[Entry]]:
+        return [detector(pixels, self.folder.images + 1) for detector in self.detectors]
 
-    def _draw(self, picture: NDArray[np.uint8], found: list[list[Entry]]) -> Image.Image:
-        image = Image.fromarray(np.ascontiguousarray(picture[:, :, ::-1]))
+    def _draw(self, pixels: NDArray[np.uint8], found: list[list[Entry]]) -> Image.Image:
+        image = Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))
         longest = PANEL if len(found) > 1 else LONGEST
         panels = []
         for entries in found:
@@ -245,8 +245,8 @@ class _Work:
         return self.folder.path / kind / f"{number:05d}_{source.stem[:STEM]}{suffix}"
 
 
-def _size(picture: NDArray[np.uint8]) -> tuple[int, int]:
-    return picture.shape[1], picture.shape[0]
+def _size(pixels: NDArray[np.uint8]) -> tuple[int, int]:
+    return pixels.shape[1], pixels.shape[0]
 
 
 def _draw_gates(gates: Excitations, file: Path, path: Path) -> None:

@@ -19,13 +19,13 @@ NOTES = "predictions.jsonl"
 IMAGES = "images.json"
 # Of the second run, where two are compared.
 COMPARED_DETECTIONS = "coco_instances_results_compared.json"
-PICTURES, VIDEOS = "pictures", "videos"
-DRAWN = (f"{PICTURES}/[0-9]*_*.jpg*", f"{PICTURES}/[0-9]*_*_gates.png*", f"{VIDEOS}/[0-9]*_*.mp4")
+IMAGES, VIDEOS = "pictures", "videos"
+DRAWN = (f"{IMAGES}/[0-9]*_*.jpg*", f"{IMAGES}/[0-9]*_*_gates.png*", f"{VIDEOS}/[0-9]*_*.mp4")
 WRITTEN = (DETECTIONS, COMPARED_DETECTIONS, IMAGES, *DRAWN, NOTES)
 
 
 class PredictionFolder:
-    """Notes each picture or frame when it is done (a line of `predictions.jsonl`), and gathers them in COCO's formats.
+    """Notes each image or frame when it is done (a line of `predictions.jsonl`), and gathers them in COCO's formats.
 
     The first line says what the predictions are of. No path in the file is opened.
 
@@ -62,7 +62,7 @@ class PredictionFolder:
         Raises:
             UserError: the folder can't be made.
         """
-        folders = [self.path / name for name in (PICTURES, VIDEOS)]
+        folders = [self.path / name for name in (IMAGES, VIDEOS)]
         try:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -81,8 +81,8 @@ class PredictionFolder:
             if not any(folder.iterdir()):
                 folder.rmdir()
 
-    def add_picture(self, file: str, size: tuple[int, int], detections: Sequence[list[Entry]]) -> None:
-        """Notes a picture, its width and height, and what each detector found."""
+    def add_image(self, file: str, size: tuple[int, int], detections: Sequence[list[Entry]]) -> None:
+        """Notes an image, its width and height, and what each detector found."""
         self._add({"file_name": file}, size, detections)
         self.finished.add(file)
 
@@ -136,7 +136,7 @@ class PredictionFolder:
         self._file.flush()
 
     def _read(self) -> Iterator[Entry]:
-        """The notes of pictures and frames."""
+        """The notes of images and frames."""
         with self.notes.open("rb") as file:
             for line in file:
                 note = json.loads(line)

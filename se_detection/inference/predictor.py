@@ -1,4 +1,4 @@
-"""A trained detector for pictures of any kind, alone or in batches."""
+"""A trained detector for images of any kind, alone or in batches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -18,21 +18,21 @@ from ..modeling.fuse.fuse import fuse_for_inference
 from ..runs.categories import run_categories
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .detector_file import read_exported, write_exported
-from .image_array import ORDERS, ImageInput, picture_array
+from .image_array import ORDERS, ImageInput, image_array
 
-# Of pictures, without a word of the caller's: some gigabytes of a ResNet-50-FPN's maps at 800 pixels.
+# Of images, without a word of the caller's: some gigabytes of a ResNet-50-FPN's maps at 800 pixels.
 BATCH_SIZE = 4
 
 
 class SEPredictor:
-    """Pictures to detectron2's `Instances`, on a GPU if there is one; :meth:`from_run` and :meth:`from_file` make it.
+    """Images to detectron2's `Instances`, on a GPU if there is one; :meth:`from_run` and :meth:`from_file` make it.
 
-    A picture is a path, a PIL image, or an (H, W, 3) array of uint8, in BGR as for detectron2's `DefaultPredictor`, or
+    An image is a path, a PIL image, or an (H, W, 3) array of uint8, in BGR as for detectron2's `DefaultPredictor`, or
     in RGB with `channel_order="RGB"`: an array in the other order than is said raises nothing, and costs AP. Files and
     images have their own order, are turned as their EXIF data says, and are made colours of 8 bits.
 
-    A picture alone has the answer that `DefaultPredictor` has. Of a list, `batch_size` pictures at a time are padded to
-    one size and are one batch. In detectron2 a picture's answer depends on its batch, somewhat; with
+    An image alone has the answer that `DefaultPredictor` has. Of a list, `batch_size` images at a time are padded to
+    one size and are one batch. In detectron2 an image's answer depends on its batch, somewhat; with
     `MODEL.SE.IGNORE_PADDING` or `batch_size=1` it does not (docs/PADDING.md).
 
     The package `supervision` takes an answer as `supervision.Detections.from_detectron2({"instances": instances})`.
@@ -100,65 +100,65 @@ class SEPredictor:
         return tuple(self.categories.values())
 
     @overload
-    def __call__(self, pictures: ImageInput, *, channel_order: str = ..., batch_size: int = ...) -> Instances: ...
+    def __call__(self, images: ImageInput, *, channel_order: str = ..., batch_size: int = ...) -> Instances: ...
 
     @overload
     def __call__(
-        self, pictures: Sequence[ImageInput], *, channel_order: str = ..., batch_size: int = ...
+        self, images: Sequence[ImageInput], *, channel_order: str = ..., batch_size: int = ...
     ) -> list[Instances]: ...
 
-    def __call__(self, pictures: Any, *, channel_order: str = "BGR", batch_size: int = BATCH_SIZE) -> Any:
-        """What is found, the surest first, on the CPU: `Instances` for a picture, a list of them for a list or tuple.
+    def __call__(self, images: Any, *, channel_order: str = "BGR", batch_size: int = BATCH_SIZE) -> Any:
+        """What is found, the surest first, on the CPU: `Instances` for an image, a list of them for a list or tuple.
 
-        Boxes are (x0, y0, x1, y1) in pixels of the picture as it is turned; with a mask or keypoint head, `pred_masks`
+        Boxes are (x0, y0, x1, y1) in pixels of the image as it is turned; with a mask or keypoint head, `pred_masks`
         (N, H, W) and `pred_keypoints` (N, K, 3) are. Of a Panoptic FPN these are its objects; :meth:`outputs` has the
         rest.
 
         Args:
-            pictures: one, or a list or tuple.
+            images: one, or a list or tuple.
             channel_order: `BGR` or `RGB`, of arrays.
-            batch_size: how many pictures are in memory, read and resized, at a time.
+            batch_size: how many images are in memory, read and resized, at a time.
 
         Raises:
-            UserError: something is no picture, can't be read, or is too long and thin to be resized; or the model finds
+            UserError: something is no image, can't be read, or is too long and thin to be resized; or the model finds
                 no objects.
         """
-        several = isinstance(pictures, list | tuple)
-        outputs = self.outputs(pictures if several else [pictures], channel_order=channel_order, batch_size=batch_size)
+        several = isinstance(images, list | tuple)
+        outputs = self.outputs(images if several else [images], channel_order=channel_order, batch_size=batch_size)
         found = [self._instances(output) for output in outputs]
         return found if several else found[0]
 
     def outputs(
-        self, pictures: Iterable[ImageInput], *, channel_order: str = "BGR", batch_size: int = BATCH_SIZE
+        self, images: Iterable[ImageInput], *, channel_order: str = "BGR", batch_size: int = BATCH_SIZE
     ) -> Iterator[dict[str, Any]]:
-        """detectron2's dictionary for each picture, one batch after another, on the model's device.
+        """detectron2's dictionary for each image, one batch after another, on the model's device.
 
         It has `instances`, and of a Panoptic FPN `sem_seg` and `panoptic_seg` as well.
 
         Args:
-            pictures: as many as there are; they are taken when their batch's turn comes.
+            images: as many as there are; they are taken when their batch's turn comes.
             others: as above.
 
         Raises:
-            UserError: something is no picture, can't be read, or is too long and thin to be resized.
+            UserError: something is no image, can't be read, or is too long and thin to be resized.
         """
         if channel_order not in ORDERS:
             raise UserError(f"channel_order: {channel_order!r} is not one of {', '.join(ORDERS)}")
         if batch_size < 1:
             raise UserError(f"batch_size: {batch_size} is less than 1")
-        waiting = iter(pictures)
-        while batch := [self.entry(picture, channel_order) for picture in islice(waiting, batch_size)]:
+        waiting = iter(images)
+        while batch := [self.entry(given, channel_order) for given in islice(waiting, batch_size)]:
             with torch.no_grad():
                 outputs = self.model(batch)
             yield from outputs
 
-    def entry(self, picture: ImageInput, array_order: str) -> dict[str, Any]:
-        """What the model takes of one picture: the resized `image`, and its own `height` and `width`.
+    def entry(self, given: ImageInput, array_order: str) -> dict[str, Any]:
+        """What the model takes of one image: the resized `image`, and its own `height` and `width`.
 
         Raises:
             UserError: as above.
         """
-        image = picture_array(picture, self.cfg.INPUT.FORMAT, array_order)
+        image = image_array(given, self.cfg.INPUT.FORMAT, array_order)
         check_shape(image, self.cfg)
         height, width = image.shape[:2]
         resized = self.resize.get_transform(image).apply_image(image)
@@ -172,7 +172,7 @@ class SEPredictor:
 
 
 def check_shape(image: NDArray[np.uint8], cfg: CfgNode) -> None:
-    """Whether anything is left of a picture when it is resized for a config's detector.
+    """Whether anything is left of an image when it is resized for a config's detector.
 
     Raises:
         UserError: nothing is.

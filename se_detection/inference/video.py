@@ -68,15 +68,15 @@ class VideoFile:
         self.writer: Any = None
         self.frames = 0
 
-    def write(self, picture: Image.Image) -> None:
+    def write(self, image: Image.Image) -> None:
         """Appends a frame; all have the first one's size.
 
         Raises:
             UserError: the file can't be written.
         """
         # The codec cuts odd sizes.
-        width, height = (side + side % 2 for side in picture.size)
-        frame = np.asarray(picture.crop((0, 0, width, height)))[:, :, ::-1]
+        width, height = (side + side % 2 for side in image.size)
+        frame = np.asarray(image.crop((0, 0, width, height)))[:, :, ::-1]
         if self.writer is None:
             codec = cv2.VideoWriter.fourcc(*CODEC)
             self.writer = cv2.VideoWriter(str(self.part), codec, self.rate, (width, height))

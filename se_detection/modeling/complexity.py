@@ -46,20 +46,20 @@ def multiply_adds(model: nn.Module, *inputs: Any) -> Mapping[str, int]:
     return defaultdict(int, counts)
 
 
-def picture_size(cfg: CfgNode) -> tuple[int, int]:
-    """Height and width in pixels of a 4:3 picture as a config's detector is tested on it."""
+def image_size(cfg: CfgNode) -> tuple[int, int]:
+    """Height and width in pixels of a 4:3 image as a config's detector is tested on it."""
     height = cfg.INPUT.MIN_SIZE_TEST
     return height, min(round(height * 4 / 3), cfg.INPUT.MAX_SIZE_TEST)
 
 
 def padded_size(backbone: Backbone, height: int, width: int) -> tuple[int, int]:
-    """Height and width in pixels, rounded up to what the backbone divides by, as detectron2 pads a picture."""
+    """Height and width in pixels, rounded up to what the backbone divides by, as detectron2 pads an image."""
     step = max(backbone.size_divisibility, 1)
     return -(-height // step) * step, -(-width // step) * step
 
 
 def backbone_gflops(backbone: Backbone, height: int, width: int) -> float:
-    """Billions of multiply-adds of a detector's backbone (trunk and FPN) for one picture, padded as detectron2 does.
+    """Billions of multiply-adds of a detector's backbone (backbone and FPN) for one image, padded as detectron2 does.
 
     Convolutions and linear layers are counted, as in the paper's figures.
     """
@@ -90,11 +90,11 @@ MIN_SIZE = 32  # the stride of res5
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorComplexity:
-    """What a detector's parts hold and compute for one picture.
+    """What a detector's parts hold and compute for one image.
 
     Args:
         detector: `MODEL.META_ARCHITECTURE` and `MODEL.BACKBONE.NAME`.
-        size: the picture's height and width in pixels.
+        size: the image's height and width in pixels.
         padded: the same as detectron2 pads it, which is what was counted.
         proposals: how many proposals the heads work on, `MODEL.RPN.POST_NMS_TOPK_TEST`; None without an RPN.
         parts: for each part, its parameters and its billions of multiply-adds of convolutions and linear layers.
@@ -121,7 +121,7 @@ class DetectorComplexity:
 
 
 class _Layers(nn.Module):
-    """What a detector computes for a picture, with one proposal in place of those that the RPN finds."""
+    """What a detector computes for an image, with one proposal in place of those that the RPN finds."""
 
     def __init__(self, detector: nn.Module) -> None:
         super().__init__()
@@ -153,17 +153,17 @@ def _check_counted(key: str, value: Any, choices: Sequence[Any]) -> None:
 def detector_complexity(cfg: CfgNode, size: Sequence[int] | None = None) -> DetectorComplexity:
     """Counts a detector's parameters and multiply-adds by part.
 
-    The parts are trunk, FPN (where there is one), RPN and heads; RetinaNet's are trunk, FPN and head. The number of
-    proposals is not left to the pictures and the weights: it is `MODEL.RPN.POST_NMS_TOPK_TEST`.
+    The parts are backbone, FPN (where there is one), RPN and heads; RetinaNet's are backbone, FPN and head. The number of
+    proposals is not left to the images and the weights: it is `MODEL.RPN.POST_NMS_TOPK_TEST`.
 
     Args:
         cfg: of :func:`load_detector_config`.
-        size: height and width of the picture in pixels; a 4:3 picture of the config's test size unless given.
+        size: height and width of the image in pixels; a 4:3 image of the config's test size unless given.
 
     Raises:
         UserError: the detector can't be built, or the size is too small for it.
     """
-    height, width = size or picture_size(cfg)
+    height, width = size or image_size(cfg)
     if min(height, width) < MIN_SIZE:
         raise UserError(f"--size {height} {width}: give a height and a width of at least {MIN_SIZE} pixels")
     try:
@@ -177,12 +177,15 @@ def detector_complexity(cfg: CfgNode, size: Sequence[int] | None = None) -> Dete
 
     backbone = detector.backbone
     backbone_parameters, backbone_flops = count_parameters(backbone), flops["detector.backbone"]
-    parts = {"trunk": (backbone_parameters, backbone_flops)}
+    parts = {"backbone": (backbone_parameters, backbone_flops)}
     if isinstance(backbone, FPN):
-        trunk_parameters, trunk_flops = count_parameters(backbone.bottom_up), flops["detector.backbone.bottom_up"]
+        bottom_up_parameters, bottom_up_flops = (
+            count_parameters(backbone.bottom_up),
+            flops["detector.backbone.bottom_up"],
+        )
         parts = {
-            "trunk": (trunk_parameters, trunk_flops),
-            "FPN": (backbone_parameters - trunk_parameters, backbone_flops - trunk_flops),
+            "backbone": (bottom_up_parameters, bottom_up_flops),
+            "FPN": (backbone_parameters - bottom_up_parameters, backbone_flops - bottom_up_flops),
         }
     proposals = None
     if isinstance(detector, RetinaNet):

@@ -1,4 +1,4 @@
-"""What of a batch is picture and what is padding, and an SE squeeze that sees the pictures alone."""
+"""What of a batch is image and what is padding, and an SE squeeze that sees the images alone."""
 
 import math
 from functools import partial
@@ -24,10 +24,10 @@ UNIT = 2.0**-8
 
 
 class Padding:
-    """The sizes of a batch's pictures, for the layers of the network that works on it; one batch at a time.
+    """The sizes of a batch's images, for the layers of the network that works on it; one batch at a time.
 
     Padding is what lies to the right of and below the last value that isn't exactly 0, as detectron2's `ImageList`
-    pads what is normalised already. A border of the picture itself is 0 only where it has the pixel mean's exact
+    pads what is normalised already. A border of the image itself is 0 only where it has the pixel mean's exact
     colour: black, with a mean of 0. That is then taken for padding, in each batch alike.
 
     Args:
@@ -54,7 +54,7 @@ class Padding:
         self._sizes = torch.stack(ends, dim=1)
 
     def sizes(self, level: int) -> Tensor:
-        """(N, 2), height and width of each picture where the network has halved the map `level` times; 1 at least."""
+        """(N, 2), height and width of each image where the network has halved the map `level` times; 1 at least."""
         sizes = self._sizes
         for halved in range(1, level + 1):
             dropped = 1 if halved == 2 and self._unpadded_pool else 0
@@ -62,7 +62,7 @@ class Padding:
         return sizes.clamp(min=1)
 
     def mask(self, x: Tensor, level: int) -> Tensor:
-        """(N, 1, H, W) of the type of `x`: 1 in the picture, 0 in the padding.
+        """(N, 1, H, W) of the type of `x`: 1 in the image, 0 in the padding.
 
         Args:
             x: (N, C, H, W), a map that was halved `level` times.
@@ -75,8 +75,8 @@ class Padding:
             self._masks[key] = (rows[:, None, :, None] & columns[:, None, None, :]).to(x.dtype)
         return self._masks[key]
 
-    def continue_pictures(self, x: Tensor, level: int) -> Tensor:
-        """A map in whose first row and column of padding stand the picture's last ones.
+    def continue_images(self, x: Tensor, level: int) -> Tensor:
+        """A map in whose first row and column of padding stand the image's last ones.
 
         Args:
             x: (N, C, H, W), a map that was halved `level` times, with 0 in the padding.
@@ -92,8 +92,8 @@ class Padding:
         return x
 
 
-class PictureSqueeze(nn.Module):
-    """Another squeeze's average or maximum, of the pictures without their padding.
+class ImageSqueeze(nn.Module):
+    """Another squeeze's average or maximum, of the images without their padding.
 
     Args:
         squeeze: `nn.AdaptiveAvgPool2d(1)`, `nn.AdaptiveMaxPool2d(1)` or :class:`AvgMaxSqueeze`.
@@ -123,10 +123,10 @@ class PictureSqueeze(nn.Module):
 
 
 def ignore_padding(backbone: Backbone) -> Backbone:
-    """From now on, a backbone computes each picture's features as if the picture were alone and not padded.
+    """From now on, a backbone computes each image's features as if the image were alone and not padded.
 
-    detectron2 pads a batch's pictures to one size. Once a norm or a bias has made that padding another value than 0, it
-    leaks into the features: by each convolution near the picture's border, and by SE's average everywhere. Here the
+    detectron2 pads a batch's images to one size. Once a norm or a bias has made that padding another value than 0, it
+    leaks into the features: by each convolution near the image's border, and by SE's average everywhere. Here the
     padding is 0 again before each layer that looks beyond one position, as it is outside of a map, and squeezes leave
     it out. What the backbone gives is 0 in the padding. In training, the statistics of BN still take it in.
 
@@ -140,30 +140,30 @@ def ignore_padding(backbone: Backbone) -> Backbone:
     Raises:
         UserError: it is another backbone, or has norms whose statistics always take in the padding (GN).
     """
-    trunk = backbone.bottom_up if isinstance(backbone, FPN) else backbone
-    if not isinstance(trunk, ResNet):
-        raise UserError(f"MODEL.SE.IGNORE_PADDING: {type(trunk).__name__} is no ResNet; set it to False")
+    bottom_up = backbone.bottom_up if isinstance(backbone, FPN) else backbone
+    if not isinstance(bottom_up, ResNet):
+        raise UserError(f"MODEL.SE.IGNORE_PADDING: {type(bottom_up).__name__} is no ResNet; set it to False")
     for module in backbone.modules():
         if isinstance(module, nn.GroupNorm):
             raise UserError(
                 "MODEL.SE.IGNORE_PADDING: a norm of kind GN takes in the padding; set it to False, or choose another "
                 "MODEL.RESNETS.NORM and MODEL.FPN.NORM"
             )
-    padding = Padding(unpadded_pool=isinstance(trunk.stem, CaffeStem | DeepStem))
+    padding = Padding(unpadded_pool=isinstance(bottom_up.stem, CaffeStem | DeepStem))
     # For heads, which may ask it too.
     backbone.padding = padding
     backbone.register_forward_pre_hook(partial(_look_at, padding=padding))
-    for module in trunk.stem.children():
+    for module in bottom_up.stem.children():
         _clear_output(module, padding, 1)
-    level = _halvings(trunk.stem.stride)
-    for stage in trunk.stages:
+    level = _halvings(bottom_up.stem.stride)
+    for stage in bottom_up.stages:
         for block in stage:
             _in_block(block, padding, level)
             level += _halvings(block.stride)
     if isinstance(backbone, FPN):
         _in_fpn(backbone, padding)
     else:
-        levels = {name: _halvings(shape.stride) for name, shape in trunk.output_shape().items()}
+        levels = {name: _halvings(shape.stride) for name, shape in bottom_up.output_shape().items()}
         backbone.register_forward_hook(partial(_clear_maps, padding=padding, levels=levels))
     return backbone
 
@@ -176,7 +176,7 @@ def _in_block(block: Any, padding: Padding, level: int) -> None:
     se = getattr(block, "se", None)
     if isinstance(se, SqueezeExcitation) and not isinstance(se.squeeze, nn.Identity):
         levels = {"pre": level, "3x3": after_conv1 + _halvings(block.conv2.stride[0])}
-        se.squeeze = PictureSqueeze(se.squeeze, padding, levels.get(block.position, level + _halvings(block.stride)))
+        se.squeeze = ImageSqueeze(se.squeeze, padding, levels.get(block.position, level + _halvings(block.stride)))
 
 
 def _in_fpn(fpn: FPN, padding: Padding) -> None:
@@ -217,7 +217,7 @@ def _clear(layer: nn.Module, inputs: Any, output: Tensor, *, padding: Padding, l
 
 
 def _clear_maps(
-    trunk: nn.Module, inputs: Any, maps: dict[str, Tensor], *, padding: Padding, levels: dict[str, int]
+    bottom_up: nn.Module, inputs: Any, maps: dict[str, Tensor], *, padding: Padding, levels: dict[str, int]
 ) -> dict[str, Tensor]:
     return {
         name: values * padding.mask(values, levels[name]) if name in levels else values for name, values in maps.items()
@@ -229,8 +229,8 @@ def ignore_padding_in_heads(model: nn.Module) -> None:
 
     A head's convolutions take the padding as 0, as they do outside of a map, and its norms (GN) leave it out; in
     inference nothing is proposed or found at a position in the padding, and a head for semantic segmentation works on
-    one picture after another; and RoIAlign goes on with a picture's last row and column beyond it, as it does at the
-    end of a map. With that, what is found in a picture does not depend on its batch. Without, which is what
+    one image after another; and RoIAlign goes on with an image's last row and column beyond it, as it does at the
+    end of a map. With that, what is found in an image does not depend on its batch. Without, which is what
     detectron2's own tools build, the features alone don't.
 
     Args:
@@ -250,10 +250,10 @@ def ignore_padding_in_heads(model: nn.Module) -> None:
     module: Any
     for module in model.modules():
         if isinstance(module, ROIPooler):
-            module.register_forward_pre_hook(partial(_continue_pictures, padding=padding))
+            module.register_forward_pre_hook(partial(_continue_images, padding=padding))
         # What a subclass does is not known.
         elif type(module) is SemSegFPNHead:
-            module.__class__ = _PicturewiseSemSegHead
+            module.__class__ = _ImagewiseSemSegHead
             module.padding = padding
             module.strides = {name: strides[name] for name in module.in_features}
 
@@ -281,7 +281,7 @@ class _HeadPadding:
         head.register_forward_hook(self.find_nothing)
 
     def begin(self, head: nn.Module, inputs: tuple[list[Tensor]]) -> None:
-        # Where two maps have one size, it is 1x1, and all of it is picture.
+        # Where two maps have one size, it is 1x1, and all of it is image.
         self.by_size = {_size(x): level for x, level in zip(inputs[0], self.levels, strict=True)}
 
     def mask(self, x: Tensor) -> Tensor:
@@ -291,7 +291,7 @@ class _HeadPadding:
         return (inputs[0] * self.mask(inputs[0]),)
 
     def normalize(self, norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        """GN whose mean and variance are of the pictures alone, in float32 as PyTorch's own."""
+        """GN whose mean and variance are of the images alone, in float32 as PyTorch's own."""
         x = inputs[0].float().unflatten(1, (norm.num_groups, -1))
         mask = self.mask(inputs[0]).float().unsqueeze(1)
         values = mask.sum(dim=(2, 3, 4), keepdim=True) * x.shape[2]
@@ -317,10 +317,10 @@ def _size(x: Tensor) -> tuple[int, int]:
     return int(x.shape[2]), int(x.shape[3])
 
 
-class _PicturewiseSemSegHead(SemSegFPNHead):
-    """detectron2's head, that sees of a batch one picture after another in inference.
+class _ImagewiseSemSegHead(SemSegFPNHead):
+    """detectron2's head, that sees of a batch one image after another in inference.
 
-    Its norm (GN, unless `MODEL.SEM_SEG_HEAD.NORM` is another) and its bilinear upsampling look beyond the picture.
+    Its norm (GN, unless `MODEL.SEM_SEG_HEAD.NORM` is another) and its bilinear upsampling look beyond the image.
     """
 
     padding: Padding
@@ -332,7 +332,7 @@ class _PicturewiseSemSegHead(SemSegFPNHead):
             return super().layers(features)
         first = features[self.in_features[0]]
         height, width = first.shape[2:]
-        # So that all maps end at one place, as those of a picture alone do.
+        # So that all maps end at one place, as those of an image alone do.
         coarsest = max(self.strides.values())
         outputs = []
         for place, size in enumerate(-(-self.padding.sizes(0) // coarsest) * coarsest):
@@ -346,7 +346,7 @@ class _PicturewiseSemSegHead(SemSegFPNHead):
         return torch.cat(outputs)
 
 
-def _continue_pictures(pooler: Any, inputs: tuple[Any, ...], *, padding: Padding) -> tuple[Any, ...]:
+def _continue_images(pooler: Any, inputs: tuple[Any, ...], *, padding: Padding) -> tuple[Any, ...]:
     maps, *rest = inputs
     levels = [round(-math.log2(level_pooler.spatial_scale)) for level_pooler in pooler.level_poolers]
-    return ([padding.continue_pictures(x, level) for x, level in zip(maps, levels, strict=True)], *rest)
+    return ([padding.continue_images(x, level) for x, level in zip(maps, levels, strict=True)], *rest)

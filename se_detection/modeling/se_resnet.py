@@ -1,4 +1,4 @@
-"""SE-ResNet and SE-ResNeXt trunks, alone and under FPN, from a config or by name."""
+"""SE-ResNet and SE-ResNeXt backbones, alone and under FPN, from a config or by name."""
 
 import importlib.util
 import logging
@@ -62,7 +62,7 @@ def make_stage(
 
     Args:
         stage: `res2` to `res5`.
-        depth: of the trunk, which says how many blocks there are, and of what kind.
+        depth: of the backbone, which says how many blocks there are, and of what kind.
         stride: of the first block.
         bottleneck_channels: width of the 3x3 convolutions; basic blocks have no such width, nor what follows `norm`.
         deform: the options of detectron2's deformable block, where the 3x3 convolutions are deformable.
@@ -142,7 +142,7 @@ def make_se_resnet(
         raise UserError(f"MODEL.RESNETS.DEPTH: {depth} is not one of {', '.join(map(str, BLOCKS_PER_STAGE))}")
     if res5_dilation not in (1, 2):
         raise UserError(f"MODEL.RESNETS.RES5_DILATION: {res5_dilation} is not 1 or 2")
-    check_choice("STEM", stem, STEMS)
+    check_choice("MODEL.RESNETS.STEM_TYPE", stem, STEMS)
     basic = depth < 50
     out_channels = res2_channels or (64 if basic else 256)
     if basic:
@@ -200,17 +200,17 @@ def make_se_resnet(
 
 @BACKBONE_REGISTRY.register()
 def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """The trunk that `MODEL.RESNETS` and `MODEL.SE` describe, for C4 and DC5 detectors.
+    """The backbone that `MODEL.RESNETS` and `MODEL.SE` describe, for C4 and DC5 detectors.
 
     Raises:
         UserError: a value that can't be built, or a C4 detector whose res5 would lose its SE.
     """
-    trunk = _trunk(cfg, input_shape)
-    _ignore_padding_if_asked(cfg, trunk)
-    return trunk
+    backbone = _backbone(cfg, input_shape)
+    _ignore_padding_if_asked(cfg, backbone)
+    return backbone
 
 
-def _trunk(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+def _backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     if "SE" not in cfg.MODEL:
         raise UserError("the config has no MODEL.SE: import se_detection before get_cfg(), or call add_se_config(cfg)")
     se = SEConfig.from_cfg(cfg)
@@ -222,10 +222,10 @@ def _trunk(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
             "MODEL.ROI_HEADS.NAME: Res5ROIHeads has a res5 without SE; set it to SERes5ROIHeads, "
             "or take res5 out of MODEL.SE.STAGES"
         )
-    trunk = make_se_resnet(
+    backbone = make_se_resnet(
         resnets.DEPTH,
         se=se,
-        stem=cfg.MODEL.SE.STEM,
+        stem=cfg.MODEL.RESNETS.STEM_TYPE,
         norm=resnets.NORM,
         out_features=resnets.OUT_FEATURES,
         in_channels=input_shape.channels,
@@ -240,26 +240,26 @@ def _trunk(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         deform_num_groups=resnets.DEFORM_NUM_GROUPS,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
     )
-    refuse_partial_load(trunk)
-    return trunk
+    refuse_partial_load(backbone)
+    return backbone
 
 
 @BACKBONE_REGISTRY.register()
 def build_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The trunk under FPN: p2 to p5, and p6 by subsampling (Faster, Mask and Cascade R-CNN)."""
-    return _with_fpn(cfg, _trunk(cfg, input_shape), LastLevelMaxPool())
+    """The backbone under FPN: p2 to p5, and p6 by subsampling (Faster, Mask and Cascade R-CNN)."""
+    return _with_fpn(cfg, _backbone(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The trunk under RetinaNet's FPN: p3 to p5, and p6 and p7 by convolution from res5."""
-    trunk = _trunk(cfg, input_shape)
-    return _with_fpn(cfg, trunk, LastLevelP6P7(trunk.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))
+    """The backbone under RetinaNet's FPN: p3 to p5, and p6 and p7 by convolution from res5."""
+    backbone = _backbone(cfg, input_shape)
+    return _with_fpn(cfg, backbone, LastLevelP6P7(backbone.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))
 
 
-def _with_fpn(cfg: CfgNode, trunk: Backbone, top_block: nn.Module) -> FPN:
+def _with_fpn(cfg: CfgNode, backbone: Backbone, top_block: nn.Module) -> FPN:
     fpn = FPN(
-        bottom_up=trunk,
+        bottom_up=backbone,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
         norm=cfg.MODEL.FPN.NORM,

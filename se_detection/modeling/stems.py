@@ -22,7 +22,7 @@ class DeepStem(CNNBlockBase):
     """SENet-154's stem: three 3x3 convolutions, the first with stride 2, and the pool of the Caffe models.
 
     Args:
-        in_channels: of the picture.
+        in_channels: of the image.
         out_channels: of the last convolution; the others have half as many.
         norm: see detectron2's `get_norm`.
     """

@@ -1,4 +1,4 @@
-"""Pre-training of a detector's trunk as an image classifier."""
+"""Pre-training of a detector's backbone as an image classifier."""
 
 from .pretrain_config import argument_parser, load_pretrain_config
 from .pretrainer import Pretrainer

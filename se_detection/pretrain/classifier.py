@@ -1,4 +1,4 @@
-"""A detector's trunk with a pooled linear classifier on it, and the losses that it is pre-trained with."""
+"""A detector's backbone with a pooled linear classifier on it, and the losses that it is pre-trained with."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..modeling.blocks import SEResidualBlock
 
 
 class Classifier(nn.Module):
-    """Trunk, global average, linear layer.
+    """Backbone, global average, linear layer.
 
     Args:
         backbone: gives `res5`.
@@ -28,8 +28,8 @@ class Classifier(nn.Module):
         pixel_mean, pixel_std, channel_order: of the detector, in 0..255.
         label_smoothing, mixup, cutmix: 0 for none; of the latter two the alpha, one of them at random if both.
         stochastic_depth: the probability with which the last block is left out; it rises linearly from 0.
-        bf16: whether the trunk computes in bfloat16 where autocast has it.
-        channels_last: the order of the pictures in memory.
+        bf16: whether the backbone computes in bfloat16 where autocast has it.
+        channels_last: the order of the images in memory.
     """
 
     pixel_mean: Tensor
@@ -68,14 +68,14 @@ class Classifier(nn.Module):
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "Classifier":
-        """The trunk of a detector's config with a class for each of the training data's.
+        """The backbone of a detector's config with a class for each of the training data's.
 
         Raises:
-            UserError: the trunk is no ResNet, or can't be built.
+            UserError: the backbone is no ResNet, or can't be built.
         """
         recipe = cfg.PRETRAIN
         return cls(
-            build_backbone(trunk_config(cfg)),
+            build_backbone(backbone_config(cfg)),
             len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes),
             pixel_mean=cfg.MODEL.PIXEL_MEAN,
             pixel_std=cfg.MODEL.PIXEL_STD,
@@ -100,7 +100,7 @@ class Classifier(nn.Module):
         return {"loss_cls": F.cross_entropy(self.logits(images), targets, label_smoothing=self.label_smoothing)}
 
     def preprocess(self, batch: list[dict[str, Any]]) -> Tensor:
-        """Pictures as the detector sees them: (N, 3, H, W), in its channel order, normalised."""
+        """Images as the detector sees them: (N, 3, H, W), in its channel order, normalised."""
         images = torch.from_numpy(np.stack([item["image"] for item in batch]))
         images = images.to(self.pixel_mean.device, non_blocking=True).float()
         if self.bgr:
@@ -114,8 +114,8 @@ class Classifier(nn.Module):
         return self.linear(features.float().mean(dim=(2, 3)))
 
 
-def trunk_config(cfg: CfgNode) -> CfgNode:
-    """The config of a detector's trunk alone, as far as res5.
+def backbone_config(cfg: CfgNode) -> CfgNode:
+    """The config of a detector's backbone alone, as far as res5.
 
     Raises:
         UserError: it is no ResNet of detectron2's or of this project.
@@ -134,7 +134,7 @@ def trunk_config(cfg: CfgNode) -> CfgNode:
 
 
 def add_stochastic_depth(backbone: nn.Module, probability: float) -> None:
-    """Leaves residual branches out at random in training (Huang et al., arXiv 1603.09382), each picture's by itself.
+    """Leaves residual branches out at random in training (Huang et al., arXiv 1603.09382), each image's by itself.
 
     Args:
         backbone: detectron2's ResNet, of plain or SE blocks.

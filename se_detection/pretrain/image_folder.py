@@ -18,7 +18,7 @@ from ..errors import UserError
 
 TRAIN, VAL = "image_folder_train", "image_folder_val"
 CHUNK = 1 << 20
-# Pictures are compressed already, and hardly become smaller in an archive; zeros become a thousandth.
+# Images are compressed already, and hardly become smaller in an archive; zeros become a thousandth.
 MAX_RATIO = 100
 SPLITS = {TRAIN: "train", VAL: "val"}
 
@@ -97,9 +97,9 @@ def _unpack(archive: Path) -> Path:
                 unpacked += member.size
                 if unpacked > MAX_RATIO * size:
                     raise UserError(
-                        f"--data {archive}: it unpacks to more than {MAX_RATIO} times its size; no pictures do"
+                        f"--data {archive}: it unpacks to more than {MAX_RATIO} times its size; no images do"
                     )
-                # Python's filter lets those through that lead into the folder; pictures need none, and folders that
+                # Python's filter lets those through that lead into the folder; images need none, and folders that
                 # are links have been ways around it.
                 if member.issym():
                     raise UserError(f"--data {archive}: {member.name!r} is a link; pack the files (tar --dereference)")

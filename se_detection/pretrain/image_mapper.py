@@ -1,4 +1,4 @@
-"""One picture of an image folder as timm's transforms make it."""
+"""One image of an image folder as timm's transforms make it."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from ..errors import UserError
 
 
 class ImageMapper:
-    """Reads a picture, and crops, flips and augments it for training, or resizes and crops its centre.
+    """Reads an image, and crops, flips and augments it for training, or resizes and crops its centre.
 
     What it gives has `image`, (3, H, W) in RGB from 0 to 255, and `label`.
 

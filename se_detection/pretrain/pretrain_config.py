@@ -1,4 +1,4 @@
-"""The config of a pre-training: a detector's trunk, and a recipe."""
+"""The config of a pre-training: a detector's backbone, and a recipe."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -30,14 +30,14 @@ PRETRAIN = {
     "TRAIN_SIZE": 224,
     "TEST_SIZE": 224,
     "TEST_RESIZE": 256,  # the short side, of which the centre is taken
-    "CROP_SCALE": [0.08, 1.0],  # the part of a picture's area that a training crop has
+    "CROP_SCALE": [0.08, 1.0],  # the part of an image's area that a training crop has
     "COLOR_JITTER": 0.0,
     "AUTO_AUGMENT": "",  # timm's name of a policy
     "LABEL_SMOOTHING": 0.0,
     "MIXUP": 0.0,  # the alpha, 0 for none
     "CUTMIX": 0.0,
     "STOCHASTIC_DEPTH": 0.0,  # of the last block
-    "BF16": False,  # the trunk computes in bfloat16, on CPUs too
+    "BF16": False,  # the backbone computes in bfloat16, on CPUs too
 }
 COMPUTED = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
 
@@ -45,13 +45,13 @@ EXAMPLE = """
 examples:
   the paper's recipe, and its result under a detector:
     $ tools/pretrain.py --config-file configs/Ablations/se_r50_position_pre.yaml --data imagenet/ --num-gpus 8 \\
-        OUTPUT_DIR output/pre_trunk
+        OUTPUT_DIR output/pre_backbone
     $ tools/train_net.py --config-file configs/Ablations/se_r50_position_pre.yaml --num-gpus 8 \\
-        MODEL.WEIGHTS output/pre_trunk/trunk.pth OUTPUT_DIR output/pre
-  a small set of small pictures:
+        MODEL.WEIGHTS output/pre_backbone/backbone.pth OUTPUT_DIR output/pre
+  a small set of small images:
     $ tools/pretrain.py --config-file configs/Toy/faster_rcnn_SE_R_18_FPN.yaml --data pictures.tar.gz --recipe modern \\
         PRETRAIN.EPOCHS 20 PRETRAIN.TRAIN_SIZE 64 PRETRAIN.TEST_SIZE 64 PRETRAIN.TEST_RESIZE 64 \\
-        SOLVER.IMS_PER_BATCH 128 SOLVER.BASE_LR 0.1 OUTPUT_DIR output/trunk
+        SOLVER.IMS_PER_BATCH 128 SOLVER.BASE_LR 0.1 OUTPUT_DIR output/backbone
 """
 
 
@@ -67,7 +67,7 @@ def argument_parser() -> ArgumentParser:
     parser.add_argument(
         "--overwrite", action="store_true", help="start anew in an OUTPUT_DIR that holds a run, removing its files"
     )
-    parser.set_defaults(reset_predictor=False, allow_partial_trunk=False, fuse=False, bad_images=None)
+    parser.set_defaults(reset_predictor=False, allow_partial_backbone=False, fuse=False, bad_images=None)
     return parser
 
 
@@ -140,7 +140,7 @@ def _check_recipe(cfg: CfgNode, processes: int) -> None:
             if isinstance(item, bool) or not isinstance(item, int | float) or item < 0:
                 raise UserError(f"PRETRAIN.{key}: {item!r} is no number from 0 on")
     if len(recipe.CROP_SCALE) != 2 or not 0 < recipe.CROP_SCALE[0] <= recipe.CROP_SCALE[1] <= 1:
-        raise UserError(f"PRETRAIN.CROP_SCALE: {recipe.CROP_SCALE} is not a least and a largest part of a picture")
+        raise UserError(f"PRETRAIN.CROP_SCALE: {recipe.CROP_SCALE} is not a least and a largest part of an image")
     if recipe.TEST_RESIZE < recipe.TEST_SIZE:
         raise UserError(f"PRETRAIN.TEST_RESIZE: {recipe.TEST_RESIZE} is below TEST_SIZE, {recipe.TEST_SIZE}")
     for key in ("LABEL_SMOOTHING", "STOCHASTIC_DEPTH"):
@@ -152,22 +152,24 @@ def _check_recipe(cfg: CfgNode, processes: int) -> None:
     if (recipe.MIXUP or recipe.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH // processes % 2:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is odd for each of {processes} processes; "
-            "PRETRAIN.MIXUP and CUTMIX mix pictures in pairs"
+            "PRETRAIN.MIXUP and CUTMIX mix images in pairs"
         )
     if cfg.SOLVER.AMP.ENABLED:
         raise UserError("SOLVER.AMP.ENABLED: that is for detectors; PRETRAIN.BF16 is mixed precision here")
-    if cfg.SOLVER.TRUNK_FROZEN_ITERS or cfg.SOLVER.TRUNK_LR_FACTOR != 1:
-        raise UserError("SOLVER.TRUNK_FROZEN_ITERS and TRUNK_LR_FACTOR are for fine-tuning; here the trunk is trained")
-
-
-def _count_epochs(cfg: CfgNode, pictures: int) -> None:
-    """Writes what detectron2 counts in iterations."""
-    if cfg.SOLVER.IMS_PER_BATCH > pictures:
+    if cfg.SOLVER.BACKBONE_FREEZE_ITERS or cfg.SOLVER.BACKBONE_MULTIPLIER != 1:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is more than the {pictures} pictures to train on; "
+            "SOLVER.BACKBONE_FREEZE_ITERS and BACKBONE_MULTIPLIER are for fine-tuning; here the backbone is trained"
+        )
+
+
+def _count_epochs(cfg: CfgNode, images: int) -> None:
+    """Writes what detectron2 counts in iterations."""
+    if cfg.SOLVER.IMS_PER_BATCH > images:
+        raise UserError(
+            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is more than the {images} images to train on; "
             "set it lower, and SOLVER.BASE_LR in proportion"
         )
-    epoch = pictures / cfg.SOLVER.IMS_PER_BATCH
+    epoch = images / cfg.SOLVER.IMS_PER_BATCH
     recipe = cfg.PRETRAIN
     cfg.SOLVER.MAX_ITER = max(1, round(recipe.EPOCHS * epoch))
     cfg.SOLVER.STEPS = tuple(round(step * epoch) for step in recipe.STEP_EPOCHS)

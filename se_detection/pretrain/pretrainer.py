@@ -22,11 +22,11 @@ from .image_folder import register_image_folder
 from .image_mapper import ImageMapper
 from .top_k import TopKEvaluator
 
-TRUNK = "trunk.pth"
+BACKBONE = "backbone.pth"
 
 
 class Pretrainer(Trainer):
-    """Trains the trunk of a config as a classifier, and leaves it in `OUTPUT_DIR/trunk.pth`, for `MODEL.WEIGHTS`."""
+    """Trains the backbone of a config as a classifier, and leaves it in `OUTPUT_DIR/backbone.pth`, for `MODEL.WEIGHTS`."""
 
     @staticmethod
     def register_data(args: Namespace) -> None:
@@ -34,8 +34,8 @@ class Pretrainer(Trainer):
         register_image_folder(Path(args.data))
 
     @staticmethod
-    def picture_size(cfg: CfgNode) -> tuple[int, int]:
-        """The size at which pictures are tested."""
+    def image_size(cfg: CfgNode) -> tuple[int, int]:
+        """The size at which images are tested."""
         return cfg.PRETRAIN.TEST_SIZE, cfg.PRETRAIN.TEST_SIZE
 
     @classmethod
@@ -46,12 +46,12 @@ class Pretrainer(Trainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """Batches of augmented pictures."""
+        """Batches of augmented images."""
         return TrainLoader.from_cfg(cfg, ImageMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """Batches of the training's size, of each picture's centre."""
+        """Batches of the training's size, of each image's centre."""
         size = max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
         mapper = ImageMapper(cfg, is_train=False)
         return Undisturbed(build_detection_test_loader(cfg, dataset_name, mapper=mapper, batch_size=size))
@@ -62,17 +62,17 @@ class Pretrainer(Trainer):
         return TopKEvaluator(Path(cfg.OUTPUT_DIR, "inference"))
 
     def train(self) -> Any:
-        """Trains to the end, then writes the trunk.
+        """Trains to the end, then writes the backbone.
 
         Raises:
             Interrupted, UserError: see :class:`Trainer`.
         """
         results = super().train()
         if comm.is_main_process():
-            self._save_trunk()
+            self._save_backbone()
         return results
 
-    def _save_trunk(self) -> None:
+    def _save_backbone(self) -> None:
         weights: Any = self.checkpointer.weights
         layout: Any = self.checkpointer.layout
         content = {
@@ -82,4 +82,4 @@ class Pretrainer(Trainer):
             "layout": layout.to_dict(),
             "pretraining": {"epochs": self.cfg.PRETRAIN.EPOCHS, **self._last_eval_results["classification"]},
         }
-        write_whole(Path(self.cfg.OUTPUT_DIR, TRUNK), partial(torch.save, content))
+        write_whole(Path(self.cfg.OUTPUT_DIR, BACKBONE), partial(torch.save, content))

@@ -14,7 +14,7 @@ from ..files import write_whole
 
 
 class TopKEvaluator(DatasetEvaluator):
-    """The part of pictures, in percent, whose class is the likeliest (`top1`) or among the five likeliest (`top5`).
+    """The part of images, in percent, whose class is the likeliest (`top1`) or among the five likeliest (`top5`).
 
     Args:
         folder: where the main process writes `results.json`.

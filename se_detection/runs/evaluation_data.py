@@ -27,11 +27,11 @@ from .trained_run import TrainedRun
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Pictures with annotations.
+    """Images with annotations.
 
     Args:
         annotations: COCO's instances.
-        image_root: the pictures' folder.
+        image_root: the images' folder.
         classes: names in the model's order.
         category_ids: the annotations' id of each class.
         images: detectron2's dictionaries, in the order of the set.
@@ -144,7 +144,7 @@ def _first(names: Sequence[str]) -> str:
 
 
 def read_image(cfg: CfgNode, file: Path) -> Entry:
-    """A picture outside the data, as the detector is tested on it.
+    """An image outside the data, as the detector is tested on it.
 
     Raises:
         UserError: the file can't be read.

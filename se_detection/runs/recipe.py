@@ -11,20 +11,20 @@ from ..config.yaml_file import read_yaml
 from ..data.coco_format import Rule, is_integer, is_name, problems
 from ..errors import UserError
 
-# What makes an arm: the trunk's layers, its weights, and how these want their pixels.
-TRUNK = (
+# What makes an arm: the backbone's layers, its weights, and how these want their pixels.
+BACKBONE = (
     *("MODEL.BACKBONE.NAME", "MODEL.SE.*", "MODEL.RESNETS.*", "MODEL.WEIGHTS"),
     *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT"),
 )
-# How a trunk is trained, and what the detector takes from it, are the recipe's.
-NOT_TRUNK = ("MODEL.RESNETS.NORM", "MODEL.RESNETS.OUT_FEATURES")
+# How a backbone is trained, and what the detector takes from it, are the recipe's.
+NOT_BACKBONE = ("MODEL.RESNETS.NORM", "MODEL.RESNETS.OUT_FEATURES")
 # What makes no difference to a detector that anybody could repeat, and what is compared by its content elsewhere.
 INDIFFERENT = (
     *("OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"),
     *("DATASETS.TRAIN", "DATASETS.TEST", "TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS", "SOLVER.CHECKPOINT_PERIOD"),
     *("SOLVER.CHECKPOINTS_TO_KEEP", "SOLVER.BEST_METRIC"),
 )
-# A C4 detector has res5 in its heads: these two differ as the trunks do.
+# A C4 detector has res5 in its heads: these two differ as the backbones do.
 SAME_HEADS = {"SERes5ROIHeads": "Res5ROIHeads"}
 # What is made use of; the rest is compared, whatever it is.
 RULES = {
@@ -70,6 +70,6 @@ def differing(first: Recipe, second: Recipe) -> dict[str, list[Any]]:
     return {key: pair for key, pair in values.items() if pair[0] != pair[1]}
 
 
-def is_of_trunk(key: str) -> bool:
+def is_of_backbone(key: str) -> bool:
     """Whether the two arms of a comparison may differ in this key."""
-    return key not in NOT_TRUNK and any(fnmatch(key, pattern) for pattern in TRUNK)
+    return key not in NOT_BACKBONE and any(fnmatch(key, pattern) for pattern in BACKBONE)

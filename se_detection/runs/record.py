@@ -77,10 +77,10 @@ def write_run_record(
 ) -> None:
     """Writes `run.json`: the command, the data, and the model's size.
 
-    GFLOPs are multiply-adds of the backbone, as the paper counts them, for one picture, padded as detectron2 does.
+    GFLOPs are multiply-adds of the backbone, as the paper counts them, for one image, padded as detectron2 does.
 
     Args:
-        size: height and width of the picture.
+        size: height and width of the image.
         resumed_at: the iteration that a run goes on from; the record that is there gets a line for that alone.
     """
     path = Path(cfg.OUTPUT_DIR, "run.json")
@@ -98,7 +98,7 @@ def write_run_record(
         "command": shlex.join(sys.argv),
         "config_file": args.config_file,
         "weights": cfg.MODEL.WEIGHTS,
-        "allow_partial_trunk": args.allow_partial_trunk,
+        "allow_partial_backbone": args.allow_partial_backbone,
         "device": torch.cuda.get_device_name() if cfg.MODEL.DEVICE != "cpu" else "cpu",
         "processes": processes,
         "versions": {package: version(package) for package in ("torch", "torchvision", "se_detection")},

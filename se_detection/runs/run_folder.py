@@ -17,7 +17,7 @@ TRAINING = (
     "model_final.pth",
     "model_best.pth",
     "model_initial.pth",
-    "trunk.pth",
+    "backbone.pth",
     "model_[0-9]*.pth",
     "model_*.pth.corrupt",
     "*.part",
@@ -76,7 +76,7 @@ def check_run_folder(cfg: CfgNode, args: Namespace) -> None:
 
 
 def _check_same_run(cfg: CfgNode, output: Path) -> None:
-    """A resumed run has the trunk and the classes that it began with."""
+    """A resumed run has the backbone and the classes that it began with."""
     record = read_record(output)
     classes = class_names(cfg.DATASETS.TEST)
     now = {"backbone": cfg.MODEL.BACKBONE.NAME, "depth": cfg.MODEL.RESNETS.DEPTH, "classes": classes}

@@ -1,4 +1,4 @@
-"""The detector of a run folder, as tools/train_net.py leaves it, and the pictures that it is looked at with."""
+"""The detector of a run folder, as tools/train_net.py leaves it, and the images that it is looked at with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

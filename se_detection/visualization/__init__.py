@@ -1,7 +1,7 @@
-"""Self-contained HTML pages: verdict first, charts and pictures inside, no script, nothing fetched."""
+"""Self-contained HTML pages: verdict first, charts and images inside, no script, nothing fetched."""
 
 from ..files import check_html_file
-from .embedded_images import EmbeddedImage, picture_from_file, picture_from_image
+from .embedded_images import EmbeddedImage, image_from_file, image_from_image
 from .inline_charts import chart_style, inline_svg
 from .page import Page, render_page, write_page
 from .page_blocks import (
@@ -46,9 +46,9 @@ __all__ = [
     "Text",
     "chart_style",
     "check_html_file",
+    "image_from_file",
+    "image_from_image",
     "inline_svg",
-    "picture_from_file",
-    "picture_from_image",
     "render_page",
     "write_page",
 ]

@@ -1,4 +1,4 @@
-"""Boxes, masks and keypoints on pictures of any size, and pictures side by side."""
+"""Boxes, masks and keypoints on images of any size, and images side by side."""
 
 import colorsys
 import math
@@ -20,11 +20,11 @@ Rectangle = tuple[float, float, float, float]
 
 GAP, MARGIN = 8, 2
 INK, PAPER = (0, 0, 0), (255, 255, 255)
-# A picture whose longer side has fewer pixels is enlarged, so that names can be read.
+# An image whose longer side has fewer pixels is enlarged, so that names can be read.
 READABLE = 640
-# How many pixels of the longer side each pixel of lettering and of a line is for, on large pictures.
+# How many pixels of the longer side each pixel of lettering and of a line is for, on large images.
 PER_LETTER, PER_LINE = 80, 480
-# Boxes that reach further out of a picture are drawn as if they reached so far (pixels): a dash costs time anywhere.
+# Boxes that reach further out of an image are drawn as if they reached so far (pixels): a dash costs time anywhere.
 FAR = 4096
 # How much of a mask's colour there is in what it covers, and the score from which on detectron2 draws a keypoint.
 MASK = 0.45
@@ -70,50 +70,50 @@ def class_colours(names: dict[int, str]) -> dict[int, Colour]:
 
 
 def draw_boxes(
-    picture: Image.Image,
+    image: Image.Image,
     entries: Iterable[Entry],
     names: dict[int, str],
     colours: dict[int, Colour],
     *,
     longest: float = math.inf,
 ) -> Image.Image:
-    """A picture under boxes with class and score; small ones are enlarged, and on large ones all is larger.
+    """An image under boxes with class and score; small ones are enlarged, and on large ones all is larger.
 
     Of detections, masks and keypoints are drawn too, where there are any.
 
     Args:
-        picture: RGB.
-        entries: COCO's annotations or detections, their boxes in the picture's pixels.
+        image: RGB.
+        entries: COCO's annotations or detections, their boxes in the image's pixels.
         names: of the categories.
         colours: of :func:`class_colours`.
-        longest: the picture is reduced if its longer side has more pixels than that.
+        longest: the image is reduced if its longer side has more pixels than that.
     """
-    longer = max(picture.size)
+    longer = max(image.size)
     shown = min(max(longer, READABLE), longest)
-    width = max(round(picture.width * shown / longer), 1)
+    width = max(round(image.width * shown / longer), 1)
     pen = _pen(shown)
     entries = list(entries)
     # The surest last, above the others.
     found = sorted((entry for entry in entries if "score" in entry), key=lambda entry: entry["score"])
-    panel = draw_panel(_under_masks(picture, found, colours), named_boxes(entries, _index(names), colours), width, pen)
+    panel = draw_panel(_under_masks(image, found, colours), named_boxes(entries, _index(names), colours), width, pen)
     draw = ImageDraw.Draw(panel)
     for entry in found:
         for x, y, score in np.reshape(entry.get("keypoints", ()), (-1, 3)):
             if score > KEYPOINT:
                 # COCO's places of keypoints are those of pixels.
-                at = (x + 0.5) * width / picture.width, (y + 0.5) * panel.height / picture.height
+                at = (x + 0.5) * width / image.width, (y + 0.5) * panel.height / image.height
                 draw.circle(at, 2 * pen.line, fill=colours[entry["category_id"]], outline=INK, width=pen.line // 2)
     return panel
 
 
-def _under_masks(picture: Image.Image, found: Sequence[Entry], colours: dict[int, Colour]) -> Image.Image:
-    """The picture, coloured where the run-length codes of detections are; codes of another size are left out."""
-    size = [picture.height, picture.width]
+def _under_masks(image: Image.Image, found: Sequence[Entry], colours: dict[int, Colour]) -> Image.Image:
+    """The image, coloured where the run-length codes of detections are; codes of another size are left out."""
+    size = [image.height, image.width]
     codes = ((entry, entry.get("segmentation")) for entry in found)
     seen = [entry for entry, code in codes if isinstance(code, dict) and code.get("size") == size]
     if not seen:
-        return picture
-    pixels = np.array(picture)
+        return image
+    pixels = np.array(image)
     for entry in seen:
         inside = masks.decode(entry["segmentation"]).astype(bool)
         mixed = (1 - MASK) * pixels[inside] + MASK * np.array(colours[entry["category_id"]])
@@ -122,7 +122,7 @@ def _under_masks(picture: Image.Image, found: Sequence[Entry], colours: dict[int
 
 
 def side_by_side(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Pictures of one size in a row, a title above each."""
+    """Images of one size in a row, a title above each."""
     width, height = panels[0].size
     size = _pen(max(width, height)).font * 4 // 3
     head = size + 2 * GAP
@@ -152,10 +152,10 @@ def named_boxes(entries: Iterable[Entry], coco: COCO, colours: dict[Any, Colour]
     ]
 
 
-def draw_panel(picture: Image.Image, boxes: Sequence[DrawnBox], width: int, pen: Pen = THIN) -> Image.Image:
-    """The picture, enlarged or reduced to a width, under boxes; the first box's label has the best place."""
-    scale = width / picture.width
-    panel = picture.resize((width, max(round(picture.height * scale), 1)), Image.Resampling.BICUBIC)
+def draw_panel(image: Image.Image, boxes: Sequence[DrawnBox], width: int, pen: Pen = THIN) -> Image.Image:
+    """The image, enlarged or reduced to a width, under boxes; the first box's label has the best place."""
+    scale = width / image.width
+    panel = image.resize((width, max(round(image.height * scale), 1)), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(panel)
     font = ImageFont.load_default(pen.font)
     places = [_near(box.place, scale, panel.size) for box in boxes]
@@ -231,5 +231,5 @@ def _index(names: dict[int, str]) -> COCO:
 
 
 def _pen(longer: float) -> Pen:
-    """As in pictures of 640 pixels, or larger."""
+    """As in images of 640 pixels, or larger."""
     return Pen(line=max(Pen.line, round(longer / PER_LINE)), font=max(Pen.font, round(longer / PER_LETTER)))

@@ -1,4 +1,4 @@
-"""Pictures as data URIs, with their size: a page keeps its layout while they are decoded."""
+"""Images as data URIs, with their size: a page keeps its layout while they are decoded."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ SUFFIXES = (".png", ".jpg", ".svg")
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """A picture in a page; `title` and `note` are above it, `alt` instead of it, `arm` gives it that arm's mark."""
+    """An image in a page; `title` and `note` are above it, `alt` instead of it, `arm` gives it that arm's mark."""
 
     source: str
     width: int
@@ -30,15 +30,13 @@ class EmbeddedImage:
     arm: str = ""
 
 
-def picture_from_image(
-    image: Image.Image, alt: str, *, title: str = "", note: str = "", arm: str = ""
-) -> EmbeddedImage:
+def image_from_image(image: Image.Image, alt: str, *, title: str = "", note: str = "", arm: str = "") -> EmbeddedImage:
     """A photograph, compressed (WebP)."""
     content = _webp(image.convert("RGB"), quality=QUALITY, method=6)
     return EmbeddedImage(_data_uri("image/webp", content), image.width, image.height, alt, title, note, arm)
 
 
-def picture_from_file(path: Path, alt: str, *, title: str = "") -> EmbeddedImage:
+def image_from_file(path: Path, alt: str, *, title: str = "") -> EmbeddedImage:
     """A plot: an SVG file as it is, others as WebP no wider than 1600 pixels, without loss where that is smaller.
 
     Raises:

@@ -142,7 +142,7 @@ class ImageGrid:
     title: str
     items: Sequence[EmbeddedImage]
     large: bool = False
-    kind: ClassVar[str] = "pictures"
+    kind: ClassVar[str] = "images"
 
 
 @dataclass(frozen=True)

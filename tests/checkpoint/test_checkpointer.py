@@ -58,7 +58,7 @@ def classifier() -> Converted:
     return Converted.from_state_dict(timm.create_model("seresnet18").state_dict(), "timm", sha256="")
 
 
-def assert_trunk(model: nn.Module, weights: dict[str, Tensor]) -> None:
+def assert_backbone(model: nn.Module, weights: dict[str, Tensor]) -> None:
     for key, tensor in model.backbone.bottom_up.state_dict().items():
         if not key.endswith("num_batches_tracked"):
             assert torch.equal(tensor, weights[key]), key
@@ -82,9 +82,9 @@ def test_fine_tuning_from_a_converted_classifier(tmp_path, suffix, caplog) -> No
     loader = checkpointer(cfg, tmp_path)
     with caplog.at_level(logging.WARNING):
         loader.load(str(tmp_path / f"weights.{suffix}"))
-    assert_trunk(loader.model, converted.weights)
+    assert_backbone(loader.model, converted.weights)
     assert "doesn't say" not in caplog.text
-    with pytest.raises(UserError, match=r"\d+ of the \d+ tensors outside the trunk are missing"):
+    with pytest.raises(UserError, match=r"\d+ of the \d+ tensors outside the backbone are missing"):
         checkpointer(cfg, tmp_path, needs_heads=True).load(str(tmp_path / f"weights.{suffix}"))
     cfg.INPUT.FORMAT = "BGR"
     with pytest.raises(
@@ -118,7 +118,10 @@ def reshape(key: str) -> object:
     [
         (
             drop(r"res3\.0\.conv1\.weight"),
-            ["of the trunk's", "1 missing (backbone.bottom_up.res3.0.conv1.weight); use the config that the file was"],
+            [
+                "of the backbone's",
+                "1 missing (backbone.bottom_up.res3.0.conv1.weight); use the config that the file was",
+            ],
         ),
         (
             drop(r"res4\.1\.conv2\.norm\.running_mean"),
@@ -140,12 +143,15 @@ def reshape(key: str) -> object:
             drop(r"\.se\."),
             [
                 "missing (",
-                "the file's trunk is plain and the config's has SE, which helps a detector only when",
+                "the file's backbone is plain and the config's has SE, which helps a detector only when",
                 "timm://",
             ],
         ),
-        (drop(r"box_head\.fc1"), ["2 of the", "tensors outside the trunk are missing (roi_heads.box_head.fc1.weight"]),
-        (drop("fpn_lateral3"), ["2 of the", "outside the trunk are missing (backbone.fpn_lateral3"]),
+        (
+            drop(r"box_head\.fc1"),
+            ["2 of the", "tensors outside the backbone are missing (roi_heads.box_head.fc1.weight"],
+        ),
+        (drop("fpn_lateral3"), ["2 of the", "outside the backbone are missing (backbone.fpn_lateral3"]),
         (
             reshape("roi_heads.box_head.fc1.weight"),
             ["roi_heads.box_head.fc1.weight is (3, 2) in the file and (8, 392)"],
@@ -162,7 +168,7 @@ def test_a_file_that_fits_in_part_is_refused(saved, tmp_path, tamper, messages) 
         assert message in str(caught.value)
 
 
-def test_a_converted_trunk_that_fits_in_part_is_refused(tmp_path) -> None:
+def test_a_converted_backbone_that_fits_in_part_is_refused(tmp_path) -> None:
     """detectron2's matching of names leaves out what has another shape; it must not pass for missing alone."""
     weights = classifier().weights
     weights["res3.0.conv1.weight"] = torch.ones(3, 2)
@@ -177,14 +183,14 @@ def test_a_converted_trunk_that_fits_in_part_is_refused(tmp_path) -> None:
 
 def test_se_weights_in_a_plain_config(saved, tmp_path) -> None:
     with pytest.raises(
-        UserError, match=r"32 left over .*the file's trunk has SE where the config's has not: see MODEL"
+        UserError, match=r"32 left over .*the file's backbone has SE where the config's has not: see MODEL"
     ):
         load(config("R"), saved, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("MODEL.SE.POSITION", "identity"), ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]), ("MODEL.SE.STEM", "caffe")],
+    [("MODEL.SE.POSITION", "identity"), ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]), ("MODEL.RESNETS.STEM_TYPE", "caffe")],
 )
 def test_metadata_that_contradicts_the_config(saved, tmp_path, key, value) -> None:
     cfg = config()
@@ -192,7 +198,7 @@ def test_metadata_that_contradicts_the_config(saved, tmp_path, key, value) -> No
     with pytest.raises(UserError, match=f"fit the config: {key} is .* in the file and .* in the config; mend the"):
         load(cfg, saved, tmp_path)
     with pytest.raises(UserError, match=key):
-        load(cfg, saved, tmp_path, allow_partial_trunk=True)
+        load(cfg, saved, tmp_path, allow_partial_backbone=True)
 
 
 def test_a_file_without_metadata_loads_with_one_warning(saved, tmp_path, caplog) -> None:
@@ -201,7 +207,7 @@ def test_a_file_without_metadata_loads_with_one_warning(saved, tmp_path, caplog)
         load(config(), saved, tmp_path)
     (warning,) = [record.getMessage() for record in caplog.records]
     assert "doesn't say what it was trained on" in warning
-    for part in ("MODEL.SE.STEM basic", "INPUT.FORMAT BGR", "MODEL.PIXEL_MEAN [103.53, 116.28, 123.675]"):
+    for part in ("MODEL.RESNETS.STEM_TYPE basic", "INPUT.FORMAT BGR", "MODEL.PIXEL_MEAN [103.53, 116.28, 123.675]"):
         assert part in warning
     drop(r"res2\.0\.conv1\.weight")(saved["model"])
     with pytest.raises(UserError, match="1 missing"):
@@ -223,29 +229,29 @@ def test_another_projects_file_is_told_how_to_be_converted(tmp_path, name, arm, 
         load(config(arm), state_dict, tmp_path)
 
 
-def test_a_bare_trunk_needs_no_prefix(tmp_path) -> None:
+def test_a_bare_backbone_needs_no_prefix(tmp_path) -> None:
     weights = classifier().weights
-    assert_trunk(load(config(), weights, tmp_path), weights)
+    assert_backbone(load(config(), weights, tmp_path), weights)
 
 
-def test_partial_trunk_when_asked_for(saved, tmp_path, caplog) -> None:
+def test_partial_backbone_when_asked_for(saved, tmp_path, caplog) -> None:
     """What fits is loaded, the rest stays as it was initialised."""
     weights = saved["model"]
     drop(r"\.se\.")(weights)
     reshape("backbone.bottom_up.res3.0.conv1.weight")(weights)
     weights["backbone.bottom_up.res5.2.conv1.weight"] = torch.ones(1)
-    loader = checkpointer(config(), tmp_path, allow_partial_trunk=True)
+    loader = checkpointer(config(), tmp_path, allow_partial_backbone=True)
     before = {key: tensor.clone() for key, tensor in loader.model.state_dict().items()}
     torch.save(saved, tmp_path / "weights.pth")
     with caplog.at_level(logging.WARNING):
         loader.load(str(tmp_path / "weights.pth"))
-    assert "loaded in part, as --allow-partial-trunk asks: of the trunk's" in caplog.text
+    assert "loaded in part, as --allow-partial-trunk asks: of the backbone's" in caplog.text
     for key, tensor in loader.model.state_dict().items():
         fits = ".se." not in key and key != "backbone.bottom_up.res3.0.conv1.weight"
         assert torch.equal(tensor, weights[key] if fits else before[key]), key
 
 
-def test_the_res5_of_a_c4_head_is_trunk(tmp_path) -> None:
+def test_the_res5_of_a_c4_head_is_backbone(tmp_path) -> None:
     cfg = config(DEPTH=50, RES2_OUT_CHANNELS=256, OUT_FEATURES=["res4"], NORM="FrozenBN")
     cfg.MODEL.BACKBONE.NAME = "build_se_resnet_backbone"
     cfg.MODEL.RPN.IN_FEATURES = cfg.MODEL.ROI_HEADS.IN_FEATURES = ["res4"]
@@ -265,7 +271,7 @@ def test_the_res5_of_a_c4_head_is_trunk(tmp_path) -> None:
 
 
 def detectrons_file(state_dict: dict[str, Tensor], path: Path) -> None:
-    """As the MSRA trunks of detectron2's zoo: Caffe2's names, and norms folded to a scale and a bias."""
+    """As the MSRA backbones of detectron2's zoo: Caffe2's names, and norms folded to a scale and a bias."""
     blobs = {}
     for key, tensor in state_dict.items():
         if "running" in key or "num_batches" in key:
@@ -278,17 +284,17 @@ def detectrons_file(state_dict: dict[str, Tensor], path: Path) -> None:
     path.write_bytes(pickle.dumps(blobs, 2))
 
 
-def test_detectrons_own_trunks(tmp_path) -> None:
+def test_detectrons_own_backbones(tmp_path) -> None:
     cfg = config("R", NORM="FrozenBN")
-    trunk = build_resnet_backbone(cfg, ShapeSpec(channels=3))
-    for module in trunk.modules():
+    backbone = build_resnet_backbone(cfg, ShapeSpec(channels=3))
+    for module in backbone.modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.weight.uniform_(0.5, 1.5)
             module.running_var.fill_(1)
-    detectrons_file(trunk.state_dict(), tmp_path / "R-18.pkl")
+    detectrons_file(backbone.state_dict(), tmp_path / "R-18.pkl")
     loader = checkpointer(cfg, tmp_path)
     loader.load(str(tmp_path / "R-18.pkl"))
-    assert_trunk(loader.model, trunk.state_dict())
+    assert_backbone(loader.model, backbone.state_dict())
     # A norm that learns would take the folded scales for scales of normalised maps.
     with pytest.raises(UserError, match=r"missing \(backbone\.bottom_up\.stem\.conv1\.norm\.running_mean"):
         checkpointer(config("R", NORM="BN"), tmp_path).load(str(tmp_path / "R-18.pkl"))
@@ -300,7 +306,7 @@ def test_broken_metadata(saved, tmp_path) -> None:
         load(config(), saved, tmp_path)
 
 
-def test_a_trunk_that_is_no_resnet_is_loaded_as_detectron2_does(tmp_path) -> None:
+def test_a_backbone_that_is_no_resnet_is_loaded_as_detectron2_does(tmp_path) -> None:
     class Other(nn.Module):
         def __init__(self) -> None:
             super().__init__()

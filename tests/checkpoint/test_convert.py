@@ -27,7 +27,11 @@ def state_dict(name: str) -> dict[str, torch.Tensor]:
         ("seresnet50", "timm-legacy", "layer conv1.weight is none"),
         ("legacy_seresnet18", "timm-legacy", "SE-ResNet-18 .* has a ReLU before each SE block"),
         ("legacy_seresnet34", "cadene", "SE-ResNet-34 .* has a ReLU before each SE block"),
-        ("legacy_seresnext26_32x4d", "timm-legacy", "the stages have 2, 2, 2, 2 bottlenecks, as no trunk of depth 18,"),
+        (
+            "legacy_seresnext26_32x4d",
+            "timm-legacy",
+            "the stages have 2, 2, 2, 2 bottlenecks, as no backbone of depth 18,",
+        ),
         ("resnet200", "timm", "the stages have 3, 24, 36, 3 bottlenecks"),
     ],
 )
@@ -53,7 +57,7 @@ def test_source_and_depth_are_checked() -> None:
     assert convert_state_dict(weights, "timm", depth=50)
 
 
-def test_a_trunk_that_is_not_whole_is_refused() -> None:
+def test_a_backbone_that_is_not_whole_is_refused() -> None:
     weights = state_dict("seresnet50")
     missing = {key: value for key, value in weights.items() if key != "layer3.4.se.fc2.bias"}
     with pytest.raises(UserError, match=r"1 tensors are missing .* \(in detectron2's names: res4\.4\.se\.fc2\.bias\)"):

@@ -46,7 +46,7 @@ def test_every_config_assumes_what_its_weights_do(config) -> None:
         ("MODEL.RESNETS.NUM_GROUPS", 32, "MODEL.RESNETS.NUM_GROUPS is 1 in the file and 32 in the config"),
         ("MODEL.RESNETS.WIDTH_PER_GROUP", 4, "MODEL.RESNETS.WIDTH_PER_GROUP is 64 in the file and 4 in the config"),
         ("MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.RESNETS.STRIDE_IN_1X1 is True in the file and False in the "),
-        ("MODEL.SE.STEM", "basic", "MODEL.SE.STEM is caffe in the file and basic in the config"),
+        ("MODEL.RESNETS.STEM_TYPE", "basic", "MODEL.RESNETS.STEM_TYPE is caffe in the file and basic in the config"),
         ("MODEL.SE.REDUCTION", 8, "res5 is [16, 16, 16, 16] in the file and [8, 8, 8, 8] in the config"),
         ("MODEL.SE.REDUCTION_PER_STAGE", [16, 16, 16, 4], "[16, 16, 16, 16] in the file and [16, 16, 16, 4] in"),
         ("MODEL.SE.STAGES", ["res2", "res3"], "[16, 16, 16, 16] in the file and [16, 16, 0, 0] in the config"),
@@ -74,7 +74,7 @@ def test_where_only_one_side_has_se_the_names_of_the_layers_say_so() -> None:
 
 def test_a_plain_arm_has_detectron2s_stem_whatever_model_se_says() -> None:
     cfg = model_zoo.get_config("Toy/faster_rcnn_R_50_FPN")
-    cfg.MODEL.SE.STEM = "caffe"
+    cfg.MODEL.RESNETS.STEM_TYPE = "caffe"
     assert from_cfg(cfg).stem == "basic"
 
 
@@ -84,7 +84,7 @@ def test_basic_blocks_have_no_1x1_to_stride_in() -> None:
     assert not from_cfg(cfg).stride_in_1x1
 
 
-def test_other_trunks_have_no_layout() -> None:
+def test_other_backbones_have_no_layout() -> None:
     cfg = model_zoo.get_config("Toy/faster_rcnn_R_18_FPN")
     cfg.MODEL.BACKBONE.NAME = "build_mobilenet_backbone"
     assert Layout.from_cfg(cfg) is None

@@ -40,7 +40,9 @@ def worst_error(ours: nn.Module, theirs: nn.Module, stages: nn.Module) -> float:
     return max(errors)
 
 
-def trunk(name: str, weights: dict[str, Tensor], *, layout: str | None = None, se: SEConfig | None = None) -> nn.Module:
+def backbone(
+    name: str, weights: dict[str, Tensor], *, layout: str | None = None, se: SEConfig | None = None
+) -> nn.Module:
     with torch.device("meta"):
         ours = create_backbone(name, layout=layout, se=se, num_classes=1000, out_features=(*STAGES, "linear"))
     ours.load_state_dict(weights, assign=True)
@@ -72,7 +74,7 @@ def test_timm(timm_name, name, layout, source) -> None:
     theirs = randomise_norms(timm.create_model(timm_name)).eval()
     # timm rounds the hidden channels up to multiples of 8: res2 of the basic blocks has 8 of 64, not 4.
     se = SEConfig(reduction_per_stage=(8, 16, 16, 16)) if name in ("se_resnet18", "se_resnet34") else None
-    ours = trunk(name, convert_state_dict(theirs.state_dict(), source), layout=layout, se=se)
+    ours = backbone(name, convert_state_dict(theirs.state_dict(), source), layout=layout, se=se)
     assert worst_error(ours, theirs, theirs) <= 1e-5
 
 
@@ -86,7 +88,7 @@ def test_timm(timm_name, name, layout, source) -> None:
 def test_the_other_layout_loads_as_well_and_differs(timm_name, name, layout, source) -> None:
     """What metadata is for, and what the tests above would see."""
     theirs = randomise_norms(timm.create_model(timm_name)).eval()
-    ours = trunk(name, convert_state_dict(theirs.state_dict(), source), layout=layout)
+    ours = backbone(name, convert_state_dict(theirs.state_dict(), source), layout=layout)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert relative_error(ours(images)["linear"], theirs(images)) > 0.01
@@ -137,7 +139,7 @@ class MmpretrainBlock(Bottleneck):
 def test_moskomule() -> None:
     theirs = randomise_norms(ResNet(MoskomuleBlock, [3, 4, 6, 3])).eval()
     weights = convert_state_dict(theirs.state_dict(), "moskomule")
-    assert worst_error(trunk("se_resnet50", weights, se=SEConfig(bias=False)), theirs, theirs) <= 1e-5
+    assert worst_error(backbone("se_resnet50", weights, se=SEConfig(bias=False)), theirs, theirs) <= 1e-5
     layout = Converted.from_state_dict(theirs.state_dict(), "moskomule", sha256="").layout
     assert not layout.se_bias
 
@@ -151,13 +153,13 @@ def test_mmpretrain(groups, name) -> None:
         f"head.{key}" if key.startswith("fc.") else f"backbone.{key}": value
         for key, value in network.state_dict().items()
     }
-    assert worst_error(trunk(name, convert_state_dict(state_dict, "mmpretrain")), network, network) <= 1e-5
+    assert worst_error(backbone(name, convert_state_dict(state_dict, "mmpretrain")), network, network) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
 def test_torchvision(name) -> None:
     theirs = randomise_norms(torchvision.models.get_model(name)).eval()
-    assert worst_error(trunk(name, convert_state_dict(theirs.state_dict(), "torchvision")), theirs, theirs) <= 1e-5
+    assert worst_error(backbone(name, convert_state_dict(theirs.state_dict(), "torchvision")), theirs, theirs) <= 1e-5
 
 
 # Of se_resnet50 in pretrainedmodels 0.7.4, pretrainedmodels/models/senet.py (PyPI), less the norms' statistics.
@@ -211,7 +213,7 @@ def test_verify_sees_what_is_wrong(timm_name, source, stride_in_1x1, stem) -> No
 
 
 @pytest.mark.parametrize(("name", "layout"), [("seresnet18", "torchvision"), ("legacy_seresnet50", "caffe")])
-def test_the_table_of_all_trunks(name, layout, monkeypatch) -> None:
+def test_the_table_of_all_backbones(name, layout, monkeypatch) -> None:
     assert parity.parity(name) == parity.Parity(name, layout, pytest.approx(0, abs=1e-12))
     original = parity.Converted.from_state_dict
 

@@ -23,7 +23,7 @@ def offline_timm(monkeypatch, tmp_path) -> torch.nn.Module:
     return model
 
 
-def test_detectron2_loads_the_whole_trunk(offline_timm) -> None:
+def test_detectron2_loads_the_whole_backbone(offline_timm) -> None:
     cfg = model_zoo.get_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
     cfg.MODEL.DEVICE = "cpu"
     model = model_zoo.build_model(cfg)
@@ -97,8 +97,8 @@ def test_every_name_of_timms_is_admitted_or_refused_as_its_layers_are() -> None:
         ("resnetrs50", "they have a deep stem"),
         ("legacy_seresnet18.in1k", "they have a ReLU before each SE block"),
         ("legacy_seresnet34", "they have a ReLU before each SE block"),
-        ("legacy_seresnext26_32x4d", "no trunk here has this depth"),
-        ("resnet26", "no trunk here has this depth"),
+        ("legacy_seresnext26_32x4d", "no backbone here has this depth"),
+        ("resnet26", "no backbone here has this depth"),
         ("vgg16", "its layers differ; only timm's"),
     ],
 )
@@ -110,5 +110,5 @@ def test_other_layers_are_refused_by_name(name, reason) -> None:
 def test_a_file_of_hidden_difference_is_refused_by_its_name(tmp_path) -> None:
     path = tmp_path / "resnetaa50_a1h-4cf422b3.pth"
     torch.save({}, path)
-    with pytest.raises(UserError, match="its strides are anti-aliased, which no trunk here has"):
+    with pytest.raises(UserError, match="its strides are anti-aliased, which no backbone here has"):
         convert_input(str(path), "timm")

@@ -1,4 +1,4 @@
-"""A small set with pictures, made-up detections, and run folders to compare."""
+"""A small set with images, made-up detections, and run folders to compare."""
 
 import copy
 import json
@@ -90,15 +90,15 @@ def make_runs(detect):
     """A function that makes run folders; see `runs`."""
 
     def make_runs(folder, annotations):
-        pictures = folder / "images"
-        pictures.mkdir()
+        images = folder / "images"
+        images.mkdir()
         for image in annotations["images"]:
-            Image.new("RGB", (320, 240), (90, 120, 90)).save(pictures / image["file_name"])
+            Image.new("RGB", (320, 240), (90, 120, 90)).save(images / image["file_name"])
         json_file = folder / "val.json"
         json_file.write_text(json.dumps(annotations))
         results = {
             "annotations": str(json_file),
-            "image_root": str(pictures),
+            "image_root": str(images),
             "categories": [category["name"] for category in annotations["categories"]],
         }
         record = {"backbone": "build_resnet_fpn_backbone", "depth": 50, "backbone_input": [480, 640]}

@@ -71,7 +71,7 @@ def test_runs_are_compared_by_their_files(runs) -> None:
     assert comparison.arms[0].backbone_input == (480, 640)
     assert content["names"] == {"baseline": [str(runs[0])], "candidate": [str(runs[1])]}
     backbones = ["build_resnet_fpn_backbone", "build_se_resnet_fpn_backbone"]
-    assert content["recipe"] == {"trunk and weights": {"MODEL.BACKBONE.NAME": backbones}, "others": {}}
+    assert content["recipe"] == {"backbone and weights": {"MODEL.BACKBONE.NAME": backbones}, "others": {}}
     assert content["notes"] == []
 
 
@@ -141,7 +141,7 @@ def test_another_recipe_is_refused_with_every_key(runs, refuse) -> None:
     )
     comparison = compare_runs(*runs, 100, force=True)
     assert list(comparison.recipe["others"]) == ["INPUT.MIN_SIZE_TEST", "SOLVER.MAX_ITER"]
-    assert list(comparison.recipe["trunk and weights"]) == ["MODEL.BACKBONE.NAME", "MODEL.WEIGHTS"]
+    assert list(comparison.recipe["backbone and weights"]) == ["MODEL.BACKBONE.NAME", "MODEL.WEIGHTS"]
     assert "not of one recipe" in comparison.notes[0]
     assert comparison.verdict.endswith("see the notes")
 
@@ -167,8 +167,8 @@ def test_other_training_data_is_refused(runs, tmp_path, annotations, refuse) -> 
     refuse(r"DATASETS\.TRAIN")
 
 
-def test_a_trunk_loaded_in_part_is_told(runs, refuse) -> None:
-    change(runs[1] / "run.json", allow_partial_trunk=True)
+def test_a_backbone_loaded_in_part_is_told(runs, refuse) -> None:
+    change(runs[1] / "run.json", allow_partial_backbone=True)
     refuse(r"--allow-partial-trunk \(False and True\)")
 
 

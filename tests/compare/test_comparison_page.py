@@ -177,7 +177,7 @@ def test_the_numbers_are_those_of_the_json(standard) -> None:
 def test_the_recipe_and_the_commands_are_shown(standard) -> None:
     text = standard[0].read_text()
     page = Reader(text)
-    differs = page.table("What differs in the configs: trunk and weights")
+    differs = page.table("What differs in the configs: backbone and weights")
     assert [cell["text"].strip() for cell in differs["MODEL.BACKBONE.NAME"]] == [
         "build_resnet_fpn_backbone",
         "build_se_resnet_fpn_backbone",
@@ -190,7 +190,7 @@ def test_the_recipe_and_the_commands_are_shown(standard) -> None:
 
 
 def decoded(tags):
-    """The pictures that a page holds, with what is said of them."""
+    """The images that a page holds, with what is said of them."""
     found = []
     for tag, attributes in tags:
         if tag == "img" and attributes["src"].startswith("data:image/webp;base64,"):
@@ -199,18 +199,18 @@ def decoded(tags):
     return found
 
 
-def test_pictures_are_there_and_show_something(standard) -> None:
-    pictures = decoded(Reader(standard[0].read_text()).tags)
-    assert len(pictures) == 3 * 6
-    for image, attributes in pictures:
+def test_images_are_there_and_show_something(standard) -> None:
+    images = decoded(Reader(standard[0].read_text()).tags)
+    assert len(images) == 3 * 6
+    for image, attributes in images:
         assert image.size == (int(attributes["width"]), int(attributes["height"])) == (640, 480)
-        # Boxes on what was a picture of one colour.
+        # Boxes on what was an image of one colour.
         assert np.asarray(image).std() > 5
-    assert all(re.fullmatch(r"\d+\.png, ground truth: .*\d (cup|plate).*\.", a["alt"]) for _, a in pictures[::3])
-    counts = [re.findall(r"(\d+) right, (\d+) false, (\d+) missed", attributes["alt"]) for _, attributes in pictures]
+    assert all(re.fullmatch(r"\d+\.png, ground truth: .*\d (cup|plate).*\.", a["alt"]) for _, a in images[::3])
+    counts = [re.findall(r"(\d+) right, (\d+) false, (\d+) missed", attributes["alt"]) for _, attributes in images]
     mistakes = [[int(false) + int(missed) for _, false, missed in found] for found in counts]
     leads = [first[0] - second[0] for first, second in zip(mistakes[1::3], mistakes[2::3], strict=True)]
-    # The candidate is much better: its largest lead first, and no picture in which both are as good.
+    # The candidate is much better: its largest lead first, and no image in which both are as good.
     assert leads[0] == max(leads) > 0
     assert 0 not in leads
 
@@ -226,7 +226,7 @@ def test_excitation_plots_are_embedded(write, runs) -> None:
     assert [attributes["alt"] for attributes in last] == ["se: blocks", "se: SE_5_1"]
     assert [attributes["src"].split(";")[0] for attributes in last] == ["data:image/svg+xml", "data:image/webp"]
     assert decoded(tags)[-1][0].getpixel((5, 5)) == (200, 0, 0)
-    (folder / "broken.png").write_text("no picture")
+    (folder / "broken.png").write_text("no image")
     with pytest.raises(UserError, match=r"broken\.png"):
         write()
 

@@ -20,7 +20,7 @@ def comparison(annotations, detect):
     return compare(*arms, annotations, n_bootstrap=100)
 
 
-def test_every_picture_shows_both_arms(comparison, tmp_path) -> None:
+def test_every_image_shows_both_arms(comparison, tmp_path) -> None:
     paths = plots.draw_plots(comparison, tmp_path / "plots")
     assert [path.stem for path in paths] == NAMES
     for path in paths[2:]:

@@ -189,7 +189,7 @@ def test_run_folders(tally, two_runs, tmp_path, data) -> None:
         two_runs.restore()
 
 
-def test_no_picture_is_shown_from_outside_the_folder(two_runs, tmp_path) -> None:
+def test_no_image_is_shown_from_outside_the_folder(two_runs, tmp_path) -> None:
     Image.new("RGB", (80, 60)).save(two_runs.folder / "secret.png")
     comparison = compare_runs(*two_runs.paths, n_bootstrap=100)
     try:

@@ -12,7 +12,7 @@ GROUND = (90, 120, 90)
 
 
 def panels(path):
-    """The three panels of a picture, under their titles."""
+    """The three panels of an image, under their titles."""
     sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
     width = (sheet.shape[1] - 16) // 3
     height = round(width * 240 / 320)
@@ -25,7 +25,7 @@ def colours(panel):
     return {tuple(colour) for colour, count in zip(found.tolist(), counts, strict=True) if count > 150} - {GROUND}
 
 
-def test_pictures_show_ground_truth_and_both_arms(runs, tmp_path, annotations) -> None:
+def test_images_show_ground_truth_and_both_arms(runs, tmp_path, annotations) -> None:
     first = annotations["images"][0]["id"]
     boxes = {3: [40, 60, 100, 90], 7: [180, 100, 80, 80]}
     found = [{"image_id": first, "category_id": key, "bbox": box, "score": 0.9} for key, box in boxes.items()]
@@ -77,17 +77,17 @@ def test_a_bare_file_is_drawn_beside_a_run(runs, tmp_path) -> None:
 
 
 def test_dashes_leave_half_of_the_line_and_a_halo_surrounds_it() -> None:
-    picture = Image.new("RGB", (200, 100), GROUND)
+    image = Image.new("RGB", (200, 100), GROUND)
     red = (255, 0, 0)
     places = [10, 10, 160, 60]
     solid, dashed = (
-        np.asarray(draw_panel(picture, [DrawnBox(places, "", red, dash)], 200, Pen(line=4))) for dash in (0, 10)
+        np.asarray(draw_panel(image, [DrawnBox(places, "", red, dash)], 200, Pen(line=4))) for dash in (0, 10)
     )
     coloured = [(panel == red).all(axis=-1) for panel in (solid, dashed)]
     assert not (coloured[1] & ~coloured[0]).any()
     assert coloured[1].sum() == pytest.approx(coloured[0].sum() / 2, rel=0.05)
     # Twice as wide a panel has its box at twice the place.
-    wide = np.asarray(draw_panel(picture, [DrawnBox(places, "", red)], 400, Pen(line=4, halo=1)))
+    wide = np.asarray(draw_panel(image, [DrawnBox(places, "", red)], 400, Pen(line=4, halo=1)))
     assert tuple(wide[80, 21]) == red
     assert tuple(wide[80, 19]) == tuple(wide[80, 24]) == (0, 0, 0)
     assert tuple(wide[80, 26]) == GROUND

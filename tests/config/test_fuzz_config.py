@@ -72,7 +72,7 @@ def write(folder: Path, content: dict[str, Any]) -> str:
 
 
 def step(cfg: CfgNode) -> None:
-    """Makes the detector and takes one step of its trunk."""
+    """Makes the detector and takes one step of its backbone."""
     model = Trainer.build_model(cfg)
     optimizer = Trainer.build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)

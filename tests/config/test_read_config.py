@@ -87,8 +87,8 @@ def test_missing_unreadable_and_broken_configs(tmp_path) -> None:
         (["MODEL.RESNETS.DEPTH.FOO", "3"], "config overrides"),
         (["INPUT.FORMAT", "XYZ"], "INPUT.FORMAT: 'XYZ' is neither RGB nor BGR"),
         (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER: 0 is less than 1"),
-        (["SOLVER.TRUNK_FROZEN_ITERS", "-1"], "SOLVER.TRUNK_FROZEN_ITERS: -1 is negative"),
-        (["SOLVER.TRUNK_LR_FACTOR", "-0.1"], "SOLVER.TRUNK_LR_FACTOR: -0.1 is negative"),
+        (["SOLVER.BACKBONE_FREEZE_ITERS", "-1"], "SOLVER.BACKBONE_FREEZE_ITERS: -1 is negative"),
+        (["SOLVER.BACKBONE_MULTIPLIER", "-0.1"], "SOLVER.BACKBONE_MULTIPLIER: -0.1 is negative"),
         (["MODEL.SE.GATE_BIAS", "4", "MODEL.SE.BIAS", "False"], "MODEL.SE.GATE_BIAS: 4.0 needs biases"),
         (["--num-gpus", "0"], "--num-gpus 0 --num-machines 1"),
         (["--num-machines", "2", "--machine-rank", "5"], "--machine-rank 5"),
@@ -103,7 +103,7 @@ def test_a_coco_set_that_is_not_there_names_the_path(tmp_path) -> None:
     message = refusal(tmp_path, "DATASETS.TRAIN", "('coco_2014_minival',)")
     assert "coco/annotations/instances_minival2014.json does not exist" in message
     assert "DETECTRON2_DATASETS" in message
-    assert message.endswith("; the files of 2017 have the same pictures: docs/COCO.md")
+    assert message.endswith("; the files of 2017 have the same images: docs/COCO.md")
 
 
 def test_cuda_is_refused_where_there_is_none(tmp_path) -> None:

@@ -48,7 +48,7 @@ class DataSet:
 
 @pytest.fixture
 def data_set(tmp_path) -> DataSet:
-    """Twelve pictures, each with a box of each of three classes: nothing is wrong with it."""
+    """Twelve images, each with a box of each of three classes: nothing is wrong with it."""
     return DataSet(tmp_path / "set")
 
 

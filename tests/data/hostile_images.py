@@ -64,7 +64,7 @@ def bombs() -> dict[str, bytes]:
     }
 
 
-def pictures() -> dict[str, bytes]:
+def images() -> dict[str, bytes]:
     """Files that detectron2 reads, by name."""
     rgb = noise()
     transparent = rgb.quantize(8)
@@ -123,7 +123,7 @@ def broken() -> dict[str, bytes]:
     found = {
         "empty.png": b"",
         "one_byte.jpg": b"\xff",
-        "text.jpg": b"no picture",
+        "text.jpg": b"no image",
         "page.jpg": b"<html><body>404</body></html>",
         "drawing.png": b'<svg xmlns="http://www.w3.org/2000/svg" width="60" height="40"/>',
         "random.png": np.random.default_rng(0).bytes(5000),

@@ -146,13 +146,13 @@ def test_health_and_fix(tally, fixes, images, cfg, tmp_path, data) -> None:
     split = tally.refused(read_annotated_folder, json_file, images)
     if split is None:
         return
-    pictures = decode_images(split)
-    health = check_health(split, pictures, [split], cfg)
+    decoded = decode_images(split)
+    health = check_health(split, decoded, [split], cfg)
     json.dumps(health_dict(health), allow_nan=False).encode()
     health_tables(health).encode()
     if not [finding for finding in health.findings if finding.level == "error" and not finding.key.startswith("over")]:
         assert check_coco(json_file, images)
-    done = fixes.refused(fix_split, split, pictures)
+    done = fixes.refused(fix_split, split, decoded)
     if done is None:
         return
     fixed, changes = done

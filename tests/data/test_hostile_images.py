@@ -25,9 +25,9 @@ from se_detection.data.image_files import ImageFile, Undecodable, look_at
 from se_detection.data.mapper import CheckedMapper
 
 from ..fuzzing import Tally, examples
-from .hostile_images import SIZE, bombs, broken, no_files, noise, pictures, saved, write_all
+from .hostile_images import SIZE, bombs, broken, images, no_files, noise, saved, write_all
 
-# What Pillow says of odd EXIF data, and of pictures that are large for it.
+# What Pillow says of odd EXIF data, and of images that are large for it.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 MORE_MEMORY = 1 << 29
 
@@ -55,7 +55,7 @@ def tally(request) -> Iterator[Tally]:
 
 @pytest.fixture(scope="module")
 def small():
-    """A config of small pictures."""
+    """A config of small images."""
     cfg = get_cfg()
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 48, 96
     return cfg
@@ -68,7 +68,7 @@ def item(path: Path) -> dict:
 @pytest.mark.parametrize("tally", ["image files"], indirect=True)
 def test_all_kinds(tally, small, tmp_path) -> None:
     ours, theirs = (mapper(small, is_train=False) for mapper in (CheckedMapper, DatasetMapper))
-    for path in write_all(tmp_path / "good", pictures):
+    for path in write_all(tmp_path / "good", images):
         height, width = read_image(str(path)).shape[:2]
         assert look_at(path) == ImageFile(width, height, turned=(width, height) == SIZE[::-1])
         assert torch.equal(tally.refused(ours, item(path))["image"], theirs(item(path))["image"])
@@ -96,7 +96,7 @@ def test_a_bomb_is_refused_by_its_header(name, small, tmp_path) -> None:
     assert "too large" in found.reason or "exceeds limit of 178956970 pixels" in found.reason
 
 
-def test_pictures_up_to_twice_pillows_limit_are_read(tmp_path, monkeypatch) -> None:
+def test_images_up_to_twice_pillows_limit_are_read(tmp_path, monkeypatch) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(saved(noise(), "PNG"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] // 2)
@@ -120,7 +120,7 @@ def test_no_program_in_a_file_is_run(tmp_path, monkeypatch) -> None:
     assert trace.exists()
 
 
-def test_pictures_that_are_long_and_thin(small, tmp_path) -> None:
+def test_images_that_are_long_and_thin(small, tmp_path) -> None:
     mapper = CheckedMapper(small, is_train=False)
     for size, expected in (((20_000, 210), (1, 96)), ((210, 20_000), (96, 1))):
         Image.new("RGB", size).save(tmp_path / "long.png")
@@ -132,7 +132,7 @@ def test_pictures_that_are_long_and_thin(small, tmp_path) -> None:
 
 
 WHOLE = [
-    pictures()[name]
+    images()[name]
     for name in ("alpha.png", "palette_transparent.gif", "inks.jpg", "turned_6.jpg", "alpha.webp", "lab.tif")
 ]
 
@@ -175,7 +175,7 @@ def test_spoilt_images(tally, small, tmp_path, data) -> None:
 
 
 def test_the_health_check_counts_them(data_set, cfg) -> None:
-    good, bad, none = pictures(), broken(), no_files(data_set.images)
+    good, bad, none = images(), broken(), no_files(data_set.images)
     for name, content in {**good, **bad}.items():
         (data_set.images / name).write_bytes(content)
     first = copy.deepcopy(data_set.content["images"][0])

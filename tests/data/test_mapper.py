@@ -13,47 +13,47 @@ from se_detection.data.mapper import CheckedMapper
 
 
 @pytest.fixture
-def picture(tmp_path) -> dict:
-    path = tmp_path / "picture.png"
+def image(tmp_path) -> dict:
+    path = tmp_path / "image.png"
     Image.effect_noise((64, 48), 50).convert("RGB").save(path)
     return {"file_name": str(path), "width": 64, "height": 48, "image_id": 1, "annotations": []}
 
 
-def test_a_good_picture_is_read_as_detectron2_reads_it(picture) -> None:
-    theirs = DatasetMapper(get_cfg(), is_train=False)(copy.deepcopy(picture))
-    ours = CheckedMapper(get_cfg(), is_train=False)(picture)
+def test_a_good_image_is_read_as_detectron2_reads_it(image) -> None:
+    theirs = DatasetMapper(get_cfg(), is_train=False)(copy.deepcopy(image))
+    ours = CheckedMapper(get_cfg(), is_train=False)(image)
     assert torch.equal(ours["image"], theirs["image"])
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_training_pictures_are_detectron2s_with_outlines_or_without(picture, masks) -> None:
+def test_training_images_are_detectron2s_with_outlines_or_without(image, masks) -> None:
     cfg = get_cfg()
     cfg.MODEL.MASK_ON = masks
     for left in (2.0, 30.0):
         outline = [left, 4.0, left + 20, 4.0, left + 20, 40.0]
         box = {"bbox": [left, 4.0, 20.0, 36.0], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 1}
-        picture["annotations"].append({**box, "segmentation": [outline], "iscrowd": 0})
-    before = copy.deepcopy(picture)
+        image["annotations"].append({**box, "segmentation": [outline], "iscrowd": 0})
+    before = copy.deepcopy(image)
     found = []
     for mapper in (DatasetMapper, CheckedMapper):
         np.random.seed(1)
-        found.append(mapper(cfg, is_train=True)(picture))
+        found.append(mapper(cfg, is_train=True)(image))
     theirs, ours = found
     assert torch.equal(ours["image"], theirs["image"])
     assert ours["instances"].get_fields().keys() == theirs["instances"].get_fields().keys()
     assert ours["instances"].has("gt_masks") == masks
     assert torch.equal(ours["instances"].gt_boxes.tensor, theirs["instances"].gt_boxes.tensor)
     assert len(ours["instances"]) == 2
-    assert picture == before
+    assert image == before
 
 
-def test_a_missing_truncated_or_resized_picture_is_named(picture, tmp_path) -> None:
+def test_a_missing_truncated_or_resized_image_is_named(image, tmp_path) -> None:
     mapper = CheckedMapper(get_cfg(), is_train=False)
-    cases = [picture | {"width": 65}, picture | {"file_name": str(tmp_path / "missing.png")}]
-    whole = (tmp_path / "picture.png").read_bytes()
-    for suffix, content in (("cut.png", whole[: len(whole) // 2]), ("empty.png", b""), ("text.png", b"no picture")):
+    cases = [image | {"width": 65}, image | {"file_name": str(tmp_path / "missing.png")}]
+    whole = (tmp_path / "image.png").read_bytes()
+    for suffix, content in (("cut.png", whole[: len(whole) // 2]), ("empty.png", b""), ("text.png", b"no image")):
         (tmp_path / suffix).write_bytes(content)
-        cases.append(picture | {"file_name": str(tmp_path / suffix)})
+        cases.append(image | {"file_name": str(tmp_path / suffix)})
     for case in cases:
         with pytest.raises(UserError, match=f"image {case['file_name']} can't be used: ") as caught:
             mapper(case)

@@ -58,9 +58,9 @@ def test_detectron2_reads_both_sets(toy):
         coco = load(root, split)
         assert len(records[split]) == count
         for record in records[split]:
-            with Image.open(record["file_name"]) as picture:
-                assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (128, 128))
-                assert (record["width"], record["height"]) == picture.size
+            with Image.open(record["file_name"]) as image:
+                assert (image.format, image.mode, image.size) == ("PNG", "RGB", (128, 128))
+                assert (record["width"], record["height"]) == image.size
             assert {item["bbox_mode"] for item in record["annotations"]} == {BoxMode.XYWH_ABS}
             annotations = coco.imgToAnns[record["image_id"]]
             assert [item["bbox"] for item in record["annotations"]] == [item["bbox"] for item in annotations]
@@ -102,7 +102,7 @@ def test_every_class_is_there_small_and_medium(toy, split):
     assert 58 < max(longer) < 64.1
 
 
-def test_train_and_val_share_no_picture(toy):
+def test_train_and_val_share_no_image(toy):
     pixels = [Image.open(path).tobytes() for split in COUNTS for path in (toy[0] / split).iterdir()]
     assert len(set(pixels)) == sum(COUNTS.values())
 
@@ -130,7 +130,7 @@ def test_a_category_is_its_shape(toy):
 
 
 def test_boxes_are_tight_around_the_pixels(toy):
-    """The last object of a picture is covered by none: the pixels of its colour must fill its polygon and box."""
+    """The last object of an image is covered by none: the pixels of its colour must fill its polygon and box."""
     root, _ = toy
     coco = load(root, "train")
     for image in coco.imgs.values():
@@ -164,19 +164,19 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, reference):
     assert files(tmp_path) == reference
 
 
-def test_another_seed_or_split_gives_other_pictures(tmp_path, reference):
+def test_another_seed_or_split_gives_other_images(tmp_path, reference):
     make_toy_dataset(tmp_path / "seed", split="train", count=6, seed=1)
     make_toy_dataset(tmp_path / "split", split="val", count=6)
-    pictures = [content for name, content in reference.items() if name.endswith(".png")]
-    pictures += [path.read_bytes() for path in tmp_path.rglob("*.png")]
-    assert len(set(pictures)) == 18
+    images = [content for name, content in reference.items() if name.endswith(".png")]
+    images += [path.read_bytes() for path in tmp_path.rglob("*.png")]
+    assert len(set(images)) == 18
 
 
-def test_a_picture_does_not_depend_on_the_others(tmp_path, reference):
+def test_an_image_does_not_depend_on_the_others(tmp_path, reference):
     make_toy_dataset(tmp_path, split="train", count=3)
-    pictures = {name: content for name, content in files(tmp_path).items() if name.endswith(".png")}
-    assert len(pictures) == 3
-    assert pictures.items() <= reference.items()
+    images = {name: content for name, content in files(tmp_path).items() if name.endswith(".png")}
+    assert len(images) == 3
+    assert images.items() <= reference.items()
 
 
 def test_a_whole_set_is_not_drawn_again(tmp_path, monkeypatch):
@@ -205,10 +205,10 @@ def test_two_processes_at_once_make_one_whole_set(tmp_path, reference):
 def test_the_set_of_a_faster_process_is_used(tmp_path, monkeypatch, reference):
     save = Image.Image.save
 
-    def other_process_finishes_first(picture, path):
+    def other_process_finishes_first(image, path):
         monkeypatch.setattr(Image.Image, "save", save)
         make_toy_dataset(tmp_path, split="train", count=6)
-        save(picture, path)
+        save(image, path)
 
     monkeypatch.setattr(Image.Image, "save", other_process_finishes_first)
     make_toy_dataset(tmp_path, split="train", count=6)
@@ -219,8 +219,8 @@ def test_the_set_of_a_faster_process_is_used(tmp_path, monkeypatch, reference):
 def test_an_interrupted_set_leaves_nothing(tmp_path, monkeypatch, reference, error):
     save = Image.Image.save
 
-    def interrupted_save(picture, path):
-        save(picture, path)
+    def interrupted_save(image, path):
+        save(image, path)
         if Path(path).name == "000003.png":
             raise error
 
@@ -233,7 +233,7 @@ def test_an_interrupted_set_leaves_nothing(tmp_path, monkeypatch, reference, err
     assert files(tmp_path) == reference
 
 
-def test_pictures_without_annotations_are_no_set(tmp_path, reference):
+def test_images_without_annotations_are_no_set(tmp_path, reference):
     """A process was killed between the two renames."""
     json_file = make_toy_dataset(tmp_path, split="train", count=6)
     json_file.unlink()
@@ -241,7 +241,7 @@ def test_pictures_without_annotations_are_no_set(tmp_path, reference):
     assert files(tmp_path) == reference
 
 
-def test_annotations_without_pictures_are_no_set(tmp_path, reference):
+def test_annotations_without_images_are_no_set(tmp_path, reference):
     make_toy_dataset(tmp_path, split="train", count=6)
     (tmp_path / "train").rename(tmp_path / "elsewhere")
     make_toy_dataset(tmp_path, split="train", count=6)
@@ -265,13 +265,13 @@ def test_other_annotations_are_refused_and_kept(tmp_path, content):
     assert files(tmp_path) == {"annotations/train.json": content.encode()}
 
 
-def test_other_pictures_are_refused_and_kept(tmp_path):
+def test_other_images_are_refused_and_kept(tmp_path):
     own = tmp_path / "train" / "000001.png"
     own.parent.mkdir()
-    own.write_bytes(b"a picture")
+    own.write_bytes(b"an image")
     with pytest.raises(UserError, match="train is in the way"):
         make_toy_dataset(tmp_path, split="train", count=2)
-    assert files(tmp_path) == {"train/000001.png": b"a picture"}
+    assert files(tmp_path) == {"train/000001.png": b"an image"}
 
 
 def test_a_folder_that_cannot_be_made_is_named_in_one_line(tmp_path):

@@ -15,19 +15,19 @@ from se_detection.data.image_files import BadImage
 from se_detection.data.train_loader import LEFT_OUT, ORDER, Phase, TrainLoader, seed_cpu, seed_everything
 from se_detection.errors import user_message
 
-PICTURES = [
+IMAGES = [
     {"file_name": f"{index}.jpg", "width": 4 if index % 3 else 2, "height": 3, "index": index} for index in range(23)
 ]
 
 
 def noisy(item):
-    """A picture whose content is chance, as augmentation's is."""
+    """An image whose content is chance, as augmentation's is."""
     return {**item, "noise": (torch.rand(()).item(), float(np.random.rand()), random.random())}
 
 
 def loader(batch_size, *, grouping=True, workers=0, seed=5, start=0, phases=(), processes=1, rank=0) -> TrainLoader:
     made = TrainLoader(
-        PICTURES,
+        IMAGES,
         mapper=noisy,
         make_sampler=lambda dataset: TrainingSampler(len(dataset), seed=7),
         total_batch_size=batch_size,
@@ -49,9 +49,9 @@ def indices(batches) -> list[list[int]]:
 @pytest.mark.parametrize("grouping", [True, False])
 def test_batches_are_detectron2s(grouping) -> None:
     theirs = build_detection_train_loader(
-        PICTURES,
+        IMAGES,
         mapper=lambda item: item,
-        sampler=TrainingSampler(len(PICTURES), seed=7),
+        sampler=TrainingSampler(len(IMAGES), seed=7),
         total_batch_size=4,
         aspect_ratio_grouping=grouping,
     )
@@ -91,8 +91,8 @@ def test_any_start_any_workers_and_any_state_of_the_generators_give_the_same(wor
     assert take(loader(4, seed=6), 20) != expected
 
 
-def test_more_or_fewer_processes_leave_no_picture_out(monkeypatch) -> None:
-    """1 process, then 4, 2 and 1: each picture comes as often as any other, but for those that wait."""
+def test_more_or_fewer_processes_leave_no_image_out(monkeypatch) -> None:
+    """1 process, then 4, 2 and 1: each image comes as often as any other, but for those that wait."""
     phases, seen = [], []
     for start, processes, steps in ((0, 1, 9), (9, 4, 5), (14, 2, 3), (17, 1, 6)):
         monkeypatch.setattr(comm, "get_world_size", lambda processes=processes: processes)
@@ -102,7 +102,7 @@ def test_more_or_fewer_processes_leave_no_picture_out(monkeypatch) -> None:
             made = loader(4, start=start, phases=phases)
             assert made.batch_size == 4 // processes
             picks = list(itertools.islice(made.picks(), steps))
-            assert all(len({PICTURES[index]["width"] for _, index in batch}) == 1 for batch in picks)
+            assert all(len({IMAGES[index]["width"] for _, index in batch}) == 1 for batch in picks)
             shares.append(picks)
         phases = made.phases
         seen += [pick for share in shares for batch in share for pick in batch]
@@ -127,7 +127,7 @@ def test_a_step_is_seeded_by_each_of_its_numbers() -> None:
         assert len(set(values)) == len(keys)
 
 
-def test_pictures_are_seeded_as_steps_are_but_for_other_devices(monkeypatch) -> None:
+def test_images_are_seeded_as_steps_are_but_for_other_devices(monkeypatch) -> None:
     def draw() -> tuple:
         return torch.rand(5).tolist(), torch.initial_seed(), np.random.rand(5).tolist(), random.random()
 
@@ -147,7 +147,7 @@ def tall(index: int) -> bool:
 
 
 def picky(*bad: int):
-    """A mapper that refuses some pictures, and one that drops them."""
+    """A mapper that refuses some images, and one that drops them."""
 
     def refuse(item):
         if item["index"] in bad:
@@ -161,13 +161,13 @@ def picky(*bad: int):
 
 
 def told(made: TrainLoader, count: int):
-    """Batches, and what was left out by each of their pictures."""
+    """Batches, and what was left out by each of their images."""
     batches = take(made, count)
     return batches, [[item.pop(LEFT_OUT, []) for item in batch] for batch in batches]
 
 
 @pytest.mark.parametrize("grouping", [True, False])
-def test_others_take_the_places_of_bad_pictures_and_all_the_rest_stays(grouping) -> None:
+def test_others_take_the_places_of_bad_images_and_all_the_rest_stays(grouping) -> None:
     bad = (4, 5, 6, 20)
     whole = take(loader(4, grouping=grouping), 40)
     refuse, drop = picky(*bad)
@@ -198,14 +198,14 @@ def test_others_take_the_places_of_bad_pictures_and_all_the_rest_stays(grouping)
     assert max(taken.values()) < sum(taken.values()) / 2
 
 
-def test_a_picture_is_bad_in_one_of_the_sizes_it_is_annotated_with() -> None:
+def test_an_image_is_bad_in_one_of_the_sizes_it_is_annotated_with() -> None:
     made = loader(4)
     made.leave_out([BadImage("5.jpg", 4, 7, "annotated with another size elsewhere")])
     assert take(made, 12) == take(loader(4), 12)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_bad_pictures_are_replaced_alike_by_any_workers_processes_and_start(workers, monkeypatch) -> None:
+def test_bad_images_are_replaced_alike_by_any_workers_processes_and_start(workers, monkeypatch) -> None:
     def make(**options) -> TrainLoader:
         made = loader(4, **options)
         made.mapper = picky(3, 4, 11)[0]
@@ -220,7 +220,7 @@ def test_bad_pictures_are_replaced_alike_by_any_workers_processes_and_start(work
         monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
         shares.append(told(make(workers=workers), 20)[0])
     ours = [item["index"] for pair in zip(*shares, strict=True) for batch in pair for item in batch]
-    # The same pictures, in batches of two.
+    # The same images, in batches of two.
     monkeypatch.undo()
     halves = loader(2)
     halves.mapper = picky(3, 4, 11)[0]
@@ -229,7 +229,7 @@ def test_bad_pictures_are_replaced_alike_by_any_workers_processes_and_start(work
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_without_a_word_a_bad_picture_ends_it_and_with_one_the_last_does(workers) -> None:
+def test_without_a_word_a_bad_image_ends_it_and_with_one_the_last_does(workers) -> None:
     made = loader(4, workers=workers)
     made.mapper = picky(3)[0]
     with pytest.raises(UserError) as caught:
@@ -239,5 +239,5 @@ def test_without_a_word_a_bad_picture_ends_it_and_with_one_the_last_does(workers
     made.leave_out([])
     with pytest.raises(UserError) as caught:
         take(made, 1)
-    assert "no picture of the training data can be used" in user_message(caught.value)
+    assert "no image of the training data can be used" in user_message(caught.value)
     assert "it is cut" in user_message(caught.value)

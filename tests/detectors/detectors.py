@@ -1,4 +1,4 @@
-"""The detectors that are tested, each on an SE trunk: the one list that tests and docs/DETECTORS.md have them from."""
+"""The detectors that are tested, each on an SE backbone: the one list that tests and docs/DETECTORS.md have them from."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,7 +84,7 @@ CHECKS = {
     **dict.fromkeys(("fused", "padding ignored"), tuple(DETECTORS)),
     "TTA": tuple(name for name, detector in DETECTORS.items() if detector.tta),
 }
-# Trained from scratch, on pictures of 96 x 128 pixels with two objects.
+# Trained from scratch, on images of 96 x 128 pixels with two objects.
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "MODEL.WEIGHTS": "",
@@ -118,7 +118,7 @@ def small_config(detector: Detector, **overrides: Any) -> CfgNode:
     Args:
         overrides: values by key, with `__` for the points, such as `MODEL__SE__IGNORE_PADDING`.
     """
-    # FCOS has the trunk, the maps and the recipe of detectron2's RetinaNet.
+    # FCOS has the backbone, the maps and the recipe of detectron2's RetinaNet.
     cfg = model_zoo.get_config(DETECTORS["retinanet"].config if detector.lazy_only else detector.config)
     classes = {"MODEL.ROI_HEADS.NUM_CLASSES": detector.classes, "MODEL.RETINANET.NUM_CLASSES": detector.classes}
     changed = {key.replace("__", "."): value for key, value in overrides.items()}

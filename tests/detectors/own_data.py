@@ -39,15 +39,15 @@ RECIPE = {
 
 
 def write_set(folder: Path, name: str, *, count: int, classes: int = len(SHAPES), suffix: str = ".png") -> Path:
-    """Pictures of shapes, and their annotations with polygons and keypoints."""
+    """Images of shapes, and their annotations with polygons and keypoints."""
     images, annotations = [], []
     (folder / name).mkdir(parents=True)
     for number in range(1, count + 1):
-        picture = draw(number, classes=classes)
-        height, width = picture.semantic.shape
-        Image.fromarray(picture.pixels).save(folder / name / f"{number}{suffix}")
+        image = draw(number, classes=classes)
+        height, width = image.semantic.shape
+        Image.fromarray(image.pixels).save(folder / name / f"{number}{suffix}")
         images.append({"id": number, "file_name": f"{number}{suffix}", "height": height, "width": width})
-        for item in picture.annotations:
+        for item in image.annotations:
             item = {
                 **item,
                 "id": len(annotations) + 1,

@@ -1,4 +1,4 @@
-"""Drawn pictures whose objects are known exactly: their boxes, masks and corners, and what lies behind them."""
+"""Drawn images whose objects are known exactly: their boxes, masks and corners, and what lies behind them."""
 
 import math
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ BEHIND = {SKY: (90, 130, 200), GROUND: (60, 90, 50)}
 
 @dataclass(frozen=True)
 class ShapesImage:
-    """A drawn picture.
+    """A drawn image.
 
     Args:
         pixels: (H, W, 3), RGB.
@@ -67,7 +67,7 @@ class ShapesImage:
 
 
 def draw(seed: int, height: int = 96, width: int = 128, classes: int = len(SHAPES)) -> ShapesImage:
-    """A picture of an object in its left half and one in its right half.
+    """An image of an object in its left half and one in its right half.
 
     Args:
         classes: how many kinds of objects there are; of one kind, all look alike and are class 0.
@@ -78,7 +78,7 @@ def draw(seed: int, height: int = 96, width: int = 128, classes: int = len(SHAPE
     pixels = np.zeros((height, width, 3))
     for stuff, colour in BEHIND.items():
         pixels[semantic == stuff] = colour
-    picture = Image.fromarray(pixels.astype(np.uint8))
+    shape_image = Image.fromarray(pixels.astype(np.uint8))
     objects = Image.fromarray(np.zeros((height, width), np.uint8))
     annotations = []
     for place in (0.25, 0.75):
@@ -88,7 +88,7 @@ def draw(seed: int, height: int = 96, width: int = 128, classes: int = len(SHAPE
         x, y = width * place + chance.uniform(-4, 4), height * chance.uniform(0.45, 0.55)
         turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
         corners = np.array(SHAPES[kind]) @ turn * radius + (x, y)
-        for image, colour in ((picture, COLOURS[kind]), (objects, 1)):
+        for image, colour in ((shape_image, COLOURS[kind]), (objects, 1)):
             ImageDraw.Draw(image).polygon([tuple(corner) for corner in corners], fill=colour)
         low, size = corners.min(axis=0), np.ptp(corners, axis=0)
         annotations.append(
@@ -103,28 +103,28 @@ def draw(seed: int, height: int = 96, width: int = 128, classes: int = len(SHAPE
             }
         )
     semantic[np.asarray(objects) == 1] = 0
-    noisy = np.asarray(picture) + chance.normal(0, 8, pixels.shape)
+    noisy = np.asarray(shape_image) + chance.normal(0, 8, pixels.shape)
     return ShapesImage(noisy.clip(0, 255).astype(np.uint8), annotations, semantic)
 
 
-def average_precision(pictures: list[ShapesImage], found: list[Instances], kind: str) -> float:
+def average_precision(images: list[ShapesImage], found: list[Instances], kind: str) -> float:
     """pycocotools' AP at an IoU (or OKS) of 0.5.
 
     Args:
-        found: in each picture.
+        found: in each image.
         kind: `bbox`, `segm` or `keypoints`.
     """
     truth = COCO()
     truth.dataset = {
         "images": [
-            {"id": i, "height": picture.semantic.shape[0], "width": picture.semantic.shape[1]}
-            for i, picture in enumerate(pictures)
+            {"id": i, "height": shape_image.semantic.shape[0], "width": shape_image.semantic.shape[1]}
+            for i, shape_image in enumerate(images)
         ],
         "categories": [{"id": kind} for kind in range(len(SHAPES))],
         "annotations": [],
     }
-    for i, picture in enumerate(pictures):
-        for annotation in picture.annotations:
+    for i, shape_image in enumerate(images):
+        for annotation in shape_image.annotations:
             number = len(truth.dataset["annotations"]) + 1
             truth.dataset["annotations"].append({**annotation, "image_id": i, "id": number})
     truth.createIndex()

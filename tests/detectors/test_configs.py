@@ -13,7 +13,7 @@ from se_detection.config.defaults import flatten
 FOLDERS = ("COCO-Detection", "COCO-InstanceSegmentation", "COCO-Keypoints", "COCO-PanopticSegmentation", "Misc")
 # Those of detectron2's zoo with a ResNet-50 or -101, one of these detectors, and detectron2's standard recipe.
 THEIRS = r"((faster|mask|cascade_mask|keypoint)_rcnn|retinanet|panoptic_fpn)_R_(50|101)(_FPN|_C4|_DC5|)_[13]x"
-# Weights, and what they were trained with: pictures and stride. R101's plain arms start from detectron2's own.
+# Weights, and what they were trained with: images and stride. R101's plain arms start from detectron2's own.
 WEIGHTS = {
     "50": {"MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1", "INPUT.FORMAT"},
     "101": set(),
@@ -53,19 +53,19 @@ def test_a_plain_arm_is_detectron2s(name) -> None:
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_an_se_arm_differs_in_trunk_and_weights_alone(name) -> None:
+def test_an_se_arm_differs_in_backbone_and_weights_alone(name) -> None:
     plain, gated = model_zoo.get_config(name), model_zoo.get_config(name.replace("_R_", "_SE_R_"))
     expected = {"MODEL.BACKBONE.NAME", "MODEL.WEIGHTS"}
     if "_C4_" in name:
-        # There the trunk ends in the heads.
+        # There the backbone ends in the heads.
         expected |= {"MODEL.ROI_HEADS.NAME"}
         assert gated.MODEL.ROI_HEADS.NAME == f"SE{plain.MODEL.ROI_HEADS.NAME}"
     if depth(name) == "101":
-        # The Caffe model's own weights: its pictures and its pool.
-        expected |= {"MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "MODEL.SE.STEM"}
+        # The Caffe model's own weights: its images and its pool.
+        expected |= {"MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "MODEL.RESNETS.STEM_TYPE"}
     assert differing(plain, gated) == expected
     assert gated.MODEL.BACKBONE.NAME == plain.MODEL.BACKBONE.NAME.replace("resnet", "se_resnet")
-    # timm's trunks, of both arms or of one: RGB, and ImageNet's mean and deviation on the scale of 0 to 255.
+    # timm's backbones, of both arms or of one: RGB, and ImageNet's mean and deviation on the scale of 0 to 255.
     for cfg in (plain, gated):
         if cfg.MODEL.WEIGHTS.startswith("timm://"):
             assert cfg.INPUT.FORMAT == "RGB"

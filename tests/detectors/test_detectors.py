@@ -1,4 +1,4 @@
-"""Each detector that detectron2 has, on an SE trunk: trained; in inference as it is, augmented, fused, in batches."""
+"""Each detector that detectron2 has, on an SE backbone: trained; in inference as it is, augmented, fused, in batches."""
 
 import copy
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ GATES = 16
 
 @dataclass
 class Trained:
-    """A detector that knows its pictures by heart."""
+    """A detector that knows its images by heart."""
 
     detector: Detector
     cfg: CfgNode
     model: nn.Module
-    pictures: list[ShapesImage]
+    images: list[ShapesImage]
 
 
 @pytest.fixture(scope="module", params=CHECKS["overfitted"])
@@ -39,8 +39,8 @@ def trained(request) -> Trained:
     detector = DETECTORS[request.param]
     cfg = small_config(detector)
     model = build(detector, cfg)
-    pictures = [draw(seed, classes=detector.classes) for seed in range(2)]
-    examples = [picture.example() for picture in pictures]
+    images = [draw(seed, classes=detector.classes) for seed in range(2)]
+    examples = [image.example() for image in images]
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS, pct_start=0.2)
     with EventStorage():
@@ -49,7 +49,7 @@ def trained(request) -> Trained:
             sum(model(examples).values()).backward()
             optimizer.step()
             schedule.step()
-    return Trained(detector, cfg, model.eval(), pictures)
+    return Trained(detector, cfg, model.eval(), images)
 
 
 @torch.no_grad()
@@ -57,14 +57,14 @@ def found(model: nn.Module, *inputs: dict[str, Any]) -> list[dict[str, Any]]:
     return model(list(inputs))
 
 
-def part_of(picture: ShapesImage, height: int, width: int) -> dict[str, Any]:
-    """The upper left part of a picture: of these sizes, detectron2 pads it."""
-    image = picture.input()["image"][:, :height, :width]
-    return {"image": image, "height": height, "width": width}
+def part_of(image: ShapesImage, height: int, width: int) -> dict[str, Any]:
+    """The upper left part of an image: of these sizes, detectron2 pads it."""
+    pixels = image.input()["image"][:, :height, :width]
+    return {"image": pixels, "height": height, "width": width}
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
-    """Detections, and where there is one, the segmentation of all of the picture."""
+    """Detections, and where there is one, the segmentation of all of the image."""
     a, b = one["instances"], other["instances"]
     assert len(a) == len(b) > 0
     assert torch.equal(a.pred_classes, b.pred_classes)
@@ -96,34 +96,34 @@ def test_a_step_reaches_every_gate(name) -> None:
             assert layer.weight.grad.abs().max() > 0, key
 
 
-def test_it_learns_pictures_by_heart(trained) -> None:
-    outputs = found(trained.model, *(picture.input() for picture in trained.pictures))
+def test_it_learns_images_by_heart(trained) -> None:
+    outputs = found(trained.model, *(image.input() for image in trained.images))
     kinds = ["bbox"]
     kinds += ["segm"] if MASKS in trained.detector.gives else []
     kinds += ["keypoints"] if KEYPOINTS in trained.detector.gives else []
     for kind in kinds:
-        precision = average_precision(trained.pictures, [output["instances"] for output in outputs], kind)
+        precision = average_precision(trained.images, [output["instances"] for output in outputs], kind)
         assert precision > 0.8, kind
     if PANOPTIC in trained.detector.gives:
-        for picture, output in zip(trained.pictures, outputs, strict=True):
-            assert (output["sem_seg"].argmax(dim=0) == torch.from_numpy(picture.semantic)).double().mean() > 0.9
-            assert unmatched(picture, *output[PANOPTIC]) == []
+        for image, output in zip(trained.images, outputs, strict=True):
+            assert (output["sem_seg"].argmax(dim=0) == torch.from_numpy(image.semantic)).double().mean() > 0.9
+            assert unmatched(image, *output[PANOPTIC]) == []
 
 
-def unmatched(picture: ShapesImage, panoptic: Tensor, segments: list[dict[str, Any]]) -> list[tuple[bool, int]]:
+def unmatched(image: ShapesImage, panoptic: Tensor, segments: list[dict[str, Any]]) -> list[tuple[bool, int]]:
     """Objects and stuff that no segment of their kind covers with an IoU of more than 0.5, panoptic quality's rule."""
     missed = []
-    for thing, category, mask in picture.segments():
+    for thing, category, mask in image.segments():
         alike = [panoptic == s["id"] for s in segments if (s["isthing"], s["category_id"]) == (thing, category)]
         if not any((segment & mask).sum() > 0.5 * (segment | mask).sum() for segment in alike):
             missed.append((thing, category))
     return missed
 
 
-def test_what_it_finds_is_in_the_picture(trained) -> None:
-    """Of a picture that is padded, and whose results are asked for in another size."""
+def test_what_it_finds_is_in_the_image(trained) -> None:
+    """Of an image that is padded, and whose results are asked for in another size."""
     height, width = 180, 238
-    (output,) = found(trained.model, {**part_of(trained.pictures[0], 90, 119), "height": height, "width": width})
+    (output,) = found(trained.model, {**part_of(trained.images[0], 90, 119), "height": height, "width": width})
     instances = output["instances"]
     assert len(instances) > 0
     assert instances.image_size == (height, width)
@@ -131,8 +131,8 @@ def test_what_it_finds_is_in_the_picture(trained) -> None:
     assert ((instances.pred_classes >= 0) & (instances.pred_classes < trained.detector.classes)).all()
     ends = torch.tensor([width, height, width, height])
     assert ((instances.pred_boxes.tensor >= 0) & (instances.pred_boxes.tensor <= ends)).all()
-    # They are those of the picture, in the asked for size.
-    truth = trained.pictures[0].example()["instances"].gt_boxes
+    # They are those of the image, in the asked for size.
+    truth = trained.images[0].example()["instances"].gt_boxes
     truth.scale(2, 2)
     assert pairwise_iou(truth, instances.pred_boxes).amax(dim=1).min() > 0.5
     assert instances.has(MASKS) == (MASKS in trained.detector.gives)
@@ -156,7 +156,7 @@ def test_what_it_finds_is_in_the_picture(trained) -> None:
 def test_test_time_augmentation(trained) -> None:
     cfg = trained.cfg.clone()
     cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.MAX_SIZE = (96, 100), 200
-    inputs = [picture.input() for picture in trained.pictures]
+    inputs = [image.input() for image in trained.images]
     if not trained.detector.tta:
         refusal = r"only supported on GeneralizedRCNN|keypoint is not supported|multiple values for .* 'do_postprocess'"
         # A call that fails leaves the mask head off.
@@ -165,37 +165,37 @@ def test_test_time_augmentation(trained) -> None:
             found(GeneralizedRCNNWithTTA(cfg, model), *inputs)
         return
     outputs = found(GeneralizedRCNNWithTTA(cfg, trained.model), *inputs)
-    for picture, instances in zip(trained.pictures, [output["instances"] for output in outputs], strict=True):
-        truth = picture.example()["instances"]
+    for image, instances in zip(trained.images, [output["instances"] for output in outputs], strict=True):
+        truth = image.example()["instances"]
         same_class = truth.gt_classes[:, None] == instances.pred_classes
         overlaps, best = (pairwise_iou(truth.gt_boxes, instances.pred_boxes) * same_class).max(dim=1)
         assert overlaps.min() > 0.5
         assert instances.has(MASKS) == (MASKS in trained.detector.gives)
         if instances.has(MASKS):
-            masks = torch.stack([mask for thing, _, mask in picture.segments() if thing])
+            masks = torch.stack([mask for thing, _, mask in image.segments() if thing])
             both, either = masks & instances.pred_masks[best], masks | instances.pred_masks[best]
-            # On average: a mask is the mean over pictures of which it has learned one.
+            # On average: a mask is the mean over images of which it has learned one.
             assert (both.sum(dim=(1, 2)) / either.sum(dim=(1, 2))).mean() > 0.5
 
 
 def test_fused_it_finds_the_same(trained) -> None:
     fused = fuse_for_inference(trained.model)
     assert {type(module).__name__ for module in fused.modules()} >= {"FusedBlock", "FoldedConv2d"}
-    pictures = [picture.input() for picture in trained.pictures]
-    for one, other in zip(found(trained.model, *pictures), found(fused, *pictures), strict=True):
+    images = [image.input() for image in trained.images]
+    for one, other in zip(found(trained.model, *images), found(fused, *images), strict=True):
         assert_same(one, other, 1e-3)
 
 
-def test_a_picture_has_the_same_result_in_every_batch(trained) -> None:
+def test_an_image_has_the_same_result_in_every_batch(trained) -> None:
     ours = build(trained.detector, small_config(trained.detector, MODEL__SE__IGNORE_PADDING=True)).eval()
     ours.load_state_dict(trained.model.state_dict())
     # detectron2 doesn't pad this one.
-    whole = trained.pictures[0].input()
+    whole = trained.images[0].input()
     assert_same(*found(trained.model, whole), *found(ours, whole), 1e-4)
-    part, larger = part_of(trained.pictures[0], 90, 119), draw(5, 128, 160).input()
-    for picture in (whole, part):
-        (alone,) = found(ours, picture)
-        assert_same(alone, found(ours, picture, larger)[0], 1e-4)
-        assert_same(alone, found(ours, larger, picture)[1], 1e-4)
+    part, larger = part_of(trained.images[0], 90, 119), draw(5, 128, 160).input()
+    for image in (whole, part):
+        (alone,) = found(ours, image)
+        assert_same(alone, found(ours, image, larger)[0], 1e-4)
+        assert_same(alone, found(ours, larger, image)[1], 1e-4)
         with pytest.raises(AssertionError):
-            assert_same(*found(trained.model, picture), found(trained.model, picture, larger)[0], 1e-4)
+            assert_same(*found(trained.model, image), found(trained.model, image, larger)[0], 1e-4)

@@ -121,11 +121,11 @@ def test_same_layers(name) -> None:
 def test_the_description_sees_a_difference() -> None:
     """Of a stride that moved, of what is frozen, and of an attribute of a helper."""
     with torch.device("meta"):
-        trunk, caffe = (create_backbone("resnet50", layout=layout) for layout in ("torchvision", "caffe"))
+        backbone, caffe = (create_backbone("resnet50", layout=layout) for layout in ("torchvision", "caffe"))
         frozen = create_backbone("resnet50", freeze_at=1)
-        assert describe(trunk) == describe(create_backbone("resnet50"))
-    assert describe(trunk) != describe(caffe)
-    assert describe(trunk) != describe(frozen)
+        assert describe(backbone) == describe(create_backbone("resnet50"))
+    assert describe(backbone) != describe(caffe)
+    assert describe(backbone) != describe(frozen)
     heads = networks("COCO-Detection/faster_rcnn_R_50_FPN_1x")[0].roi_heads
     before = describe(heads)
     heads.proposal_matcher.thresholds[1] += 0.1
@@ -141,12 +141,12 @@ def small_networks(name: str) -> tuple[nn.Module, nn.Module]:
     if "C4" not in name:
         cfg.MODEL.RESNETS.DEPTH = 18
         cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
-        trunk = lazy.model.backbone.bottom_up
-        if "name" in trunk:
-            trunk.name = "se_resnet18" if "SE" in name else "resnet18"
+        backbone = lazy.model.backbone.bottom_up
+        if "name" in backbone:
+            backbone.name = "se_resnet18" if "SE" in name else "resnet18"
         else:
-            trunk.stages.depth = 18
-            del trunk.stages.stride_in_1x1  # basic blocks have none
+            backbone.stages.depth = 18
+            del backbone.stages.stride_in_1x1  # basic blocks have none
         if "retinanet" in name:
             lazy.model.backbone.top_block.in_channels = 512
     yaml_model, lazy_model = randomise_norms(build_model(cfg)), instantiate(lazy.model)
@@ -165,8 +165,8 @@ def small_networks(name: str) -> tuple[nn.Module, nn.Module]:
 
 
 def batch(*, keypoints: bool) -> list[dict[str, Any]]:
-    """Two pictures of different sizes, with whatever a detector may learn from."""
-    pictures = []
+    """Two images of different sizes, with whatever a detector may learn from."""
+    images = []
     for height, width in ((64, 96), (80, 64)):
         instances = Instances((height, width))
         instances.gt_boxes = Boxes([[4.0, 6.0, 40.0, 50.0], [20.0, 10.0, 60.0, 62.0]])
@@ -177,7 +177,7 @@ def batch(*, keypoints: bool) -> list[dict[str, Any]]:
         points = torch.rand(2, 17, 3) * 30 + 15
         points[..., 2] = 2
         instances.gt_keypoints = Keypoints(points)
-        pictures.append(
+        images.append(
             {
                 "image": torch.randint(0, 256, (3, height, width), dtype=torch.uint8),
                 "instances": instances,
@@ -186,7 +186,7 @@ def batch(*, keypoints: bool) -> list[dict[str, Any]]:
                 "width": width,
             }
         )
-    return pictures
+    return images
 
 
 def compare(ours: Any, theirs: Any) -> None:
@@ -209,22 +209,22 @@ def compare(ours: Any, theirs: Any) -> None:
         assert ours == theirs
 
 
-# The other plain arms differ from their SE arms in the trunk alone, and 3x from 1x in no layer.
+# The other plain arms differ from their SE arms in the backbone alone, and 3x from 1x in no layer.
 @pytest.mark.parametrize("name", [name for name in PAIRS if name.endswith("1x") and ("SE" in name or "faster" in name)])
 def test_same_outputs(name) -> None:
     """Detections and losses, from the same weights."""
     theirs, ours = small_networks(name)
-    pictures = batch(keypoints="keypoint" in name)
+    images = batch(keypoints="keypoint" in name)
     losses = []
     for model in (theirs, ours):
         torch.manual_seed(1)
         with EventStorage():
-            losses.append({key: loss.item() for key, loss in model.train()(pictures).items()})
+            losses.append({key: loss.item() for key, loss in model.train()(images).items()})
     assert losses[0] == losses[1]
     assert all(np.isfinite(loss) for loss in losses[0].values())
     with torch.no_grad():
-        found, expected = ours.eval()(pictures), theirs.eval()(pictures)
-    assert all(len(picture["instances"]) for picture in expected)
+        found, expected = ours.eval()(images), theirs.eval()(images)
+    assert all(len(image["instances"]) for image in expected)
     compare(found, expected)
 
 
@@ -292,14 +292,15 @@ def test_same_data_and_weights(name) -> None:
 
 
 def test_constructors_take_what_model_se_has() -> None:
-    """All of the block, the stem and the padding: the features of the yaml's trunk, from the same weights."""
+    """All of the block, the stem and the padding: the features of the yaml's backbone, from the same weights."""
     name = "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"
     cfg, lazy = yaml_config(name), lazy_config(name)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.SE.update(
         {"REDUCTION_PER_STAGE": [4, 8, 16, 32], "POSITION": "3x3", "SQUEEZE": "avgmax", "GATE": "hardsigmoid"}
     )
-    cfg.MODEL.SE.update({"STAGES": ["res3", "res5"], "BIAS": False, "STEM": "caffe", "IGNORE_PADDING": True})
+    cfg.MODEL.SE.update({"STAGES": ["res3", "res5"], "BIAS": False, "IGNORE_PADDING": True})
+    cfg.MODEL.RESNETS.STEM_TYPE = "caffe"
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = True
     backbone = build_model(cfg).backbone
     lazy = LazyConfig.apply_overrides(
@@ -328,7 +329,7 @@ def test_constructors_take_what_model_se_has() -> None:
     [
         ("model.backbone.bottom_up.se.gate=softmax", "MODEL.SE.GATE: 'softmax' is not one of sigmoid"),
         ("model.backbone.bottom_up.se.reduction=4096", r"MODEL.SE in res2: "),
-        ("model.backbone.bottom_up.name=resnet50", "'resnet50' is a plain trunk and takes no se="),
+        ("model.backbone.bottom_up.name=resnet50", "'resnet50' is a plain backbone and takes no se="),
         ("model.backbone.bottom_up.freeze_at=6", r"freeze_at: 6 is not from 0 \(nothing\) to 5"),
     ],
 )

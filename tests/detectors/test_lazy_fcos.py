@@ -1,4 +1,4 @@
-"""FCOS, which detectron2 has as lazy configs only, on an SE trunk and on the plain one."""
+"""FCOS, which detectron2 has as lazy configs only, on an SE backbone and on the plain one."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ CHANNELS = 32
 BOXES = [[[8.0, 8.0, 40.0, 40.0]], [[30.0, 12.0, 86.0, 52.0], [4.0, 30.0, 28.0, 60.0]]]
 
 
-def small_fcos(name: str, trunk: str) -> nn.Module:
+def small_fcos(name: str, backbone: str) -> nn.Module:
     """With norms that learn from scratch, and two classes."""
     model = LazyConfig.load(str(CONFIGS / f"{name}.py")).model
-    model.backbone.bottom_up.update(name=trunk, norm="GN", freeze_at=0)
+    model.backbone.bottom_up.update(name=backbone, norm="GN", freeze_at=0)
     model.backbone.out_channels = model.backbone.top_block.in_channels = CHANNELS
     model.head.update(input_shape=[ShapeSpec(channels=CHANNELS)] * 5, conv_dims=[CHANNELS])
     model.num_classes = 2
@@ -29,46 +29,48 @@ def small_fcos(name: str, trunk: str) -> nn.Module:
 
 
 @pytest.fixture
-def pictures() -> list[dict[str, Any]]:
+def images() -> list[dict[str, Any]]:
     """Bright and dark rectangles on noise."""
-    pictures = []
+    images = []
     for boxes in BOXES:
         image = torch.randint(100, 140, (3, 64, 96), dtype=torch.uint8)
         for label, (left, top, right, bottom) in enumerate(boxes):
             image[:, int(top) : int(bottom), int(left) : int(right)] = (250, 5)[label]
         instances = Instances((64, 96), gt_boxes=Boxes(boxes), gt_classes=torch.arange(len(boxes)))
-        pictures.append({"image": image, "instances": instances, "height": 64, "width": 96})
-    return pictures
+        images.append({"image": image, "instances": instances, "height": 64, "width": 96})
+    return images
 
 
-@pytest.mark.parametrize(("name", "trunk"), [("fcos_R_50_FPN_1x", "resnet18"), ("fcos_SE_R_50_FPN_1x", "se_resnet18")])
-def test_a_step(name, trunk, pictures) -> None:
-    model = small_fcos(name, trunk)
+@pytest.mark.parametrize(
+    ("name", "backbone"), [("fcos_R_50_FPN_1x", "resnet18"), ("fcos_SE_R_50_FPN_1x", "se_resnet18")]
+)
+def test_a_step(name, backbone, images) -> None:
+    model = small_fcos(name, backbone)
     with EventStorage():
-        losses = model(pictures)
+        losses = model(images)
     assert set(losses) == {"loss_fcos_cls", "loss_fcos_loc", "loss_fcos_ctr"}
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     gates = [module for module in model.modules() if isinstance(module, SqueezeExcitation)]
-    assert len(gates) == (8 if trunk.startswith("se_") else 0)
+    assert len(gates) == (8 if backbone.startswith("se_") else 0)
     # Of each layer of each gate; and of all else, but for the scales of levels that nothing was assigned to.
     parameters = [parameter for gate in gates for parameter in gate.parameters()]
     parameters += list(model.backbone.bottom_up.stem.parameters())
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in parameters)
 
 
-def test_overfits_and_finds(pictures) -> None:
+def test_overfits_and_finds(images) -> None:
     model = small_fcos("fcos_SE_R_50_FPN_1x", "se_resnet18")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     with EventStorage():
         for _ in range(40):
             optimizer.zero_grad()
-            sum(model(pictures).values()).backward()
+            sum(model(images).values()).backward()
             optimizer.step()
     with torch.no_grad():
-        found = model.eval()(pictures)
-    for picture, boxes in zip(found, BOXES, strict=True):
-        best = picture["instances"][picture["instances"].scores > 0.5]
+        found = model.eval()(images)
+    for image, boxes in zip(found, BOXES, strict=True):
+        best = image["instances"][image["instances"].scores > 0.5]
         overlap = pairwise_iou(Boxes(boxes), best.pred_boxes)
         assert overlap.amax(dim=1).min() > 0.7
         assert best.pred_classes[overlap.argmax(dim=1)].tolist() == list(range(len(boxes)))

@@ -19,7 +19,7 @@ from se_detection import create_backbone
 TOOL = Path(sysconfig.get_paths()["purelib"], "tools", "lazyconfig_train_net.py")
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAME = "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"
-# Three steps from a random trunk of depth 18, on the toy set at 64 pixels.
+# Three steps from a random backbone of depth 18, on the toy set at 64 pixels.
 OVERRIDES = [
     *("model.backbone.bottom_up.name=se_resnet18", "model.roi_heads.num_classes=4"),
     *("model.roi_heads.batch_size_per_image=16", "model.proposal_generator.post_nms_topk=[20,5]"),
@@ -33,11 +33,11 @@ OVERRIDES = [
 pytestmark = pytest.mark.skipif(not TOOL.is_file(), reason=f"this detectron2 was installed without its tools ({TOOL})")
 
 
-def train(folder: Path, trunk: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A run in `folder`, from weights of a trunk of the given name there."""
+def train(folder: Path, backbone: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A run in `folder`, from weights of a backbone of the given name there."""
     torch.manual_seed(0)
-    weights = folder / f"{trunk}.pth"
-    torch.save({"model": create_backbone(trunk).state_dict(), "matching_heuristics": True}, weights)
+    weights = folder / f"{backbone}.pth"
+    torch.save({"model": create_backbone(backbone).state_dict(), "matching_heuristics": True}, weights)
     config = CONFIGS / "lazy" / f"{NAME}.py"
     overrides = [*OVERRIDES, f"train.init_checkpoint={weights}", f"train.output_dir={folder / 'run'}"]
     return subprocess.run(
@@ -85,9 +85,9 @@ def test_trains_and_evaluates(tmp_path) -> None:
     assert {key: value.shape for key, value in again.items()} == {key: value.shape for key, value in weights.items()}
 
 
-def test_a_plain_trunk_is_refused(tmp_path) -> None:
+def test_a_plain_backbone_is_refused(tmp_path) -> None:
     """Without the environment variable too: the config itself imports the plugin."""
     done = train(tmp_path, "resnet18")
     assert done.returncode != 0
-    assert "the weights don't fit the config: the file's trunk is plain and the config's has SE" in done.stderr
+    assert "the weights don't fit the config: the file's backbone is plain and the config's has SE" in done.stderr
     assert not (tmp_path / "run" / "model_final.pth").exists()

@@ -78,18 +78,18 @@ def test_what_is_nearly_right_has_pycocotools_ap(data, case, tasks, tmp_path) ->
     evaluator = Trainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
     evaluator.reset()
     for number in (1, 2):
-        picture = draw(number, classes=1 if case == "keypoints" else len(SHAPES))
-        found = Instances(picture.semantic.shape)
-        boxes = torch.tensor([item["bbox"] for item in picture.annotations])
+        image = draw(number, classes=1 if case == "keypoints" else len(SHAPES))
+        found = Instances(image.semantic.shape)
+        boxes = torch.tensor([item["bbox"] for item in image.annotations])
         boxes[:, 2:] += boxes[:, :2]
         found.pred_boxes = Boxes(boxes + 2 * number)
         found.scores = torch.tensor([0.9, 0.8]) / number
-        found.pred_classes = torch.tensor([item["category_id"] for item in picture.annotations])
+        found.pred_classes = torch.tensor([item["category_id"] for item in image.annotations])
         if case == "keypoints":
-            points = torch.tensor([item["keypoints"] for item in picture.annotations]).reshape(2, -1, 3)
+            points = torch.tensor([item["keypoints"] for item in image.annotations]).reshape(2, -1, 3)
             found.pred_keypoints = points + torch.tensor([2.0 * number, 0, 0])
         else:
-            codes = [masks.frPyObjects(item["segmentation"], *found.image_size) for item in picture.annotations]
+            codes = [masks.frPyObjects(item["segmentation"], *found.image_size) for item in image.annotations]
             shapes = np.stack([masks.decode(masks.merge(code)) for code in codes])
             found.pred_masks = torch.from_numpy(np.roll(shapes, 2 * number, axis=2)).bool()
         evaluator.process([{"image_id": number}], [{"instances": found}])

@@ -116,14 +116,14 @@ def test_what_cannot_be_trained_is_one_line(data, case, tmp_path) -> None:
     ],
 )
 def test_a_set_that_was_registered_in_python_is_looked_at_before_training(name, key, message, tmp_path) -> None:
-    picture = draw(0)
-    height, width = picture.semantic.shape
+    image = draw(0)
+    height, width = image.semantic.shape
     entries = [
         {**{k: v for k, v in item.items() if k != key}, "category_id": 0, "bbox_mode": BoxMode.XYWH_ABS}
-        for item in picture.annotations
+        for item in image.annotations
     ]
-    # A visible keypoint: pictures without any are left out by detectron2.
-    entries.append({**picture.annotations[0], "category_id": 0, "iscrowd": 1})
+    # A visible keypoint: images without any are left out by detectron2.
+    entries.append({**image.annotations[0], "category_id": 0, "iscrowd": 1})
     record = {"file_name": "a.png", "image_id": 1, "height": height, "width": width, "annotations": entries}
     DatasetCatalog.register("drawn", lambda: [record])
     MetadataCatalog.get("drawn").set(

@@ -55,11 +55,11 @@ def write_coco(root: Path) -> None:
         (root / "coco" / split).mkdir()
         images, annotations = [], []
         for number, seed in enumerate(seeds, 1):
-            picture = draw(seed)
-            height, width = picture.semantic.shape
-            Image.fromarray(picture.pixels).save(root / "coco" / split / f"{number}.jpg")
+            image = draw(seed)
+            height, width = image.semantic.shape
+            Image.fromarray(image.pixels).save(root / "coco" / split / f"{number}.jpg")
             images.append({"id": number, "file_name": f"{number}.jpg", "height": height, "width": width})
-            for item in picture.annotations:
+            for item in image.annotations:
                 ids = {"id": len(annotations) + 1, "image_id": number, "category_id": item["category_id"] + 1}
                 annotations.append({**item, **ids})
         content = {"images": images, "annotations": annotations, "categories": categories}

@@ -1,4 +1,4 @@
-"""The documentation as a new user follows it, from a folder that holds pictures and a JSON alone; made small."""
+"""The documentation as a new user follows it, from a folder that holds images and a JSON alone; made small."""
 
 import json
 import os
@@ -28,7 +28,7 @@ SMALL = [
     *("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.WARMUP_ITERS", "0", "SOLVER.IMS_PER_BATCH", "2"),
 ]
 MADE_SMALL = {"tools/train_net.py": SMALL, "tools/export.py": ["--images", "1"]}
-PICTURES, KEPT_APART = 12, 5
+IMAGES, KEPT_APART = 12, 5
 # In this order; other blocks are run by their tools' own tests.
 FOLLOWED = (
     ("docs/YOUR_DATA.md", "python tools/prepare_coco.py check my_data/all.json"),
@@ -46,7 +46,7 @@ def folder(module_path) -> Path:
     """`my_data/photos` and `my_data/all.json`, beside what a checkout has."""
     for name in ("tools", "configs", "examples"):
         (module_path / name).symlink_to(ROOT / name)
-    json_file = make_toy_dataset(module_path / "toy", split="train", count=PICTURES)
+    json_file = make_toy_dataset(module_path / "toy", split="train", count=IMAGES)
     (module_path / "my_data").mkdir()
     (module_path / "toy" / "train").rename(module_path / "my_data" / "photos")
     json_file.rename(module_path / "my_data" / "all.json")
@@ -64,7 +64,7 @@ def typed(page: str, part: str) -> list[str | list[str]]:
         program, *words = shlex.split(command, comments=True)
         assert program in ("python", "pip")
         if program == "python":
-            # A page's 200 pictures; and OUTPUT_DIR is the last of its overrides, which stays.
+            # A page's 200 images; and OUTPUT_DIR is the last of its overrides, which stays.
             words = [str(KEPT_APART) if word == "200" else word for word in words]
             found.append([*words, *MADE_SMALL.get(words[0], [])])
     return found
@@ -137,7 +137,7 @@ def test_the_split_is_a_split(folder, printed) -> None:
         {image["id"] for image in json.loads((folder / "my_data" / f"{name}.json").read_text())["images"]}
         for name in ("train", "val", "fixed")
     )
-    assert (len(val), len(whole)) == (KEPT_APART, PICTURES)
+    assert (len(val), len(whole)) == (KEPT_APART, IMAGES)
     assert train | val == whole
     assert not train & val
 
@@ -153,17 +153,17 @@ def test_both_arms_are_trained_and_compared(folder, printed) -> None:
     verdict = json.loads((folder / "output" / "comparison.json").read_text())["verdict"]
     assert verdict in printed
     assert verdict.split(" (")[0] in (folder / "output" / "report.html").read_text()
-    assert len(list((folder / "output" / "SE_R" / "predictions" / "pictures").iterdir())) == PICTURES
+    assert len(list((folder / "output" / "SE_R" / "predictions" / "pictures").iterdir())) == IMAGES
 
 
-def test_a_trunk_from_outside_is_built(tmp_path) -> None:
-    """`narrow_trunk.py` and `narrow.yaml`, as far as tools/train_net.py builds it before anything is written."""
-    page = ROOT / "docs" / "ADDING_A_TRUNK.md"
+def test_a_backbone_from_outside_is_built(tmp_path) -> None:
+    """`narrow_backbone.py` and `narrow.yaml`, as far as tools/train_net.py builds it before anything is written."""
+    page = ROOT / "docs" / "ADDING_A_BACKBONE.md"
     code, config = (block.text for block in blocks("python", "yaml") if block.page == page)
-    (tmp_path / "narrow_trunk.py").write_text(code)
+    (tmp_path / "narrow_backbone.py").write_text(code)
     (tmp_path / "narrow.yaml").write_text(config)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (command,) = (block.text for block in blocks("bash") if "narrow_trunk.py" in block.text)
+    (command,) = (block.text for block in blocks("bash") if "narrow_backbone.py" in block.text)
     name, _, value = shlex.split(command)[0].partition("=")
     words = [*shlex.split(command)[2:], "MODEL.WEIGHTS", "none.pth"]
     done = subprocess.run(
@@ -183,5 +183,5 @@ def test_the_detector_leaves(folder, printed) -> None:
     saved = torch.load(folder / "detector.pth", weights_only=True)["model"]
     assert all(torch.equal(saved[key], weights[key]) for key in weights)
     session = onnxruntime.InferenceSession(next((folder / "exported").glob("*.onnx")))
-    picture = np.asarray(Image.open(folder / "street.jpg")).transpose(2, 0, 1)
-    assert len(session.run(["boxes"], {"image": np.ascontiguousarray(picture)})[0]) > 0
+    image = np.asarray(Image.open(folder / "street.jpg")).transpose(2, 0, 1)
+    assert len(session.run(["boxes"], {"image": np.ascontiguousarray(image)})[0]) > 0

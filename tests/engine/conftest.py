@@ -51,7 +51,7 @@ def se_config() -> str:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
-    """Eight pictures to train on and four to evaluate, in COCO format."""
+    """Eight images to train on and four to evaluate, in COCO format."""
     folder = tmp_path_factory.mktemp("tiny")
     for split, count in (("train", 8), ("val", 4)):
         make_toy_dataset(folder, split=split, count=count)

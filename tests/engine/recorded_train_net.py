@@ -1,6 +1,6 @@
 """tools/train_net.py with a record of what each process does, in the folder that $RECORD names.
 
-`<rank>.jsonl` has a line for each step, once it is taken, and for each picture that is evaluated; `gradients<rank>.pth`
+`<rank>.jsonl` has a line for each step, once it is taken, and for each image that is evaluated; `gradients<rank>.pth`
 the gradients of the run's first step. Each of these lines takes $SECONDS longer.
 """
 

@@ -29,7 +29,7 @@ SMALLER = [
 
 @pytest.fixture
 def data(tiny, tmp_path, monkeypatch) -> Path:
-    """Eight pictures to train on, and four to evaluate, that a test may spoil."""
+    """Eight images to train on, and four to evaluate, that a test may spoil."""
     for catalog in (DatasetCatalog, MetadataCatalog):
         monkeypatch.setattr(catalog, "data", dict(catalog.data))
     shutil.copytree(tiny, tmp_path / "data")
@@ -38,7 +38,7 @@ def data(tiny, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def names(data) -> list[Path]:
-    """The training pictures."""
+    """The training images."""
     return sorted((data / "train").iterdir())
 
 
@@ -64,10 +64,10 @@ def make_trainer(data: Path, *flags: str, resume: bool = False) -> Trainer:
 
 
 def spoil(paths: list[Path]) -> None:
-    """One is gone, one cut, one no picture, one of another size."""
+    """One is gone, one cut, one no image, one of another size."""
     paths[0].unlink()
     os.truncate(paths[1], paths[1].stat().st_size // 2)
-    paths[2].write_text("no picture")
+    paths[2].write_text("no image")
     with Image.open(paths[3]) as image:
         image.resize((50, 60)).save(paths[3])
 
@@ -135,7 +135,7 @@ def test_what_turns_bad_in_training_is_left_out_from_then_on(data, names, caplog
     assert all(image["iteration"] >= 2 for image in later)
     for image, line in zip(later, lines, strict=True):
         assert image["file_name"] in line
-    # A run that goes on keeps what it has listed, and its pictures.
+    # A run that goes on keeps what it has listed, and its images.
     trainer = make_trainer(data, "--skip-bad-images", resume=True)
     trainer.train()
     again = listed(data.parent / "run")
@@ -156,13 +156,13 @@ def test_an_image_that_turns_bad_ends_a_training_that_was_not_told_to_go_on(data
 def test_evaluation_goes_past_nothing(data, names) -> None:
     with pytest.raises(UserError, match="--skip-bad-images: it is for training"):
         load_config(arguments(data, "--skip-bad-images", "--eval-only"))
-    picture = sorted((data / "val").iterdir())[1]
+    image = sorted((data / "val").iterdir())[1]
     trainer = make_trainer(data, "--skip-bad-images")
-    picture.write_bytes(b"")
+    image.write_bytes(b"")
     with pytest.raises(UserError) as caught:
         trainer.test(trainer.cfg, trainer.model)
-    assert str(picture) in user_message(caught.value)
-    with pytest.raises(UserError, match=f"{picture.name}.*correct, replace or remove it$"):
+    assert str(image) in user_message(caught.value)
+    with pytest.raises(UserError, match=f"{image.name}.*correct, replace or remove it$"):
         load_config(arguments(data, "--skip-bad-images"))
 
 

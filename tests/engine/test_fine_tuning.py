@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from se_detection import model_zoo
 from se_detection.engine.arguments import argument_parser
 from se_detection.engine.checks import load_config
-from se_detection.engine.fine_tuning import trunk_of
+from se_detection.engine.fine_tuning import backbone_of
 from se_detection.engine.signals import Interrupted
 from se_detection.engine.trainer import Trainer
 
@@ -60,22 +60,24 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor], part: str) -> s
 
 
 @pytest.mark.parametrize("config", ["R_18", "SE_R_18"])
-def test_the_trunk_is_frozen_and_released(build, config) -> None:
+def test_the_backbone_is_frozen_and_released(build, config) -> None:
     """With an evaluation in between, which sets a model back to training."""
-    trainer = build("SOLVER.TRUNK_FROZEN_ITERS", "2", "TEST.EVAL_PERIOD", "1", config=config)
+    trainer = build("SOLVER.BACKBONE_FREEZE_ITERS", "2", "TEST.EVAL_PERIOD", "1", config=config)
     states = before_steps(trainer)
-    trunk, others = "backbone.bottom_up.", "roi_heads."
+    backbone, others = "backbone.bottom_up.", "roi_heads."
     for number in (0, 1):
-        assert not changed(states[number], states[number + 1], trunk)
+        assert not changed(states[number], states[number + 1], backbone)
         assert changed(states[number], states[number + 1], others)
-    learnt = {key for key in states[0] if key.startswith(trunk) and not key.startswith(f"{trunk}stem.conv1.norm.num")}
+    learnt = {
+        key for key in states[0] if key.startswith(backbone) and not key.startswith(f"{backbone}stem.conv1.norm.num")
+    }
     for number in (2, 3):
         # A gate's bias may have no gradient where its ReLU is shut.
-        assert len(changed(states[number], states[number + 1], trunk)) > 0.9 * len(learnt)
+        assert len(changed(states[number], states[number + 1], backbone)) > 0.9 * len(learnt)
 
 
 def test_stages_that_are_frozen_anyway_stay_so(build) -> None:
-    trainer = build("SOLVER.TRUNK_FROZEN_ITERS", "1", "MODEL.BACKBONE.FREEZE_AT", "2")
+    trainer = build("SOLVER.BACKBONE_FREEZE_ITERS", "1", "MODEL.BACKBONE.FREEZE_AT", "2")
     states = before_steps(trainer)
     found = changed(states[0], states[-1], "backbone.bottom_up.")
     assert found
@@ -84,7 +86,7 @@ def test_stages_that_are_frozen_anyway_stay_so(build) -> None:
 
 @pytest.mark.parametrize("stop_at", [0, 2])
 def test_it_goes_on_as_if_it_had_not_been_stopped(build, stop_at) -> None:
-    options = ("SOLVER.TRUNK_FROZEN_ITERS", "2", "SOLVER.TRUNK_LR_FACTOR", "0.1")
+    options = ("SOLVER.BACKBONE_FREEZE_ITERS", "2", "SOLVER.BACKBONE_MULTIPLIER", "0.1")
     whole = build(*options, name="whole")
     whole.train()
     stopped = build(*options, name="stopped")
@@ -105,7 +107,7 @@ def test_it_goes_on_as_if_it_had_not_been_stopped(build, stop_at) -> None:
 @pytest.mark.parametrize("factor", [0.1, 0.0])
 def test_rates_are_those_of_detectron2s_factor(build, factor) -> None:
     """detectron2 has the factor as an argument that no config reaches."""
-    trainer = build("SOLVER.TRUNK_LR_FACTOR", str(factor), "SOLVER.BIAS_LR_FACTOR", "2.0")
+    trainer = build("SOLVER.BACKBONE_MULTIPLIER", str(factor), "SOLVER.BIAS_LR_FACTOR", "2.0")
     model, solver = trainer.checkpointer.model, trainer.cfg.SOLVER
     theirs = get_default_optimizer_params(
         model,
@@ -116,9 +118,9 @@ def test_rates_are_those_of_detectron2s_factor(build, factor) -> None:
     )
     expected = {id(item): group["lr"] for group in theirs for item in group["params"]}
     # detectron2 forgets its factor for biases when they have one of their own.
-    trunk = set(map(id, trunk_of(model).parameters()))
+    backbone = set(map(id, backbone_of(model).parameters()))
     expected |= {
-        id(item): 2 * solver.BASE_LR * (factor if id(item) in trunk else 1)
+        id(item): 2 * solver.BASE_LR * (factor if id(item) in backbone else 1)
         for name, item in model.named_parameters()
         if name.endswith("bias")
     }
@@ -126,10 +128,20 @@ def test_rates_are_those_of_detectron2s_factor(build, factor) -> None:
     assert found == pytest.approx(expected)
 
 
-def test_two_processes_release_the_trunk_together(run_tool, tiny_flags, tmp_path) -> None:
-    """DDP looks at what is trained when it wraps a model: a trunk that it overlooked would differ between processes."""
+def test_two_processes_release_the_backbone_together(run_tool, tiny_flags, tmp_path) -> None:
+    """DDP looks at what is trained when it wraps a model: a backbone that it overlooked would differ between processes."""
     config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
-    options = [*SMALL, "SEED", 3, "SOLVER.MAX_ITER", 3, "SOLVER.TRUNK_FROZEN_ITERS", 1, "OUTPUT_DIR", tmp_path / "run"]
+    options = [
+        *SMALL,
+        "SEED",
+        3,
+        "SOLVER.MAX_ITER",
+        3,
+        "SOLVER.BACKBONE_FREEZE_ITERS",
+        1,
+        "OUTPUT_DIR",
+        tmp_path / "run",
+    ]
     script = Path(__file__).with_name("recorded_train_net.py")
     flags = ["--config-file", config, "--num-gpus", 2, "--dist-url", "auto", *tiny_flags]
     done = run_tool(script, *flags, *options, RECORD=str(tmp_path))

@@ -84,7 +84,7 @@ def test_it_stops_and_the_state_before_is_saved(build, tmp_path, iteration, save
     assert len(process["images"]) == 4
     assert all(image.rsplit("/", 1)[-1] in message for image in process["images"])
 
-    # Going on runs into it again, on the same pictures; without its cause it ends as if nothing had been.
+    # Going on runs into it again, on the same images; without its cause it ends as if nothing had been.
     again = build(bad={iteration: float("inf")}, resume=True)
     with pytest.raises(UserError, match=f"^iteration {iteration}: "):
         again.train()
@@ -155,10 +155,10 @@ def test_detectron2s_complaint_becomes_a_loss(build) -> None:
 def test_the_usual_causes_are_those_that_apply() -> None:
     cfg = get_cfg()
     cfg.SOLVER.BASE_LR = 0.02
-    rate, trunk, clipping = usual_causes(cfg, images=4)
+    rate, backbone, clipping = usual_causes(cfg, images=4)
     assert "SOLVER.BASE_LR 0.02 for a batch of 4 images (detectron2's recipes have 0.005)" in rate
-    assert "MODEL.WEIGHTS is empty" in trunk
+    assert "MODEL.WEIGHTS is empty" in backbone
     assert "SOLVER.CLIP_GRADIENTS.ENABLED" in clipping
-    cfg.MODEL.WEIGHTS = "trunk.pth"
+    cfg.MODEL.WEIGHTS = "backbone.pth"
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     assert len(usual_causes(cfg, images=4)) == 1

@@ -34,7 +34,7 @@ OPTIONS = [
 ]
 # Seconds that a job has to end in, with all that it started, when one of its processes is gone.
 LIMIT = 60
-# Steps and pictures that last long enough for something to happen meanwhile.
+# Steps and images that last long enough for something to happen meanwhile.
 SLOWLY = {"SECONDS": 0.4}
 
 
@@ -140,7 +140,7 @@ def _nothing_left(machines) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def data(module_path) -> list[object]:
-    """Arguments of a run: eight pictures to train on and five to evaluate."""
+    """Arguments of a run: eight images to train on and five to evaluate."""
     folder = module_path / "data"
     data: list[object] = ["--config-file", model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")]
     for split, count in (("train", 8), ("val", 5)):
@@ -234,7 +234,7 @@ def test_all_processes_have_the_gradients_of_one_on_the_whole_batch(trained) -> 
 
 
 def test_evaluation_is_the_same_by_any_number_of_processes(new_run) -> None:
-    """Five pictures in one share, two, and four; with batch norms, whose statistics differ between processes."""
+    """Five images in one share, two, and four; with batch norms, whose statistics differ between processes."""
     norms = ["MODEL.RESNETS.NORM", "BN"]
     trained = new_run("evaluated")
     trained.finish(2, *norms)
@@ -299,7 +299,7 @@ def test_torchrun_and_a_machine_that_vanishes(new_run, trained) -> None:
 
 
 def test_torchrun_on_one_machine_and_loading_processes(new_run, trained) -> None:
-    """To the last bit the weights of detectron2's `launch`, whatever loads the pictures."""
+    """To the last bit the weights of detectron2's `launch`, whatever loads the images."""
     run = new_run("workers")
     run.finish(2, "DATALOADER.NUM_WORKERS", 2, torchrun=True)
     check_same_weights(run, trained[2], exactly=True)
@@ -340,7 +340,7 @@ def test_all_processes_stop_when_asked_or_orphaned(new_run, trained) -> None:
 
 
 def test_going_on_with_more_processes_or_fewer(new_run, trained) -> None:
-    """1, 2, 4 and 1 again see the pictures that one would have seen, in batches of the size that the run began with."""
+    """1, 2, 4 and 1 again see the images that one would have seen, in batches of the size that the run began with."""
     run = new_run("varied", own_folders=True)
     # As configured for two processes: for one half of the batch, half the rate, and twice the iterations.
     scaled = ["SOLVER.REFERENCE_WORLD_SIZE", 2, "SOLVER.IMS_PER_BATCH", 8, "SOLVER.BASE_LR", 0.02]

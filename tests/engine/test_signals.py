@@ -171,7 +171,7 @@ def test_asked_to_stop_while_it_evaluates(runs, tmp_path) -> None:
 
 
 def test_a_second_signal_stops_at_once(runs, tmp_path) -> None:
-    """In a step of large pictures, which takes longer than the time in which two signals are one request."""
+    """In a step of large images, which takes longer than the time in which two signals are one request."""
     large = ["SOLVER.IMS_PER_BATCH", 8, "INPUT.MIN_SIZE_TRAIN", "(1000,)", "INPUT.MAX_SIZE_TRAIN", 1000]
     process = runs.start("OUTPUT_DIR", tmp_path / "run", *large)
     runs.wait_for(process, "Starting training from iteration")
@@ -257,7 +257,7 @@ def test_what_a_checkpoint_would_override_is_refused(runs, uninterrupted, tmp_pa
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "log.txt"}
     assert runs.finish("OUTPUT_DIR", run, "SOLVER.BASE_LR", "0.5") == 2
     assert "--resume: SOLVER.BASE_LR was 0.05 in the run in" in runs.said
-    # Other pictures are another run's.
+    # Other images are another run's.
     data = json.loads((Path(runs.command[runs.command.index("--train-json") + 1])).read_text())
     gone = data["images"].pop()["id"]
     data["annotations"] = [item for item in data["annotations"] if item["image_id"] != gone]

@@ -25,7 +25,7 @@ from se_detection.engine import tensorboard
 from se_detection.engine.arguments import argument_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.signals import Interrupted
-from se_detection.engine.tensorboard import DetectionPictures, GateMeans
+from se_detection.engine.tensorboard import DetectionImages, GateMeans
 from se_detection.engine.trainer import Trainer
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 from se_detection.visualization.drawing import class_colours
@@ -40,13 +40,13 @@ class Shown(Trainer):
     """A trainer with the hooks, each once, wherever it has them from."""
 
     def build_hooks(self):
-        others = [hook for hook in super().build_hooks() if not isinstance(hook, GateMeans | DetectionPictures)]
-        return [GateMeans(self.checkpointer.model), *others[:-1], DetectionPictures(self.cfg), others[-1]]
+        others = [hook for hook in super().build_hooks() if not isinstance(hook, GateMeans | DetectionImages)]
+        return [GateMeans(self.checkpointer.model), *others[:-1], DetectionImages(self.cfg), others[-1]]
 
 
 class Bare(Trainer):
     def build_hooks(self):
-        return [hook for hook in super().build_hooks() if not isinstance(hook, GateMeans | DetectionPictures)]
+        return [hook for hook in super().build_hooks() if not isinstance(hook, GateMeans | DetectionImages)]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def build(tiny, module_path):
 
 
 class Whole(NamedTuple):
-    """A run that was not stopped: its folder, its weights, and by iteration the trunk's weights and its pictures."""
+    """A run that was not stopped: its folder, its weights, and by iteration the backbone's weights and its images."""
 
     folder: Path
     model: nn.Module
@@ -108,7 +108,7 @@ def scalars(found: EventAccumulator) -> dict[str, dict[int, float]]:
     return {tag: {event.step: event.value for event in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
 
 
-def picture(event) -> np.ndarray:
+def image(event) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
 
 
@@ -134,16 +134,16 @@ def test_gates_are_those_of_a_brute_force_pass(whole, monkeypatch) -> None:
     found = scalars(events(whole.folder))
     assert sorted(tag for tag in found if tag.startswith("gates")) == STAGES
     assert {tuple(found[stage]) for stage in STAGES} == {(1, 3)}
-    trunk = copy.deepcopy(whole.model.backbone.bottom_up)
+    backbone = copy.deepcopy(whole.model.backbone.bottom_up)
     for iteration in (1, 3):
         weights, images = whole.seen[iteration]
-        trunk.load_state_dict(weights)
-        for stage, mean in brute_force(trunk, images, monkeypatch).items():
+        backbone.load_state_dict(weights)
+        for stage, mean in brute_force(backbone, images, monkeypatch).items():
             assert found[stage][iteration] == pytest.approx(mean, rel=1e-5)
     assert not any(module._forward_hooks for module in whole.model.modules())
 
 
-def test_scalars_are_those_of_the_log_and_pictures_show_each_evaluation(whole, tiny) -> None:
+def test_scalars_are_those_of_the_log_and_images_show_each_evaluation(whole, tiny) -> None:
     found = events(whole.folder)
     logged = {tag: {} for tag in found.Tags()["scalars"]}
     for line in read_metrics(whole.folder):
@@ -162,7 +162,7 @@ def test_scalars_are_those_of_the_log_and_pictures_show_each_evaluation(whole, t
     for tag in tags:
         assert [event.step for event in found.Images(tag)] == [1, 4]
         for event in found.Images(tag):
-            sheet = picture(event).astype(int)
+            sheet = image(event).astype(int)
             assert sheet.shape[1] == 2 * 640 + 8
             truth, detected = (
                 (sheet[-640:, columns, None] == colours).all(axis=3) for columns in (slice(640), slice(648, None))
@@ -174,7 +174,7 @@ def test_scalars_are_those_of_the_log_and_pictures_show_each_evaluation(whole, t
 
 def test_what_is_drawn_is_what_was_evaluated(build, tiny, monkeypatch) -> None:
     monkeypatch.setattr(tensorboard, "MIN_SCORE", 0.0)
-    monkeypatch.setattr(tensorboard, "PICTURES", 2)
+    monkeypatch.setattr(tensorboard, "IMAGES", 2)
     trainer = build("drawn", "SOLVER.MAX_ITER", "1", "TEST.DETECTIONS_PER_IMAGE", "1")
     trainer.train()
     folder = Path(trainer.cfg.OUTPUT_DIR)
@@ -188,7 +188,7 @@ def test_what_is_drawn_is_what_was_evaluated(build, tiny, monkeypatch) -> None:
     for image, tag in zip((images[0], images[-1]), tags, strict=True):
         [detection] = [item for item in detections if item["image_id"] == image["id"]]
         x, y, _, height = (5 * side for side in detection["bbox"])
-        panel = picture(found.Images(tag)[0])[-640:, 648:]
+        panel = image(found.Images(tag)[0])[-640:, 648:]
         assert tuple(panel[min(round(y + height / 2), 639), min(int(x) + 1, 639)]) == colours[detection["category_id"]]
 
 
@@ -219,16 +219,16 @@ def test_a_training_is_the_same_without_the_hooks_and_where_it_was_stopped(build
 
 def test_a_training_goes_on_where_nothing_can_be_drawn(build, caplog) -> None:
     trainer = build("undrawn", "SOLVER.MAX_ITER", "1")
-    drawing = next(hook for hook in trainer._hooks if isinstance(hook, DetectionPictures))
+    drawing = next(hook for hook in trainer._hooks if isinstance(hook, DetectionImages))
     drawing.folder /= "elsewhere"
     trainer.train()
     tags = events(Path(trainer.cfg.OUTPUT_DIR)).Tags()
     assert tags["images"] == []
     assert "bbox/AP" in tags["scalars"]
-    assert "TensorBoard gets no pictures of iteration 1: " in caplog.text
+    assert "TensorBoard gets no images of iteration 1: " in caplog.text
 
 
-def test_a_plain_trunk_has_no_gates() -> None:
+def test_a_plain_backbone_has_no_gates() -> None:
     model = create_backbone("resnet18", norm="GN")
     hook = GateMeans(model)
     with EventStorage(19) as storage:

@@ -47,7 +47,7 @@ def predictor(trained) -> DefaultPredictor:
 
 
 @pytest.fixture
-def picture(trained, tmp_path) -> Path:
+def photo(trained, tmp_path) -> Path:
     """One of the run's, wider than any that the tracer saw."""
     path = tmp_path / "wide.png"
     source = next(iter(sorted((trained.parent / "val").glob("*.png"))))
@@ -64,16 +64,16 @@ def assert_found(expected, boxes, scores) -> None:
 
 
 def test_the_example_needs_neither_torch_nor_detectron2_and_finds_what_detectron2s_predictor_does(
-    exported, predictor, picture
+    exported, predictor, photo
 ) -> None:
     block = "import sys, runpy; sys.modules.update(torch=None, detectron2=None, se_detection=None); "
     code = block + f"sys.argv = sys.argv[1:]; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
-    drawn = picture.with_name("drawn.png")
-    command = [sys.executable, "-c", code, EXAMPLE, exported / "run-onnx-float32.onnx", picture, "--output", drawn]
+    drawn = photo.with_name("drawn.png")
+    command = [sys.executable, "-c", code, EXAMPLE, exported / "run-onnx-float32.onnx", photo, "--output", drawn]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    expected = predictor(np.asarray(Image.open(picture))[:, :, ::-1])["instances"]
+    expected = predictor(np.asarray(Image.open(photo))[:, :, ::-1])["instances"]
     assert_found(expected, [entry["box"] for entry in found], [entry["score"] for entry in found])
     # The category ids of the run's annotations.
     assert {(entry["category_id"], entry["name"]) for entry in found} <= {
@@ -93,11 +93,11 @@ def test_the_example_resizes_as_detectron2_does() -> None:
             assert detector.resized((width, height)) == expected[::-1]
 
 
-def test_torchscript_is_loaded_by_torch_alone(exported, predictor, picture) -> None:
+def test_torchscript_is_loaded_by_torch_alone(exported, predictor, photo) -> None:
     extra = {"se_detection.json": ""}
     module = torch.jit.load(str(exported / "run-torchscript-float32.ts"), _extra_files=extra)
     assert json.loads(extra["se_detection.json"])["classes"][0] == {"id": 3, "name": "circle"}
-    image = np.asarray(Image.open(picture))[:, :, ::-1]
+    image = np.asarray(Image.open(photo))[:, :, ::-1]
     resized = predictor.aug.get_transform(image).apply_image(image)
     boxes, scores, classes = module(torch.from_numpy(resized.transpose(2, 0, 1).copy()))
     expected = predictor(image)["instances"]
@@ -106,7 +106,7 @@ def test_torchscript_is_loaded_by_torch_alone(exported, predictor, picture) -> N
     assert classes.dtype == torch.int64
 
 
-def test_torch_export_takes_any_number_of_pictures_of_any_size(exported, predictor) -> None:
+def test_torch_export_takes_any_number_of_images_of_any_size(exported, predictor) -> None:
     extra = {"se_detection.json": ""}
     program = torch.export.load(str(exported / "run-torch-export-float32.pt2"), extra_files=extra).module()
     wanted = json.loads(extra["se_detection.json"])["input"]
@@ -138,16 +138,16 @@ def test_int8_keeps_weights_in_8_bits_and_its_ap_is_measured(trained, tmp_path) 
 
 
 def test_who_finds_what_is_annotated_has_an_ap_of_100(trained) -> None:
-    """In pictures that were resized, whose category ids have gaps."""
+    """In images that were resized, whose category ids have gaps."""
     exporter = RunExporter(trained, images=1)
     left = iter(exporter.split.images)
 
-    def exported(picture) -> Instances:
+    def exported(photo) -> Instances:
         image = next(left)
-        found = Instances(tuple(picture.shape[1:]))
+        found = Instances(tuple(photo.shape[1:]))
         boxes = Boxes([entry["bbox"] for entry in image["annotations"]])
         boxes.tensor[:, 2:] += boxes.tensor[:, :2]
-        boxes.scale(picture.shape[2] / image["width"], picture.shape[1] / image["height"])
+        boxes.scale(photo.shape[2] / image["width"], photo.shape[1] / image["height"])
         found.pred_boxes = boxes
         found.scores = torch.ones(len(boxes))
         found.pred_classes = torch.tensor([entry["category_id"] for entry in image["annotations"]])
@@ -224,7 +224,7 @@ ONNX, TORCH_EXPORT, FUSED = (
 
 
 def write_kind(trained: Path, folder: Path, *overrides: str) -> Path:
-    """A run with random weights, that is tested on the pictures of `trained`."""
+    """A run with random weights, that is tested on the images of `trained`."""
     run = write_run(
         folder / "kind", *overrides, "DATASETS.TEST", "('kinds_val',)", "DATASETS.TRAIN", "('kinds_train',)"
     )
@@ -251,8 +251,8 @@ def test_each_kind_of_detector_is_compared_with_its_original(trained, tmp_path, 
         export = exporter.export(form.path(tmp_path, tmp_path), form, calibration=1, evaluate=False)
         assert export.agrees, form.name
         if form.format == "torch-export":
-            # At four sizes, and two pictures in a batch.
-            assert export.agreement.pictures == 6
+            # At four sizes, and two images in a batch.
+            assert export.agreement.images == 6
         else:
             assert export.agreement.detections > 20
             assert export.agreement.worst.keys() == {"boxes", "scores"} | finds
@@ -268,7 +268,7 @@ def test_what_cannot_be_scripted_can_be_traced_still(trained, tmp_path) -> None:
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (KINDS["Keypoint R-CNN"], "the exporter to ONNX can't translate .* keypoints .*; take --format torchscript"),
-    (("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0"), "finds nothing in 2 of its test pictures, so that no export could"),
+    (("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0"), "finds nothing in 2 of its test images, so that no export could"),
     (KINDS["Panoptic FPN"], "a PanopticFPN can't be exported; R-CNNs and RetinaNet can"),
 ], ids=["keypoints", "nothing found", "panoptic"])  # fmt: skip
 def test_what_would_be_no_export_is_refused(trained, tmp_path, overrides, message) -> None:
@@ -295,7 +295,7 @@ def test_data_that_are_gone_are_told_and_others_may_be_given(trained, tmp_path) 
 
     json_file, images = trained.parent / "annotations" / "val.json", trained.parent / "val"
     exporter = RunExporter(run, images=1, split=[json_file, images])
-    with pytest.raises(UserError, match=r"/nowhere\S+train\.json is gone, and int8 needs training pictures"):
+    with pytest.raises(UserError, match=r"/nowhere\S+train\.json is gone, and int8 needs training images"):
         exporter.export(tmp_path / "d.onnx", Form(format="onnx", precision="int8"), calibration=1, evaluate=False)
     assert not (tmp_path / "d.onnx").exists()
 

@@ -32,7 +32,7 @@ def test_detections_are_paired_whatever_their_order_and_the_worst_difference_is_
     assert sizes == [(60, 100), (45, 75), (75, 125), (100, 60)]
     assert agreement.worst == {"boxes": 1.5, "scores": pytest.approx(0.05)}
     # The last is of another class: neither has its counterpart, at four sizes.
-    assert (agreement.pictures, agreement.detections, agreement.unpaired) == (4, 12, 8)
+    assert (agreement.images, agreement.detections, agreement.unpaired) == (4, 12, 8)
 
 
 def test_nothing_found_is_no_agreement_of_a_detector_that_found_something() -> None:

@@ -1,4 +1,4 @@
-"""A run folder with an SE detector on a few toy pictures, and what an analysis of it finds."""
+"""A run folder with an SE detector on a few toy images, and what an analysis of it finds."""
 
 import json
 from pathlib import Path
@@ -20,13 +20,13 @@ SMALL = [
     *("MODEL.SE.STAGES", ["res3", "res5"], "DATASETS.TEST", ("pictures",)),
 ]
 IMAGES, SOME = 12, 4
-# The gate of this block is the same for all pictures.
+# The gate of this block is the same for all images.
 CONSTANT = "SE_3_1"
 
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory) -> Path:
-    """Twelve pictures: `annotations/val.json` and `val/`. The last one's objects are taken away."""
+    """Twelve images: `annotations/val.json` and `val/`. The last one's objects are taken away."""
     folder = tmp_path_factory.mktemp("pictures")
     json_file = make_toy_dataset(folder, split="val", count=IMAGES)
     content = json.loads(json_file.read_text())
@@ -40,7 +40,7 @@ def toy(tmp_path_factory) -> Path:
 def make_run(toy, tmp_path_factory):
     """A function that leaves a run of random weights, as tools/train_net.py leaves one, with overrides of its config.
 
-    Its gates depend on the picture as those of a trained network do.
+    Its gates depend on the image as those of a trained network do.
     """
 
     def make(name: str, *overrides: object) -> Path:
@@ -70,7 +70,7 @@ def se_run(make_run) -> Path:
 
 @pytest.fixture(scope="session")
 def some_explained(se_run, tmp_path_factory):
-    """An analysis of a few of the pictures alone."""
+    """An analysis of a few of the images alone."""
     return explain(se_run, tmp_path_factory.mktemp("some"), images=SOME)
 
 

@@ -32,7 +32,7 @@ def evaluate(explained, tmp_path):
 
 
 def with_gate_at(run, name: str, mean):
-    """The run's detector, loaded anew, with a block whose layers give the same gate for every picture."""
+    """The run's detector, loaded anew, with a block whose layers give the same gate for every image."""
     model = load_trained_run(run, read_run_config(run)).model
     stage, block = int(name[3]), int(name[5]) - 1
     se = getattr(model.backbone.bottom_up, f"res{stage}")[block].se

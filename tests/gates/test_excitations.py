@@ -119,7 +119,7 @@ def test_a_plain_run_is_refused(make_run, run_tool, capsys) -> None:
     ("damage", "arguments", "message"),
     [
         (lambda run: (run / "config.yaml").unlink(), [], "{run}: no config.yaml; give the OUTPUT_DIR of a training"),
-        (lambda run: (run / "run.json").unlink(), [], "data set 'pictures-of-old' is not registered"),
+        (lambda run: (run / "run.json").unlink(), [], "data set 'images-of-old' is not registered"),
         (lambda run: drop_checkpoint(run), [], "{run} has no checkpoint; train the run first"),
         (lambda run: None, [], "{run}/run.json: /nowhere/val.json is gone; bring it back, or name the data by --split"),
         (lambda run: None, ["--images", "0"], "--images 0: give at least 1"),
@@ -133,9 +133,9 @@ def test_what_cant_be_looked_at_is_said_in_one_line(se_run, tmp_path, run_tool, 
     run.mkdir()
     for name in ("config.yaml", "run.json", "model_final.pth", "last_checkpoint"):
         (run / name).write_bytes((se_run / name).read_bytes())
-    config = (run / "config.yaml").read_text().replace("- pictures", "- pictures-of-old")
+    config = (run / "config.yaml").read_text().replace("- images", "- images-of-old")
     (run / "config.yaml").write_text(config)
-    record = {"data": {"pictures-of-old": {"json": "/nowhere/val.json", "images": "/nowhere"}}}
+    record = {"data": {"images-of-old": {"json": "/nowhere/val.json", "images": "/nowhere"}}}
     (run / "run.json").write_text(json.dumps(record))
     damage(run)
     with pytest.raises(SystemExit) as caught:
@@ -153,7 +153,7 @@ def drop_checkpoint(run) -> None:
 
 def two_sets(run) -> None:
     config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("- pictures-of-old", "- pictures-of-old\n  - more"))
+    (run / "config.yaml").write_text(config.replace("- images-of-old", "- images-of-old\n  - more"))
 
 
 def test_the_newest_checkpoint_is_looked_at(se_run, make_run) -> None:

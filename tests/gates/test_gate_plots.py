@@ -23,7 +23,7 @@ def coloured(path, colour: str) -> int:
     return int((np.abs(pixels - [int(colour[start : start + 2], 16) for start in (1, 3, 5)]).max(axis=2) < 8).sum())
 
 
-def test_pictures_show_what_they_are_to_show(explained, tmp_path) -> None:
+def test_images_show_what_they_are_to_show(explained, tmp_path) -> None:
     paths = plots.draw_excitation_plots(explained, tmp_path)
     assert [path.stem for path in paths] == ["blocks", "SE_3_2", "SE_5_1", "SE_5_2"]
     for path in paths[1:]:

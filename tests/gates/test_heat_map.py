@@ -13,26 +13,26 @@ from .conftest import CONSTANT
 
 
 @pytest.fixture
-def picture(toy, tmp_path):
-    """A picture of another shape than the set's: 128 wide and 100 high, which is padded."""
+def photo(toy, tmp_path):
+    """A photo of another shape than the set's: 128 wide and 100 high, which is padded."""
     path = tmp_path / "street $1.png"
     Image.open(next(iter(sorted((toy / "val").glob("*.png"))))).crop((0, 0, 128, 100)).save(path)
     return path
 
 
 @pytest.fixture
-def effect(explained, picture):
-    return measure_effect(explained, picture)
+def effect(explained, photo):
+    return measure_effect(explained, photo)
 
 
-def test_lift_and_energy_against_the_maps_themselves(explained, effect, picture) -> None:
-    """In numpy, of maps and gates kept while the detector sees the picture, resized to 64 x 82, padded to 64 x 96."""
+def test_lift_and_energy_against_the_maps_themselves(explained, effect, photo) -> None:
+    """In numpy, of maps and gates kept while the detector sees the photo, resized to 64 x 82, padded to 64 x 96."""
     maps, gates = {}, {}
     hooks = []
     for name, gate in explained.gates.items():
         hooks.append(gate.squeeze.register_forward_pre_hook(lambda _, x, name=name: maps.update({name: x[0]})))
         hooks.append(gate.activation.register_forward_hook(lambda *args, name=name: gates.update({name: args[2]})))
-    image = Image.fromarray(read_image(str(picture), "BGR")).resize((82, 64), Image.Resampling.BILINEAR)
+    image = Image.fromarray(read_image(str(photo), "BGR")).resize((82, 64), Image.Resampling.BILINEAR)
     with torch.no_grad():
         explained.run.model([{"image": torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())}])
     for hook in hooks:
@@ -47,12 +47,12 @@ def test_lift_and_energy_against_the_maps_themselves(explained, effect, picture)
     assert np.abs(effect.energy[CONSTANT]).max() < 1e-6 < np.abs(effect.energy["SE_5_1"]).max()
 
 
-def test_detections_with_and_without(explained, picture, monkeypatch) -> None:
+def test_detections_with_and_without(explained, photo, monkeypatch) -> None:
     monkeypatch.setattr("se_detection.gates.heat_map.MIN_SCORE", 0.0)
-    with_gates, without = measure_effect(explained, picture).detections
+    with_gates, without = measure_effect(explained, photo).detections
     assert with_gates
     assert with_gates != without
-    # With the statistics of this picture alone, gates at their mean are the picture's own.
+    # With the statistics of this photo alone, gates at their mean are the photo's own.
     (image,) = json.loads(explained.split.annotations.read_text())["images"][:1]
     alone = explained.split.image_root / image["file_name"]
     lifted = measure_effect(explained, alone)
@@ -63,34 +63,34 @@ def test_detections_with_and_without(explained, picture, monkeypatch) -> None:
     assert again.detections[0] == again.detections[1]
 
 
-def test_pictures_are_drawn_once(explained, picture) -> None:
-    paths = draw_effect(explained, picture)
+def test_images_are_drawn_once(explained, photo) -> None:
+    paths = draw_effect(explained, photo)
     assert [path.name for path in paths] == [f"street $1_{what}.png" for what in ("channels", "energy", "detections")]
     for path in paths:
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert min(pixels.shape[:2]) > 250
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100, path
-    with pytest.raises(UserError, match=r"street \$1_channels.png is there already; remove it, or give the picture"):
-        draw_effect(explained, picture)
+    with pytest.raises(UserError, match=r"street \$1_channels.png is there already; remove it, or give the photo"):
+        draw_effect(explained, photo)
 
 
-def test_strips_and_maps_are_the_effect(effect, picture) -> None:
-    strips = channel_strips(effect.lift, "a picture").axes[: len(effect.lift)]
+def test_strips_and_maps_are_the_effect(effect, photo) -> None:
+    strips = channel_strips(effect.lift, "a photo").axes[: len(effect.lift)]
     for axes, values in zip(strips, effect.lift.values(), strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array()[0], values)
         low, high = axes.images[0].get_clim()
         assert low == -high
-    figure = energy_maps(effect, Image.open(picture))
+    figure = energy_maps(effect, Image.open(photo))
     shown = {axes.get_title().split(",")[0]: axes for axes in figure.axes if "," in axes.get_title()}
     assert list(shown) == ["SE_3_2", "SE_5_1", "SE_5_2"]
     for name, axes in shown.items():
         np.testing.assert_array_equal(axes.images[1].get_array(), effect.energy[name])
-        # The map goes beyond the picture by what was padded.
+        # The map goes beyond the photo by what was padded.
         assert axes.images[1].get_extent() == [0, pytest.approx(128 * 96 / 82), 100, 0]
         assert (axes.get_xlim(), axes.get_ylim()) == ((0, 128), (100, 0))
 
 
-def test_long_thin_pictures_are_refused_before_anything_is_drawn(explained, tmp_path) -> None:
+def test_long_thin_images_are_refused_before_anything_is_drawn(explained, tmp_path) -> None:
     path = tmp_path / "tall.png"
     Image.new("RGB", (10, 201)).save(path)
     with pytest.raises(
@@ -104,9 +104,9 @@ def test_long_thin_pictures_are_refused_before_anything_is_drawn(explained, tmp_
     assert max(energy_maps(measure_effect(explained, path), Image.open(path)).get_size_inches()) < 200
 
 
-def test_the_tool_draws_a_picture_of_a_finished_analysis(se_run, explained, picture, run_script, capsys) -> None:
-    picture = picture.rename(picture.with_name("another.png"))
-    run_script("analyze.py", "excitations", "--run", se_run, "--output", explained.folder, "--picture", picture)
+def test_the_tool_draws_an_image_of_a_finished_analysis(se_run, explained, photo, run_script, capsys) -> None:
+    photo = photo.rename(photo.with_name("another.png"))
+    run_script("analyze.py", "excitations", "--run", se_run, "--output", explained.folder, "--picture", photo)
     shown = capsys.readouterr()
     assert "goes on after the gates of 12 of 12 images and 6 evaluations" in shown.err
     assert str(explained.folder / "pictures" / "another_energy.png") in shown.out

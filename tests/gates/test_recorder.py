@@ -29,9 +29,9 @@ VARIANTS = [
 
 
 def test_the_papers_names() -> None:
-    trunk = create_backbone("se_resnet50", se=SEConfig(stages=("res3", "res5")))
-    assert list(se_gates(trunk)) == ["SE_3_1", "SE_3_2", "SE_3_3", "SE_3_4", "SE_5_1", "SE_5_2", "SE_5_3"]
-    assert se_gates(trunk)["SE_5_3"] is trunk.res5[2].se
+    backbone = create_backbone("se_resnet50", se=SEConfig(stages=("res3", "res5")))
+    assert list(se_gates(backbone)) == ["SE_3_1", "SE_3_2", "SE_3_3", "SE_3_4", "SE_5_1", "SE_5_2", "SE_5_3"]
+    assert se_gates(backbone)["SE_5_3"] is backbone.res5[2].se
     assert stage_of("SE_5_3") == "SE_5"
     assert se_gates(create_backbone("resnet50")) == {}
 
@@ -39,15 +39,15 @@ def test_the_papers_names() -> None:
 @pytest.mark.parametrize(("squeeze", "gate", "position"), VARIANTS)
 def test_every_gate_is_recorded(squeeze, gate, position) -> None:
     """Against the two layers written out, on the input that the block's squeeze had."""
-    trunk = create_backbone("se_resnet50", se=SEConfig(squeeze=squeeze, gate=gate, position=position)).double()
-    gates = se_gates(trunk.eval())
+    backbone = create_backbone("se_resnet50", se=SEConfig(squeeze=squeeze, gate=gate, position=position)).double()
+    gates = se_gates(backbone.eval())
     seen = {}
     for name, module in gates.items():
         # Such that some are near their limits; a ReLU has none above, and would multiply without end.
         module.fc2.weight.data *= 1 if gate == "relu" else 200
         module.squeeze.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]}))
     with torch.no_grad(), GateRecorder(gates) as recorder:
-        trunk(torch.rand(1, 3, 64, 96, dtype=torch.float64))
+        backbone(torch.rand(1, 3, 64, 96, dtype=torch.float64))
         taken = recorder.take()
     assert list(taken) == list(gates)
     assert recorder.take() == {}

@@ -98,7 +98,7 @@ def test_statistics_go_on_from_a_file(gates, tmp_path) -> None:
 
 
 def test_a_detectors_gates_against_a_pass_of_detectron2s_own(explained, toy) -> None:
-    """All gates kept in memory, in float64, of pictures that detectron2's mapper reads."""
+    """All gates kept in memory, in float64, of images that detectron2's mapper reads."""
     run = explained.run
     images = load_coco_json(str(toy / "annotations" / "val.json"), str(toy / "val"), "unregistered")
     mapper = DatasetMapper(run.cfg, is_train=False)

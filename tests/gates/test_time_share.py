@@ -43,8 +43,8 @@ class Model(nn.Module):
 def test_shares_of_a_known_time() -> None:
     model = Model()
     measured = measure_gate_time(model, {"short": model.short, "twice": model.twice}, [torch.zeros(1)] * 3)
-    assert (measured.device, measured.pictures) == ("cpu", 3)
-    assert measured.picture == pytest.approx(0.1, rel=0.3)
+    assert (measured.device, measured.images) == ("cpu", 3)
+    assert measured.image == pytest.approx(0.1, rel=0.3)
     assert measured.unrest >= 0
     # A busy machine prolongs sleep.
     assert measured.share["short"] == pytest.approx(0.1, rel=0.4)

@@ -46,7 +46,7 @@ def trained(tmp_path_factory) -> Path:
 
 
 class Told:
-    """Stands in for a detector of two classes: finds a plate whose left edge is at the mean grey of the picture.
+    """Stands in for a detector of two classes: finds a plate whose left edge is at the mean grey of the image.
 
     Or where it is told; and a cup, of which it is less sure.
     """
@@ -78,7 +78,7 @@ def told(tmp_path) -> Told:
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """A folder of three grey pictures, 160x120, of grey 20, 60 and 100."""
+    """A folder of three grey images, 160x120, of grey 20, 60 and 100."""
     folder = tmp_path / "photos"
     folder.mkdir()
     for number, grey in enumerate((20, 60, 100)):

@@ -1,4 +1,4 @@
-"""Runs of small detectors with random weights, pictures for them, and whether two answers are the same."""
+"""Runs of small detectors with random weights, images for them, and whether two answers are the same."""
 
 import json
 from pathlib import Path
@@ -65,13 +65,13 @@ def run_config(run: Path) -> CfgNode:
     return cfg
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def image(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Noise whose blue is darker than its red, in BGR."""
     noise = np.random.default_rng(seed).integers(0, 160, (height // 8, width // 8, 3), dtype=np.uint8)
     return noise.repeat(8, axis=0).repeat(8, axis=1) + np.array([0, 40, 90], np.uint8)
 
 
-PICTURES = [picture(96, 128), picture(160, 104, 1), picture(64, 200, 2)]
+IMAGES = [image(96, 128), image(160, 104, 1), image(64, 200, 2)]
 
 
 def assert_same(found: Instances, expected: Instances, atol: float = 0) -> None:

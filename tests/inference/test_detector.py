@@ -40,10 +40,10 @@ def test_answers_are_those_of_detectron2s_predictor(trained, detector, tmp_path)
     Image.open(source).convert("L").crop((0, 0, 40, 120)).save(tall)
     predictor = DefaultPredictor(config(trained))
     for path, size in ((source, (128, 128)), (turned, (200, 100)), (tall, (120, 40))):
-        picture = read_image(str(path), "BGR")
-        assert picture.shape[:2] == size
-        expected = predictor(picture)["instances"]
-        found = detector(picture, 17)
+        image = read_image(str(path), "BGR")
+        assert image.shape[:2] == size
+        expected = predictor(image)["instances"]
+        found = detector(image, 17)
         assert len(found) == len(expected) > 20
         boxes = torch.tensor([entry["bbox"] for entry in found])
         boxes[:, 2:] += boxes[:, :2]
@@ -79,12 +79,12 @@ def test_weights_can_be_named_and_must_fit(trained, detector, tmp_path) -> None:
     torch.save(content, tmp_path / "other.pth")
     other = Detector(trained, tmp_path / "other.pth")
     assert other.fingerprint != detector.fingerprint == Detector(trained).fingerprint
-    picture = read_image(str(next((trained.parent / "val").glob("*.png"))), "BGR")
-    assert max(entry["score"] for entry in other(picture, 1)) < 1e-6 < detector(picture, 1)[0]["score"]
+    image = read_image(str(next((trained.parent / "val").glob("*.png"))), "BGR")
+    assert max(entry["score"] for entry in other(image, 1)) < 1e-6 < detector(image, 1)[0]["score"]
 
     del content["model"][key]
     torch.save(content, tmp_path / "part.pth")
-    with pytest.raises(UserError, match=rf"1 of the \d+ tensors outside the trunk are missing \({key}"):
+    with pytest.raises(UserError, match=rf"1 of the \d+ tensors outside the backbone are missing \({key}"):
         Detector(trained, tmp_path / "part.pth")
     with pytest.raises(UserError, match=r"nowhere\.pth can't be loaded"):
         Detector(trained, tmp_path / "nowhere.pth")

@@ -13,7 +13,7 @@ from se_detection import UserError, model_zoo
 from se_detection.inference.detector_file import KEY
 from se_detection.inference.predictor import SEPredictor
 
-from .small_runs import CLASSES, PICTURES, assert_same, write_run
+from .small_runs import CLASSES, IMAGES, assert_same, write_run
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def file(run, predictor) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(predictor) -> list[Instances]:
-    return predictor(PICTURES)
+    return predictor(IMAGES)
 
 
 def test_a_file_has_the_same_answers_and_needs_nothing_else(file, predictor, expected, tmp_path) -> None:
@@ -45,7 +45,7 @@ def test_a_file_has_the_same_answers_and_needs_nothing_else(file, predictor, exp
         assert read.classes == tuple(CLASSES)
         assert read.categories == predictor.categories
         assert read.weights == moved
-        for found, other in zip(read(PICTURES), expected, strict=True):
+        for found, other in zip(read(IMAGES), expected, strict=True):
             assert_same(found, other, atol=1e-2 if read.fused else 0)
     assert SEPredictor.from_file(moved).cfg == predictor.cfg
     # It is a weights file as well, which says what it assumes of its input.
@@ -123,7 +123,7 @@ CHANGES = {
     "huge": (config("MODEL.ROI_BOX_HEAD.FC_DIM", "2000000"), "its config can't be used: .* GiB of memory"),
     "other heads": (config("MODEL.ROI_BOX_HEAD.FC_DIM", "48"), "the weights don't fit the config: roi_heads"),
     "other mean": (config("MODEL.PIXEL_MEAN", "[1.0, 2.0, 3.0]"), "the weights don't fit the config: .*PIXEL_MEAN"),
-    "other weights": (lambda content: content["model"].popitem(), "tensors outside the trunk are missing"),
+    "other weights": (lambda content: content["model"].popitem(), "tensors outside the backbone are missing"),
     "not finite": (
         lambda content: next(iter(content["model"].values())).fill_(torch.nan),
         "values that are not finite",

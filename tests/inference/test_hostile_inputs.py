@@ -1,4 +1,4 @@
-"""Pictures, and a folder of predictions, with anything in them."""
+"""Images, and a folder of predictions, with anything in them."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from se_detection.inference.inputs import unreadable
 from se_detection.inference.predict import predict
 from se_detection.inference.predictor import check_shape
 
-from ..data.hostile_images import broken, no_files, pictures, write_all
+from ..data.hostile_images import broken, images, no_files, write_all
 from ..fuzzing import Tally, damaged, examples
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -35,7 +35,7 @@ def tally(request) -> Iterator[Tally]:
 
 @pytest.mark.parametrize("tally", ["inputs of predict"], indirect=True)
 def test_all_kinds_of_files(tally, told, tmp_path) -> None:
-    good = write_all(tmp_path / "good", pictures)
+    good = write_all(tmp_path / "good", images)
     bad = [*write_all(tmp_path / "bad", broken), *no_files(tmp_path / "none")[1:]]
     for number, path in enumerate(bad):
         done = tally.refused(predict, [str(path)], [told], tmp_path / f"out{number}")
@@ -46,23 +46,23 @@ def test_all_kinds_of_files(tally, told, tmp_path) -> None:
     assert done.images == len(good)
     assert set(done.unreadable) == set(named)
     assert all(map(str.isprintable, done.unreadable.values()))
-    images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
-    assert [image["file_name"] for image in images] == list(map(str, good))
-    for image in images:
+    listed = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert [image["file_name"] for image in listed] == list(map(str, good))
+    for image in listed:
         assert read_image(image["file_name"]).shape[:2] == (image["height"], image["width"])
     drawn = sorted((tmp_path / "out" / "pictures").iterdir())
     assert len(drawn) == len(good)
     for path in drawn:
-        with Image.open(path) as picture:
-            picture.load()
+        with Image.open(path) as image:
+            image.load()
 
 
 def test_a_name_that_is_no_text_comes_back_as_it_is(told, photos, tmp_path) -> None:
     path = os.fsencode(photos) + b"/\xff\xfe.png"
     shutil.copy(photos / "0.png", path)
     predict([str(photos)], [told], tmp_path / "out")
-    images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
-    assert path in [os.fsencode(image["file_name"]) for image in images]
+    listed = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert path in [os.fsencode(image["file_name"]) for image in listed]
     # It goes on from there.
     assert predict([str(photos)], [told], tmp_path / "out").images == 4
 
@@ -129,6 +129,6 @@ def test_predictions_to_go_on_from(tally, told, photos, tmp_path, data) -> None:
     if done is not None:
         results = json.loads((out / "coco_instances_results.json").read_text())
         images = json.loads((out / "images.json").read_text())["images"]
-        assert [image["id"] for image in images] == list(range(1, len(images) + 1))
+        assert [image["id"] for image in listed] == list(range(1, len(images) + 1))
         assert np.isfinite([value for item in results for value in item["bbox"]]).all()
     shutil.rmtree(out)

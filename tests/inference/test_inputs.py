@@ -10,7 +10,7 @@ from se_detection.inference.inputs import find_camera, find_files, unreadable
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch) -> Path:
-    """Pictures, a video and other files, in folders."""
+    """Images, a video and other files, in folders."""
     for name in (
         "a/2.JPG",
         "a/10.png",
@@ -47,7 +47,7 @@ def test_files_folders_and_patterns(tree, inputs, expected) -> None:
 def test_what_is_not_there_is_named(tree) -> None:
     with pytest.raises(UserError, match=r"^a/3\.png: there is no such file or folder"):
         find_files(["a", "a/3.png"], outside=tree / "out")
-    with pytest.raises(UserError, match=r"^out: no pictures or videos in it"):
+    with pytest.raises(UserError, match=r"^out: no images or videos in it"):
         find_files(["out"], outside=tree / "out")
 
 
@@ -64,7 +64,7 @@ def test_each_unreadable_file_has_a_reason(photos, clip) -> None:
     cut, text, empty, video = (photos / name for name in ("cut.jpg", "text.png", "empty.mp4", "broken.avi"))
     Image.effect_noise((200, 200), 50).save(cut)
     os.truncate(cut, cut.stat().st_size // 2)
-    text.write_text("no picture")
+    text.write_text("no image")
     empty.touch()
     video.write_bytes(clip.read_bytes()[:200])
     reasons = unreadable([whole, cut, clip, text, empty, video, photos / "gone.png"])

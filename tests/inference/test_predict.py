@@ -48,11 +48,11 @@ def stop_at(told: Told, call: int) -> None:
 def test_boxes_are_drawn_where_they_are(told, photos, tmp_path) -> None:
     done = predict([str(photos)], [told], tmp_path / "out")
     assert (done.images, done.unreadable) == (3, {})
-    pictures = sorted((tmp_path / "out" / "pictures").iterdir())
-    assert [path.name for path in pictures] == ["00001_0.jpg", "00002_1.jpg", "00003_2.jpg"]
-    for path, grey in zip(pictures, (20, 60, 100), strict=True):
+    images = sorted((tmp_path / "out" / "pictures").iterdir())
+    assert [path.name for path in images] == ["00001_0.jpg", "00002_1.jpg", "00003_2.jpg"]
+    for path, grey in zip(images, (20, 60, 100), strict=True):
         drawn = np.asarray(Image.open(path))
-        # Four times the picture, which is too small to read names on.
+        # Four times the image, which is too small to read names on.
         assert drawn.shape == (480, 640, 3)
         left, right, top, bottom = 4 * grey, 4 * (grey + 30), 4 * 20, 4 * 50
         edges = [
@@ -65,7 +65,7 @@ def test_boxes_are_drawn_where_they_are(told, photos, tmp_path) -> None:
         label = drawn[top - 15 : top - 1, left + 1 : left + 40]
         assert label.min() < 60
         assert is_near(np.median(label.reshape(-1, 3), axis=0), PLATE, 25)
-        # What has a lower score than 0.5 is not drawn, and the rest of the picture is what it was.
+        # What has a lower score than 0.5 is not drawn, and the rest of the image is what it was.
         assert is_near(drawn[240, 20], (grey,) * 3, 3)
         assert is_near(drawn[140, left + 60], (grey,) * 3, 3)
 
@@ -188,7 +188,7 @@ def test_two_detectors_stand_side_by_side(told, photos, clip, tmp_path) -> None:
         predict([str(photos)], [told, other], tmp_path / "third")
 
 
-def test_large_pictures_stay_large_and_wide_ones_share_the_sheet(told, tmp_path) -> None:
+def test_large_images_stay_large_and_wide_ones_share_the_sheet(told, tmp_path) -> None:
     Image.new("RGB", (2000, 1000), (40,) * 3).save(tmp_path / "large.png")
     predict([str(tmp_path / "large.png")], [told], tmp_path / "one")
     assert Image.open(tmp_path / "one" / "pictures" / "00001_large.jpg").size == (2000, 1000)
@@ -198,7 +198,7 @@ def test_large_pictures_stay_large_and_wide_ones_share_the_sheet(told, tmp_path)
     assert 640 < sheet.height < 700
 
 
-@pytest.mark.parametrize("call", [1, 5], ids=["in a picture", "in a video"])
+@pytest.mark.parametrize("call", [1, 5], ids=["in an image", "in a video"])
 def test_what_was_stopped_goes_on(told, photos, clip, tmp_path, call, capsys) -> None:
     inputs = [str(photos), str(clip)]
     whole = Told(tmp_path)
@@ -208,7 +208,7 @@ def test_what_was_stopped_goes_on(told, photos, clip, tmp_path, call, capsys) ->
     with pytest.raises(Interrupted) as caught:
         predict(inputs, [told], tmp_path / "out")
     assert caught.value.code == 143
-    assert f"SIGTERM: stopped after {call + 1} pictures and frames; the same command goes on" in capsys.readouterr().err
+    assert f"SIGTERM: stopped after {call + 1} images and frames; the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "out" / "images.json").exists()
     # A process that is killed may leave half a line.
     with (tmp_path / "out" / "predictions.jsonl").open("a") as notes:
@@ -251,7 +251,7 @@ def test_nothing_of_anothers_is_replaced(told, photos, tmp_path) -> None:
         with pytest.raises(UserError, match="is there already, and is no prediction's"):
             predict([str(photos)], [told], evaluation, overwrite=overwrite)
     assert files(evaluation) == {"coco_instances_results.json": b"[]"}
-    with pytest.raises(UserError, match=r"notes\.txt/out/pictures can't be made \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"notes\.txt/out/images can't be made \(Not a directory\)"):
         predict([str(photos)], [told], out / "notes.txt" / "out")
     (out / "predictions.jsonl").write_text("spoilt\n")
     with pytest.raises(UserError, match=r"predictions\.jsonl is damaged; replace"):
@@ -259,7 +259,7 @@ def test_nothing_of_anothers_is_replaced(told, photos, tmp_path) -> None:
 
 
 def test_files_that_cannot_be_read_stop_it_or_are_listed(told, photos, clip, tmp_path) -> None:
-    (photos / "1.png").write_text("no picture")
+    (photos / "1.png").write_text("no image")
     shutil.copy(clip, photos)
     os.truncate(photos / "clip.avi", 300)
     with pytest.raises(
@@ -308,13 +308,11 @@ def test_a_camera_is_recorded_until_it_is_asked_to_stop(told, clip, photos, tmp_
 
 
 def test_the_tool_on_a_run(trained, run_script, tmp_path, capsys) -> None:
-    pictures = trained.parent / "val"
+    images = trained.parent / "val"
     out = tmp_path / "out"
-    run_script("predict.py", "--run", trained, "--output", out, "--score", "0.01", pictures)
+    run_script("predict.py", "--run", trained, "--output", out, "--score", "0.01", images)
     said = capsys.readouterr()
-    assert (
-        f"Written (3 pictures and frames):\n  {out / 'pictures'}\n  {out / 'coco_instances_results.json'}" in said.out
-    )
+    assert f"Written (3 images and frames):\n  {out / 'pictures'}\n  {out / 'coco_instances_results.json'}" in said.out
     assert "3/3" in said.err
     images = json.loads((out / "images.json").read_text())
     assert {category["id"]: category["name"] for category in images["categories"]} == CATEGORIES
@@ -328,20 +326,20 @@ def test_the_tool_on_a_run(trained, run_script, tmp_path, capsys) -> None:
         plain = np.asarray(Image.open(image["file_name"]).resize((640, 640), Image.Resampling.BICUBIC)).astype(int)
         assert (np.abs(np.asarray(Image.open(path)) - plain).max(axis=2) > 60).mean() > 0.02
 
-    run_script("predict.py", "--run", trained, "--compare", trained, "--output", tmp_path / "two", pictures)
+    run_script("predict.py", "--run", trained, "--compare", trained, "--output", tmp_path / "two", images)
     assert (tmp_path / "two" / "coco_instances_results_compared.json").read_bytes() == (
         out / "coco_instances_results.json"
     ).read_bytes()
     with pytest.raises(SystemExit) as caught:
-        run_script("predict.py", "--run", tmp_path / "nowhere", pictures)
+        run_script("predict.py", "--run", tmp_path / "nowhere", images)
     assert caught.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {tmp_path / 'nowhere'}: no config.yaml")
 
 
-def test_gates_are_drawn_beside_each_picture(trained, run_script, tmp_path, capsys) -> None:
+def test_gates_are_drawn_beside_each_image(trained, run_script, tmp_path, capsys) -> None:
     """Their mean over the test set is found first, and kept with the run."""
-    pictures = trained.parent / "val"
-    arguments = ["predict.py", "--run", trained, "--output", tmp_path / "out", "--gates", pictures]
+    images = trained.parent / "val"
+    arguments = ["predict.py", "--run", trained, "--output", tmp_path / "out", "--gates", images]
     run_script(*arguments)
     assert (trained / "excitations" / "excitations.npz").is_file()
     sheets = sorted((tmp_path / "out" / "pictures").glob("*_gates.png"))
@@ -351,6 +349,6 @@ def test_gates_are_drawn_beside_each_picture(trained, run_script, tmp_path, caps
     run_script(*arguments)
     assert {sheet: sheet.stat().st_mtime_ns for sheet in sheets} == before
     with pytest.raises(SystemExit) as caught:
-        run_script("predict.py", "--run", trained, "--output", tmp_path / "out", pictures)
+        run_script("predict.py", "--run", trained, "--output", tmp_path / "out", images)
     assert caught.value.code == 2
     assert "gates drawn" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from PIL import Image
 from se_detection import UserError
 from se_detection.inference.predictor import SEPredictor
 
-from .small_runs import CLASSES, KINDS, PICTURES, assert_same, run_config, write_run
+from .small_runs import CLASSES, IMAGES, KINDS, assert_same, run_config, write_run
 
 
 @pytest.fixture(scope="module")
@@ -50,49 +50,49 @@ def test_answers_are_those_of_detectron2s_predictor(runs, kind) -> None:
     run = runs(kind)
     theirs = DefaultPredictor(run_config(run))
     predictor = SEPredictor.from_run(str(run))
-    for array in PICTURES[:2]:
+    for array in IMAGES[:2]:
         expected = theirs(array)
         assert_same(predictor(array), expected["instances"])
     extra = {"Mask R-CNN": {"pred_masks"}, "Keypoint R-CNN": {"pred_keypoints", "pred_keypoint_heatmaps"}}
     extra["Panoptic FPN"] = extra["Mask R-CNN"]
-    fields = set(predictor(PICTURES[0]).get_fields())
+    fields = set(predictor(IMAGES[0]).get_fields())
     assert fields == {"pred_boxes", "scores", "pred_classes"} | extra.get(kind, set())
     if kind == "Panoptic FPN":
-        (output,) = predictor.outputs([PICTURES[1]])
+        (output,) = predictor.outputs([IMAGES[1]])
         torch.testing.assert_close(output["sem_seg"], expected["sem_seg"], rtol=0, atol=0)
         assert torch.equal(output["panoptic_seg"][0], expected["panoptic_seg"][0])
         assert output["panoptic_seg"][1] == expected["panoptic_seg"][1]
-        assert output["panoptic_seg"][0].shape == PICTURES[1].shape[:2]
+        assert output["panoptic_seg"][0].shape == IMAGES[1].shape[:2]
 
 
 def test_a_list_is_padded_into_batches_and_keeps_its_order(steady) -> None:
     shapes = []
     hook = steady.model.backbone.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
-    together = steady(PICTURES, batch_size=2)
+    together = steady(IMAGES, batch_size=2)
     hook.remove()
     # 96x128 and 148x96, and then 82x256 with the longer side as it must be, rounded up to 32.
     assert shapes == [(2, 3, 160, 128), (1, 3, 96, 320)]
-    for array, found in zip(PICTURES, together, strict=True):
+    for array, found in zip(IMAGES, together, strict=True):
         assert found.image_size == array.shape[:2]
         assert_same(found, steady(array), atol=1e-3)
-    assert len(steady(tuple(PICTURES[:1]))) == 1
+    assert len(steady(tuple(IMAGES[:1]))) == 1
     assert steady([]) == []
 
 
-def test_without_ignore_padding_a_batch_of_one_is_a_picture_alone(predictor) -> None:
-    alone = [predictor(array) for array in PICTURES[:2]]
-    assert differs(predictor(PICTURES[:2])[0], alone[0])
-    for found, expected in zip(predictor(PICTURES[:2], batch_size=1), alone, strict=True):
+def test_without_ignore_padding_a_batch_of_one_is_an_image_alone(predictor) -> None:
+    alone = [predictor(array) for array in IMAGES[:2]]
+    assert differs(predictor(IMAGES[:2])[0], alone[0])
+    for found, expected in zip(predictor(IMAGES[:2], batch_size=1), alone, strict=True):
         assert_same(found, expected)
 
 
-def test_no_more_pictures_are_taken_than_a_batch_holds(predictor) -> None:
+def test_no_more_images_are_taken_than_a_batch_holds(predictor) -> None:
     taken = []
 
     def endless():
         while True:
             taken.append(len(taken))
-            yield PICTURES[0]
+            yield IMAGES[0]
 
     outputs = predictor.outputs(endless(), batch_size=3)
     assert taken == []
@@ -102,10 +102,10 @@ def test_no_more_pictures_are_taken_than_a_batch_holds(predictor) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Faster R-CNN", "RGB"])
-def test_each_kind_of_picture_has_its_channel_order(runs, kind, tmp_path) -> None:
+def test_each_kind_of_image_has_its_channel_order(runs, kind, tmp_path) -> None:
     predictor = SEPredictor.from_run(runs(kind))
-    bgr = PICTURES[0]
-    path = tmp_path / "picture.png"
+    bgr = IMAGES[0]
+    path = tmp_path / "image.png"
     Image.fromarray(bgr[:, :, ::-1].copy()).save(path)
     assert np.array_equal(read_image(str(path), "BGR"), bgr)
     expected = predictor(bgr)
@@ -122,14 +122,14 @@ def test_each_kind_of_picture_has_its_channel_order(runs, kind, tmp_path) -> Non
 
 def test_classes_are_the_runs(predictor) -> None:
     assert predictor.classes == tuple(CLASSES)
-    assert {0, 1, 2, 3} >= set(predictor(PICTURES[0]).pred_classes.tolist())
+    assert {0, 1, 2, 3} >= set(predictor(IMAGES[0]).pred_classes.tolist())
 
 
 def test_fused_it_finds_the_same(runs) -> None:
     run = runs("Mask R-CNN")
     fused = SEPredictor.from_run(run, fuse=True)
     assert len(fused.model.state_dict()) < len(SEPredictor.from_run(run).model.state_dict())
-    assert_same(fused(PICTURES[0]), SEPredictor.from_run(run)(PICTURES[0]), atol=1e-2)
+    assert_same(fused(IMAGES[0]), SEPredictor.from_run(run)(IMAGES[0]), atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -137,20 +137,20 @@ def test_fused_it_finds_the_same(runs) -> None:
     [
         ("nowhere.jpg", {}, r"nowhere\.jpg: there is no such file"),
         (Path("/"), {}, "/: there is no such file"),
-        (3, {}, "a int is no picture; give a numpy array, a PIL image or a path"),
-        (PICTURES[0].astype(np.float32), {}, r"an array of shape \(96, 128, 3\) and type float32 is no picture"),
-        (PICTURES[0][:, :, 0], {}, r"shape \(96, 128\) and type uint8 is no picture"),
-        (np.stack([PICTURES[0]] * 2), {}, "several pictures as a list"),
-        (PICTURES[0][:0], {}, r"shape \(0, 128, 3\)"),
+        (3, {}, "a int is no image; give a numpy array, a PIL image or a path"),
+        (IMAGES[0].astype(np.float32), {}, r"an array of shape \(96, 128, 3\) and type float32 is no image"),
+        (IMAGES[0][:, :, 0], {}, r"shape \(96, 128\) and type uint8 is no image"),
+        (np.stack([IMAGES[0]] * 2), {}, "several images as a list"),
+        (IMAGES[0][:0], {}, r"shape \(0, 128, 3\)"),
         (Image.new("RGB", (0, 4)), {}, "the Image has no pixels"),
         (Image.new("I;16", (8, 8), 300), {}, r"the Image can't be used: pixels above 255 \(mode I;16\)"),
         (np.zeros((2, 9000, 3), np.uint8), {}, "9000x2 pixels are too long and thin"),
-        (PICTURES[0], {"channel_order": "rgb"}, "channel_order: 'rgb' is not one of BGR, RGB"),
-        (PICTURES, {"batch_size": 0}, "batch_size: 0 is less than 1"),
+        (IMAGES[0], {"channel_order": "rgb"}, "channel_order: 'rgb' is not one of BGR, RGB"),
+        (IMAGES, {"batch_size": 0}, "batch_size: 0 is less than 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_no_picture_is_told(predictor, given, options, message) -> None:
+def test_what_is_no_image_is_told(predictor, given, options, message) -> None:
     with pytest.raises(UserError, match=message):
         predictor(given, **options)
 
@@ -159,4 +159,4 @@ def test_a_model_without_objects_is_told(tmp_path) -> None:
     overrides = ("MODEL.META_ARCHITECTURE", "ProposalNetwork")
     predictor = SEPredictor.from_run(write_run(tmp_path / "run", *overrides))
     with pytest.raises(UserError, match="a ProposalNetwork gives no boxes; name a detector"):
-        predictor(PICTURES[0])
+        predictor(IMAGES[0])

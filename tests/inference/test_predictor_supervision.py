@@ -9,7 +9,7 @@ from detectron2.structures import Instances
 
 from se_detection.inference.predictor import SEPredictor
 
-from .small_runs import KINDS, PICTURES, write_run
+from .small_runs import IMAGES, KINDS, write_run
 
 
 @pytest.fixture(scope="module", params=["Faster R-CNN", "Mask R-CNN"])
@@ -29,7 +29,7 @@ def read_as_supervision_does(result: dict[str, Instances]) -> dict[str, np.ndarr
 
 
 def test_instances_have_what_supervision_reads(predictor) -> None:
-    for array, instances in zip(PICTURES, predictor(PICTURES), strict=True):
+    for array, instances in zip(IMAGES, predictor(IMAGES), strict=True):
         read = read_as_supervision_does({"instances": instances})
         number, (height, width) = len(instances), array.shape[:2]
         assert number > 10
@@ -50,7 +50,7 @@ def test_instances_have_what_supervision_reads(predictor) -> None:
 def test_supervision_takes_them(predictor) -> None:
     import supervision
 
-    instances = predictor(PICTURES[1])
+    instances = predictor(IMAGES[1])
     detections = supervision.Detections.from_detectron2({"instances": instances})
     assert len(detections) == len(instances)
     for name, values in read_as_supervision_does({"instances": instances}).items():
@@ -59,13 +59,13 @@ def test_supervision_takes_them(predictor) -> None:
     sure = detections[detections.confidence > instances.scores.median().item()]
     assert len(sure) == int((instances.scores > instances.scores.median()).sum())
     assert list(sure["class_name"]) == [predictor.classes[number] for number in sure.class_id]
-    drawn = supervision.BoxAnnotator().annotate(PICTURES[1].copy(), sure)
-    assert drawn.shape == PICTURES[1].shape
-    assert (drawn != PICTURES[1]).any()
+    drawn = supervision.BoxAnnotator().annotate(IMAGES[1].copy(), sure)
+    assert drawn.shape == IMAGES[1].shape
+    assert (drawn != IMAGES[1]).any()
 
 
 def test_nothing_found_is_empty_for_supervision_too(predictor) -> None:
-    nothing = predictor(PICTURES[0])[:0]
+    nothing = predictor(IMAGES[0])[:0]
     read = read_as_supervision_does({"instances": nothing})
     assert read["xyxy"].shape == (0, 4)
     assert read["class_id"].shape == (0,)

@@ -125,7 +125,7 @@ def kept(model: nn.Module, x: Tensor) -> int:
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_se_keeps_no_more_maps_than_a_plain_trunk(depth) -> None:
+def test_se_keeps_no_more_maps_than_a_plain_backbone(depth) -> None:
     """The settings of detectron2's fine-tuning: FrozenBN, stem and res2 frozen. Beyond the maps there may be, of each
     block, what was squeezed, the hidden layer before and after its ReLU, the gate, and each norm's scale and bias."""
     plain, gated = (
@@ -145,7 +145,7 @@ def test_se_keeps_no_more_maps_than_a_plain_trunk(depth) -> None:
 
 
 def test_the_plain_formula_would_keep_more() -> None:
-    """What the test above can see: a trunk whose gates are not sigmoids keeps every residual."""
+    """What the test above can see: a backbone whose gates are not sigmoids keeps every residual."""
     x = torch.randn(2, 3, 96, 128)
     sigmoid, other = (
         make_se_resnet(50, se=SEConfig(gate=gate), norm="FrozenBN", out_features=STAGES, freeze_at=2)

@@ -7,7 +7,7 @@ from torch import nn
 from torchvision.models import get_model_weights
 
 from se_detection import create_backbone, model_zoo
-from se_detection.modeling.complexity import backbone_gflops, count_parameters, multiply_adds, padded_size, picture_size
+from se_detection.modeling.complexity import backbone_gflops, count_parameters, image_size, multiply_adds, padded_size
 
 
 class Countable(nn.Module):
@@ -54,17 +54,17 @@ def test_the_mode_and_the_statistics_stay(training) -> None:
 def test_torchvisions_own_counts(name) -> None:
     """torchvision's models carry their 10⁹ multiply-adds, stride in the 3x3 convolutions, rounded to 0.001."""
     meta = get_model_weights(name).IMAGENET1K_V1.meta
-    trunk = create_backbone(name, num_classes=1000, out_features=("res5", "linear"))
-    assert multiply_adds(trunk, torch.zeros(1, 3, 224, 224))[""] / 1e9 == pytest.approx(meta["_ops"], abs=0.001)
-    assert count_parameters(trunk) == meta["num_params"]
+    backbone = create_backbone(name, num_classes=1000, out_features=("res5", "linear"))
+    assert multiply_adds(backbone, torch.zeros(1, 3, 224, 224))[""] / 1e9 == pytest.approx(meta["_ops"], abs=0.001)
+    assert count_parameters(backbone) == meta["num_params"]
 
 
-def test_pictures_are_counted_as_detectron2_pads_them() -> None:
+def test_images_are_counted_as_detectron2_pads_them() -> None:
     cfg = get_cfg()
-    assert picture_size(cfg) == (800, 1067)
+    assert image_size(cfg) == (800, 1067)
     cfg.INPUT.MAX_SIZE_TEST = 1000
-    assert picture_size(cfg) == (800, 1000)
+    assert image_size(cfg) == (800, 1000)
     fpn = build_backbone(model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN"))
     assert backbone_gflops(fpn, 65, 97) == multiply_adds(fpn, torch.zeros(1, 3, 96, 128))[""] / 1e9
-    # A trunk alone divides by nothing.
+    # A backbone alone divides by nothing.
     assert padded_size(fpn.bottom_up, 65, 97) == (65, 97)

@@ -38,7 +38,7 @@ layouts = st.fixed_dictionaries(
 )
 
 
-def trunk(se: SEConfig, **layout: Any) -> ResNet:
+def backbone(se: SEConfig, **layout: Any) -> ResNet:
     """A ResNet-50 as narrow as the reduction ratios allow."""
     narrow = {"stem_channels": 16, "res2_channels": 64, "width_per_group": 16 // layout["num_groups"]}
     return make_se_resnet(50, se=se, norm="BN", out_features=STAGES, **narrow, **layout)
@@ -51,7 +51,7 @@ def plain_weights(model: ResNet) -> dict[str, torch.Tensor]:
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(se=configs, layout=layouts)
 def test_it_builds_trains_a_step_and_exports(se, layout) -> None:
-    model = trunk(se, **layout)
+    model = backbone(se, **layout)
     gated = {key.split(".")[0] for key, _ in model.named_parameters() if ".se." in key}
     assert gated == set(se.stages)
     for key, parameter in model.named_parameters():
@@ -73,10 +73,10 @@ def test_it_builds_trains_a_step_and_exports(se, layout) -> None:
 
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(se=configs.filter(lambda se: se.bias), layout=layouts)
-def test_with_open_gates_it_is_the_plain_trunk(se, layout) -> None:
+def test_with_open_gates_it_is_the_plain_backbone(se, layout) -> None:
     """A gate of 1 changes nothing, wherever it sits: the outputs are those of detectron2's plain blocks."""
-    plain = randomise_norms(trunk(PLAIN, **layout)).eval()
-    model = trunk(se, **layout).eval()
+    plain = randomise_norms(backbone(PLAIN, **layout)).eval()
+    model = backbone(se, **layout).eval()
     model.load_state_dict(plain.state_dict(), strict=False)
     assert plain_weights(model).keys() == plain.state_dict().keys()
     for key, parameter in model.named_parameters():

@@ -47,7 +47,7 @@ def write_config(tmp_path):
 def check_against_detectron2(cfg: CfgNode, parts: dict[str, tuple[int, float]], padded: tuple[int, int]) -> None:
     detector = build_model(cfg)
     assert sum(parameters for parameters, _ in parts.values()) == count_parameters(detector)
-    assert parts["trunk"][1] + parts.get("FPN", (0, 0.0))[1] == pytest.approx(
+    assert parts["backbone"][1] + parts.get("FPN", (0, 0.0))[1] == pytest.approx(
         backbone_gflops(detector.backbone, *padded)
     )
 
@@ -56,7 +56,7 @@ def test_faster_rcnn_with_fpn() -> None:
     cfg = load_detector_config(FPN, [])
     counted = detector_complexity(cfg, (100, 120))
     assert (counted.size, counted.padded, counted.proposals) == ((100, 120), (128, 128), 100)
-    assert list(counted.parts) == ["trunk", "FPN", "RPN", "heads"]
+    assert list(counted.parts) == ["backbone", "FPN", "RPN", "heads"]
     check_against_detectron2(cfg, counted.parts, counted.padded)
     # FPN 128 wide, three anchors: a 3x3 convolution, then scores and four numbers a box, on p2 to p6
     positions = 32**2 + 16**2 + 8**2 + 4**2 + 2**2
@@ -71,7 +71,7 @@ def test_faster_rcnn_c4(write_config) -> None:
     cfg = load_detector_config(write_config(C4), [])
     counted = detector_complexity(cfg, (65, 64))
     assert (counted.padded, counted.proposals) == ((65, 64), 7)
-    assert list(counted.parts) == ["trunk", "RPN", "heads"]
+    assert list(counted.parts) == ["backbone", "RPN", "heads"]
     check_against_detectron2(cfg, counted.parts, counted.padded)
     positions = 5 * 4
     flops = positions * (9 * 1024 * 1024 + 5 * NUM_ANCHORS * 1024)
@@ -87,7 +87,7 @@ def test_retinanet(write_config) -> None:
     cfg = load_detector_config(write_config(RETINANET), [])
     counted = detector_complexity(cfg, (64, 64))
     assert counted.proposals is None
-    assert list(counted.parts) == ["trunk", "FPN", "head"]
+    assert list(counted.parts) == ["backbone", "FPN", "head"]
     check_against_detectron2(cfg, counted.parts, counted.padded)
     positions = 8**2 + 4**2 + 2**2 + 1 + 1
     anchors = cfg.MODEL.ANCHOR_GENERATOR
@@ -150,7 +150,7 @@ def test_the_tool_prints_and_writes(run_tool, tmp_path, capsys) -> None:
     run_tool(*arguments)
     shown = capsys.readouterr().out
     content = json.loads(file.read_text())
-    assert [row["part"] for row in content["parts"]] == ["trunk", "FPN", "RPN", "heads", "total"]
+    assert [row["part"] for row in content["parts"]] == ["backbone", "FPN", "RPN", "heads", "total"]
     for row in content["parts"]:
         assert f"{row['parameters'] / 1e6:.3f}" in shown
         assert f"{row['gflops']:.3f}" in shown

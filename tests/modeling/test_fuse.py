@@ -25,11 +25,11 @@ VARIANTS = [
     ({"DEPTH": 50, **DEEP, "NUM_GROUPS": 4, "WIDTH_PER_GROUP": 4}, {}),
     ({"DEPTH": 50, **DEEP, "WIDTH_PER_GROUP": 32, "STEM_OUT_CHANNELS": 32, "NORM": "GN"}, {}),
     ({"DEPTH": 18, "RES2_OUT_CHANNELS": 64}, {}),
-    ({"DEPTH": 154, **DEEP}, {"STEM": "deep"}),
+    ({"DEPTH": 154, **DEEP, "STEM_TYPE": "deep"}, {}),
     *(({"DEPTH": 50, **DEEP}, {"POSITION": position}) for position in ("pre", "post", "identity", "3x3")),
     *(({"DEPTH": 50, **DEEP}, {"SQUEEZE": squeeze}) for squeeze in ("max", "avgmax", "none")),
     *(({"DEPTH": 50, **DEEP}, {"GATE": gate}) for gate in ("tanh", "relu", "hardsigmoid")),
-    ({"DEPTH": 50, **DEEP}, {"BIAS": False, "STAGES": ["res3"], "STEM": "caffe"}),
+    ({"DEPTH": 50, **DEEP, "STEM_TYPE": "caffe"}, {"BIAS": False, "STAGES": ["res3"]}),
 ]
 
 
@@ -121,11 +121,11 @@ def detector(name: str, **overrides: object) -> tuple[CfgNode, nn.Module]:
 
 @pytest.mark.parametrize("name", ["Toy/faster_rcnn_SE_R_18_FPN", "Toy/faster_rcnn_R_18_FPN"])
 def test_boxes_and_scores(name, shared_data) -> None:
-    """After NMS, on a real picture."""
+    """After NMS, on a real image."""
     overrides = {"MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0, "MODEL.RPN.POST_NMS_TOPK_TEST": 100}
     _, model = detector(name, **overrides)
-    picture = cv2.imread(str(next(iter(sorted((shared_data / "bccd" / "val").glob("*.jpg"))))))
-    inputs = [{"image": torch.from_numpy(picture).permute(2, 0, 1)}]
+    image = cv2.imread(str(next(iter(sorted((shared_data / "bccd" / "val").glob("*.jpg"))))))
+    inputs = [{"image": torch.from_numpy(image).permute(2, 0, 1)}]
     with torch.no_grad():
         expected, found = model(inputs)[0]["instances"], fuse_for_inference(model)(inputs)[0]["instances"]
     assert len(found) == len(expected) > 20
@@ -224,7 +224,7 @@ def test_compiled(monkeypatch) -> None:
                 assert relative_error(found[name], expected[name]) < 1e-5
             graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert not torch._dynamo.utils.counters["graph_break"]
-    # One is the entry's, which makes the picture channels-last.
+    # One is the entry's, which makes the image channels-last.
     assert 2 <= graphs[1] == graphs[2] <= 3
 
 

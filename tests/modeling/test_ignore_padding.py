@@ -20,23 +20,23 @@ from ..helpers import randomise_norms, relative_error
 SIZES = [(101, 75), (160, 128), (64, 97)]
 
 
-def pictures() -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Pictures, and their batch as detectron2 pads it."""
+def images() -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Images, and their batch as detectron2 pads it."""
     alone = [torch.randn(1, 3, *size) for size in SIZES]
     return alone, torch.cat([F.pad(x, (0, 128 - x.shape[3], 0, 160 - x.shape[2])) for x in alone])
 
 
-def trunk(name: str, **options) -> torch.nn.Module:
+def backbone(name: str, **options) -> torch.nn.Module:
     return randomise_norms(create_backbone(name, norm="FrozenBN", **options)).eval()
 
 
 def check_same_as_alone(ignoring, reference, tolerance: float = 2e-6) -> None:
-    """`reference` sees each picture alone and not padded."""
-    alone, batch = pictures()
+    """`reference` sees each image alone and not padded."""
+    alone, batch = images()
     with torch.no_grad():
         ours = ignoring(batch)
-        for row, picture in enumerate(alone):
-            for name, theirs in reference(picture).items():
+        for row, image in enumerate(alone):
+            for name, theirs in reference(image).items():
                 height, width = theirs.shape[2:]
                 inside = ours[name][row : row + 1, :, :height, :width]
                 assert relative_error(inside, theirs) < tolerance, (name, row)
@@ -45,7 +45,7 @@ def check_same_as_alone(ignoring, reference, tolerance: float = 2e-6) -> None:
                 assert not outside.any(), (name, row)
 
 
-def test_detectron2s_plain_trunk_gives_what_it_gives_for_the_picture_alone() -> None:
+def test_detectron2s_plain_backbone_gives_what_it_gives_for_the_image_alone() -> None:
     reference = randomise_norms(build_resnet_backbone(get_cfg(), ShapeSpec(channels=3))).eval()
     ignoring = copy.deepcopy(reference)
     ignore_padding(ignoring)
@@ -67,8 +67,8 @@ def test_detectron2s_plain_trunk_gives_what_it_gives_for_the_picture_alone() -> 
         ("se_resnet18", {"se": SEConfig(position="pre", stages=("res3", "res5"))}),
     ],
 )
-def test_every_trunk_gives_what_it_gives_for_the_picture_alone(name, options) -> None:
-    reference = trunk(name, **options)
+def test_every_backbone_gives_what_it_gives_for_the_image_alone(name, options) -> None:
+    reference = backbone(name, **options)
     ignoring = copy.deepcopy(reference)
     ignore_padding(ignoring)
     assert ignoring.state_dict().keys() == reference.state_dict().keys()
@@ -76,7 +76,7 @@ def test_every_trunk_gives_what_it_gives_for_the_picture_alone(name, options) ->
 
 
 def test_senets_stem_and_wide_shortcuts_do() -> None:
-    reference = trunk("senet154")
+    reference = backbone("senet154")
     # One block of each stage has all that is special about it.
     reference.stages = [torch.nn.Sequential(stage[0]) for stage in reference.stages]
     for name, stage in zip(reference.stage_names, reference.stages, strict=True):
@@ -102,13 +102,13 @@ def fpn(*overrides: str, depth: int = 18) -> torch.nn.Module:
 
 @pytest.mark.parametrize("kind", [(), RETINANETS], ids=["R-CNN's", "RetinaNet's"])
 def test_fpn_gives_the_same_in_every_batch(kind) -> None:
-    """Its maps must be even, so that the reference is a picture whose size needs no padding."""
+    """Its maps must be even, so that the reference is an image whose size needs no padding."""
     stock, ignoring = fpn(*kind), fpn(*kind, *IGNORE)
-    picture = torch.randn(1, 3, 128, 64)
+    image = torch.randn(1, 3, 128, 64)
     others = torch.randn(2, 3, 256, 192)
-    batch = torch.cat([F.pad(picture, (0, 128, 0, 128)), others])
+    batch = torch.cat([F.pad(image, (0, 128, 0, 128)), others])
     with torch.no_grad():
-        alone, shared, leaking = stock(picture), ignoring(batch), stock(batch)
+        alone, shared, leaking = stock(image), ignoring(batch), stock(batch)
     for level, theirs in alone.items():
         height, width = theirs.shape[2:]
         assert relative_error(shared[level][:1, :, :height, :width], theirs) < 2e-6
@@ -122,20 +122,20 @@ def test_fpn_gives_the_same_in_every_batch(kind) -> None:
 def test_fused_it_gives_the_same(depth) -> None:
     ignoring = fpn(*IGNORE, depth=depth)
     fused = fuse_for_inference(ignoring)
-    _, batch = pictures()
+    _, batch = images()
     with torch.no_grad():
         for level, theirs in ignoring(batch).items():
             assert relative_error(fused(batch)[level], theirs) < 1e-5
 
 
-def test_training_has_the_gradients_of_the_picture_alone() -> None:
-    reference = trunk("se_resnet18").train().double()
+def test_training_has_the_gradients_of_the_image_alone() -> None:
+    reference = backbone("se_resnet18").train().double()
     ignoring = copy.deepcopy(reference)
     ignore_padding(ignoring)
-    alone, batch = pictures()
+    alone, batch = images()
     ours = ignoring(batch.double())
-    for row, picture in enumerate(alone):
-        for name, values in reference(picture.double()).items():
+    for row, image in enumerate(alone):
+        for name, values in reference(image.double()).items():
             weight = torch.randn_like(values) / values.numel()
             height, width = values.shape[2:]
             (values * weight).sum().backward(retain_graph=True)

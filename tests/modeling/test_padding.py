@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from se_detection.modeling.padding import Padding, PictureSqueeze
+from se_detection.modeling.padding import ImageSqueeze, Padding
 from se_detection.modeling.squeeze_excitation import SQUEEZES
 
 SIZES = [(48, 64), (33, 47), (1, 1), (20, 64)]
@@ -29,12 +29,12 @@ def test_sizes_are_found() -> None:
 
 
 @pytest.mark.parametrize("unpadded_pool", [False, True])
-def test_sizes_are_those_of_the_maps_of_a_picture_alone(unpadded_pool) -> None:
+def test_sizes_are_those_of_the_maps_of_an_image_alone(unpadded_pool) -> None:
     padding = seen(padded(), unpadded_pool=unpadded_pool)
     for row, size in enumerate(SIZES):
         x = F.conv2d(torch.zeros(1, 1, *size), torch.zeros(1, 1, 7, 7), stride=2, padding=3)
         assert padding.sizes(1)[row].tolist() == list(x.shape[2:])
-        if min(size) < 3 and unpadded_pool:  # the Caffe models have no map for such a picture
+        if min(size) < 3 and unpadded_pool:  # the Caffe models have no map for such an image
             assert padding.sizes(2)[row].min() == 1
             continue
         x = F.max_pool2d(x, 3, 2, ceil_mode=True) if unpadded_pool else F.max_pool2d(x, 3, 2, padding=1)
@@ -44,18 +44,18 @@ def test_sizes_are_those_of_the_maps_of_a_picture_alone(unpadded_pool) -> None:
             assert padding.sizes(level)[row].tolist() == list(x.shape[2:])
 
 
-def test_a_picture_of_nothing_but_zeros_has_one_pixel() -> None:
+def test_an_image_of_nothing_but_zeros_has_one_pixel() -> None:
     assert seen(torch.zeros(1, 3, 32, 32)).sizes(0).tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kind", ["avg", "max", "avgmax"])
-def test_a_squeeze_is_that_of_each_picture_cut_out(kind, memory_format, dtype) -> None:
+def test_a_squeeze_is_that_of_each_image_cut_out(kind, memory_format, dtype) -> None:
     padding = seen(padded())
     original = SQUEEZES[kind](1) if kind in ("avg", "max") else SQUEEZES[kind]()
     x = torch.randn(4, 5, 32, 32).to(dtype).contiguous(memory_format=memory_format)
-    squeezed = PictureSqueeze(original, padding, 1)(x)
+    squeezed = ImageSqueeze(original, padding, 1)(x)
     assert squeezed.dtype == dtype
     for row, (height, width) in enumerate(SIZES):
         alone = x[row : row + 1, :, : -(-height // 2), : -(-width // 2)].float()
@@ -66,12 +66,12 @@ def test_a_squeeze_is_that_of_each_picture_cut_out(kind, memory_format, dtype) -
 def test_large_sums_stay_in_the_range_of_float16() -> None:
     padding = seen(torch.ones(1, 3, 256, 256))
     x = torch.full((1, 2, 256, 256), 30.0, dtype=torch.float16)
-    assert PictureSqueeze(torch.nn.AdaptiveAvgPool2d(1), padding, 0)(x).flatten().tolist() == [30, 30]
+    assert ImageSqueeze(torch.nn.AdaptiveAvgPool2d(1), padding, 0)(x).flatten().tolist() == [30, 30]
 
 
-def test_a_squeeze_has_the_gradients_of_the_picture_cut_out() -> None:
+def test_a_squeeze_has_the_gradients_of_the_image_cut_out() -> None:
     padding = seen(padded())
-    squeeze = PictureSqueeze(SQUEEZES["avgmax"](), padding, 0)
+    squeeze = ImageSqueeze(SQUEEZES["avgmax"](), padding, 0)
     x = torch.randn(4, 2, 64, 64, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(4, 4, 1, 1, dtype=torch.float64)
     (squeeze(x) * weights).sum().backward()
@@ -84,15 +84,15 @@ def test_a_squeeze_has_the_gradients_of_the_picture_cut_out() -> None:
     torch.testing.assert_close(x.grad, expected)
 
 
-def test_a_picture_goes_on_beyond_its_end_by_one_row_and_column() -> None:
+def test_an_image_goes_on_beyond_its_end_by_one_row_and_column() -> None:
     padding = seen(padded())
     x = torch.randn(4, 2, 64, 64)
     for row, (height, width) in enumerate(SIZES):
         x[row, :, height:] = 0
         x[row, :, :, width:] = 0
-    ours = padding.continue_pictures(x, 0)
+    ours = padding.continue_images(x, 0)
     for row, (height, width) in enumerate(SIZES):
-        picture = F.pad(x[row : row + 1, :, :height, :width], (0, 1, 0, 1), mode="replicate")[0]
+        image = F.pad(x[row : row + 1, :, :height, :width], (0, 1, 0, 1), mode="replicate")[0]
         expected = torch.zeros(2, 65, 65)
-        expected[:, : height + 1, : width + 1] = picture
+        expected[:, : height + 1, : width + 1] = image
         assert torch.equal(ours[row], expected[:, :64, :64])

@@ -38,7 +38,7 @@ def detector(*overrides: str) -> torch.nn.Module:
 
 
 def found(model, *sizes) -> list:
-    """In pictures of these sizes: of a size, always the same one."""
+    """In images of these sizes: of a size, always the same one."""
     chance = torch.Generator()
     inputs = [{"image": torch.rand(3, *size, generator=chance.manual_seed(sum(size))) * 255} for size in sizes]
     with torch.no_grad():
@@ -64,7 +64,7 @@ def largest_difference(one, other) -> float:
     ],
     ids=["Faster R-CNN", "RPN of two convolutions", "Cascade R-CNN", "RetinaNet"],
 )
-def test_a_picture_has_the_same_boxes_in_every_batch(overrides, size) -> None:
+def test_an_image_has_the_same_boxes_in_every_batch(overrides, size) -> None:
     stock = detector(*overrides, "MODEL.SE.IGNORE_PADDING", "False")
     assert largest_difference(found(stock, size)[0], found(stock, size, (160, 192))[0]) > 1e-3
     model = detector(*overrides)
@@ -75,7 +75,7 @@ def test_a_picture_has_the_same_boxes_in_every_batch(overrides, size) -> None:
 
 
 def test_it_takes_the_heads_as_well() -> None:
-    """A map that ends with its picture, and one that goes on, differ for the heads where the features don't."""
+    """A map that ends with its image, and one that goes on, differ for the heads where the features don't."""
     size = (128, 96)
     model = detector()
     assert largest_difference(found(model, size)[0], found(model, size, (160, 192))[0]) > 1e-3
@@ -93,8 +93,8 @@ def test_fused_it_has_the_same_boxes_in_every_batch() -> None:
 
 
 @pytest.mark.parametrize("kind", [FASTER, RETINANET], ids=["Faster R-CNN", "RetinaNet"])
-def test_a_picture_that_needs_no_padding_has_detectron2s_boxes(kind) -> None:
-    """Alone, such a picture has no padding to be ignored."""
+def test_an_image_that_needs_no_padding_has_detectron2s_boxes(kind) -> None:
+    """Alone, such an image has no padding to be ignored."""
     stock = detector(*kind, "MODEL.SE.IGNORE_PADDING", "False")
     ours = detector(*kind)
     ignore_padding_in_heads(ours)
@@ -110,16 +110,16 @@ def test_in_training_anchors_in_the_padding_are_background_as_others_are() -> No
     assert all(values.isfinite().all() for values in logits)
 
 
-def test_a_dense_heads_group_norm_is_of_the_pictures_alone() -> None:
-    """Against PyTorch's own, of each picture's part of the map."""
+def test_a_dense_heads_group_norm_is_of_the_images_alone() -> None:
+    """Against PyTorch's own, of each image's part of the map."""
     strides = {"p3": 8, "p4": 16}
     shapes = [ShapeSpec(channels=8, stride=stride) for stride in strides.values()]
     head = FCOSHead(input_shape=shapes, num_classes=3, conv_dims=[64], norm="GN")
     for parameter in head.parameters():
         parameter.data.normal_(std=0.3)
     alone = copy.deepcopy(head)
-    trunk = create_backbone("se_resnet18", out_features=("res3", "res4"))
-    fpn = FPN(trunk, ["res3", "res4"], 8)
+    backbone = create_backbone("se_resnet18", out_features=("res3", "res4"))
+    fpn = FPN(backbone, ["res3", "res4"], 8)
     ignore_padding(fpn)
     mean = std = [1.0, 1.0, 1.0]
     options = {"head_in_features": list(strides), "num_classes": 3, "pixel_mean": mean, "pixel_std": std}

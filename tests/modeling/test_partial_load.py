@@ -16,7 +16,7 @@ from se_detection import UserError
 
 
 class Detector(nn.Module):
-    """The names that a trunk has in a detector, and a layer outside it."""
+    """The names that a backbone has in a detector, and a layer outside it."""
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ def test_a_whole_file_loads(cfg, detector, tmp_path) -> None:
         assert torch.equal(tensor, weights[key])
 
 
-def test_a_trunk_alone_loads(cfg, detector, tmp_path) -> None:
+def test_a_backbone_alone_loads(cfg, detector, tmp_path) -> None:
     weights = Detector(cfg).backbone.bottom_up.state_dict()
     load(detector, weights, tmp_path, matching_heuristics=True)
     for key, tensor in detector.backbone.bottom_up.state_dict().items():
@@ -65,18 +65,21 @@ def test_a_trunk_alone_loads(cfg, detector, tmp_path) -> None:
     [
         (
             lambda w: w.pop("backbone.bottom_up.res3.0.se.fc1.weight"),
-            r"1 of the trunk's \d+ .*res3\.0\.se\.fc1\.weight",
+            r"1 of the backbone's \d+ .*res3\.0\.se\.fc1\.weight",
         ),
         (
             lambda w: w.update({"backbone.bottom_up.stem.conv1.weight": torch.ones(64, 3, 3, 3)}),
-            r"1 of the trunk's \d+ tensors are missing or of another shape \(backbone\.bottom_up\.stem\.conv1\.weight",
+            r"1 of the backbone's \d+ tensors are missing or of another shape \(backbone\.bottom_up\.stem\.conv1\.weight",
         ),
-        (lambda w: [w.pop(key) for key in list(w) if ".res4." in key], r"of the trunk's .*bottom_up\.res4\.0"),
-        (lambda w: [w.pop(key) for key in list(w) if ".bottom_up." in key], "of the trunk's"),
-        (lambda w: [w.pop(key) for key in list(w) if ".se." in key], "trunk is plain and the config's has SE, which"),
+        (lambda w: [w.pop(key) for key in list(w) if ".res4." in key], r"of the backbone's .*bottom_up\.res4\.0"),
+        (lambda w: [w.pop(key) for key in list(w) if ".bottom_up." in key], "of the backbone's"),
+        (
+            lambda w: [w.pop(key) for key in list(w) if ".se." in key],
+            "backbone is plain and the config's has SE, which",
+        ),
     ],
 )
-def test_a_trunk_in_part_is_refused(detector, tmp_path, tamper, message) -> None:
+def test_a_backbone_in_part_is_refused(detector, tmp_path, tamper, message) -> None:
     weights = detector.state_dict()
     tamper(weights)
     with pytest.raises(UserError, match=message):
@@ -98,24 +101,24 @@ def test_copies_keep_the_check(detector) -> None:
     half = {key: value for key, value in detector.state_dict().items() if ".res5." not in key}
     for copied in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
         copied.load_state_dict(detector.state_dict())
-        with pytest.raises(UserError, match="of the trunk's"):
+        with pytest.raises(UserError, match="of the backbone's"):
             copied.load_state_dict(half, strict=False)
 
 
 @pytest.mark.parametrize("how", ["script", "trace"])
 def test_torchscript(cfg, how) -> None:
     cfg.MODEL.BACKBONE.NAME = "build_se_resnet_backbone"
-    trunk = build_backbone(cfg).eval()
+    backbone = build_backbone(cfg).eval()
     images = torch.randn(1, 3, 64, 64)
     # Without gradients: FrozenBN computes the same in another way where there are some.
     with torch.no_grad():
-        exported = torch.jit.script(trunk) if how == "script" else torch.jit.trace(trunk, images, strict=False)
+        exported = torch.jit.script(backbone) if how == "script" else torch.jit.trace(backbone, images, strict=False)
     saved = io.BytesIO()
     torch.jit.save(exported, saved)
     saved.seek(0)
     with torch.no_grad():
         outputs = torch.jit.load(saved)(images)
-        for name, expected in trunk(images).items():
+        for name, expected in backbone(images).items():
             torch.testing.assert_close(outputs[name], expected)
 
 

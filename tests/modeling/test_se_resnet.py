@@ -99,9 +99,9 @@ def test_se_is_where_it_was_asked_for() -> None:
     cfg = config()
     cfg.MODEL.SE.STAGES = ["res3", "res5"]
     cfg.MODEL.SE.REDUCTION_PER_STAGE = [1, 8, 1, 32]
-    trunk = build_backbone(cfg)
+    backbone = build_backbone(cfg)
     hidden = {
-        name: block.se.fc1.out_channels for name in STAGES for block in getattr(trunk, name) if hasattr(block, "se")
+        name: block.se.fc1.out_channels for name in STAGES for block in getattr(backbone, name) if hasattr(block, "se")
     }
     assert hidden == {"res3": 512 // 8, "res5": 2048 // 32}
 
@@ -125,10 +125,10 @@ def test_freezing_is_detectron2s(freeze_at) -> None:
 
 @pytest.mark.parametrize("position", ["standard", "pre", "post", "identity", "3x3"])
 def test_every_parameter_gets_a_gradient(position) -> None:
-    trunk = create_backbone("se_resnet50", se=SEConfig(position=position))
-    features = trunk(torch.randn(2, 3, 64, 64))
+    backbone = create_backbone("se_resnet50", se=SEConfig(position=position))
+    features = backbone(torch.randn(2, 3, 64, 64))
     sum((feature**2).mean() for feature in features.values()).backward()
-    for key, parameter in trunk.named_parameters():
+    for key, parameter in backbone.named_parameters():
         assert parameter.grad is not None, key
         # Under a bias that BN follows, or one shared by all positions of a ReLU at rest, zero is right.
         assert torch.isfinite(parameter.grad).all(), key
@@ -230,7 +230,7 @@ def test_c4_head_without_se_equals_detectron2s() -> None:
         ({"MODEL.SE.GATE": "swish"}, "MODEL.SE.GATE: 'swish' is not one of sigmoid, tanh, relu, hardsigmoid"),
         ({"MODEL.SE.POSITION": "before"}, "MODEL.SE.POSITION: 'before' is not one of standard, pre"),
         ({"MODEL.SE.SQUEEZE": "mean"}, "MODEL.SE.SQUEEZE: 'mean' is not one of avg, max"),
-        ({"MODEL.SE.STEM": "big"}, "MODEL.SE.STEM: 'big' is not one of basic, caffe, deep"),
+        ({"MODEL.RESNETS.STEM_TYPE": "big"}, "MODEL.RESNETS.STEM_TYPE: 'big' is not one of basic, caffe, deep"),
         ({"MODEL.SE.STAGES": ["res1"]}, "MODEL.SE.STAGES: 'res1' is not one of res2"),
         ({"MODEL.SE.REDUCTION": 0}, "MODEL.SE.REDUCTION: 0 is not a whole number of at least 1"),
         ({"MODEL.SE.REDUCTION": 512}, "MODEL.SE in res2: reduction ratio 512 leaves nothing of 256 channels"),
@@ -268,7 +268,7 @@ def test_deformable_convolution_where_it_was_compiled() -> None:
     ("arguments", "message"),
     [
         ({"name": "resnet51"}, "no backbone is named 'resnet51'"),
-        ({"name": "resnet50", "se": SEConfig()}, "'resnet50' is a plain trunk and takes no se="),
+        ({"name": "resnet50", "se": SEConfig()}, "'resnet50' is a plain backbone and takes no se="),
         ({"name": "se_senet154"}, "no backbone is named 'se_senet154'"),
         ({"name": "senet154", "layout": "torchvision"}, "'senet154' was released in the caffe layout alone"),
         ({"name": "se_resnet50", "layout": "tf"}, "layout 'tf' is not one of torchvision, caffe"),
@@ -295,25 +295,25 @@ def test_create_backbone_freezes_what_detectron2_freezes(freeze_at) -> None:
 
 def test_weights_in_part_are_refused_by_name_too() -> None:
     plain = create_backbone("resnet18").state_dict()
-    with pytest.raises(UserError, match="trunk is plain and the config's has SE"):
+    with pytest.raises(UserError, match="backbone is plain and the config's has SE"):
         create_backbone("se_resnet18").load_state_dict(plain, strict=False)
     # A classifier may take all but its last layer from elsewhere.
     classifier = create_backbone("resnet18", num_classes=5, out_features=("res5", "linear"))
     assert classifier.load_state_dict(plain, strict=False).missing_keys == ["linear.weight", "linear.bias"]
 
 
-def test_res5_by_name_is_the_trunks() -> None:
-    trunk = randomise_norms(create_backbone("se_resnet50", out_features=("res4", "res5"))).eval()
+def test_res5_by_name_is_the_backbones() -> None:
+    backbone = randomise_norms(create_backbone("se_resnet50", out_features=("res4", "res5"))).eval()
     res5 = create_res5("se_resnet50").eval()
-    weights = trunk.res5.state_dict()
+    weights = backbone.res5.state_dict()
     res5.load_state_dict(weights)
     x = torch.randn(1, 1024, 8, 6)
     with torch.no_grad():
-        assert torch.equal(res5(x), trunk.res5(x))
+        assert torch.equal(res5(x), backbone.res5(x))
     assert res5(x).shape == (1, 2048, 4, 3)
     del weights["1.se.fc1.weight"]
     with pytest.raises(
-        UserError, match=r"1 of the trunk's \d+ tensors are missing or of another shape \(1.se.fc1.weight"
+        UserError, match=r"1 of the backbone's \d+ tensors are missing or of another shape \(1.se.fc1.weight"
     ):
         res5.load_state_dict(weights, strict=False)
 
@@ -326,7 +326,7 @@ def test_a_config_made_before_the_import_is_refused() -> None:
         build_backbone(before)
 
 
-TRUNKS = {
+BACKBONES = {
     "se_resnet18": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
     "se_resnet34": {"DEPTH": 34, "RES2_OUT_CHANNELS": 64},
     "se_resnet50": {"DEPTH": 50},
@@ -344,9 +344,9 @@ TRUNKS = {
 }
 
 
-@pytest.mark.parametrize("name", TRUNKS)
-def test_every_trunk_as_fpn_c4_and_retinanet(name) -> None:
-    """Built from a config, each has the layers of the trunk by name, and detectron2's levels come out."""
+@pytest.mark.parametrize("name", BACKBONES)
+def test_every_backbone_as_fpn_c4_and_retinanet(name) -> None:
+    """Built from a config, each has the layers of the backbone by name, and detectron2's levels come out."""
     with torch.device("meta"):
         layers = {key: tensor.shape for key, tensor in create_backbone(name, layout="caffe").state_dict().items()}
         x = torch.empty(1, 3, 128, 128)
@@ -354,15 +354,15 @@ def test_every_trunk_as_fpn_c4_and_retinanet(name) -> None:
             ("build_se_resnet_fpn_backbone", [4, 8, 16, 32, 64]),
             ("build_retinanet_se_resnet_fpn_backbone", [8, 16, 32, 64, 128]),
         ]:
-            cfg = config(**TRUNKS[name])
+            cfg = config(**BACKBONES[name])
             cfg.MODEL.BACKBONE.NAME = builder
-            cfg.MODEL.SE.STEM = "deep" if name == "senet154" else "caffe"
+            cfg.MODEL.RESNETS.STEM_TYPE = "deep" if name == "senet154" else "caffe"
             cfg.MODEL.FPN.IN_FEATURES = list(STAGES) if strides[0] == 4 else list(STAGES[1:])
             backbone = build_backbone(cfg)
             assert {key: tensor.shape for key, tensor in backbone.bottom_up.state_dict().items()} == layers
             assert [128 // feature.shape[-1] for feature in backbone(x).values()] == strides
-        cfg = config(**TRUNKS[name], OUT_FEATURES=["res4"])
-        cfg.MODEL.SE.STEM = "deep" if name == "senet154" else "caffe"
+        cfg = config(**BACKBONES[name], OUT_FEATURES=["res4"])
+        cfg.MODEL.RESNETS.STEM_TYPE = "deep" if name == "senet154" else "caffe"
         cfg.MODEL.ROI_HEADS.NAME = "SERes5ROIHeads"
         cfg.MODEL.DEVICE = "meta"
         model = build_model(cfg)

@@ -86,7 +86,7 @@ def test_residual_gate(per_position: bool) -> None:
     assert torch.autograd.gradcheck(residual_gate, (residual, gate, shortcut))
 
 
-def test_open_gates_let_a_plain_trunk_begin_as_it_was() -> None:
+def test_open_gates_let_a_plain_backbone_begin_as_it_was() -> None:
     x = torch.randn(4, 64, 5, 5)
     torch.manual_seed(1)
     usual = SqueezeExcitation(64)

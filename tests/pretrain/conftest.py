@@ -12,7 +12,7 @@ from se_detection.pretrain.pretrainer import Pretrainer
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 
-# Small pictures, some steps of a second together.
+# Small images, some steps of a second together.
 SMALL = [
     *("PRETRAIN.TRAIN_SIZE", "32", "PRETRAIN.TEST_SIZE", "32", "PRETRAIN.TEST_RESIZE", "36"),
     *("SOLVER.IMS_PER_BATCH", "6", "SOLVER.BASE_LR", "0.02", "DATALOADER.NUM_WORKERS", "0", "SEED", "5"),
@@ -21,8 +21,8 @@ SMALL = [
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    """An image folder of three colours with noise: 12 pictures a class to train on, 4 to test, of several sizes."""
+def images(tmp_path_factory) -> Path:
+    """An image folder of three colours with noise: 12 images a class to train on, 4 to test, of several sizes."""
     root = tmp_path_factory.mktemp("pictures")
     chance = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 4)):
@@ -36,11 +36,11 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def arguments(pictures, tmp_path):
+def arguments(images, tmp_path):
     """A function that gives the parsed command line of a small run."""
 
     def make(*overrides: str, config: str = "Toy/faster_rcnn_SE_R_18_FPN", flags: tuple[str, ...] = ()) -> Namespace:
-        words = ["--config-file", model_zoo.get_config_file(config), "--data", str(pictures), *flags]
+        words = ["--config-file", model_zoo.get_config_file(config), "--data", str(images), *flags]
         return argument_parser().parse_args([*words, *SMALL, "OUTPUT_DIR", str(tmp_path / "run"), *overrides])
 
     return make

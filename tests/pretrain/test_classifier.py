@@ -12,7 +12,7 @@ from torch import nn
 
 from se_detection import SEConfig, UserError, create_backbone, model_zoo
 from se_detection.checkpoint.convert import convert_state_dict
-from se_detection.pretrain.classifier import Classifier, add_stochastic_depth, trunk_config
+from se_detection.pretrain.classifier import Classifier, add_stochastic_depth, backbone_config
 from se_detection.pretrain.pretrain_config import load_pretrain_config
 
 OPTIONS = {
@@ -39,7 +39,7 @@ def make_batch(count: int = 4, size: int = 32) -> list[dict]:
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_trunk_computes_in_the_precision_that_is_asked_for(bf16) -> None:
+def test_the_backbone_computes_in_the_precision_that_is_asked_for(bf16) -> None:
     model = Classifier(create_backbone("resnet18"), 3, **{**OPTIONS, "bf16": bf16})
     seen = []
     model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(output["res5"].dtype))
@@ -101,10 +101,10 @@ def test_mixing_is_timms(mixup, cutmix) -> None:
 
 @pytest.mark.parametrize("position", [None, "standard", "pre", "post", "identity", "3x3"])
 def test_stochastic_depth_drops_the_residual_branch(position) -> None:
-    """Of a block in training, each picture's output is that without the branch, or with the branch doubled."""
+    """Of a block in training, each image's output is that without the branch, or with the branch doubled."""
     name = "resnet50" if position is None else "se_resnet50"
-    trunk = create_backbone(name, norm="GN", se=None if position is None else SEConfig(position=position))
-    block = trunk.res5[-1]
+    backbone = create_backbone(name, norm="GN", se=None if position is None else SEConfig(position=position))
+    block = backbone.res5[-1]
     x = torch.randn(16, 2048, 4, 4).relu()
     # The branch alone, by making its end known.
     ends: list[torch.Tensor] = []
@@ -121,14 +121,14 @@ def test_stochastic_depth_drops_the_residual_branch(position) -> None:
         return block.se(total) if position == "post" else total
 
     torch.testing.assert_close(out(1), plain)
-    add_stochastic_depth(trunk, 0.5)
-    trunk.train()
+    add_stochastic_depth(backbone, 0.5)
+    backbone.train()
     with torch.no_grad():
         dropped = block(x)
         kinds = [
             [bool(torch.allclose(dropped[n], out(factor)[n], atol=1e-5)) for factor in (0, 2)] for n in range(len(x))
         ]
-        trunk.eval()
+        backbone.eval()
         torch.testing.assert_close(block(x), plain)
     assert all(sum(kind) == 1 for kind in kinds)
     assert {tuple(kind) for kind in kinds} == {(True, False), (False, True)}
@@ -149,24 +149,24 @@ def test_stochastic_depth_rises_as_timms(monkeypatch) -> None:
     np.testing.assert_allclose(np.diff(rates), 0.2 / 16)
 
 
-def test_a_trunk_that_is_no_resnet_is_refused() -> None:
+def test_a_backbone_that_is_no_resnet_is_refused() -> None:
     cfg = model_zoo.get_config("Toy/faster_rcnn_R_18_FPN")
     cfg.MODEL.BACKBONE.NAME = "build_dla_fpn_backbone"
     with pytest.raises(UserError, match="can't be pre-trained; choose from"):
-        trunk_config(cfg)
+        backbone_config(cfg)
 
 
 @pytest.mark.parametrize("name", [name for name in model_zoo.names() if name.startswith(("Ablations", "Study"))])
 def test_every_ablation_has_a_classifier(arguments, name) -> None:
-    """Each of its parameters learns, and none is left out of the detector's trunk."""
+    """Each of its parameters learns, and none is left out of the detector's backbone."""
     cfg = load_pretrain_config(arguments(config=name))
     with torch.device("meta"):
         model = Classifier.from_cfg(cfg)
         detector = build_model(on_meta(model_zoo.get_config(name)))
     assert all(parameter.requires_grad for parameter in model.parameters())
     # FrozenBN counts no batches.
-    trunks = [
-        {key for key in trunk.state_dict() if not key.endswith("num_batches_tracked")}
-        for trunk in (model.backbone, detector.backbone.bottom_up)
+    backbones = [
+        {key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")}
+        for backbone in (model.backbone, detector.backbone.bottom_up)
     ]
-    assert trunks[0] == trunks[1]
+    assert backbones[0] == backbones[1]

@@ -21,21 +21,21 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "split"), [(TRAIN, "train"), (VAL, "val")])
-def test_it_is_torchvisions_image_folder(pictures, name, split) -> None:
-    register_image_folder(find_image_folder(pictures))
-    theirs = ImageFolder(pictures / split)
+def test_it_is_torchvisions_image_folder(images, name, split) -> None:
+    register_image_folder(find_image_folder(images))
+    theirs = ImageFolder(images / split)
     assert [(item["file_name"], item["label"]) for item in DatasetCatalog.get(name)] == theirs.samples
     assert MetadataCatalog.get(name).thing_classes == theirs.classes
 
 
 @pytest.mark.parametrize("top", ["", "set"])
-def test_an_archive_is_unpacked_once(pictures, cache, tmp_path, top) -> None:
+def test_an_archive_is_unpacked_once(images, cache, tmp_path, top) -> None:
     archive = tmp_path / "pictures.tar.gz"
     with tarfile.open(archive, "w:gz") as file:
-        file.add(pictures, arcname=top)
+        file.add(images, arcname=top)
     folder = find_image_folder(archive)
     assert sorted(p.relative_to(folder) for p in folder.rglob("*.png")) == sorted(
-        p.relative_to(pictures) for p in pictures.rglob("*.png")
+        p.relative_to(images) for p in images.rglob("*.png")
     )
     first = next(folder.rglob("*.png"))
     before = first.stat().st_mtime_ns
@@ -82,10 +82,10 @@ def link(kind: bytes, target: str = "/etc") -> tarfile.TarInfo:
     ],
     ids=lambda member: f"{member.type.decode()}-{member.name[:20]}-{member.linkname}",
 )
-def test_links_devices_and_paths_elsewhere_are_refused(pictures, cache, tmp_path, member) -> None:
+def test_links_devices_and_paths_elsewhere_are_refused(images, cache, tmp_path, member) -> None:
     archive = tmp_path / "odd.tar"
     with tarfile.open(archive, "w") as file:
-        file.add(pictures, arcname="")
+        file.add(images, arcname="")
         file.addfile(member)
     if member.name == "/etc/evil":
         # Python makes it a path below.
@@ -99,10 +99,10 @@ def test_links_devices_and_paths_elsewhere_are_refused(pictures, cache, tmp_path
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
-def test_spoilt_archives_end_in_a_line(pictures, cache, tmp_path, mode) -> None:
+def test_spoilt_archives_end_in_a_line(images, cache, tmp_path, mode) -> None:
     archive = tmp_path / "spoilt"
     with tarfile.open(archive, mode) as file:
-        file.add(pictures, arcname="")
+        file.add(images, arcname="")
     whole = archive.read_bytes()
     chance = random.Random(0)
     tally = Tally(f"archives, {mode}")
@@ -114,15 +114,15 @@ def test_spoilt_archives_end_in_a_line(pictures, cache, tmp_path, mode) -> None:
         folder = tally.refused(find_image_folder, archive)
         # A plain archive has no checksums but of names.
         assert folder is None or mode == "w"
-        assert folder is None or len(list(folder.rglob("*.png"))) == len(list(pictures.rglob("*.png")))
+        assert folder is None or len(list(folder.rglob("*.png"))) == len(list(images.rglob("*.png")))
     print(f"\n{tally}")
 
 
 @pytest.mark.parametrize("end", [0, 1, 512, 700])
-def test_an_archive_without_an_end_is_refused(pictures, cache, tmp_path, end) -> None:
+def test_an_archive_without_an_end_is_refused(images, cache, tmp_path, end) -> None:
     archive = tmp_path / "cut.tar"
     with tarfile.open(archive, "w") as file:
-        file.add(pictures, arcname="")
+        file.add(images, arcname="")
         last = file.offset
     os.truncate(archive, last - 512 * 8 + end)
     with pytest.raises(UserError, match="can't be unpacked"):
@@ -132,10 +132,10 @@ def test_an_archive_without_an_end_is_refused(pictures, cache, tmp_path, end) ->
         find_image_folder(archive)
 
 
-def test_a_cut_archive_leaves_nothing(pictures, cache, tmp_path) -> None:
+def test_a_cut_archive_leaves_nothing(images, cache, tmp_path) -> None:
     archive = tmp_path / "cut.tar.gz"
     with tarfile.open(archive, "w:gz") as file:
-        file.add(pictures, arcname="")
+        file.add(images, arcname="")
     archive.write_bytes(archive.read_bytes()[:20000])
     with pytest.raises(UserError, match="can't be unpacked"):
         find_image_folder(archive)
@@ -155,18 +155,18 @@ def test_an_archive_of_zeros_is_not_unpacked(cache, tmp_path) -> None:
     assert not list((cache / "se_detection" / "images").iterdir())
 
 
-def test_what_is_missing_is_named(pictures, tmp_path) -> None:
+def test_what_is_missing_is_named(images, tmp_path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         find_image_folder(tmp_path / "nowhere")
     (tmp_path / "train").mkdir()
     with pytest.raises(UserError, match=r"no train/ and val/"):
         find_image_folder(tmp_path)
     other = tmp_path / "other"
-    shutil.copytree(pictures, other)
+    shutil.copytree(images, other)
     shutil.rmtree(other / "val" / "red")
     with pytest.raises(UserError, match="different classes: red"):
         register_image_folder(other)
-    shutil.copytree(pictures / "val" / "red", other / "val" / "red", ignore=lambda folder, names: names)
+    shutil.copytree(images / "val" / "red", other / "val" / "red", ignore=lambda folder, names: names)
     register_image_folder(other)
     with pytest.raises(UserError, match="red"):
         DatasetCatalog.get(VAL)

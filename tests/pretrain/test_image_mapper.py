@@ -19,7 +19,7 @@ def cfg() -> CfgNode:
 
 @pytest.fixture
 def item(tmp_path):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90, 3), dtype=np.uint8)).save(path)
     return {"file_name": str(path), "label": 3}
 
@@ -34,7 +34,7 @@ def test_testing_is_resize_and_centre_crop(cfg, item, resize) -> None:
 
 
 def test_training_crops_and_flips(cfg, item) -> None:
-    """A picture with a left half and a right half shows which way round it is."""
+    """An image with a left half and a right half shows which way round it is."""
     pixels = np.zeros((60, 60, 3), np.uint8)
     pixels[:, 30:] = 255
     Image.fromarray(pixels).save(item["file_name"])
@@ -46,7 +46,7 @@ def test_training_crops_and_flips(cfg, item) -> None:
 
 
 def test_crops_have_the_size_that_is_asked_for(cfg, item) -> None:
-    """On a picture that gets lighter from left to right, a crop's range shows its width."""
+    """On an image that gets lighter from left to right, a crop's range shows its width."""
     ramp = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
     Image.fromarray(ramp).save(item["file_name"])
     for scale, low, high in ((0.04, 30, 50), (1.0, 180, 200)):
@@ -64,7 +64,7 @@ def test_colours_change_where_they_are_meant_to(cfg, item, jitter) -> None:
     assert (found == {(90, 120, 150)}) == (jitter == 0)
 
 
-def test_a_picture_is_turned_as_detectors_see_it(cfg, item) -> None:
+def test_an_image_is_turned_as_detectors_see_it(cfg, item) -> None:
     """detectron2 reads EXIF's orientation."""
     path = Path(item["file_name"]).with_suffix(".jpg")
     exif = Image.Exif()
@@ -76,13 +76,13 @@ def test_a_picture_is_turned_as_detectors_see_it(cfg, item) -> None:
     np.testing.assert_array_equal(found["image"], np.asarray(expected).transpose(2, 0, 1))
 
 
-def test_a_picture_of_one_channel_has_three(cfg, item) -> None:
+def test_an_image_of_one_channel_has_three(cfg, item) -> None:
     Image.open(item["file_name"]).convert("L").save(item["file_name"])
     assert ImageMapper(cfg, is_train=False)(item)["image"].shape == (3, 32, 32)
 
 
-def test_a_broken_picture_is_named(cfg, item) -> None:
+def test_a_broken_image_is_named(cfg, item) -> None:
     with open(item["file_name"], "wb") as file:
-        file.write(b"no picture")
-    with pytest.raises(UserError, match=r"picture\.png can't be used"):
+        file.write(b"no image")
+    with pytest.raises(UserError, match=r"image\.png can't be used"):
         ImageMapper(cfg, is_train=True)(item)

@@ -29,11 +29,11 @@ def _no_trainers_are_kept():
 
 
 @pytest.fixture(scope="module")
-def trained(pictures, module_path) -> Path:
+def trained(images, module_path) -> Path:
     """What the tool leaves after eight epochs."""
     folder = module_path / "run"
     config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
-    command = [REPOSITORY / "tools" / "pretrain.py", "--config-file", config, "--data", pictures, *SMALL]
+    command = [REPOSITORY / "tools" / "pretrain.py", "--config-file", config, "--data", images, *SMALL]
     words = [sys.executable, *command, "PRETRAIN.EPOCHS", "8", "OUTPUT_DIR", folder]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -55,25 +55,25 @@ def detector():
     return cfg, build_model(cfg)
 
 
-def trunk(model) -> dict[str, Tensor]:
+def backbone(model) -> dict[str, Tensor]:
     return dict(model.backbone.bottom_up.state_dict())
 
 
 @pytest.mark.parametrize("checkpointer", [DetectionCheckpointer, StrictCheckpointer])
-def test_a_detector_gets_the_whole_trunk(trained, checkpointer) -> None:
+def test_a_detector_gets_the_whole_backbone(trained, checkpointer) -> None:
     cfg, model = detector()
     options = {"layout": Layout.from_cfg(cfg)} if checkpointer is StrictCheckpointer else {}
-    checkpointer(model, **options).load(str(trained / "trunk.pth"))
+    checkpointer(model, **options).load(str(trained / "backbone.pth"))
     whole = torch.load(trained / "model_final.pth", weights_only=True)["model"]
     expected = {key.removeprefix("backbone."): value for key, value in whole.items() if key.startswith("backbone.")}
-    torch.testing.assert_close(trunk(model), expected, rtol=0, atol=0)
+    torch.testing.assert_close(backbone(model), expected, rtol=0, atol=0)
 
 
 def test_another_channel_order_is_refused(trained) -> None:
     cfg, model = detector()
     cfg.INPUT.FORMAT = "RGB"
     with pytest.raises(UserError, match=r"INPUT\.FORMAT is BGR in the file and RGB in the config"):
-        StrictCheckpointer(model, layout=Layout.from_cfg(cfg)).load(str(trained / "trunk.pth"))
+        StrictCheckpointer(model, layout=Layout.from_cfg(cfg)).load(str(trained / "backbone.pth"))
 
 
 def test_it_goes_on_as_if_it_had_not_been_stopped(build) -> None:
@@ -91,12 +91,12 @@ def test_it_goes_on_as_if_it_had_not_been_stopped(build) -> None:
     stopped._hooks[0].before_step = stop
     with pytest.raises(Interrupted):
         stopped.train()
-    assert not Path(stopped.cfg.OUTPUT_DIR, "trunk.pth").exists()
+    assert not Path(stopped.cfg.OUTPUT_DIR, "backbone.pth").exists()
     resumed = build(*epochs, *ema, name="stopped", resume=True)
     assert resumed.start_iter == 5
     resumed.train()
     ours, theirs = (
-        torch.load(Path(it.cfg.OUTPUT_DIR, "trunk.pth"), weights_only=True)["model"] for it in (resumed, whole)
+        torch.load(Path(it.cfg.OUTPUT_DIR, "backbone.pth"), weights_only=True)["model"] for it in (resumed, whole)
     )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     # It is the average that was evaluated.
@@ -110,7 +110,7 @@ def test_it_goes_on_as_if_it_had_not_been_stopped(build) -> None:
 def test_epochs_become_iterations(arguments) -> None:
     overrides = ("PRETRAIN.EPOCHS", "3", "PRETRAIN.STEP_EPOCHS", "[1.0, 2.5]", "PRETRAIN.WARMUP_EPOCHS", "0.5")
     cfg = load_pretrain_config(arguments(*overrides))
-    # 36 pictures, 6 a step
+    # 36 images, 6 a step
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS, cfg.TEST.EVAL_PERIOD) == (18, (6, 15), 3, 6)
 
 
@@ -128,8 +128,8 @@ def test_what_is_frozen_in_a_detector_learns_here(arguments) -> None:
         (("PRETRAIN.MIXUP", "0.2", "SOLVER.IMS_PER_BATCH", "5"), (), "is odd"),
         (("PRETRAIN.MIXUP", "0.2"), ("--num-gpus", "2"), "is odd for each of 2 processes"),
         (("SOLVER.AMP.ENABLED", "True"), (), "is for detectors|needs a GPU"),
-        (("SOLVER.TRUNK_FROZEN_ITERS", "3"), (), "are for fine-tuning"),
-        (("SOLVER.IMS_PER_BATCH", "40"), (), "40 is more than the 36 pictures"),
+        (("SOLVER.BACKBONE_FREEZE_ITERS", "3"), (), "are for fine-tuning"),
+        (("SOLVER.IMS_PER_BATCH", "40"), (), "40 is more than the 36 images"),
         (("PRETRAIN.LABEL_SMOOTHING", "1.0"), (), "LABEL_SMOOTHING: 1.0"),
         (("PRETRAIN.TEST_SIZE", "64"), (), "is below TEST_SIZE"),
         (("PRETRAIN.EPOCH", "1"), (), "did you mean PRETRAIN.EPOCHS"),
@@ -144,12 +144,12 @@ def test_mistakes_are_explained(arguments, overrides, flags, message) -> None:
         load_pretrain_config(arguments(*overrides, flags=flags))
 
 
-def test_a_trunk_that_is_there_is_not_replaced(arguments, tmp_path) -> None:
+def test_a_backbone_that_is_there_is_not_replaced(arguments, tmp_path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "trunk.pth").write_text("mine")
-    with pytest.raises(UserError, match=r"holds a run already \(trunk\.pth\)"):
+    (tmp_path / "run" / "backbone.pth").write_text("mine")
+    with pytest.raises(UserError, match=r"holds a run already \(backbone\.pth\)"):
         load_pretrain_config(arguments())
-    assert (tmp_path / "run" / "trunk.pth").read_text() == "mine"
+    assert (tmp_path / "run" / "backbone.pth").read_text() == "mine"
 
 
 def test_the_modern_recipe_runs(build) -> None:
@@ -159,12 +159,12 @@ def test_the_modern_recipe_runs(build) -> None:
     convolution = trainer.checkpointer.model.backbone.res2[0].conv1.weight
     assert convolution.is_contiguous(memory_format=torch.channels_last)
     trainer.train()
-    assert Path(trainer.cfg.OUTPUT_DIR, "trunk.pth").is_file()
+    assert Path(trainer.cfg.OUTPUT_DIR, "backbone.pth").is_file()
 
 
-def test_two_processes_evaluate_every_picture_once(pictures, tmp_path) -> None:
+def test_two_processes_evaluate_every_image_once(images, tmp_path) -> None:
     config = model_zoo.get_config_file("Toy/faster_rcnn_R_18_FPN")
-    command = [REPOSITORY / "tools" / "pretrain.py", "--config-file", config, "--data", pictures]
+    command = [REPOSITORY / "tools" / "pretrain.py", "--config-file", config, "--data", images]
     flags = ["--num-gpus", "2", "--dist-url", "auto"]
     words = [sys.executable, *command, *flags, *SMALL, "PRETRAIN.EPOCHS", "0.5", "OUTPUT_DIR", tmp_path / "run"]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)

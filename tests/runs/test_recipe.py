@@ -8,7 +8,7 @@ from detectron2.config import get_cfg
 
 import se_detection  # noqa: F401  adds its nodes to detectron2's config
 from se_detection import UserError
-from se_detection.runs.recipe import differing, is_of_trunk, read_recipe
+from se_detection.runs.recipe import differing, is_of_backbone, read_recipe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -38,13 +38,13 @@ def pairs():
 
 
 @pytest.mark.parametrize(("plain", "se"), list(pairs()), ids=str)
-def test_the_pairs_of_this_project_differ_in_trunk_and_weights_alone(recipe_of, plain, se) -> None:
+def test_the_pairs_of_this_project_differ_in_backbone_and_weights_alone(recipe_of, plain, se) -> None:
     found = differing(recipe_of(plain), recipe_of(se))
     assert "MODEL.BACKBONE.NAME" in found or any(key.startswith("MODEL.SE.") for key in found)
-    assert all(map(is_of_trunk, found))
+    assert all(map(is_of_backbone, found))
 
 
-def test_what_a_trunk_is_not_is_the_recipe(recipe_of) -> None:
+def test_what_a_backbone_is_not_is_the_recipe(recipe_of) -> None:
     plain = recipe_of()
     changed = {
         "SOLVER.BASE_LR": 0.5,
@@ -57,7 +57,7 @@ def test_what_a_trunk_is_not_is_the_recipe(recipe_of) -> None:
     }
     found = differing(plain, recipe_of("", *(item for pair in changed.items() for item in pair)))
     assert {key: values[1] for key, values in found.items()} == changed
-    assert not any(map(is_of_trunk, found))
+    assert not any(map(is_of_backbone, found))
 
 
 def test_what_makes_no_difference_is_none(recipe_of) -> None:
@@ -65,7 +65,7 @@ def test_what_makes_no_difference_is_none(recipe_of) -> None:
     assert differing(recipe_of(), recipe_of("", *changed, "TEST.EVAL_PERIOD", 9)) == {}
 
 
-def test_the_heads_that_hold_a_trunks_res5_differ_with_it(recipe_of) -> None:
+def test_the_heads_that_hold_a_backbones_res5_differ_with_it(recipe_of) -> None:
     plain = recipe_of("", "MODEL.ROI_HEADS.NAME", "Res5ROIHeads")
     assert differing(plain, recipe_of("", "MODEL.ROI_HEADS.NAME", "SERes5ROIHeads")) == {}
     assert differing(plain, recipe_of("", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"))

@@ -20,19 +20,19 @@ BOX = {"bbox": [20, 60, 40, 40], "category_id": 7, "score": 0.5}
         ((160, 120), 320, (320, 240)),
     ],
 )
-def test_small_pictures_are_enlarged_and_large_ones_reduced_where_asked(size, longest, expected) -> None:
-    picture = Image.new("RGB", size, (90, 90, 90))
-    drawn = draw_boxes(picture, [BOX], NAMES, class_colours(NAMES), longest=longest)
+def test_small_images_are_enlarged_and_large_ones_reduced_where_asked(size, longest, expected) -> None:
+    image = Image.new("RGB", size, (90, 90, 90))
+    drawn = draw_boxes(image, [BOX], NAMES, class_colours(NAMES), longest=longest)
     assert drawn.size == expected
-    assert np.asarray(picture).std() == 0
-    # The box's left edge, two pixels wide or more, is where it is in the picture.
+    assert np.asarray(image).std() == 0
+    # The box's left edge, two pixels wide or more, is where it is in the image.
     scale = expected[0] / size[0]
     x, y = round(20 * scale), round(80 * scale)
     assert tuple(np.asarray(drawn)[y, x]) == class_colours(NAMES)[7]
     assert tuple(np.asarray(drawn)[y, round(40 * scale)]) == (90, 90, 90)
 
 
-def test_lettering_grows_with_the_picture() -> None:
+def test_lettering_grows_with_the_image() -> None:
     heights = []
     for width in (640, 3200):
         box = {**BOX, "bbox": [width // 4, width // 4, width // 4, width // 8]}
@@ -74,8 +74,8 @@ def test_masks_and_keypoints_of_detections_are_drawn_where_they_are() -> None:
         # Two that are sure enough, and one that isn't.
         "keypoints": [39.5, 59.5, 0.9, 79.5, 59.5, 0.06, 119.5, 59.5, 0.04],
     }
-    picture = Image.new("RGB", (640, 640), (90, 90, 90))
-    drawn = np.asarray(draw_boxes(picture, [entry], names, colours)).astype(int)
+    image = Image.new("RGB", (640, 640), (90, 90, 90))
+    drawn = np.asarray(draw_boxes(image, [entry], names, colours)).astype(int)
     grey = (drawn == 90).all(axis=2)
     assert not grey[inside].any()
     np.testing.assert_allclose(drawn[350, 150], 0.55 * 90 + 0.45 * np.array(colours[7]), atol=0.5)
@@ -87,9 +87,9 @@ def test_masks_and_keypoints_of_detections_are_drawn_where_they_are() -> None:
     assert rest.sum() > 0
     assert not rest[:350].any()
     assert not rest[:, :390].any()
-    # The truth's are not, nor those of a picture of another size.
+    # The truth's are not, nor those of an image of another size.
     truth = {key: value for key, value in entry.items() if key != "score"}
     truth |= {"keypoints": [39.5, 59.5, 2], "segmentation": [[100, 300, 200, 300, 200, 400]]}
-    assert (np.asarray(draw_boxes(picture, [truth], names, colours))[:350] == 90).all()
+    assert (np.asarray(draw_boxes(image, [truth], names, colours))[:350] == 90).all()
     other = {**entry, "segmentation": {**entry["segmentation"], "size": [320, 1280]}}
-    assert (np.asarray(draw_boxes(picture, [other], names, colours))[300:350, 100:200] == 90).all()
+    assert (np.asarray(draw_boxes(image, [other], names, colours))[300:350, 100:200] == 90).all()

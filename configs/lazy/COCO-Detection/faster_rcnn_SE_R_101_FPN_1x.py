@@ -7,10 +7,10 @@ from detectron2.config import LazyCall as L
 
 from se_detection import SEConfig
 
-from ..common.timm_trunk import pixels, trunk
+from ..common.timm_backbone import backbone, pixels
 from .faster_rcnn_R_101_FPN_1x import dataloader, lr_multiplier, model, optimizer, train
 
-model.backbone.bottom_up = trunk(name="se_resnet101", layout="caffe", se=L(SEConfig)(reduction=16))
+model.backbone.bottom_up = backbone(name="se_resnet101", layout="caffe", se=L(SEConfig)(reduction=16))
 model.update(pixels())
 dataloader.train.mapper.image_format = "RGB"
 train.init_checkpoint = "timm://legacy_seresnet101.in1k"

@@ -1,10 +1,10 @@
 from detectron2.model_zoo import get_config
 
 from ..common.r50_1x import dataloader, lr_multiplier, optimizer, train
-from ..common.timm_trunk import pixels, trunk
+from ..common.timm_backbone import backbone, pixels
 
 model = get_config("common/models/cascade_rcnn.py").model
-model.backbone.bottom_up = trunk()
+model.backbone.bottom_up = backbone()
 model.update(pixels())
 # as in detectron2's yaml; its lazy Cascade R-CNN keeps Mask R-CNN's 1000
 model.proposal_generator.post_nms_topk = (2000, 1000)

@@ -4,7 +4,7 @@ import torch
 from se_detection.modeling.blocks import SEBasicBlock
 
 from ..arms import ARMS, PLAIN_OF, arms_of
-from ..timm_trunk import TimmTrunk
+from ..timm_backbone import TimmBackbone
 from ..workload import make_workload
 
 
@@ -35,7 +35,7 @@ def test_detectors_run(mode, make_case, compiled) -> None:
 
 
 def check_arms(arms, case, compiled) -> None:
-    """Each takes the case's pictures, gives what stock gives, and is compiled if it says so."""
+    """Each takes the case's images, gives what stock gives, and is compiled if it says so."""
     shapes = {}
     for name in arms:
         compiled.clear()
@@ -57,14 +57,14 @@ def test_arms_are_what_they_are_called(make_case, compiled) -> None:
     kinds = {}
     for name, arm in ARMS.items():
         modules = list(arm.build(make_case(), "default").modules())
-        kinds[name] = {kind for kind in (SEBasicBlock, TimmTrunk) if any(isinstance(m, kind) for m in modules)}
+        kinds[name] = {kind for kind in (SEBasicBlock, TimmBackbone) if any(isinstance(m, kind) for m in modules)}
     # What is fused has blocks of its own.
     assert kinds == {name: set() for name in ARMS} | {
         "eager": {SEBasicBlock},
-        "timm-legacy": {TimmTrunk},
-        "timm": {TimmTrunk},
+        "timm-legacy": {TimmBackbone},
+        "timm": {TimmBackbone},
     }
-    assert [(name, ARMS[plain].trunk, ARMS[plain].compiled) for name, plain in PLAIN_OF.items()] == [
+    assert [(name, ARMS[plain].backbone, ARMS[plain].compiled) for name, plain in PLAIN_OF.items()] == [
         (name, "plain", ARMS[name].compiled) for name in PLAIN_OF
     ]
 

@@ -53,7 +53,7 @@ def cfg(tmp_path):
     MetadataCatalog.remove("benchmark_toy")
 
 
-def test_both_loaders_load_the_same_pictures(cfg, tmp_path) -> None:
+def test_both_loaders_load_the_same_images(cfg, tmp_path) -> None:
     arms = loader_arms(cfg)
     assert list(arms) == ["detectron2", "ours"]
     names = []

@@ -16,7 +16,7 @@ class Slow:
         self.takes = {"plain": 1.0, "legacy_seresnet": 3.0, "se": 2.0}
 
     def prepare(self, arm, case, compile_mode):
-        seconds = self.takes[arm.trunk] * (0.5 if arm.fused else 1)
+        seconds = self.takes[arm.backbone] * (0.5 if arm.fused else 1)
 
         def run() -> None:
             self.now += seconds

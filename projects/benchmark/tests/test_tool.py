@@ -60,9 +60,9 @@ def test_a_gpu_that_isnt_there(monkeypatch, run_script, capsys) -> None:
 
 def test_a_small_benchmark_from_the_command_line(run_script, tmp_path, capsys) -> None:
     """The formats that are kept; on the CPU no times, only ratios."""
-    table, picture = tmp_path / "benchmark.json", tmp_path / "benchmark.png"
+    table, image = tmp_path / "benchmark.json", tmp_path / "benchmark.png"
     options = ("--depth", 18, "--size", 64, "--mode", "inference", "--device", "cpu", "--rounds", 6)
-    run_script("benchmark.py", *options, "--arms", "eager", "--json", table, "--plot", picture)
+    run_script("benchmark.py", *options, "--arms", "eager", "--json", table, "--plot", image)
     content = json.loads(table.read_text())
     assert [row["arm"] for row in content["rows"]] == ["stock", "eager"]
     row = content["rows"][1]
@@ -74,7 +74,7 @@ def test_a_small_benchmark_from_the_command_line(run_script, tmp_path, capsys) -
     assert "machine" in content
     out = capsys.readouterr().out
     assert "R18, backbone+fpn, inference, float32, 64 px, batch 1: 6 rounds" in out
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert image.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit) as ended:
         run_script("benchmark.py", *options, "--json", table)
     assert ended.value.code == 2

@@ -5,7 +5,7 @@ from ..networks import build_network
 from ..workload import Inference, Training, make_inputs
 
 
-def test_pictures_are_the_same_for_each_arm_and_a_detectors_have_boxes_inside(make_case) -> None:
+def test_images_are_the_same_for_each_arm_and_a_detectors_have_boxes_inside(make_case) -> None:
     case = make_case(size=96, batch=2)
     assert torch.equal(make_inputs(case), make_inputs(case))
     assert make_inputs(case).shape == (2, 3, 96, 96)

@@ -22,8 +22,8 @@ def run(make_run):
 
 
 @pytest.fixture(scope="module")
-def pictures(toy, module_path):
-    """The toy pictures, each cut to another size."""
+def images(toy, module_path):
+    """The toy images, each cut to another size."""
     content = json.loads((toy / "annotations" / "val.json").read_text())
     for number, entry in enumerate(content["images"]):
         with Image.open(toy / "val" / entry["file_name"]) as image:
@@ -35,11 +35,11 @@ def pictures(toy, module_path):
     return module_path / "val.json", module_path
 
 
-def test_the_differences_are_those_between_two_forward_passes(run, pictures) -> None:
-    drift = padding_drift(run, images=2, batch=2, split=pictures)
+def test_the_differences_are_those_between_two_forward_passes(run, images) -> None:
+    drift = padding_drift(run, images=2, batch=2, split=images)
     trained = load_trained_run(run, read_run_config(run))
     model = trained.model
-    inputs = [entry for (entry,) in batches(trained.cfg, open_evaluation_data(trained, pictures, 2).images)]
+    inputs = [entry for (entry,) in batches(trained.cfg, open_evaluation_data(trained, images, 2).images)]
     largest = {}
     with torch.no_grad():
         shared = model.backbone(model.preprocess_image(inputs).tensor)
@@ -55,9 +55,9 @@ def test_the_differences_are_those_between_two_forward_passes(run, pictures) -> 
     assert drift.detections > 0
 
 
-def test_ignoring_the_padding_there_are_none(run, pictures) -> None:
-    leaking = padding_drift(run, batch=3, split=pictures)
-    ignoring = padding_drift(run, batch=3, split=pictures, overrides=IGNORE)
+def test_ignoring_the_padding_there_are_none(run, images) -> None:
+    leaking = padding_drift(run, batch=3, split=images)
+    ignoring = padding_drift(run, batch=3, split=images, overrides=IGNORE)
     assert len(ignoring.gates) == ignoring.images == 12
     assert max(ignoring.gates) < 1e-5 < 1e-3 < max(leaking.gates)
     assert max(max(values) for values in ignoring.features.values()) < 1e-5
@@ -95,6 +95,6 @@ def test_a_table_without_gates_and_detections() -> None:
 
 
 @pytest.mark.parametrize("options", [{"batch": 1}, {"images": 1}])
-def test_a_picture_alone_is_refused(run, options) -> None:
+def test_an_image_alone_is_refused(run, options) -> None:
     with pytest.raises(UserError, match="at least 2"):
         padding_drift(run, **options)

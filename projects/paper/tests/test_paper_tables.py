@@ -98,9 +98,9 @@ def test_ablations(measured) -> None:
 @pytest.mark.parametrize("name", [row.name for row in ROWS if row.classifier.se != PLAIN])
 def test_what_se_adds_is_the_papers_sum(measured, name) -> None:
     """(2 / r) sum of N C^2 (Sec. 4), with C the channels of what is gated, and the biases C / r + C."""
-    trunk, se = BY_NAME[name].classifier.trunk, BY_NAME[name].classifier.se
+    backbone, se = BY_NAME[name].classifier.backbone, BY_NAME[name].classifier.se
     expected = 0
-    for stage, blocks in enumerate(BLOCKS[trunk]):
+    for stage, blocks in enumerate(BLOCKS[backbone]):
         if f"res{stage + 2}" not in se.stages:
             continue
         width = 256 * 2**stage
@@ -123,7 +123,7 @@ def test_what_se_adds_is_the_papers_sum(measured, name) -> None:
         positions = [(56 // 2**stage) ** 2 for stage in range(4)]
         flops = sum(
             2 * blocks * (256 * 2**stage) ** 2 // se.reduction * positions[stage]
-            for stage, blocks in enumerate(BLOCKS[trunk])
+            for stage, blocks in enumerate(BLOCKS[backbone])
         )
         assert row.added_gflops * 1e9 == pytest.approx(flops)
 

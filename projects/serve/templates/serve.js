@@ -4,7 +4,7 @@
   const settings = JSON.parse(byId("main").dataset.settings);
   const slider = byId("score");
   const status = byId("status");
-  // One picture is sent after the other.
+  // One image is sent after the other.
   let queue = Promise.resolve();
   let waiting = 0;
 
@@ -82,10 +82,10 @@
       button.ariaDisabled = "true";
       map.textContent = `The gates of ${name} are looked at …`;
       try {
-        const {picture, images} = await send(`/gates/${number}`, file);
-        const text = `Where ${name}’s gates make features stronger (red) and weaker (blue) than their mean over ${images} pictures does`;
+        const {image: drawing, images} = await send(`/gates/${number}`, file);
+        const text = `Where ${name}’s gates make features stronger (red) and weaker (blue) than their mean over ${images} images does`;
         // The text beside it says what it is.
-        const image = make("img", {src: picture, alt: ""});
+        const image = make("img", {src: drawing, alt: ""});
         map.replaceChildren(text, make("div", {className: "wide", tabIndex: 0, role: "region", ariaLabel: `Gates of ${name}`}, image));
         const focused = [button, document.body].includes(document.activeElement);
         button.remove();
@@ -102,7 +102,7 @@
   const drawRun = (answer, number, file) => {
     const {boxes, seconds} = answer.runs[number];
     const {name, gates} = settings.runs[number];
-    const image = make("img", {src: answer.picture, width: answer.width, height: answer.height, alt: ""});
+    const image = make("img", {src: answer.image, width: answer.width, height: answer.height, alt: ""});
     // The surest is drawn last, above the others.
     const drawn = boxes.map(found => drawBox(found, answer));
     const frame = make("div", {className: "frame"}, image, ...drawn.toReversed());
@@ -147,7 +147,7 @@
     const size = make("span", {}, `${answer.width} × ${answer.height}`);
     const top = make("div", {className: "top"}, make("h2", {}, make("bdi", {}, file.name), " ", size), remove);
     const runs = make("div", {className: figures.length > 1 ? "runs two" : "runs"}, ...figures);
-    const section = make("section", {className: "picture", ariaLabel: file.name}, top, runs, ...figures.map(figure => figure.map));
+    const section = make("section", {className: "image", ariaLabel: file.name}, top, runs, ...figures.map(figure => figure.map));
     remove.addEventListener("click", () => {
       const next = section.nextElementSibling ?? section.previousElementSibling;
       section.remove();
@@ -179,7 +179,7 @@
     const room = settings.pictures - waiting - byId("pictures").children.length;
     const taken = [...files].slice(0, Math.max(room, 0));
     const left = files.length - taken.length;
-    if (left) fail(`${left} left out`, `: the page has room for ${settings.pictures} pictures; remove some first`);
+    if (left) fail(`${left} left out`, `: the page has room for ${settings.pictures} images; remove some first`);
     waiting += taken.length;
     for (const file of taken) queue = queue.then(() => detect(file));
   };

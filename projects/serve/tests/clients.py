@@ -46,7 +46,7 @@ def detect(url: str, data: bytes, path: str = "/detect") -> tuple[int, dict]:
     return status, json.loads(body)
 
 
-def picture(seed: int, size: tuple[int, int] = (128, 96), kind: str = "JPEG") -> bytes:
+def image(seed: int, size: tuple[int, int] = (128, 96), kind: str = "JPEG") -> bytes:
     small = np.random.default_rng(seed).integers(0, 255, (6, 8, 3), dtype=np.uint8)
     file = BytesIO()
     Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(file, kind)

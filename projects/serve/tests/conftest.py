@@ -35,7 +35,7 @@ def serving(page: TryPage) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory) -> Path:
-    """Three pictures of 128x128 pixels: `annotations/val.json` and `val/`."""
+    """Three images of 128x128 pixels: `annotations/val.json` and `val/`."""
     folder = tmp_path_factory.mktemp("toy")
     make_toy_dataset(folder, split="val", count=IMAGES)
     return folder
@@ -43,13 +43,13 @@ def toy(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def plain_run(tmp_path_factory) -> Path:
-    """Without SE; of random weights, as the other: 30 boxes a picture of any score."""
+    """Without SE; of random weights, as the other: 30 boxes an image of any score."""
     return write_run(tmp_path_factory.mktemp("runs") / "R", *PLAIN)
 
 
 @pytest.fixture(scope="session")
 def se_run(tmp_path_factory, toy) -> Path:
-    """With SE, and the mean gates over the toy pictures under `excitations`."""
+    """With SE, and the mean gates over the toy images under `excitations`."""
     run = write_run(tmp_path_factory.mktemp("runs") / "SE_R")
     explain(run, split=(toy / "annotations" / "val.json", toy / "val"), ablation=False)
     return run

@@ -12,7 +12,7 @@ from werkzeug.test import Client
 
 from se_detection import UserError
 
-from ..app import AT_ONCE, MEBIBYTES, PICTURES, TryPage
+from ..app import AT_ONCE, IMAGES, MEBIBYTES, TryPage
 
 HOST = "127.0.0.1:8000"
 BODY = "application/octet-stream"
@@ -28,7 +28,7 @@ def client(page) -> Client:
     return Client(page)
 
 
-def send(client, path="/detect", data=b"picture", **headers):
+def send(client, path="/detect", data=b"image", **headers):
     headers = {"Host": HOST, "Content-Type": BODY, **{key.replace("_", "-"): value for key, value in headers.items()}}
     return client.post(path, data=data, headers=headers)
 
@@ -66,11 +66,11 @@ def test_whatever_the_page_loads_is_there_and_says_what_it_is_of(client, told) -
         "runs": [{**run, "weights": "model_final.pth"} for run in runs],
         "colours": told.colours,
         "mebibytes": MEBIBYTES,
-        "pictures": PICTURES,
+        "pictures": IMAGES,
     }
 
 
-def test_a_picture_reaches_the_detector_whole(client, told) -> None:
+def test_an_image_reaches_the_detector_whole(client, told) -> None:
     answer = send(client, data=bytes(1000), Origin=f"http://{HOST}")
     assert (answer.status_code, answer.json) == (200, {"runs": []})
     assert send(client, "/gates/1", bytes(MEBIBYTES << 20)).json == {"runs": [], "number": 1}
@@ -183,7 +183,7 @@ def test_nothing_else_is_there(client, told, path) -> None:
     ["", "image/jpeg", "text/plain", "multipart/form-data; boundary=a", "application/x-www-form-urlencoded", "\xff"],
 )
 def test_other_kinds_of_bodies_are_what_forms_of_other_sites_send(client, told, kind) -> None:
-    assert refusal(send(client, Content_Type=kind)) == (415, f"send the picture's bytes as {BODY}")
+    assert refusal(send(client, Content_Type=kind)) == (415, f"send the image's bytes as {BODY}")
     assert told.given == []
 
 
@@ -203,7 +203,7 @@ def test_a_body_that_is_too_long_is_not_read(client, told, length) -> None:
 def test_a_body_in_chunks_has_no_end_that_is_known(client, told, length) -> None:
     environ = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True, "CONTENT_LENGTH": length}
     answer = client.post("/detect", headers={"Host": HOST, "Content-Type": BODY}, environ_overrides=environ)
-    assert refusal(answer) == (411, "say how long the picture is (Content-Length)")
+    assert refusal(answer) == (411, "say how long the image is (Content-Length)")
     assert told.given == []
 
 
@@ -211,7 +211,7 @@ def test_a_body_in_chunks_has_no_end_that_is_known(client, told, length) -> None
 def test_of_a_length_that_is_no_number_nothing_is_read(client, told, length) -> None:
     answer = client.post(
         "/detect",
-        data=b"picture",
+        data=b"image",
         headers={"Host": HOST, "Content-Type": BODY},
         environ_overrides={"CONTENT_LENGTH": length},
     )
@@ -239,7 +239,7 @@ def test_more_than_four_at_once_are_sent_away(page, told) -> None:
     while page._free._value:
         time.sleep(0.001)
     answer = send(Client(page))
-    assert refusal(answer) == (503, f"{AT_ONCE} pictures are waiting already; try again")
+    assert refusal(answer) == (503, f"{AT_ONCE} images are waiting already; try again")
     assert answer.headers["Retry-After"] == "1"
     # Nothing else waits for them.
     assert Client(page).get("/", headers={"Host": HOST}).status_code == 200
@@ -254,9 +254,9 @@ def test_whatever_goes_wrong_is_one_line_and_gives_its_place_back(client, told, 
     def fail(error: Exception) -> None:
         raise error
 
-    told.during = lambda: fail(UserError("no picture\n\x1b[31m"))
+    told.during = lambda: fail(UserError("no image\n\x1b[31m"))
     for _ in range(AT_ONCE + 1):
-        assert refusal(send(client)) == (422, "no picture\\n\\x1b[31m")
+        assert refusal(send(client)) == (422, "no image\\n\\x1b[31m")
     assert capsys.readouterr().err == ""
     told.during = lambda: fail(RuntimeError("secret"))
     for _ in range(AT_ONCE + 1):
@@ -271,7 +271,7 @@ def test_whatever_goes_wrong_is_one_line_and_gives_its_place_back(client, told, 
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ):
         told.during = lambda full=full: fail(full)
-        message = "the picture is too large for this machine's memory; send a smaller one"
+        message = "the image is too large for this machine's memory; send a smaller one"
         assert refusal(send(client)) == (500, message)
     told.during = lambda: None
     assert send(client).status_code == 200

@@ -20,13 +20,13 @@ from se_detection.gates.excitations import explain
 from se_detection.gates.heat_map import energy_maps, measure_effect
 from se_detection.gates.statistics import load_statistics, save_statistics
 from se_detection.visualization.drawing import class_colours
-from tests.data.hostile_images import broken, noise, pictures, saved
+from tests.data.hostile_images import broken, images, noise, saved
 from tests.inference.small_runs import CLASSES, KINDS, run_config, write_run
 
 from ..detectors import FORMATS, Detectors
 from .conftest import IMAGES
 
-FILES = pictures()
+FILES = images()
 # Names are nothing to the page.
 FILES = {name: data for name, data in FILES.items() if name == "plain.png" or data != FILES["plain.png"]}
 # Browsers show none.
@@ -39,7 +39,7 @@ def theirs(plain_run, se_run) -> list[DefaultPredictor]:
 
 
 def shown(answer: dict) -> Image.Image:
-    kind, _, data = answer["picture"].partition(";base64,")
+    kind, _, data = answer["image"].partition(";base64,")
     image = Image.open(BytesIO(base64.b64decode(data)))
     assert kind == f"data:image/{image.format.lower()}"
     return image
@@ -57,7 +57,7 @@ def check_boxes(run: dict, predictor: DefaultPredictor, bgr: np.ndarray, classes
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_boxes_are_those_of_detectron2s_predictor_in_the_pictures_pixels(detectors, theirs, tmp_path, name) -> None:
+def test_boxes_are_those_of_detectron2s_predictor_in_the_images_pixels(detectors, theirs, tmp_path, name) -> None:
     (tmp_path / "file").write_bytes(FILES[name])
     bgr = read_image(str(tmp_path / "file"), "BGR")
     answer = detectors.detect(FILES[name])
@@ -72,7 +72,7 @@ def test_boxes_are_those_of_detectron2s_predictor_in_the_pictures_pixels(detecto
     assert np.abs(np.subtract(*greys)).mean() < 6
 
 
-def test_of_a_large_picture_a_smaller_one_is_shown_under_boxes_of_its_own_pixels(detectors, theirs) -> None:
+def test_of_a_large_image_a_smaller_one_is_shown_under_boxes_of_its_own_pixels(detectors, theirs) -> None:
     small = noise((30, 20))
     large = small.resize((3000, 2000), Image.Resampling.NEAREST)
     answer = detectors.detect(saved(large, "PNG"))
@@ -85,7 +85,7 @@ def test_of_a_large_picture_a_smaller_one_is_shown_under_boxes_of_its_own_pixels
     assert np.abs(np.asarray(image, float) - expected).mean() < 6
 
 
-def test_a_class_has_one_colour_that_of_the_drawn_pictures(detectors, plain_run, se_run, theirs, tmp_path) -> None:
+def test_a_class_has_one_colour_that_of_the_drawn_images(detectors, plain_run, se_run, theirs, tmp_path) -> None:
     expected = class_colours(dict(enumerate(CLASSES)))
     assert detectors.colours == {name: f"rgb{expected[number]}" for number, name in enumerate(CLASSES)}
     assert len(set(detectors.colours.values())) == len(CLASSES)
@@ -140,12 +140,12 @@ def test_the_map_is_the_analysis_own(detectors, se_run, toy, tmp_path, name) -> 
     answer = detectors.gate_map(1, FILES[name])
     assert answer["images"] == IMAGES
     np.testing.assert_array_equal(np.asarray(shown(answer)), np.asarray(Image.open(drawn)))
-    # Another picture has another map.
+    # Another image has another map.
     other = shown(detectors.gate_map(1, FILES["grey.png"]))
     assert other.size != shown(answer).size or np.any(np.asarray(other) != np.asarray(shown(answer)))
 
 
-def test_a_map_of_a_large_picture_is_drawn_of_a_small_one_that_is_decoded_once(detectors, monkeypatch) -> None:
+def test_a_map_of_a_large_image_is_drawn_of_a_small_one_that_is_decoded_once(detectors, monkeypatch) -> None:
     drawn, opened = [], []
 
     def draw(effect, image):
@@ -172,12 +172,12 @@ def test_no_map_of_what_is_long_and_thin(detectors, size) -> None:
         detectors.gate_map(1, saved(Image.new("RGB", size), "PNG"))
 
 
-def test_what_cant_be_decoded_is_the_picture_and_none_is_tiff(detectors, capfd) -> None:
+def test_what_cant_be_decoded_is_the_image_and_none_is_tiff(detectors, capfd) -> None:
     for name, data in {**broken(), "whole.tif": saved(noise(), "TIFF")}.items():
-        with pytest.raises(UserError, match=r"^(the picture can't|this is no picture)") as caught:
+        with pytest.raises(UserError, match=r"^(the image can't|this is no image)") as caught:
             detectors.detect(data)
         assert "TIFF" not in str(caught.value)
-        assert "no picture that can be read" in str(caught.value) or not name.endswith(".tif"), name
+        assert "no image that can be read" in str(caught.value) or not name.endswith(".tif"), name
     assert capfd.readouterr() == ("", "")
 
 

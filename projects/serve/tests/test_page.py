@@ -13,7 +13,7 @@ from PIL import Image
 from se_detection import UserError
 from se_detection.inference.predictor import SEPredictor
 
-from ..app import MEBIBYTES, PICTURES, TryPage
+from ..app import MEBIBYTES, SHOWN_AT_MOST, TryPage
 from .conftest import IMAGES, serving
 
 HOSTILE = '<img src=x onerror="alert(1)">'
@@ -32,8 +32,8 @@ DROP = """([target, files]) => {
     document.querySelector(target).dispatchEvent(event);
   }
 }"""
-# Rectangles relative to the picture's left upper corner.
-LAYOUT = """() => [...document.querySelectorAll('.picture:first-child .frame')].map(frame => {
+# Rectangles relative to the image's left upper corner.
+LAYOUT = """() => [...document.querySelectorAll('.image:first-child .frame')].map(frame => {
   const origin = frame.querySelector('img').getBoundingClientRect();
   const place = element => {
     const {left, top, right, bottom} = element.getBoundingClientRect();
@@ -41,7 +41,7 @@ LAYOUT = """() => [...document.querySelectorAll('.picture:first-child .frame')].
   };
   const colours = element => [getComputedStyle(element).backgroundColor, getComputedStyle(element).color];
   return {
-    picture: [origin.width, origin.height], corner: [origin.left, origin.top],
+    image: [origin.width, origin.height], corner: [origin.left, origin.top],
     boxes: [...frame.querySelectorAll('.box')].map(place).reverse(),
     labels: [...frame.querySelectorAll('.label span')].map(span => ({
       place: place(span), text: span.textContent, size: parseFloat(getComputedStyle(span).fontSize),
@@ -100,21 +100,21 @@ def photo(tmp_path):
 
 @pytest.fixture
 def found_by_told(told):
-    """The stand-in finds these boxes, given as class, score and corners, in a picture of 100x80 pixels."""
+    """The stand-in finds these boxes, given as class, score and corners, in an image of 100x80 pixels."""
 
     def set_boxes(*boxes):
         file = BytesIO()
         Image.new("RGB", (100, 80), "teal").save(file, "png")
-        picture = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+        image = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
         entries = [{"class": kind, "score": score, "box": box} for kind, score, box in boxes]
         run = {"seconds": 0.0426, "boxes": entries}
-        answer = {"width": 100, "height": 80, "picture": picture, "runs": [run, run]}
+        answer = {"width": 100, "height": 80, "image": image, "runs": [run, run]}
 
         def detect(data):
             told.given.append(len(data))
             told.during()
-            if data.startswith(b"no picture"):
-                raise UserError("this is no picture")
+            if data.startswith(b"no image"):
+                raise UserError("this is no image")
             return answer
 
         told.colours = {kind: "rgb(20, 30, 200)" for kind, _, _ in boxes}
@@ -131,7 +131,7 @@ def told_page(told, found_by_told, visit):
 
     def open_page(*boxes, gates=None, **options):
         answer = found_by_told(*boxes or [("cup", 0.9, [10, 20, 60, 70]), ("cup", 0.6, [0, 0, 5, 5])])
-        told.gate_map = gates or (lambda number, data: {"picture": answer["picture"], "images": 12})
+        told.gate_map = gates or (lambda number, data: {"image": answer["image"], "images": 12})
         server = serving(TryPage(told, "127.0.0.1"))
         servers.append(server)
         return visit(server.__enter__(), **options)
@@ -141,7 +141,7 @@ def told_page(told, found_by_told, visit):
         server.__exit__(None, None, None)
 
 
-def files(*names, content=b"picture"):
+def files(*names, content=b"image"):
     return [{"name": name, "mimeType": "image/jpeg", "buffer": content} for name in names]
 
 
@@ -149,7 +149,7 @@ def dropped(page, *entries):
     page.evaluate(DROP, [".score", list(entries)])
 
 
-def text_file(name, content=b"picture"):
+def text_file(name, content=b"image"):
     return {"name": name, "text": base64.b64encode(content).decode()}
 
 
@@ -167,14 +167,14 @@ def contrast(first, second):
 def test_boxes_are_where_the_predictor_finds_them(url, visit, expect, predictors, photo, width) -> None:
     page = visit(url, width)
     page.set_input_files("#files", photo)
-    expect(page.locator(".picture")).to_have_count(1)
+    expect(page.locator(".image")).to_have_count(1)
     page.locator("#score").press("Home")
     shown = page.evaluate(LAYOUT)
     assert len(shown) == len(predictors)
     for predictor, panel in zip(predictors, shown, strict=True):
         found = predictor(photo)
-        scale = panel["picture"][0] / 160
-        assert panel["picture"][1] == pytest.approx(96 * scale, abs=0.51)
+        scale = panel["image"][0] / 160
+        assert panel["image"][1] == pytest.approx(96 * scale, abs=0.51)
         expected = scale * found.pred_boxes.tensor.numpy()
         assert len(expected) == 30
         np.testing.assert_allclose(panel["boxes"], expected, atol=1)
@@ -184,24 +184,24 @@ def test_boxes_are_where_the_predictor_finds_them(url, visit, expect, predictors
         for label in panel["labels"]:
             left, top, right, bottom = label["place"]
             assert min(left, top) >= -0.5
-            assert right <= panel["picture"][0] + 0.5
-            assert bottom <= panel["picture"][1] + 0.5
+            assert right <= panel["image"][0] + 0.5
+            assert bottom <= panel["image"][1] + 0.5
             assert label["whole"]
             assert label["size"] >= 12
             assert contrast(*label["colours"]) >= 4.5
     (left, top), (other_left, other_top) = (panel["corner"] for panel in shown)
     if width == 1280:
         assert top == other_top
-        assert other_left >= left + shown[0]["picture"][0]
+        assert other_left >= left + shown[0]["image"][0]
     else:
         assert left == other_left
-        assert other_top >= top + shown[0]["picture"][1]
+        assert other_top >= top + shown[0]["image"][1]
 
 
 def test_the_slider_shows_and_counts_what_has_the_score(url, visit, expect, predictors, photo, toy) -> None:
     page = visit(url)
     page.set_input_files("#files", photo)
-    expect(page.locator(".picture")).to_have_count(1)
+    expect(page.locator(".image")).to_have_count(1)
 
     def check(path, least):
         assert page.locator("#least").text_content() == f"{least:.2f}"
@@ -209,7 +209,7 @@ def test_the_slider_shows_and_counts_what_has_the_score(url, visit, expect, pred
             found = predictor(path)
             chosen = found.scores.double() >= least
             kinds = Counter(predictor.classes[place] for place in found.pred_classes[chosen])
-            figure = page.locator(".picture").first.locator("figure").nth(number)
+            figure = page.locator(".image").first.locator("figure").nth(number)
             total = int(chosen.sum())
             items = ["1 box" if total == 1 else f"{total} boxes", *(f"{kind} {kinds[kind]}" for kind in sorted(kinds))]
             assert figure.locator(".count li").all_text_contents() == items
@@ -245,62 +245,62 @@ def test_the_slider_shows_and_counts_what_has_the_score(url, visit, expect, pred
     check(photo, least)
     other = sorted((toy / "val").iterdir())[0]
     page.set_input_files("#files", other)
-    expect(page.locator(".picture")).to_have_count(2)
-    for summary in page.locator(".picture").first.locator("summary").all():
+    expect(page.locator(".image")).to_have_count(2)
+    for summary in page.locator(".image").first.locator("summary").all():
         summary.click()
     check(other, least)
 
 
-def test_files_are_dropped_and_what_is_no_picture_is_named(url, visit, expect, photo) -> None:
+def test_files_are_dropped_and_what_is_no_image_is_named(url, visit, expect, photo) -> None:
     page = visit(url)
-    picture = photo.read_bytes()
-    entries = [text_file("a.png", picture), text_file("b.txt", b"no picture"), text_file("c.png", picture)]
+    image = photo.read_bytes()
+    entries = [text_file("a.png", image), text_file("b.txt", b"no image"), text_file("c.png", image)]
     dropped(page, *entries, {"name": "huge.png", "bytes": (MEBIBYTES << 20) + 1})
     expect(page.locator("#errors p")).to_have_count(2)
-    expect(page.locator(".picture h2 bdi")).to_have_text(["c.png", "a.png"])
+    expect(page.locator(".image h2 bdi")).to_have_text(["c.png", "a.png"])
     unread, huge = page.locator("#errors p").all_text_contents()
-    assert unread.startswith("b.txt: this is no picture that can be read")
+    assert unread.startswith("b.txt: this is no image that can be read")
     assert huge.startswith(f"huge.png: the file is larger than {MEBIBYTES} MiB")
     assert page.locator("#errors").get_attribute("role") == "alert"
     # Chosen by the dialog, anew: errors are of what was added last.
     page.set_input_files("#files", [photo, photo])
-    expect(page.locator(".picture")).to_have_count(4)
+    expect(page.locator(".image")).to_have_count(4)
     expect(page.locator("#errors p")).to_have_count(0)
     assert "over" not in page.locator(".drop").get_attribute("class")
 
 
 def test_the_page_has_room_for_so_many_and_removing_makes_room(told, told_page, expect) -> None:
     page = told_page()
-    page.set_input_files("#files", files(*(f"{number}.jpg" for number in range(PICTURES + 2))))
-    expect(page.locator("#errors p")).to_have_text(re.compile(f"^2 left out: .* room for {PICTURES} pictures"))
-    expect(page.locator(".picture")).to_have_count(PICTURES)
-    assert len(told.given) == PICTURES
+    page.set_input_files("#files", files(*(f"{number}.jpg" for number in range(SHOWN_AT_MOST + 2))))
+    expect(page.locator("#errors p")).to_have_text(re.compile(f"^2 left out: .* room for {SHOWN_AT_MOST} images"))
+    expect(page.locator(".image")).to_have_count(SHOWN_AT_MOST)
+    assert len(told.given) == SHOWN_AT_MOST
     page.get_by_label("Remove 3.jpg").click()
     page.set_input_files("#files", files("new.jpg", "newer.jpg"))
     expect(page.locator("#errors p")).to_have_text(re.compile("^1 left out: "))
-    expect(page.locator(".picture h2 bdi").first).to_have_text("new.jpg")
-    assert page.locator(".picture").count() == PICTURES
-    # What is no picture takes no room.
+    expect(page.locator(".image h2 bdi").first).to_have_text("new.jpg")
+    assert page.locator(".image").count() == SHOWN_AT_MOST
+    # What is no image takes no room.
     page.get_by_label("Remove 4.jpg").click()
     for name in ("bad.jpg", "worse.jpg"):
-        page.set_input_files("#files", files(name, content=b"no picture"))
-        expect(page.locator("#errors p")).to_have_text(f"{name}: this is no picture")
+        page.set_input_files("#files", files(name, content=b"no image"))
+        expect(page.locator("#errors p")).to_have_text(f"{name}: this is no image")
 
 
-def test_pictures_that_wait_take_room(told, told_page, expect) -> None:
+def test_images_that_wait_take_room(told, told_page, expect) -> None:
     page = told_page()
     go = Event()
     told.during = lambda: go.wait(10)
-    for many in (PICTURES - 2, 5):
+    for many in (SHOWN_AT_MOST - 2, 5):
         page.set_input_files("#files", files(*(f"{number}.jpg" for number in range(many))))
     expect(page.locator("#errors p")).to_have_text(re.compile("^3 left out: "))
     go.set()
-    expect(page.locator(".picture")).to_have_count(PICTURES)
+    expect(page.locator(".image")).to_have_count(SHOWN_AT_MOST)
 
 
 def test_it_says_that_it_works_and_how_long_it_took(told, told_page, expect) -> None:
     page = told_page()
-    expect(page.locator("#status")).to_have_text("No pictures yet.")
+    expect(page.locator("#status")).to_have_text("No images yet.")
     go = Event()
     told.during = lambda: go.wait(10)
     page.set_input_files("#files", files("a.jpg", "b.jpg"))
@@ -333,7 +333,7 @@ def test_the_gates_map_is_the_se_runs(url, visit, expect, photo) -> None:
     image = page.locator(".map img")
     expect(image).to_be_visible(timeout=20_000)
     expect(page.locator(".map").last).to_have_text(
-        f"Where SE_R’s gates make features stronger (red) and weaker (blue) than their mean over {IMAGES} pictures does"
+        f"Where SE_R’s gates make features stronger (red) and weaker (blue) than their mean over {IMAGES} images does"
     )
     # It would be read twice.
     assert image.get_attribute("alt") == ""
@@ -393,11 +393,11 @@ def test_a_gates_map_that_arrives_moves_nobody_who_reads_elsewhere(told, told_pa
     def wait(number, data):
         asked.append(number)
         go.wait(10)
-        return {"picture": told.detect(data)["picture"], "images": 12}
+        return {"image": told.detect(data)["image"], "images": 12}
 
     page = told_page(gates=wait, width=390)
     page.set_input_files("#files", files("a.jpg", "b.jpg", "c.jpg"))
-    expect(page.locator(".picture")).to_have_count(3)
+    expect(page.locator(".image")).to_have_count(3)
     page.get_by_role("button", name="What the gates of").last.press("Enter")
     page.evaluate("() => { document.activeElement.blur(); window.scrollTo(0, 0); }")
     go.set()
@@ -426,7 +426,7 @@ def test_on_a_phone_a_long_name_is_shortened_and_the_news_is_not(told, told_page
 def test_all_of_it_is_done_by_keyboard(told_page, expect) -> None:
     page = told_page()
     page.set_input_files("#files", files("a.jpg", "b.jpg", "c.jpg"))
-    expect(page.locator(".picture")).to_have_count(3)
+    expect(page.locator(".image")).to_have_count(3)
     page.evaluate("() => document.activeElement.blur()")
     order = []
     for _ in range(7):
@@ -444,7 +444,7 @@ def test_all_of_it_is_done_by_keyboard(told_page, expect) -> None:
     assert page.locator("table").first.is_visible()
     page.get_by_role("button", name="What the gates of").nth(1).press("Enter")
     expect(page.locator(".map:focus img")).to_have_count(1)
-    # From a picture to the next, to the one before if it was the last, and then to the files.
+    # From an image to the next, to the one before if it was the last, and then to the files.
     page.get_by_label("Remove b.jpg").press("Enter")
     assert page.evaluate(FOCUSED) == "Remove a.jpg"
     page.keyboard.press("Space")
@@ -466,7 +466,7 @@ def test_axe_finds_nothing(told_page, expect, scheme) -> None:
         assert [(item["id"], [node["html"][:200] for node in item["nodes"]]) for item in violations] == []
 
     check()
-    page.set_input_files("#files", [*files("a.jpg"), *files("b.jpg", content=b"no picture")])
+    page.set_input_files("#files", [*files("a.jpg"), *files("b.jpg", content=b"no image")])
     expect(page.locator("#errors p")).to_have_count(1)
     page.get_by_role("button", name="What the gates of").click()
     expect(page.locator(".map img")).to_have_count(1)
@@ -480,7 +480,7 @@ def test_nothing_is_too_wide_or_too_small(told_page, expect, width) -> None:
     phone = width < 768
     page = told_page(width=width, is_mobile=phone, has_touch=phone)
     name = "x" * 200
-    page.set_input_files("#files", [*files(f"{name}.jpg", "a.jpg"), *files(f"{name}.txt", content=b"no picture")])
+    page.set_input_files("#files", [*files(f"{name}.jpg", "a.jpg"), *files(f"{name}.txt", content=b"no image")])
     expect(page.locator("#errors p")).to_have_count(1)
     for summary in page.locator("summary").all():
         summary.click()
@@ -498,8 +498,8 @@ def test_nothing_is_too_wide_or_too_small(told_page, expect, width) -> None:
 def test_on_a_phone_the_slider_is_used_by_touch_and_stays_in_reach(told_page, expect) -> None:
     page = told_page(width=390, is_mobile=True, has_touch=True, device_scale_factor=3)
     page.set_input_files("#files", files(*(f"{number}.jpg" for number in range(4))))
-    expect(page.locator(".picture")).to_have_count(4)
-    page.locator(".picture").last.scroll_into_view_if_needed()
+    expect(page.locator(".image")).to_have_count(4)
+    page.locator(".image").last.scroll_into_view_if_needed()
     assert page.evaluate("() => scrollY") > 900
     slider = page.locator("#score")
     box = slider.bounding_box()
@@ -508,7 +508,7 @@ def test_on_a_phone_the_slider_is_used_by_touch_and_stays_in_reach(told_page, ex
     assert 0.7 < float(slider.input_value()) < 0.8
     assert page.locator(".box:visible").count() == 2 * 4
     assert page.locator(".count").last.text_content() == "1 boxcup 1"
-    # The bar leaves room for the pictures.
+    # The bar leaves room for the images.
     assert page.locator(".score").bounding_box()["height"] < 110
 
 
@@ -516,12 +516,12 @@ def test_hostile_names_stay_text(told_page, expect) -> None:
     long = "w" * 200
     page = told_page((HOSTILE, 0.9, [10, 20, 60, 70]), (long, 0.8, [80, 2, 99, 50]), ("__proto__", 0.7, [1, 1, 9, 9]))
     names = [TURNED, f"{long}.jpg"]
-    page.set_input_files("#files", [*files(*names), *files(f"bad {TURNED}", content=b"no picture")])
-    expect(page.locator("#errors p")).to_have_text(f"bad {TURNED}: this is no picture")
-    assert page.locator(".picture h2 bdi").all_text_contents() == names[::-1]
+    page.set_input_files("#files", [*files(*names), *files(f"bad {TURNED}", content=b"no image")])
+    expect(page.locator("#errors p")).to_have_text(f"bad {TURNED}: this is no image")
+    assert page.locator(".image h2 bdi").all_text_contents() == names[::-1]
     assert page.locator("[onerror], script:not([src]), b").count() == 0
-    assert page.locator(".picture img").count() == 4
-    assert page.locator(".picture").last.get_attribute("aria-label") == TURNED
+    assert page.locator(".image img").count() == 4
+    assert page.locator(".image").last.get_attribute("aria-label") == TURNED
     assert page.get_by_role("button", name=f"Remove {TURNED}", exact=True).count() == 1
     figure = page.locator("figure").first
     assert figure.locator(".count li").all_text_contents() == ["3 boxes", f"{HOSTILE} 1", "__proto__ 1", f"{long} 1"]
@@ -529,5 +529,5 @@ def test_hostile_names_stay_text(told_page, expect) -> None:
     for panel in page.evaluate(LAYOUT):
         for label in panel["labels"]:
             assert label["place"][0] >= -0.5
-            assert label["place"][2] <= panel["picture"][0] + 0.5
+            assert label["place"][2] <= panel["image"][0] + 0.5
     assert page.evaluate("() => document.documentElement.scrollWidth") == 1280

@@ -17,12 +17,12 @@ from tests.data.hostile_images import broken
 
 from ..app import AT_ONCE, HEADERS, MEBIBYTES
 from ..server import _Handler
-from .clients import HOST, POST, ask, connect, detect, picture, raw, wait_until, without_times
+from .clients import HOST, POST, ask, connect, detect, image, raw, wait_until, without_times
 
 REQUESTS = {
     "page": (b"GET / HTTP/1.1\r\n" + HOST, 200),
     "style": (b"HEAD /page.css HTTP/1.1\r\n" + HOST, 200),
-    "picture": (POST + b"Content-Length: 0\r\n", 200),
+    "image": (POST + b"Content-Length: 0\r\n", 200),
     "climbing": (b"GET /../../../../etc/passwd HTTP/1.1\r\n" + HOST, 404),
     "climbing escaped": (b"GET /%2e%2e/%2e%2e%2fetc/passwd HTTP/1.1\r\n" + HOST, 404),
     "two slashes": (b"GET //etc/passwd HTTP/1.1\r\n" + HOST, 404),
@@ -81,7 +81,7 @@ def test_each_answer_is_one_line_and_tells_browsers_to_be_careful(told_url, name
 def test_what_the_headers_keep_a_browser_from(told_url) -> None:
     _, headers, _ = raw(told_url, b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
     policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
-    # No script, style or picture of another place, none within the page's text, and no page that has it in a frame.
+    # No script, style or image of another place, none within the page's text, and no page that has it in a frame.
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert policy["img-src"] == "data:"
@@ -106,7 +106,7 @@ def test_who_says_nothing_is_hung_up_on(told_url, told, monkeypatch) -> None:
         with connect(told_url) as connection:
             connection.sendall(beginning)
             assert connection.recv(100) == b"", beginning
-    # Within a picture there is an answer; who goes on, or goes away after it, does no harm.
+    # Within an image there is an answer; who goes on, or goes away after it, does no harm.
     for after in (b"", b"ture", b"more" * 100_000):
         with connect(told_url) as connection:
             connection.sendall(POST + b"Content-Length: 7\r\n\r\npic")
@@ -116,7 +116,7 @@ def test_who_says_nothing_is_hung_up_on(told_url, told, monkeypatch) -> None:
             assert list(json.loads(answer.read())) == ["error"]
             connection.sendall(after)
     assert told.given == []
-    assert detect(told_url, b"picture")[0] == 200
+    assert detect(told_url, b"image")[0] == 200
 
 
 @pytest.mark.usefixtures("quiet")
@@ -128,20 +128,20 @@ def test_who_sends_little_by_little_keeps_no_place(told_url, told, monkeypatch) 
         for sender in senders:
             sender.sendall(POST + b"Content-Length: 1000000\r\n\r\n")
         # All places are taken ...
-        wait_until(lambda: detect(told_url, b"picture")[0] == 503)
+        wait_until(lambda: detect(told_url, b"image")[0] == 503)
 
         def is_free() -> bool:
             for sender in senders:
                 with contextlib.suppress(ConnectionError):
                     sender.sendall(b"x")
-            return detect(told_url, b"picture")[0] == 200
+            return detect(told_url, b"image")[0] == 200
 
         # ... and free again, though nobody has been silent.
         wait_until(is_free)
     # The work has time of its own.
     monkeypatch.setattr(_Handler, "arrival", 0.2)
     told.during = lambda: time.sleep(0.3)
-    assert detect(told_url, b"picture")[0] == 200
+    assert detect(told_url, b"image")[0] == 200
 
 
 @pytest.mark.usefixtures("quiet")
@@ -154,10 +154,10 @@ def test_who_goes_away_in_the_middle_does_no_harm(told_url, told) -> None:
     # Nobody waits for this answer.
     told.during = lambda: time.sleep(0.1)
     with connect(told_url) as connection:
-        connection.sendall(POST + b"Content-Length: 7\r\n\r\npicture")
+        connection.sendall(POST + b"Content-Length: 7\r\n\r\nimage")
     wait_until(lambda: told.given == [7])
     told.during = lambda: None
-    assert detect(told_url, b"picture")[0] == 200
+    assert detect(told_url, b"image")[0] == 200
 
 
 def threads_of_requests() -> int:
@@ -171,19 +171,19 @@ def test_strange_files_are_refused_in_one_line_each(url) -> None:
             assert (status, list(content)) == (422, ["error"]), name
             assert content["error"].isprintable(), name
             assert "/proc" not in content["error"], name
-    thin = picture(0, (40_000, 10), "PNG")
+    thin = image(0, (40_000, 10), "PNG")
     for path in ("/detect", "/gates/1"):
         status, content = detect(url, thin, path)
         assert status == 422
         assert "40000x10 pixels are too long and thin" in content["error"]
-    status, content = detect(url, picture(0), "/gates/0")
+    status, content = detect(url, image(0), "/gates/0")
     assert status == 422
     assert content["error"] == "R: the detector has no SE gates to look at"
-    assert detect(url, picture(0))[0] == 200
+    assert detect(url, image(0))[0] == 200
 
 
 def test_several_at_once_have_the_answers_that_each_has_alone(url, detectors) -> None:
-    tasks = [(path, picture(seed)) for seed in range(4) for path in ("/detect", "/gates/1")[: 2 - seed // 2]]
+    tasks = [(path, image(seed)) for seed in range(4) for path in ("/detect", "/gates/1")[: 2 - seed // 2]]
     alone = [
         without_times(detectors.detect(data) if path == "/detect" else detectors.gate_map(1, data))
         for path, data in tasks
@@ -199,7 +199,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_nothing_of_a_picture_stays(url, se_run, tmp_path, monkeypatch) -> None:
+def test_nothing_of_an_image_stays(url, se_run, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 
@@ -208,18 +208,18 @@ def test_nothing_of_a_picture_stays(url, se_run, tmp_path, monkeypatch) -> None:
 
     size = (1500, 1000)
     for seed in range(8):
-        assert detect(url, picture(seed, size))[0] == 200
-    assert detect(url, picture(0, size), "/gates/1")[0] == 200
+        assert detect(url, image(seed, size))[0] == 200
+    assert detect(url, image(0, size), "/gates/1")[0] == 200
     wait_until(lambda: threads_of_requests() == 0)
     files, memory, threads = here(), resident(), len(os.listdir("/proc/self/task"))
     descriptors = len(os.listdir("/proc/self/fd"))
     for seed in range(8, 26):
-        assert detect(url, picture(seed, size))[0] == 200
-    assert detect(url, picture(1, size), "/gates/1")[0] == 200
+        assert detect(url, image(seed, size))[0] == 200
+    assert detect(url, image(1, size), "/gates/1")[0] == 200
     assert detect(url, broken()["cut_0.5.jpg"], "/gates/1")[0] == 422
     wait_until(lambda: threads_of_requests() == 0)
     assert here() == files
-    # 18 pictures of 4.5 MB each.
+    # 18 images of 4.5 MB each.
     assert resident() - memory < 40e6
     assert len(os.listdir("/proc/self/task")) <= threads
     assert len(os.listdir("/proc/self/fd")) <= descriptors

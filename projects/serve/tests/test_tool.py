@@ -19,7 +19,7 @@ import pytest
 from se_detection import UserError
 
 from ..server import is_loopback, listen, serve
-from .clients import ask, detect, other_addresses, picture, wait_until, without_times
+from .clients import ask, detect, image, other_addresses, wait_until, without_times
 
 
 def test_the_address_has_to_be_free_and_of_this_machine() -> None:
@@ -102,7 +102,7 @@ def test_it_says_where_it_is_until_a_signal(told, host, number, monkeypatch, cap
     where = "port [0-9]+ of any address of this machine" if host == "0.0.0.0" else rf"http://{re.escape(name)}:\d+/"
     assert re.fullmatch(rf"Open {where} in a browser; Ctrl-C ends this\.\n", out)
     if host == "0.0.0.0":
-        assert re.match(r"warning: --host 0\.0\.0\.0: whoever reaches port \d+ of this machine can send pictures", err)
+        assert re.match(r"warning: --host 0\.0\.0\.0: whoever reaches port \d+ of this machine can send images", err)
         assert err.count("\n") == 1
     else:
         assert err == ""
@@ -173,9 +173,9 @@ class Tool:
         assert self.said, self.errors.read_text()
         return address(self.said)
 
-    def stop_during_a_picture(self, number: int) -> tuple[int, str]:
+    def stop_during_an_image(self, number: int) -> tuple[int, str]:
         """Exit code, and what it wrote to stderr since it was ready."""
-        data = picture(0, (4000, 3000))
+        data = image(0, (4000, 3000))
         with ThreadPoolExecutor(4) as pool:
             sent = [pool.submit(detect, self.url, data) for _ in range(4)]
             time.sleep(0.2)
@@ -188,7 +188,7 @@ class Tool:
 
 @pytest.fixture(scope="module")
 def slow_run(se_run, tmp_path_factory) -> Path:
-    """The SE run with large pictures, so that each takes a while."""
+    """The SE run with large images, so that each takes a while."""
     folder = tmp_path_factory.mktemp("slow") / "run"
     folder.mkdir()
     config = (se_run / "config.yaml").read_text()
@@ -202,12 +202,12 @@ def slow_run(se_run, tmp_path_factory) -> Path:
 
 def test_the_tool_with_two_runs_until_ctrl_c(slow_run, plain_run, url, tmp_path) -> None:
     with Tool(tmp_path / "here", "--run", plain_run, "--compare", slow_run) as tool:
-        found = without_times(detect(tool.url, picture(1))[1])["runs"]
-        expected = without_times(detect(url, picture(1))[1])["runs"]
+        found = without_times(detect(tool.url, image(1))[1])["runs"]
+        expected = without_times(detect(url, image(1))[1])["runs"]
         # The first is the same as in this process.
         assert found[0]["boxes"] == expected[0]["boxes"]
         assert found[1]["boxes"] != expected[1]["boxes"]
-        status, content = detect(tool.url, picture(1), "/gates/1")
+        status, content = detect(tool.url, image(1), "/gates/1")
         command = f"tools/analyze.py excitations --run {slow_run.name} --no-ablation"
         assert (status, content["error"]) == (
             422,
@@ -218,7 +218,7 @@ def test_the_tool_with_two_runs_until_ctrl_c(slow_run, plain_run, url, tmp_path)
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection((address, port), timeout=5)
         assert [path for path in tool.folder.rglob("*") if path.is_file()] == []
-        code, errors = tool.stop_during_a_picture(signal.SIGINT)
+        code, errors = tool.stop_during_an_image(signal.SIGINT)
     assert (code, errors) == (130, "")
     assert "--host" not in tool.warnings
 
@@ -228,9 +228,9 @@ def test_the_tool_with_one_run_and_other_weights_until_it_is_ended(slow_run, tmp
     shutil.copy(slow_run / "model_final.pth", weights)
     with Tool(tmp_path / "here", "--run", slow_run, "--weights", weights, "--fuse", "--host", "0.0.0.0") as tool:
         assert b"model_0000009.pth" in ask(tool.url)[1]
-        status, content = detect(tool.url, picture(1), "/gates/0")
+        status, content = detect(tool.url, image(1), "/gates/0")
         assert (status, content["error"]) == (422, f"{slow_run.name}: the detector has no SE gates to look at")
-        assert detect(tool.url, picture(1), "/gates/1")[0] == 404
-        code, errors = tool.stop_during_a_picture(signal.SIGTERM)
+        assert detect(tool.url, image(1), "/gates/1")[0] == 404
+        code, errors = tool.stop_during_an_image(signal.SIGTERM)
     assert (code, errors) == (143, "")
     assert tool.warnings.splitlines()[-1].startswith("warning: --host 0.0.0.0: whoever reaches port")

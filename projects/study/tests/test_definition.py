@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parents[3] / "configs" / "Study"
 def test_the_projects_studies_have_the_negative_control_twice(path) -> None:
     study = read_study(path)
     assert list(study.arms)[:4] == ["plain", "se", "se-on-plain", "se-on-plain-open"]
-    assert [arm.trunk for arm in study.arms.values()][:4] == ["plain", "se", "plain", "plain"]
+    assert [arm.backbone for arm in study.arms.values()][:4] == ["plain", "se", "plain", "plain"]
     assert study.baseline.name == "plain"
     assert len(study.seeds) >= 3
 
@@ -55,7 +55,7 @@ def test_its_digest_is_that_of_all_that_it_names(content, tmp_path) -> None:
         ({"RECIPE": "none.yaml"}, "there is no file"),
         ({"ARMS": {}}, "at least one arm"),
         ({"ARMS": {"a": {"CONFIG": "none.yaml"}}}, "arm a: there is no file"),
-        ({"ARMS": {"a": {"CONFIG": "faster_rcnn_R_18_FPN.yaml", "TRUNK": "b"}}}, "TRUNK b is none of its arms"),
+        ({"ARMS": {"a": {"CONFIG": "faster_rcnn_R_18_FPN.yaml", "BACKBONE": "b"}}}, "BACKBONE b is none of its arms"),
         ({"ARMS": {"a": {"FILE": "faster_rcnn_R_18_FPN.yaml"}}}, "must have CONFIG"),
     ],
 )

@@ -17,7 +17,7 @@ from ..study_data import Data
 from ..study_report import write_study_report
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "Study"
-# What an AP on the tuning pictures would be, by learning rate; None diverges.
+# What an AP on the tuning images would be, by learning rate; None diverges.
 TRIALS = {0.01: 3.0, 0.02: 5.0, 0.04: None, 0.08: 4.0}
 
 TOOL = """
@@ -32,7 +32,7 @@ value = lambda key: arguments[arguments.index(key) + 1]
 output = Path(value("OUTPUT_DIR"))
 (output / "inference").mkdir(parents=True, exist_ok=True)
 if "pretrain" in sys.argv[0]:
-    shutil.copy(folder / "trunk.pth", output)
+    shutil.copy(folder / "backbone.pth", output)
     (output / "metrics.json").write_text("")
     sys.exit()
 rate, tuning = float(value("SOLVER.BASE_LR")), "tuning" in value("--val-json")
@@ -66,12 +66,12 @@ class Folder:
         self.content = yaml.safe_load((CONFIGS / "Study-cpu.yaml").read_text())
         arms = {name: self.content["ARMS"][name] for name in ("plain", "se-on-plain")}
         self.content |= {"NAME": "small", "SEEDS": [1, 2], "BASE_LR": list(TRIALS), "ARMS": arms}
-        self.content |= {"TRAIN_PICTURES": 4, "TUNING_PICTURES": 2, "RECIPE": "Recipe-study-cpu.yaml"}
+        self.content |= {"TRAIN_IMAGES": 4, "TUNING_IMAGES": 2, "RECIPE": "Recipe-study-cpu.yaml"}
         for split, count in (("train", 8), ("val", 12)):
             make_toy_dataset(path / "toy", split=split, count=count)
             (path / "pictures" / split / "a").mkdir(parents=True)
         pretraining = {"epochs": 1.0, "top1": 50.0, "top5": 90.0}
-        torch.save({"model": {"x": torch.zeros(1)}, "pretraining": pretraining}, path / "trunk.pth")
+        torch.save({"model": {"x": torch.zeros(1)}, "pretraining": pretraining}, path / "backbone.pth")
         (path / "tools").mkdir()
         for tool in ("pretrain.py", "train_net.py"):
             (path / "tools" / tool).write_text(TOOL.format(folder=str(path), trials=TRIALS))
@@ -122,12 +122,12 @@ def value(words: list[str], key: str) -> str:
     return words[words.index(key) + 1]
 
 
-def test_each_run_has_its_own_seed_and_trunk_and_the_rate_of_its_arms_trials(folder) -> None:
+def test_each_run_has_its_own_seed_and_backbone_and_the_rate_of_its_arms_trials(folder) -> None:
     folder.run()
     asked = folder.asked()
-    trunks = [words for words in asked if words[0] == "pretrain"]
-    # The control takes the plain arm's trunk.
-    assert [value(words, "SEED") for words in trunks] == ["1", "2"]
+    backbones = [words for words in asked if words[0] == "pretrain"]
+    # The control takes the plain arm's backbone.
+    assert [value(words, "SEED") for words in backbones] == ["1", "2"]
     trials = [words for words in asked if words[0] == "train_net" and "tuning.json" in value(words, "--val-json")]
     assert [float(value(words, "SOLVER.BASE_LR")) for words in trials] == 2 * list(TRIALS)
     assert {value(words, "SEED") for words in trials} == {"1"}
@@ -136,8 +136,8 @@ def test_each_run_has_its_own_seed_and_trunk_and_the_rate_of_its_arms_trials(fol
     for words, (seed, arm) in zip(runs, [(s, a) for s in (1, 2) for a in ("plain", "se-on-plain")], strict=True):
         assert value(words, "OUTPUT_DIR").endswith(f"runs/{arm}-{seed}")
         assert (value(words, "SEED"), float(value(words, "SOLVER.BASE_LR"))) == (str(seed), 0.02)
-        trunk = next(words for words in trunks if value(words, "SEED") == str(seed))
-        assert value(words, "MODEL.WEIGHTS") == f"{value(trunk, 'OUTPUT_DIR')}/trunk.pth"
+        backbone = next(words for words in backbones if value(words, "SEED") == str(seed))
+        assert value(words, "MODEL.WEIGHTS") == f"{value(backbone, 'OUTPUT_DIR')}/backbone.pth"
         assert ("--allow-partial-trunk" in words) == (arm != "plain")
         assert value(words, "--train-json").endswith("data/train.json")
         assert value(words, "--val-json").endswith("annotations/val.json")

@@ -46,7 +46,7 @@ def folder(module_path) -> Path:
     (module_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     study = yaml.safe_load((CONFIGS / "Study-cpu.yaml").read_text())
     study |= {"NAME": "small", "SEEDS": [1], "RECIPE": "recipe.yaml", "BASE_LR": [0.001], "TUNING_ITERS": 5}
-    study |= {"TRAIN_PICTURES": 4, "TUNING_PICTURES": 2, "ARMS": {name: study["ARMS"][name] for name in ARMS}}
+    study |= {"TRAIN_IMAGES": 4, "TUNING_IMAGES": 2, "ARMS": {name: study["ARMS"][name] for name in ARMS}}
     (module_path / "study.yaml").write_text(yaml.safe_dump(study))
     chance = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -83,7 +83,7 @@ def results(folder) -> Path:
             time.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 128 + signal.SIGTERM, (folder / "said.txt").read_text()
-    assert not list(folder.glob("output/trunks/*/trunk.pth"))
+    assert not list(folder.glob("output/backbones/*/backbone.pth"))
     done = subprocess.run(command(folder, kept), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "SIGTERM: stopped after iteration" in log.read_text()
@@ -114,11 +114,11 @@ def test_each_run_is_recorded(folder, results) -> None:
         assert known == pytest.approx(expected)
         assert set(record["learning_rate_trials"]) == {"0.001"}
         assert [point[0] for point in record["curve"]["evaluations"]] == [0, 2]
-        trunk = json.loads(next(folder.glob("output/trunks/*/inference/results.json")).read_text())
-        assert record["trunk"]["top1"] == trunk["top1"]
+        backbone = json.loads(next(folder.glob("output/backbones/*/inference/results.json")).read_text())
+        assert record["backbone"]["top1"] == backbone["top1"]
         assert record["commit"] == commit()
-    # The control begins with the plain arm's trunk, and its gates with none.
-    assert len(list(folder.glob("output/trunks/*"))) == 1
+    # The control begins with the plain arm's backbone, and its gates with none.
+    assert len(list(folder.glob("output/backbones/*"))) == 1
     log = (folder / "output" / "runs" / "se-on-plain-1" / "log.txt").read_text()
     assert "loaded in part" in log
     times = json.loads((results / "small-times.json").read_text())["ratios"]
@@ -149,7 +149,7 @@ def test_intervals_are_those_of_a_comparison(folder, results, tmp_path) -> None:
         line for line in text.splitlines() if line.startswith("| `se-on-plain`") and " to " in line.split("|")[3]
     )
     # Of single runs.
-    assert row.split("|")[2].strip() == "pictures"
+    assert row.split("|")[2].strip() == "images"
     for cell, metric in zip(row.split("|")[3:], ("AP", "AP50", "AP75", "APs", "APm", "APl"), strict=False):
         if theirs[metric].low is None:
             assert cell.strip() == "–"
@@ -184,7 +184,7 @@ def test_records_of_another_definition_are_refused(folder, results, tmp_path) ->
     assert "holds runs of another study" in done.stderr
 
 
-def test_tuning_pictures_are_not_trained_on(folder, tmp_path) -> None:
+def test_tuning_images_are_not_trained_on(folder, tmp_path) -> None:
     toy = folder / "toy"
     data = Data(
         classification=folder / "pictures",

@@ -28,7 +28,7 @@ def write_html_report(
         command: what made the page.
 
     Raises:
-        UserError: a run, a picture or a plot can't be read.
+        UserError: a run, an image or a plot can't be read.
     """
     runs = _read_runs(comparison, annotations)
     coco = load_annotations(runs["baseline"][0].annotations)

@@ -1,4 +1,4 @@
-"""The pictures in which two detectors differ most, for a page."""
+"""The images in which two detectors differ most, for a page."""
 
 import os
 from collections import Counter
@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from ...data.coco_format import Entry, image_path
 from ...runs.evaluated_run import EvaluatedRun
 from ...visualization.drawing import DrawnBox, Pen, category_colours, category_name, draw_panel, named_boxes
-from ...visualization.embedded_images import EmbeddedImage, picture_from_image
+from ...visualization.embedded_images import EmbeddedImage, image_from_image
 from ...visualization.page_blocks import Block, ImageGrid, Text
 from ..compare import SIDES
 from ..comparison_plots import COLOURS
@@ -29,7 +29,7 @@ FALSE, MISSED = (204, 121, 167), (240, 228, 66)
 
 
 def disagreement_blocks(coco: COCO, runs: dict[str, list[EvaluatedRun]]) -> list[Block]:
-    """How the pictures were chosen, and the pictures: ground truth and the first run of each arm.
+    """How the images were chosen, and the images: ground truth and the first run of each arm.
 
     Raises:
         UserError: an image can't be read.
@@ -40,8 +40,8 @@ def disagreement_blocks(coco: COCO, runs: dict[str, list[EvaluatedRun]]) -> list
     root = next((folder for run in pair if (folder := _image_root(run)) is not None), None)
     text = f"{_counts(disagreements)} {_choice(len(chosen), several=any(len(arm) > 1 for arm in runs.values()))}"
     if root is None:
-        return [Text(text), Text("No pictures: the folder of the images is not at hand.")]
-    return [Text(text), Text(_legend()), *(_pictures(item, coco, root, pair) for item in chosen)]
+        return [Text(text), Text("No images: the folder of the images is not at hand.")]
+    return [Text(text), Text(_legend()), *(_images(item, coco, root, pair) for item in chosen)]
 
 
 def _image_root(run: EvaluatedRun) -> Path | None:
@@ -71,24 +71,24 @@ def _legend() -> str:
     )
 
 
-def _pictures(item: Disagreement, coco: COCO, root: Path, runs: Sequence[EvaluatedRun]) -> ImageGrid:
-    picture = read_pixels(image_path(runs[0].annotations, root, item.image))
+def _images(item: Disagreement, coco: COCO, root: Path, runs: Sequence[EvaluatedRun]) -> ImageGrid:
+    image = read_pixels(image_path(runs[0].annotations, root, item.image))
     file_name = item.image["file_name"]
     boxes = named_boxes(item.objects, coco, category_colours(coco))
     if len(coco.cats) == 1:
         boxes = [replace(box, label="") for box in boxes]
-    truth = draw_panel(picture, boxes, WIDTH, PEN)
+    truth = draw_panel(image, boxes, WIDTH, PEN)
     alt = f"{file_name}, ground truth: {_listed(item.objects, coco)}."
     objects = f"{len(item.objects)} {'object' if len(item.objects) == 1 else 'objects'}"
-    panels = [picture_from_image(truth, alt, title="ground truth", note=objects)]
+    panels = [image_from_image(truth, alt, title="ground truth", note=objects)]
     for arm, run, outcome in zip(SIDES, runs, (item.baseline, item.candidate), strict=True):
-        panels.append(_panel(picture, coco, outcome, arm, run.name, file_name))
+        panels.append(_panel(image, coco, outcome, arm, run.name, file_name))
     winner = SIDES[item.lead > 0]
     mistakes = f"{abs(item.lead)} fewer {'mistake' if abs(item.lead) == 1 else 'mistakes'}"
     return ImageGrid(f"{file_name}: {mistakes} by the {winner}", panels)
 
 
-def _panel(picture: Image.Image, coco: COCO, outcome: Outcome, arm: str, name: str, file_name: str) -> EmbeddedImage:
+def _panel(image: Image.Image, coco: COCO, outcome: Outcome, arm: str, name: str, file_name: str) -> EmbeddedImage:
     red, green, blue, *_ = ImageColor.getrgb(COLOURS[SIDES.index(arm)])
     boxes = [
         *(DrawnBox(entry["bbox"], _label(entry, coco), FALSE, DASH) for entry in outcome.false),
@@ -100,8 +100,8 @@ def _panel(picture: Image.Image, coco: COCO, outcome: Outcome, arm: str, name: s
         f"{file_name}, {arm} {name}: {counts}. Right: {_listed(outcome.right, coco)}. "
         f"False: {_listed(outcome.false, coco)}. Missed: {_listed(outcome.missed, coco)}."
     )
-    drawn = draw_panel(picture, boxes, WIDTH, PEN)
-    return picture_from_image(drawn, alt, title=f"{arm} {name}", note=counts, arm=arm)
+    drawn = draw_panel(image, boxes, WIDTH, PEN)
+    return image_from_image(drawn, alt, title=f"{arm} {name}", note=counts, arm=arm)
 
 
 def _label(entry: Entry, coco: COCO) -> str:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from ...runs.evaluated_run import EvaluatedRun
-from ...visualization.embedded_images import SUFFIXES, picture_from_file
+from ...visualization.embedded_images import SUFFIXES, image_from_file
 from ...visualization.page_blocks import Block, Code, ImageGrid, Table
 from ..compare import SIDES
 from ..comparison import Comparison
@@ -30,7 +30,7 @@ RECIPE = {
 
 
 def excitation_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
-    """The plots that `tools/analyze.py excitations` left in the runs' folders, and after them its pictures.
+    """The plots that `tools/analyze.py excitations` left in the runs' folders, and after them its images.
 
     Raises:
         UserError: a plot can't be read.
@@ -40,8 +40,8 @@ def excitation_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
         paths = [path for path in run.path.glob("excitations/**/*") if path.suffix in SUFFIXES]
         paths.sort(key=lambda path: (path.parent.name == "pictures", path.stem.lower()))
         if paths:
-            pictures = [picture_from_file(path, f"{run.name}: {path.stem}", title=path.stem) for path in paths]
-            blocks.append(ImageGrid(f"The gates of {run.name}", pictures, large=True))
+            images = [image_from_file(path, f"{run.name}: {path.stem}", title=path.stem) for path in paths]
+            blocks.append(ImageGrid(f"The gates of {run.name}", images, large=True))
     return blocks
 
 

@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 
 # RetinaNet learns a box from its anchors of this IoU and more (RPN: 0.7), or else from the one best anchor alone.
 MIN_IOU = 0.5
-# COCO's limits between small, medium and large, in pixels² of the picture as annotated.
+# COCO's limits between small, medium and large, in pixels² of the image as annotated.
 SIZE_CLASSES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
 
 
@@ -65,8 +65,8 @@ def fit_anchors(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int
     """Compares boxes with the anchors of a config.
 
     Args:
-        boxes: (x, y, width, height) of each box in its picture's pixels, not empty.
-        sizes: (height, width) of each box's picture.
+        boxes: (x, y, width, height) of each box in its image's pixels, not empty.
+        sizes: (height, width) of each box's image.
         cfg: a detector's config.
 
     Raises:
@@ -107,7 +107,7 @@ def fit_anchors(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int
 
 
 def resize_boxes(boxes: Array, sizes: Sequence[tuple[int, int]], cfg: CfgNode) -> tuple[Array, Array]:
-    """Pictures' (height, width), N×2, and their boxes, N×4, as they are after the config's resizing for tests."""
+    """Images' (height, width), N×2, and their boxes, N×4, as they are after the config's resizing for tests."""
     short, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     shapes = {
         size: ResizeShortestEdge.get_output_shape(*size, short, longest) if short else size for size in set(sizes)
@@ -118,16 +118,16 @@ def resize_boxes(boxes: Array, sizes: Sequence[tuple[int, int]], cfg: CfgNode) -
 
 
 def best_ious(boxes: Array, sizes: Array, generator: DefaultAnchorGenerator, divisibility: int) -> Array:
-    """The IoU of each box with the best of all anchors of its picture.
+    """The IoU of each box with the best of all anchors of its image.
 
     Of the anchors of one shape and feature map, which stand on a grid, the one nearest to a box's centre is the best:
     the overlap only shrinks with the distance in x and in y. So not all anchors need be laid out.
 
     Args:
         boxes: (x, y, width, height), N×4.
-        sizes: (height, width) of each box's picture, N×2.
+        sizes: (height, width) of each box's image, N×2.
         generator: its anchors and strides.
-        divisibility: what the backbone pads pictures to a multiple of; 0 for none.
+        divisibility: what the backbone pads images to a multiple of; 0 for none.
 
     Returns:
         N IoUs.
@@ -149,7 +149,7 @@ def best_ious(boxes: Array, sizes: Array, generator: DefaultAnchorGenerator, div
 
 
 def _anchor_generator(cfg: CfgNode) -> tuple[DefaultAnchorGenerator, int]:
-    """The config's anchor generator, and what its backbone pads pictures to a multiple of."""
+    """The config's anchor generator, and what its backbone pads images to a multiple of."""
     with torch.device("meta"):
         backbone = build_backbone(cfg)
     head = cfg.MODEL.RETINANET if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else cfg.MODEL.RPN

@@ -1,4 +1,4 @@
-"""Boxes against their picture: inside it, sticking out, outside, empty, or in another notation than COCO's."""
+"""Boxes against their image: inside it, sticking out, outside, empty, or in another notation than COCO's."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -15,7 +15,7 @@ ROUNDING = 0.02
 
 
 class Place(Enum):
-    """Where a box lies in its picture."""
+    """Where a box lies in its image."""
 
     INSIDE = "inside"
     STICKING_OUT = "sticking out"
@@ -27,7 +27,7 @@ class Notation(Enum):
     """What four numbers can mean instead of (x, y, width, height) in pixels."""
 
     CORNERS = "(x1, y1, x2, y2)"
-    SHARES = "shares of the picture's width and height"
+    SHARES = "shares of the image's width and height"
 
 
 # Fewer boxes than this, or more exceptions than this share, are no evidence of another notation.
@@ -35,7 +35,7 @@ EVIDENCE, EXCEPTIONS = 10, 0.05
 
 
 def clip(box: CornerBox, size: Size) -> list[float]:
-    """The part of a box that lies inside its picture; a side of 0 where there is none. Inside, nothing is changed."""
+    """The part of a box that lies inside its image; a side of 0 where there is none. Inside, nothing is changed."""
     clipped = list(box)
     for axis, limit in enumerate(size):
         low, length = box[axis], box[axis + 2]
@@ -46,7 +46,7 @@ def clip(box: CornerBox, size: Size) -> list[float]:
 
 
 def place(box: CornerBox, size: Size) -> Place:
-    """Where a box lies in a picture of a size."""
+    """Where a box lies in an image of a size."""
     if is_empty(box):
         return Place.EMPTY
     if is_empty(clip(box, size)):
@@ -60,7 +60,7 @@ def is_empty(box: CornerBox) -> bool:
 
 
 def overhang(box: CornerBox, size: Size) -> float:
-    """How far a box reaches out of its picture, in pixels; at most 0 where it doesn't."""
+    """How far a box reaches out of its image, in pixels; at most 0 where it doesn't."""
     x, y, width, height = map(float, box)
     return max(-x, -y, x + width - size[0], y + height - size[1])
 
@@ -69,7 +69,7 @@ def suspected_notation(boxes: Sequence[tuple[CornerBox, Size]]) -> Notation | No
     """The other notation that the boxes of a file seem to be in: almost all of them fit it, and few fit COCO's.
 
     Args:
-        boxes: each with its picture's size.
+        boxes: each with its image's size.
     """
     if len(boxes) < EVIDENCE:
         return None

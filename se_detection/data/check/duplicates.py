@@ -1,4 +1,4 @@
-"""The same picture more than once: within a split, and in two."""
+"""The same image more than once: within a split, and in two."""
 
 import hashlib
 from collections import defaultdict
@@ -17,11 +17,11 @@ K = TypeVar("K")
 Look = NDArray[np.float32]
 Looks = dict[str, Look]
 
-# Where 9×8 grey pixels grow brighter to the right: 64 signs, of which two unrelated pictures differ in about half.
+# Where 9×8 grey pixels grow brighter to the right: 64 signs, of which two unrelated images differ in about half.
 WIDTH, HEIGHT = 9, 8
-# 179 pairs of one COCO picture at two sizes and qualities differ in at most 5 signs.
+# 179 pairs of one COCO image at two sizes and qualities differ in at most 5 signs.
 SAME = 8
-# 5.7 million pairs of different COCO pictures differ in at least 4.
+# 5.7 million pairs of different COCO images differ in at least 4.
 NEAR = 2
 ROWS = 256
 
@@ -31,8 +31,8 @@ class Overlap(NamedTuple):
 
     Args:
         same_content: the same bytes.
-        same_look: the same name (without folders) and look: another size or compression of one picture.
-        near_look: other names, but almost the same look: copies, or two pictures of one scene.
+        same_look: the same name (without folders) and look: another size or compression of one image.
+        near_look: other names, but almost the same look: copies, or two images of one scene.
         same_name: the same `file_name`, where one of the files is not there to be compared.
     """
 
@@ -96,8 +96,8 @@ def _digest(path: Path) -> bytes | None:
 
 
 def _looks(files: Mapping[str, Path]) -> Looks:
-    """The looks of the pictures that can be decoded and are not all but plain."""
-    found = zip(files, map_files(_look, list(files.values()), "comparing pictures"), strict=True)
+    """The looks of the images that can be decoded and are not all but plain."""
+    found = zip(files, map_files(_look, list(files.values()), "comparing images"), strict=True)
     return {name: look for name, look in found if look is not None}
 
 
@@ -114,7 +114,7 @@ def _look(path: Path) -> Look | None:
 
 
 def _similar(looks: Looks, others: Looks) -> Iterator[tuple[str, str, int]]:
-    """Names of pictures that differ in no more than `SAME` signs, and in how many."""
+    """Names of images that differ in no more than `SAME` signs, and in how many."""
     if not looks or not others:
         return
     names, theirs = list(looks), list(others)

@@ -1,6 +1,6 @@
 """A corrected copy of an annotation file, and what was changed in it.
 
-What can be told from the pictures and from the rest of the file is corrected; what can't is left out. Whatever is right
+What can be told from the images and from the rest of the file is corrected; what can't is left out. Whatever is right
 stays as it is.
 """
 
@@ -14,9 +14,9 @@ from ..image_files import ImageFile
 from .annotated_folder import AnnotatedFolder, DecodedImages
 from .boxes import CornerBox, Place, Size, clip, overhang, place, suspected_notation
 
-# Boxes that reach out of a picture no further than this (pixels) may be meant for one of its size.
+# Boxes that reach out of an image no further than this (pixels) may be meant for one of its size.
 SLACK = 1.0
-# Sizes of the same shape that differ by more than this (pixels) may be those of one picture at two scales.
+# Sizes of the same shape that differ by more than this (pixels) may be those of one image at two scales.
 OFF = 2
 
 
@@ -41,12 +41,12 @@ class Note:
         return [Change(what, entries) for what, entries in self._entries.items()]
 
 
-def fix_split(split: AnnotatedFolder, pictures: DecodedImages) -> tuple[AnnotatedFolder, list[Change]]:
+def fix_split(split: AnnotatedFolder, decoded_images: DecodedImages) -> tuple[AnnotatedFolder, list[Change]]:
     """The split as :func:`check_coco` accepts it for evaluation, and what was changed; the input is left alone.
 
     Args:
         split: the annotations; their images' folder must be known.
-        pictures: what :func:`decode_images` found.
+        decoded_images: what :func:`decode_images` found.
 
     Raises:
         UserError: categories that contradict each other, or boxes that are not (x, y, width, height) in pixels; or
@@ -56,7 +56,7 @@ def fix_split(split: AnnotatedFolder, pictures: DecodedImages) -> tuple[Annotate
     categories = _fix_categories(split, note)
     boxes = _boxes_by_image(split)
     _check_notation(split)
-    images = list(_fix_images(split, pictures, boxes, note))
+    images = list(_fix_images(split, decoded_images, boxes, note))
     annotations = list(_fix_annotations(split, images, {category["id"] for category in categories}, note))
     if not any(not annotation["iscrowd"] for annotation in annotations):
         done = "; ".join(f"{change.what} ({len(change.entries)})" for change in note.changes())
@@ -105,7 +105,7 @@ def _boxes_by_image(split: AnnotatedFolder) -> dict[int, list[CornerBox]]:
 
 
 def _fix_images(
-    split: AnnotatedFolder, pictures: DecodedImages, boxes: dict[int, list[CornerBox]], note: Note
+    split: AnnotatedFolder, decoded_images: DecodedImages, boxes: dict[int, list[CornerBox]], note: Note
 ) -> Iterator[Entry]:
     files_of_id = defaultdict(set)
     for _, image in split.images():
@@ -118,45 +118,45 @@ def _fix_images(
             note("images removed: no usable id or file_name", name)
             continue
         name += f": {image['file_name']!r}"
-        picture = pictures[image["file_name"]]
+        decoded = decoded_images[image["file_name"]]
         if len(files_of_id[image["id"]]) > 1:
             note("images removed: several share an id, and whose its annotations are can't be told", name)
         elif image["id"] in seen:
             note("images removed: the same as an earlier one", name)
-        elif picture is None:
+        elif decoded is None:
             note("images removed: not in the folder", name)
-        elif not isinstance(picture, ImageFile):
+        elif not isinstance(decoded, ImageFile):
             note("images removed: they can't be decoded", name)
         else:
             stated = (image["width"], image["height"]) if usable(image, IMAGE, "width", "height") else None
-            problem = _frame_problem(boxes.get(image["id"], []), stated, picture)
-            if stated == picture[:2]:
+            problem = _frame_problem(boxes.get(image["id"], []), stated, decoded)
+            if stated == decoded[:2]:
                 yield image
             elif problem is not None:
                 note(f"images removed: their size is wrong, and {problem}", name)
             else:
-                note("images: width and height set to the picture's", name)
-                yield {**image, "width": picture.width, "height": picture.height}
+                note("images: width and height set to the image's", name)
+                yield {**image, "width": decoded.width, "height": decoded.height}
             seen.add(image["id"])
 
 
-def _frame_problem(boxes: Sequence[CornerBox], stated: Size | None, picture: ImageFile) -> str | None:
-    """Why boxes may not be those of the picture as it is; None where nothing speaks against it."""
+def _frame_problem(boxes: Sequence[CornerBox], stated: Size | None, decoded: ImageFile) -> str | None:
+    """Why boxes may not be those of the image as it is; None where nothing speaks against it."""
 
     def fit(size: Size) -> bool:
         return all(overhang(box, size) <= SLACK for box in boxes)
 
-    actual = (picture.width, picture.height)
+    actual = (decoded.width, decoded.height)
     if not fit(actual):
-        return "the boxes don't fit the picture"
+        return "the boxes don't fit the image"
     if not boxes or stated is None or not fit(stated):
         return None
-    if picture.turned and stated == actual[::-1]:
-        return "whether the boxes are those of the turned picture can't be told"
+    if decoded.turned and stated == actual[::-1]:
+        return "whether the boxes are those of the turned image can't be told"
     across, down = (mine / theirs for mine, theirs in zip(stated, actual, strict=True))
     same_shape = abs(across - down) * min(actual) <= 1
     if same_shape and max(abs(mine - theirs) for mine, theirs in zip(stated, actual, strict=True)) > OFF:
-        return "the boxes may be for the picture at another scale"
+        return "the boxes may be for the image at another scale"
     return None
 
 
@@ -195,13 +195,13 @@ def _reason_to_remove(annotation: Any, sizes: dict[int, Size], categories: set[i
     where = place(annotation["bbox"], sizes[annotation["image_id"]])
     if where is Place.EMPTY:
         return "a box without width or height"
-    return "a box outside the picture" if where is Place.OUTSIDE else None
+    return "a box outside the image" if where is Place.OUTSIDE else None
 
 
 def _fix_values(fixed: Entry, size: Size, note: Note, name: str) -> None:
     """Corrects what an annotation that stays has beside its ids."""
     if place(fixed["bbox"], size) is Place.STICKING_OUT:
-        note("annotations: the box clipped to the picture", name)
+        note("annotations: the box clipped to the image", name)
         fixed["bbox"] = clip(fixed["bbox"], size)
         if usable(fixed, EVALUATED_ANNOTATION, "area"):
             fixed["area"] = min(fixed["area"], _area(fixed))

@@ -95,13 +95,13 @@ class Health:
 
 
 def check_health(
-    split: AnnotatedFolder, pictures: DecodedImages, others: Sequence[AnnotatedFolder], cfg: CfgNode
+    split: AnnotatedFolder, images: DecodedImages, others: Sequence[AnnotatedFolder], cfg: CfgNode
 ) -> Health:
     """Finds all that is wrong with a data set, the worst first.
 
     Args:
         split: the annotations and their images.
-        pictures: what :func:`decode_images` found.
+        images: what :func:`decode_images` found.
         others: splits that must not share images with it.
         cfg: the detector's config, for its anchors.
 
@@ -111,11 +111,11 @@ def check_health(
     boxes = split.boxes()
     notation = suspected_notation([(annotation["bbox"], _size(image)) for annotation, image in boxes])
     classes = _count_classes(split)
-    anchors = _fit_anchors(boxes, pictures, cfg) if notation is None else None
+    anchors = _fit_anchors(boxes, images, cfg) if notation is None else None
     findings = [
         *_broken_entries(split),
         *_lost_annotations(split),
-        *_picture_findings(split, pictures),
+        *_image_findings(split, images),
         *(_notation_finding(boxes, notation) if notation else _box_findings(boxes)),
         *_repetitions(split),
         *(finding for other in others for finding in _against(split, other)),
@@ -185,29 +185,29 @@ def _lost_annotations(split: AnnotatedFolder) -> Iterator[Finding]:
         yield from _finding("error", "nothing-to-learn", "nothing to train on or find", found, "add annotations")
 
 
-def _picture_findings(split: AnnotatedFolder, pictures: DecodedImages) -> Iterator[Finding]:
+def _image_findings(split: AnnotatedFolder, images: DecodedImages) -> Iterator[Finding]:
     missing, undecodable = list[str](), list[str]()
     turned, resized = list[str](), list[str]()
     for index, image in split.images():
-        picture = pictures[image["file_name"]]
+        decoded = images[image["file_name"]]
         name = f"{entry_name('images', index, image)}: {image['file_name']!r}"
-        if picture is None:
+        if decoded is None:
             missing.append(name)
-        elif isinstance(picture, Undecodable):
-            undecodable.append(f"{name}: {picture.reason}")
-        elif usable(image, IMAGE, "width", "height") and _size(image) != picture[:2]:
-            swapped = picture.turned and _size(image) == (picture.height, picture.width)
-            sizes = f"{image['width']}×{image['height']} in the file, the picture is {picture.width}×{picture.height}"
+        elif isinstance(decoded, Undecodable):
+            undecodable.append(f"{name}: {decoded.reason}")
+        elif usable(image, IMAGE, "width", "height") and _size(image) != decoded[:2]:
+            swapped = decoded.turned and _size(image) == (decoded.height, decoded.width)
+            sizes = f"{image['width']}×{image['height']} in the file, the image is {decoded.width}×{decoded.height}"
             (turned if swapped else resized).append(f"{name}: {sizes}")
     what = f"images: not in {split.image_root}"
     yield from _finding("error", "images-missing", what, missing, "add them or give another folder")
     what = "images: cannot be decoded"
     yield from _finding("error", "images-undecodable", what, undecodable, "replace or remove them")
     what = "images: width and height before the turn that EXIF asks for"
-    advice = "give those after it, as detectron2 turns the picture; see whether the boxes are the turned picture's"
+    advice = "give those after it, as detectron2 turns the image; see whether the boxes are the turned image's"
     yield from _finding("error", "images-turned", what, turned, advice)
-    what = "images: another width or height than the picture's"
-    advice = "correct them; see whether the boxes are the picture's, or must be scaled to it"
+    what = "images: another width or height than the image's"
+    advice = "correct them; see whether the boxes are the image's, or must be scaled to it"
     yield from _finding("error", "images-wrong-size", what, resized, advice)
 
 
@@ -232,9 +232,9 @@ def _box_findings(boxes: Boxes) -> Iterator[Finding]:
         if key in seen:
             repeated.append(_name_box(annotation, image))
         seen.add(key)
-    what, advice = "boxes: wholly outside the picture", "correct or remove them"
+    what, advice = "boxes: wholly outside the image", "correct or remove them"
     yield from _finding("error", "boxes-outside", what, found[Place.OUTSIDE], advice)
-    what = f"boxes: reach out of the picture, by up to {furthest:.6g} pixels"
+    what = f"boxes: reach out of the image, by up to {furthest:.6g} pixels"
     advice = "clip them (--fix does); detectron2 does so when it trains, not when it evaluates"
     yield from _finding("warning", "boxes-sticking-out", what, found[Place.STICKING_OUT], advice)
     what = "boxes: no width or no height"
@@ -250,7 +250,7 @@ def _repetitions(split: AnnotatedFolder) -> Iterator[Finding]:
     what, advice = "images: a file that is named several times", "merge its entries, as each has only its own boxes"
     yield from _finding("warning", "images-repeated-name", what, examples, advice)
     groups = [" and ".join(map(repr, sorted(group))) for group in same_files(split.files())]
-    what, advice = "images: the same picture under several names", "keep one of them"
+    what, advice = "images: the same image under several names", "keep one of them"
     yield from _finding("warning", "images-repeated-content", what, groups, advice)
 
 
@@ -270,9 +270,9 @@ def _against(split: AnnotatedFolder, other: AnnotatedFolder) -> Iterator[Finding
     ):
         yield from _finding("error", key, what.format(other.json_file), _name_pairs(pairs), advice)
     what = f"images: they look almost the same as others in {other.json_file}"
-    advice = "look at them: copies, or pictures of one scene, belong on one side"
+    advice = "look at them: copies, or images of one scene, belong on one side"
     yield from _finding("warning", "overlap-near-look", what, _name_pairs(overlap.near_look), advice)
-    what = f"images: names that {other.json_file} has too; the pictures could not be compared"
+    what = f"images: names that {other.json_file} has too; the images could not be compared"
     advice = "give the folder of its images after it, to see whether they are the same"
     yield from _finding("warning", "overlap-same-name", what, _name_pairs(overlap.same_name), advice)
 
@@ -360,12 +360,12 @@ def _count_classes(split: AnnotatedFolder) -> list[ClassCount]:
     ]
 
 
-def _fit_anchors(boxes: Boxes, pictures: DecodedImages, cfg: CfgNode) -> AnchorFit | None:
+def _fit_anchors(boxes: Boxes, images: DecodedImages, cfg: CfgNode) -> AnchorFit | None:
     chosen = [
         (clip(annotation["bbox"], _size(image)), (image["height"], image["width"]))
         for annotation, image in boxes
         if not annotation.get("iscrowd")
-        and (pictures[image["file_name"]] or ())[:2] == _size(image)
+        and (images[image["file_name"]] or ())[:2] == _size(image)
         and place(annotation["bbox"], _size(image)) in (Place.INSIDE, Place.STICKING_OUT)
     ]
     return fit_anchors([box for box, _ in chosen], [size for _, size in chosen], cfg) if chosen else None

@@ -87,12 +87,12 @@ def _anchors(health: Health) -> str:
     headings = ["boxes by size", "number", "median side (resized)", "median IoU, best anchor", "no anchor of IoU ≥ 0.5"]
     table = tabulate(rows, headings, disable_numparse=True, colalign=["left", *["right"] * 4])
     resized = (
-        f"pictures resized to {fit.test_size[0]} (at most {fit.test_size[1]})" if fit.test_size[0] else "not resized"
+        f"images resized to {fit.test_size[0]} (at most {fit.test_size[1]})" if fit.test_size[0] else "not resized"
     )
     about = (
         f"Anchors: sides of {fit.sides[0]:.0f} to {fit.sides[1]:.0f} pixels, height / width {fit.ratios[0]:.2g} to "
         f"{fit.ratios[1]:.2g}; {resized}.\nA side is √(width × height); small, medium and large are "
-        "COCO's, in the picture as annotated."
+        "COCO's, in the image as annotated."
     )
     return f"{table}\n{about}"
 

@@ -26,8 +26,8 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 def fuse_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None, compile: str | None = None) -> nn.Module:
     """A faster copy of a detector or backbone, for inference alone; the model itself is left as it is.
 
-    BN and FrozenBN are folded into the convolutions, and memory is channels-last in trunk and FPN. In the blocks of
-    detectron2's ResNet and of SE trunks, a bottleneck's gate is computed before its last convolution; on a CPU each
+    BN and FrozenBN are folded into the convolutions, and memory is channels-last in backbone and FPN. In the blocks of
+    detectron2's ResNet and of SE backbones, a bottleneck's gate is computed before its last convolution; on a CPU each
     convolution and its ReLU are one pass over memory, the last one with the gate and the sum; on a GPU gate, sum and
     ReLU are. A block of another kind, or with SE in another position, is folded and otherwise as it was. What a block
     gives is written over by the next one of its stage: the stages' outputs last, those between them don't.
@@ -37,9 +37,9 @@ def fuse_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None, co
 
     Args:
         model: a detectron2 detector, or a backbone.
-        dtype: what the backbone (trunk and FPN) computes in; `torch.bfloat16` or `torch.float16` keep about 2 or 3
+        dtype: what the backbone (backbone and FPN) computes in; `torch.bfloat16` or `torch.float16` keep about 2 or 3
             digits. Their maps are given as float32 unless autocast is on, under which the heads take them as they are.
-        compile: a mode of `torch.compile` for trunk and FPN, with dynamic height and width: `default`,
+        compile: a mode of `torch.compile` for backbone and FPN, with dynamic height and width: `default`,
             `reduce-overhead` (CUDA graphs, one for each shape that it meets) or `max-autotune`.
 
     Raises:

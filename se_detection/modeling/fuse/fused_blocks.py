@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops.residual_gate import residual_gate, residual_sigmoid_gate
-from ..padding import PictureSqueeze
+from ..padding import ImageSqueeze
 from ..squeeze_excitation import SqueezeExcitation
 from .folded_convolution import FoldedConv2d
 
@@ -87,6 +87,6 @@ class FusedBlock(nn.Module):
 
 
 def _is_average(squeeze: nn.Module) -> bool:
-    if isinstance(squeeze, PictureSqueeze):
+    if isinstance(squeeze, ImageSqueeze):
         return squeeze.average and not squeeze.maximum
     return isinstance(squeeze, nn.AdaptiveAvgPool2d)

@@ -15,8 +15,8 @@ Shortcut = Callable[..., Tensor]
 
 # Of the gates that the gradient is divided by. A sigmoid that is smaller has a derivative as small, and multiplies it.
 SMALLEST = 1e-6
-# CUDA's limit for the axis of a grid that counts pictures, or regions in a C4 head.
-MOST_PICTURES = 65535
+# CUDA's limit for the axis of a grid that counts images, or regions in a C4 head.
+MOST_IMAGES = 65535
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def _backward(
 
 def _kernels_for(x: Tensor) -> ModuleType | None:
     """The kernels, where they are for maps like this; they count in float32."""
-    if not x.is_cuda or x.dtype == torch.float64 or x.numel() == 0 or len(x) > MOST_PICTURES:
+    if not x.is_cuda or x.dtype == torch.float64 or x.numel() == 0 or len(x) > MOST_IMAGES:
         return None
     return _kernels(x.dtype)
 

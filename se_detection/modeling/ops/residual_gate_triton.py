@@ -59,7 +59,7 @@ def _layout(x: Tensor) -> torch.memory_format:
 
 def _plan(x: Tensor, layout: torch.memory_format) -> tuple[tuple[int, int, int], tuple[int, ...]]:
     """The grid of tiles, and the sizes and strides that the kernels take."""
-    pictures, channels, height, width = x.shape
+    images, channels, height, width = x.shape
     positions = height * width
     # Along memory it is long, but no longer than the map.
     if layout == torch.channels_last:
@@ -70,7 +70,7 @@ def _plan(x: Tensor, layout: torch.memory_format) -> tuple[tuple[int, int, int],
         strides = (positions, 1)
         columns = min(1024, triton.next_power_of_2(positions))
         rows = TILE // columns
-    grid = (triton.cdiv(positions, columns), triton.cdiv(channels, rows), pictures)
+    grid = (triton.cdiv(positions, columns), triton.cdiv(channels, rows), images)
     return grid, (channels, positions, *strides, rows, columns)
 
 
@@ -78,12 +78,12 @@ def _plan(x: Tensor, layout: torch.memory_format) -> tuple[tuple[int, int, int],
 def _tile(channels, positions, channel_stride, position_stride, rows: tl.constexpr, columns: tl.constexpr):
     """Of this program: its channels, their gates' places, the places of its elements, and which of them there are."""
     # Large maps have more elements than 32 bits count.
-    picture = tl.program_id(2).to(tl.int64)
+    image = tl.program_id(2).to(tl.int64)
     channel = (tl.program_id(1) * rows + tl.arange(0, rows)).to(tl.int64)
     position = tl.program_id(0) * columns + tl.arange(0, columns)
     place = channel[:, None] * channel_stride + position[None, :] * position_stride
     inside = (channel[:, None] < channels) & (position[None, :] < positions)
-    return channel, picture * channels + channel, picture * channels * positions + place, inside
+    return channel, image * channels + channel, image * channels * positions + place, inside
 
 
 @triton.jit

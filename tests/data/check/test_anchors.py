@@ -70,7 +70,7 @@ def test_boxes_are_resized_as_detectron2_resizes_them(cfg) -> None:
 
 
 def test_boxes_are_counted_by_size_and_by_what_no_anchor_meets(cfg) -> None:
-    # The pictures are 800×800 and stay so; anchors have sides of 32 to 512 and height / width of 0.5 to 2.
+    # The images are 800×800 and stay so; anchors have sides of 32 to 512 and height / width of 0.5 to 2.
     boxes = [[100, 100, 8, 8], [200, 300, 20, 20], [200, 300, 64, 64], [0, 0, 799, 799], [0, 300, 800, 40]]
     fit = fit_anchors(boxes, [(800, 800)] * len(boxes), cfg)
     assert [(row.name, row.boxes, row.uncovered) for row in fit.classes] == [

@@ -12,8 +12,8 @@ from ..conftest import DataSet, save_noise
 
 
 @pytest.fixture
-def picture(tmp_path):
-    """A smooth picture, which compression and resizing change little."""
+def found(tmp_path):
+    """A smooth found, which compression and resizing change little."""
     grey = np.random.default_rng(5).integers(0, 255, (6, 8), dtype=np.uint8)
     return Image.fromarray(grey).resize((320, 240), Image.Resampling.BICUBIC).convert("RGB")
 
@@ -23,10 +23,10 @@ def split(data_set, with_images=True):
     return read_annotated_folder(data_set.json_file, data_set.images if with_images else None)
 
 
-def test_splits_of_other_pictures_share_nothing(make_data_set) -> None:
+def test_splits_of_other_images_share_nothing(make_data_set) -> None:
     one, two = make_data_set("one"), make_data_set("two", seed=1)
     assert not any(find_overlap(split(one), split(two)))
-    # Not even if the pictures have the same names.
+    # Not even if the images have the same names.
     for mine, theirs in zip(one.content["images"], two.content["images"], strict=True):
         (two.images / theirs["file_name"]).rename(two.images / mine["file_name"])
         theirs["file_name"] = mine["file_name"]
@@ -46,16 +46,16 @@ def test_a_renamed_copy_is_the_same_content(make_data_set) -> None:
 @pytest.mark.parametrize(
     "save",
     [
-        lambda picture, path: picture.resize((200, 150)).save(path, quality=60),
-        lambda picture, path: picture.save(path, progressive=True, quality=30),
+        lambda found, path: found.resize((200, 150)).save(path, quality=60),
+        lambda found, path: found.save(path, progressive=True, quality=30),
         # Turned a quarter in the file, and back by EXIF.
-        lambda picture, path: picture.transpose(Image.Transpose.ROTATE_90).save(path, exif=turned_by(6)),
+        lambda found, path: found.transpose(Image.Transpose.ROTATE_90).save(path, exif=turned_by(6)),
     ],
 )
-def test_another_copy_is_known_by_its_look(make_data_set, picture, save) -> None:
+def test_another_copy_is_known_by_its_look(make_data_set, found, save) -> None:
     one, two = make_data_set("one"), make_data_set("two", seed=1)
-    picture.save(one.images / "0_4.jpg", quality=95)
-    save(picture, two.images / "1_7.jpg")
+    found.save(one.images / "0_4.jpg", quality=95)
+    save(found, two.images / "1_7.jpg")
     one.content["images"][4]["file_name"] = "0_4.jpg"
     two.content["images"][7]["file_name"] = "1_7.jpg"
     assert find_overlap(split(one), split(two)) == ([], [], [("0_4.jpg", "1_7.jpg")], [])
@@ -71,7 +71,7 @@ def turned_by(orientation):
     return exif
 
 
-def test_plain_and_broken_pictures_look_like_nothing(make_data_set) -> None:
+def test_plain_and_broken_images_look_like_nothing(make_data_set) -> None:
     one, two = make_data_set("one"), make_data_set("two", seed=1)
     Image.new("RGB", (60, 40)).save(one.images / "0_0.png")
     Image.new("RGB", (61, 40)).save(two.images / "1_0.png")

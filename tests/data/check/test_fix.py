@@ -46,7 +46,7 @@ def test_a_healthy_set_stays_as_it_is(data_set) -> None:
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
-    """A set that is right, in a folder with one picture that is turned by EXIF and one that is broken."""
+    """A set that is right, in a folder with one image that is turned by EXIF and one that is broken."""
     data_set = DataSet(tmp_path_factory.mktemp("damaged") / "set", count=4)
     (data_set.images / "sub").mkdir()
     save_noise(data_set.images / "sub" / "turned.jpg", 60, 40, exif=turned())
@@ -144,9 +144,9 @@ def test_a_fixed_file_is_evaluated_as_its_boxes_say(data_set, cfg) -> None:
     assert entries[14]["iscrowd"] == 1
     assert {what: len(found) for what, found in changes.items()} == {
         "annotations: a new id": 2,
-        "annotations: the box clipped to the picture": 1,
+        "annotations: the box clipped to the image": 1,
         "annotations removed: a box without width or height": 1,
-        "annotations removed: a box outside the picture": 1,
+        "annotations removed: a box outside the image": 1,
         "annotations: area set to the box's": 1,
         "annotations: iscrowd set to 0": 1,
         "annotations removed: their image is not in the file, or was removed": 1,
@@ -167,7 +167,7 @@ def test_a_fixed_file_is_evaluated_as_its_boxes_say(data_set, cfg) -> None:
 def test_images_that_can_not_be_used_go_with_their_annotations(data_set, cfg) -> None:
     images = data_set.content["images"]
     (data_set.images / images[0]["file_name"]).unlink()
-    (data_set.images / images[1]["file_name"]).write_bytes(b"no picture")
+    (data_set.images / images[1]["file_name"]).write_bytes(b"no image")
     images[2]["file_name"] = "../outside.png"
     images[3]["id"] = images[4]["id"]
     images.append(dict(images[5]))
@@ -186,14 +186,14 @@ def test_images_that_can_not_be_used_go_with_their_annotations(data_set, cfg) ->
 
 
 @pytest.mark.parametrize(
-    ("picture", "stated", "boxes", "kept"),
+    ("image", "stated", "boxes", "kept"),
     [
-        # Nothing contradicts the picture's own size.
+        # Nothing contradicts the image's own size.
         ({"width": 60, "height": 40}, (61, 40), [[1, 1, 20, 30]], True),
         ({"width": 60, "height": 40}, (40, 60), [[1, 1, 20, 30]], True),
         ({"width": 60, "height": 40}, (0, 40), [[1, 1, 20, 30]], True),
         ({"width": 60, "height": 40}, (120, 80), [], True),
-        # The boxes are of a larger picture, or may be.
+        # The boxes are of a larger file, or may be.
         ({"width": 60, "height": 40}, (120, 80), [[1, 1, 100, 70]], False),
         ({"width": 60, "height": 40}, (120, 80), [[1, 1, 20, 30]], False),
         ({"width": 60, "height": 40}, (30, 20), [[1, 1, 20, 10]], False),
@@ -204,11 +204,9 @@ def test_images_that_can_not_be_used_go_with_their_annotations(data_set, cfg) ->
         ({"width": 60, "height": 40, "exif": True}, (60, 40), [], True),
     ],
 )
-def test_a_wrong_size_is_corrected_where_the_boxes_are_the_pictures(
-    data_set, cfg, picture, stated, boxes, kept
-) -> None:
-    options = {"exif": turned()} if picture.pop("exif", False) else {}
-    save_noise(data_set.images / "0_0.png", **picture, **options)
+def test_a_wrong_size_is_corrected_where_the_boxes_are_the_images(data_set, cfg, file, stated, boxes, kept) -> None:
+    options = {"exif": turned()} if file.pop("exif", False) else {}
+    save_noise(data_set.images / "0_0.png", **file, **options)
     image, annotation = data_set.content["images"][0], data_set.content["annotations"][0]
     image["width"], image["height"] = stated
     data_set.content["annotations"][:3] = [annotation | {"bbox": box} for box in boxes]

@@ -1,4 +1,4 @@
-"""Trunks for timm's weights, and the pixels that those were trained on."""
+"""Backbones for timm's weights, and the pixels that those were trained on."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from se_detection import create_backbone
 
 
-def trunk(**options: Any) -> DictConfig:
+def backbone(**options: Any) -> DictConfig:
     """A frozen stem and res2, as in detectron2's recipe; ResNet-50 unless the options say otherwise."""
     stages = ["res2", "res3", "res4", "res5"]
     return L(create_backbone)(

@@ -1,4 +1,4 @@
-"""timm's SE-ResNets as detectron2 trains its own trunks."""
+"""timm's SE-ResNets as detectron2 trains its own backbones."""
 
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import Backbone
@@ -8,7 +8,7 @@ from se_detection.config.se_config import STAGES
 from se_detection.errors import UserError
 
 
-class TimmTrunk(Backbone):
+class TimmBackbone(Backbone):
     """timm's network, with random weights, in a detector: frozen norms, and its stem and first stage frozen.
 
     Args:

@@ -6,14 +6,14 @@ from torch import nn
 
 from tests.helpers import randomise_norms, relative_error
 
-from ..timm_trunk import TimmTrunk
+from ..timm_backbone import TimmBackbone
 
 
 @pytest.mark.parametrize("name", ["legacy_seresnet50", "seresnet50"])
 def test_the_maps_are_those_of_timms_classifier(name) -> None:
-    trunk = randomise_norms(TimmTrunk(name))
+    backbone = randomise_norms(TimmBackbone(name))
     classifier = timm.create_model(name).eval()
-    missing, unexpected = classifier.load_state_dict(trunk.network.state_dict(), strict=False)
+    missing, unexpected = classifier.load_state_dict(backbone.network.state_dict(), strict=False)
     assert not unexpected
     assert {key.rpartition(".")[2] for key in missing if "fc." not in key[:3] and "last_linear" not in key} <= {
         "num_batches_tracked"
@@ -26,9 +26,9 @@ def test_the_maps_are_those_of_timms_classifier(name) -> None:
     with torch.no_grad():
         classifier(image)
         # Its norms are frozen, so that training mode changes nothing.
-        ours = trunk.train()(image)
-    assert list(ours) == list(trunk.output_shape()) == ["res2", "res3", "res4", "res5"]
-    for stage, shape in trunk.output_shape().items():
+        ours = backbone.train()(image)
+    assert list(ours) == list(backbone.output_shape()) == ["res2", "res3", "res4", "res5"]
+    for stage, shape in backbone.output_shape().items():
         assert relative_error(ours[stage], maps[stage]) < 1e-5
         assert ours[stage].shape[1:] == (shape.channels, 64 // shape.stride, 96 // shape.stride)
 
@@ -36,10 +36,10 @@ def test_the_maps_are_those_of_timms_classifier(name) -> None:
 @pytest.mark.parametrize("name", ["legacy_seresnet18", "seresnet18"])
 def test_it_is_trained_as_detectron2_trains(name) -> None:
     """Norms frozen everywhere; stem and first stage (FREEZE_AT 2) without gradients, the rest with."""
-    trunk = TimmTrunk(name)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in trunk.modules())
-    assert sum(isinstance(module, FrozenBatchNorm2d) for module in trunk.modules()) == 20
-    frozen = {key.split(".")[1] for key, value in trunk.named_parameters() if not value.requires_grad}
-    trained = {key.split(".")[1] for key, value in trunk.named_parameters() if value.requires_grad}
+    backbone = TimmBackbone(name)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+    assert sum(isinstance(module, FrozenBatchNorm2d) for module in backbone.modules()) == 20
+    frozen = {key.split(".")[1] for key, value in backbone.named_parameters() if not value.requires_grad}
+    trained = {key.split(".")[1] for key, value in backbone.named_parameters() if value.requires_grad}
     assert frozen == {"layer0" if "legacy" in name else "conv1", "layer1"}
     assert trained == {"layer2", "layer3", "layer4"}
