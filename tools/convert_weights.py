@@ -32,7 +32,7 @@ def main() -> None:
 
     check_target(args.output)
     converted = convert_input(args.input, args.source, depth=args.depth)
-    print(f"The weights assume: {converted.layout}")
+    print(f"The weights assume: {converted.assumptions}")
     if args.verify:
         errors = relative_errors(converted)
         print("relative error", *(f"{height}x{width}" for height, width in SIZES), sep="\t")
@@ -41,7 +41,7 @@ def main() -> None:
         if not max(map(max, errors.values())) <= TOLERANCE:
             raise UserError(f"the converted network differs from timm's by more than {TOLERANCE}; nothing was written")
     converted.save(args.output)
-    print(f"Written: {args.output} (sha256 of the input: {converted.layout.sha256})")
+    print(f"Written: {args.output} (sha256 of the input: {converted.assumptions.sha256})")
 
 
 if __name__ == "__main__":

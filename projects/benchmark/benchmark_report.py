@@ -36,8 +36,8 @@ def benchmark_table(benchmark: Benchmark) -> str:
         blocks.append(f"R{case.depth}, {case}: {found[0].rounds} rounds\n\n{table}")
     if benchmark.rows:
         blocks.append(NOTE)
-    if benchmark.left_out:
-        blocks.append("\n".join(["Left out:", *(f"  {line}" for line in benchmark.left_out)]))
+    if benchmark.skipped:
+        blocks.append("\n".join(["Left out:", *(f"  {line}" for line in benchmark.skipped)]))
     if benchmark.interrupted:
         blocks.append("Interrupted: this is what was measured by then.")
     return "\n\n".join(blocks)
@@ -55,7 +55,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def benchmark_json(benchmark: Benchmark, command: str) -> dict[str, Any]:
-    """The same for JSON: `machine`, `command`, `rows`, `left_out`, `interrupted`.
+    """The same for JSON: `machine`, `command`, `rows`, `skipped`, `interrupted`.
 
     A row has `arm`, the case's fields, `rounds`, `ratio`, `low`, `high`, `over_plain`, `over_plain_low`,
     `over_plain_high`, `spread`, `cost`, `memory_ratio` and `median_ms`; see :class:`Row`.
@@ -64,7 +64,7 @@ def benchmark_json(benchmark: Benchmark, command: str) -> dict[str, Any]:
         "machine": benchmark.machine,
         "command": command,
         "rows": [_row(row) for row in benchmark.rows],
-        "left_out": benchmark.left_out,
+        "skipped": benchmark.skipped,
         "interrupted": benchmark.interrupted,
     }
 

@@ -23,13 +23,13 @@ class Benchmark:
     Args:
         machine: on what.
         rows: of each arm in each case.
-        left_out: a line for each arm that could not run in a case.
+        skipped: a line for each arm that could not run in a case.
         interrupted: whether a person stopped it.
     """
 
     machine: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     interrupted: bool = False
 
 
@@ -67,7 +67,7 @@ def run_benchmark(
                 seed=seed,
                 progress=progress,
             )
-            result.left_out += [f"{arm} in {case}: {reason}" for arm, reason in times.left_out.items()]
+            result.skipped += [f"{arm} in {case}: {reason}" for arm, reason in times.skipped.items()]
             if times.seconds:
                 group = (case.part, case.mode, case.dtype)
                 result.rows += rows_of(times, first.setdefault(group, float(np.median(times.seconds[STOCK]))))

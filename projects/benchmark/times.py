@@ -27,14 +27,14 @@ class Times:
         case: the case.
         seconds: of each arm, (rounds,); none where `stock` could not run.
         memory: peak bytes of each arm; None where they can't be known.
-        left_out: why an arm isn't there.
+        skipped: why an arm isn't there.
         interrupted: whether a person stopped it; the rounds that were whole by then are there.
     """
 
     case: Case
     seconds: dict[str, Array] = field(default_factory=dict)
     memory: dict[str, int | None] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
     interrupted: bool = False
 
 
@@ -75,7 +75,7 @@ def measure_case(
                 else:
                     runs[name], times.memory[name] = _prepare(ARMS[name], case, compile_mode)
             except RuntimeError as error:
-                times.left_out[name] = _reason(error)
+                times.skipped[name] = _reason(error)
                 if name == STOCK:
                     return times
             progress(f"{case}: {name}", WARM_UP)
@@ -86,7 +86,7 @@ def measure_case(
     except KeyboardInterrupt:
         times.interrupted = True
     except RuntimeError as error:
-        times.left_out[f"rounds from the {len(measured) + 1}th on"] = _reason(error)
+        times.skipped[f"rounds from the {len(measured) + 1}th on"] = _reason(error)
     if measured:
         by_name = {name: np.array([seconds[name] for seconds in measured]) for name in measured[0]}
         times.seconds = {name: by_name[name] for name in runs}

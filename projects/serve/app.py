@@ -33,7 +33,7 @@ MEBIBYTES = 32
 # Of requests: one is worked on, the others wait with their images in memory.
 AT_ONCE = 4
 # On the page.
-IMAGES = 20
+SHOWN_AT_MOST = 20
 # Browsers ask before they send such a thing from another site's page, and are refused.
 BODY = "application/octet-stream"
 # Of every answer; the server adds them.
@@ -157,7 +157,7 @@ def _page(detectors: Detectors) -> str:
         {"name": name, "gates": detectors.has_gates(number), "weights": predictor.weights.name}
         for number, (name, predictor) in enumerate(zip(detectors.names, detectors.predictors, strict=True))
     ]
-    settings = {"runs": runs, "colours": detectors.colours, "mebibytes": MEBIBYTES, "pictures": IMAGES}
+    settings = {"runs": runs, "colours": detectors.colours, "mebibytes": MEBIBYTES, "pictures": SHOWN_AT_MOST}
     device = detectors.predictors[0].cfg.MODEL.DEVICE
     return page_template("projects.serve", "serve.html.jinja").render(
         title=" beside ".join(detectors.names),
@@ -165,5 +165,5 @@ def _page(detectors: Detectors) -> str:
         where="a GPU" if device == "cuda" else "the CPU",
         settings=json.dumps(settings),
         mebibytes=MEBIBYTES,
-        images=IMAGES,
+        images=SHOWN_AT_MOST,
     )

@@ -190,7 +190,7 @@ class _Runner:
         options: list[object] = ["--config-file", arm.config]
         options += ["--train-json", train.json_file, "--train-images", train.images]
         options += ["--val-json", test.json_file, "--val-images", test.images]
-        options += ["--allow-partial-trunk"] * (arm.backbone != arm.name)
+        options += ["--allow-partial-backbone"] * (arm.backbone != arm.name)
         overrides = ["SEED", seed, "SOLVER.BASE_LR", rate, "MODEL.WEIGHTS", backbone / "backbone.pth", *overrides]
         self._start("train_net.py", seed, options, [*overrides, "OUTPUT_DIR", folder])
         # Only now: a run has a last checkpoint, and results of an evaluation along the way, before it is evaluated.

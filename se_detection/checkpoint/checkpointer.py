@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..files import write_whole
 from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON
+from .assumptions import WeightsAssumptions, contradictions
 from .convert import fitting_source
-from .layout import Layout, contradictions
 from .read_weights import check_download, read_checkpoint
 
 # The file that names the newest checkpoint of a folder, as fvcore writes it.
 LAST = "last_checkpoint"
 # A ResNet's layers, in a classifier, under FPN, and in the ROI heads of a C4 detector.
 BACKBONE = r"(^|\.)(stem|res[2-5])\."
-PARTIAL = "--allow-partial-trunk loads what fits"
+PARTIAL = "--allow-partial-backbone loads what fits"
 
 
 class StrictCheckpointer(DetectionCheckpointer):
@@ -38,7 +38,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     loaded as detectron2 does. Files are read without running code in them, and written whole or not at all.
 
     Args:
-        layout: what the config assumes; compared with what the file says of itself, and saved into checkpoints.
+        assumptions: what the config assumes; compared with what the file says of itself, and saved into checkpoints.
         reset_predictor: a file of another number of classes is welcome; its last layers are started afresh.
         allow_partial_backbone: load what fits of the backbone, and leave the rest as it was initialised.
         needs_heads: a file of a backbone alone is not enough (for evaluation).
@@ -48,14 +48,14 @@ class StrictCheckpointer(DetectionCheckpointer):
     def __init__(
         self,
         *args: Any,
-        layout: Layout | None = None,
+        assumptions: WeightsAssumptions | None = None,
         reset_predictor: bool = False,
         allow_partial_backbone: bool = False,
         needs_heads: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.layout = layout
+        self.assumptions = assumptions
         self.reset_predictor = reset_predictor
         self.allow_partial_backbone = allow_partial_backbone
         self.needs_heads = needs_heads
@@ -74,15 +74,15 @@ class StrictCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(f"{name}.pth")
 
     def save_weights(self, name: str, **kwargs: Any) -> None:
-        """Saves the model with its layout, and what is given besides.
+        """Saves the model with its assumptions, and what is given besides.
 
         Raises:
             OSError: the file can't be written; one that was there before still is.
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        if self.layout is not None:
-            kwargs["layout"] = self.layout.to_dict()
+        if self.assumptions is not None:
+            kwargs["assumptions"] = self.assumptions.to_dict()
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
         write_whole(path, partial(torch.save, {"model": self.weights.state_dict(), **kwargs}))
@@ -136,7 +136,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         if self.reset_predictor:
             checkpoint["model"] = {k: v for k, v in checkpoint["model"].items() if not _is_predictor(k)}
         if any(isinstance(module, ResNet) for module in self.model.modules()):
-            self._check_layout(checkpoint.get("layout"))
+            self._check_assumptions(checkpoint.get("assumptions"))
             self._match_names(checkpoint)
             self._check_backbone(checkpoint["model"])
             self._check_heads(checkpoint["model"])
@@ -155,16 +155,18 @@ class StrictCheckpointer(DetectionCheckpointer):
             )
         return incompatible
 
-    def _check_layout(self, content: Any) -> None:
-        if self.layout is None:
+    def _check_assumptions(self, content: Any) -> None:
+        if self.assumptions is None:
             return
         if content is None:
             self.logger.warning(
                 "The weights file doesn't say what it was trained on, and no tensor's shape shows it. "
-                f"The config assumes: {self.layout}"
+                f"The config assumes: {self.assumptions}"
             )
             return
-        found = contradictions(Layout.from_dict(content), self.layout, ignore_shapes=self.allow_partial_backbone)
+        found = contradictions(
+            WeightsAssumptions.from_dict(content), self.assumptions, ignore_shapes=self.allow_partial_backbone
+        )
         if found:
             raise _misfit(f"{'; '.join(found)}; mend the config, or take weights that were trained so")
 
@@ -216,7 +218,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         ]
         message = f"of the backbone's {len(model)} tensors, {', '.join(counts)}"
         if self.allow_partial_backbone:
-            self.logger.warning(f"The backbone is loaded in part, as --allow-partial-trunk asks: {message}")
+            self.logger.warning(f"The backbone is loaded in part, as --allow-partial-backbone asks: {message}")
             return
         raise _misfit(f"{message}; {_advice(missing, left_over, misshapen, state)}")
 

@@ -1,4 +1,4 @@
-"""A converted backbone with its layout: complete, and ready to be saved where detectron2 loads it."""
+"""A converted backbone with its assumptions: complete, and ready to be saved where detectron2 loads it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from torch import Tensor
 from ..config.se_config import STAGES, SEConfig
 from ..errors import UserError
 from ..modeling.se_resnet import make_se_resnet
+from .assumptions import WeightsAssumptions
 from .convert import convert_state_dict
-from .layout import Layout
 
 SUFFIXES = (".pth", ".safetensors")
 
@@ -25,26 +25,26 @@ class Converted:
     """Weights in detectron2's names, what they assume, and as they were before conversion."""
 
     weights: dict[str, Tensor]
-    layout: Layout
+    assumptions: WeightsAssumptions
     original: Mapping[str, Tensor]
 
     @classmethod
     def from_state_dict(
-        cls, state_dict: Mapping[str, Tensor], source: str, *, depth: int | None = None, **layout: Any
+        cls, state_dict: Mapping[str, Tensor], source: str, *, depth: int | None = None, **assumptions: Any
     ) -> "Converted":
         """Converts another project's state dict.
 
         Args:
             source, depth: as in :func:`convert_state_dict`.
-            layout: `sha256`, `pixel_mean` and `pixel_std` of :meth:`Layout.from_weights`.
+            assumptions: `sha256`, `pixel_mean` and `pixel_std` of :meth:`WeightsAssumptions.from_weights`.
 
         Raises:
             UserError: it can't be converted, or tensors of the backbone are missing or have shapes that no backbone has.
         """
         converted = convert_state_dict(state_dict, source, depth=depth)
         try:
-            described = Layout.from_weights(converted, source, **layout)
-            result = cls(weights=converted, layout=described, original=state_dict)
+            described = WeightsAssumptions.from_weights(converted, source, **assumptions)
+            result = cls(weights=converted, assumptions=described, original=state_dict)
             with torch.device("meta"):
                 expected = result.build(STAGES).state_dict()
         except UserError:
@@ -71,22 +71,22 @@ class Converted:
 
     def build(self, out_features: Sequence[str]) -> ResNet:
         """The backbone that these weights fit, with random weights and without a classifier."""
-        layout = self.layout
+        assumptions = self.assumptions
         se = SEConfig(
-            reduction_per_stage=[max(1, reduction) for reduction in layout.se_reduction],
-            stages=[stage for stage, reduction in zip(STAGES, layout.se_reduction, strict=True) if reduction],
-            bias=layout.se_bias,
+            reduction_per_stage=[max(1, reduction) for reduction in assumptions.se_reduction],
+            stages=[stage for stage, reduction in zip(STAGES, assumptions.se_reduction, strict=True) if reduction],
+            bias=assumptions.se_bias,
         )
         return make_se_resnet(
-            layout.depth,
+            assumptions.depth,
             se=se,
             norm="BN",
             out_features=out_features,
-            stem=layout.stem,
+            stem=assumptions.stem,
             stem_channels=self.weights["res2.0.conv1.weight"].shape[1],
-            num_groups=layout.num_groups,
-            width_per_group=layout.width_per_group,
-            stride_in_1x1=layout.stride_in_1x1,
+            num_groups=assumptions.num_groups,
+            width_per_group=assumptions.width_per_group,
+            stride_in_1x1=assumptions.stride_in_1x1,
         )
 
     def save(self, path: Path) -> None:
@@ -96,17 +96,17 @@ class Converted:
             UserError: the file is there already, can't be written, or has another suffix.
         """
         check_target(path)
-        layout = self.layout.to_dict()
+        assumptions = self.assumptions.to_dict()
         # Tensors that the other project's layers share memory with, or that lie in another order, are copied here.
         weights = {
             key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in self.weights.items()
         }
         try:
             if path.suffix == ".safetensors":
-                save_file(weights, path, metadata={"format": "pt", "layout": json.dumps(layout)})
+                save_file(weights, path, metadata={"format": "pt", "assumptions": json.dumps(assumptions)})
             else:
-                content = {"model": weights, "layout": layout, "matching_heuristics": True}
-                torch.save(content | {"__author__": f"converted from {self.layout.source}"}, path)
+                content = {"model": weights, "assumptions": assumptions, "matching_heuristics": True}
+                torch.save(content | {"__author__": f"converted from {self.assumptions.source}"}, path)
         except (OSError, RuntimeError) as error:
             raise UserError(f"{path} can't be written: {error}") from error
 

@@ -29,7 +29,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A `.pth`, `.pkl` or `.safetensors` file, told apart by content, as detectron2's checkpointer wants it.
 
     Returns:
-        `model`, a state dict, and whatever lies beside it: `layout`, `matching_heuristics`, a run's `optimizer`, ...
+        `model`, a state dict, and whatever lies beside it: `assumptions`, `matching_heuristics`, a run's `optimizer`, ...
 
     Raises:
         UserError: the file is broken, is something else, would need to run code, or has weights that nothing can be
@@ -108,9 +108,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         content: dict[str, Any] = {"model": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
         metadata = file.metadata() or {}
-    if "layout" in metadata:
+    if "assumptions" in metadata:
         # As in the .pth files of this project: a backbone's names have no prefix.
-        content |= {"layout": parse_json(metadata["layout"].encode()), "matching_heuristics": True}
+        content |= {"assumptions": parse_json(metadata["assumptions"].encode()), "matching_heuristics": True}
     return content
 
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from ..config.se_config import STAGES
 from ..errors import UserError
+from .assumptions import WeightsAssumptions
 from .convert import SOURCES
 from .converted import Converted
-from .layout import Layout
 
 SIZES = ((224, 224), (97, 131))
 TOLERANCE = 1e-5
@@ -57,14 +57,14 @@ def relative_errors(converted: Converted, sizes: Sequence[tuple[int, int]] = SIZ
 
 def _peer(converted: Converted) -> nn.Module:
     """timm's network with the weights as they were before conversion, without its classifier."""
-    layout = converted.layout
-    if layout.source not in ("timm", "timm-legacy", "torchvision", "cadene"):
-        raise UserError(f"--verify: timm, which it compares with, has no networks of source {layout.source!r}")
+    assumptions = converted.assumptions
+    if assumptions.source not in ("timm", "timm-legacy", "torchvision", "cadene"):
+        raise UserError(f"--verify: timm, which it compares with, has no networks of source {assumptions.source!r}")
     try:
         import timm
     except ModuleNotFoundError as error:
         raise UserError("--verify compares with timm's networks: pip install timm") from error
-    name = _name(layout)
+    name = _name(assumptions)
     if not timm.is_model(name):
         raise UserError(f"--verify: timm, which it compares with, has no {name}")
     peer: nn.Module = timm.create_model(name, num_classes=0)
@@ -73,13 +73,13 @@ def _peer(converted: Converted) -> nn.Module:
     return peer
 
 
-def _name(layout: Layout) -> str:
+def _name(assumptions: WeightsAssumptions) -> str:
     """timm's name for a network; torchvision's and Cadene's layers have the same names there."""
-    if layout.depth == 154:
+    if assumptions.depth == 154:
         return "legacy_senet154"
-    if layout.num_groups == 1 and layout.width_per_group == 128:
-        return f"wide_resnet{layout.depth}_2"
-    prefix = ("legacy_" if SOURCES[layout.source].caffe else "") + ("se" if layout.has_se else "")
-    if layout.num_groups == 1:
-        return f"{prefix}resnet{layout.depth}"
-    return f"{prefix}resnext{layout.depth}_{layout.num_groups}x{layout.width_per_group}d"
+    if assumptions.num_groups == 1 and assumptions.width_per_group == 128:
+        return f"wide_resnet{assumptions.depth}_2"
+    prefix = ("legacy_" if SOURCES[assumptions.source].caffe else "") + ("se" if assumptions.has_se else "")
+    if assumptions.num_groups == 1:
+        return f"{prefix}resnet{assumptions.depth}"
+    return f"{prefix}resnext{assumptions.depth}_{assumptions.num_groups}x{assumptions.width_per_group}d"

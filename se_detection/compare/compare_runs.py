@@ -136,9 +136,9 @@ def _differences(first: EvaluatedRun, other: EvaluatedRun) -> dict[str, list[Any
     if not _is_same_data(*data):
         found["DATASETS.TRAIN"] = [[f"{name} ({path})" if path else name for name, path in items] for items in data]
     partial = [bool(run.record.get("allow_partial_backbone")) for run in (first, other)]
-    found |= {"--allow-partial-trunk": partial} if partial[0] != partial[1] else {}
-    left_out = [run.left_out for run in (first, other)]
-    return found | ({BAD_IMAGES: [f"{len(names)} images" for names in left_out]} if left_out[0] != left_out[1] else {})
+    found |= {"--allow-partial-backbone": partial} if partial[0] != partial[1] else {}
+    skipped = [run.skipped for run in (first, other)]
+    return found | ({BAD_IMAGES: [f"{len(names)} images" for names in skipped]} if skipped[0] != skipped[1] else {})
 
 
 def _training_data(run: EvaluatedRun) -> list[tuple[str, str | None]]:

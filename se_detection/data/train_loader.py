@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
 from .image_files import BadImage, image_key, reason
-from .worker_signals import Undisturbed
+from .worker_signals import SignalSafeLoader
 
 MappedImage = dict[str, Any]
 Mapper = Callable[[MappedImage], MappedImage | None]
@@ -30,7 +30,7 @@ Mapper = Callable[[MappedImage], MappedImage | None]
 # What a seed is for: streams of different purposes have nothing in common.
 ORDER, AUGMENTATION, STEP, REPLACEMENT = range(4)
 # Where an image tells what was left out in its favour: a list of `BadImage`.
-LEFT_OUT = "left_out"
+SKIPPED = "skipped"
 
 logger = logging.getLogger(__name__)
 
@@ -129,11 +129,11 @@ class TrainLoader:
             num_workers=parts["num_workers"],
         )
 
-    def leave_out(self, images: Iterable[BadImage]) -> None:
+    def skip(self, images: Iterable[BadImage]) -> None:
         """Leaves these images out, and from now on those that the mapper refuses too; others take their places.
 
         All other images stay in theirs. What turns out bad is told by the image that takes its place, each time, in
-        `left_out`.
+        `skipped`.
         """
         self.bad_images = {image.key for image in images}
 
@@ -151,7 +151,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[list[MappedImage]]:
         return iter(
-            Undisturbed(
+            SignalSafeLoader(
                 DataLoader(
                     _Mapped(self.dataset, self.groups, self.mapper, self.seed, self.bad_images),
                     batch_sampler=self.picks(),
@@ -217,7 +217,7 @@ class _Mapped(Dataset[MappedImage]):
 
     def __getitem__(self, pick: tuple[int, int]) -> MappedImage:
         position, index = pick
-        left_out: list[BadImage] = []
+        skipped: list[BadImage] = []
         for candidate in chain([index], self._others(position, index)):
             item = self.dataset[candidate]
             key = image_key(item)
@@ -229,11 +229,11 @@ class _Mapped(Dataset[MappedImage]):
             except UserError as error:
                 if self.bad_images is None:
                     raise
-                left_out.append(BadImage(*key, reason(error.__cause__ or error)))
+                skipped.append(BadImage(*key, reason(error.__cause__ or error)))
                 continue
             if image is not None:
-                return {**image, LEFT_OUT: left_out} if left_out else image
-        last = f": {left_out[-1].file_name}: {left_out[-1].reason}" if left_out else ""
+                return {**image, SKIPPED: skipped} if skipped else image
+        last = f": {skipped[-1].file_name}: {skipped[-1].reason}" if skipped else ""
         raise UserError(f"no image of the training data can be used{last}; see whether their folder is the right one")
 
     def _others(self, position: int, index: int) -> Iterator[int]:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Undisturbed:
+class SignalSafeLoader:
     """Batches of a loader.
 
     Args:

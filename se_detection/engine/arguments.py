@@ -32,6 +32,7 @@ def argument_parser() -> ArgumentParser:
         help="start the last layers afresh when MODEL.WEIGHTS is a detector trained on other classes",
     )
     parser.add_argument(
+        "--allow-partial-backbone",
         "--allow-partial-trunk",
         action="store_true",
         help="load what fits of MODEL.WEIGHTS where the backbone differs, and start the rest of it afresh",

@@ -15,7 +15,7 @@ from .signals import RankMaximum
 logger = logging.getLogger(__name__)
 
 
-class LeftOut(HookBase):
+class SkippedImages(HookBase):
     """Keeps `bad_images.json` of the run, of what all processes know.
 
     Args:

@@ -9,7 +9,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ..data.image_files import BadImage
-from ..data.train_loader import LEFT_OUT, STEP, seed_everything
+from ..data.train_loader import SKIPPED, STEP, seed_everything
 
 
 class SeededBatches:
@@ -18,7 +18,7 @@ class SeededBatches:
     def __init__(self, loader: Iterable[list[dict[str, Any]]]) -> None:
         self.loader = loader
         self.files: list[str] = []
-        self.left_out: list[BadImage] = []
+        self.skipped: list[BadImage] = []
         self.start_at(0, 0)
 
     def start_at(self, iteration: int, seed: int) -> None:
@@ -26,15 +26,15 @@ class SeededBatches:
         self.iteration = iteration
         self.seed = seed
 
-    def take_left_out(self) -> list[BadImage]:
+    def take_skipped(self) -> list[BadImage]:
         """What was left out of the batches since this was last called."""
-        taken, self.left_out = self.left_out, []
+        taken, self.skipped = self.skipped, []
         return taken
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         for iteration, batch in enumerate(self.loader, self.iteration):
             self.files = [str(item.get("file_name")) for item in batch]
-            self.left_out += [image for item in batch for image in item.pop(LEFT_OUT, ())]
+            self.skipped += [image for item in batch for image in item.pop(SKIPPED, ())]
             # After the images: where no workers load them, augmentation draws from the same generators.
             seed_everything(self.seed, STEP, iteration, comm.get_rank())
             yield batch

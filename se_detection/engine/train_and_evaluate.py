@@ -12,8 +12,8 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
-from ..checkpoint.layout import Layout
 from ..errors import UserError, user_message
 from ..modeling.fuse.fuse import fuse_for_inference
 from ..runs.record import write_run_record
@@ -110,7 +110,7 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> Non
     checkpointer = StrictCheckpointer(
         model,
         save_dir=cfg.OUTPUT_DIR,
-        layout=Layout.from_cfg(cfg),
+        assumptions=WeightsAssumptions.from_cfg(cfg),
         allow_partial_backbone=args.allow_partial_backbone,
         needs_heads=True,
     )

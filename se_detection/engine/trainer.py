@@ -27,13 +27,13 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import Tensor, nn
 
+from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
-from ..checkpoint.layout import Layout
 from ..data.coco_sets import naming
 from ..data.image_files import BadImage
 from ..data.mapper import CheckedMapper
 from ..data.train_loader import Phase, TrainLoader
-from ..data.worker_signals import Undisturbed
+from ..data.worker_signals import SignalSafeLoader
 from ..errors import UserError
 from ..evaluation.coco_evaluator import build_evaluator
 from ..modeling.complexity import image_size
@@ -46,7 +46,7 @@ from .hooks import BestCheckpoint, Checkpoints, DeferredWriters, Evaluation, Mov
 from .loss_guard import LossGuard, get_normalizer, guard_forward, norm_statistics, set_normalizer, weights_are_finite
 from .resume import check_fixed_values, check_state, fixed_values, shared_checkpoint
 from .signals import InterruptibleEvaluator, RankMaximum, StopRequest
-from .skipped_images import LeftOut
+from .skipped_images import SkippedImages
 from .steps import CheckedAMPTrainer, CheckedTrainer, SeededBatches
 from .tensorboard import DetectionImages, GateMeans
 from .user_data import register_user_data
@@ -120,7 +120,7 @@ class Trainer(DefaultTrainer):
             model,
             cfg.OUTPUT_DIR,
             trainer=weakref.proxy(self),
-            layout=Layout.from_cfg(cfg),
+            assumptions=WeightsAssumptions.from_cfg(cfg),
             reset_predictor=reset_predictor,
             allow_partial_backbone=allow_partial_backbone,
         )
@@ -131,7 +131,7 @@ class Trainer(DefaultTrainer):
         if self.bad_images is not None:
             if not isinstance(loader, TrainLoader):
                 raise UserError("--skip-bad-images: build_train_loader gives no TrainLoader, which could do so")
-            loader.leave_out(self.bad_images)
+            loader.skip(self.bad_images)
         return loader
 
     def _wrap(self, module: nn.Module) -> nn.Module:
@@ -161,7 +161,9 @@ class Trainer(DefaultTrainer):
         )
         found: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
         if self.bad_images is not None:
-            found.append(LeftOut(Path(cfg.OUTPUT_DIR), self.bad_images, self.batches.take_left_out, self.agreement))
+            found.append(
+                SkippedImages(Path(cfg.OUTPUT_DIR), self.bad_images, self.batches.take_skipped, self.agreement)
+            )
         if cfg.SOLVER.BACKBONE_FREEZE_ITERS:
             backbone = backbone_of(self.checkpointer.model)
             found.append(FrozenBackbone(backbone, cfg.SOLVER.BACKBONE_FREEZE_ITERS, lambda: weak._wrap_again()))
@@ -351,7 +353,7 @@ class Trainer(DefaultTrainer):
         """detectron2's, which names an image that can't be read."""
         with naming([dataset_name]):
             loader = build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
-        return Undisturbed(loader)
+        return SignalSafeLoader(loader)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

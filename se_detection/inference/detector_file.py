@@ -10,7 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..checkpoint.layout import Layout
+from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.read_weights import read_checkpoint
 from ..config.buildable import check_model
 from ..config.defaults import classes_node
@@ -35,11 +35,11 @@ def write_exported(path: Path, model: nn.Module, cfg: CfgNode, categories: dict[
         raise UserError(f"{path} is there already; remove it, or choose another name")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}")
-    layout = Layout.from_cfg(cfg)
+    assumptions = WeightsAssumptions.from_cfg(cfg)
     content = {
         "model": model.state_dict(),
         KEY: {"config": cfg.dump(), "categories": [[id_, name] for id_, name in categories.items()]},
-        **({"layout": layout.to_dict()} if layout else {}),
+        **({"assumptions": assumptions.to_dict()} if assumptions else {}),
     }
     write_whole(path, partial(torch.save, content))
 

@@ -13,7 +13,7 @@ from timm.data import Mixup
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from ..checkpoint.layout import PLAIN_BUILDERS, SE_BUILDERS
+from ..checkpoint.assumptions import PLAIN_BUILDERS, SE_BUILDERS
 from ..config.se_config import STAGES
 from ..errors import UserError
 from ..modeling.blocks import SEResidualBlock

@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..data.train_loader import TrainLoader
-from ..data.worker_signals import Undisturbed
+from ..data.worker_signals import SignalSafeLoader
 from ..engine.trainer import Trainer, in_memory_order
 from ..files import write_whole
 from .classifier import Classifier
@@ -54,7 +54,7 @@ class Pretrainer(Trainer):
         """Batches of the training's size, of each image's centre."""
         size = max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
         mapper = ImageMapper(cfg, is_train=False)
-        return Undisturbed(build_detection_test_loader(cfg, dataset_name, mapper=mapper, batch_size=size))
+        return SignalSafeLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper, batch_size=size))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -74,12 +74,12 @@ class Pretrainer(Trainer):
 
     def _save_backbone(self) -> None:
         weights: Any = self.checkpointer.weights
-        layout: Any = self.checkpointer.layout
+        assumptions: Any = self.checkpointer.assumptions
         content = {
             # `.pth` files with matching names load into a detector by detectron2's own checkpointer, too.
             "matching_heuristics": True,
             "model": {key: tensor.contiguous() for key, tensor in weights.backbone.state_dict().items()},
-            "layout": layout.to_dict(),
+            "assumptions": assumptions.to_dict(),
             "pretraining": {"epochs": self.cfg.PRETRAIN.EPOCHS, **self._last_eval_results["classification"]},
         }
         write_whole(Path(self.cfg.OUTPUT_DIR, BACKBONE), partial(torch.save, content))

@@ -52,7 +52,7 @@ class EvaluatedRun:
         return self.path if self.path.is_file() else self.path / "inference" / DETECTIONS
 
     @property
-    def left_out(self) -> set[str]:
+    def skipped(self) -> set[str]:
         """The names of the training images that could not be used.
 
         Raises:

@@ -18,7 +18,7 @@ from ..data.coco_files import load_annotations
 from ..data.coco_format import Entry
 from ..data.coco_sets import check_coco, check_registered, register_coco_json
 from ..data.mapper import CheckedMapper
-from ..data.worker_signals import Undisturbed
+from ..data.worker_signals import SignalSafeLoader
 from ..errors import UserError
 from ..files import file_digest
 from .record import read_record
@@ -164,7 +164,7 @@ def batches(cfg: CfgNode, images: Sequence[Entry]) -> Iterator[list[Entry]]:
     loader = build_detection_test_loader(
         dataset=list(images), mapper=mapper, num_workers=min(cfg.DATALOADER.NUM_WORKERS, len(images))
     )
-    return iter(Undisturbed(loader))
+    return iter(SignalSafeLoader(loader))
 
 
 def coco_results(image: Entry, found: Instances, split: EvaluationData) -> list[Entry]:

@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from se_detection import UserError, model_zoo
+from se_detection.checkpoint.assumptions import WeightsAssumptions
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.checkpoint.convert_input import convert_input
 from se_detection.checkpoint.converted import Converted
-from se_detection.checkpoint.layout import Layout
 
 
 def config(arm: str = "SE_R", **resnets: object) -> CfgNode:
@@ -37,7 +37,7 @@ def config(arm: str = "SE_R", **resnets: object) -> CfgNode:
 
 
 def checkpointer(cfg: CfgNode, folder: Path, **options: object) -> StrictCheckpointer:
-    return StrictCheckpointer(build_model(cfg), str(folder), layout=Layout.from_cfg(cfg), **options)
+    return StrictCheckpointer(build_model(cfg), str(folder), assumptions=WeightsAssumptions.from_cfg(cfg), **options)
 
 
 def load(cfg: CfgNode, checkpoint: dict[str, object], folder: Path, **options: object) -> nn.Module:
@@ -65,8 +65,8 @@ def assert_backbone(model: nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def test_a_runs_own_checkpoint(saved, tmp_path) -> None:
-    assert saved["layout"]["channel_order"] == "BGR"
-    assert saved["layout"]["se_reduction"] == [8, 16, 16, 16]
+    assert saved["assumptions"]["channel_order"] == "BGR"
+    assert saved["assumptions"]["se_reduction"] == [8, 16, 16, 16]
     model = load(config(), saved, tmp_path)
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, saved["model"][key]), key
@@ -202,7 +202,7 @@ def test_metadata_that_contradicts_the_config(saved, tmp_path, key, value) -> No
 
 
 def test_a_file_without_metadata_loads_with_one_warning(saved, tmp_path, caplog) -> None:
-    del saved["layout"]
+    del saved["assumptions"]
     with caplog.at_level(logging.WARNING):
         load(config(), saved, tmp_path)
     (warning,) = [record.getMessage() for record in caplog.records]
@@ -245,7 +245,7 @@ def test_partial_backbone_when_asked_for(saved, tmp_path, caplog) -> None:
     torch.save(saved, tmp_path / "weights.pth")
     with caplog.at_level(logging.WARNING):
         loader.load(str(tmp_path / "weights.pth"))
-    assert "loaded in part, as --allow-partial-trunk asks: of the backbone's" in caplog.text
+    assert "loaded in part, as --allow-partial-backbone asks: of the backbone's" in caplog.text
     for key, tensor in loader.model.state_dict().items():
         fits = ".se." not in key and key != "backbone.bottom_up.res3.0.conv1.weight"
         assert torch.equal(tensor, weights[key] if fits else before[key]), key
@@ -261,7 +261,11 @@ def test_the_res5_of_a_c4_head_is_backbone(tmp_path) -> None:
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
     cfg.INPUT.FORMAT = "RGB"
     converted = Converted.from_state_dict(timm.create_model("seresnet50").state_dict(), "timm", sha256="")
-    checkpoint = {"model": converted.weights, "layout": converted.layout.to_dict(), "matching_heuristics": True}
+    checkpoint = {
+        "model": converted.weights,
+        "assumptions": converted.assumptions.to_dict(),
+        "matching_heuristics": True,
+    }
     model = load(cfg, checkpoint, tmp_path)
     for key, tensor in model.roi_heads.res5.state_dict().items():
         assert torch.equal(tensor, converted.weights[f"res5.{key}"])
@@ -301,8 +305,8 @@ def test_detectrons_own_backbones(tmp_path) -> None:
 
 
 def test_broken_metadata(saved, tmp_path) -> None:
-    saved["layout"] = {"stem": "caffe"}
-    with pytest.raises(UserError, match="the layout that the weights file carries is not"):
+    saved["assumptions"] = {"stem": "caffe"}
+    with pytest.raises(UserError, match="the assumptions that the weights file carries is not"):
         load(config(), saved, tmp_path)
 
 
@@ -336,9 +340,9 @@ def test_the_layout_names_the_file_it_was_converted_from(tmp_path) -> None:
     converted = convert_input(str(given), "timm")
     converted.save(tmp_path / "out.pth")
     converted.save(tmp_path / "out.safetensors")
-    layout = torch.load(tmp_path / "out.pth", weights_only=True)["layout"]
+    assumptions = torch.load(tmp_path / "out.pth", weights_only=True)["assumptions"]
     header = (tmp_path / "out.safetensors").read_bytes()
     size = int.from_bytes(header[:8], "little")
-    assert json.loads(json.loads(header[8 : 8 + size])["__metadata__"]["layout"]) == layout
-    assert layout["sha256"] == hashlib.sha256(given.read_bytes()).hexdigest()
-    assert layout["source"] == "timm"
+    assert json.loads(json.loads(header[8 : 8 + size])["__metadata__"]["assumptions"]) == assumptions
+    assert assumptions["sha256"] == hashlib.sha256(given.read_bytes()).hexdigest()
+    assert assumptions["source"] == "timm"

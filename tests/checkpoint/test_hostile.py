@@ -45,7 +45,7 @@ class Runs:
 
 def write(path: Path, kind: str, content: Any) -> Path:
     if kind == "safetensors":
-        save_file(content, path, metadata={"format": "pt", "layout": json.dumps({"depth": 18})})
+        save_file(content, path, metadata={"format": "pt", "assumptions": json.dumps({"depth": 18})})
     elif kind.startswith("pickle"):
         arrays = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in content.items()}
         path.write_bytes(pickle.dumps(arrays, int(kind[-1])))
@@ -139,12 +139,12 @@ def test_spoilt_files(tally, tmp_path, monkeypatch) -> None:
     [
         lambda call: call,
         lambda call: {"model": WEIGHTS, "__author__": call},
-        lambda call: {"model": WEIGHTS, "layout": {"depth": [call]}},
+        lambda call: {"model": WEIGHTS, "assumptions": {"depth": [call]}},
         lambda call: {"stem.conv1.weight": call},
         lambda call: {"state_dict": {}, "epoch": {1: {2: [3, (call,)]}}},
         lambda call: {"stem.conv1.weight": np.array([call], dtype=object)},
     ],
-    ids=["all", "author", "layout", "tensor", "deep", "array"],
+    ids=["all", "author", "assumptions", "tensor", "deep", "array"],
 )
 @pytest.mark.parametrize(
     "call",
@@ -293,9 +293,9 @@ def test_archives_that_are_larger_than_their_files(tmp_path) -> None:
         ({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, 1000),
         ({"w": {"dtype": "F4", "shape": [32], "data_offsets": [0, 16]}}, 16),
         ({"w": {"dtype": "C64", "shape": [2], "data_offsets": [0, 16]}}, 16),
-        ({"__metadata__": {"layout": "{"}}, 0),
-        ({"__metadata__": {"layout": "[" * 100_000}}, 0),
-        ({"__metadata__": {"layout": {}}}, 0),
+        ({"__metadata__": {"assumptions": "{"}}, 0),
+        ({"__metadata__": {"assumptions": "[" * 100_000}}, 0),
+        ({"__metadata__": {"assumptions": {}}}, 0),
     ],
 )
 def test_safetensors_headers_that_lie(tmp_path, header, size) -> None:

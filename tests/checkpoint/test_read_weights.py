@@ -56,9 +56,9 @@ def test_safetensors(tmp_path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(WEIGHTS, path)
     assert_weights(read_checkpoint(path))
-    assert "layout" not in read_checkpoint(path)
-    save_file(WEIGHTS, path, metadata={"layout": json.dumps({"depth": 50})})
-    assert read_checkpoint(path)["layout"] == {"depth": 50}
+    assert "assumptions" not in read_checkpoint(path)
+    save_file(WEIGHTS, path, metadata={"assumptions": json.dumps({"depth": 50})})
+    assert read_checkpoint(path)["assumptions"] == {"depth": 50}
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

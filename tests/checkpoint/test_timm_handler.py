@@ -45,10 +45,10 @@ def test_the_cache_is_used_the_second_time(offline_timm, monkeypatch) -> None:
 def test_what_timm_says_of_the_input_is_kept(offline_timm) -> None:
     offline_timm.pretrained_cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)}
     path = PathManager.get_local_path("timm://seresnet50.a1_in1k")
-    layout = torch.load(path, weights_only=True)["layout"]
-    assert layout["pixel_mean"] == pytest.approx([127.5, 102, 76.5])
-    assert layout["pixel_std"] == pytest.approx([51, 51, 51])
-    assert (layout["channel_order"], layout["source"], len(layout["sha256"])) == ("RGB", "timm", 64)
+    assumptions = torch.load(path, weights_only=True)["assumptions"]
+    assert assumptions["pixel_mean"] == pytest.approx([127.5, 102, 76.5])
+    assert assumptions["pixel_std"] == pytest.approx([51, 51, 51])
+    assert (assumptions["channel_order"], assumptions["source"], len(assumptions["sha256"])) == ("RGB", "timm", 64)
 
 
 def test_without_network_the_message_says_so(monkeypatch, tmp_path) -> None:

@@ -126,8 +126,8 @@ def test_plain_weights_in_an_se_config_need_a_word(tmp_path, resnet18) -> None:
         "the file's backbone is plain and the config's has SE, which helps a detector only when its backbone was"
         in line
     )
-    allowed = run("train_net.py", tmp_path, "--allow-partial-trunk", *config, *data, *overrides)
+    allowed = run("train_net.py", tmp_path, "--allow-partial-backbone", *config, *data, *overrides)
     assert allowed.returncode == 0, allowed.stderr
     assert json.loads((tmp_path / "run" / "run.json").read_text())["allow_partial_backbone"] is True
-    layout = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["layout"]
-    assert (layout["channel_order"], layout["se_reduction"]) == ("RGB", [16, 16, 16, 16])
+    assumptions = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["assumptions"]
+    assert (assumptions["channel_order"], assumptions["se_reduction"]) == ("RGB", [16, 16, 16, 16])

@@ -169,7 +169,7 @@ def test_other_training_data_is_refused(runs, tmp_path, annotations, refuse) -> 
 
 def test_a_backbone_loaded_in_part_is_told(runs, refuse) -> None:
     change(runs[1] / "run.json", allow_partial_backbone=True)
-    refuse(r"--allow-partial-trunk \(False and True\)")
+    refuse(r"--allow-partial-backbone \(False and True\)")
 
 
 def test_runs_of_one_arm_must_be_of_one_detector(seeds, refuse) -> None:

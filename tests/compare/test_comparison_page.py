@@ -231,7 +231,7 @@ def test_excitation_plots_are_embedded(write, runs) -> None:
         write()
 
 
-def test_what_is_not_at_hand_is_left_out(write, runs, tmp_path) -> None:
+def test_what_is_not_at_hand_is_skipped(write, runs, tmp_path) -> None:
     files = []
     for run in runs:
         files.append(tmp_path / f"{run.name}.json")

@@ -12,7 +12,7 @@ from detectron2.utils import comm
 
 from se_detection import UserError
 from se_detection.data.image_files import BadImage
-from se_detection.data.train_loader import LEFT_OUT, ORDER, Phase, TrainLoader, seed_cpu, seed_everything
+from se_detection.data.train_loader import ORDER, SKIPPED, Phase, TrainLoader, seed_cpu, seed_everything
 from se_detection.errors import user_message
 
 IMAGES = [
@@ -163,7 +163,7 @@ def picky(*bad: int):
 def told(made: TrainLoader, count: int):
     """Batches, and what was left out by each of their images."""
     batches = take(made, count)
-    return batches, [[item.pop(LEFT_OUT, []) for item in batch] for batch in batches]
+    return batches, [[item.pop(SKIPPED, []) for item in batch] for batch in batches]
 
 
 @pytest.mark.parametrize("grouping", [True, False])
@@ -175,14 +175,14 @@ def test_others_take_the_places_of_bad_images_and_all_the_rest_stays(grouping) -
     made.mapper = drop
     dropped = take(made, 40)
     made.mapper = refuse
-    made.leave_out([])
-    refused, left_out = told(made, 40)
+    made.skip([])
+    refused, skipped = told(made, 40)
     assert refused == dropped
     made.mapper = noisy
-    made.leave_out([BadImage(f"{index}.jpg", 4 if index % 3 else 2, 3, "known") for index in bad])
+    made.skip([BadImage(f"{index}.jpg", 4 if index % 3 else 2, 3, "known") for index in bad])
     assert told(made, 40) == (dropped, [[[]] * 4] * 40)
     taken = Counter()
-    for before, after, reasons in zip(whole, refused, left_out, strict=True):
+    for before, after, reasons in zip(whole, refused, skipped, strict=True):
         for old, new, images in zip(before, after, reasons, strict=True):
             if old["index"] not in bad:
                 assert old == new
@@ -200,7 +200,7 @@ def test_others_take_the_places_of_bad_images_and_all_the_rest_stays(grouping) -
 
 def test_an_image_is_bad_in_one_of_the_sizes_it_is_annotated_with() -> None:
     made = loader(4)
-    made.leave_out([BadImage("5.jpg", 4, 7, "annotated with another size elsewhere")])
+    made.skip([BadImage("5.jpg", 4, 7, "annotated with another size elsewhere")])
     assert take(made, 12) == take(loader(4), 12)
 
 
@@ -209,7 +209,7 @@ def test_bad_images_are_replaced_alike_by_any_workers_processes_and_start(worker
     def make(**options) -> TrainLoader:
         made = loader(4, **options)
         made.mapper = picky(3, 4, 11)[0]
-        made.leave_out([])
+        made.skip([])
         return made
 
     expected, _ = told(make(), 20)
@@ -224,7 +224,7 @@ def test_bad_images_are_replaced_alike_by_any_workers_processes_and_start(worker
     monkeypatch.undo()
     halves = loader(2)
     halves.mapper = picky(3, 4, 11)[0]
-    halves.leave_out([])
+    halves.skip([])
     assert ours == [item["index"] for batch in told(halves, 40)[0] for item in batch]
 
 
@@ -236,7 +236,7 @@ def test_without_a_word_a_bad_image_ends_it_and_with_one_the_last_does(workers) 
         take(made, 20)
     assert user_message(caught.value) == "image 3.jpg can't be used"
     made.mapper = picky(*range(23))[0]
-    made.leave_out([])
+    made.skip([])
     with pytest.raises(UserError) as caught:
         take(made, 1)
     assert "no image of the training data can be used" in user_message(caught.value)

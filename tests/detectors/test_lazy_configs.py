@@ -121,7 +121,7 @@ def test_same_layers(name) -> None:
 def test_the_description_sees_a_difference() -> None:
     """Of a stride that moved, of what is frozen, and of an attribute of a helper."""
     with torch.device("meta"):
-        backbone, caffe = (create_backbone("resnet50", layout=layout) for layout in ("torchvision", "caffe"))
+        backbone, caffe = (create_backbone("resnet50", layout=assumptions) for assumptions in ("torchvision", "caffe"))
         frozen = create_backbone("resnet50", freeze_at=1)
         assert describe(backbone) == describe(create_backbone("resnet50"))
     assert describe(backbone) != describe(caffe)
@@ -306,7 +306,7 @@ def test_constructors_take_what_model_se_has() -> None:
     lazy = LazyConfig.apply_overrides(
         lazy,
         [
-            "model.backbone.bottom_up.layout=caffe",
+            "model.backbone.bottom_up.assumptions=caffe",
             "model.backbone.bottom_up.se.reduction_per_stage=[4,8,16,32]",
             "model.backbone.bottom_up.se.position=3x3",
             "model.backbone.bottom_up.se.squeeze=avgmax",

@@ -173,7 +173,7 @@ def test_where_nothing_would_be_left(data, names) -> None:
         load_config(arguments(data, "--skip-bad-images"))
 
 
-def test_a_trainer_with_a_loader_of_its_own_can_not_leave_out(data) -> None:
+def test_a_trainer_with_a_loader_of_its_own_can_not_skip(data) -> None:
     class Own(Trainer):
         @classmethod
         def build_train_loader(cls, cfg):

@@ -278,4 +278,4 @@ def test_the_last_checkpoints_and_the_best_are_kept(runs, uninterrupted, tmp_pat
     # The first of equals: a later one is not better.
     assert best["iteration"] == max(evaluated, key=lambda iteration: (evaluated[iteration], -iteration))
     assert best["bbox/AP"] == evaluated[best["iteration"]]
-    assert best.keys() == {"model", "layout", "iteration", "bbox/AP"}
+    assert best.keys() == {"model", "assumptions", "iteration", "bbox/AP"}

@@ -8,8 +8,8 @@ import torch
 from detectron2.modeling import build_model
 
 from se_detection import model_zoo
+from se_detection.checkpoint.assumptions import WeightsAssumptions
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
-from se_detection.checkpoint.layout import Layout
 from se_detection.data.toy import SHAPES, make_toy_dataset
 from se_detection.gates.excitations import explain
 from se_detection.gates.recorder import se_gates
@@ -55,7 +55,7 @@ def make_run(toy, tmp_path_factory):
             gate.fc2.weight.data *= 8
         if CONSTANT in se_gates(model):
             se_gates(model)[CONSTANT].fc2.weight.data.zero_()
-        StrictCheckpointer(model, str(run), layout=Layout.from_cfg(cfg)).save("model_final")
+        StrictCheckpointer(model, str(run), assumptions=WeightsAssumptions.from_cfg(cfg)).save("model_final")
         data = {"pictures": {"json": str(toy / "annotations" / "val.json"), "images": str(toy / "val")}}
         (run / "run.json").write_text(json.dumps({"data": data, "classes": list(SHAPES)}))
         return run

@@ -50,7 +50,7 @@ def test_a_file_has_the_same_answers_and_needs_nothing_else(file, predictor, exp
     assert SEPredictor.from_file(moved).cfg == predictor.cfg
     # It is a weights file as well, which says what it assumes of its input.
     content = torch.load(file, weights_only=True)
-    assert content["layout"]["pixel_mean"] == [60.0, 110.0, 160.0]
+    assert content["assumptions"]["pixel_mean"] == [60.0, 110.0, 160.0]
     model = build_model(predictor.cfg)
     assert not any(model.load_state_dict(content["model"]))
 

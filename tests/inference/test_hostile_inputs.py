@@ -73,7 +73,7 @@ def test_a_pipe_is_no_video(tmp_path) -> None:
     assert list(unreadable([tmp_path / "pipe.mp4", tmp_path / "pipe.png"]).values()) == ["there is no such file"] * 2
 
 
-def test_a_picture_too_long_for_jpeg_is_drawn_smaller(told, tmp_path) -> None:
+def test_an_image_too_long_for_jpeg_is_drawn_smaller(told, tmp_path) -> None:
     Image.new("RGB", (66_000, 40)).save(tmp_path / "long.png")
     predict([str(tmp_path / "long.png")], [told], tmp_path / "out")
     assert Image.open(tmp_path / "out" / "pictures" / "00001_long.jpg").width == 65_500
@@ -92,7 +92,7 @@ class Thin(Detector):
         return []
 
 
-def test_a_picture_too_thin_is_refused_or_left_out(told, photos, tmp_path) -> None:
+def test_an_image_too_thin_is_refused_or_skipped(told, photos, tmp_path) -> None:
     thin = photos / "thin.png"
     Image.new("RGB", (20_000, 10)).save(thin)
     with pytest.raises(UserError, match=r"thin\.png: 20000x10 pixels are too long and thin for .* 320"):
@@ -128,7 +128,7 @@ def test_predictions_to_go_on_from(tally, told, photos, tmp_path, data) -> None:
     done = tally.refused(predict, [str(photos / "0.png")], [told], out)
     if done is not None:
         results = json.loads((out / "coco_instances_results.json").read_text())
-        images = json.loads((out / "images.json").read_text())["images"]
-        assert [image["id"] for image in listed] == list(range(1, len(images) + 1))
+        listed = json.loads((out / "images.json").read_text())["images"]
+        assert [image["id"] for image in listed] == list(range(1, len(listed) + 1))
         assert np.isfinite([value for item in results for value in item["bbox"]]).all()
     shutil.rmtree(out)

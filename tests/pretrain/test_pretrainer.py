@@ -12,8 +12,8 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from se_detection import UserError, model_zoo
+from se_detection.checkpoint.assumptions import WeightsAssumptions
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
-from se_detection.checkpoint.layout import Layout
 from se_detection.engine.signals import Interrupted
 from se_detection.pretrain.pretrain_config import load_pretrain_config
 
@@ -62,7 +62,7 @@ def backbone(model) -> dict[str, Tensor]:
 @pytest.mark.parametrize("checkpointer", [DetectionCheckpointer, StrictCheckpointer])
 def test_a_detector_gets_the_whole_backbone(trained, checkpointer) -> None:
     cfg, model = detector()
-    options = {"layout": Layout.from_cfg(cfg)} if checkpointer is StrictCheckpointer else {}
+    options = {"assumptions": WeightsAssumptions.from_cfg(cfg)} if checkpointer is StrictCheckpointer else {}
     checkpointer(model, **options).load(str(trained / "backbone.pth"))
     whole = torch.load(trained / "model_final.pth", weights_only=True)["model"]
     expected = {key.removeprefix("backbone."): value for key, value in whole.items() if key.startswith("backbone.")}
@@ -73,7 +73,7 @@ def test_another_channel_order_is_refused(trained) -> None:
     cfg, model = detector()
     cfg.INPUT.FORMAT = "RGB"
     with pytest.raises(UserError, match=r"INPUT\.FORMAT is BGR in the file and RGB in the config"):
-        StrictCheckpointer(model, layout=Layout.from_cfg(cfg)).load(str(trained / "backbone.pth"))
+        StrictCheckpointer(model, assumptions=WeightsAssumptions.from_cfg(cfg)).load(str(trained / "backbone.pth"))
 
 
 def test_it_goes_on_as_if_it_had_not_been_stopped(build) -> None:
@@ -118,7 +118,7 @@ def test_what_is_frozen_in_a_detector_learns_here(arguments) -> None:
     cfg = load_pretrain_config(arguments(config="COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"))
     assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.WEIGHTS) == ("BN", 0, "")
     detector_config = model_zoo.get_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
-    assert Layout.from_cfg(cfg) == Layout.from_cfg(detector_config)
+    assert WeightsAssumptions.from_cfg(cfg) == WeightsAssumptions.from_cfg(detector_config)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ def measured(monkeypatch):
     def measure(case, arms, **options) -> Times:
         times = Times(case, memory=dict.fromkeys(arms, 10), interrupted=case.size == 192)
         times.seconds = {name: np.full(6, case.size * (1.0 + (name == "eager"))) for name in arms}
-        times.left_out = {"fused": "reason"} if case.mode == "train" else {}
+        times.skipped = {"fused": "reason"} if case.mode == "train" else {}
         return times
 
     monkeypatch.setattr(module, "measure_case", measure)
@@ -30,7 +30,7 @@ def test_cases_one_after_the_other(make_case, measured) -> None:
         for arm, ratio in (("stock", 1.0), ("eager", 2.0))
     ]
     assert not result.interrupted
-    assert result.left_out == [f"fused in {case}: reason" for case in cases[2:]]
+    assert result.skipped == [f"fused in {case}: reason" for case in cases[2:]]
 
 
 def test_after_ctrl_c_nothing_more_is_measured(make_case, measured) -> None:

@@ -12,7 +12,7 @@ from werkzeug.test import Client
 
 from se_detection import UserError
 
-from ..app import AT_ONCE, IMAGES, MEBIBYTES, TryPage
+from ..app import AT_ONCE, MEBIBYTES, SHOWN_AT_MOST, TryPage
 
 HOST = "127.0.0.1:8000"
 BODY = "application/octet-stream"
@@ -66,7 +66,7 @@ def test_whatever_the_page_loads_is_there_and_says_what_it_is_of(client, told) -
         "runs": [{**run, "weights": "model_final.pth"} for run in runs],
         "colours": told.colours,
         "mebibytes": MEBIBYTES,
-        "pictures": IMAGES,
+        "pictures": SHOWN_AT_MOST,
     }
 
 

@@ -138,7 +138,7 @@ def test_each_run_has_its_own_seed_and_backbone_and_the_rate_of_its_arms_trials(
         assert (value(words, "SEED"), float(value(words, "SOLVER.BASE_LR"))) == (str(seed), 0.02)
         backbone = next(words for words in backbones if value(words, "SEED") == str(seed))
         assert value(words, "MODEL.WEIGHTS") == f"{value(backbone, 'OUTPUT_DIR')}/backbone.pth"
-        assert ("--allow-partial-trunk" in words) == (arm != "plain")
+        assert ("--allow-partial-backbone" in words) == (arm != "plain")
         assert value(words, "--train-json").endswith("data/train.json")
         assert value(words, "--val-json").endswith("annotations/val.json")
     record = folder.record("plain", 2)

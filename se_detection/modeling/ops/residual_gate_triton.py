@@ -19,10 +19,10 @@ def forward(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
         gate: (N, C, 1, 1).
         shortcut: (N, C, H, W).
     """
-    layout = _layout(residual)
-    residual, shortcut = (x.contiguous(memory_format=layout) for x in (residual, shortcut))
+    memory_order = _memory_order(residual)
+    residual, shortcut = (x.contiguous(memory_format=memory_order) for x in (residual, shortcut))
     out = torch.empty_like(residual, dtype=torch.promote_types(residual.dtype, shortcut.dtype))
-    grid, sizes = _plan(out, layout)
+    grid, sizes = _plan(out, memory_order)
     with torch.cuda.device_of(out):
         _forward[grid](residual, gate.contiguous(), shortcut, out, *sizes)
     return out
@@ -42,27 +42,27 @@ def backward(grad: Tensor, gate: Tensor, out: Tensor, kept: Tensor, is_residual:
         `d * (out - shortcut)`, (N, C, 1, 1) in float32, where `d` is the gradient before the ReLU. Each sum is taken in
         the same order every time.
     """
-    layout = _layout(out)
-    grad, out, kept = (x.contiguous(memory_format=layout) for x in (grad, out, kept))
+    memory_order = _memory_order(out)
+    grad, out, kept = (x.contiguous(memory_format=memory_order) for x in (grad, out, kept))
     to_shortcut, to_residual = torch.empty_like(out), torch.empty_like(out)
-    grid, sizes = _plan(out, layout)
+    grid, sizes = _plan(out, memory_order)
     parts = torch.empty(*out.shape[:2], grid[0], device=out.device, dtype=torch.float32)
     with torch.cuda.device_of(out):
         _backward[grid](grad, gate.contiguous(), out, kept, to_shortcut, to_residual, parts, *sizes, is_residual)
     return to_shortcut, to_residual, parts.sum(dim=2)[:, :, None, None]
 
 
-def _layout(x: Tensor) -> torch.memory_format:
+def _memory_order(x: Tensor) -> torch.memory_format:
     last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _plan(x: Tensor, layout: torch.memory_format) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+def _plan(x: Tensor, memory_order: torch.memory_format) -> tuple[tuple[int, int, int], tuple[int, ...]]:
     """The grid of tiles, and the sizes and strides that the kernels take."""
     images, channels, height, width = x.shape
     positions = height * width
     # Along memory it is long, but no longer than the map.
-    if layout == torch.channels_last:
+    if memory_order == torch.channels_last:
         strides = (1, channels)
         rows = min(64, triton.next_power_of_2(channels))
         columns = TILE // rows

@@ -186,7 +186,7 @@ def test_images_that_can_not_be_used_go_with_their_annotations(data_set, cfg) ->
 
 
 @pytest.mark.parametrize(
-    ("image", "stated", "boxes", "kept"),
+    ("file", "stated", "boxes", "kept"),
     [
         # Nothing contradicts the image's own size.
         ({"width": 60, "height": 40}, (61, 40), [[1, 1, 20, 30]], True),

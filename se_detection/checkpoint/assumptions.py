@@ -36,7 +36,7 @@ SEEN_IN_SHAPES = ("depth", "num_groups", "width_per_group", "se_reduction", "se_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class WeightsAssumptions:
     """The layers of a backbone and the input that they were trained on.
 
     Args:
@@ -71,7 +71,7 @@ class Layout:
         return any(self.se_reduction)
 
     @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> "Layout | None":
+    def from_cfg(cls, cfg: CfgNode) -> "WeightsAssumptions | None":
         """What a config assumes; None if its backbone is none of detectron2's or this project's ResNets."""
         if cfg.MODEL.BACKBONE.NAME not in PLAIN_BUILDERS + SE_BUILDERS:
             return None
@@ -103,7 +103,7 @@ class Layout:
         sha256: str,
         pixel_mean: tuple[float, ...] = IMAGENET_MEAN,
         pixel_std: tuple[float, ...] = IMAGENET_STD,
-    ) -> "Layout":
+    ) -> "WeightsAssumptions":
         """What converted weights assume: what their shapes show, and what is known of their source.
 
         Args:
@@ -142,7 +142,7 @@ class Layout:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, content: Any) -> "Layout":
+    def from_dict(cls, content: Any) -> "WeightsAssumptions":
         """The inverse of :meth:`to_dict`.
 
         Raises:
@@ -151,7 +151,7 @@ class Layout:
         names = {field.name for field in fields(cls)}
         if not isinstance(content, dict) or set(content) != names:
             raise UserError(
-                f"the layout that the weights file carries is not {', '.join(sorted(names))}; convert the file again"
+                f"the assumptions that the weights file carries is not {', '.join(sorted(names))}; convert the file again"
             )
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
@@ -159,7 +159,7 @@ class Layout:
         for field in fields(cls):
             if not _is(values[field.name], field.type):
                 raise UserError(
-                    f"the layout that the weights file carries has {field.name} {content[field.name]!r:.80}"
+                    f"the assumptions that the weights file carries has {field.name} {content[field.name]!r:.80}"
                 )
         return cls(**values)
 
@@ -168,7 +168,7 @@ class Layout:
         return ", ".join(f"{key} {_show(getattr(self, field))}" for field, key in shown.items())
 
 
-def contradictions(file: Layout, config: Layout, *, ignore_shapes: bool = False) -> list[str]:
+def contradictions(file: WeightsAssumptions, config: WeightsAssumptions, *, ignore_shapes: bool = False) -> list[str]:
     """Where a file and a config differ, one line each, naming both sides.
 
     Whether there is SE at all is left out: the names of the layers show it, and its message is another.

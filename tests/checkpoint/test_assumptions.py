@@ -4,26 +4,26 @@ import torch
 from detectron2.config import CfgNode
 
 from se_detection import UserError, model_zoo
+from se_detection.checkpoint.assumptions import WeightsAssumptions, contradictions
 from se_detection.checkpoint.converted import Converted
-from se_detection.checkpoint.layout import Layout, contradictions
 from se_detection.checkpoint.timm_handler import PREFIX, source_of
 
 CONFIG = "Paper/faster_rcnn_SE_R_50_FPN_2x"
 
 
-def layout_of_timm(name: str) -> Layout:
+def assumptions_of_timm(name: str) -> WeightsAssumptions:
     """What the handler would write for weights of timm's; shapes and metadata need no weights."""
     given = timm.get_pretrained_cfg(name)
     with torch.device("meta"):
         weights = timm.create_model(name.split(".")[0]).state_dict()
     pixels = {f"pixel_{kind}": tuple(255 * value for value in getattr(given, kind)) for kind in ("mean", "std")}
-    return Converted.from_state_dict(weights, source_of(name), sha256="", **pixels).layout
+    return Converted.from_state_dict(weights, source_of(name), sha256="", **pixels).assumptions
 
 
-def from_cfg(cfg: CfgNode) -> Layout:
-    layout = Layout.from_cfg(cfg)
-    assert layout is not None
-    return layout
+def from_cfg(cfg: CfgNode) -> WeightsAssumptions:
+    assumptions = WeightsAssumptions.from_cfg(cfg)
+    assert assumptions is not None
+    return assumptions
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def from_cfg(cfg: CfgNode) -> Layout:
 )
 def test_every_config_assumes_what_its_weights_do(config) -> None:
     cfg = model_zoo.get_config(config)
-    assert contradictions(layout_of_timm(cfg.MODEL.WEIGHTS.removeprefix(PREFIX)), from_cfg(cfg)) == []
+    assert contradictions(assumptions_of_timm(cfg.MODEL.WEIGHTS.removeprefix(PREFIX)), from_cfg(cfg)) == []
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_every_config_assumes_what_its_weights_do(config) -> None:
 def test_each_contradiction_names_both_sides(key, value, message) -> None:
     cfg = model_zoo.get_config(CONFIG)
     cfg.merge_from_list([key, value])
-    (found,) = contradictions(layout_of_timm("legacy_seresnet50.in1k"), from_cfg(cfg))
+    (found,) = contradictions(assumptions_of_timm("legacy_seresnet50.in1k"), from_cfg(cfg))
     assert message in found
 
 
@@ -87,20 +87,22 @@ def test_basic_blocks_have_no_1x1_to_stride_in() -> None:
 def test_other_backbones_have_no_layout() -> None:
     cfg = model_zoo.get_config("Toy/faster_rcnn_R_18_FPN")
     cfg.MODEL.BACKBONE.NAME = "build_mobilenet_backbone"
-    assert Layout.from_cfg(cfg) is None
+    assert WeightsAssumptions.from_cfg(cfg) is None
 
 
 def test_plain_containers_and_back() -> None:
-    layout = layout_of_timm("legacy_seresnet50.in1k")
-    content = layout.to_dict()
-    assert Layout.from_dict(content) == layout
+    assumptions = assumptions_of_timm("legacy_seresnet50.in1k")
+    content = assumptions.to_dict()
+    assert WeightsAssumptions.from_dict(content) == assumptions
     assert content["pixel_mean"] == pytest.approx([123.675, 116.28, 103.53])
     for broken in ({}, {**content, "stem_2": 1}, [1], "RGB"):
-        with pytest.raises(UserError, match="the layout that the weights file carries is not channel_order, depth"):
-            Layout.from_dict(broken)
+        with pytest.raises(
+            UserError, match="the assumptions that the weights file carries is not channel_order, depth"
+        ):
+            WeightsAssumptions.from_dict(broken)
 
 
 def test_timms_own_mean_counts() -> None:
     """One tag of timm's resnet34 was trained on (0.5, 0.5, 0.5); by its tensors it can't be told from the others."""
-    assert layout_of_timm("resnet34.ra4_e3600_r224_in1k").pixel_mean == (127.5, 127.5, 127.5)
-    assert layout_of_timm("resnet34.a1_in1k").pixel_mean == pytest.approx((123.675, 116.28, 103.53))
+    assert assumptions_of_timm("resnet34.ra4_e3600_r224_in1k").pixel_mean == (127.5, 127.5, 127.5)
+    assert assumptions_of_timm("resnet34.a1_in1k").pixel_mean == pytest.approx((123.675, 116.28, 103.53))
