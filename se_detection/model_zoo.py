@@ -37,16 +37,25 @@ def names() -> list[str]:
 
 
 def get_config_file(name: str) -> str:
-    """The path of a config, for detectron2's `--config-file`; `.yaml` at the name's end is optional.
+    """The path of a config by name; `.yaml` at the end of the name is optional.
 
     Raises:
         UserError: there is no config of that name.
     """
-    name = name.removesuffix(YAML)
-    if name not in (known := names()):
-        close = get_close_matches(name, known, n=1, cutoff=0)
+    known = names()
+    if (bare := name.removesuffix(YAML)) not in known:
+        close = get_close_matches(bare, known, n=1, cutoff=0)
         raise UserError(f"no config is named {name!r}; did you mean {close[0]!r}? model_zoo.names() lists all")
-    return str(_folder() / (name if name.endswith(LAZY) else name + YAML))
+    return str(_folder() / (bare if bare.endswith(LAZY) else bare + YAML))
+
+
+def find_config_file(name_or_path: str) -> str:
+    """The path of a config: an existing file as it is, else a config by name (:func:`get_config_file`).
+
+    Raises:
+        UserError: there is neither a file nor a config of that name.
+    """
+    return name_or_path if Path(name_or_path).is_file() else get_config_file(name_or_path)
 
 
 def get_recipe_file(name: str) -> str:

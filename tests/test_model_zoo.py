@@ -163,3 +163,19 @@ def test_unknown_name_and_missing_weights_are_refused() -> None:
     for name in ("Toy/faster_rcnn_SE_R_18_FPN", LAZY[0]):
         with pytest.raises(UserError, match="no trained weights are published"):
             model_zoo.get(name, trained=True)
+
+
+def test_a_config_file_is_found_by_path_or_by_name(tmp_path, monkeypatch) -> None:
+    name = "Toy/faster_rcnn_SE_R_18_FPN"
+    assert model_zoo.find_config_file(name) == model_zoo.get_config_file(name)
+    assert model_zoo.find_config_file(f"{name}.yaml") == model_zoo.get_config_file(name)
+    own = tmp_path / "own.yaml"
+    own.touch()
+    assert model_zoo.find_config_file(str(own)) == str(own)
+    monkeypatch.chdir(tmp_path)
+    assert model_zoo.find_config_file("own.yaml") == "own.yaml"
+    # A folder is not a config file.
+    with pytest.raises(UserError, match="no config is named"):
+        model_zoo.find_config_file(str(tmp_path))
+    with pytest.raises(UserError, match=rf"no config is named 'configs/{name}s.yaml'; did you mean '{name}'"):
+        model_zoo.find_config_file(f"configs/{name}s.yaml")
