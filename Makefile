@@ -11,7 +11,7 @@ TRAIN_TOY = $(BIN)/python tools/train_net.py --overwrite --config-file configs/T
 .PHONY: setup demo test test-oldest lint bench
 setup: $(READY)
 
-$(READY): requirements.txt setup.py se_detection/install_detectron2.py
+$(READY): requirements.txt setup.py pyproject.toml se_detection/install_detectron2.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[dev]'
 	$(BIN)/python se_detection/install_detectron2.py
@@ -37,7 +37,7 @@ test-oldest: $(OLDEST)/.ready
 	    tests/checkpoint/test_read_weights.py tests/checkpoint/test_checkpointer.py tests/checkpoint/test_convert.py \
 	    tests/config/test_se_config.py tests/config/test_read_config.py tests/inference/test_detector.py tests/test_startup.py
 
-$(OLDEST)/.ready: requirements.txt setup.py se_detection/install_detectron2.py
+$(OLDEST)/.ready: requirements.txt setup.py pyproject.toml se_detection/install_detectron2.py
 	$(PYTHON) -m venv $(OLDEST)
 	sed 's/^torch==.*/torch==2.8.0/; s/^torchvision==.*/torchvision==0.23.0/' requirements.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt \
@@ -53,3 +53,5 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python dev/check_words.py

@@ -13,7 +13,8 @@ from detectron2.utils.events import EventStorage
 
 from projects.paper.paper_tables import ROWS
 from se_detection import SEConfig, UserError, model_zoo
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 
 FOLDER = Path(model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")).parents[1] / "Ablations"
@@ -137,4 +138,4 @@ def test_none_starts_without_a_backbone_of_its_own(tmp_path) -> None:
     with pytest.raises(
         UserError, match=r"MODEL.WEIGHTS: there is no file a-backbone-pre-trained-with-this-MODEL.SE.pth"
     ):
-        load_config(argument_parser().parse_args([*arguments, *data]))
+        load_config(command_parser(train_command).parse_args([*arguments, *data]))

@@ -17,13 +17,13 @@ def python(folder: Path, code: str, **environment: str) -> subprocess.CompletedP
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_wheel_brings_its_configs_and_nothing_named_tools(tmp_path) -> None:
+def test_the_wheel_has_the_configs_and_the_commands_and_no_projects(tmp_path) -> None:
     # Built from a copy: setuptools would take up what an earlier build left in the checkout.
     source = tmp_path / "source"
     source.mkdir()
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
-    for name in ("se_detection", "configs", "tools"):
+    for name in ("se_detection", "se_detection_cli", "configs", "tools", "projects", "dev"):
         shutil.copytree(REPOSITORY / name, source / name)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path, "."]
     subprocess.run(build, cwd=source, check=True, capture_output=True)
@@ -32,10 +32,9 @@ def test_the_wheel_brings_its_configs_and_nothing_named_tools(tmp_path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(installed)
     top = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
-    assert top == {"se_detection"}
+    assert top == {"se_detection", "se_detection_cli"}
     assert (installed / "se_detection" / "py.typed").is_file()
-    for template in ("report/templates/page.html.jinja", "serve/templates/serve.html.jinja"):
-        assert (installed / "se_detection" / template).is_file()
+    assert (installed / "se_detection" / "visualization" / "templates" / "page.html.jinja").is_file()
     code = "import se_detection; print(se_detection.__file__, *se_detection.model_zoo.names(), sep='\\n')"
     done = python(tmp_path, code, PYTHONPATH=str(installed))
     assert done.returncode == 0, done.stderr

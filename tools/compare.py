@@ -1,77 +1,13 @@
 #!/usr/bin/env python3
-"""Compares evaluated runs of tools/train_net.py, or COCO result files of any framework, on the same data."""
+"""The same as `se-det compare`."""
 
-import shlex
-import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from pathlib import Path
-
-from se_detection.compare.compare_runs import compare_runs
-from se_detection.compare.page.comparison_page import write_html_report
-from se_detection.compare.side_by_side import draw_side_by_side
-from se_detection.compare.tables import comparison_table, report_folder, write_report
-from se_detection.errors import run_tool
-from se_detection.files import check_html_file
-
-EXAMPLE = """
-A RUN is a run folder, or a JSON file in COCO's results format. With two or more training runs (seeds) a side, the
-intervals are about other images and other trainings, otherwise about other images alone.
-
-examples:
-  $ tools/compare.py --baseline output/plain_1 output/plain_2 --candidate output/se_1 output/se_2
-  $ tools/compare.py --baseline theirs.json --candidate ours.json --annotations instances_val2017.json
-  $ tools/compare.py --baseline output/plain --candidate output/se --pictures 8 --html report.html
-"""
+from se_detection_cli import compare_command
+from se_detection_cli.main import command_parser, parse_and_run
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="what to compare with")
-    parser.add_argument("--candidate", type=Path, nargs="+", required=True, metavar="RUN", help="what to judge")
-    parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="COCO annotations, for result files without a run folder"
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="where comparison.json, comparison.md, plots/ and pictures/ go; by default the folder that holds all "
-        "runs, or else the candidate's",
-    )
-    parser.add_argument(
-        "--pictures", type=int, default=0, metavar="N", help="draw N images side by side (default: none)"
-    )
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write all of it, and the images that differ most, as one page"
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="drawings of images for the 95 %% intervals (default: 1000; on COCO's 5000 images they take minutes)",
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="compare runs of different recipes, or unfinished ones, all the same"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a comparison that is there already")
-    args = parser.parse_args()
-
-    folder = report_folder([*args.baseline, *args.candidate], args.output, overwrite=args.overwrite)
-    if args.html:
-        check_html_file(args.html, overwrite=args.overwrite)
-    comparison = compare_runs(
-        args.baseline, args.candidate, args.bootstrap, annotations=args.annotations, force=args.force
-    )
-    print(comparison_table(comparison), flush=True)
-    paths = write_report(comparison, folder)
-    if args.pictures > 0:
-        arms = args.baseline[0], args.candidate[0]
-        paths += draw_side_by_side(*arms, folder / "pictures", args.pictures, args.annotations)
-    if args.html:
-        paths.append(write_html_report(comparison, args.html, args.annotations, shlex.join(sys.argv)))
-    print("\nWritten:", *paths, sep="\n  ")
+    parse_and_run(command_parser(compare_command))
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -1,81 +1,13 @@
 #!/usr/bin/env python3
-"""Detects in images, videos or a camera with a run of tools/train_net.py: images with boxes, and COCO results."""
+"""The same as `se-det predict`."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from pathlib import Path
-
-from se_detection.errors import UserError, printable, run_tool
-from se_detection.gates.excitations import explain
-from se_detection.inference.detector import Detector
-from se_detection.inference.predict import predict
-
-EXAMPLE = """
-An INPUT is an image, a video, a folder with any of them, a pattern such as 'photos/**/*.jpg', or a camera, camera:0,
-which is recorded until Ctrl-C. A GPU is used if there is one. The same command goes on where it was stopped.
-
-examples:
-  $ tools/predict.py --run output/SE_R --gates photos/
-  $ tools/predict.py --run output/R --compare output/SE_R --output side_by_side street.mp4
-  $ tools/predict.py --run output/SE_R --score 0.3 --output live camera:0
-"""
+from se_detection_cli import predict_command
+from se_detection_cli.main import command_parser, parse_and_run
 
 
 def main() -> None:
-    parser = ArgumentParser(description=__doc__, epilog=EXAMPLE, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="what to look at")
-    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run folder")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="another checkpoint than RUN's newest")
-    parser.add_argument("--compare", type=Path, metavar="RUN2", help="draw this run's boxes beside RUN's")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="where pictures/, videos/, coco_instances_results.json and images.json go; by default predictions/ in RUN",
-    )
-    parser.add_argument(
-        "--score",
-        type=float,
-        default=0.5,
-        metavar="S",
-        help="draw boxes of that score or more (default: 0.5); the JSON has all that the run's config lets through",
-    )
-    parser.add_argument(
-        "--skip-bad-images",
-        action="store_true",
-        help="leave out files that can't be read, and list them; by default nothing is done if there are any",
-    )
-    parser.add_argument(
-        "--gates",
-        action="store_true",
-        help="draw what RUN's SE gates do to each image, compared with their mean over RUN's test set, which is gone "
-        "through first if tools/analyze.py excitations has not done so",
-    )
-    parser.add_argument("--fuse", action="store_true", help="make the detectors faster; boxes and scores stay the same")
-    parser.add_argument("--overwrite", action="store_true", help="replace predictions that are there already")
-    args = parser.parse_args()
-
-    if args.gates and args.weights:
-        raise UserError("--gates: the mean gates are of RUN's own checkpoint; leave --weights out")
-    if args.gates and args.fuse:
-        raise UserError("--gates: a detector that is made faster has no gates to look at; leave --fuse out")
-    gates = explain(args.run, ablation=False) if args.gates else None
-    detectors = [Detector(args.run, args.weights, fuse=args.fuse)]
-    if args.compare:
-        detectors.append(Detector(args.compare, fuse=args.fuse))
-    done = predict(
-        args.inputs,
-        detectors,
-        args.output or args.run / "predictions",
-        score=args.score,
-        overwrite=args.overwrite,
-        skip_bad_images=args.skip_bad_images,
-        gates=gates,
-    )
-    if done.unreadable:
-        lines = (printable(f"{path}: {reason}") for path, reason in done.unreadable.items())
-        print("Could not be read:", *lines, sep="\n  ")
-    print(f"Written ({done.images} images and frames):", *map(printable, map(str, done.written)), sep="\n  ")
+    parse_and_run(command_parser(predict_command))
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -1,9 +1,8 @@
 """Training and evaluation with detectron2's trainer, hooks and launch."""
 
-from .arguments import argument_parser
 from .checks import load_config
 from .launch import use_torchrun
 from .train_and_evaluate import launch_run
 from .trainer import Trainer
 
-__all__ = ["Trainer", "argument_parser", "launch_run", "load_config", "use_torchrun"]
+__all__ = ["Trainer", "launch_run", "load_config", "use_torchrun"]

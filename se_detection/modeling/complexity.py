@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from detectron2.modeling import FPN, Backbone, RetinaNet, build_model
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.roi_heads import Res5ROIHeads
 from fvcore.nn import FlopCountAnalysis
+from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..config.buildable import check_backbone
@@ -145,9 +147,13 @@ def _one_proposal(feature: Tensor, pooler: ROIPooler) -> Tensor:
     return feature.new_zeros(1, feature.shape[1], *pooler.output_size)
 
 
-def _check_counted(key: str, value: Any, choices: Sequence[Any]) -> None:
-    if value not in choices:
-        raise UserError(f"MODEL.{key}: detectors with {value} are not counted, only {', '.join(map(str, choices))}")
+def _check_counted(cfg: CfgNode) -> None:
+    architecture = cfg.MODEL.META_ARCHITECTURE
+    keys = {"META_ARCHITECTURE": tuple(COUNTED), **COUNTED.get(architecture, {})}
+    for key, choices in keys.items():
+        value = reduce(getattr, key.split("."), cfg.MODEL)
+        if value not in choices:
+            raise UserError(f"MODEL.{key}: detectors with {value} are not counted, only {', '.join(map(str, choices))}")
 
 
 def detector_complexity(cfg: CfgNode, size: Sequence[int] | None = None) -> DetectorComplexity:
@@ -157,12 +163,16 @@ def detector_complexity(cfg: CfgNode, size: Sequence[int] | None = None) -> Dete
     proposals is not left to the images and the weights: it is `MODEL.RPN.POST_NMS_TOPK_TEST`.
 
     Args:
-        cfg: of :func:`load_detector_config`.
+        cfg: the detector's config.
         size: height and width of the image in pixels; a 4:3 image of the config's test size unless given.
 
     Raises:
-        UserError: the detector can't be built, or the size is too small for it.
+        UserError: the detector is not counted or can't be built, or the size is too small for it.
     """
+    _check_counted(cfg)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
     height, width = size or image_size(cfg)
     if min(height, width) < MIN_SIZE:
         raise UserError(f"--size {height} {width}: give a height and a width of at least {MIN_SIZE} pixels")
@@ -202,3 +212,24 @@ def detector_complexity(cfg: CfgNode, size: Sequence[int] | None = None) -> Dete
         proposals=proposals,
         parts={part: (parameters, count / 1e9) for part, (parameters, count) in parts.items()},
     )
+
+
+def detector_table(complexity: DetectorComplexity, tablefmt: str = "simple") -> str:
+    """A row for each part of a detector and for the whole, and a note that says what was counted."""
+    parts = {**complexity.parts, "total": complexity.total()}
+    rows = [[part, f"{count / 1e6:.3f}", f"{gflops:.3f}"] for part, (count, gflops) in parts.items()]
+    table = tabulate(
+        rows,
+        ["part", "params (M)", "GFLOPs"],
+        tablefmt=tablefmt,
+        disable_numparse=True,
+        colalign=["left", "right", "right"],
+    )
+    (height, width), (padded_height, padded_width) = complexity.size, complexity.padded
+    note = (
+        f"{complexity.detector}. GFLOPs: 10⁹ multiply-adds of convolutions and linear layers\n"
+        f"for one image of {height}×{width}, padded to {padded_height}×{padded_width}"
+    )
+    if complexity.proposals is not None:
+        note += f", and {complexity.proposals} proposals (MODEL.RPN.POST_NMS_TOPK_TEST)"
+    return f"{table}\n\n{note}."

@@ -1,6 +1,6 @@
-"""Pre-training of a detector's backbone as an image classifier."""
+"""Pre-trains a detector's backbone as an image classifier."""
 
-from .pretrain_config import argument_parser, load_pretrain_config
+from .pretrain_config import load_pretrain_config
 from .pretrainer import Pretrainer
 
-__all__ = ["Pretrainer", "argument_parser", "load_pretrain_config"]
+__all__ = ["Pretrainer", "load_pretrain_config"]

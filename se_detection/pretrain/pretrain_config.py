@@ -1,12 +1,11 @@
-"""The config of a pre-training: a detector's backbone, and a recipe."""
+"""The config of a pre-training: a detector's backbone and a recipe."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
-from detectron2.engine import default_argument_parser
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from PIL import Image
 
@@ -21,67 +20,45 @@ from .classifier import Classifier
 from .image_folder import TRAIN, VAL, find_image_folder, register_image_folder
 from .image_mapper import ImageMapper
 
-# A recipe's values; times are in epochs, sizes in pixels.
+# Defaults of a recipe; sizes are in pixels.
 PRETRAIN = {
     "EPOCHS": 100.0,
-    "STEP_EPOCHS": [],  # where SOLVER.LR_SCHEDULER_NAME is WarmupMultiStepLR
+    "STEP_EPOCHS": [],  # for SOLVER.LR_SCHEDULER_NAME WarmupMultiStepLR
     "WARMUP_EPOCHS": 0.0,
-    "EVAL_EPOCHS": 1.0,  # between two evaluations, each with a checkpoint
+    "EVAL_EPOCHS": 1.0,  # between evaluations, each with a checkpoint
     "TRAIN_SIZE": 224,
     "TEST_SIZE": 224,
-    "TEST_RESIZE": 256,  # the short side, of which the centre is taken
-    "CROP_SCALE": [0.08, 1.0],  # the part of an image's area that a training crop has
+    "TEST_RESIZE": 256,  # the short side, before the centre crop
+    "CROP_SCALE": [0.08, 1.0],  # of a training crop: its fraction of the image's area
     "COLOR_JITTER": 0.0,
-    "AUTO_AUGMENT": "",  # timm's name of a policy
+    "AUTO_AUGMENT": "",  # name of a policy in timm
     "LABEL_SMOOTHING": 0.0,
     "MIXUP": 0.0,  # the alpha, 0 for none
     "CUTMIX": 0.0,
-    "STOCHASTIC_DEPTH": 0.0,  # of the last block
-    "BF16": False,  # the backbone computes in bfloat16, on CPUs too
+    "STOCHASTIC_DEPTH": 0.0,  # for the last block
+    "BF16": False,  # the backbone in bfloat16, on a CPU too
 }
-COMPUTED = ("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
-
-EXAMPLE = """
-examples:
-  the paper's recipe, and its result under a detector:
-    $ tools/pretrain.py --config-file configs/Ablations/se_r50_position_pre.yaml --data imagenet/ --num-gpus 8 \\
-        OUTPUT_DIR output/pre_backbone
-    $ tools/train_net.py --config-file configs/Ablations/se_r50_position_pre.yaml --num-gpus 8 \\
-        MODEL.WEIGHTS output/pre_backbone/backbone.pth OUTPUT_DIR output/pre
-  a small set of small images:
-    $ tools/pretrain.py --config-file configs/Toy/faster_rcnn_SE_R_18_FPN.yaml --data pictures.tar.gz --recipe modern \\
-        PRETRAIN.EPOCHS 20 PRETRAIN.TRAIN_SIZE 64 PRETRAIN.TEST_SIZE 64 PRETRAIN.TEST_RESIZE 64 \\
-        SOLVER.IMS_PER_BATCH 128 SOLVER.BASE_LR 0.1 OUTPUT_DIR output/backbone
-"""
-
-
-def argument_parser() -> ArgumentParser:
-    """detectron2's own parser with the flags of this tool."""
-    parser: ArgumentParser = default_argument_parser(epilog=EXAMPLE)
-    parser.add_argument(
-        "--data", required=True, help="folder with train/<class>/ and val/<class>/, or a .tar or .tar.gz of one"
-    )
-    parser.add_argument(
-        "--recipe", default="paper", help="paper, modern, or a yaml file with PRETRAIN and SOLVER (default: paper)"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="start anew in an OUTPUT_DIR that holds a run, removing its files"
-    )
-    parser.set_defaults(reset_predictor=False, allow_partial_backbone=False, fuse=False, bad_images=None)
-    return parser
+# detectron2's keys in iterations, which are computed from PRETRAIN's keys in epochs.
+COMPUTED = {
+    "SOLVER.MAX_ITER": "EPOCHS",
+    "SOLVER.STEPS": "STEP_EPOCHS",
+    "SOLVER.WARMUP_ITERS": "WARMUP_EPOCHS",
+    "SOLVER.CHECKPOINT_PERIOD": "EVAL_EPOCHS",
+    "TEST.EVAL_PERIOD": "EVAL_EPOCHS",
+}
 
 
 def load_pretrain_config(args: Namespace) -> CfgNode:
-    """The frozen config of a pre-training; `args.data` becomes the folder, where it was an archive.
+    """The checked and frozen config of a pre-training; replaces an archive in `args.data` by its unpacked folder.
 
-    Of the detector's config `MODEL`, `INPUT.FORMAT` and `SEED` are taken; the rest is the recipe's. Norms that are
-    frozen in the detector learn here, and no stage is frozen.
+    `MODEL`, `INPUT.FORMAT` and `SEED` are from the detector's config, the rest from the recipe. FrozenBN becomes BN,
+    and no stage is frozen.
 
     Args:
-        args: of :func:`argument_parser`.
+        args: the command line of `se-det pretrain`.
 
     Raises:
-        UserError: whatever can be found wrong before anything is written.
+        UserError: an error in the config, the data or the flags; nothing is written before.
     """
     detector = read_config(args.config_file, base=config_base())
     cfg = config_base()
@@ -95,9 +72,9 @@ def load_pretrain_config(args: Namespace) -> CfgNode:
     cfg.SOLVER.BEST_METRIC = "classification/top1"
     recipe = args.recipe if args.recipe.endswith((".yaml", ".yml")) else get_recipe_file(args.recipe)
     cfg = read_config(recipe, args.opts, base=cfg)
-    for key in COMPUTED:
+    for key, epochs_key in COMPUTED.items():
         if key in args.opts:
-            raise UserError(f"{key}: it is computed from PRETRAIN's epochs; set PRETRAIN.{_nearest(key)} instead")
+            raise UserError(f"{key}: it is computed from PRETRAIN's epochs; set PRETRAIN.{epochs_key} instead")
     check_machine(cfg, args)
     _check_recipe(cfg, args.num_gpus * args.num_machines)
     args.data = str(find_image_folder(Path(args.data)))
@@ -116,15 +93,10 @@ def load_pretrain_config(args: Namespace) -> CfgNode:
 
 
 def config_base() -> CfgNode:
-    """detectron2's defaults, and `PRETRAIN`'s; not frozen."""
+    """detectron2's defaults with `PRETRAIN`; not frozen."""
     cfg = get_cfg()
     cfg.PRETRAIN = CfgNode(dict(PRETRAIN))
     return cfg
-
-
-def _nearest(key: str) -> str:
-    words = {"SOLVER.STEPS": "STEP_EPOCHS", "SOLVER.WARMUP_ITERS": "WARMUP_EPOCHS", "SOLVER.MAX_ITER": "EPOCHS"}
-    return words.get(key, "EVAL_EPOCHS")
 
 
 def _check_recipe(cfg: CfgNode, processes: int) -> None:
@@ -138,9 +110,11 @@ def _check_recipe(cfg: CfgNode, processes: int) -> None:
     for key in ("STEP_EPOCHS", "CROP_SCALE"):
         for item in recipe[key]:
             if isinstance(item, bool) or not isinstance(item, int | float) or item < 0:
-                raise UserError(f"PRETRAIN.{key}: {item!r} is no number from 0 on")
+                raise UserError(f"PRETRAIN.{key}: {item!r} is not a number of at least 0")
     if len(recipe.CROP_SCALE) != 2 or not 0 < recipe.CROP_SCALE[0] <= recipe.CROP_SCALE[1] <= 1:
-        raise UserError(f"PRETRAIN.CROP_SCALE: {recipe.CROP_SCALE} is not a least and a largest part of an image")
+        raise UserError(
+            f"PRETRAIN.CROP_SCALE: {recipe.CROP_SCALE} is not two fractions of an image's area, in order"
+        )
     if recipe.TEST_RESIZE < recipe.TEST_SIZE:
         raise UserError(f"PRETRAIN.TEST_RESIZE: {recipe.TEST_RESIZE} is below TEST_SIZE, {recipe.TEST_SIZE}")
     for key in ("LABEL_SMOOTHING", "STOCHASTIC_DEPTH"):
@@ -155,23 +129,23 @@ def _check_recipe(cfg: CfgNode, processes: int) -> None:
             "PRETRAIN.MIXUP and CUTMIX mix images in pairs"
         )
     if cfg.SOLVER.AMP.ENABLED:
-        raise UserError("SOLVER.AMP.ENABLED: that is for detectors; PRETRAIN.BF16 is mixed precision here")
+        raise UserError("SOLVER.AMP.ENABLED is for detectors; set PRETRAIN.BF16 for mixed precision")
     if cfg.SOLVER.BACKBONE_FREEZE_ITERS or cfg.SOLVER.BACKBONE_MULTIPLIER != 1:
         raise UserError(
-            "SOLVER.BACKBONE_FREEZE_ITERS and BACKBONE_MULTIPLIER are for fine-tuning; here the backbone is trained"
+            "SOLVER.BACKBONE_FREEZE_ITERS and BACKBONE_MULTIPLIER are for fine-tuning; remove them for pre-training"
         )
 
 
 def _count_epochs(cfg: CfgNode, images: int) -> None:
-    """Writes what detectron2 counts in iterations."""
+    """Sets detectron2's keys in iterations from the recipe's epochs."""
     if cfg.SOLVER.IMS_PER_BATCH > images:
         raise UserError(
             f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is more than the {images} images to train on; "
-            "set it lower, and SOLVER.BASE_LR in proportion"
+            "lower it, and SOLVER.BASE_LR in proportion"
         )
-    epoch = images / cfg.SOLVER.IMS_PER_BATCH
+    per_epoch = images / cfg.SOLVER.IMS_PER_BATCH
     recipe = cfg.PRETRAIN
-    cfg.SOLVER.MAX_ITER = max(1, round(recipe.EPOCHS * epoch))
-    cfg.SOLVER.STEPS = tuple(round(step * epoch) for step in recipe.STEP_EPOCHS)
-    cfg.SOLVER.WARMUP_ITERS = round(recipe.WARMUP_EPOCHS * epoch)
-    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.TEST.EVAL_PERIOD = max(1, round(recipe.EVAL_EPOCHS * epoch))
+    cfg.SOLVER.MAX_ITER = max(1, round(recipe.EPOCHS * per_epoch))
+    cfg.SOLVER.STEPS = tuple(round(step * per_epoch) for step in recipe.STEP_EPOCHS)
+    cfg.SOLVER.WARMUP_ITERS = round(recipe.WARMUP_EPOCHS * per_epoch)
+    cfg.SOLVER.CHECKPOINT_PERIOD = cfg.TEST.EVAL_PERIOD = max(1, round(recipe.EVAL_EPOCHS * per_epoch))

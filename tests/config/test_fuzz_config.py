@@ -23,7 +23,8 @@ from se_detection.config.defaults import flatten
 from se_detection.config.read_config import read_config
 from se_detection.config.values import LOSSES
 from se_detection.config.yaml_file import read_yaml
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import pretrain_command, train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
 from se_detection.pretrain.image_mapper import ImageMapper
@@ -98,7 +99,7 @@ def test_values_of_a_detector(tally, tmp_path, monkeypatch) -> None:
     def check(key: str, value: Any, in_yaml: bool) -> None:
         config = write(tmp_path, {"_BASE_": below, **nested(key, value)}) if in_yaml else below
         words = ["OUTPUT_DIR", str(tmp_path / "run"), *([] if in_yaml else [key, printed(value)])]
-        cfg = tally.refused(load_config, argument_parser().parse_args(["--config-file", config, *words]))
+        cfg = tally.refused(load_config, command_parser(train_command).parse_args(["--config-file", config, *words]))
         if cfg is not None:
             step(cfg)
 
@@ -120,7 +121,7 @@ def test_values_of_a_pre_training(tally, tmp_path, monkeypatch) -> None:
     @given(st.sampled_from(sorted(config_base().PRETRAIN)), values)
     def check(key: str, value: Any) -> None:
         words = [*small, f"PRETRAIN.{key}", printed(value), "OUTPUT_DIR", "run"]
-        cfg = tally.refused(pretrain.load_config, pretrain.argument_parser().parse_args([*flags, *words]))
+        cfg = tally.refused(pretrain.load_pretrain_config, command_parser(pretrain_command).parse_args([*flags, *words]))
         if cfg is not None:
             for is_train in (True, False):
                 ImageMapper(cfg, is_train)({"file_name": str(tmp_path / "data" / "train" / "a" / "1.png")})
@@ -334,4 +335,4 @@ def test_a_detector_that_is_larger_than_the_memory(tmp_path, key, value) -> None
     words = [f"MODEL.{key}", str(value), "OUTPUT_DIR", str(tmp_path / "run")]
     config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
     with pytest.raises(UserError, match=rf"has weights of \d+ GiB, and the machine \d+ GiB of memory; .*{value}"):
-        load_config(argument_parser().parse_args(["--config-file", config, *words]))
+        load_config(command_parser(train_command).parse_args(["--config-file", config, *words]))

@@ -6,7 +6,8 @@ import torch
 from detectron2.data import get_detection_dataset_dicts
 
 from se_detection import UserError, model_zoo
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
 from se_detection.errors import user_message
@@ -17,7 +18,7 @@ SE = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
 
 def load(tmp_path: Path, *arguments: str, config: str = SE):
     output = [] if "OUTPUT_DIR" in arguments else ["OUTPUT_DIR", str(tmp_path / "run")]
-    return load_config(argument_parser().parse_args(["--config-file", config, *arguments, *output]))
+    return load_config(command_parser(train_command).parse_args(["--config-file", config, *arguments, *output]))
 
 
 def refusal(tmp_path: Path, *arguments: str, config: str = SE) -> str:
@@ -160,7 +161,7 @@ def test_overwrite_and_resume_lose_nothing(tmp_path) -> None:
     record |= {"backbone": "build_se_resnet_fpn_backbone", "classes": ["a", "b", "c", "d"]}
     (run / "run.json").write_text(json.dumps(record))
     assert "has classes ['a', 'b', 'c', 'd'], and now" in refusal(tmp_path, "--resume", *output)
-    for text, message in (("[]", "run.json is no record of a run"), ("{", "run.json: no valid JSON")):
+    for text, message in (("[]", "run.json is not the record of a run"), ("{", "run.json: no valid JSON")):
         (run / "run.json").write_text(text)
         assert message in refusal(tmp_path, "--resume", *output)
     # An evaluation leaves a training's files alone, whatever it may replace.

@@ -10,7 +10,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from se_detection import model_zoo
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
 
@@ -90,7 +91,7 @@ def load(name: str, given: list[str], run: Path, overrides: dict[str, object] | 
         del values["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"]
     words = [word for key, value in values.items() for word in (key, str(value))]
     config = model_zoo.get_config_file(DETECTORS[name].config)
-    return load_config(argument_parser().parse_args(["--config-file", config, *given, *words]))
+    return load_config(command_parser(train_command).parse_args(["--config-file", config, *given, *words]))
 
 
 def train(cfg) -> None:

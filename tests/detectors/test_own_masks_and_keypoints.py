@@ -9,7 +9,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as masks
 
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
 
@@ -144,4 +145,4 @@ def test_keypoints_are_known_as_detectron2_knows_its_own(data, tmp_path) -> None
         str(tmp_path / "other"),
     ]
     MetadataCatalog.pop(cfg.DATASETS.TRAIN[0])
-    assert load_config(argument_parser().parse_args(arguments)).DATASETS.TEST == cfg.DATASETS.TEST
+    assert load_config(command_parser(train_command).parse_args(arguments)).DATASETS.TEST == cfg.DATASETS.TEST

@@ -17,33 +17,50 @@ from detectron2.config import CfgNode, get_cfg
 from projects.study.definition import read_study
 from se_detection.config.defaults import flatten
 from se_detection.config.read_config import read_config
+from se_detection.model_zoo import find_config_file
 from se_detection.pretrain.pretrain_config import config_base
+from se_detection_cli.main import COMMANDS, main_parser
 
 from .pages import PAGES, ROOT, Block, blocks, braces, commands, inline_code, prose
 from .test_word_by_word import FOLLOWED
 
-TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
-# Where a tool is run; each flag of the documentation is in one of its tool's files, or the block says what it needs.
+# Only in a checkout; the other scripts of tools/ are commands of se-det.
+TOOLS = ("analyze", "benchmark", "benchmark_loop", "prepare_coco", "serve", "study")
+# Where a command is run; each flag of the documentation is in one of its files, or the block says what it needs.
 TESTS = {
-    "analyze": ["analysis/test_detector.py", "analysis/test_excitation*.py", "analysis/test_padding_drift.py"],
-    "benchmark": ["benchmark/test_tool.py"],
-    "benchmark_loop": ["benchmark/test_loop.py"],
-    "compare": ["evaluation/test_tool.py", "evaluation/test_html_report.py"],
-    "convert_weights": ["checkpoint/test_tool.py"],
-    "export": ["export/test_run.py"],
-    "model_zoo": ["test_model_zoo_page.py"],
-    "predict": ["prediction/test_predict.py"],
-    "prepare_coco": ["data/test_prepare_coco.py"],
-    "pretrain": ["pretrain/conftest.py", "pretrain/test_trainer.py"],
-    "serve": ["serve/test_*.py"],
-    "study": ["study/test_study.py"],
-    "train_net": ["engine/test_train_net.py", "engine/conftest.py", "engine/test_many_processes.py"],
+    "se-det analyze": ["tests/modeling/test_detector_complexity.py", "tests/gates/test_*.py"],
+    "se-det check-data": ["tests/data/test_prepare_coco.py"],
+    "se-det compare": ["tests/compare/test_compare_command.py", "tests/compare/test_comparison_page.py"],
+    "se-det convert": ["tests/checkpoint/test_tool.py"],
+    "se-det export": ["tests/export/test_exporter.py"],
+    "se-det minival": ["tests/data/test_prepare_coco.py"],
+    "se-det predict": ["tests/inference/test_predict.py"],
+    "se-det pretrain": ["tests/pretrain/conftest.py", "tests/pretrain/test_pretrainer.py"],
+    "se-det sample": ["tests/data/test_prepare_coco.py"],
+    "se-det train": [
+        "tests/engine/test_train_net.py",
+        "tests/engine/conftest.py",
+        "tests/engine/test_many_processes.py",
+    ],
+    "se-det zoo": ["tests/cli/test_main.py"],
+    "analyze": ["projects/paper/tests/*.py"],
+    "benchmark": ["projects/benchmark/tests/test_benchmark_command.py"],
+    "benchmark_loop": ["projects/benchmark/tests/test_loop.py"],
+    "prepare_coco": ["tests/data/test_prepare_coco.py"],
+    "serve": ["projects/serve/tests/test_*.py"],
+    "study": ["projects/study/tests/test_study.py"],
 }
 # Flags that no test types, and the test of what they are passed on to.
 PASSED_ON = {
-    ("benchmark", "--part"): "benchmark/test_arms.py::test_fused_arms_have_the_outputs_of_the_eager_ones",
-    ("export", "--evaluate"): "export/test_run.py::test_int8_keeps_weights_in_8_bits_and_its_ap_is_measured",
-    ("study", "--page"): "study/test_results.py::test_the_page_is_made_of_the_records",
+    (
+        "benchmark",
+        "--part",
+    ): "projects/benchmark/tests/test_timed_models.py::test_fused_models_have_the_outputs_of_the_eager_ones",
+    (
+        "se-det export",
+        "--evaluate",
+    ): "tests/export/test_exporter.py::test_int8_keeps_weights_in_8_bits_and_its_ap_is_measured",
+    ("study", "--page"): "projects/study/tests/test_results.py::test_the_page_is_made_of_the_records",
 }
 # Other commands, and what runs them or looks at them.
 OTHERS = {
@@ -53,7 +70,7 @@ OTHERS = {
     "python": "tests/docs/test_commands.py",
     "tensorboard": "tests/engine/test_tensorboard.py",
 }
-FOLDERS = r"(\.ci|configs|docs|examples|se_detection|tests|tools)/"
+FOLDERS = r"(\.ci|configs|dev|docs|examples|projects|se_detection|se_detection_cli|tests|tools)/"
 CONFIGS = r"(COCO-\w+|Paper|Ablations|Study|Toy|Pretrain|Misc)/"
 KEYS = r"(?<![\w.])(?:MODEL|SOLVER|INPUT|TEST|DATASETS|DATALOADER|PRETRAIN)\.[A-Z0-9_.]+"
 # Of pip, conda and git.
@@ -71,27 +88,30 @@ class _Found(BaseException):
 
 @pytest.fixture(scope="module")
 def parsers() -> dict[str, ArgumentParser]:
-    """Each tool's own."""
+    """The parser of each command: `se-det NAME`, and the name of each script in tools/."""
 
     def stop(parser: ArgumentParser, *arguments: object) -> None:
         raise _Found(parser)
 
     found = {}
     monkeypatch = pytest.MonkeyPatch()
-    for name in TOOLS:
-        main = runpy.run_path(str(ROOT / "tools" / f"{name}.py"), run_name="tool")["main"]
+    for path in sorted((ROOT / "tools").glob("*.py")):
+        main = runpy.run_path(str(path), run_name="tool")["main"]
         monkeypatch.setattr(ArgumentParser, "parse_args", stop)
         with pytest.raises(_Found) as caught:
             main()
-        found[name] = caught.value.args[0]
-    monkeypatch.undo()
-    return found
+        monkeypatch.undo()
+        found[path.stem] = caught.value.args[0]
+    (commands,) = (action for action in main_parser()._actions if isinstance(action, _SubParsersAction))
+    return found | {f"se-det {name}": parser for name, parser in commands.choices.items()}
 
 
 def tool_of(command: str) -> tuple[str, list[str]] | None:
-    """The tool that a command runs, and its arguments."""
+    """The command that a line runs, and its arguments."""
     words = shlex.split(command, comments=True)
     for place, word in enumerate(words):
+        if word == "se-det" or words[place - 1 : place + 1] == ["-m", "se_detection"]:
+            return f"se-det {words[place + 1]}", words[place + 2 :]
         if re.fullmatch(r"tools/\w+\.py", word):
             return Path(word).stem, words[place + 1 :]
     return None
@@ -103,8 +123,10 @@ def check(tool: str, words: list[str], parsers: dict[str, ArgumentParser]) -> No
     config_file, overrides = getattr(args, "config_file", None), getattr(args, "opts", [])
     if config_file and config_file.startswith(("output/", "narrow.yaml")):
         config_file = None  # a run's own, or what the page has
-    base = config_base() if tool == "pretrain" else None
-    if tool == "pretrain":
+    base = config_base() if tool in ("pretrain", "se-det pretrain") else None
+    if config_file:
+        config_file = find_config_file(config_file)
+    if base is not None:
         read_config(config_file, base=base)
         config_file = f"configs/Pretrain/Recipe-{args.recipe}.yaml"
     if config_file:
@@ -142,12 +164,13 @@ def test_what_make_does_is_the_tools(goal, parsers, monkeypatch) -> None:
 def test_a_wrong_command_is_seen(parsers, capsys, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     config = ["--config-file", "configs/Toy/faster_rcnn_SE_R_18_FPN.yaml"]
-    check("train_net", [*config, "SEED", "1"], parsers)
+    for tool in ("se-det train", "train_net"):
+        check(tool, [*config, "SEED", "1"], parsers)
     for words in ([*config, "--no-such-flag", "1"], [*config, "SOLVER.NO_SUCH_KEY", "1"], ["--config-file", "none"]):
         with pytest.raises((SystemExit, ValueError)):
-            check("train_net", words, parsers)
+            check("se-det train", words, parsers)
     with pytest.raises(SystemExit):
-        check("export", ["--run", "a", "--output", "b", "--format", "caffe2"], parsers)
+        check("se-det export", ["--run", "a", "--output", "b", "--format", "caffe2"], parsers)
 
 
 def followed(block: Block) -> bool:
@@ -157,7 +180,7 @@ def followed(block: Block) -> bool:
 
 def text_of_tests(tool: str) -> str:
     """The text of the files that run a tool."""
-    files = [file for pattern in TESTS[tool] for file in (ROOT / "tests").glob(pattern)]
+    files = [file for pattern in TESTS[tool] for file in ROOT.glob(pattern)]
     return "".join(path.read_text() for path in files)
 
 
@@ -187,12 +210,12 @@ def test_a_block_is_run_by_a_test_or_says_what_it_needs(block) -> None:
 
 
 def test_the_lists_of_tests_are_of_all_tools_and_files() -> None:
-    assert sorted(TESTS) == TOOLS
-    assert all(tool in text_of_tests(tool) for tool in TOOLS)
+    assert set(TESTS) == {f"se-det {name}" for name in COMMANDS} | set(TOOLS)
+    assert all(text_of_tests(tool) for tool in TESTS)
     assert all((ROOT / file).is_file() for file in OTHERS.values())
     for (tool, flag), test in PASSED_ON.items():
         file, _, name = test.partition("::")
-        assert f"def {name}(" in (ROOT / "tests" / file).read_text()
+        assert f"def {name}(" in (ROOT / file).read_text()
         assert f'"{flag}"' not in text_of_tests(tool), f"{flag} is tested by now: take it out of PASSED_ON"
 
 
@@ -213,10 +236,10 @@ def test_flags_and_keys_in_the_text_exist(page, parsers) -> None:
         for key in re.findall(KEYS, code):
             there = any(known == key or known.startswith(f"{key.rstrip('.')}.") for known in keys)
             assert there, f"{page.name}: no config key is {key}"
-        tool = re.search(r"(?<!detectron2/)\btools/(\w+)\.py", code)
+        tool = re.search(r"(?<!detectron2/)\btools/(\w+)\.py|se-det [a-z-]+", code)
         if tool:
             for flag in re.findall(r"(?<!\S)--[a-z][\w-]*", code):
-                assert flag in options(parsers[tool[1]]), f"{page.name}: tools/{tool[1]}.py has no {flag}"
+                assert flag in options(parsers[tool[1] or tool[0]]), f"{page.name}: {tool[0]} has no {flag}"
         elif code.startswith("--"):
             assert code.split()[0] in anybodys | ANOTHERS, f"{page.name}: no tool has {code}"
 
@@ -296,6 +319,6 @@ def test_configs_and_json_can_be_read(block) -> None:
 
 def test_the_citation_is_of_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert f'version="{citation["version"]}"' in (ROOT / "setup.py").read_text()
+    assert f'version = "{citation["version"]}"' in (ROOT / "pyproject.toml").read_text()
     assert citation["license"] == "Apache-2.0"
     assert {"cff-version", "message", "title", "authors"} <= set(citation)

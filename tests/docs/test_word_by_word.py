@@ -27,17 +27,17 @@ SMALL = [
     *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "TEST.DETECTIONS_PER_IMAGE", "20"),
     *("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.WARMUP_ITERS", "0", "SOLVER.IMS_PER_BATCH", "2"),
 ]
-MADE_SMALL = {"tools/train_net.py": SMALL, "tools/export.py": ["--images", "1"]}
+MADE_SMALL = {"se-det train": SMALL, "se-det export": ["--images", "1"]}
 IMAGES, KEPT_APART = 12, 5
 # In this order; other blocks are run by their tools' own tests.
 FOLLOWED = (
-    ("docs/YOUR_DATA.md", "python tools/prepare_coco.py check my_data/all.json"),
-    ("docs/YOUR_DATA.md", "python tools/prepare_coco.py sample"),
-    ("docs/YOUR_DATA.md", "python tools/prepare_coco.py check my_data/train.json"),
-    ("docs/YOUR_DATA.md", "for arm in R SE_R; do\n  python tools/train_net.py --config-file configs/COCO-Detection"),
-    ("docs/YOUR_DATA.md", "python tools/compare.py --baseline output/R"),
+    ("docs/YOUR_DATA.md", "se-det check-data my_data/all.json"),
+    ("docs/YOUR_DATA.md", "se-det sample"),
+    ("docs/YOUR_DATA.md", "se-det check-data my_data/train.json"),
+    ("docs/YOUR_DATA.md", "for arm in R SE_R; do\n  se-det train --config-file COCO-Detection"),
+    ("docs/YOUR_DATA.md", "se-det compare --baseline output/R"),
     ("docs/DEPLOYING.md", "from se_detection.inference import SEPredictor"),
-    ("docs/EXPORT.md", "python tools/export.py --run output/SE_R --format onnx --output exported"),
+    ("docs/EXPORT.md", "se-det export --run output/SE_R --format onnx --output exported"),
 )
 
 
@@ -62,11 +62,12 @@ def typed(page: str, part: str) -> list[str | list[str]]:
     found = []
     for command in commands(block.text):
         program, *words = shlex.split(command, comments=True)
-        assert program in ("python", "pip")
-        if program == "python":
+        assert program in ("se-det", "python", "pip")
+        if program != "pip":
             # A page's 200 images; and OUTPUT_DIR is the last of its overrides, which stays.
             words = [str(KEPT_APART) if word == "200" else word for word in words]
-            found.append([*words, *MADE_SMALL.get(words[0], [])])
+            line = [program, *words] if program == "se-det" else words
+            found.append([*line, *MADE_SMALL.get(" ".join(line[:2]), [])])
     return found
 
 

@@ -1,8 +1,10 @@
-"""Does what it is told on standard input, a JSON list of Python (text) and of command lines (lists), in one process."""
+"""Runs, in one process, what standard input lists as JSON: Python code (texts) and command lines (lists)."""
 
 import json
 import runpy
 import sys
+
+from se_detection_cli.main import main
 
 for typed in json.load(sys.stdin):
     if isinstance(typed, str):
@@ -10,7 +12,10 @@ for typed in json.load(sys.stdin):
         continue
     sys.argv = typed
     try:
-        runpy.run_path(typed[0], run_name="__main__")
+        if typed[0] == "se-det":
+            main()
+        else:
+            runpy.run_path(typed[0], run_name="__main__")
     except SystemExit as end:
         if end.code:
             raise

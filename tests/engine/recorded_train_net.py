@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from detectron2.utils import comm
 
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.launch import use_torchrun
 from se_detection.engine.train_and_evaluate import launch_run
@@ -56,7 +57,7 @@ def record(**content: object) -> None:
 
 
 def main() -> None:
-    args = argument_parser().parse_args()
+    args = command_parser(train_command).parse_args()
     torchrun = use_torchrun(args)
     launch_run(load_config(args), args, torchrun=torchrun, trainer_class=RecordedTrainer)
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from se_detection import UserError, model_zoo
 from se_detection.data.mapper import CheckedMapper
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
 from se_detection.errors import user_message
@@ -51,7 +52,7 @@ def arguments(data: Path, *flags: str, resume: bool = False):
     for split in ("train", "val"):
         options += [f"--{split}-json", str(data / "annotations" / f"{split}.json")]
         options += [f"--{split}-images", str(data / split)]
-    return argument_parser().parse_args([*flags, *options, *SMALL, *SMALLER, "OUTPUT_DIR", str(data.parent / "run")])
+    return command_parser(train_command).parse_args([*flags, *options, *SMALL, *SMALLER, "OUTPUT_DIR", str(data.parent / "run")])
 
 
 def make_trainer(data: Path, *flags: str, resume: bool = False) -> Trainer:
@@ -86,7 +87,7 @@ def test_nothing_is_trained_where_an_image_is_bad(data, names) -> None:
         with pytest.raises(UserError) as caught:
             load_config(arguments(data))
         assert names[number].name in str(caught.value)
-        assert str(caught.value).endswith("or leave out what can't be used by --skip-bad-images")
+        assert str(caught.value).endswith("or skip bad images with --skip-bad-images")
         names[number].write_bytes(whole[number])
     assert load_config(arguments(data))
     assert not (data.parent / "run").exists()
@@ -106,7 +107,7 @@ def test_bad_images_are_left_out_counted_and_listed(data, names, caplog) -> None
     assert found["count"] == 4
     assert [image["file_name"] for image in found["images"]] == list(map(str, names[:4]))
     reasons = [image["reason"] for image in found["images"]]
-    for reason, words in zip(reasons, ("is not there", "truncated", "cannot identify", "has 50 and 60"), strict=True):
+    for reason, words in zip(reasons, ("does not exist", "truncated", "cannot identify", "has 50 and 60"), strict=True):
         assert words in reason
     assert {image["iteration"] for image in found["images"]} == {None}
     (line,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
@@ -149,7 +150,7 @@ def test_an_image_that_turns_bad_ends_a_training_that_was_not_told_to_go_on(data
         path.write_bytes(b"")
     with pytest.raises(UserError) as caught:
         trainer.train()
-    assert user_message(caught.value).endswith("mend or remove it")
+    assert user_message(caught.value).endswith("fix or remove it")
     assert not (data.parent / "run" / "bad_images.json").exists()
 
 

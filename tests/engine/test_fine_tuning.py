@@ -9,7 +9,8 @@ from detectron2.solver import get_default_optimizer_params
 from torch import Tensor, nn
 
 from se_detection import model_zoo
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.fine_tuning import backbone_of
 from se_detection.engine.signals import Interrupted
@@ -26,7 +27,7 @@ def build(tiny_flags, tmp_path):
         options = [*SMALL, "MODEL.RESNETS.NORM", "BN", "SEED", "3", "SOLVER.MAX_ITER", "4", *overrides]
         config_file = model_zoo.get_config_file(f"Toy/faster_rcnn_{config}_FPN")
         flags = [*(["--resume"] if resume else []), "--config-file", config_file, *tiny_flags]
-        cfg = load_config(argument_parser().parse_args([*flags, *options, "OUTPUT_DIR", str(tmp_path / name)]))
+        cfg = load_config(command_parser(train_command).parse_args([*flags, *options, "OUTPUT_DIR", str(tmp_path / name)]))
         Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
         torch.manual_seed(0)
         trainer = Trainer(cfg)

@@ -8,7 +8,8 @@ import torch
 from se_detection import UserError, model_zoo
 from se_detection.checkpoint import checkpointer
 from se_detection.checkpoint.read_weights import read_checkpoint
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
 
@@ -23,7 +24,7 @@ def resumed(module_path, tiny) -> tuple[Trainer, dict[str, Any]]:
         data += [f"--{split}-json", str(tiny / "annotations" / f"{split}.json"), f"--{split}-images", str(tiny / split)]
     config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
     words = [*SMALL, "SEED", "3", "SOLVER.EMA_DECAY", "0.9", "OUTPUT_DIR", str(module_path)]
-    trainer = Trainer(load_config(argument_parser().parse_args(["--config-file", config, *data, *words])))
+    trainer = Trainer(load_config(command_parser(train_command).parse_args(["--config-file", config, *data, *words])))
     for parameter in trainer.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     trainer.optimizer.step()

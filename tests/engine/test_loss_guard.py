@@ -9,7 +9,8 @@ from detectron2.config import get_cfg
 from detectron2.engine.hooks import CallbackHook
 from torch import Tensor
 
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.loss_guard import usual_causes
 from se_detection.engine.trainer import Trainer
@@ -26,7 +27,7 @@ def build(tiny_flags, se_config, tmp_path):
         flags = ["--resume"] if resume else []
         options = [*SMALL, "SEED", "3", "SOLVER.MAX_ITER", "4", "MODEL.RESNETS.NORM", "BN"]
         arguments = [*flags, "--config-file", se_config, *tiny_flags, *options, *overrides]
-        args = argument_parser().parse_args([*arguments, "OUTPUT_DIR", str(tmp_path / name)])
+        args = command_parser(train_command).parse_args([*arguments, "OUTPUT_DIR", str(tmp_path / name)])
         (tmp_path / name).mkdir(exist_ok=True)
         torch.manual_seed(0)
         trainer = Trainer(load_config(args))

@@ -22,7 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from se_detection import create_backbone, model_zoo
 from se_detection.engine import tensorboard
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.signals import Interrupted
 from se_detection.engine.tensorboard import DetectionImages, GateMeans
@@ -60,7 +61,7 @@ def build(tiny, module_path):
         config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
         options = [*SMALL, "SEED", "3", "SOLVER.MAX_ITER", "4", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", *overrides]
         flags = [*(["--resume"] if resume else []), "--config-file", config, *data, *options]
-        args = argument_parser().parse_args([*flags, "OUTPUT_DIR", str(module_path / name)])
+        args = command_parser(train_command).parse_args([*flags, "OUTPUT_DIR", str(module_path / name)])
         (module_path / name).mkdir(exist_ok=True)
         torch.manual_seed(0)
         trainer = kind(load_config(args))

@@ -9,7 +9,8 @@ from detectron2.engine.hooks import CallbackHook
 from torch import Tensor
 
 from se_detection import model_zoo
-from se_detection.engine.arguments import argument_parser
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.signals import Interrupted
 from se_detection.engine.trainer import Trainer
@@ -34,7 +35,7 @@ def build(tiny_flags, tmp_path):
         config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
         options = [*SMALL, "SEED", "3", "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "100", *overrides]
         flags = [*(["--resume"] if resume else []), "--config-file", config, *tiny_flags, *options]
-        args = argument_parser().parse_args([*flags, "OUTPUT_DIR", str(tmp_path / name)])
+        args = command_parser(train_command).parse_args([*flags, "OUTPUT_DIR", str(tmp_path / name)])
         torch.manual_seed(0)
         trainer = Trainer(load_config(args))
         trainer.resume_or_load(resume)

@@ -7,8 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 from se_detection import UserError, model_zoo
+from se_detection.config.read_config import read_config
 from se_detection.modeling.complexity import backbone_gflops, count_parameters, detector_complexity
-from tools.analyze_config import load_detector_config
 
 FPN = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
 C4 = """
@@ -53,7 +53,7 @@ def check_against_detectron2(cfg: CfgNode, parts: dict[str, tuple[int, float]], 
 
 
 def test_faster_rcnn_with_fpn() -> None:
-    cfg = load_detector_config(FPN, [])
+    cfg = read_config(FPN, [])
     counted = detector_complexity(cfg, (100, 120))
     assert (counted.size, counted.padded, counted.proposals) == ((100, 120), (128, 128), 100)
     assert list(counted.parts) == ["backbone", "FPN", "RPN", "heads"]
@@ -68,7 +68,7 @@ def test_faster_rcnn_with_fpn() -> None:
 
 
 def test_faster_rcnn_c4(write_config) -> None:
-    cfg = load_detector_config(write_config(C4), [])
+    cfg = read_config(write_config(C4), [])
     counted = detector_complexity(cfg, (65, 64))
     assert (counted.padded, counted.proposals) == ((65, 64), 7)
     assert list(counted.parts) == ["backbone", "RPN", "heads"]
@@ -84,7 +84,7 @@ def test_faster_rcnn_c4(write_config) -> None:
 
 
 def test_retinanet(write_config) -> None:
-    cfg = load_detector_config(write_config(RETINANET), [])
+    cfg = read_config(write_config(RETINANET), [])
     counted = detector_complexity(cfg, (64, 64))
     assert counted.proposals is None
     assert list(counted.parts) == ["backbone", "FPN", "head"]
@@ -97,7 +97,7 @@ def test_retinanet(write_config) -> None:
 
 
 def test_the_count_needs_no_particular_weights() -> None:
-    cfg = load_detector_config(FPN, [])
+    cfg = read_config(FPN, [])
     torch.manual_seed(0)
     first = detector_complexity(cfg, (64, 64))
     torch.manual_seed(1)
@@ -105,7 +105,7 @@ def test_the_count_needs_no_particular_weights() -> None:
 
 
 def test_the_size_is_the_configs_unless_given() -> None:
-    cfg = load_detector_config(FPN, ["INPUT.MIN_SIZE_TEST", "64"])
+    cfg = read_config(FPN, ["INPUT.MIN_SIZE_TEST", "64"])
     assert detector_complexity(cfg).size == (64, 85)
     with pytest.raises(UserError, match="--size 31 64: give a height and a width of at least 32"):
         detector_complexity(cfg, (31, 64))
@@ -129,7 +129,7 @@ def test_the_size_is_the_configs_unless_given() -> None:
 )
 def test_what_cant_be_counted_is_refused(overrides, message) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        detector_complexity(load_detector_config(FPN, overrides), (64, 64))
+        detector_complexity(read_config(FPN, overrides), (64, 64))
     assert "\n" not in str(caught.value)
 
 

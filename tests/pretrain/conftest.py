@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 
 from se_detection import model_zoo
-from se_detection.pretrain.pretrain_config import argument_parser, load_pretrain_config
+from se_detection.pretrain.pretrain_config import load_pretrain_config
+from se_detection_cli import pretrain_command
+from se_detection_cli.main import command_parser
 from se_detection.pretrain.pretrainer import Pretrainer
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
@@ -41,7 +43,7 @@ def arguments(images, tmp_path):
 
     def make(*overrides: str, config: str = "Toy/faster_rcnn_SE_R_18_FPN", flags: tuple[str, ...] = ()) -> Namespace:
         words = ["--config-file", model_zoo.get_config_file(config), "--data", str(images), *flags]
-        return argument_parser().parse_args([*words, *SMALL, "OUTPUT_DIR", str(tmp_path / "run"), *overrides])
+        return command_parser(pretrain_command).parse_args([*words, *SMALL, "OUTPUT_DIR", str(tmp_path / "run"), *overrides])
 
     return make
 

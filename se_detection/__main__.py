@@ -1,0 +1,6 @@
+"""`python -m se_detection COMMAND`: the same as `se-det COMMAND`."""
+
+from se_detection_cli.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Counts a detector's parameters and GFLOPs, and shows what the SE gates of a trained detector do."""
+
+import shlex
+import sys
+from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter, _SubParsersAction
+from pathlib import Path
+
+COMPLEXITY = """
+example:
+  $ se-det analyze complexity --config-file COCO-Detection/faster_rcnn_SE_R_50_FPN_1x --size 800 1216
+"""
+EXCITATIONS = """
+Progress is saved: the same command resumes an analysis that was stopped, and adds an image to one that is finished.
+
+examples:
+  $ se-det analyze excitations --run output/se --no-ablation
+  $ se-det analyze excitations --run output/se --split val.json val/ --images 500 --output output/gates
+  $ se-det analyze excitations --run output/se --picture street.jpg --html gates.html
+"""
+EXAMPLES = COMPLEXITY + EXCITATIONS
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Two commands: `complexity` and `excitations`."""
+    add_commands(parser.add_subparsers(required=True))
+
+
+def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
+    """Adds both commands; `args.analyze` is the function that runs the one that was chosen."""
+    complexity = commands.add_parser(
+        "complexity",
+        description="Counts the parameters and GFLOPs of a config's detector, by part.",
+        epilog=COMPLEXITY,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    complexity.add_argument("--json", type=Path, metavar="FILE", help="write the counts there too")
+    complexity.add_argument("--config-file", metavar="FILE", help="the detector's config: its name or a file")
+    complexity.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="the image in pixels; by default 4:3 with the config's INPUT.MIN_SIZE_TEST as its height",
+    )
+    complexity.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config overrides, after all flags")
+    complexity.set_defaults(analyze=count_detector)
+
+    excitations = commands.add_parser(
+        "excitations",
+        description="Records every SE gate of a trained detector over a data set, by class, and evaluates the detector "
+        "with each gate held at its mean: which gates tell classes apart, and which SE blocks are not needed.",
+        epilog=EXCITATIONS,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    excitations.add_argument("--run", type=Path, required=True, metavar="RUN", help="a run folder")
+    excitations.add_argument("--output", type=Path, metavar="FOLDER", help="by default RUN/excitations")
+    excitations.add_argument(
+        "--split",
+        type=Path,
+        nargs=2,
+        metavar=("JSON", "IMAGES"),
+        help="COCO annotations and the folder of their images, instead of the run's test set",
+    )
+    excitations.add_argument("--images", type=int, metavar="N", help="at most so many, spread evenly over the set")
+    excitations.add_argument(
+        "--no-ablation",
+        action="store_true",
+        help="record the gates and evaluate nothing; otherwise the set is evaluated once more for each block, and up "
+        "to three times in addition",
+    )
+    excitations.add_argument(
+        "--picture", type=Path, metavar="FILE", help="show what the gates do to this image, and what is detected"
+    )
+    excitations.add_argument("--html", type=Path, metavar="FILE", help="write all of it as one page to send")
+    excitations.add_argument("--overwrite", action="store_true", help="replace an analysis that is there already")
+    excitations.set_defaults(analyze=explain_gates)
+
+
+def run(args: Namespace) -> None:
+    """Runs the command that was chosen."""
+    args.analyze(args)
+
+
+def count_detector(args: Namespace) -> None:
+    """Prints a detector's parameters and GFLOPs, and writes them as JSON."""
+    from se_detection.config.read_config import read_config
+    from se_detection.errors import UserError
+    from se_detection.files import check_output, write_json
+    from se_detection.model_zoo import find_config_file
+    from se_detection.modeling.complexity import detector_complexity, detector_table
+
+    if args.json:
+        check_output(args.json)
+    if args.config_file is None:
+        raise UserError("--config-file is missing; se-det zoo lists the configs")
+    counted = detector_complexity(read_config(find_config_file(args.config_file), args.opts), args.size)
+    print(detector_table(counted))
+    if args.json:
+        write_json(args.json, counted.to_dict(), indent=2)
+
+
+def explain_gates(args: Namespace) -> None:
+    """Analyses the gates, and writes tables, plots and the page."""
+    from se_detection.files import check_html_file
+    from se_detection.gates.excitations import explain
+    from se_detection.gates.gate_page import write_excitation_page
+    from se_detection.gates.gate_tables import excitations_table, write_excitations
+    from se_detection.gates.heat_map import draw_effect
+
+    if args.html:
+        check_html_file(args.html, overwrite=args.overwrite)
+    found = explain(
+        args.run,
+        args.output,
+        split=args.split,
+        images=args.images,
+        ablation=not args.no_ablation,
+        picture=args.picture,
+        overwrite=args.overwrite,
+    )
+    paths = write_excitations(found)
+    if args.picture:
+        paths += draw_effect(found, args.picture)
+    if args.html:
+        paths.append(write_excitation_page(found, paths, args.html, shlex.join(sys.argv)))
+    print(excitations_table(found))
+    print("\nWritten:", *paths, sep="\n  ")

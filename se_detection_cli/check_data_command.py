@@ -1,0 +1,69 @@
+"""Finds everything that stops or spoils training on a COCO-format data set."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+EXAMPLES = """
+exit code: 0 without errors (of the corrected copy, with --fix), 1 with errors, 2 if the check could not be made
+
+example:
+  $ se-det check-data train.json train/ --against val.json val/ --fix train_fixed.json
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The data set, and what it is compared with."""
+    parser.add_argument("json_file", type=Path, metavar="JSON", help="annotations in COCO's format")
+    parser.add_argument("images", type=Path, metavar="IMAGES", help="the folder of their images")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="OTHER",
+        help="annotations of other splits, which must share no image; give the folder of its images after each, to "
+        "compare the images and not only their names",
+    )
+    parser.add_argument("--fix", type=Path, metavar="FILE", help="write a corrected copy, and say what was changed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too, with every example")
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        default="COCO-Detection/faster_rcnn_R_50_FPN_1x",
+        help="the detector whose anchors and test size the boxes are compared with (default: Faster R-CNN R50-FPN)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+
+
+def run(args: Namespace) -> None:
+    """Checks, prints the findings, and writes the corrected copy."""
+    from se_detection.config.buildable import check_backbone
+    from se_detection.config.read_config import read_config
+    from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder, read_annotated_folders
+    from se_detection.data.check.fix import fix_split
+    from se_detection.data.check.health import check_health
+    from se_detection.data.check.health_report import changes_text, health_dict, health_tables, summary
+    from se_detection.files import check_output, write_json
+    from se_detection.model_zoo import find_config_file
+
+    read = [args.json_file, *args.against]
+    if args.fix:
+        check_output(args.fix, inputs=read, overwrite=args.overwrite)
+        read.append(args.fix)
+    if args.json:
+        check_output(args.json, inputs=read, overwrite=args.overwrite)
+    cfg = read_config(find_config_file(args.config_file))
+    check_backbone(cfg)
+    annotated, others = read_annotated_folder(args.json_file, args.images), read_annotated_folders(args.against)
+    decoded = decode_images(annotated)
+    health = check_health(annotated, decoded, others, cfg)
+    print(health_tables(health))
+    if args.json:
+        write_json(args.json, health_dict(health), indent=2)
+    if args.fix:
+        fixed, changes = fix_split(annotated, decoded)
+        health = check_health(fixed._replace(json_file=args.fix), decoded, others, cfg)
+        write_json(args.fix, fixed.content)
+        print(f"\nWritten: {args.fix}", changes_text(changes) or "nothing was changed", summary(health), sep="\n")
+    sys.exit(1 if health.count("error") else 0)

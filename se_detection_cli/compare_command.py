@@ -1,0 +1,73 @@
+"""Compares evaluated runs, or COCO result files of any framework, on the same data."""
+
+import shlex
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+EXAMPLES = """
+A RUN is a run folder, or a JSON file in COCO's results format. With two or more training runs (seeds) a side, the
+intervals cover other images and other trainings, otherwise other images alone.
+
+examples:
+  $ se-det compare --baseline output/plain_1 output/plain_2 --candidate output/se_1 output/se_2
+  $ se-det compare --baseline theirs.json --candidate ours.json --annotations instances_val2017.json
+  $ se-det compare --baseline output/plain --candidate output/se --pictures 8 --html report.html
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The two sides, and what is written."""
+    parser.add_argument("--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="what to compare with")
+    parser.add_argument("--candidate", type=Path, nargs="+", required=True, metavar="RUN", help="what to judge")
+    parser.add_argument(
+        "--annotations", type=Path, metavar="FILE", help="COCO annotations, for result files without a run folder"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="where comparison.json, comparison.md, plots/ and pictures/ go; by default the folder that holds all "
+        "runs, or else the candidate's",
+    )
+    parser.add_argument(
+        "--pictures", type=int, default=0, metavar="N", help="draw N images side by side (default: none)"
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write all of it, and the images that differ most, as one page"
+    )
+    parser.add_argument(
+        "--bootstrap",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="bootstrap samples for the 95 %% intervals (default: 1000; minutes on COCO's 5000 images)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="compare runs of different recipes, or unfinished runs, all the same"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a comparison that is there already")
+
+
+def run(args: Namespace) -> None:
+    """Compares, prints the table, and writes the files."""
+    from se_detection.compare.compare_runs import compare_runs
+    from se_detection.compare.page.comparison_page import write_html_report
+    from se_detection.compare.side_by_side import draw_side_by_side
+    from se_detection.compare.tables import comparison_table, report_folder, write_report
+    from se_detection.files import check_html_file
+
+    folder = report_folder([*args.baseline, *args.candidate], args.output, overwrite=args.overwrite)
+    if args.html:
+        check_html_file(args.html, overwrite=args.overwrite)
+    comparison = compare_runs(
+        args.baseline, args.candidate, args.bootstrap, annotations=args.annotations, force=args.force
+    )
+    print(comparison_table(comparison), flush=True)
+    paths = write_report(comparison, folder)
+    if args.pictures > 0:
+        runs = args.baseline[0], args.candidate[0]
+        paths += draw_side_by_side(*runs, folder / "pictures", args.pictures, args.annotations)
+    if args.html:
+        paths.append(write_html_report(comparison, args.html, args.annotations, shlex.join(sys.argv)))
+    print("\nWritten:", *paths, sep="\n  ")

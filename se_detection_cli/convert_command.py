@@ -1,0 +1,45 @@
+"""Converts another project's ResNet or SE-ResNet weights into a file for detectron2's MODEL.WEIGHTS."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+EXAMPLES = """
+examples:
+  a file, and a check that both networks compute the same:
+    $ se-det convert se_resnet50-ce0d4300.pth --source cadene --output se_resnet50.pth --verify
+  weights that timm downloads:
+    $ se-det convert legacy_seresnet50.in1k --output legacy_seresnet50.safetensors
+"""
+SOURCES = ("timm", "timm-legacy", "torchvision", "cadene", "mmpretrain", "moskomule")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The input, whose it is, and the output."""
+    parser.add_argument("input", metavar="INPUT", help="a .pth or .safetensors file, or timm's name of the weights")
+    parser.add_argument("--source", choices=SOURCES, help="whose file it is; not needed for a name of timm's")
+    parser.add_argument("--depth", type=int, metavar="N", help="refuse a network of another depth")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="what to write: .pth or .safetensors"
+    )
+    parser.add_argument("--verify", action="store_true", help="compare with timm's network on random images, first")
+
+
+def run(args: Namespace) -> None:
+    """Converts, verifies, and writes the file."""
+    from se_detection.checkpoint.convert_input import convert_input
+    from se_detection.checkpoint.converted import check_target
+    from se_detection.checkpoint.verify import SIZES, TOLERANCE, relative_errors
+    from se_detection.errors import UserError
+
+    check_target(args.output)
+    converted = convert_input(args.input, args.source, depth=args.depth)
+    print(f"The weights assume: {converted.assumptions}")
+    if args.verify:
+        errors = relative_errors(converted)
+        print("relative error", *(f"{height}x{width}" for height, width in SIZES), sep="\t")
+        for stage, of_sizes in errors.items():
+            print(stage, *(f"{error:.1e}" for error in of_sizes), sep="\t\t")
+        if not max(map(max, errors.values())) <= TOLERANCE:
+            raise UserError(f"the converted network differs from timm's by more than {TOLERANCE}; nothing was written")
+    converted.save(args.output)
+    print(f"Written: {args.output} (sha256 of the input: {converted.assumptions.sha256})")

@@ -1,0 +1,80 @@
+"""`se-det COMMAND`, and single commands for the scripts in tools/."""
+
+import os
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from functools import partial
+from types import ModuleType
+
+from . import (
+    analyze_command,
+    check_data_command,
+    compare_command,
+    convert_command,
+    export_command,
+    minival_command,
+    predict_command,
+    pretrain_command,
+    sample_command,
+    train_command,
+    zoo_command,
+)
+
+# Each has a docstring and `EXAMPLES` for its help, `add_arguments(parser)`, and `run(args)`.
+COMMANDS = {
+    "train": train_command,
+    "compare": compare_command,
+    "predict": predict_command,
+    "check-data": check_data_command,
+    "sample": sample_command,
+    "minival": minival_command,
+    "convert": convert_command,
+    "export": export_command,
+    "analyze": analyze_command,
+    "pretrain": pretrain_command,
+    "zoo": zoo_command,
+}
+
+
+def add_command(parser: ArgumentParser, command: ModuleType) -> None:
+    """Makes a parser that of a command: its help, its arguments, and `args.run_command`, which runs it."""
+    parser.description, parser.epilog = command.__doc__, command.EXAMPLES
+    parser.formatter_class = RawDescriptionHelpFormatter
+    command.add_arguments(parser)
+    parser.set_defaults(run_command=command.run)
+
+
+def main_parser() -> ArgumentParser:
+    """The parser of `se-det`, with all commands."""
+    parser = ArgumentParser(prog="se-det", description="Squeeze-and-excitation backbones for detectron2.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        add_command(commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0]), command)
+    return parser
+
+
+def command_parser(command: ModuleType) -> ArgumentParser:
+    """The parser of one command, as a script in tools/ has it."""
+    parser = ArgumentParser()
+    add_command(parser, command)
+    return parser
+
+
+def parse_and_run(parser: ArgumentParser) -> None:
+    """Parses the command line, then runs the command; a user's mistake ends it with one line and exit code 2."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    args = parser.parse_args()
+    from se_detection.errors import run_tool
+
+    run_tool(partial(args.run_command, args))
+
+
+def main() -> None:
+    """The console script."""
+    parse_and_run(main_parser())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Builds COCO 2014's minival and valminusminival, which detectron2's data sets of these names need."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+EXAMPLES = """
+example:
+  $ se-det minival --val2014 instances_val2014.json --val2017 instances_val2017.json
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """COCO's files, and where the new ones go."""
+    parser.add_argument("--val2014", type=Path, required=True, metavar="FILE", help="instances_val2014.json")
+    parser.add_argument(
+        "--val2017", type=Path, required=True, metavar="FILE", help="a COCO file of val2017, or a list of its image ids"
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="by default the folder of --val2014")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+
+
+def run(args: Namespace) -> None:
+    """Writes both files."""
+    from se_detection.data.minival import make_minival
+
+    folder = args.output or args.val2014.parent
+    written = make_minival(args.val2014, args.val2017, folder, overwrite=args.overwrite)
+    print("Written:", *written, sep="\n  ")

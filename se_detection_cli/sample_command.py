@@ -1,0 +1,43 @@
+"""Samples images that show the same classes in the same proportions as the whole COCO-format data set."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+EXAMPLES = """
+example, a split in two:
+  $ se-det sample all.json --count 200 --output val.json --rest train.json
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The data set, and the size of the sample."""
+    parser.add_argument("json_file", type=Path, metavar="JSON", help="annotations in COCO's format")
+    parser.add_argument("--count", type=int, required=True, metavar="N", help="how many images")
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the sample's annotations")
+    parser.add_argument("--rest", type=Path, metavar="FILE", help="write those of all other images there")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="S", help="another seed gives another sample (default: 0)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+
+
+def run(args: Namespace) -> None:
+    """Samples, and writes one or two files."""
+    from se_detection.data.sample import sample_coco
+    from se_detection.errors import UserError
+    from se_detection.files import check_output, write_json
+
+    check_output(args.output, inputs=[args.json_file], overwrite=args.overwrite)
+    if args.rest:
+        check_output(args.rest, inputs=[args.json_file], overwrite=args.overwrite)
+        if args.rest.resolve() == args.output.resolve():
+            raise UserError(f"--rest {args.rest} is --output too; choose another name for one of them")
+    sample, rest = sample_coco(args.json_file, args.count, args.seed)
+    if args.rest and not rest.content["images"]:
+        raise UserError(f"--count {args.count}: {args.json_file} has no more, so --rest is empty; give a lower number")
+    for path, part, why in ((args.output, sample, "too few images"), (args.rest, rest, "all are in the sample")):
+        if path:
+            write_json(path, part.content)
+            images, boxes = len(part.content["images"]), len(part.content["annotations"])
+            lost = f"without any of ({why}): {', '.join(part.lost)}" if part.lost else "every class"
+            print(f"Written: {path} ({images} images, {boxes} annotations; {lost})")

@@ -1,0 +1,72 @@
+"""Trains or evaluates a detector, with the flags of detectron2's own tools/train_net.py."""
+
+from argparse import ArgumentParser, Namespace
+
+from .detectron2_flags import add_detectron2_flags
+
+EXAMPLES = """
+examples:
+  plain and SE on your own COCO-format data, then their comparison:
+    $ se-det train --config-file COCO-Detection/faster_rcnn_SE_R_50_FPN_1x \\
+        --train-json train.json --train-images train/ --val-json val.json --val-images val/ OUTPUT_DIR output/se
+    $ se-det compare --baseline output/plain --candidate output/se
+  evaluate a run again:
+    $ se-det train --eval-only --resume --config-file output/se/config.yaml \\
+        --val-json val.json --val-images val/ OUTPUT_DIR output/se
+  two processes, on GPUs or on the CPU:
+    $ se-det train --num-gpus 2 --config-file Toy/faster_rcnn_SE_R_18_FPN
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """detectron2's flags and those of this project."""
+    add_detectron2_flags(parser)
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="start again in an OUTPUT_DIR that holds a run; removes that run's files",
+    )
+    parser.add_argument(
+        "--reset-predictor",
+        action="store_true",
+        help="initialise the last layers when MODEL.WEIGHTS is a detector trained on other classes",
+    )
+    parser.add_argument(
+        "--allow-partial-backbone",
+        "--allow-partial-trunk",
+        action="store_true",
+        help="load what fits of MODEL.WEIGHTS where the backbone differs, and initialise the rest",
+    )
+    parser.add_argument(
+        "--fuse",
+        action="store_true",
+        help="with --eval-only: evaluate the detector as fuse_for_inference makes it faster",
+    )
+    parser.add_argument(
+        "--skip-bad-images",
+        action="store_true",
+        help="skip training images that are missing, can't be decoded or have another size than annotated, and list "
+        "them in OUTPUT_DIR/bad_images.json; by default they are an error",
+    )
+    data = parser.add_argument_group("your own COCO-format data (instead of DATASETS.TRAIN and DATASETS.TEST)")
+    for split in ("train", "val"):
+        data.add_argument(
+            f"--{split}-json", action="append", default=[], metavar="FILE", help=f"{split} annotations; may be repeated"
+        )
+        data.add_argument(
+            f"--{split}-images",
+            action="append",
+            default=[],
+            metavar="DIR",
+            help=f"folder of the images of --{split}-json",
+        )
+
+
+def run(args: Namespace) -> None:
+    """Checks everything that can be checked before, then starts the processes."""
+    from se_detection.engine.checks import load_config
+    from se_detection.engine.launch import use_torchrun
+    from se_detection.engine.train_and_evaluate import launch_run
+
+    torchrun = use_torchrun(args)
+    launch_run(load_config(args), args, torchrun=torchrun)
