@@ -1,1 +1,1 @@
-"""Detectors as files: TorchScript, ONNX and torch.export, each compared with its original."""
+"""Exports detectors to TorchScript, ONNX and torch.export, and compares each export with the original."""

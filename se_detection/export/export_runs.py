@@ -1,4 +1,4 @@
-"""Several runs in several forms, into one folder with a record of what was written."""
+"""Exports several runs in several forms into one folder, with a table of all exports."""
 
 from collections.abc import Iterable, Sequence
 from itertools import product
@@ -12,24 +12,25 @@ from ..files import check_output, read_json, write_json
 from .exporter import Form, RunExporter
 
 ROWS = "exports.json"
+HEADERS = ("detector", "format", "precision", "MB", "detections", "unpaired", "boxes (px)", "scores", "others", "AP")
 
 
 def forms(formats: Sequence[str], precisions: Sequence[str], *, fuse: bool, scripting: bool) -> list[Form]:
-    """Every combination that there is.
+    """All supported combinations of formats and precisions.
 
     Raises:
-        UserError: there is none.
+        UserError: no combination is supported.
     """
-    possible: list[Form] = []
+    supported: list[Form] = []
     reason: UserError | None = None
     for format, precision in product(formats, precisions):
         try:
-            possible.append(Form(format=format, precision=precision, fuse=fuse, scripting=scripting))
+            supported.append(Form(format=format, precision=precision, fuse=fuse, scripting=scripting))
         except UserError as error:
             reason = error
-    if reason and not possible:
+    if reason and not supported:
         raise reason
-    return possible
+    return supported
 
 
 def export_runs(
@@ -43,29 +44,33 @@ def export_runs(
     overwrite: bool,
     split: Sequence[Path] | None = None,
 ) -> list[dict[str, Any]]:
-    """Exports each run in each form, and compares each file with its original.
+    """Exports each run in each form, and compares each export with its original.
 
     Args:
-        output: a folder, made if need be; `exports.json` in it has a row (`Export.to_dict`) for each file, also of
-            earlier calls.
-        images: of each run's test set, to compare on.
-        calibration: training images for int8.
+        folders: of the runs.
+        output: the folder of the exports, created if missing. Its `exports.json` has a row (`Export.to_dict`) for each
+            file, including those of earlier calls.
+        images: number of test images to compare on.
+        calibration: number of training images for int8.
         evaluate: measure AP.
-        split: a COCO file and the folder of its images instead of each run's test set.
+        overwrite: replace existing files.
+        split: a COCO file and its image folder, to use instead of each run's test set.
 
     Returns:
-        all rows of the folder.
+        All rows of `exports.json`.
 
     Raises:
-        UserError: a run can't be exported, or a file is there already and `overwrite` is not set; before anything is
-            written. Or a float32 export differs from its original: it is written for whoever looks for the reason.
+        UserError: a run can't be exported, or a file exists and `overwrite` is false: nothing is written. Or a float32
+            export differs from its original: the file is kept for inspection.
     """
     for name, value in (("--images", images), ("--calibration-images", calibration)):
         if value < 1:
             raise UserError(f"{name} {value}: give at least 1")
     names = [folder.resolve().name for folder in folders]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UserError(f"two runs are named {twice}, and so would be their files; export them into two folders")
+        raise UserError(
+            f"two runs are named {twice}, so their exports would have the same names; export them into two folders"
+        )
     output.mkdir(parents=True, exist_ok=True)
     for folder, form in product(folders, wanted):
         check_output(form.path(output, folder), overwrite=overwrite)
@@ -76,7 +81,7 @@ def export_runs(
         for form in wanted:
             print(f"{folder}: {form.name}", flush=True)
             file = form.path(output, folder)
-            # Were it stopped before the comparison, there would be the numbers of another file.
+            # If this is stopped before the comparison, the old row must not describe the new file.
             if rows.pop(file.name, None):
                 write_json(path, list(rows.values()), indent=1)
             export = exporter.export(file, form, calibration=calibration, evaluate=evaluate)
@@ -84,9 +89,15 @@ def export_runs(
             write_json(path, list(rows.values()), indent=1)
             if not export.agrees:
                 raise UserError(
-                    f"{export.file} differs from {folder}: {export.agreement}; it was left there, and is not to be used"
+                    f"{export.file} differs from {folder}: {export.difference}; the file is kept for inspection, "
+                    "don't use it"
                 )
     return list(rows.values())
+
+
+def export_table(rows: Iterable[dict[str, Any]], *, tablefmt: str = "simple") -> str:
+    """A table with a line for each `Export.to_dict`: the largest differences, and AP before and after if measured."""
+    return tabulate(map(_table_line, rows), HEADERS, tablefmt=tablefmt, disable_numparse=True)
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
@@ -98,22 +109,17 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} was not written by tools/export.py, or is damaged; remove it") from error
 
 
-HEADERS = ("detector", "format", "precision", "MB", "detections", "unpaired", "boxes (px)", "scores", "others", "AP")
-
-
-def export_table(rows: Iterable[dict[str, Any]], *, tablefmt: str = "simple") -> str:
-    """A line for each of `Export.to_dict`: the worst differences, and what AP it costs where that was measured."""
-    return tabulate(map(_line, rows), HEADERS, tablefmt=tablefmt, disable_numparse=True)
-
-
-def _line(row: dict[str, Any]) -> list[str]:
+def _table_line(row: dict[str, Any]) -> list[str]:
     worst = dict(row["worst"])
-    how = " scripted" if row["scripting"] else " traced" if row["format"] == "torchscript" else ""
-    whole = row["format"] != "torch-export"
-    first = [row["detector"], row["format"] + how, row["precision"] + ", fused" * row["fuse"], str(row["megabytes"])]
-    counts = [str(row["detections"]), str(row["unpaired"])] if whole else ["", ""]
+    method = " scripted" if row["scripting"] else " traced" if row["format"] == "torchscript" else ""
+    has_detections = row["format"] != "torch-export"
+    first = [row["detector"], row["format"] + method, row["precision"] + ", fused" * row["fuse"], str(row["megabytes"])]
+    counts = [str(row["detections"]), str(row["unpaired"])] if has_detections else ["", ""]
     values = [f"{worst.pop(name):.1e}" if name in worst else "" for name in ("boxes", "scores")]
-    others = f"maps {max(worst.values()):.1e}" if not whole else ", ".join(f"{k} {v:.1e}" for k, v in worst.items())
+    if has_detections:
+        others = ", ".join(f"{name} {value:.1e}" for name, value in worst.items())
+    else:
+        others = f"maps {max(worst.values()):.1e}"
     return [*first, *counts, *values, others, _ap(row["ap"])]
 
 

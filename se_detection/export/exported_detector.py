@@ -1,4 +1,4 @@
-"""What tools/export.py wrote, run as its users run it."""
+"""Runs a detector that tools/export.py wrote."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,24 +14,24 @@ from .metadata import FIELDS, KEY, Description
 
 
 class ExportedDetector:
-    """A detector in TorchScript (on the device of its weights) or ONNX (by onnxruntime, on the CPU).
+    """A detector in TorchScript (on the device of its weights) or ONNX (with onnxruntime, on the CPU).
 
     Args:
-        path: of the file, `.ts` or `.onnx`. What it computes is run: take it from somebody whom you trust.
+        path: a `.ts` or `.onnx` file. TorchScript can run code: only open files that you trust.
 
     Raises:
-        UserError: it can't be read.
+        UserError: the file can't be read, or onnxruntime is not installed.
     """
 
     def __init__(self, path: Path) -> None:
         self.description, self.run = (_open_onnx if path.suffix == ".onnx" else _open_torchscript)(path)
 
     def __call__(self, image: Tensor) -> Instances:
-        """What is found in (3, H, W) of uint8, resized and in the channel order that the description says."""
-        found = Instances((image.shape[1], image.shape[2]))
+        """Detections in an image: (3, H, W) of uint8, with the size and channel order of the description."""
+        instances = Instances((image.shape[1], image.shape[2]))
         for name, values in self.run(image).items():
-            found.set(FIELDS[name], Boxes(values) if name == "boxes" else values)
-        return found
+            instances.set(FIELDS[name], Boxes(values) if name == "boxes" else values)
+        return instances
 
 
 RunFunction = Callable[[Tensor], dict[str, Tensor]]
@@ -47,10 +47,10 @@ def _open_torchscript(path: Path) -> tuple[Description, RunFunction]:
 
     def run(image: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
-            found: Any = module(image)
-        if isinstance(found, dict):  # scripted
-            return {name: found[FIELDS[name]] for name in description.outputs}
-        return dict(zip(description.outputs, found, strict=True))
+            outputs: Any = module(image)
+        if isinstance(outputs, dict):  # scripted
+            return {name: outputs[FIELDS[name]] for name in description.outputs}
+        return dict(zip(description.outputs, outputs, strict=True))
 
     return description, run
 
@@ -62,17 +62,17 @@ def _open_onnx(path: Path) -> tuple[Description, RunFunction]:
         raise UserError(MISSING_ONNX) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # What it can't optimise it says, on every start.
+    # Errors only: it warns on every start about nodes that it can't optimise.
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's have no class in common
+    except Exception as error:  # onnxruntime has no common base class
         raise UserError(f"{path} can't be read as ONNX: {str(error).splitlines()[0]}") from error
     description = Description.from_json(session.get_modelmeta().custom_metadata_map.get(KEY, ""), path)
     names = list(description.outputs)
 
     def run(image: Tensor) -> dict[str, Tensor]:
-        found = session.run(names, {"image": image.cpu().numpy()})
-        return {name: torch.from_numpy(values) for name, values in zip(names, found, strict=True)}
+        outputs = session.run(names, {"image": image.cpu().numpy()})
+        return {name: torch.from_numpy(values) for name, values in zip(names, outputs, strict=True)}
 
     return description, run

@@ -1,4 +1,4 @@
-"""The detector of a run, exported and checked at once against the original."""
+"""Exports the detector of a run, and compares each export with the original."""
 
 import math
 import tempfile
@@ -23,8 +23,8 @@ from ..modeling.fuse.fuse import fuse_for_inference
 from ..runs.categories import run_categories
 from ..runs.evaluation_data import (
     EvaluationData,
-    batches,
     coco_results,
+    image_batches,
     open_evaluation_data,
     register_recorded,
     spread,
@@ -32,28 +32,28 @@ from ..runs.evaluation_data import (
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .exported_detector import ExportedDetector
 from .formats import SUFFIXES, smallest_side, write_onnx, write_torch_export, write_torchscript
-from .graph import check_kind, find, outputs_of
+from .graph import check_exportable, find_instances, output_names
 from .int8 import quantise
 from .metadata import MEANING, Description
-from .output_check import OutputDifference, compare_detections, compare_maps, sizes_of
+from .output_check import OutputDifference, compare_detections, compare_maps, resized_copies
 
 PRECISIONS = ("float32", "float16", "bfloat16", "int8")
-# What an export in float32 may differ by: pixels, and scores from 0 to 1.
+# Tolerances of a float32 export: pixels, scores from 0 to 1, and feature maps relative to their largest value.
 PIXELS, SCORES, MAPS = 0.05, 1e-3, 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Form:
-    """What to export a detector as.
+    """The form of an exported detector.
 
     Args:
-        format: `torchscript` or `onnx`, of the whole detector; `torch-export`, of backbone and FPN.
-        precision: what backbone and FPN compute in; `int8` is for the whole of an ONNX detector.
-        fuse: fold norms into convolutions first (:func:`fuse_for_inference`), as other precisions always do.
+        format: `torchscript` or `onnx` for the whole detector; `torch-export` for backbone and FPN.
+        precision: of backbone and FPN; `int8` applies to a whole ONNX detector.
+        fuse: fold norms into convolutions first (:func:`fuse_for_inference`); always done for other precisions.
         scripting: script the detector instead of tracing it.
 
     Raises:
-        UserError: there is no such combination.
+        UserError: the combination is not supported.
     """
 
     format: str
@@ -63,86 +63,88 @@ class Form:
 
     def __post_init__(self) -> None:
         if self.precision == "int8" and self.format != "onnx":
-            raise UserError(f"--precision int8 is onnxruntime's; --format {self.format} has none")
+            raise UserError(f"--precision int8 is not supported with --format {self.format}; use --format onnx")
         if self.precision == "bfloat16" and self.format == "onnx":
-            raise UserError("--precision bfloat16: onnxruntime has no such convolution; take float16")
+            raise UserError("--precision bfloat16 is not supported by onnxruntime's convolutions; use float16")
         if self.scripting and (self.format, self.precision, self.fuse) != ("torchscript", "float32", False):
-            raise UserError("--scripting is of torchscript in float32, not fused; leave it out to trace the detector")
+            raise UserError(
+                "--scripting needs --format torchscript in float32, without --fuse; omit it to trace the detector"
+            )
 
     @property
     def name(self) -> str:
-        """What the file is called after, beside the run."""
+        """The part of the file name after the run's name."""
         parts = [self.format, self.precision] + ["fused"] * self.fuse + ["scripted"] * self.scripting
         return "-".join(parts)
 
     def path(self, output: Path, run: Path) -> Path:
-        """Where a run is written to in this form."""
+        """The file of a run's export in this form."""
         return output / f"{run.resolve().name}-{self.name}{SUFFIXES[self.format]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """A file that was written, and how far it is from the original.
+    """An exported file, and its difference from the original.
 
     Args:
-        ap: COCO's AP over the test set of original and exported detector, in percent, and the difference with its
-            95 % interval; None where it was not measured.
+        ap: AP of the original and the exported detector on the test set, in percent, and the difference with its 95 %
+            interval; None if not measured.
     """
 
     file: Path
     detector: str
     form: Form
-    agreement: OutputDifference
+    difference: OutputDifference
     ap: dict[str, Any] | None
 
     @property
     def agrees(self) -> bool:
-        """Whether an export gives what it should; in other precisions than float32, anything of the kind at all."""
-        worst, unpaired, detections = self.agreement.worst, self.agreement.unpaired, self.agreement.detections
+        """Whether the export matches the original; in other precisions than float32 only a sanity check."""
+        worst, unpaired, detections = self.difference.worst, self.difference.unpaired, self.difference.detections
         if self.form.precision != "float32":
             return all(map(math.isfinite, worst.values())) and unpaired <= detections
         bounds = {"boxes": PIXELS, "keypoints": PIXELS, "scores": SCORES, "masks": SCORES}
-        near = all(difference <= bounds.get(name, MAPS) for name, difference in worst.items())
-        # A score that is all but the threshold may be on either side of it.
-        return near and unpaired <= 0.01 * detections
+        close = all(difference <= bounds.get(name, MAPS) for name, difference in worst.items())
+        # Scores within rounding of the threshold may be kept by only one of the two.
+        return close and unpaired <= 0.01 * detections
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """A row of `exports.json`."""
         size = round(self.file.stat().st_size / 2**20, 1)
-        own = {"file": self.file.name, "detector": self.detector, "megabytes": size}
-        return {**own, **asdict(self.form), **asdict(self.agreement), "ap": self.ap}
+        file = {"file": self.file.name, "detector": self.detector, "megabytes": size}
+        return {**file, **asdict(self.form), **asdict(self.difference), "ap": self.ap}
 
 
 class RunExporter:
     """Exports one run in several forms.
 
     Args:
-        folder: of a training with tools/train_net.py.
-        images: how many of its test set each export is compared on, at four sizes each.
-        split: a COCO file and the folder of its images instead of the test set.
+        folder: of the run.
+        images: number of test images to compare on, each at four sizes.
+        split: a COCO file and its image folder, to use instead of the test set.
 
     Raises:
-        UserError: it is no run, its data are gone or empty, or its detector can't be exported.
+        UserError: the folder is not a run's, its data is missing or empty, or its detector can't be exported.
     """
 
     def __init__(self, folder: Path, *, images: int, split: Sequence[Path] | None = None) -> None:
         cfg = read_run_config(folder)
         self.run: TrainedRun = load_trained_run(folder, cfg)
-        check_kind(self.run.model, folder)
-        # Or what was traced would keep every map for a backward pass.
+        check_exportable(self.run.model, folder)
+        # Otherwise tracing keeps every map for a backward pass.
         self.run.model.requires_grad_(False)
         if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise UserError(f"{folder}: images in {cfg.INPUT.FORMAT} can't be exported; RGB and BGR can")
-        self.split: EvaluationData = open_evaluation_data(self.run, split, None)
-        if not self.split.images:
-            raise UserError(f"{self.split.annotations} has no images to compare on")
-        self.images = list(self._images(spread(self.split.images, images)))
-        # A tracer goes where there is something to go for.
+            raise UserError(f"{folder}: INPUT.FORMAT {cfg.INPUT.FORMAT} can't be exported; RGB and BGR can")
+        self.data: EvaluationData = open_evaluation_data(self.run, split, None)
+        if not self.data.images:
+            raise UserError(f"{self.data.annotations} has no images to compare on")
+        self.images = list(self._tensors(spread(self.data.images, images)))
+        # Trace with the image that has the most detections, so that all branches are taken.
         with torch.no_grad():
-            found = [find(self.run.model, image) for image in self.images]
-        numbers = list(map(len, found))
-        self.detections = max(numbers)
-        self.example = self.images[numbers.index(self.detections)]
+            instances = [find_instances(self.run.model, image) for image in self.images]
+        counts = list(map(len, instances))
+        self.detections = max(counts)
+        self.example = self.images[counts.index(self.detections)]
         self.description = Description(
             format="",
             precision="",
@@ -152,30 +154,29 @@ class RunExporter:
             shortest_side=cfg.INPUT.MIN_SIZE_TEST,
             longest_side=cfg.INPUT.MAX_SIZE_TEST,
             classes=tuple(run_categories(folder, cfg).items()),
-            outputs={name: MEANING[name] for name in outputs_of(found[0])},
+            outputs={name: MEANING[name] for name in output_names(instances[0])},
         )
 
     def export(self, path: Path, form: Form, *, calibration: int, evaluate: bool) -> Export:
-        """Writes a form and compares it with the original.
+        """Writes an export and compares it with the original.
 
         Args:
             path: the file to write.
-            calibration: how many training images the ranges of an int8 detector come from.
-            evaluate: measure the AP of both over the run's test set.
+            calibration: number of training images for int8.
+            evaluate: measure the AP of both detectors on the test set.
 
         Raises:
-            UserError: this detector can't be written so; or nothing is found, and so nothing would be compared.
+            UserError: this detector can't be exported in this form, or has no detections to compare.
         """
         model: Any = self.run.model
         if form.format == "onnx" and "keypoints" in self.description.outputs:
             raise UserError(
-                f"{self.run.folder}: the exporter to ONNX can't translate how detectron2 finds keypoints in heat maps; "
-                "take --format torchscript"
+                f"{self.run.folder}: detectron2's keypoint head can't be exported to ONNX; use --format torchscript"
             )
         if form.format != "torch-export" and not self.detections:
             raise UserError(
-                f"{self.run.folder}: its detector finds nothing in {len(self.images)} of its test images, so that no "
-                "export could be compared with it; take more of them by --images, or train it longer"
+                f"{self.run.folder}: no detections in {len(self.images)} test images, so there is nothing to compare; "
+                "raise --images, or train longer"
             )
         if form.fuse or form.precision != "float32":
             half = getattr(torch, form.precision) if form.precision in ("float16", "bfloat16") else None
@@ -193,9 +194,9 @@ class RunExporter:
         else:
             write_onnx(path, model, self.example, description)
         exported = ExportedDetector(path)
-        agreement = compare_detections(lambda image: find(self.run.model, image), exported, self.images)
+        difference = compare_detections(lambda image: find_instances(self.run.model, image), exported, self.images)
         ap = self._evaluate(exported) if evaluate else None
-        return Export(file=path, detector=self.description.detector, form=form, agreement=agreement, ap=ap)
+        return Export(file=path, detector=self.description.detector, form=form, difference=difference, ap=ap)
 
     def _export_backbone(self, path: Path, model: Any, form: Form, description: Description) -> Export:
         original: Any = self.run.model
@@ -214,37 +215,41 @@ class RunExporter:
         program = torch.export.load(str(path)).module()
         smallest = smallest_side(original.backbone, multiple)
         batches = []
-        for image in chain.from_iterable(map(sizes_of, self.images)):
+        for image in chain.from_iterable(map(resized_copies, self.images)):
             batch = original.preprocess_image([{"image": image}]).tensor
             height, width = (max(smallest, -(-side // multiple) * multiple) for side in batch.shape[2:])
             batches.append(F.pad(batch, (0, width - batch.shape[3], 0, height - batch.shape[2])))
         batches.append(torch.cat([batches[0], batches[0].flip(3)]))
-        agreement = compare_maps(original.backbone, program, batches)
-        return Export(file=path, detector=self.description.detector, form=form, agreement=agreement, ap=None)
+        difference = compare_maps(original.backbone, program, batches)
+        return Export(file=path, detector=self.description.detector, form=form, difference=difference, ap=None)
 
-    def _images(self, images: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
-        for (entry,) in batches(self.run.cfg, images):
+    def _tensors(self, images: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
+        for (entry,) in image_batches(self.run.cfg, images):
             yield entry["image"].to(self.run.model.device)
 
     def _calibration_images(self, count: int) -> Iterator[Tensor]:
         if not self.run.cfg.DATASETS.TRAIN:
-            raise UserError(f"{self.run.folder}: DATASETS.TRAIN is empty, and int8 needs training images")
+            raise UserError(f"{self.run.folder}: DATASETS.TRAIN is empty, but int8 needs training images")
         name = self.run.cfg.DATASETS.TRAIN[0]
-        register_recorded(self.run.folder, name, ", and int8 needs training images")
+        register_recorded(self.run.folder, name, ", but int8 needs training images")
         images = spread(DatasetCatalog.get(name), count)
-        yield from tqdm(self._images(images), desc="calibration", total=len(images), unit="image", disable=None)
+        yield from tqdm(self._tensors(images), desc="calibration", total=len(images), unit="image", disable=None)
 
     def _evaluate(self, exported: ExportedDetector) -> dict[str, Any]:
         original: list[dict[str, Any]] = []
         candidate: list[dict[str, Any]] = []
-        images = self.split.images
-        bar = tqdm(batches(self.run.cfg, images), desc="evaluation", total=len(images), unit="image", disable=None)
+        images = self.data.images
+        loaded = image_batches(self.run.cfg, images)
+        bar = tqdm(loaded, desc="evaluation", total=len(images), unit="image", disable=None)
         with torch.no_grad():
             for image, (entry,) in zip(images, bar, strict=True):
                 pixels = entry["image"].to(self.run.model.device)
-                for results, found in ((original, find(self.run.model, pixels)), (candidate, exported(pixels))):
-                    results += coco_results(image, _boxes_alone(found, entry), self.split)
-        content = self.split.coco().dataset
+                for results, instances in (
+                    (original, find_instances(self.run.model, pixels)),
+                    (candidate, exported(pixels)),
+                ):
+                    results += coco_results(image, _only_boxes(instances, entry), self.data)
+        content = self.data.coco().dataset
         comparison = compare(original, candidate, content).to_dict()
         return {
             "original": comparison["baseline"]["AP"],
@@ -254,10 +259,10 @@ class RunExporter:
         }
 
 
-def _boxes_alone(found: Instances, entry: dict[str, Any]) -> Instances:
-    boxes = Instances(found.image_size)
+def _only_boxes(instances: Instances, entry: dict[str, Any]) -> Instances:
+    boxes = Instances(instances.image_size)
     for name in ("pred_boxes", "scores", "pred_classes"):
-        boxes.set(name, found.get(name))
+        boxes.set(name, instances.get(name))
     return detector_postprocess(boxes, entry["height"], entry["width"])
 
 

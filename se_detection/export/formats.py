@@ -1,4 +1,4 @@
-"""Files of TorchScript, ONNX and torch.export."""
+"""Writes TorchScript, ONNX and torch.export files."""
 
 import copy
 import io
@@ -19,11 +19,11 @@ from .graph import script, traceable
 from .metadata import KEY, Description
 
 SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "torch-export": ".pt2"}
-# The first with RoIAlign as detectron2 has it.
+# The first opset with RoIAlign as in detectron2 (aligned).
 OPSET = 16
-# What torch.export is told that a side may be, in multiples of what images are padded to.
+# Range of a side for torch.export, in multiples of the padding.
 SMALLEST, LARGEST = 3, 128
-MISSING_ONNX = "ONNX needs two packages more: pip install onnx onnxruntime"
+MISSING_ONNX = "ONNX needs the packages onnx and onnxruntime: pip install 'se_detection[export]'"
 
 
 def write_torchscript(
@@ -32,10 +32,10 @@ def write_torchscript(
     """Writes a detector, traced with an image or scripted.
 
     Args:
-        image: (3, H, W), with something to be found.
+        image: (3, H, W), in which the detector finds something.
 
     Raises:
-        UserError: it can't be scripted.
+        UserError: the detector can't be scripted.
     """
     with _quiet():
         if scripting:
@@ -49,10 +49,10 @@ def write_torchscript(
 
 
 def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Description) -> None:
-    """Writes a detector with dynamic height and width, by the exporter that traces: detectors have loops and NMS.
+    """Writes a detector with dynamic height and width, with the tracing exporter: detectors have loops and NMS.
 
     Args:
-        image: (3, H, W), with something to be found.
+        image: (3, H, W), in which the detector finds something.
 
     Raises:
         UserError: onnx is not installed.
@@ -63,7 +63,7 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
         raise UserError(MISSING_ONNX) from error
     names = list(description.outputs)
     axes = {"image": {1: "height", 2: "width"}, **{name: {0: "detections"} for name in names}}
-    with _quiet(), tempfile.TemporaryDirectory() as folder:
+    with _quiet(), _addcmul_as_mul_and_add(), tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "detector.onnx")
         torch.onnx.export(
             traceable(model, image, names),
@@ -82,10 +82,11 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
 
 
 def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, description: Description) -> None:
-    """Writes a detector's backbone and FPN, for any number of images of :func:`smallest_side` to 4096 pixels a side.
+    """Writes a detector's backbone and FPN, for any number of images, of :func:`smallest_side` to 4096 pixels.
 
     Args:
-        backbone: (N, 3, H, W), normalised and padded to multiples of `description.multiple`, to a dictionary of maps.
+        backbone: takes (N, 3, H, W), normalised and padded to multiples of `description.multiple`; returns a dictionary
+            of feature maps.
         device: of the backbone.
     """
     multiple = description.multiple
@@ -104,18 +105,18 @@ def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, de
 
 
 def smallest_side(backbone: Any, multiple: int) -> int:
-    """Pixels: 96 of an FPN, 160 of RetinaNet's.
+    """Smallest side in pixels: 96 for an FPN, 160 for RetinaNet's.
 
-    Where the coarsest map had a side of 1, torch.export would take the network for another one.
+    torch.export specialises sides of 1, so the coarsest map must be larger.
     """
     coarsest: int = max(shape.stride for shape in backbone.output_shape().values())
     return max(SMALLEST, coarsest // multiple + 1) * multiple
 
 
 class _EverySecond(LastLevelMaxPool):
-    """The same by places: of the pool, torch.export concludes that a side must stay even, or odd.
+    """The same pool by indexing.
 
-    Of a slice too, where memory is channels-last.
+    From the pool, torch.export concludes that a side must stay even, or odd; from a slice of channels-last memory too.
     """
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -124,8 +125,27 @@ class _EverySecond(LastLevelMaxPool):
 
 
 @contextmanager
+def _addcmul_as_mul_and_add() -> Iterator[None]:
+    """Within the context, addcmul is exported to ONNX as Mul and Add.
+
+    PyTorch's exporter also multiplies by `value`, a float32 constant, which turns the rest of a float16 network into
+    float32.
+    """
+    torch.onnx.register_custom_op_symbolic("aten::addcmul", _addcmul, OPSET)
+    try:
+        yield
+    finally:
+        torch.onnx.unregister_custom_op_symbolic("aten::addcmul", OPSET)
+
+
+def _addcmul(graph: Any, x: Any, first: Any, second: Any, value: Any) -> Any:
+    """`value` is ignored: it is 1 wherever this package calls addcmul."""
+    return graph.op("Add", x, graph.op("Mul", first, second))
+
+
+@contextmanager
 def _quiet() -> Iterator[None]:
-    # Hundreds of lines on what a tracer takes for constant; the check that follows says whether it is.
+    # Tracing warns hundreds of times about possible constants. The export is compared with the original afterwards.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

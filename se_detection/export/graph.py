@@ -1,4 +1,4 @@
-"""A detector as a function of one image: (3, H, W) of uint8 to tensors. That is what can be exported."""
+"""Detectors as functions that can be exported: from an image, (3, H, W) of uint8, to tensors."""
 
 import copy
 from collections.abc import Iterable
@@ -17,38 +17,38 @@ from ..errors import UserError
 from .metadata import FIELDS
 
 
-def check_kind(model: nn.Module, run: Path) -> None:
-    """Makes sure that a run's detector is one that :func:`find` knows.
+def check_exportable(model: nn.Module, run: Path) -> None:
+    """Checks that a run's detector can be exported.
 
     Raises:
-        UserError: it is none of detectron2's R-CNNs or RetinaNet.
+        UserError: it is neither an R-CNN nor a RetinaNet.
     """
     if not isinstance(model, GeneralizedRCNN | RetinaNet) or isinstance(model, PanopticFPN):
         raise UserError(f"{run}: a {type(model).__name__} can't be exported; R-CNNs and RetinaNet can")
 
 
-def find(model: nn.Module, image: Tensor) -> Instances:
-    """What a detector in evaluation finds in an image, in the image's pixels; masks are those of the boxes.
+def find_instances(model: nn.Module, image: Tensor) -> Instances:
+    """Detections of a model in evaluation mode, in pixels of the image; masks are relative to the boxes.
 
     Args:
-        model: of a kind that :func:`check_kind` lets pass.
+        model: an R-CNN or RetinaNet.
         image: (3, H, W) in the detector's channel order, 0 to 255.
     """
-    found: Instances
+    instances: Instances
     if isinstance(model, GeneralizedRCNN):
-        (found,) = model.inference([{"image": image}], do_postprocess=False)
+        (instances,) = model.inference([{"image": image}], do_postprocess=False)
     else:
-        found = model([{"image": image}])[0]["instances"]
-    return found
+        instances = model([{"image": image}])[0]["instances"]
+    return instances
 
 
-def outputs_of(found: Instances) -> list[str]:
-    """The names of what an exported detector gives, in order: `boxes`, `scores`, `classes`, and what else it finds."""
-    return [name for name, field in FIELDS.items() if found.has(field)]
+def output_names(instances: Instances) -> list[str]:
+    """Names of an exported detector's outputs, in order: `boxes`, `scores`, `classes`, and `masks` or `keypoints`."""
+    return [name for name, field in FIELDS.items() if instances.has(field)]
 
 
 def traceable(model: nn.Module, image: Tensor, outputs: Iterable[str]) -> nn.Module:
-    """A module of (3, H, W) to a tuple of the tensors that :func:`outputs_of` named."""
+    """A module from (3, H, W) to a tuple of the tensors named by :func:`output_names`."""
     fields = [FIELDS[name] for name in outputs]
     model = copy.deepcopy(model)
     for module in model.modules():
@@ -57,14 +57,14 @@ def traceable(model: nn.Module, image: Tensor, outputs: Iterable[str]) -> nn.Mod
             transform.__class__ = _NeverEmpty
 
     def run(model: nn.Module, inputs: list[dict[str, Tensor]]) -> tuple[Tensor, ...]:
-        found = find(model, inputs[0]["image"])
-        return tuple(_tensor(found.get(field)) for field in fields)
+        instances = find_instances(model, inputs[0]["image"])
+        return tuple(_tensor(instances.get(field)) for field in fields)
 
     return TracingAdapter(model, [{"image": image}], inference_func=run).eval()
 
 
 class _NeverEmpty(Box2BoxTransform):
-    """The same of boxes that may be none, to which onnxruntime, its graph once optimised, gives no shape."""
+    """Pads the boxes by one, which is dropped again: onnxruntime's optimised graph fails on zero boxes."""
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
         """(N, k * 4) and (N, 4) to (N, k * 4)."""
@@ -77,21 +77,21 @@ def _tensor(values: Boxes | Tensor) -> Tensor:
 
 
 def script(model: nn.Module) -> torch.jit.ScriptModule:
-    """A scripted module of (3, H, W) to a dictionary with detectron2's names (`pred_boxes`, `scores`, ...).
+    """A scripted module from (3, H, W) to a dictionary with detectron2's names (`pred_boxes`, `scores`, ...).
 
     Raises:
-        UserError: the detector has parts that TorchScript can't compile.
+        UserError: TorchScript can't compile the detector.
     """
     fields = {"proposal_boxes": Boxes, "objectness_logits": Tensor, "pred_boxes": Boxes, "scores": Tensor}
     fields |= {"pred_classes": Tensor, "pred_masks": Tensor, "pred_keypoints": Tensor, "pred_keypoint_heatmaps": Tensor}
-    # Where it fails half way, the model is left as the compiler has changed it.
+    # The compiler changes the model, also if it fails half way.
     model = copy.deepcopy(model)
     module = _ScriptableRCNN(model) if isinstance(model, GeneralizedRCNN) else _ScriptableDense(model)
     try:
         return scripting_with_instances(module.eval(), fields)
-    except Exception as error:  # TorchScript's compiler has no errors of its own
+    except Exception as error:  # TorchScript's compiler has no exception class of its own
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"this detector can't be scripted ({reason}); leave --scripting out to trace it") from error
+        raise UserError(f"this detector can't be scripted ({reason}); omit --scripting to trace it") from error
 
 
 class _ScriptableRCNN(nn.Module):
@@ -109,7 +109,7 @@ class _ScriptableDense(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
-        found = self.model([{"image": image}])[0]
-        # Scripted, detectron2 leaves this out.
-        found.pred_boxes.clip((image.shape[1], image.shape[2]))
-        return found[found.pred_boxes.nonempty()].get_fields()
+        instances = self.model([{"image": image}])[0]
+        # detectron2 skips this when scripted.
+        instances.pred_boxes.clip((image.shape[1], image.shape[2]))
+        return instances[instances.pred_boxes.nonempty()].get_fields()

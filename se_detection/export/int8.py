@@ -1,4 +1,4 @@
-"""Static quantisation to 8 bits, by onnxruntime."""
+"""Static quantisation to 8 bits with onnxruntime."""
 
 import tempfile
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from ..files import write_whole
 from .formats import MISSING_ONNX
 from .metadata import KEY, Description
 
-# What the last layers give is used as it is: scores and box sides need more than 8 bits.
+# The last layers stay in float32: scores and box sides need more than 8 bits.
 PRECISE = ("cls_score", "bbox_pred", "objectness_logits", "anchor_deltas", "predictor", "score_lowres")
 
 
@@ -21,7 +21,7 @@ def quantise(source: Path, path: Path, images: Iterable[Tensor], description: De
 
     Args:
         source: the detector in float32.
-        images: (3, H, W) of uint8 each, to find the range of each map's values by.
+        images: (3, H, W) of uint8 each, for calibration: they give the range of each map's values.
 
     Raises:
         UserError: onnx is not installed.
@@ -35,10 +35,10 @@ def quantise(source: Path, path: Path, images: Iterable[Tensor], description: De
 
     class Images(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left = iter(images)
+            self.remaining = iter(images)
 
         def get_next(self) -> dict[str, Any] | None:
-            image = next(self.left, None)
+            image = next(self.remaining, None)
             return None if image is None else {"image": image.cpu().numpy()}
 
     with tempfile.TemporaryDirectory() as folder:
@@ -56,7 +56,7 @@ def quantise(source: Path, path: Path, images: Iterable[Tensor], description: De
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            # On processors without VNNI, sums of full 8 bits by 8 bits overflow.
+            # Without VNNI, sums of 8-bit by 8-bit products overflow.
             reduce_range=True,
         )
         content = onnx.load(quantised)

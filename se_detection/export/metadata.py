@@ -1,4 +1,4 @@
-"""What has to be known to use an exported detector; it travels inside of the file."""
+"""The description inside each exported file: how to prepare an image, and what the outputs mean."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -7,9 +7,9 @@ from typing import Any
 from ..errors import UserError
 from ..files import parse_json
 
-# The name under which it lies in the file.
+# Its name in the file.
 KEY = "se_detection.json"
-# detectron2's names of an `Instances`' fields, in the order in which a traced detector gives them.
+# Names of outputs, in the order of a traced detector, and detectron2's names of the fields of `Instances`.
 FIELDS = {
     "boxes": "pred_boxes",
     "scores": "scores",
@@ -20,7 +20,7 @@ FIELDS = {
 MEANING = {
     "boxes": "(N, 4) float32: left, top, right and bottom in pixels of the resized image",
     "scores": "(N,) float32, from 0 to 1",
-    "classes": "(N,) int64, places in `classes`",
+    "classes": "(N,) int64, indices into `classes`",
     "masks": "(N, 1, M, M) float32, probabilities in M x M equal parts of the box",
     "keypoints": "(N, K, 3) float32: x and y in pixels of the resized image, and a score",
 }
@@ -28,21 +28,21 @@ MEANING = {
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """How to prepare an image for an exported detector, and to read what it gives.
+    """How to prepare an image for an exported detector, and how to read its outputs.
 
     Args:
         format: `torchscript`, `onnx` or `torch-export`.
-        precision: what backbone and FPN compute in: `float32`, `float16`, `bfloat16`; or `int8`, of all convolutions.
-        detector: of which run it was made, and what it is.
+        precision: of backbone and FPN: `float32`, `float16` or `bfloat16`; or `int8`, for all convolutions.
+        detector: name of the run, and kind of the detector.
         weights_sha256: of the checkpoint.
-        channel_order: `RGB` or `BGR`, of the image that goes in: (3, H, W), uint8, 0 to 255.
-        pixel_mean: what is to be subtracted from an image's channels; empty where that is done inside.
-        pixel_std: what they are to be divided by then; the same.
-        multiple: with 0, to whose multiples an image is to be padded to the right and below after that.
-        shortest_side: pixels that an image's shorter side is resized to before; 0 for not at all.
-        longest_side: pixels that its longer side may have after that; the image is made smaller if it has more.
+        channel_order: `RGB` or `BGR`, of the input image: (3, H, W), uint8, 0 to 255.
+        pixel_mean: to subtract from the channels; empty if the exported model does it.
+        pixel_std: to divide the channels by, after that; empty in the same case.
+        multiple: the normalised image is padded with 0 at the right and bottom to multiples of this.
+        shortest_side: the image is first resized to this shorter side, in pixels; 0: it is not resized.
+        longest_side: limit for the longer side of the resized image, in pixels.
         classes: category id and name, in the model's order.
-        outputs: names and meaning, in order.
+        outputs: name and meaning, in order.
     """
 
     format: str
@@ -59,7 +59,7 @@ class Description:
     outputs: dict[str, str]
 
     def to_json(self) -> str:
-        """As it is written into the file."""
+        """The JSON inside the exported file."""
         classes = [{"id": id_, "name": name} for id_, name in self.classes]
         resize = {
             "shortest_side": self.shortest_side,
@@ -71,12 +71,12 @@ class Description:
         if self.pixel_mean:
             image = {"shape": ["images", 3, "height", "width"], "dtype": "float32"}
             image |= {"subtract": self.pixel_mean, "divide_by": self.pixel_std, "pad_to_multiples_of": self.multiple}
-        whole = asdict(self)
-        own = {key: whole[key] for key in ("format", "precision", "detector", "weights_sha256", "outputs")}
+        fields = asdict(self)
+        same = {key: fields[key] for key in ("format", "precision", "detector", "weights_sha256", "outputs")}
         return json.dumps(
             {
                 "version": 1,
-                **own,
+                **same,
                 "input": {**image, "channel_order": self.channel_order},
                 "resize": resize,
                 "classes": classes,
@@ -86,10 +86,13 @@ class Description:
 
     @classmethod
     def from_json(cls, text: str | bytes, where: object) -> "Description":
-        """Reads what :meth:`to_json` wrote.
+        """Reads the result of :meth:`to_json`.
+
+        Args:
+            where: the file, for the error message.
 
         Raises:
-            UserError: it is something else; `where` is named.
+            UserError: the text is not such a description.
         """
         try:
             content: Any = parse_json(text.encode() if isinstance(text, str) else text)

@@ -23,14 +23,14 @@ DESCRIPTION = Description(
 )
 
 
-def test_a_description_comes_back_as_it_was_written() -> None:
+def test_description_round_trip() -> None:
     text = DESCRIPTION.to_json()
     assert Description.from_json(text, "d.onnx") == DESCRIPTION
     assert json.loads(text)["classes"][1] == {"id": 7, "name": "Zelle – ü"}
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"input": 3}', DESCRIPTION.to_json()[:-20], "[" * 100000])
-def test_other_descriptions_are_refused(text) -> None:
+def test_invalid_descriptions_are_rejected(text) -> None:
     with pytest.raises(
         UserError, match=r"^d\.onnx was not written by tools/export\.py, or is damaged; export it again$"
     ):
@@ -39,13 +39,13 @@ def test_other_descriptions_are_refused(text) -> None:
 
 @pytest.mark.parametrize("name", ["d.ts", "d.onnx"])
 @pytest.mark.parametrize("content", [b"", b"nothing of the kind" * 100], ids=["empty", "text"])
-def test_files_of_another_kind_are_refused(tmp_path, name, content) -> None:
+def test_other_files_are_rejected(tmp_path, name, content) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name} can't be read as (TorchScript|ONNX)"):
         ExportedDetector(tmp_path / name)
 
 
-def test_torchscript_of_others_is_refused(tmp_path) -> None:
+def test_other_torchscript_is_rejected(tmp_path) -> None:
     torch.jit.trace(torch.nn.Identity(), torch.zeros(1)).save(str(tmp_path / "d.ts"))
     with pytest.raises(UserError, match=r"d\.ts was not written by tools/export\.py"):
         ExportedDetector(tmp_path / "d.ts")

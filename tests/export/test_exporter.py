@@ -48,41 +48,40 @@ def predictor(trained) -> DefaultPredictor:
 
 @pytest.fixture
 def photo(trained, tmp_path) -> Path:
-    """One of the run's, wider than any that the tracer saw."""
+    """An image of the run's data, wider than those used for tracing."""
     path = tmp_path / "wide.png"
     source = next(iter(sorted((trained.parent / "val").glob("*.png"))))
     Image.open(source).convert("RGB").resize((210, 101)).save(path)
     return path
 
 
-def assert_found(expected, boxes, scores) -> None:
-    """Each of the surer detections of detectron2's predictor; equal scores may have changed places."""
+def assert_same_detections(expected, boxes, scores) -> None:
+    """Compares with detectron2's predictor; detections with equal scores may be in another order."""
     assert len(expected) == len(scores) > 20
     np.testing.assert_allclose(np.sort(scores)[::-1], expected.scores.numpy(), atol=2e-5)
     distances = np.abs(expected.pred_boxes.tensor.numpy()[:, None] - np.asarray(boxes)[None]).max(axis=2)
     assert distances.min(axis=1).max() < 0.02
 
 
-def test_the_example_needs_neither_torch_nor_detectron2_and_finds_what_detectron2s_predictor_does(
-    exported, predictor, photo
-) -> None:
+def test_example_without_torch_and_detectron2_matches_detectron2s_predictor(exported, predictor, photo) -> None:
     block = "import sys, runpy; sys.modules.update(torch=None, detectron2=None, se_detection=None); "
     code = block + f"sys.argv = sys.argv[1:]; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
     drawn = photo.with_name("drawn.png")
     command = [sys.executable, "-c", code, EXAMPLE, exported / "run-onnx-float32.onnx", photo, "--output", drawn]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    detections = json.loads(done.stdout)
     expected = predictor(np.asarray(Image.open(photo))[:, :, ::-1])["instances"]
-    assert_found(expected, [entry["box"] for entry in found], [entry["score"] for entry in found])
+    boxes, scores = ([entry[key] for entry in detections] for key in ("box", "score"))
+    assert_same_detections(expected, boxes, scores)
     # The category ids of the run's annotations.
-    assert {(entry["category_id"], entry["name"]) for entry in found} <= {
+    assert {(entry["category_id"], entry["name"]) for entry in detections} <= {
         (3, "circle"), (7, "square"), (9, "triangle"), (20, "cross")
     }  # fmt: skip
     assert Image.open(drawn).size == (210, 101)
 
 
-def test_the_example_resizes_as_detectron2_does() -> None:
+def test_example_resizes_like_detectron2() -> None:
     detector_class = runpy.run_path(str(EXAMPLE))["Detector"]
     detector = detector_class.__new__(detector_class)
     random = np.random.default_rng(0)
@@ -93,7 +92,7 @@ def test_the_example_resizes_as_detectron2_does() -> None:
             assert detector.resized((width, height)) == expected[::-1]
 
 
-def test_torchscript_is_loaded_by_torch_alone(exported, predictor, photo) -> None:
+def test_torchscript_needs_only_torch(exported, predictor, photo) -> None:
     extra = {"se_detection.json": ""}
     module = torch.jit.load(str(exported / "run-torchscript-float32.ts"), _extra_files=extra)
     assert json.loads(extra["se_detection.json"])["classes"][0] == {"id": 3, "name": "circle"}
@@ -102,56 +101,56 @@ def test_torchscript_is_loaded_by_torch_alone(exported, predictor, photo) -> Non
     boxes, scores, classes = module(torch.from_numpy(resized.transpose(2, 0, 1).copy()))
     expected = predictor(image)["instances"]
     scale = torch.tensor([210 / resized.shape[1], 101 / resized.shape[0]] * 2)
-    assert_found(expected, boxes * scale, scores.numpy())
+    assert_same_detections(expected, boxes * scale, scores.numpy())
     assert classes.dtype == torch.int64
 
 
 def test_torch_export_takes_any_number_of_images_of_any_size(exported, predictor) -> None:
     extra = {"se_detection.json": ""}
     program = torch.export.load(str(exported / "run-torch-export-float32.pt2"), extra_files=extra).module()
-    wanted = json.loads(extra["se_detection.json"])["input"]
+    description = json.loads(extra["se_detection.json"])["input"]
     model = predictor.model
-    torch.testing.assert_close(torch.tensor(wanted["subtract"]), model.pixel_mean.flatten())
+    torch.testing.assert_close(torch.tensor(description["subtract"]), model.pixel_mean.flatten())
     for number, height, width in ((1, 96, 224), (3, 160, 128)):
         image = torch.randint(0, 256, (number, 3, height, width), dtype=torch.uint8)
         batch = model.preprocess_image([{"image": one} for one in image]).tensor
         with torch.no_grad():
-            expected, found = model.backbone(batch), program(batch)
-        assert list(found) == list(expected) == ["p2", "p3", "p4", "p5", "p6"]
+            expected, maps = model.backbone(batch), program(batch)
+        assert list(maps) == list(expected) == ["p2", "p3", "p4", "p5", "p6"]
         for name, values in expected.items():
-            torch.testing.assert_close(found[name], values, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(maps[name], values, rtol=1e-4, atol=1e-5)
 
 
-def test_int8_keeps_weights_in_8_bits_and_its_ap_is_measured(trained, tmp_path) -> None:
+def test_int8_has_8_bit_weights_and_ap(trained, tmp_path) -> None:
     exporter = RunExporter(trained, images=1)
     export = exporter.export(tmp_path / "d.onnx", Form(format="onnx", precision="int8"), calibration=2, evaluate=True)
     sizes = {}
     for tensor in onnx.load(tmp_path / "d.onnx").graph.initializer:
         sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
     assert sizes[onnx.TensorProto.INT8] > 20 * sizes[onnx.TensorProto.FLOAT]
-    # The run's own evaluation.
-    own = json.loads((trained / "inference" / "results.json").read_text())["bbox"]["AP"]
-    assert export.ap["original"] == pytest.approx(own, abs=0.01)
-    assert 0 < export.agreement.worst["scores"] < 0.2
+    # As evaluated by the training.
+    ap = json.loads((trained / "inference" / "results.json").read_text())["bbox"]["AP"]
+    assert export.ap["original"] == pytest.approx(ap, abs=0.01)
+    assert 0 < export.difference.worst["scores"] < 0.2
     description = onnxruntime.InferenceSession(str(tmp_path / "d.onnx")).get_modelmeta().custom_metadata_map
     assert json.loads(description["se_detection.json"])["precision"] == "int8"
 
 
-def test_who_finds_what_is_annotated_has_an_ap_of_100(trained) -> None:
-    """In images that were resized, whose category ids have gaps."""
+def test_finding_all_annotated_objects_has_an_ap_of_100(trained) -> None:
+    """The images are resized, and the category ids have gaps."""
     exporter = RunExporter(trained, images=1)
-    left = iter(exporter.split.images)
+    remaining = iter(exporter.data.images)
 
     def exported(photo) -> Instances:
-        image = next(left)
-        found = Instances(tuple(photo.shape[1:]))
+        image = next(remaining)
+        instances = Instances(tuple(photo.shape[1:]))
         boxes = Boxes([entry["bbox"] for entry in image["annotations"]])
         boxes.tensor[:, 2:] += boxes.tensor[:, :2]
         boxes.scale(photo.shape[2] / image["width"], photo.shape[1] / image["height"])
-        found.pred_boxes = boxes
-        found.scores = torch.ones(len(boxes))
-        found.pred_classes = torch.tensor([entry["category_id"] for entry in image["annotations"]])
-        return found
+        instances.pred_boxes = boxes
+        instances.scores = torch.ones(len(boxes))
+        instances.pred_classes = torch.tensor([entry["category_id"] for entry in image["annotations"]])
+        return instances
 
     assert exporter._evaluate(exported)["exported"] == pytest.approx(100)
 
@@ -165,16 +164,16 @@ def test_who_finds_what_is_annotated_has_an_ap_of_100(trained) -> None:
     Form(format="torch-export", precision="bfloat16"),
     Form(format="torch-export", fuse=True),
 ], ids=lambda form: form.name)  # fmt: skip
-def test_other_forms_give_nearly_the_same(trained, tmp_path, form) -> None:
+def test_other_forms_are_close_to_the_original(trained, tmp_path, form) -> None:
     exporter = RunExporter(trained, images=1)
     export = exporter.export(form.path(tmp_path, trained), form, calibration=1, evaluate=False)
     half = form.precision != "float32"
     assert export.agrees
-    assert export.agreement.worst["p5" if form.format == "torch-export" else "scores"] < (0.05 if half else 1e-5)
-    assert half == (max(export.agreement.worst.values()) > 1e-4)
+    assert export.difference.worst["p5" if form.format == "torch-export" else "scores"] < (0.05 if half else 1e-5)
+    assert half == (max(export.difference.worst.values()) > 1e-4)
 
 
-def test_a_backbone_in_half_precision_is_so_in_onnx(trained, tmp_path) -> None:
+def test_onnx_stores_a_float16_backbone_in_float16(trained, tmp_path) -> None:
     form = Form(format="onnx", precision="float16")
     exporter = RunExporter(trained, images=1)
     exporter.export(tmp_path / "d.onnx", form, calibration=1, evaluate=False)
@@ -185,7 +184,7 @@ def test_a_backbone_in_half_precision_is_so_in_onnx(trained, tmp_path) -> None:
     assert 0.99 * halves < sizes[onnx.TensorProto.FLOAT16] < 1.01 * halves
 
 
-def test_files_that_are_there_are_left_alone(trained, exported) -> None:
+def test_existing_files_are_not_replaced(trained, exported) -> None:
     before = {path.name: path.read_bytes() for path in exported.iterdir()}
     with pytest.raises(UserError, match=r"run-onnx-float32\.onnx is there already; .*--overwrite"):
         export_runs(
@@ -194,7 +193,7 @@ def test_files_that_are_there_are_left_alone(trained, exported) -> None:
     assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
 
 
-def test_an_export_that_differs_is_named(trained, tmp_path, monkeypatch) -> None:
+def test_an_export_that_differs_is_reported(trained, tmp_path, monkeypatch) -> None:
     def shifted(path, model, image, description, scripting) -> None:
         model.pixel_mean += 20
         write(path, model, image, description, scripting=scripting)
@@ -204,7 +203,9 @@ def test_an_export_that_differs_is_named(trained, tmp_path, monkeypatch) -> None
 
     write = module.write_torchscript
     monkeypatch.setattr(module, "write_torchscript", shifted)
-    with pytest.raises(UserError, match=r"run-torchscript-float32\.ts differs from .*; it was left there, and is not"):
+    with pytest.raises(
+        UserError, match=r"run-torchscript-float32\.ts differs from .*; the file is kept for inspection"
+    ):
         export_runs(
             [trained], [Form(format="torchscript")], tmp_path, images=1, calibration=1, evaluate=False, overwrite=False
         )
@@ -224,7 +225,7 @@ ONNX, TORCH_EXPORT, FUSED = (
 
 
 def write_kind(trained: Path, folder: Path, *overrides: str) -> Path:
-    """A run with random weights, that is tested on the images of `trained`."""
+    """A run with random weights and the data of `trained`."""
     run = write_run(
         folder / "kind", *overrides, "DATASETS.TEST", "('kinds_val',)", "DATASETS.TRAIN", "('kinds_train',)"
     )
@@ -238,47 +239,47 @@ def write_kind(trained: Path, folder: Path, *overrides: str) -> Path:
     return run
 
 
-@pytest.mark.parametrize(("overrides", "made", "finds"), [
+@pytest.mark.parametrize(("overrides", "export_forms", "outputs"), [
     (KINDS["RetinaNet"], [Form(format="torchscript", scripting=True), ONNX, TORCH_EXPORT, FUSED], set()),
     (KINDS["Mask R-CNN"], [ONNX], {"masks"}),
     (KINDS["Keypoint R-CNN"], [Form(format="torchscript")], {"keypoints"}),
     (C4, [ONNX, TORCH_EXPORT], set()),
     (CASCADE, [ONNX], set()),
 ], ids=["RetinaNet", "Mask R-CNN", "Keypoint R-CNN", "C4", "Cascade R-CNN"])  # fmt: skip
-def test_each_kind_of_detector_is_compared_with_its_original(trained, tmp_path, overrides, made, finds) -> None:
+def test_each_kind_of_detector_matches_its_original(trained, tmp_path, overrides, export_forms, outputs) -> None:
     exporter = RunExporter(write_kind(trained, tmp_path, *overrides), images=1)
-    for form in made:
+    for form in export_forms:
         export = exporter.export(form.path(tmp_path, tmp_path), form, calibration=1, evaluate=False)
         assert export.agrees, form.name
         if form.format == "torch-export":
-            # At four sizes, and two images in a batch.
-            assert export.agreement.images == 6
+            # Four sizes, and a batch of two images.
+            assert export.difference.images == 6
         else:
-            assert export.agreement.detections > 20
-            assert export.agreement.worst.keys() == {"boxes", "scores"} | finds
+            assert export.difference.detections > 20
+            assert export.difference.worst.keys() == {"boxes", "scores"} | outputs
 
 
-def test_what_cannot_be_scripted_can_be_traced_still(trained, tmp_path) -> None:
+def test_a_detector_that_cannot_be_scripted_can_be_traced(trained, tmp_path) -> None:
     exporter = RunExporter(write_kind(trained, tmp_path, "MODEL.SE.IGNORE_PADDING", "True"), images=1)
-    with pytest.raises(UserError, match=r"this detector can't be scripted \(.*\); leave --scripting out to trace it"):
+    with pytest.raises(UserError, match=r"this detector can't be scripted \(.*\); omit --scripting to trace it"):
         exporter.export(tmp_path / "d.ts", Form(format="torchscript", scripting=True), calibration=1, evaluate=False)
     assert not (tmp_path / "d.ts").exists()
     assert exporter.export(tmp_path / "d.onnx", ONNX, calibration=1, evaluate=False).agrees
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (KINDS["Keypoint R-CNN"], "the exporter to ONNX can't translate .* keypoints .*; take --format torchscript"),
-    (("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0"), "finds nothing in 2 of its test images, so that no export could"),
+    (KINDS["Keypoint R-CNN"], "keypoint head can't be exported to ONNX; use --format torchscript"),
+    (("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0"), "no detections in 2 test images, so there is nothing to compare"),
     (KINDS["Panoptic FPN"], "a PanopticFPN can't be exported; R-CNNs and RetinaNet can"),
-], ids=["keypoints", "nothing found", "panoptic"])  # fmt: skip
-def test_what_would_be_no_export_is_refused(trained, tmp_path, overrides, message) -> None:
+], ids=["keypoints", "no detections", "panoptic"])  # fmt: skip
+def test_detectors_that_cannot_be_exported_are_rejected(trained, tmp_path, overrides, message) -> None:
     run = write_kind(trained, tmp_path, *overrides)
     with pytest.raises(UserError, match=message):
         RunExporter(run, images=2).export(tmp_path / "d.onnx", ONNX, calibration=1, evaluate=False)
     assert not (tmp_path / "d.onnx").exists()
 
 
-def test_data_that_are_gone_are_told_and_others_may_be_given(trained, tmp_path) -> None:
+def test_missing_data_is_reported_and_can_be_given(trained, tmp_path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     record = json.loads((run / "run.json").read_text())
@@ -295,7 +296,7 @@ def test_data_that_are_gone_are_told_and_others_may_be_given(trained, tmp_path) 
 
     json_file, images = trained.parent / "annotations" / "val.json", trained.parent / "val"
     exporter = RunExporter(run, images=1, split=[json_file, images])
-    with pytest.raises(UserError, match=r"/nowhere\S+train\.json is gone, and int8 needs training images"):
+    with pytest.raises(UserError, match=r"/nowhere\S+train\.json is gone, but int8 needs training images"):
         exporter.export(tmp_path / "d.onnx", Form(format="onnx", precision="int8"), calibration=1, evaluate=False)
     assert not (tmp_path / "d.onnx").exists()
 
@@ -308,8 +309,8 @@ def test_data_that_are_gone_are_told_and_others_may_be_given(trained, tmp_path) 
         RunExporter(run, images=1)
 
 
-def test_numbers_of_a_file_that_was_replaced_are_gone(exported, tmp_path, monkeypatch) -> None:
-    """Though the comparison was interrupted."""
+def test_the_row_of_a_replaced_file_is_removed(exported, tmp_path, monkeypatch) -> None:
+    """Even if the comparison is interrupted."""
     folder = tmp_path / "exported"
     shutil.copytree(exported, folder)
     rows = json.loads((folder / "exports.json").read_text())
@@ -324,11 +325,11 @@ def test_numbers_of_a_file_that_was_replaced_are_gone(exported, tmp_path, monkey
     options = {"images": 1, "calibration": 1, "evaluate": False, "overwrite": True}
     with pytest.raises(KeyboardInterrupt):
         export_runs([tmp_path / "run"], [ONNX], folder, **options)
-    left = [row for row in rows if row["file"] != "run-onnx-float32.onnx"]
-    assert json.loads((folder / "exports.json").read_text()) == left
-    assert len(left) == 2
+    others = [row for row in rows if row["file"] != "run-onnx-float32.onnx"]
+    assert json.loads((folder / "exports.json").read_text()) == others
+    assert len(others) == 2
 
-    for content in ("[{}]", '{"file": 3}', "[3]", json.dumps([{**left[0], "worst": 3}])):
+    for content in ("[{}]", '{"file": 3}', "[3]", json.dumps([{**others[0], "worst": 3}])):
         (folder / "exports.json").write_text(content)
         with pytest.raises(
             UserError, match=r"exports\.json was not written by tools/export\.py, or is damaged; remove"
@@ -339,28 +340,31 @@ def test_numbers_of_a_file_that_was_replaced_are_gone(exported, tmp_path, monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"format": "torchscript", "precision": "int8"}, "--precision int8 is onnxruntime's"),
-        ({"format": "onnx", "precision": "bfloat16"}, "take float16"),
-        ({"format": "onnx", "scripting": True}, "--scripting is of torchscript in float32"),
-        ({"format": "torchscript", "scripting": True, "fuse": True}, "--scripting is of torchscript in float32"),
+        ({"format": "torchscript", "precision": "int8"}, "--precision int8 is not supported with --format torchscript"),
+        ({"format": "onnx", "precision": "bfloat16"}, "use float16"),
+        ({"format": "onnx", "scripting": True}, "--scripting needs --format torchscript in float32"),
+        (
+            {"format": "torchscript", "scripting": True, "fuse": True},
+            "--scripting needs --format torchscript in float32",
+        ),
     ],
 )
-def test_what_there_is_not_is_refused(arguments, message) -> None:
+def test_unsupported_forms_are_rejected(arguments, message) -> None:
     with pytest.raises(UserError, match=message):
         Form(**arguments)
 
 
-def test_of_several_forms_those_that_there_are_are_made() -> None:
-    made = forms(["torchscript", "onnx"], ["bfloat16", "int8"], fuse=False, scripting=False)
-    assert [(form.format, form.precision) for form in made] == [("torchscript", "bfloat16"), ("onnx", "int8")]
+def test_forms_are_the_supported_combinations() -> None:
+    supported = forms(["torchscript", "onnx"], ["bfloat16", "int8"], fuse=False, scripting=False)
+    assert [(form.format, form.precision) for form in supported] == [("torchscript", "bfloat16"), ("onnx", "int8")]
     with pytest.raises(UserError, match="int8"):
         forms(["torchscript"], ["int8"], fuse=False, scripting=False)
 
 
-def test_the_tool_prints_the_table_of_what_it_wrote(trained, run_script, tmp_path, capsys) -> None:
-    given = ["--run", trained, "--output", tmp_path, "--images", "1", "--calibration-images", "1", "--markdown"]
-    run_script("export.py", *given, "--format", "torchscript", "--precision", "float32", "int8", "--fuse")
-    run_script("export.py", *given, "--format", "torchscript", "--scripting")
+def test_the_tool_prints_the_table(trained, run_script, tmp_path, capsys) -> None:
+    options = ["--run", trained, "--output", tmp_path, "--images", "1", "--calibration-images", "1", "--markdown"]
+    run_script("export.py", *options, "--format", "torchscript", "--precision", "float32", "int8", "--fuse")
+    run_script("export.py", *options, "--format", "torchscript", "--scripting")
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| run: Faster R-CNN")]
     names = ["run-torchscript-float32-fused.ts", "run-torchscript-float32-scripted.ts"]
     assert sorted(path.name for path in tmp_path.glob("*.ts")) == names

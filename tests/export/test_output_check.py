@@ -8,7 +8,7 @@ from se_detection.export.exporter import Export, Form
 from se_detection.export.output_check import compare_detections, compare_maps
 
 
-def found(boxes, scores, classes) -> Instances:
+def instances(boxes, scores, classes) -> Instances:
     result = Instances((100, 100))
     result.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     result.scores = torch.tensor(scores)
@@ -17,37 +17,37 @@ def found(boxes, scores, classes) -> Instances:
 
 
 IMAGE = torch.zeros(3, 60, 100, dtype=torch.uint8)
-ORIGINAL = found([[0, 0, 10, 10], [50, 50, 70, 70], [20, 0, 30, 10]], [0.9, 0.8, 0.1], [0, 1, 1])
+ORIGINAL = instances([[0, 0, 10, 10], [50, 50, 70, 70], [20, 0, 30, 10]], [0.9, 0.8, 0.1], [0, 1, 1])
 
 
-def test_detections_are_paired_whatever_their_order_and_the_worst_difference_is_kept() -> None:
+def test_detections_are_paired_in_any_order_and_the_largest_difference_is_kept() -> None:
     sizes = []
 
     def original(image):
         sizes.append(tuple(image.shape[1:]))
         return ORIGINAL
 
-    exported = found([[50, 50, 70, 68.5], [0, 0, 10, 10.25], [20, 0, 30, 10]], [0.85, 0.9, 0.1], [1, 0, 0])
-    agreement = compare_detections(original, lambda image: exported, [IMAGE])
+    exported = instances([[50, 50, 70, 68.5], [0, 0, 10, 10.25], [20, 0, 30, 10]], [0.85, 0.9, 0.1], [1, 0, 0])
+    difference = compare_detections(original, lambda image: exported, [IMAGE])
     assert sizes == [(60, 100), (45, 75), (75, 125), (100, 60)]
-    assert agreement.worst == {"boxes": 1.5, "scores": pytest.approx(0.05)}
-    # The last is of another class: neither has its counterpart, at four sizes.
-    assert (agreement.images, agreement.detections, agreement.unpaired) == (4, 12, 8)
+    assert difference.worst == {"boxes": 1.5, "scores": pytest.approx(0.05)}
+    # The last detections have different classes: both are unpaired, at four sizes.
+    assert (difference.images, difference.detections, difference.unpaired) == (4, 12, 8)
 
 
-def test_nothing_found_is_no_agreement_of_a_detector_that_found_something() -> None:
-    agreement = compare_detections(lambda image: ORIGINAL, lambda image: found([], [], []), [IMAGE])
-    assert (agreement.detections, agreement.unpaired) == (12, 12)
+def test_missing_detections_are_unpaired() -> None:
+    difference = compare_detections(lambda image: ORIGINAL, lambda image: instances([], [], []), [IMAGE])
+    assert (difference.detections, difference.unpaired) == (12, 12)
 
 
-def test_maps_differ_by_their_largest_value() -> None:
+def test_map_differences_are_relative_to_the_largest_value() -> None:
     maps = {"p2": torch.tensor([-4.0, 1.0]), "p3": torch.tensor([1.0, 1.0])}
     other = {"p2": torch.tensor([-4.0, 2.0]), "p3": torch.tensor([1.0, math.nan])}
-    agreement = compare_maps(lambda x: maps, lambda x: other, [torch.zeros(2, 3, 8, 8)])
-    assert agreement.worst == {"p2": 0.25, "p3": math.inf}
+    difference = compare_maps(lambda x: maps, lambda x: other, [torch.zeros(2, 3, 8, 8)])
+    assert difference.worst == {"p2": 0.25, "p3": math.inf}
 
 
-def test_a_gpu_convolves_in_float32() -> None:
+def test_tf32_is_off_during_the_comparison() -> None:
     seen = []
 
     def original(image):
@@ -68,15 +68,15 @@ def test_a_gpu_convolves_in_float32() -> None:
         ({"boxes": 0.04, "scores": 2e-3}, 0, False, True),
         ({"boxes": 0.04, "scores": 9e-4, "masks": math.inf}, 0, False, False),
         ({"boxes": 0.0, "scores": 0.0}, 2, False, True),
-        # Of each two detections, one without its counterpart.
+        # More unpaired detections than the original has detections.
         ({"boxes": 0.0, "scores": 0.0}, 101, False, False),
         ({"p2": 2e-4}, 0, False, True),
     ],
 )
-def test_what_counts_as_the_same(worst, unpaired, agrees, agrees_in_half) -> None:
-    agreement = compare_maps(lambda x: {}, lambda x: {}, [])
-    agreement.worst, agreement.unpaired, agreement.detections = worst, unpaired, 100
+def test_agrees(worst, unpaired, agrees, agrees_in_half) -> None:
+    difference = compare_maps(lambda x: {}, lambda x: {}, [])
+    difference.worst, difference.unpaired, difference.detections = worst, unpaired, 100
     for precision, expected in (("float32", agrees), ("float16", agrees_in_half)):
         form = Form(format="torchscript", precision=precision)
-        export = Export(file=None, detector="", form=form, agreement=agreement, ap=None)
+        export = Export(file=None, detector="", form=form, difference=difference, ap=None)
         assert export.agrees == expected

@@ -60,9 +60,6 @@ def residual_sigmoid_gate(
     Returns:
         (N, C, H, W)
     """
-    if torch.onnx.is_in_onnx_export():
-        # There addcmul has a factor in float32, after which all of a network of halves would go on in float32.
-        return F.relu(shortcut + residual * gate)
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
         return residual_gate(residual, gate, shortcut)
     if not (torch.is_grad_enabled() and (residual.requires_grad or gate.requires_grad or shortcut.requires_grad)):
