@@ -1,1 +1,1 @@
-"""Data sets: a person's own COCO-format files, and the toy set."""
+"""Data sets: COCO-format files, the training loader and the built-in toy set."""

@@ -1,4 +1,4 @@
-"""COCO's JSON files as an evaluation needs them, and whether two sets of annotations are the same."""
+"""Reads COCO annotations and results for evaluation, and compares two annotation files."""
 
 import contextlib
 import filecmp
@@ -28,7 +28,7 @@ RULES = {key: EVALUATED_ANNOTATION[key] for key in ("id", *EVALUATED)}
 
 
 def load_coco(dataset: Entry) -> COCO:
-    """pycocotools' index of `images`, `annotations` and `categories`, without its messages."""
+    """Indexes `images`, `annotations` and `categories` with pycocotools, without its messages."""
     coco = COCO()
     coco.dataset = dataset
     with silenced():
@@ -37,58 +37,58 @@ def load_coco(dataset: Entry) -> COCO:
 
 
 def silenced() -> contextlib.redirect_stdout[io.StringIO]:
-    """A context without pycocotools' messages."""
+    """A context that suppresses pycocotools' messages."""
     return contextlib.redirect_stdout(io.StringIO())
 
 
 def load_annotations(source: Entry | Path | str) -> COCO:
-    """pycocotools' index of annotations that can be evaluated; the source stays as it is.
+    """Checks annotations for evaluation and indexes them with pycocotools; the source is not modified.
 
     Raises:
-        UserError: no such file, or no COCO instances; or something in it can't be evaluated.
+        UserError: the file is missing, is not in COCO's instances format, or has an entry that can't be evaluated.
     """
     content, name = (source, "annotations") if isinstance(source, dict) else (read_json(Path(source)), str(source))
     if not isinstance(content, dict) or not all(isinstance(content.get(kind), list) for kind in KINDS):
-        raise UserError(f"{name}: no COCO annotations; they have lists of images, annotations and categories")
+        raise UserError(f"{name}: not COCO annotations; give lists of images, annotations and categories")
     if not content["images"]:
-        raise UserError(f"{name}: no images to evaluate on")
-    # pycocotools leaves out without a word what it can't place, or what another has the id of.
+        raise UserError(f"{name}: no images to evaluate on; add some")
+    # pycocotools silently drops annotations of unknown images, and all but one of the entries that share an id.
     images = check_entries(name, "images", content["images"], {"id": ID})
     check_entries(name, "annotations", content["annotations"], RULES)
     check_references(name, content["annotations"], "image", images)
     categories = check_entries(name, "categories", content["categories"], CATEGORY)
     check_references(name, content["annotations"], "category", categories)
-    # It writes into the annotations.
+    # pycocotools writes into the annotations.
     annotations = [dict(annotation) for annotation in content["annotations"]]
     return load_coco({**content, "annotations": annotations})
 
 
 def load_results(source: list[Entry] | Path | str, coco: COCO, name: str) -> list[Entry]:
-    """A detector's boxes, checked against the annotations; without keys that box AP has no use for.
+    """Reads detections and checks them against the annotations; keys that box AP does not need are dropped.
 
     Raises:
-        UserError: no such file, no COCO results, or results of other images or categories.
+        UserError: the file is missing, is not in COCO's results format, or names unknown images or categories.
     """
     content = source if isinstance(source, list) else read_json(Path(source))
     name = name if isinstance(source, list) else str(source)
     if not isinstance(content, list):
-        raise UserError(f"{name}: no COCO results; they are a list of detections")
+        raise UserError(f"{name}: not COCO results; give a list of detections")
     results = []
     for number, item in enumerate(content):
         where = f"{name}: detection {number}"
         if not is_detection(item):
-            raise UserError(f"{where} is none; it needs image_id, category_id, bbox ([x, y, width, height]) and score")
+            raise UserError(f"{where} needs image_id, category_id, bbox ([x, y, width, height]) and score")
         for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
             if item[key] not in known:
                 raise UserError(
-                    f"{where} has {key} {item[key]!r}, which is not in the annotations; are they another set's?"
+                    f"{where} has {key} {item[key]!r}, which is not in the annotations; give the same data set's"
                 )
         results.append({key: item[key] for key in ("image_id", "category_id", "bbox", "score")})
     return results
 
 
 def is_detection(item: Any) -> bool:
-    """Whether a value is one of COCO's results: a box with a score."""
+    """Whether a value is an entry of COCO's results format: a box with a score."""
     return (
         isinstance(item, dict)
         and all(is_integer(item.get(key)) for key in ("image_id", "category_id"))
@@ -98,10 +98,10 @@ def is_detection(item: Any) -> bool:
 
 
 def data_difference(first: Path, second: Path) -> str | None:
-    """In what two files of annotations differ for an evaluation: `categories`, `images` or `boxes`; None if in nothing.
+    """The first of `categories`, `images` and `boxes` that differs between two annotation files, or None.
 
     Raises:
-        UserError: a file can't be read, or holds no COCO instances.
+        UserError: a file can't be read, or is not in COCO's instances format.
     """
     if filecmp.cmp(first, second, shallow=False):
         return None

@@ -1,4 +1,4 @@
-"""COCO's instances format: what an annotation file must hold for detectron2's loader and for pycocotools."""
+"""Rules of COCO's instances format, as detectron2's loader and pycocotools need it."""
 
 import math
 import sys
@@ -15,12 +15,12 @@ Entry = dict[str, Any]
 Content = dict[str, Any]
 
 KINDS = ("images", "annotations", "categories")
-# Pillow knows no larger images.
+# Pillow does not support larger images.
 MAX_SIDE = 2**31
 
 
 class Rule(NamedTuple):
-    """What the value of a key must be, in words and as a test."""
+    """What the value of a key must be: a description, and a test of the value."""
 
     what: str
     holds: Callable[[Any], bool]
@@ -28,7 +28,7 @@ class Rule(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What is wrong with an entry: the key (None where the entry is no object), whether it is absent, and in words."""
+    """What is wrong with an entry: the key (None if the entry is not an object), whether it is missing, and a text."""
 
     key: str | None
     missing: bool
@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is a whole number of 64 bits: from larger ones numpy, and so pycocotools, makes floats."""
+    """Whether a value is a 64-bit integer; numpy, and so pycocotools, turns larger ones into floats."""
     return type(value) is int and abs(value) < 2**63  # bool is a subclass of int
 
 
@@ -46,19 +46,19 @@ def is_number(value: Any) -> bool:
 
 
 def is_box(value: Any) -> bool:
-    """Whether a value is (x, y, width, height), in numbers that detectron2's single precision has room for."""
+    """Whether a value is [x, y, width, height], in numbers that fit detectron2's single precision."""
     if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
         return False
     return max(map(abs, value)) < MAX_SIDE and min(value[2:]) >= 0
 
 
 def is_name(value: Any) -> bool:
-    """Whether a value is a text, not empty, that can be written as UTF-8: half a surrogate pair can't."""
+    """Whether a value is a non-empty string that UTF-8 can encode (a lone surrogate can't be encoded)."""
     return isinstance(value, str) and value != "" and value.encode(errors="ignore").decode() == value
 
 
 def is_inside(file_name: Any) -> bool:
-    """Whether a value is a path that stays in the folder that it is relative to; links there are their owner's."""
+    """Whether a value is a relative path that stays inside its folder; symbolic links are not checked."""
     return (
         is_name(file_name)
         and "\0" not in file_name
@@ -68,7 +68,7 @@ def is_inside(file_name: Any) -> bool:
 
 
 def _is_polygon(value: Any) -> bool:
-    # All at once: outlines are most of a file.
+    # One test for all numbers: polygons are most of a file.
     try:
         return isinstance(value, list) and set(map(type, value)) <= {int, float} and math.isfinite(sum(value))
     except OverflowError:
@@ -93,11 +93,11 @@ def _is_segmentation(value: Any) -> bool:
         return _is_run_length_code(value.get("size"), value.get("counts"))
     if not isinstance(value, list) or not all(map(_is_polygon, value)):
         return value is None
-    # detectron2 drops an annotation, box and all, that has polygons of which none has three points.
+    # detectron2 drops an annotation, with its box, if none of its polygons has three points.
     return not value or any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value)
 
 
-ID = Rule("an integer of 64 bits", is_integer)
+ID = Rule("a 64-bit integer", is_integer)
 PIXELS = Rule("a positive integer below 2^31", _is_side)
 CROWD = Rule("0 or 1", lambda value: is_integer(value) and value in (0, 1), required=False)
 CATEGORY = {"id": ID, "name": Rule("a name", is_name)}
@@ -113,7 +113,7 @@ ANNOTATION = {
     "category_id": ID,
     "bbox": Rule("[x, y, width, height]: four numbers within 2^31, width and height not negative", is_box),
     "iscrowd": CROWD,
-    "ignore": Rule("0, as detectron2 knows no ignored boxes", lambda value: value == 0, required=False),
+    "ignore": Rule("0, as detectron2 does not support ignored boxes", lambda value: value == 0, required=False),
     "segmentation": Rule("polygons of at least three points, or a run-length code", _is_segmentation, required=False),
     "keypoints": Rule(
         "a list of numbers",
@@ -122,37 +122,35 @@ ANNOTATION = {
     ),
 }
 EVALUATED_ANNOTATION = ANNOTATION | {
-    # pycocotools takes a detection matched to annotation 0 for an unmatched one, and AP is too low.
+    # pycocotools counts a detection that matches annotation 0 as unmatched, so AP is too low.
     "id": Rule("an integer other than 0, which means `no match` to pycocotools", lambda v: is_integer(v) and v != 0),
-    "area": Rule("a number of pixels, as evaluation is by size", lambda value: is_number(value) and value >= 0),
+    "area": Rule("a number of pixels, as AP is also computed by size", lambda value: is_number(value) and value >= 0),
     "iscrowd": CROWD._replace(required=True),
 }
 
 
 def read_coco(json_file: str | Path, lists: Sequence[str] = KINDS) -> Content:
-    """The content of an annotation file, known to have COCO's three lists, or those named, whatever is in them.
+    """Reads an annotation file and checks that it has COCO's three lists, or those in `lists`; entries are not checked.
 
     Raises:
-        UserError: it can't be read, or is no such file.
+        UserError: the file can't be read, is not JSON, or lacks a list.
     """
     try:
         content = parse_json(Path(json_file).read_bytes())
     except OSError as error:
-        raise UserError(
-            f"{json_file}: cannot be read ({error.strerror}); give an annotation file that can be"
-        ) from error
+        raise UserError(f"{json_file}: cannot be read ({error.strerror}); give a readable annotation file") from error
     except ValueError as error:
-        raise UserError(f"{json_file}: not JSON in UTF-8 ({error}); write the file anew") from error
+        raise UserError(f"{json_file}: not JSON in UTF-8 ({error}); write the file again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{json_file}: not a COCO file, as its top level is no object; give COCO's instances format")
+        raise UserError(f"{json_file}: not a COCO file (the top level is not an object); give COCO's instances format")
     for kind in lists:
         if not isinstance(content.get(kind), list):
-            raise UserError(f"{json_file}: not a COCO file, as it has no list {kind!r}; give COCO's instances format")
+            raise UserError(f"{json_file}: not a COCO file (no list {kind!r}); give COCO's instances format")
     return content
 
 
 def problems(entry: Any, rules: dict[str, Rule]) -> Iterator[Problem]:
-    """All that is wrong with an entry of one of the three lists."""
+    """All problems of an entry of one of the three lists."""
     if not isinstance(entry, dict):
         yield Problem(None, False, f"is {short(entry)}, not an object; correct it")
         return
@@ -165,27 +163,27 @@ def problems(entry: Any, rules: dict[str, Rule]) -> Iterator[Problem]:
 
 
 def usable(entry: Any, rules: dict[str, Rule], *keys: str) -> bool:
-    """Whether the given keys of an entry are there and as their rules say."""
+    """Whether an entry has the given keys, with values that follow the rules."""
     return isinstance(entry, dict) and all(key in entry and rules[key].holds(entry[key]) for key in keys)
 
 
 def entry_name(kind: str, index: int, entry: Any) -> str:
-    """How an entry is named to a person: `images[3] (id 139)`."""
+    """How messages name an entry: `images[3] (id 139)`."""
     name = f"{kind}[{index}]"
     return f"{name} (id {short(entry['id'])})" if isinstance(entry, dict) and "id" in entry else name
 
 
 def check_entries(json_file: str | Path, kind: str, entries: list[Any], rules: dict[str, Rule]) -> set[int]:
-    """Checks the entries of one of the three lists, and returns their ids.
+    """Checks the entries of one of the three lists and returns their ids.
 
     Raises:
-        UserError: the first problem; an id that two entries share; no images or categories at all.
+        UserError: an entry is not valid, two entries share an id, or there are no images or no categories.
     """
     ids: set[int] = set()
     for index, entry in enumerate(entries):
         problem = next((problem.text for problem in problems(entry, rules)), None)
         if problem is None and entry["id"] in ids:
-            problem = "has an id that an earlier one has too; make ids unique"
+            problem = "has the id of an earlier entry; make ids unique"
         if problem is not None:
             raise UserError(f"{json_file}: {entry_name(kind, index, entry)} {problem}")
         ids.add(entry["id"])
@@ -195,10 +193,10 @@ def check_entries(json_file: str | Path, kind: str, entries: list[Any], rules: d
 
 
 def check_references(json_file: str | Path, annotations: list[Entry], target: str, ids: Container[int]) -> None:
-    """Checks that all annotations name an `image` or a `category` that is there.
+    """Checks that the `image` or `category` of each annotation exists.
 
     Raises:
-        UserError: some don't; it names the first, and counts them.
+        UserError: some do not exist; the message names the first and counts them.
     """
     lost = [annotation for annotation in annotations if annotation[f"{target}_id"] not in ids]
     if lost:
@@ -210,30 +208,30 @@ def check_references(json_file: str | Path, annotations: list[Entry], target: st
 
 
 def category_names(json_file: str | Path, content: Content) -> dict[int, str]:
-    """Names by id, in the order of the ids: the order in which detectron2 makes them contiguous.
+    """Category names by id, in the order of the ids, in which detectron2 numbers the classes.
 
     Raises:
-        UserError: there are no usable categories.
+        UserError: a category is not valid, two have the same name, or there are none.
     """
     check_entries(json_file, "categories", content["categories"], CATEGORY)
     names = Counter(category["name"] for category in content["categories"])
     if repeated := sorted(name for name, count in names.items() if count > 1):
         raise UserError(
-            f"{json_file}: several categories are named {repeated[0]!r}, and results are by name; rename one"
+            f"{json_file}: several categories are named {repeated[0]!r}, and results are reported by name; rename one"
         )
     return dict(sorted((category["id"], category["name"]) for category in content["categories"]))
 
 
 def image_path(json_file: str | Path, image_root: str | Path, image: Entry) -> Path:
-    """Where an image's file is.
+    """The path of an image's file.
 
     Args:
-        json_file: what names it.
-        image_root: the folder that its `file_name` starts from.
-        image: its entry.
+        json_file: the annotation file, for the message.
+        image_root: the folder that `file_name` is relative to.
+        image: the image's entry.
 
     Raises:
-        UserError: it has no `file_name`, or one that leads out of the folder.
+        UserError: `file_name` is missing or leads out of the folder.
     """
     file_name: Any = image.get("file_name")
     if not is_inside(file_name):

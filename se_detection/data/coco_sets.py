@@ -1,7 +1,6 @@
-"""A person's own COCO-format data: checked before training starts, and registered with detectron2.
+"""Checks COCO-format data sets before training, and registers them with detectron2.
 
-What is checked is what detectron2's loader, its mapper and pycocotools would stumble over hours later, or get wrong
-without a word.
+The checks find what detectron2's loader, its mapper or pycocotools would fail on hours later, or silently get wrong.
 """
 
 import difflib
@@ -27,23 +26,34 @@ from .coco_format import (
     check_references,
     read_coco,
 )
-from .image_files import BadImage, Undecodable, look_at, map_files
+from .image_files import BadImage, Undecodable, inspect_image, map_files, reason
 from .masks_and_keypoints import keypoint_metadata
+
+# What detectron2 and pycocotools raise for annotations that they can't use.
+DATA_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 def check_coco(json_file: str | Path, image_root: str | Path, *, evaluated: bool = True) -> list[str]:
     """Checks an annotation file and all its images, and returns the category names in the order of their ids.
 
-    Every image is decoded, with a progress bar where there are many.
+    Every image is decoded, with a progress bar if there are many.
 
     Args:
         json_file: annotations in COCO's instances format.
-        image_root: the folder that the images' `file_name` starts from.
-        evaluated: whether AP is measured on it. pycocotools then needs `area` and `iscrowd` in every annotation and no
-            annotation id 0; for training alone detectron2 doesn't.
+        image_root: the folder that the images' `file_name` is relative to.
+        evaluated: whether AP is measured on this file. pycocotools then needs `area` and `iscrowd` in every annotation,
+            and no annotation may have the id 0; training needs neither.
 
     Raises:
-        UserError: the first thing that is wrong; it names the file, and the entry or image.
+        UserError: the first problem; the message names the file, and the entry or image.
     """
     content = check_annotations(json_file, evaluated=evaluated)
     check_images(json_file, content["images"], image_root, skippable=not evaluated)
@@ -54,7 +64,7 @@ def check_annotations(json_file: str | Path, *, evaluated: bool) -> Content:
     """The part of :func:`check_coco` that needs no images; returns the file's content.
 
     Raises:
-        UserError: see there.
+        UserError: as :func:`check_coco`.
     """
     content = read_coco(json_file)
     categories = category_names(json_file, content)
@@ -64,7 +74,7 @@ def check_annotations(json_file: str | Path, *, evaluated: bool) -> Content:
     check_references(json_file, annotations, "image", image_ids)
     check_references(json_file, annotations, "category", categories.keys())
     if all(annotation.get("iscrowd") for annotation in annotations):
-        raise UserError(f"{json_file}: no annotations other than crowds, so nothing to train on or find; add some")
+        raise UserError(f"{json_file}: no annotations other than crowds, so nothing to train on or to detect; add some")
     return content
 
 
@@ -74,41 +84,41 @@ def check_images(
     """The part of :func:`check_coco` that decodes the images.
 
     Args:
-        json_file: what is named.
-        images: its entries, which were checked.
-        image_root: their folder.
-        skippable: whether a person may leave images out.
-        longest: pixels that an image's longer side will have at most when it is resized.
+        json_file: the annotation file, for the message.
+        images: its image entries, which have been checked.
+        image_root: the images' folder.
+        skippable: whether the message suggests `--skip-bad-images`.
+        longest: the maximum length of a resized image's longer side, in pixels; None if images are not resized.
 
     Raises:
-        UserError: see there.
+        UserError: as :func:`check_coco`.
     """
     _check_folder(json_file, image_root)
-    otherwise = ", or leave out what can't be used by --skip-bad-images" if skippable else ""
+    alternative = ", or skip bad images with --skip-bad-images" if skippable else ""
     missing = [
         image["file_name"] for image in images if not os.path.isfile(os.path.join(image_root, image["file_name"]))
     ]
     if missing:
         raise UserError(
             f"{json_file}: {len(missing)} of {len(images)} images are not in {image_root}, the first of them "
-            f"{missing[0]!r}; add them or give another folder{otherwise}"
+            f"{missing[0]!r}; add them or give another folder{alternative}"
         )
-    map_files(partial(_check_image, json_file, image_root, longest, otherwise), images)
+    map_files(partial(_check_image, json_file, image_root, longest, alternative), images)
 
 
 def find_bad_images(
     json_file: str | Path, content: Content, image_root: str | Path, *, longest: int | None = None
 ) -> list[BadImage]:
-    """All images that :func:`check_coco` would stop at, in the order of the file.
+    """All images that :func:`check_coco` refuses, in the order of the file.
 
     Args:
-        json_file: the annotations.
-        content: of :func:`check_annotations`.
+        json_file: the annotation file, for the message.
+        content: its content, from :func:`check_annotations`.
         image_root: the images' folder.
-        longest: pixels that an image's longer side will have at most when it is resized.
+        longest: the maximum length of a resized image's longer side, in pixels; None if images are not resized.
 
     Raises:
-        UserError: there is no such folder, or nothing to train on would be left.
+        UserError: the folder does not exist, or no image with objects can be used.
     """
     _check_folder(json_file, image_root)
     images = content["images"]
@@ -118,19 +128,19 @@ def find_bad_images(
         first = next(iter(bad.values()))
         raise UserError(
             f"{json_file}: without the {len(bad)} of {len(images)} images that can't be used, nothing to train on is "
-            f"left; the first of them, {first.file_name}, {first.reason}"
+            f"left; correct or replace them (the first, {first.file_name}, {first.reason})"
         )
     return list(bad.values())
 
 
 def common_categories(contents: Mapping[str, Content]) -> list[str]:
-    """The category names that annotation files have in common, in the order of their ids.
+    """The category names that all annotation files share, in the order of their ids.
 
     Args:
-        contents: `categories` by file.
+        contents: the content of each file, by file name; only `categories` is needed.
 
     Raises:
-        UserError: a file has no usable categories, or not the same ids and names as the first.
+        UserError: a file has no usable categories, or other ids or names than the first file.
     """
     first, *others = [(json_file, category_names(json_file, content)) for json_file, content in contents.items()]
     for other in others:
@@ -142,10 +152,10 @@ def check_same_categories(first: tuple[str | Path, dict[int, str]], other: tuple
     """Compares two files' category names by id.
 
     Args:
-        first, other: a file and its :func:`category_names`.
+        first, other: an annotation file and its :func:`category_names`.
 
     Raises:
-        UserError: they differ; it names both files and the first difference.
+        UserError: the categories differ; the message names both files and the first difference.
     """
     for pair in zip_longest(first[1].items(), other[1].items()):
         if pair[0] != pair[1]:
@@ -156,23 +166,25 @@ def check_same_categories(first: tuple[str | Path, dict[int, str]], other: tuple
 def register_coco_json(
     name: str, json_file: str | Path, image_root: str | Path, content: Content | None = None
 ) -> None:
-    """Registers a COCO-format set with detectron2, its classes and keypoints known at once; harmless the second time.
+    """Registers a COCO-format data set with detectron2, including its classes and keypoints.
+
+    Registering the same data set again does nothing.
 
     Args:
-        name: what detectron2 is to know it by.
-        json_file: the annotations.
+        name: the data set's name in detectron2's catalogs.
+        json_file: the annotation file.
         image_root: the images' folder.
-        content: the file's `categories`, if they have been read.
+        content: the file's content, if it has been read; only `categories` is needed.
 
     Raises:
-        UserError: the name is taken by another set, or the file has no usable categories.
+        UserError: another data set has this name, or the file has no usable categories.
     """
     paths = {"json_file": os.path.abspath(json_file), "image_root": os.path.abspath(image_root)}
     if name in DatasetCatalog:
         metadata = MetadataCatalog.get(name)
         if any(os.path.abspath(metadata.get(key, "")) != path for key, path in paths.items()):
             raise UserError(
-                f"data set {name!r} is registered already, with {metadata.get('json_file')} and "
+                f"data set {name!r} is already registered with {metadata.get('json_file')} and "
                 f"{metadata.get('image_root')}; give {json_file} another name"
             )
         return
@@ -187,12 +199,12 @@ def register_coco_json(
 
 
 def check_registered(name: str) -> None:
-    """Checks that a data set that a config names is registered, and that its files are there.
+    """Checks that a config's data set is registered and that its files exist.
 
-    A set whose metadata has `made_on_first_use=True` needs no files yet.
+    A data set whose metadata has `made_on_first_use=True` needs no files yet.
 
     Raises:
-        UserError: it isn't, with names that are close; or a file is not where it was looked for.
+        UserError: the data set is not registered (the message has similar names), or a file is missing.
     """
     if name not in DatasetCatalog:
         close = " or ".join(difflib.get_close_matches(name, DatasetCatalog.list()))
@@ -207,11 +219,27 @@ def check_registered(name: str) -> None:
         path = metadata.get(key)
         if path is not None and not os.path.exists(path):
             root = os.getenv("DETECTRON2_DATASETS", "unset")
-            same = "; the files of 2017 have the same images: docs/COCO.md" if name.startswith("coco_2014_") else ""
+            hint = "; the files of 2017 have the same images: docs/COCO.md" if name.startswith("coco_2014_") else ""
             raise UserError(
                 f"data set {name!r}: {os.path.abspath(path)} does not exist; put it there, or set DETECTRON2_DATASETS "
-                f"(now {root}) to the folder that holds detectron2's data sets{same}"
+                f"(now {root}) to the folder that holds detectron2's data sets{hint}"
             )
+
+
+@contextmanager
+def name_failing_dataset(datasets: Iterable[str]) -> Iterator[None]:
+    """A context in which detectron2 reads annotations: its errors become a :class:`UserError` that names the data sets.
+
+    Built-in data sets are too large to be checked before training.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except DATA_ERRORS as error:
+        raise UserError(
+            f"data set {', '.join(datasets)}: its annotations can't be used: {reason(error)}; correct the file"
+        ) from error
 
 
 def _check_folder(json_file: str | Path, image_root: str | Path) -> None:
@@ -220,47 +248,31 @@ def _check_folder(json_file: str | Path, image_root: str | Path) -> None:
 
 
 def _check_image(
-    json_file: str | Path, image_root: str | Path, longest: int | None, otherwise: str, image: Entry
+    json_file: str | Path, image_root: str | Path, longest: int | None, alternative: str, image: Entry
 ) -> None:
     problem = _bad_image(image_root, longest, image)
     if problem is not None:
         raise UserError(
             f"{json_file}: image {image['id']}, {problem.file_name}, {problem.reason}; correct, replace or remove "
-            f"it{otherwise}"
+            f"it{alternative}"
         )
 
 
 def _bad_image(image_root: str | Path, longest: int | None, image: Entry) -> BadImage | None:
     path = os.path.join(os.path.abspath(image_root), image["file_name"])
-    found = look_at(path)
+    found = inspect_image(path)
     if found is None:
-        reason = "is not there"
+        problem = "does not exist"
     elif isinstance(found, Undecodable):
-        reason = f"cannot be decoded ({found.reason})"
+        problem = f"cannot be decoded ({found.reason})"
     elif found[:2] != (image["width"], image["height"]):
-        reason = (
+        problem = (
             f"is annotated with width {image['width']} and height {image['height']}, but has {found.width} and "
-            f"{found.height} (turned as its EXIF orientation says)"
+            f"{found.height} (after its EXIF orientation is applied)"
         )
-    # As detectron2 rounds.
+    # The same rounding as in detectron2.
     elif longest is not None and int(min(found[:2]) * longest / max(found[:2]) + 0.5) < 1:
-        reason = f"is so thin ({found.width}x{found.height}) that with a longer side of {longest} nothing is left of it"
+        problem = f"is so thin ({found.width}x{found.height}) that resizing its longer side to {longest} leaves nothing"
     else:
         return None
-    return BadImage(path, image["width"], image["height"], reason)
-
-
-# What detectron2 and pycocotools stumble over annotations with.
-MISTAKES_IN_DATA = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-
-
-@contextmanager
-def naming(datasets: Iterable[str]) -> Iterator[None]:
-    """Names the data sets whose annotations detectron2 stumbles over; built-in ones are not read through before."""
-    try:
-        yield
-    except UserError:
-        raise
-    except MISTAKES_IN_DATA as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"data set {', '.join(datasets)}: its annotations can't be used: {reason}") from error
+    return BadImage(path, image["width"], image["height"], problem)

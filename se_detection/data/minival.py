@@ -1,7 +1,7 @@
-"""COCO 2014's minival and valminusminival, from val2014's annotations and the ids of val2017's images.
+"""Makes COCO 2014's minival and valminusminival from val2014's annotations and the ids of val2017's images.
 
-Detectron and detectron2 look for these files, which are hard to find by now. The 5,000 images of val2017 are those of
-minival, with the same ids.
+Detectron and detectron2 use these two files, which are no longer easy to find. minival has the same 5,000 images as
+val2017, with the same ids.
 """
 
 import re
@@ -13,23 +13,22 @@ from ..errors import UserError
 from ..files import check_output, write_json
 from .coco_format import ANNOTATION, ID, check_entries, check_references, read_coco
 
-# The names are those in detectron2's list of built-in data sets (data/datasets/builtin.py).
+# File names as in detectron2's built-in data sets (data/datasets/builtin.py).
 MINIVAL, VALMINUSMINIVAL = "instances_minival2014.json", "instances_valminusminival2014.json"
 COUNTS = {MINIVAL: 5000, VALMINUSMINIVAL: 35504}
 
 
 def make_minival(val2014: Path, val2017: Path, folder: Path, *, overwrite: bool = False) -> list[Path]:
-    """Writes both files into a folder and returns their paths, minival's first.
+    """Writes both files into a folder and returns their paths, minival first.
 
     Args:
         val2014: `instances_val2014.json`.
-        val2017: any COCO file of val2017's images, or a text with an id or a file name on each line.
-        folder: where the files go.
-        overwrite: replace files that are there already.
+        val2017: any COCO file with val2017's images, or a text file with an image id or file name on each line.
+        folder: the output folder.
+        overwrite: whether to replace existing files.
 
     Raises:
-        UserError: a file can't be used, is not the one that is meant (by its number of images, and ids), or is in the
-            way.
+        UserError: an input can't be used or has the wrong number of images or wrong ids, or an output exists.
     """
     outputs = [folder / name for name in COUNTS]
     for path in outputs:
@@ -44,7 +43,7 @@ def make_minival(val2014: Path, val2017: Path, folder: Path, *, overwrite: bool 
     if foreign := sorted(minival_ids - ids):
         raise UserError(
             f"{val2017}: {len(foreign)} of its image ids are not in {val2014}, the first of them {foreign[0]}; "
-            "give COCO's own files"
+            "give COCO's original files"
         )
     for path, chosen in zip(outputs, (minival_ids, ids - minival_ids), strict=True):
         images = [image for image in content["images"] if image["id"] in chosen]
@@ -54,10 +53,10 @@ def make_minival(val2014: Path, val2017: Path, folder: Path, *, overwrite: bool 
 
 
 def read_image_ids(path: Path) -> set[int]:
-    """The image ids of a COCO file (with annotations or without), of a JSON list, or of a text of ids or file names.
+    """Reads image ids from a COCO file (annotations are not needed), a JSON list, or a text of ids or file names.
 
     Raises:
-        UserError: it can't be read, or an id is none or is there twice.
+        UserError: the file can't be read, or an id is not valid or appears twice.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -70,19 +69,19 @@ def read_image_ids(path: Path) -> set[int]:
     if text.lstrip().startswith("{"):
         content = read_coco(path, lists=("images",))
         return check_entries(path, "images", content["images"], {"id": ID})
-    # A JSON list of ids, or one id or file name a line: `139`, `000000000139.jpg`, `val2017/000000000139.jpg`.
+    # A JSON list, or one id or file name per line: `139`, `000000000139.jpg`, `val2017/000000000139.jpg`.
     ids = []
     for item in filter(None, map(str.strip, re.split(r"[\s,\[\]]+", text))):
         match = re.search(r"(?<!\d)(\d{1,18})(\.jpg)?[\"']?$", item)
         if match is None:
-            raise UserError(f"{path}: {short(item)} is no image id and no name of a COCO image; give one a line")
+            raise UserError(f"{path}: {short(item)} is not an image id or a COCO image's file name; give one per line")
         ids.append(int(match[1]))
     if len(set(ids)) < len(ids):
         repeated = Counter(ids).most_common(1)[0][0]
-        raise UserError(f"{path}: image id {repeated} is there twice; give every id once")
+        raise UserError(f"{path}: image id {repeated} appears more than once; give each id once")
     return set(ids)
 
 
 def _check_count(path: Path, name: str, ids: set[int], expected: int) -> None:
     if len(ids) != expected:
-        raise UserError(f"{path}: {len(ids)} images instead of {name}'s {expected}; give COCO's own file, whole")
+        raise UserError(f"{path}: {len(ids)} images instead of {name}'s {expected}; give COCO's complete file")

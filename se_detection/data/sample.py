@@ -1,7 +1,7 @@
-"""A subset of a data set that shows the same classes in the same proportions: for a quick trial, or a split in two.
+"""Samples a data set with the same class proportions, for a quick trial or a split in two.
 
-The images are chosen by iterative stratification: the rarest class first, its images go to the side that lacks most of
-it (Sechidis, Tsoumakas and Vlahavas, On the Stratification of Multi-Label Data, ECML PKDD 2011, algorithm 1).
+The images are chosen by iterative stratification, the rarest class first (Sechidis, Tsoumakas and Vlahavas, On the
+Stratification of Multi-Label Data, ECML PKDD 2011, algorithm 1).
 """
 
 import random
@@ -19,19 +19,19 @@ Labels = dict[int, set[int] | set[None]]
 
 
 class Part(NamedTuple):
-    """A part's content, and the names of the classes that it lacks although the whole has them."""
+    """The content of one part, and the names of the classes that the file has but this part lacks."""
 
     content: Content
     lost: list[str]
 
 
 def sample_coco(json_file: Path, count: int, seed: int = 0) -> tuple[Part, Part]:
-    """`count` of a file's images with their annotations, and the rest; ids, categories and all other keys stay.
+    """Samples `count` of a file's images with their annotations; returns the sample and the rest.
 
-    The same file, count and seed give the same sample.
+    Ids, categories and all other keys are kept. The same file, count and seed give the same sample.
 
     Raises:
-        UserError: the file can't be used, or has fewer images.
+        UserError: the file can't be used, or has fewer images than `count`.
     """
     content = read_coco(json_file)
     categories = category_names(json_file, content)
@@ -42,7 +42,7 @@ def sample_coco(json_file: Path, count: int, seed: int = 0) -> tuple[Part, Part]
     check_references(json_file, annotations, "image", ids)
     check_references(json_file, annotations, "category", categories)
     if not 1 <= count <= len(ids):
-        raise UserError(f"--count {count}: {json_file} has {len(ids)} images; give a number from 1 to that")
+        raise UserError(f"--count {count}: {json_file} has {len(ids)} images; give a number from 1 to {len(ids)}")
     classes: dict[int, set[int]] = {image["id"]: set() for image in content["images"]}
     for annotation in annotations:
         if not annotation.get("iscrowd"):
@@ -62,21 +62,21 @@ def sample_coco(json_file: Path, count: int, seed: int = 0) -> tuple[Part, Part]
 def choose(classes: Mapping[int, set[int]], count: int, seed: int = 0) -> set[int]:
     """Chooses images by their classes.
 
-    Each class that some image shows is in the choice at least once, given as many images as classes; with fewer, as
-    many classes as are found by always taking an image with most of the missing ones. The others are stratified, which
-    gives about the number that is wanted; the last few are put in or taken out where it disturbs the proportions least.
+    First, images are chosen greedily until each class is present or `count` is reached. The other images are
+    stratified, which chooses about `count`. Then images are added or removed where this changes the class proportions
+    least.
 
     Args:
-        classes: of each image.
-        count: how many images to choose, at most all.
-        seed: of the order in which images that are alike are taken.
+        classes: the classes of each image, by image id.
+        count: the number of images to choose.
+        seed: the seed of the order in which equivalent images are taken.
 
     Returns:
-        The ids of the images.
+        The ids of the chosen images.
     """
     order = sorted(classes)
     random.Random(seed).shuffle(order)
-    # Images without a class are stratified as if that were one.
+    # Images without a class are stratified as a class of their own.
     labels: Labels = {id_: classes[id_] or {None} for id_ in order}
     totals = Counter(label for id_ in order for label in labels[id_])
     share = count / len(order)
@@ -85,7 +85,7 @@ def choose(classes: Mapping[int, set[int]], count: int, seed: int = 0) -> set[in
 
 
 def _cover(labels: Labels, count: int) -> set[int]:
-    """At most `count` images that show every class, or as many as a greedy search finds."""
+    """At most `count` images that show every class, or as many classes as a greedy search finds."""
     missing = set().union(*labels.values()) - {None}
     chosen: set[int] = set()
     while missing and len(chosen) < count:
@@ -96,7 +96,7 @@ def _cover(labels: Labels, count: int) -> set[int]:
 
 
 def _stratify(labels: Labels, totals: Counter[int | None], share: float, chosen: set[int]) -> set[int]:
-    """Iterative stratification into a share of the images, some of which are chosen already, and the rest."""
+    """Splits images into a share and the rest by iterative stratification; `chosen` are in the share already."""
     lacking = {label: [share * total, (1 - share) * total] for label, total in totals.items()}
     room = [share * len(labels), (1 - share) * len(labels)]
     showing: dict[int | None, dict[int, None]] = defaultdict(dict)
@@ -123,8 +123,9 @@ def _stratify(labels: Labels, totals: Counter[int | None], share: float, chosen:
 
 
 def _resize(chosen: set[int], kept: set[int], labels: Labels, totals: Counter[int | None], count: int) -> set[int]:
-    """Puts images in or takes them out until `count` are chosen, each time the one after which the labels' numbers are
-    closest to their shares, by their chi-square distance.
+    """Adds or removes one image at a time until `count` are chosen.
+
+    Each step takes the image after which the label counts have the smallest chi-square distance to their shares.
     """
     images, columns = list(labels), {label: column for column, label in enumerate(totals)}
     # One entry for each label of each image.

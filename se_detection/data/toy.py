@@ -1,7 +1,7 @@
-"""The built-in toy set: coloured shapes on textured grounds, in COCO format, drawn on first use.
+"""The built-in toy set: coloured shapes on textured backgrounds, in COCO format, made on first use.
 
-With it every part of the project runs on any machine in minutes and without a download. Colours, sizes and tilts are
-drawn from the same distributions for all classes, so that only its shape tells what an object is.
+It lets every part of the project run in minutes on any machine, without a download. Colours, sizes and tilts have the
+same distributions for all classes, so only the shape of an object shows its class.
 """
 
 import json
@@ -26,26 +26,26 @@ Array = NDArray[np.float64]
 
 SPLITS = {"train": 200, "val": 80}
 SHAPES = ("circle", "square", "triangle", "cross")
-# To be raised with every change of what is drawn: a set of another version is refused, not mixed with this one.
+# Increase this when the images change: a set of another version is refused and not mixed with this one.
 VERSION = "1"
 
 SIDE = 128
 SIZES = (14.0, 64.0)
 OBJECTS = (2, 6)
 MAX_TILT = math.radians(15)
-# The share of an object that the objects drawn after it leave to be seen.
+# The share of an object that must stay visible behind the objects drawn after it.
 MIN_VISIBLE = 0.7
 OVERSAMPLING = 4
 
 
 def register_toy(root: Path | str | None = None) -> None:
-    """Registers `se_toy_train` and `se_toy_val` with detectron2; one that is registered already stays as it is.
+    """Registers `se_toy_train` and `se_toy_val` with detectron2; a name that is already registered is skipped.
 
-    Nothing is drawn here: `DatasetCatalog.get` draws a set that is not on disk.
+    No files are written here: `DatasetCatalog.get` makes a set that is not on disk.
 
     Args:
-        root: the sets' folder; by default `se_toy` under `$DETECTRON2_DATASETS` (`datasets`), where detectron2 looks
-            for its own sets.
+        root: the folder of both sets; by default `se_toy` in `$DETECTRON2_DATASETS` (or `datasets`), as for
+            detectron2's built-in sets.
     """
     if root is None:
         root = Path(os.getenv("DETECTRON2_DATASETS", "datasets"), "se_toy")
@@ -65,18 +65,18 @@ def register_toy(root: Path | str | None = None) -> None:
 
 
 def make_toy_dataset(folder: Path, *, split: str, count: int, seed: int = 0) -> Path:
-    """Draws `<folder>/<split>/*.png` and `<folder>/annotations/<split>.json` unless they are there; returns the latter.
+    """Makes `<folder>/<split>/*.png` and `<folder>/annotations/<split>.json` unless they exist, and returns the latter.
 
-    Images are 128×128 RGB; boxes, polygons and areas are those of whole shapes, hidden parts included. Image i
-    depends on `split`, `seed` and i alone. All is drawn in a temporary folder and then renamed, the annotations last:
-    they mark a whole set. Processes that draw the same set at once all end with the one that was finished first.
+    Images are 128×128 RGB. Boxes, polygons and areas are those of whole shapes, including hidden parts. Image i depends
+    only on `split`, `seed` and i. The set is written to a temporary folder and then renamed, the annotations last: they
+    mark a complete set. If several processes make the same set at once, all use the one that is complete first.
 
     Raises:
-        UserError: other files are in the way, or the folder cannot be written.
+        UserError: the folder has other files of these names, or cannot be written.
     """
     images, json_file = folder / split, _annotations(folder, split)
     info = {"description": "se_detection toy set", "version": VERSION, "split": split, "count": count, "seed": seed}
-    if json_file.exists() and _is_whole(images, json_file, info):
+    if json_file.exists() and _is_complete(images, json_file, info):
         return json_file
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def make_toy_dataset(folder: Path, *, split: str, count: int, seed: int = 0) -> 
     except OSError as error:
         raise UserError(
             f"{folder}: the toy set cannot be written there ({error}); "
-            "mend that, or set DETECTRON2_DATASETS to a folder that can be written"
+            "fix this, or set DETECTRON2_DATASETS to a writable folder"
         ) from error
     return json_file
 
@@ -105,8 +105,8 @@ def _annotations(folder: Path, split: str) -> Path:
     return folder / "annotations" / f"{split}.json"
 
 
-def _is_whole(images: Path, json_file: Path, info: dict[str, Any]) -> bool:
-    """Whether all images of an annotations file are there; a :class:`UserError` where it belongs to another set."""
+def _is_complete(images: Path, json_file: Path, info: dict[str, Any]) -> bool:
+    """Whether all images of the annotation file exist; a :class:`UserError` if it belongs to another set."""
     try:
         content = json.loads(json_file.read_bytes())
     except ValueError:
@@ -114,13 +114,13 @@ def _is_whole(images: Path, json_file: Path, info: dict[str, Any]) -> bool:
     if not isinstance(content, dict) or content.get("info") != info:
         wanted = ", ".join(f"{key} {info[key]}" for key in ("version", "count", "seed"))
         raise UserError(
-            f"{json_file} is not the toy set wanted ({wanted}); remove it and {images}, or use another folder"
+            f"{json_file} is not the requested toy set ({wanted}); remove it and {images}, or use another folder"
         )
     return all((images / image["file_name"]).exists() for image in content["images"])
 
 
 def _rename_unless_same(drawn: Path, images: Path) -> None:
-    """Moves a folder into place, where another process may have put the same images in the meantime."""
+    """Moves a folder into place, unless another process has put the same images there in the meantime."""
     try:
         drawn.rename(images)
     except OSError as error:
@@ -128,7 +128,7 @@ def _rename_unless_same(drawn: Path, images: Path) -> None:
         same, _, _ = cmpfiles(drawn, images, names, shallow=False)
         if len(same) < len(names):
             raise UserError(
-                f"{images} is in the way and not the toy set's; remove it, or use another folder"
+                f"{images} exists and does not hold the toy set; remove it, or use another folder"
             ) from error
 
 
@@ -186,7 +186,7 @@ class _Object:
         return round(abs(float(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1)))) / 2, 2)
 
     def surroundings(self) -> tuple[slice, slice]:
-        """The rows and columns of the box and of a few pixels around it."""
+        """The rows and columns of the box with a margin of a few pixels."""
         left, top = (self.polygon.min(axis=0) - 4).clip(0).astype(int)
         right, bottom = (self.polygon.max(axis=0) + 4).astype(int)
         return slice(top, bottom), slice(left, right)
@@ -194,22 +194,22 @@ class _Object:
     def coverage(self) -> Array:
         """How much of each pixel lies in the shape: (SIDE, SIDE), from 0 to 1."""
         canvas = Image.new("L", (OVERSAMPLING * SIDE, OVERSAMPLING * SIDE))
-        # Pillow cuts corners to whole numbers, which stand for whole pixels: here, the pixel that a corner lies in.
+        # Pillow truncates coordinates to integers, which here gives the pixel that a corner lies in.
         ImageDraw.Draw(canvas).polygon((OVERSAMPLING * self.polygon).ravel().tolist(), fill=255)
         return np.asarray(canvas.reduce(OVERSAMPLING)) / 255.0
 
 
 def _outline(shape: str) -> NDArray[np.complex128]:
-    """The corners of a shape about the origin, as x + iy with y pointing down."""
+    """The corners of a shape around the origin, as x + iy with y pointing down."""
     if shape == "cross":
-        arm = np.array([-1 + 3j, 1 + 3j, 1 + 1j])
-        return np.concatenate([arm, -1j * arm, -arm, 1j * arm])
+        bar = np.array([-1 + 3j, 1 + 3j, 1 + 1j])
+        return np.concatenate([bar, -1j * bar, -bar, 1j * bar])
     corners = {"circle": 48, "square": 4, "triangle": 3}[shape]
     return 1j * np.exp(2j * np.pi * (np.arange(corners) + 0.5) / corners)
 
 
 def _draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[_Object]]:
-    pixels = _ground(rng)
+    pixels = _background(rng)
     objects: list[_Object] = []
     visible: list[Array] = []
     wanted = rng.integers(*OBJECTS, endpoint=True)
@@ -227,23 +227,23 @@ def _draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[_Object]]:
     return Image.fromarray(pixels.clip(0, 255).round().astype(np.uint8)), objects
 
 
-def _ground(rng: np.random.Generator) -> Array:
-    """A slope from one colour to another under smooth noise: (SIDE, SIDE, 3)."""
+def _background(rng: np.random.Generator) -> Array:
+    """A gradient from one colour to another, with smooth noise: (SIDE, SIDE, 3)."""
     start, end = rng.uniform(40, 215, (2, 3))
     direction = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[-0.5 : 0.5 : SIDE * 1j, -0.5 : 0.5 : SIDE * 1j]
-    slope = 0.5 + (x * math.cos(direction) + y * math.sin(direction)) / math.sqrt(2)
-    return start + slope[..., None] * (end - start) + 50 * _noise(rng, cells=4) + 30 * _noise(rng, cells=12)
+    gradient = 0.5 + (x * math.cos(direction) + y * math.sin(direction)) / math.sqrt(2)
+    return start + gradient[..., None] * (end - start) + 50 * _noise(rng, cells=4) + 30 * _noise(rng, cells=12)
 
 
 def _noise(rng: np.random.Generator, *, cells: int) -> Array:
-    """Smooth noise with `cells` independent values a side: (SIDE, SIDE, 3), from -0.5 to 0.5."""
+    """Smooth noise with `cells` independent values per side: (SIDE, SIDE, 3), from -0.5 to 0.5."""
     values = rng.integers(0, 255, (cells, cells, 3), dtype=np.uint8, endpoint=True)
     return np.asarray(Image.fromarray(values).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) / 255.0 - 0.5
 
 
-def _contrasting_colour(rng: np.random.Generator, ground: Array) -> Array:
-    """Of a few random colours the one farthest from that of any pixel of the ground: (pixels, 3) to (3,)."""
+def _contrasting_colour(rng: np.random.Generator, background: Array) -> Array:
+    """The one of 12 random colours that is farthest from all background pixels: (pixels, 3) to (3,)."""
     candidates = rng.uniform(0, 255, (12, 3))
-    distances = np.linalg.norm(candidates[:, None] - ground, axis=2).min(axis=1)
+    distances = np.linalg.norm(candidates[:, None] - background, axis=2).min(axis=1)
     return candidates[distances.argmax()]

@@ -1,7 +1,7 @@
-"""Batches for training that depend on nothing but a seed and the number of the iteration.
+"""Training batches that depend only on a seed and the iteration.
 
-So a run that is stopped and goes on, with other processes or other data loading workers, sees the images that it
-would have seen, augmented as they would have been.
+A resumed run, also with another number of processes or data loading workers, gets the same images with the same
+augmentation as a run without interruption.
 """
 
 import hashlib
@@ -27,16 +27,16 @@ from .worker_signals import SignalSafeLoader
 MappedImage = dict[str, Any]
 Mapper = Callable[[MappedImage], MappedImage | None]
 
-# What a seed is for: streams of different purposes have nothing in common.
+# The purpose of a seed: random streams of different purposes are independent.
 ORDER, AUGMENTATION, STEP, REPLACEMENT = range(4)
-# Where an image tells what was left out in its favour: a list of `BadImage`.
+# The key of an image dict that lists the bad images it replaces, as `BadImage`.
 SKIPPED = "skipped"
 
 logger = logging.getLogger(__name__)
 
 
 class Phase(NamedTuple):
-    """From which iteration on a run has had how many processes, and how many images each of them took at a time."""
+    """The number of processes and the batch size of each process, from an iteration on."""
 
     iteration: int
     processes: int
@@ -44,13 +44,13 @@ class Phase(NamedTuple):
 
 
 def seed_everything(*key: int) -> None:
-    """Seeds torch on all devices, numpy and random from some numbers, each of which makes all the difference."""
+    """Seeds torch on all devices, numpy and random from a key of integers."""
     seed_cpu(*key)
     torch.manual_seed(torch.initial_seed())
 
 
 def seed_cpu(*key: int) -> None:
-    """As :func:`seed_everything`, but for torch's other devices: asking for those takes longer than all the rest."""
+    """As :func:`seed_everything`, but without torch's other devices, which take longest to seed."""
     sequence = np.random.SeedSequence(key)
     torch.default_generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
     np.random.seed(sequence.generate_state(4))
@@ -58,24 +58,23 @@ def seed_cpu(*key: int) -> None:
 
 
 class TrainLoader:
-    """One process's batches, without end: what `build_detection_train_loader` gives, from any iteration on.
+    """An endless iterator over one process's batches, as `build_detection_train_loader`, from any iteration on.
 
-    All processes draw from one stream of images, made by detectron2's sampler. Each takes the next `batch_size`
-    images of one kind (wider than high, or not) where aspect ratios are grouped; images of which there are not yet
-    enough wait, also for a run's next phase.
+    All processes share one stream of images from detectron2's sampler. With aspect ratio grouping, a batch has only
+    images that are wider than high, or only others; images wait until their group is large enough for a batch, also
+    across phases of a run.
 
     Args:
-        dataset: dictionaries in detectron2's format.
-        mapper: called with a copy of one of them; where it returns None, another image takes its place, one of the
-            same kind if there is any, drawn by the seed and the position in the stream.
-        make_sampler: makes detectron2's sampler of the data set; what it draws from numpy's generator depends on the
-            seed.
-        total_batch_size: of all processes together.
-        aspect_ratio_grouping: as detectron2's.
-        num_workers: data loading processes; they change nothing but the speed.
+        dataset: dataset dicts in detectron2's format.
+        mapper: called with a copy of a dataset dict. If it returns None, another image takes the place, from the same
+            aspect ratio group if possible, chosen by the seed and the position in the stream.
+        make_sampler: builds detectron2's sampler for the data set; it may use numpy's generator, which has been seeded.
+        total_batch_size: the number of images per step, over all processes.
+        aspect_ratio_grouping: as in detectron2.
+        num_workers: the number of data loading processes; the batches do not depend on it.
 
     Raises:
-        UserError: the batch can't be shared equally.
+        UserError: the number of processes does not divide the batch size.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ class TrainLoader:
             )
         self.groups = [int(item["width"] > item["height"]) if aspect_ratio_grouping else 0 for item in dataset]
         self.fingerprint = _fingerprint(dataset)
-        # All that is kept of it, in memory that data loading workers share.
+        # Serialized, in memory that the data loading workers share.
         self.dataset = DatasetFromList(dataset, copy=False)
         self.mapper = mapper
         self.make_sampler = make_sampler
@@ -108,7 +107,7 @@ class TrainLoader:
         """Reads `DATASETS`, `DATALOADER` and `SOLVER.IMS_PER_BATCH` as detectron2 does.
 
         Raises:
-            UserError: annotations lack the masks or keypoints that the detector learns.
+            UserError: annotations lack the masks or keypoints that the detector is trained on.
         """
         parts = build_detection_train_loader.from_config(cfg, mapper=mapper)
         for key, wanted in (("MASK_ON", "segmentation"), ("KEYPOINT_ON", "keypoints")):
@@ -116,8 +115,8 @@ class TrainLoader:
                 _check_annotations(parts["dataset"], wanted, f"MODEL.{key}")
 
         def make_sampler(dataset: DatasetFromList) -> Sampler[int]:
-            again = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=dataset)
-            sampler: Sampler[int] = again["sampler"]
+            parts = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=dataset)
+            sampler: Sampler[int] = parts["sampler"]
             return sampler
 
         return cls(
@@ -130,19 +129,19 @@ class TrainLoader:
         )
 
     def skip(self, images: Iterable[BadImage]) -> None:
-        """Leaves these images out, and from now on those that the mapper refuses too; others take their places.
+        """Replaces these images by others, and from now on also those that the mapper raises a :class:`UserError` for.
 
-        All other images stay in theirs. What turns out bad is told by the image that takes its place, each time, in
-        `skipped`.
+        All other images keep their places. Each replacement lists in `skipped` the bad images that
+        were newly found while choosing it.
         """
         self.bad_images = {image.key for image in images}
 
     def phase(self, iteration: int) -> Phase:
-        """The processes and batches that there are now, from an iteration on."""
+        """The current number of processes and batch size, as a phase from an iteration on."""
         return Phase(iteration, comm.get_world_size(), self.batch_size)
 
     def start_at(self, iteration: int, *, seed: int, phases: Sequence[Phase]) -> None:
-        """Says where to begin: at an iteration of a run that had these phases before, if any."""
+        """Starts the batches at an iteration of a run whose earlier iterations had these phases."""
         self.seed = seed
         self.phases = [phase for phase in phases if phase.iteration < iteration]
         if not self.phases or self.phases[-1][1:] != self.phase(iteration)[1:]:
@@ -162,22 +161,22 @@ class TrainLoader:
         )
 
     def picks(self) -> Iterator[list[tuple[int, int]]]:
-        """This process's batches from the first iteration on, as (position in the stream, index in the data set)."""
+        """This process's batches from the start iteration on, as (position in the stream, index in the data set)."""
         np.random.seed(np.random.SeedSequence((self.seed, ORDER)).generate_state(4))
         sampler = self.make_sampler(self.dataset)
-        # Every process draws the whole stream: detectron2's samplers give each process its share of it.
+        # Each process needs the whole stream; iterating over a detectron2 sampler gives only one process's share.
         grouped = _Grouped(sampler._infinite_indices(), self.groups)  # type: ignore[attr-defined]
         ends = [phase.iteration for phase in self.phases[1:]] + [self.iteration]
         for phase, end in zip(self.phases, ends, strict=True):
             for _ in range((end - phase.iteration) * phase.processes):
                 grouped.take(phase.batch_size)
         while True:
-            everyones = [grouped.take(self.batch_size) for _ in range(comm.get_world_size())]
-            yield everyones[comm.get_rank()]
+            batches = [grouped.take(self.batch_size) for _ in range(comm.get_world_size())]
+            yield batches[comm.get_rank()]
 
 
 class _Grouped:
-    """Takes images of one group at a time from a stream, in the order in which groups become large enough."""
+    """Takes batches of one group each from a stream, in the order in which the groups are large enough."""
 
     def __init__(self, stream: Iterable[int], groups: Sequence[int]) -> None:
         self.stream = zip(count(), stream)
@@ -185,8 +184,8 @@ class _Grouped:
         self.waiting: dict[int, list[tuple[int, int]]] = defaultdict(list)
 
     def take(self, size: int) -> list[tuple[int, int]]:
-        """The next `size` (position, index) of one group."""
-        # More than one batch may wait where batches were larger before.
+        """The next batch: `size` pairs (position, index) of one group."""
+        # More than one batch may be waiting after a phase with larger batches.
         full = next((group for group in self.waiting.values() if len(group) >= size), None)
         while full is None:
             position, index = next(self.stream)
@@ -199,7 +198,7 @@ class _Grouped:
 
 
 class _Mapped(Dataset[MappedImage]):
-    """Images by (position, index); the position in the stream seeds the augmentation."""
+    """Mapped images by (position, index); the position in the stream seeds the augmentation."""
 
     def __init__(
         self,
@@ -234,12 +233,12 @@ class _Mapped(Dataset[MappedImage]):
             if image is not None:
                 return {**image, SKIPPED: skipped} if skipped else image
         last = f": {skipped[-1].file_name}: {skipped[-1].reason}" if skipped else ""
-        raise UserError(f"no image of the training data can be used{last}; see whether their folder is the right one")
+        raise UserError(f"no image of the training data can be used{last}; check the image folder")
 
     def _others(self, position: int, index: int) -> Iterator[int]:
-        """All other images, by chance; those of the same group first."""
-        chance = np.random.RandomState(np.random.SeedSequence((self.seed, REPLACEMENT, position)).generate_state(4))
-        order = chance.permutation(len(self.groups))
+        """All other images in random order, those of the same group first."""
+        generator = np.random.RandomState(np.random.SeedSequence((self.seed, REPLACEMENT, position)).generate_state(4))
+        order = generator.permutation(len(self.groups))
         differs = np.asarray(self.groups)[order] != self.groups[index]
         yield from (int(other) for other in order[np.argsort(differs, kind="stable")] if other != index)
 
@@ -251,12 +250,12 @@ def _check_annotations(dataset: Iterable[MappedImage], wanted: str, key: str) ->
         if lacking:
             raise UserError(
                 f"{key}: {lacking} of the {len(annotations)} objects in {item['file_name']} have no {wanted!r}; add "
-                "them, take other data, or set it to False"
+                "them, use other data, or set {key} to False"
             )
 
 
 def _fingerprint(dataset: Iterable[MappedImage]) -> str:
-    """Of the images' names, sizes, labels and numbers of annotations: the same on any machine."""
+    """A hash of the images' names, sizes, labels and numbers of annotations; the same on any machine."""
     digest = hashlib.sha256()
     for item in dataset:
         name = Path(item["file_name"]).name

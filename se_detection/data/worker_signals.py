@@ -1,7 +1,7 @@
-"""Data loading processes that go on when all of a job are asked to stop: the process that they work for needs them.
+"""Keeps data loading workers running when a whole job is asked to stop: the training process still needs them.
 
-Schedulers and terminals send SIGTERM and SIGINT to every process of a job. Who loads images obeys the process that
-started it alone, and ends when that is gone.
+Schedulers and terminals send SIGTERM and SIGINT to every process of a job. A worker obeys these signals only if its
+parent process sends them.
 """
 
 import os
@@ -16,22 +16,21 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class SignalSafeLoader:
-    """Batches of a loader.
+    """A data loader whose workers obey SIGTERM and SIGINT only from their parent process.
 
     Args:
-        loader: torch's; its `worker_init_fn` is replaced.
+        loader: a torch `DataLoader`; its `worker_init_fn` is replaced.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
-        self.loader.worker_init_fn = _obey_parent_alone
+        self.loader.worker_init_fn = _obey_parent_only
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        # What is blocked here is so from the beginning in the processes that are started: they may take seconds to
-        # get to their own code.
+        # Workers inherit the blocked signals, so they are safe from the start: their own code may begin seconds later.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             return iter(self.loader)
@@ -39,7 +38,7 @@ class SignalSafeLoader:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _obey_parent_alone(worker: int) -> None:
+def _obey_parent_only(worker: int) -> None:
     def wait() -> None:
         while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
             pass

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
-from ..data.coco_sets import naming
+from ..data.coco_sets import name_failing_dataset
 from ..data.image_files import BadImage
 from ..data.mapper import CheckedMapper
 from ..data.train_loader import Phase, TrainLoader
@@ -345,13 +345,13 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Batches of detectron2's order and size; an image that can't be read is named."""
-        with naming(cfg.DATASETS.TRAIN):
+        with name_failing_dataset(cfg.DATASETS.TRAIN):
             return TrainLoader.from_cfg(cfg, CheckedMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
         """detectron2's, which names an image that can't be read."""
-        with naming([dataset_name]):
+        with name_failing_dataset([dataset_name]):
             loader = build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
         return SignalSafeLoader(loader)
 

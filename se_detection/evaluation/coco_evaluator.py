@@ -21,8 +21,9 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.coco_sets import naming
+from ..data.coco_sets import name_failing_dataset
 from ..errors import UserError
+from ..runs.run_folder import DETECTIONS, RESULTS
 
 # detectron2's names for the kinds of data sets that can be evaluated: with things alone, and with stuff.
 EVALUATED = ("coco", "coco_panoptic_seg")
@@ -64,7 +65,7 @@ class COCODetectionEvaluator(COCOEvaluator):
     def _write(self, folder: Path, results: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not results and self._do_evaluation:
-            (folder / "coco_instances_results.json").write_text("[]", encoding="utf-8")
+            (folder / DETECTIONS).write_text("[]", encoding="utf-8")
         boxes, *others = {"bbox": {}, **results}.items()
         ap = _strict(boxes[1])
         names = list(self._metadata.thing_classes)
@@ -80,7 +81,7 @@ class COCODetectionEvaluator(COCOEvaluator):
             "per_class": per_class,
             **{task: _strict(values) for task, values in others},
         }
-        (folder / "results.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / RESULTS).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _strict(metrics: dict[str, float]) -> dict[str, float | None]:
@@ -98,7 +99,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
     if kind not in EVALUATED:
         raise UserError(f"data set {dataset_name!r} is not evaluated as COCO is")
     expected = ("bbox", *("segm",) * cfg.MODEL.MASK_ON, *("keypoints",) * cfg.MODEL.KEYPOINT_ON)
-    with naming([dataset_name]):
+    with name_failing_dataset([dataset_name]):
         things = COCODetectionEvaluator(
             dataset_name, expected=expected, output_dir=folder, kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS
         )

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..data.image_files import ImageFile, look_at, map_files
+from ..data.image_files import ImageFile, inspect_image, map_files
 from ..errors import UserError
 from .video import count_frames
 
@@ -82,7 +82,7 @@ def _reason(path: Path) -> str:
         return "there is no such file"
     if is_video(path):
         return "" if count_frames(path) is not None else "no frame of it can be decoded"
-    found = look_at(path)
+    found = inspect_image(path)
     if found is None:
         return "there is no such file"
     return "" if isinstance(found, ImageFile) else found.reason

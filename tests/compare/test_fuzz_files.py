@@ -213,7 +213,7 @@ def test_annotations_that_pycocotools_would_leave_out_are_refused() -> None:
     for change, expected in (
         ({"image_id": 4}, "names image 4"),
         ({"category_id": 4}, "names category 4"),
-        ({"id": 2}, "an id that an earlier one has too"),
+        ({"id": 2}, "the id of an earlier entry"),
         ({"id": 0}, "id 0"),
     ):
         last = {**ANNOTATIONS["annotations"][2], **change}

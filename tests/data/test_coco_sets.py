@@ -442,7 +442,7 @@ def test_images_of_which_detectron2_would_leave_nothing_are_refused(width, tmp_p
         return
     assert width > 512
     with pytest.raises(
-        UserError, match=rf"image 3, .*thin\.png, is so thin \({width}x1\) that with a longer side of 256"
+        UserError, match=rf"image 3, .*thin\.png, is so thin \({width}x1\) that resizing its longer side to 256"
     ):
         check_images("data.json", [image], tmp_path, skippable=True, longest=256)
     with pytest.raises(UserError, match=r"nothing to train on is left; .* is so thin"):

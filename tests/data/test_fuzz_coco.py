@@ -16,14 +16,15 @@ from pycocotools.coco import COCO
 
 from se_detection import UserError
 from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder
-from se_detection.data.check.fix import fix_split
+from se_detection.data.check.fix import fix_annotations
 from se_detection.data.check.health import check_health
 from se_detection.data.check.health_report import changes_text, health_dict, health_tables
 from se_detection.data.coco_sets import check_annotations, check_coco, find_bad_images
 from se_detection.data.minival import read_image_ids
 from se_detection.data.sample import sample_coco
 from se_detection.files import write_json
-from se_detection.runs.bad_images import BAD_IMAGES, read_bad_images
+from se_detection.runs.bad_images import read_bad_images
+from se_detection.runs.run_folder import BAD_IMAGES
 
 from ..fuzzing import Tally, damaged, examples
 from .conftest import save_noise
@@ -152,7 +153,7 @@ def test_health_and_fix(tally, fixes, images, cfg, tmp_path, data) -> None:
     health_tables(health).encode()
     if not [finding for finding in health.findings if finding.level == "error" and not finding.key.startswith("over")]:
         assert check_coco(json_file, images)
-    done = fixes.refused(fix_split, split, decoded)
+    done = fixes.refused(fix_annotations, split, decoded)
     if done is None:
         return
     fixed, changes = done

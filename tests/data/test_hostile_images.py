@@ -21,7 +21,7 @@ from se_detection import UserError
 from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder
 from se_detection.data.check.health import check_health
 from se_detection.data.check.health_report import health_tables
-from se_detection.data.image_files import ImageFile, Undecodable, look_at
+from se_detection.data.image_files import ImageFile, Undecodable, inspect_image
 from se_detection.data.mapper import CheckedMapper
 
 from ..fuzzing import Tally, examples
@@ -70,16 +70,16 @@ def test_all_kinds(tally, small, tmp_path) -> None:
     ours, theirs = (mapper(small, is_train=False) for mapper in (CheckedMapper, DatasetMapper))
     for path in write_all(tmp_path / "good", images):
         height, width = read_image(str(path)).shape[:2]
-        assert look_at(path) == ImageFile(width, height, turned=(width, height) == SIZE[::-1])
+        assert inspect_image(path) == ImageFile(width, height, turned=(width, height) == SIZE[::-1])
         assert torch.equal(tally.refused(ours, item(path))["image"], theirs(item(path))["image"])
     with little_memory():
         for path in write_all(tmp_path / "bad", broken):
-            found = look_at(path)
+            found = inspect_image(path)
             assert isinstance(found, Undecodable)
             if "above 255" not in found.reason:
                 assert tally.refused(ours, item(path)) is None
         for path in no_files(tmp_path / "none"):
-            assert look_at(path) is None
+            assert inspect_image(path) is None
             if path.name != "device.jpg":
                 assert tally.refused(ours, item(path)) is None
 
@@ -90,7 +90,7 @@ def test_a_bomb_is_refused_by_its_header(name, small, tmp_path) -> None:
     path.write_bytes(bombs()[name])
     assert path.stat().st_size < 1_000_000
     with little_memory():
-        found = look_at(path)
+        found = inspect_image(path)
         with pytest.raises(UserError, match=r"too large|exceeds limit"):
             CheckedMapper(small, is_train=False)(item(path))
     assert "too large" in found.reason or "exceeds limit of 178956970 pixels" in found.reason
@@ -100,9 +100,9 @@ def test_images_up_to_twice_pillows_limit_are_read(tmp_path, monkeypatch) -> Non
     path = tmp_path / "large.png"
     path.write_bytes(saved(noise(), "PNG"))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] // 2)
-    assert look_at(path) == ImageFile(*SIZE, turned=False)
+    assert inspect_image(path) == ImageFile(*SIZE, turned=False)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] // 2 - 1)
-    assert "exceeds limit" in look_at(path).reason
+    assert "exceeds limit" in inspect_image(path).reason
 
 
 def test_no_program_in_a_file_is_run(tmp_path, monkeypatch) -> None:
@@ -112,11 +112,11 @@ def test_no_program_in_a_file_is_run(tmp_path, monkeypatch) -> None:
     ghostscript.write_text(f"#!/bin/sh\ntouch {trace}\n")
     ghostscript.chmod(ghostscript.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
-    assert isinstance(look_at(path), Undecodable)
+    assert isinstance(inspect_image(path), Undecodable)
     assert not trace.exists()
     # As Pillow would have it.
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
-    look_at(path)
+    inspect_image(path)
     assert trace.exists()
 
 
@@ -124,7 +124,7 @@ def test_images_that_are_long_and_thin(small, tmp_path) -> None:
     mapper = CheckedMapper(small, is_train=False)
     for size, expected in (((20_000, 210), (1, 96)), ((210, 20_000), (96, 1))):
         Image.new("RGB", size).save(tmp_path / "long.png")
-        assert look_at(tmp_path / "long.png") == ImageFile(*size, turned=False)
+        assert inspect_image(tmp_path / "long.png") == ImageFile(*size, turned=False)
         assert tuple(mapper(item(tmp_path / "long.png"))["image"].shape[1:]) == expected
     Image.new("RGB", (20_000, 10)).save(tmp_path / "thin.png")
     with pytest.raises(UserError, match=r"thin\.png can't be used: height and width must be > 0"):
@@ -164,7 +164,7 @@ def test_spoilt_images(tally, small, tmp_path, data) -> None:
     path = tmp_path / "image"
     path.write_bytes(data)
     with little_memory():
-        found = look_at(path)
+        found = inspect_image(path)
         size = {"width": found.width, "height": found.height} if isinstance(found, ImageFile) else {}
         ours = tally.refused(CheckedMapper(small, is_train=False), {**item(path), **size})
     if isinstance(found, ImageFile) and max(found[:2]) < 48 * min(found[:2]):
@@ -181,7 +181,7 @@ def test_the_health_check_counts_them(data_set, cfg) -> None:
     first = copy.deepcopy(data_set.content["images"][0])
     names = [*good, *bad, *(path.name for path in none)]
     for number, name in enumerate(names, 1000):
-        found = look_at(data_set.images / name)
+        found = inspect_image(data_set.images / name)
         size = {"width": found.width, "height": found.height} if isinstance(found, ImageFile) else {}
         data_set.content["images"].append({**first, "id": number, "file_name": name, **size})
     data_set.write()

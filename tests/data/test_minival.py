@@ -126,8 +126,8 @@ def test_ids_are_read_from_what_people_have(tmp_path, text) -> None:
 @pytest.mark.parametrize(
     ("data", "expected"),
     [
-        (b"139\nfoo\n", "'foo' is no image id"),
-        (b"139\n285\n139\n", "image id 139 is there twice"),
+        (b"139\nfoo\n", "'foo' is not an image id"),
+        (b"139\n285\n139\n", "image id 139 appears more than once"),
         (b"\xff\xfe1", "not text in UTF-8"),
         (b'{"annotations": []}', "no list 'images'"),
         (b'{"images": [{"id": "139"}]}', "images[0]"),

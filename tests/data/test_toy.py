@@ -250,7 +250,7 @@ def test_annotations_without_images_are_no_set(tmp_path, reference):
 
 def test_a_set_of_another_seed_is_refused_and_kept(tmp_path, reference):
     make_toy_dataset(tmp_path, split="train", count=6)
-    with pytest.raises(UserError, match=r"annotations/train\.json is not the toy set wanted .*seed 1.*remove"):
+    with pytest.raises(UserError, match=r"annotations/train\.json is not the requested toy set .*seed 1.*remove"):
         make_toy_dataset(tmp_path, split="train", count=6, seed=1)
     assert files(tmp_path) == reference
 
@@ -260,7 +260,7 @@ def test_other_annotations_are_refused_and_kept(tmp_path, content):
     json_file = tmp_path / "annotations" / "train.json"
     json_file.parent.mkdir()
     json_file.write_text(content)
-    with pytest.raises(UserError, match="is not the toy set wanted"):
+    with pytest.raises(UserError, match="is not the requested toy set"):
         make_toy_dataset(tmp_path, split="train", count=2)
     assert files(tmp_path) == {"annotations/train.json": content.encode()}
 
@@ -269,7 +269,7 @@ def test_other_images_are_refused_and_kept(tmp_path):
     own = tmp_path / "train" / "000001.png"
     own.parent.mkdir()
     own.write_bytes(b"an image")
-    with pytest.raises(UserError, match="train is in the way"):
+    with pytest.raises(UserError, match="train exists and does not hold the toy set"):
         make_toy_dataset(tmp_path, split="train", count=2)
     assert files(tmp_path) == {"train/000001.png": b"an image"}
 

@@ -52,12 +52,12 @@ REFUSED = {
         f"1 of 4 annotations have no usable mask: annotation 2 has none; give each 'segmentation': polygons or a "
         f"run-length code, {SET_MASK_OFF}",
     ),
-    "polygon of two points": ("mask_rcnn_fpn", line, {}, "annotation 1 has a polygon of less than three points"),
+    "polygon of two points": ("mask_rcnn_fpn", line, {}, "annotation 1 has a polygon of fewer than three points"),
     "code of another size": (
         "mask_rcnn_fpn",
         turned_codes,
         {},
-        "annotation 4 has one of size [128, 96] (height, width), and its image is [96, 128]",
+        "annotation 4 has one of size [128, 96] (height, width), but its image is [96, 128]",
     ),
     "codes as polygons": (
         "mask_rcnn_fpn",
@@ -72,7 +72,7 @@ REFUSED = {
         "INPUT.MASK_FORMAT: 'png' is neither polygon nor bitmask",
     ),
     "no keypoints": ("keypoint_rcnn", without("keypoints"), {}, "annotation 2 has none; give each 'keypoints'"),
-    "few keypoints": ("keypoint_rcnn", one_point_less, {}, "annotation 3 has 9 numbers, and 4 keypoints have 12"),
+    "few keypoints": ("keypoint_rcnn", one_point_less, {}, "annotation 3 has 9 numbers, but 4 keypoints need 12"),
     "no count": ("keypoint_rcnn", without("num_keypoints"), {}, "annotation 2 has no 'num_keypoints'"),
     "no names": ("keypoint_rcnn", unnamed, {}, "category 10 'kite' has no 'keypoints'"),
     "no other side": ("keypoint_rcnn", renamed, {}, "keypoint 'right_wing' has no counterpart 'left_wing'"),

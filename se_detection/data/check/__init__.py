@@ -1,1 +1,1 @@
-"""The health of a COCO-format data set, a corrected copy, and duplicate images."""
+"""Checks a COCO-format data set, writes a corrected copy, and finds duplicate images."""

@@ -1,4 +1,4 @@
-"""How well a config's anchors cover a data set's boxes: what no anchor meets, a detector learns badly."""
+"""Measures how well a config's anchors cover a data set's boxes; a detector hardly learns boxes without an anchor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ...errors import UserError
 
 Array = NDArray[np.float64]
 
-# RetinaNet learns a box from its anchors of this IoU and more (RPN: 0.7), or else from the one best anchor alone.
+# RetinaNet trains a box on all anchors of at least this IoU (RPN: 0.7), or else on its best anchor only.
 MIN_IOU = 0.5
 # COCO's limits between small, medium and large, in pixels² of the image as annotated.
 SIZE_CLASSES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
@@ -23,10 +23,10 @@ SIZE_CLASSES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": 
 
 @dataclass(frozen=True, kw_only=True)
 class SizeClass:
-    """Boxes of one of COCO's size classes, or all.
+    """The boxes of one of COCO's size classes, or all boxes.
 
     Args:
-        boxes: their number.
+        boxes: the number of boxes.
         side: the median of √(width × height) after resizing, in pixels; None without boxes.
         iou: the median IoU with the best anchor; None without boxes.
         uncovered: the number of boxes whose best anchor has an IoU below 0.5.
@@ -41,15 +41,15 @@ class SizeClass:
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorFit:
-    """Boxes against a config's anchors, in pixels after the config's resizing for tests.
+    """A comparison of boxes with a config's anchors, in pixels after the config's resizing for testing.
 
     Args:
-        sides: the smallest and the largest √(width × height) of the anchors.
-        ratios: the flattest and the tallest height / width of the anchors.
+        sides: the smallest and largest √(width × height) of the anchors.
+        ratios: the smallest and largest height / width of the anchors.
         test_size: INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST.
-        classes: the boxes by size; the last entry is all of them.
-        too_small, too_large, too_long: how many of the uncovered boxes are smaller or larger than all anchors, or else
-            flatter or taller.
+        classes: the boxes by size; the last entry has all boxes.
+        too_small, too_large, too_long: the numbers of uncovered boxes that are smaller than all anchors, larger than
+            all anchors, or otherwise flatter or taller than all anchors.
     """
 
     sides: tuple[float, float]
@@ -65,12 +65,12 @@ def fit_anchors(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int
     """Compares boxes with the anchors of a config.
 
     Args:
-        boxes: (x, y, width, height) of each box in its image's pixels, not empty.
+        boxes: (x, y, width, height) of each box in pixels; no empty boxes.
         sizes: (height, width) of each box's image.
         cfg: a detector's config.
 
     Raises:
-        UserError: the config's anchors are not detectron2's usual ones.
+        UserError: the config does not use detectron2's default anchor generator.
     """
     xywh = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     resized, scaled = resize_boxes(xywh, sizes, cfg)
@@ -107,7 +107,7 @@ def fit_anchors(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int
 
 
 def resize_boxes(boxes: Array, sizes: Sequence[tuple[int, int]], cfg: CfgNode) -> tuple[Array, Array]:
-    """Images' (height, width), N×2, and their boxes, N×4, as they are after the config's resizing for tests."""
+    """The images' (height, width), N×2, and their boxes, N×4, after the config's resizing for testing."""
     short, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
     shapes = {
         size: ResizeShortestEdge.get_output_shape(*size, short, longest) if short else size for size in set(sizes)
@@ -120,14 +120,14 @@ def resize_boxes(boxes: Array, sizes: Sequence[tuple[int, int]], cfg: CfgNode) -
 def best_ious(boxes: Array, sizes: Array, generator: DefaultAnchorGenerator, divisibility: int) -> Array:
     """The IoU of each box with the best of all anchors of its image.
 
-    Of the anchors of one shape and feature map, which stand on a grid, the one nearest to a box's centre is the best:
-    the overlap only shrinks with the distance in x and in y. So not all anchors need be laid out.
+    The anchors of one shape and feature map form a grid. The best one is nearest to the box's centre, as the overlap
+    shrinks with the distance in x and in y, so only that anchor is compared.
 
     Args:
         boxes: (x, y, width, height), N×4.
         sizes: (height, width) of each box's image, N×2.
-        generator: its anchors and strides.
-        divisibility: what the backbone pads images to a multiple of; 0 for none.
+        generator: the anchor generator.
+        divisibility: the backbone's `size_divisibility`; images are padded to a multiple of it (0: no padding).
 
     Returns:
         N IoUs.
@@ -149,7 +149,7 @@ def best_ious(boxes: Array, sizes: Array, generator: DefaultAnchorGenerator, div
 
 
 def _anchor_generator(cfg: CfgNode) -> tuple[DefaultAnchorGenerator, int]:
-    """The config's anchor generator, and what its backbone pads images to a multiple of."""
+    """The config's anchor generator, and its backbone's `size_divisibility`."""
     with torch.device("meta"):
         backbone = build_backbone(cfg)
     head = cfg.MODEL.RETINANET if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else cfg.MODEL.RPN
@@ -157,7 +157,7 @@ def _anchor_generator(cfg: CfgNode) -> tuple[DefaultAnchorGenerator, int]:
     generator = build_anchor_generator(cfg, [shapes[name] for name in head.IN_FEATURES])
     if not isinstance(generator, DefaultAnchorGenerator):
         raise UserError(
-            f"MODEL.ANCHOR_GENERATOR.NAME: {cfg.MODEL.ANCHOR_GENERATOR.NAME} makes no upright anchors to compare boxes "
-            "with; give the config of a detector with DefaultAnchorGenerator"
+            f"MODEL.ANCHOR_GENERATOR.NAME: {cfg.MODEL.ANCHOR_GENERATOR.NAME} is not supported; "
+            "give the config of a detector with DefaultAnchorGenerator"
         )
     return generator, backbone.size_divisibility

@@ -1,4 +1,4 @@
-"""An annotation file with the folder of its images, and what lies in that folder."""
+"""An annotation file together with the folder of its images."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -7,27 +7,27 @@ from typing import NamedTuple
 
 from ...errors import UserError
 from ..coco_format import ANNOTATION, IMAGE, Content, Entry, read_coco, usable
-from ..image_files import ImageFile, Undecodable, look_at, map_files
+from ..image_files import ImageFile, Undecodable, inspect_image, map_files
 
-# By an image's `file_name`; None where there is no such file.
+# By `file_name`; None if there is no such file.
 DecodedImages = dict[str, ImageFile | Undecodable | None]
 
 
 class AnnotatedFolder(NamedTuple):
-    """Annotations and the folder that their images' `file_name` starts from; None where it is not known."""
+    """Annotations, and the folder that their images' `file_name` is relative to (None if unknown)."""
 
     json_file: Path
     image_root: Path | None
     content: Content
 
     def images(self) -> Iterator[tuple[int, Entry]]:
-        """Index and entry of the images whose `file_name` can be used."""
+        """Index and entry of each image with a valid `file_name`."""
         for index, image in enumerate(self.content["images"]):
             if usable(image, IMAGE, "file_name"):
                 yield index, image
 
     def boxes(self) -> list[tuple[Entry, Entry]]:
-        """The annotations with a usable box in an image of known size, each with its image's entry."""
+        """The annotations with a valid box in an image of known size, each with its image's entry."""
         images = {image["id"]: image for image in self.content["images"] if usable(image, IMAGE, *IMAGE)}
         return [
             (annotation, images[annotation["image_id"]])
@@ -36,7 +36,7 @@ class AnnotatedFolder(NamedTuple):
         ]
 
     def files(self) -> dict[str, Path]:
-        """The image files that are there, by `file_name`."""
+        """The paths of the existing image files, by `file_name`."""
         if self.image_root is None:
             return {}
         paths = {image["file_name"]: self.image_root / image["file_name"] for _, image in self.images()}
@@ -44,10 +44,10 @@ class AnnotatedFolder(NamedTuple):
 
 
 def read_annotated_folder(json_file: Path, image_root: Path | None) -> AnnotatedFolder:
-    """Reads the annotations.
+    """Reads an annotation file.
 
     Raises:
-        UserError: they can't be read, or the folder is none.
+        UserError: the file can't be read, or `image_root` is not a folder.
     """
     if image_root is not None and not image_root.is_dir():
         raise UserError(f"{image_root}: not a folder; give the one that holds the images of {json_file}")
@@ -55,10 +55,10 @@ def read_annotated_folder(json_file: Path, image_root: Path | None) -> Annotated
 
 
 def read_annotated_folders(paths: Sequence[Path]) -> list[AnnotatedFolder]:
-    """Reads annotation files, each followed by the folder of its images or not.
+    """Reads annotation files, each optionally followed by the folder of its images.
 
     Raises:
-        UserError: as :func:`read_annotated_folder`; a folder that follows no file.
+        UserError: as :func:`read_annotated_folder`, or a folder does not follow a file.
     """
     pairs: list[tuple[Path, Path | None]] = []
     for path in paths:
@@ -71,8 +71,8 @@ def read_annotated_folders(paths: Sequence[Path]) -> list[AnnotatedFolder]:
     return [read_annotated_folder(*pair) for pair in pairs]
 
 
-def decode_images(split: AnnotatedFolder) -> DecodedImages:
-    """Decodes all images of a split that has a folder, with a progress bar where there are many."""
-    assert split.image_root is not None
-    names = list(dict.fromkeys(image["file_name"] for _, image in split.images()))
-    return dict(zip(names, map_files(look_at, [split.image_root / name for name in names]), strict=True))
+def decode_images(annotated: AnnotatedFolder) -> DecodedImages:
+    """Decodes all images of an annotated folder (not None), with a progress bar if there are many."""
+    assert annotated.image_root is not None
+    names = list(dict.fromkeys(image["file_name"] for _, image in annotated.images()))
+    return dict(zip(names, map_files(inspect_image, [annotated.image_root / name for name in names]), strict=True))

@@ -1,4 +1,4 @@
-"""Boxes against their image: inside it, sticking out, outside, empty, or in another notation than COCO's."""
+"""Compares boxes with their image: inside it, sticking out, outside, empty, or in another notation than COCO's."""
 
 from collections.abc import Sequence
 from enum import Enum
@@ -8,9 +8,9 @@ CornerBox = Sequence[float]
 # (width, height)
 Size = tuple[int, int]
 
-# detectron2 takes a box for empty, and drops it, where a side is no longer than this (pixels).
+# detectron2 drops a box as empty if a side is not longer than this (pixels).
 EMPTY = 1e-5
-# COCO rounds x and width, y and height, to 0.01 pixels each.
+# COCO rounds x, y, width and height to 0.01 pixels each.
 ROUNDING = 0.02
 
 
@@ -24,18 +24,18 @@ class Place(Enum):
 
 
 class Notation(Enum):
-    """What four numbers can mean instead of (x, y, width, height) in pixels."""
+    """Box notations other than (x, y, width, height) in pixels."""
 
     CORNERS = "(x1, y1, x2, y2)"
-    SHARES = "shares of the image's width and height"
+    FRACTIONS = "fractions of the image's width and height"
 
 
-# Fewer boxes than this, or more exceptions than this share, are no evidence of another notation.
+# Another notation needs at least this many boxes, and at most this share of exceptions.
 EVIDENCE, EXCEPTIONS = 10, 0.05
 
 
 def clip(box: CornerBox, size: Size) -> list[float]:
-    """The part of a box that lies inside its image; a side of 0 where there is none. Inside, nothing is changed."""
+    """Clips a box to its image; a box outside gets a side of 0, and a box inside is not changed."""
     clipped = list(box)
     for axis, limit in enumerate(size):
         low, length = box[axis], box[axis + 2]
@@ -46,7 +46,7 @@ def clip(box: CornerBox, size: Size) -> list[float]:
 
 
 def place(box: CornerBox, size: Size) -> Place:
-    """Where a box lies in an image of a size."""
+    """Where a box lies in an image of this size."""
     if is_empty(box):
         return Place.EMPTY
     if is_empty(clip(box, size)):
@@ -60,22 +60,22 @@ def is_empty(box: CornerBox) -> bool:
 
 
 def overhang(box: CornerBox, size: Size) -> float:
-    """How far a box reaches out of its image, in pixels; at most 0 where it doesn't."""
+    """How far a box extends beyond its image, in pixels; 0 or less if it is inside."""
     x, y, width, height = map(float, box)
     return max(-x, -y, x + width - size[0], y + height - size[1])
 
 
 def suspected_notation(boxes: Sequence[tuple[CornerBox, Size]]) -> Notation | None:
-    """The other notation that the boxes of a file seem to be in: almost all of them fit it, and few fit COCO's.
+    """The notation of a file's boxes if it does not seem to be COCO's: almost all boxes fit it, and few fit COCO's.
 
     Args:
-        boxes: each with its image's size.
+        boxes: the boxes, each with its image's size.
     """
     if len(boxes) < EVIDENCE:
         return None
     needed = (1 - EXCEPTIONS) * len(boxes)
     if sum(0 <= min(box) and max(box) <= 1 for box, _ in boxes) >= needed:
-        return Notation.SHARES
+        return Notation.FRACTIONS
     sticking_out = sum(overhang(box, size) > 1 for box, size in boxes)
     corners = sum(0 <= box[0] <= box[2] <= size[0] + 1 and 0 <= box[1] <= box[3] <= size[1] + 1 for box, size in boxes)
     return Notation.CORNERS if sticking_out > len(boxes) / 2 and corners >= needed else None

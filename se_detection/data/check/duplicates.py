@@ -1,4 +1,4 @@
-"""The same image more than once: within a split, and in two."""
+"""Finds duplicate images, within one data set and in two."""
 
 import hashlib
 from collections import defaultdict
@@ -17,7 +17,7 @@ K = TypeVar("K")
 Look = NDArray[np.float32]
 Looks = dict[str, Look]
 
-# Where 9×8 grey pixels grow brighter to the right: 64 signs, of which two unrelated images differ in about half.
+# The signs of the horizontal differences of 9×8 grey pixels: 64 signs; unrelated images differ in about half of them.
 WIDTH, HEIGHT = 9, 8
 # 179 pairs of one COCO image at two sizes and qualities differ in at most 5 signs.
 SAME = 8
@@ -27,13 +27,13 @@ ROWS = 256
 
 
 class Overlap(NamedTuple):
-    """Images that two splits have in common, as pairs of file names.
+    """Images that two data sets have in common, as pairs of file names.
 
     Args:
         same_content: the same bytes.
-        same_look: the same name (without folders) and look: another size or compression of one image.
-        near_look: other names, but almost the same look: copies, or two images of one scene.
-        same_name: the same `file_name`, where one of the files is not there to be compared.
+        same_look: the same name (without folders) and look, such as another size or compression of one image.
+        near_look: other names, but almost the same look, such as copies or two images of one scene.
+        same_name: the same `file_name`, but at least one of the files is missing and can't be compared.
     """
 
     same_content: list[tuple[str, str]]
@@ -42,9 +42,9 @@ class Overlap(NamedTuple):
     same_name: list[tuple[str, str]]
 
 
-def find_overlap(split: AnnotatedFolder, other: AnnotatedFolder) -> Overlap:
-    """Compares two splits by content, by name and by look."""
-    files, others = split.files(), other.files()
+def find_overlap(annotated: AnnotatedFolder, other: AnnotatedFolder) -> Overlap:
+    """Compares the images of two data sets by content, name and look."""
+    files, others = annotated.files(), other.files()
     both = {(owner, name): path for owner, named in enumerate((files, others)) for name, path in named.items()}
     same_content = [
         (name, min(twins))
@@ -64,14 +64,14 @@ def find_overlap(split: AnnotatedFolder, other: AnnotatedFolder) -> Overlap:
     their_names = {image["file_name"] for _, image in other.images()}
     same_name = [
         (name, name)
-        for name in dict.fromkeys(image["file_name"] for _, image in split.images())
+        for name in dict.fromkeys(image["file_name"] for _, image in annotated.images())
         if name in their_names and not (name in files and name in others)
     ]
     return Overlap(same_content, same_look, near_look, same_name)
 
 
 def same_files(files: Mapping[K, Path]) -> list[list[K]]:
-    """Groups of two or more that are the same bytes; only files of the same length are read."""
+    """Groups of files with the same content; only files of the same length are read."""
     lengths = _groups(files, lambda path: path.stat().st_size)
     candidates = {key: files[key] for group in lengths for key in group}
     paths = sorted(set(candidates.values()))
@@ -87,7 +87,7 @@ def _groups(files: Mapping[K, Path], key: Callable[[Path], object]) -> list[list
 
 
 def _digest(path: Path) -> bytes | None:
-    """Of the content; None where it can't be read."""
+    """The SHA-256 of the content; None if the file can't be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
@@ -96,25 +96,25 @@ def _digest(path: Path) -> bytes | None:
 
 
 def _looks(files: Mapping[str, Path]) -> Looks:
-    """The looks of the images that can be decoded and are not all but plain."""
+    """The looks of the images that can be decoded and are not uniform."""
     found = zip(files, map_files(_look, list(files.values()), "comparing images"), strict=True)
     return {name: look for name, look in found if look is not None}
 
 
 def _look(path: Path) -> Look | None:
-    """A difference hash: 64 signs, ±1, the same at any size and quality; None of what has none."""
+    """A difference hash of 64 signs (±1), independent of size and quality; None if the image is uniform or broken."""
     try:
         with Image.open(path) as image:
             image.draft("L", (WIDTH * 8, HEIGHT * 8))
             grey = np.asarray(ImageOps.exif_transpose(image).convert("L").resize((WIDTH, HEIGHT)), dtype=np.int64)
-    except Exception:  # of whatever class: see `image_files.decode`
+    except Exception:  # of any class: see `image_files.decode`
         return None
     brighter = (grey[:, 1:] > grey[:, :-1]).ravel()
     return np.where(brighter, 1, -1).astype(np.float32) if brighter.any() else None
 
 
 def _similar(looks: Looks, others: Looks) -> Iterator[tuple[str, str, int]]:
-    """Names of images that differ in no more than `SAME` signs, and in how many."""
+    """Pairs of images that differ in at most `SAME` signs: both names, and the number of signs."""
     if not looks or not others:
         return
     names, theirs = list(looks), list(others)

@@ -1,4 +1,4 @@
-"""The health of a data set as tables on the screen, and as JSON."""
+"""Formats the health of a data set as tables and as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -9,7 +9,7 @@ from tabulate import tabulate
 from .fix import Change
 from .health import Finding, Health
 
-# What the screen shows of long lists; the JSON has all.
+# The maximum lengths of lists in the tables; the JSON has everything.
 EXAMPLES = 3
 CLASSES = 24
 # Columns of the findings: level, count, what, examples, advice.
@@ -17,7 +17,7 @@ WIDTHS = [7, 6, 27, 39, 25]
 
 
 def health_tables(health: Health) -> str:
-    """Findings, classes, box sizes, and a last line that counts what was found."""
+    """Tables of findings, classes and box sizes, and a last line with the number of findings."""
     head = (
         f"{health.json_file}: {health.images} images, {health.annotations} annotations, {len(health.classes)} classes"
     )
@@ -33,14 +33,14 @@ def summary(health: Health) -> str:
 
 
 def health_dict(health: Health) -> dict[str, Any]:
-    """The same for programs: every example of every finding, and every class."""
+    """The health as a dict for JSON, with all examples and all classes."""
     content = asdict(health)
     content["errors"], content["warnings"] = health.count("error"), health.count("warning")
     return content
 
 
 def first_few(examples: Sequence[str], separator: str = "\n") -> str:
-    """The first examples, and how many more there are."""
+    """The first examples, and the number of the others."""
     more = [f"… and {len(examples) - EXAMPLES} more"] if len(examples) > EXAMPLES else []
     return separator.join([*examples[:EXAMPLES], *more])
 
@@ -98,5 +98,5 @@ def _anchors(health: Health) -> str:
 
 
 def changes_text(changes: Sequence[Change]) -> str:
-    """A line for each thing that was changed: how often, what, and where."""
+    """One line for each kind of change: how many entries, what was changed, and the first entries."""
     return "\n".join(f"{len(entries):7}  {what}: {first_few(entries, ', ')}" for what, entries in changes)

@@ -52,7 +52,7 @@ def test_another_notation_is_suspected_only_on_evidence() -> None:
     right = [[float(x), 5.0, 20.0, 18.0] for x in range(12)]
     corners = [[x + 30, y, x + 30 + width, y + height] for x, y, width, height in right]
     shares = [[x / 60, y / 40, width / 60, height / 40] for x, y, width, height in right]
-    cases = {Notation.CORNERS: corners, Notation.SHARES: shares, None: right}
+    cases = {Notation.CORNERS: corners, Notation.FRACTIONS: shares, None: right}
     for expected, items in cases.items():
         assert suspected_notation([(box, SIZE) for box in items]) is expected
         assert suspected_notation([(box, SIZE) for box in items[:9]]) is None

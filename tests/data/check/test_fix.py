@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder
-from se_detection.data.check.fix import fix_split
+from se_detection.data.check.fix import fix_annotations
 from se_detection.data.check.health import check_health
 from se_detection.data.coco_sets import check_coco
 from se_detection.errors import UserError
@@ -27,7 +27,7 @@ def fix(data_set):
     data_set.write()
     split = read_annotated_folder(data_set.json_file, data_set.images)
     before = repr(split.content)
-    fixed, changes = fix_split(split, decode_images(split))
+    fixed, changes = fix_annotations(split, decode_images(split))
     assert repr(split.content) == before
     return fixed, {change.what: list(change.entries) for change in changes}
 
@@ -97,7 +97,7 @@ def assert_usable(fixed, data_set, cfg) -> None:
     assert check_coco(path, data_set.images)
     again = read_annotated_folder(path, data_set.images)
     assert check_health(again, decode_images(again), [], cfg).count("error") == 0
-    twice, changes = fix_split(again, decode_images(again))
+    twice, changes = fix_annotations(again, decode_images(again))
     assert changes == []
     assert twice.content == again.content
     with contextlib.redirect_stdout(io.StringIO()):
@@ -153,7 +153,7 @@ def test_a_fixed_file_is_evaluated_as_its_boxes_say(data_set, cfg) -> None:
         "annotations removed: their category is not in the file": 1,
         "annotations: ignored ones made crowds, which detectron2 neither trains on nor counts": 1,
         "annotations: a meaningless 'ignore' removed": 1,
-        "annotations: 'segmentation' removed, which is not polygons of at least three points, or a run-length code": 1,
+        "annotations: 'segmentation' removed; it must be polygons of at least three points, or a run-length code": 1,
         "annotations: iscrowd set to 1": 1,
         "annotations removed: no usable image_id, category_id or bbox": 1,
     }
@@ -178,8 +178,8 @@ def test_images_that_can_not_be_used_go_with_their_annotations(data_set, cfg) ->
         "images removed: not in the folder": 1,
         "images removed: they can't be decoded": 1,
         "images removed: no usable id or file_name": 1,
-        "images removed: several share an id, and whose its annotations are can't be told": 2,
-        "images removed: the same as an earlier one": 1,
+        "images removed: several share an id, so their annotations are ambiguous": 2,
+        "images removed: duplicates of an earlier one": 1,
         "annotations removed: their image is not in the file, or was removed": 15,
     }
     assert_usable(fixed, data_set, cfg)
