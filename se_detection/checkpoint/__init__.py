@@ -1,4 +1,4 @@
-"""Weights: other projects' files in detectron2's names, what a file assumes, and loading that is strict."""
+"""Weights files: conversion from other projects, the assumptions that a file carries, and strict loading."""
 
 from .assumptions import WeightsAssumptions
 from .convert import SOURCES, convert_state_dict

@@ -1,4 +1,4 @@
-"""numpy arrays out of a pickle, as data: nothing of numpy's or of anybody's is called as the pickle says."""
+"""Reads numpy arrays from a pickle as plain data: the pickle cannot call numpy's or any other code."""
 
 import math
 import pickle
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class DType:
-    """A dtype of plain numbers, made as numpy's `dtype` is: by its code, then a state with the order of bytes."""
+    """Stands in for `numpy.dtype`, for plain numbers: made from a type code, then given a byte order as its state."""
 
     def __init__(self, code: str, *flags: object) -> None:
         if not re.fullmatch(r"[fiu][1248]|b1", code):
@@ -24,12 +24,12 @@ class DType:
 
     def __setstate__(self, state: Sequence[Any]) -> None:
         if state[1] not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"order of bytes {state[1]!r:.40}")
+            raise pickle.UnpicklingError(f"byte order {state[1]!r:.40}")
         self.order = state[1]
 
     def read(self, data: bytes | bytearray | str, shape: Sequence[int], order: str) -> "np.ndarray[Any, Any]":
-        """The numbers in the machine's own order; ValueError where they are more or fewer than the shape says."""
-        # Python 2 wrote texts for bytes.
+        """An array in the machine's byte order; ValueError if the number of values does not match the shape."""
+        # Python 2 pickled bytes as str.
         numbers = np.frombuffer(data.encode("latin1") if isinstance(data, str) else data, self.order + self.code)
         if len(shape) > 32 or math.prod(shape) != len(numbers):
             raise ValueError(f"{len(numbers)} numbers for the shape {shape!r:.80}")
@@ -37,7 +37,7 @@ class DType:
 
 
 class PickledArray:
-    """What stands for numpy's `ndarray` while a file is read."""
+    """Stands in for `numpy.ndarray` while a file is read."""
 
     values: "np.ndarray[Any, Any]"
 
@@ -69,22 +69,22 @@ def _latin1(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
-# By the names that they have in a pickle; numpy's modules were renamed in its version 2.
-ADMITTED: dict[tuple[str, str], Any] = {
+# By module and name in the pickle; numpy 2 renamed its modules.
+ALLOWED: dict[tuple[str, str], Any] = {
     ("_codecs", "encode"): _latin1,
     ("collections", "OrderedDict"): dict,
     ("numpy", "ndarray"): PickledArray,
     ("numpy", "dtype"): DType,
 }
 for core in ("core", "_core"):
-    ADMITTED[f"numpy.{core}.multiarray", "_reconstruct"] = _reconstruct
-    ADMITTED[f"numpy.{core}.multiarray", "scalar"] = _scalar
-    ADMITTED[f"numpy.{core}.numeric", "_frombuffer"] = _frombuffer
+    ALLOWED[f"numpy.{core}.multiarray", "_reconstruct"] = _reconstruct
+    ALLOWED[f"numpy.{core}.multiarray", "scalar"] = _scalar
+    ALLOWED[f"numpy.{core}.numeric", "_frombuffer"] = _frombuffer
 
 
-# Python's: that in C takes memory for as many objects as a file says that it refers to.
+# The pure-Python unpickler: the C one allocates memory for as many objects as a file claims to hold.
 class ArrayUnpickler(pickle._Unpickler):
-    """Admits arrays, as :class:`PickledArray`, and plain containers: what detectron2's `.pkl` files hold."""
+    """Allows only arrays (as :class:`PickledArray`) and plain containers, which detectron2's `.pkl` files hold."""
 
     stack: list[Any]
     read: Callable[[int], bytes]
@@ -92,24 +92,24 @@ class ArrayUnpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a pickle may call.
+        """Looks up a name in :data:`ALLOWED`.
 
         Raises:
-            pickle.UnpicklingError: it names something else.
+            pickle.UnpicklingError: the name is not in there.
         """
-        if (module, name) not in ADMITTED:
+        if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
-        return ADMITTED[module, name]
+        return ALLOWED[module, name]
 
     def load_build(self) -> None:
-        """Gives an object its state; functions have attributes, too."""
+        """Sets an object's state; only on arrays and dtypes, because functions have attributes too."""
         if not isinstance(self.stack[-2], PickledArray | DType):
             raise pickle.UnpicklingError(f"state of a {type(self.stack[-2]).__name__}")
         build: Any = pickle._Unpickler.dispatch[pickle.BUILD[0]]
         build(self)
 
     def load_bytearray8(self) -> None:
-        """Reads bytes; Python's makes room for as many as the file says, before it reads them."""
+        """Reads bytes; the original allocates as many as the file claims before it reads them."""
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(min(length, sys.maxsize))))
 

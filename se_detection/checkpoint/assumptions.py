@@ -1,4 +1,4 @@
-"""What a weights file assumes of the network and of its input; no tensor's shape shows most of it."""
+"""What a weights file assumes about the network and its input; most of it does not show in the tensors' shapes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +12,7 @@ from ..config.se_config import PLAIN, STAGES, SEConfig
 from ..errors import UserError
 from .convert import SOURCES, backbone_depth
 
-# ImageNet's, of RGB in 0..255; what every source uses unless it says otherwise.
+# ImageNet's, for RGB in 0..255: the default of every source.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 PLAIN_BUILDERS = ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
@@ -32,22 +32,22 @@ CONFIG_KEYS = {
     "pixel_std": "MODEL.PIXEL_STD",
     "channel_order": "INPUT.FORMAT",
 }
-SEEN_IN_SHAPES = ("depth", "num_groups", "width_per_group", "se_reduction", "se_bias")
+VISIBLE_IN_SHAPES = ("depth", "num_groups", "width_per_group", "se_reduction", "se_bias")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsAssumptions:
-    """The layers of a backbone and the input that they were trained on.
+    """The layers of a backbone, and the input that it was trained on.
 
     Args:
-        depth, num_groups, width_per_group, stride_in_1x1: as in `MODEL.RESNETS`; the stride of basic blocks is False.
+        depth, num_groups, width_per_group, stride_in_1x1: as in `MODEL.RESNETS`; basic blocks have no stride_in_1x1.
         stem: `MODEL.RESNETS.STEM_TYPE`.
-        se_reduction: the ratio r in each of res2 to res5, 0 where there is no SE.
+        se_reduction: the reduction ratio of res2 to res5, 0 in a stage without SE.
         se_position, se_squeeze, se_gate, se_bias: as in `MODEL.SE`.
-        pixel_mean, pixel_std: of channels in 0..255, in the order of `channel_order`.
+        pixel_mean, pixel_std: for values in 0..255, in the order of `channel_order`.
         channel_order: `RGB` or `BGR`.
-        source: whose file it was (:data:`SOURCES`), or `se_detection` for a run's own checkpoint.
-        sha256: of the file that was converted, or of the tensors where there was no file.
+        source: the project that the file comes from (:data:`SOURCES`), or `se_detection` for a checkpoint of a run.
+        sha256: of the file that was converted, or of the tensors if there was no file.
     """
 
     depth: int
@@ -72,18 +72,18 @@ class WeightsAssumptions:
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "WeightsAssumptions | None":
-        """What a config assumes; None if its backbone is none of detectron2's or this project's ResNets."""
+        """The assumptions of a config; None if its backbone is not a ResNet of detectron2 or this project."""
         if cfg.MODEL.BACKBONE.NAME not in PLAIN_BUILDERS + SE_BUILDERS:
             return None
-        gated = cfg.MODEL.BACKBONE.NAME in SE_BUILDERS
+        has_se = cfg.MODEL.BACKBONE.NAME in SE_BUILDERS
         resnets = cfg.MODEL.RESNETS
-        se = SEConfig.from_cfg(cfg) if gated else PLAIN
+        se = SEConfig.from_cfg(cfg) if has_se else PLAIN
         return cls(
             depth=resnets.DEPTH,
             num_groups=resnets.NUM_GROUPS,
             width_per_group=resnets.WIDTH_PER_GROUP,
             stride_in_1x1=resnets.STRIDE_IN_1X1 and resnets.DEPTH >= 50,
-            stem=cfg.MODEL.RESNETS.STEM_TYPE if gated else "basic",
+            stem=resnets.STEM_TYPE if has_se else "basic",
             se_reduction=tuple(se.reduction_in(stage) or 0 for stage in STAGES),
             se_position=se.position,
             se_squeeze=se.squeeze,
@@ -104,11 +104,11 @@ class WeightsAssumptions:
         pixel_mean: tuple[float, ...] = IMAGENET_MEAN,
         pixel_std: tuple[float, ...] = IMAGENET_STD,
     ) -> "WeightsAssumptions":
-        """What converted weights assume: what their shapes show, and what is known of their source.
+        """The assumptions of converted weights, from their shapes and their source.
 
         Args:
-            weights: of :func:`convert_state_dict`.
-            others: the fields of the same name.
+            weights: the result of :func:`convert_state_dict`.
+            source, sha256, pixel_mean, pixel_std: the fields of the same name.
         """
         depth = backbone_depth(weights)
         num_groups = width_per_group = None
@@ -146,20 +146,22 @@ class WeightsAssumptions:
         """The inverse of :meth:`to_dict`.
 
         Raises:
-            UserError: the content is something else.
+            UserError: the content has other fields, or values of other types.
         """
         names = {field.name for field in fields(cls)}
         if not isinstance(content, dict) or set(content) != names:
             raise UserError(
-                f"the assumptions that the weights file carries is not {', '.join(sorted(names))}; convert the file again"
+                f"the weights file's assumptions must have the fields {', '.join(sorted(names))}; "
+                "convert the file again"
             )
         values: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
         }
         for field in fields(cls):
-            if not _is(values[field.name], field.type):
+            if not _has_type(values[field.name], field.type):
                 raise UserError(
-                    f"the assumptions that the weights file carries has {field.name} {content[field.name]!r:.80}"
+                    f"the weights file's assumptions have {field.name} {content[field.name]!r:.80}; "
+                    "convert the file again"
                 )
         return cls(**values)
 
@@ -169,27 +171,27 @@ class WeightsAssumptions:
 
 
 def contradictions(file: WeightsAssumptions, config: WeightsAssumptions, *, ignore_shapes: bool = False) -> list[str]:
-    """Where a file and a config differ, one line each, naming both sides.
+    """The differences between a file and a config, one line each with both values.
 
-    Whether there is SE at all is left out: the names of the layers show it, and its message is another.
+    If only one of them has SE, the SE fields are skipped: the names of the layers show this, with a message of its own.
 
     Args:
-        ignore_shapes: leave out whatever the tensors' shapes show.
+        ignore_shapes: skip the fields that show in the tensors' shapes.
     """
-    found = []
+    differences = []
     for field, key in CONFIG_KEYS.items():
         if field.startswith("se_") and not (file.has_se and config.has_se):
             continue
-        if ignore_shapes and field in SEEN_IN_SHAPES:
+        if ignore_shapes and field in VISIBLE_IN_SHAPES:
             continue
-        theirs, ours = getattr(file, field), getattr(config, field)
-        if not _same(theirs, ours):
-            found.append(f"{key} is {_show(theirs)} in the file and {_show(ours)} in the config")
-    return found
+        in_file, in_config = getattr(file, field), getattr(config, field)
+        if not _same(in_file, in_config):
+            differences.append(f"{key} is {_show(in_file)} in the file and {_show(in_config)} in the config")
+    return differences
 
 
-def _is(value: Any, kind: Any) -> bool:
-    """Whether a value is of a field's type; the numbers of a tuple may be whole, and must be finite."""
+def _has_type(value: Any, kind: Any) -> bool:
+    """Whether a value has a field's type; numbers in a tuple may be integers, and must be finite."""
     if get_origin(kind) is not tuple:
         return type(value) is kind
     allowed = {int, *get_args(kind)}

@@ -1,4 +1,4 @@
-"""Other projects' names for the layers of a ResNet, turned into detectron2's."""
+"""Renames the layers of other projects' ResNets to detectron2's names."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from ..modeling.se_resnet import BLOCKS_PER_STAGE
 
 
 class RenamingRule(NamedTuple):
-    """A regular expression, and what replaces it in a layer's name."""
+    """A regular expression, and its replacement in a layer's name."""
 
     pattern: str
     replacement: str
@@ -21,7 +21,7 @@ class RenamingRule(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """How one project names its layers, and which of the two layouts its networks have."""
+    """A project's layer names, and whether its networks have the layout of the Caffe models (else torchvision's)."""
 
     rules: tuple[RenamingRule, ...]
     caffe: bool = False
@@ -62,10 +62,10 @@ BLOCKS = (
     RenamingRule(r"^fc\.", "linear."),
 )
 KNOWN = r"(stem\.conv[123]|res[2-5]\.\d+\.(conv[123]|shortcut|se\.fc[12])|linear)\.(norm\.)?\w+"
-REASONS = (
-    RenamingRule(r"^(backbone\.)?(conv1\.\d|stem\.)", "a deep stem of ResNet-C/D/T, which no backbone here has"),
-    RenamingRule(r"\.downsample\.2\.", "the average-pooled shortcut of ResNet-D, which no backbone here has"),
-    RenamingRule(r"\.(aa|conv2\.aa)\.", "an anti-aliased stride, which no backbone here has"),
+UNSUPPORTED = (
+    RenamingRule(r"^(backbone\.)?(conv1\.\d|stem\.)", "the deep stem of ResNet-C/D/T"),
+    RenamingRule(r"\.downsample\.2\.", "the average-pooled shortcut of ResNet-D"),
+    RenamingRule(r"\.(aa|conv2\.aa)\.", "an anti-aliased stride"),
     RenamingRule(r"\.(se|se_layer)\.conv\.", "efficient channel attention, not SE"),
 )
 
@@ -77,36 +77,36 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, *, depth: 
         state_dict: as the other project saves it; the tensors are not copied.
         source: `timm` (`resnet*`, `seresnet*`, `seresnext*`), `timm-legacy` (`legacy_se*`), `torchvision`, `cadene`,
             `mmpretrain` or `moskomule`.
-        depth: what `MODEL.RESNETS.DEPTH` the network should have; any unless given.
+        depth: the required `MODEL.RESNETS.DEPTH`; None accepts any.
 
     Raises:
-        UserError: an unknown source, a layer that the backbones of this project don't have, or another depth.
+        UserError: an unknown source, a layer that this project's backbones don't have, or another depth.
     """
     if source not in SOURCES:
         raise UserError(f"source {source!r} is not one of {', '.join(SOURCES)}")
     converted = {}
     for key, tensor in state_dict.items():
-        # Only BatchNorm's own momentum-free average counts batches; FrozenBN has no such buffer.
+        # BatchNorm needs it only with momentum=None, and FrozenBN has no such buffer.
         if key.endswith(".num_batches_tracked"):
             continue
         name = key
         for pattern, replacement in (*SOURCES[source].rules, *BLOCKS):
             name = re.sub(pattern, replacement, name)
         if not re.fullmatch(KNOWN, name):
-            reason = next((reason for pattern, reason in REASONS if re.search(pattern, key)), None)
+            reason = next((reason for pattern, reason in UNSUPPORTED if re.search(pattern, key)), None)
             raise UserError(
-                f"layer {key} is none of a plain ResNet or SE-ResNet of source {source!r}"
-                f"{f': it belongs to {reason}' if reason else ''}; it can't be converted"
+                f"layer {key} is not a layer of a plain ResNet or SE-ResNet from {source!r}"
+                f"{f': it belongs to {reason}' if reason else ''}; this network is not supported"
             )
         if name in converted:
-            raise UserError(f"layer {key} is there under another name as well ({name} in detectron2's names)")
+            raise UserError(f"layer {key} is in the file twice, under two names ({name} in detectron2's names)")
         is_linear = re.search(r"\.se\.fc[12]\.weight$", name) and tensor.dim() == 2
         converted[name] = tensor[:, :, None, None] if is_linear else tensor
     found = backbone_depth(converted)
     if SOURCES[source].caffe and found < 50:
         raise UserError(
-            f"SE-ResNet-{found} of source {source!r} has a ReLU before each SE block, which neither the paper nor this "
-            "project has; it can't be converted"
+            f"SE-ResNet-{found} from {source!r} is not supported: unlike the paper's, it has a ReLU "
+            "before each SE block"
         )
     if depth not in (None, found):
         raise UserError(f"--depth {depth}: the layers are those of depth {found}")
@@ -117,7 +117,7 @@ def backbone_depth(weights: Mapping[str, Tensor]) -> int:
     """`MODEL.RESNETS.DEPTH` of a backbone, from detectron2's names of its layers.
 
     Raises:
-        UserError: no backbone of this project has so many blocks.
+        UserError: no backbone of this project has these numbers of blocks.
     """
     blocks = tuple(len({key.split(".")[1] for key in weights if key.startswith(f"{stage}.")}) for stage in STAGES)
     bottlenecks = "res2.0.conv3.weight" in weights
@@ -127,13 +127,13 @@ def backbone_depth(weights: Mapping[str, Tensor]) -> int:
             return depth
     kind = "bottlenecks" if bottlenecks else "basic blocks"
     raise UserError(
-        f"the stages have {', '.join(map(str, blocks))} {kind}, as no backbone of depth "
-        f"{', '.join(map(str, BLOCKS_PER_STAGE))} has; it can't be converted"
+        f"the stages have {', '.join(map(str, blocks))} {kind}, which is not a network of depth "
+        f"{', '.join(map(str, BLOCKS_PER_STAGE))}; it is not supported"
     )
 
 
 def fitting_source(state_dict: Mapping[str, Tensor]) -> str | None:
-    """The first source whose names a state dict has, or None if it is no other project's ResNet."""
+    """The first source whose layer names fit a state dict; None if none fits."""
     for source in SOURCES:
         try:
             convert_state_dict(state_dict, source)

@@ -1,4 +1,4 @@
-"""What a user names as weights to convert: a file, or a name of timm's."""
+"""Converts the weights that a user names: a file, or a timm model (`timm://NAME`)."""
 
 import re
 from hashlib import file_digest
@@ -11,20 +11,20 @@ from .timm_handler import PREFIX, fetch, refuse_look_alike, source_of
 
 
 def convert_input(name: str, source: str | None = None, *, depth: int | None = None) -> Converted:
-    """Converts a `.pth` or `.safetensors` file, or weights that timm fetches.
+    """Converts a weights file, or the weights of a timm model, which timm downloads.
 
     Args:
-        name: a path, or a name of timm's with or without `timm://`.
-        source: as in :func:`convert_state_dict`; a name of timm's implies its own.
+        name: the path of a `.pth` or `.safetensors` file, or a timm model with or without `timm://`.
+        source: as in :func:`convert_state_dict`; required for a file, implied for a timm model.
         depth: as in :func:`convert_state_dict`.
 
     Raises:
-        UserError: there is no such file, it can't be read, or it can't be converted.
+        UserError: there is no such file or model, or it can't be read or converted.
     """
     path = Path(name)
     if path.is_file():
         if source is None:
-            raise UserError(f"--source: say whose file {path} is; nothing in it says so")
+            raise UserError(f"--source: name the project that {path} comes from; the file does not say")
         refuse_look_alike(path.name)
         with path.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
@@ -34,5 +34,5 @@ def convert_input(name: str, source: str | None = None, *, depth: int | None = N
     if "/" in model or re.search(r"\.(pth|pt|pkl|safetensors)$", model):
         raise UserError(f"there is no file {path} (looked for in {path.absolute().parent})")
     if source not in (None, source_of(model)):
-        raise UserError(f"--source {source}: {model} of timm is of source {source_of(model)}; leave --source out")
+        raise UserError(f"--source {source}: timm's {model} has the source {source_of(model)}; omit --source")
     return fetch(model, depth=depth)

@@ -1,4 +1,4 @@
-"""A converted backbone with its assumptions: complete, and ready to be saved where detectron2 loads it."""
+"""A complete converted backbone with its assumptions, to be saved as a file for `MODEL.WEIGHTS`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ SUFFIXES = (".pth", ".safetensors")
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """Weights in detectron2's names, what they assume, and as they were before conversion."""
+    """Weights in detectron2's names, their assumptions, and the original state dict."""
 
     weights: dict[str, Tensor]
     assumptions: WeightsAssumptions
@@ -39,7 +39,7 @@ class Converted:
             assumptions: `sha256`, `pixel_mean` and `pixel_std` of :meth:`WeightsAssumptions.from_weights`.
 
         Raises:
-            UserError: it can't be converted, or tensors of the backbone are missing or have shapes that no backbone has.
+            UserError: it can't be converted, or tensors of the backbone are missing, unexpected or of another shape.
         """
         converted = convert_state_dict(state_dict, source, depth=depth)
         try:
@@ -49,9 +49,9 @@ class Converted:
                 expected = result.build(STAGES).state_dict()
         except UserError:
             raise
-        except Exception as error:  # of whatever class: the shapes may be any
+        except Exception as error:  # of any class: the tensors may have any shape
             reason = " ".join(str(error).split())[:150]
-            raise UserError(f"the shapes of the file's layers are those of no ResNet ({reason})") from error
+            raise UserError(f"the shapes of the file's layers do not fit a ResNet ({reason})") from error
         wrong = [
             key
             for key, tensor in expected.items()
@@ -62,15 +62,15 @@ class Converted:
         if wrong:
             first = f"{wrong[0]}{', ...' if len(wrong) > 1 else ''}"
             raise UserError(
-                f"the file is not a whole backbone of depth {described.depth}: {len(wrong)} tensors are missing or have "
-                f"another shape, or are left over (in detectron2's names: {first})"
+                f"the file is not a complete backbone of depth {described.depth}: {len(wrong)} tensors are missing, "
+                f"unexpected or of another shape (in detectron2's names: {first})"
             )
         if odd := next((key for key, tensor in converted.items() if not tensor.is_floating_point()), None):
-            raise UserError(f"{odd} is {converted[odd].dtype}; what was quantized is no weight any more")
+            raise UserError(f"{odd} is {converted[odd].dtype}, not floating point; quantized weights are not supported")
         return result
 
     def build(self, out_features: Sequence[str]) -> ResNet:
-        """The backbone that these weights fit, with random weights and without a classifier."""
+        """A backbone that these weights fit, randomly initialised and without a classifier."""
         assumptions = self.assumptions
         se = SEConfig(
             reduction_per_stage=[max(1, reduction) for reduction in assumptions.se_reduction],
@@ -90,14 +90,14 @@ class Converted:
         )
 
     def save(self, path: Path) -> None:
-        """Writes a file for `MODEL.WEIGHTS`: `.pth` for any tool of detectron2, `.safetensors` for this project's.
+        """Writes a file for `MODEL.WEIGHTS`: `.pth` for all detectron2 tools, `.safetensors` for this project's only.
 
         Raises:
             UserError: the file is there already, can't be written, or has another suffix.
         """
         check_target(path)
         assumptions = self.assumptions.to_dict()
-        # Tensors that the other project's layers share memory with, or that lie in another order, are copied here.
+        # Copies, because safetensors takes no tensors that share memory or are not contiguous.
         weights = {
             key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in self.weights.items()
         }
@@ -112,14 +112,14 @@ class Converted:
 
 
 def check_target(path: Path) -> None:
-    """Whether :meth:`Converted.save` may write a file, before anything is fetched or computed for it.
+    """Checks that :meth:`Converted.save` can write a file, before anything is downloaded or computed for it.
 
     Raises:
-        UserError: it is there already, has another suffix, or there is no such folder.
+        UserError: the file is there already, has another suffix, or its folder is missing.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the name must end with {' or '.join(SUFFIXES)}")
     if path.exists():
         raise UserError(f"{path} is there already; remove it, or choose another name")
     if not path.parent.is_dir():
-        raise UserError(f"{path} can't be written: there is no folder {path.parent}; make it, or choose another")
+        raise UserError(f"{path} can't be written: there is no folder {path.parent}; create it, or choose another")

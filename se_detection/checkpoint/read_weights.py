@@ -1,4 +1,4 @@
-"""Reading weights files without running anything that they hold, and without taking their word for their size."""
+"""Reads weights files without running code in them; checks the sizes that they claim, and the SHA-256 of downloads."""
 
 import hashlib
 import pickle
@@ -19,26 +19,28 @@ from .arrays import ArrayUnpickler, PickledArray
 
 ZIP = b"PK\x03\x04"
 PICKLE = b"\x80"
-# What torch.save wrote before it wrote zip files: a pickle of this number comes first.
+# torch.save's old format, from before its zip files, starts with a pickle of this number.
 TORCH_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
-# ResNet-152 under FPN has 1,000, and detectron2 compares each name with each of the model's.
+# ResNet-152 with FPN has 1,000. detectron2 compares each name in the file with each of the model's.
 MAX_TENSORS = 10_000
+# torch.hub's file names end with the first digits of their SHA-256; unlike a date, they have letters. In Hugging Face's
+# cache, the whole digest is the name.
+SHA256_IN_NAME = re.compile(r"(?:.*-)?([0-9a-f]{64}|(?<=-)(?=\d*[a-f])[0-9a-f]{8,63})(?:\.\w+)?")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A `.pth`, `.pkl` or `.safetensors` file, told apart by content, as detectron2's checkpointer wants it.
+    """Reads a `.pth`, `.pkl` or `.safetensors` file, recognised by its content, for detectron2's checkpointer.
 
     Returns:
-        `model`, a state dict, and whatever lies beside it: `assumptions`, `matching_heuristics`, a run's `optimizer`, ...
+        `model`, a state dict, and the file's other entries, such as `assumptions` or a run's `optimizer`.
 
     Raises:
-        UserError: the file is broken, is something else, would need to run code, or has weights that nothing can be
-            computed with.
+        UserError: the file is broken, is not a weights file, or holds code, or values that are not finite.
     """
     path = Path(path)
     try:
-        size = path.stat()
-        if not stat.S_ISREG(size.st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path} is a folder, a pipe or a device; name a weights file")
         with path.open("rb") as file:
             start = file.read(64)
@@ -53,14 +55,47 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     else:
         raise UserError(f"{path} is {_what_else(start)}; get the file again, or name another")
     try:
-        return _state_dict_first(read(path), path, size.st_size)
+        return _state_dict_first(read(path), path, status.st_size)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
         raise _unpicklable(path, error) from error
-    # The readers raise whatever they meet in a broken file: RuntimeError, EOFError, KeyError, MemoryError, ...
+    # On a broken file, the readers raise errors of many classes: RuntimeError, EOFError, KeyError, MemoryError, ...
     except Exception as error:
         raise _broken(path, error) from error
+
+
+def check_archive(archive: zipfile.ZipFile, size: int) -> None:
+    """Checks that a `.pth` file is not compressed and lists no more bytes than it has, as torch.save writes it.
+
+    Args:
+        size: of the file, in bytes.
+
+    Raises:
+        zipfile.BadZipFile: it is compressed, or lists more bytes than it has.
+    """
+    members = archive.infolist()
+    if any(member.compress_type for member in members) or sum(member.file_size for member in members) > size:
+        raise zipfile.BadZipFile("an archive of torch.save is not compressed, and holds no more than its size")
+
+
+def check_download(path: Path) -> None:
+    """Compares a file with the SHA-256 in its name, if there is one; follows links.
+
+    Raises:
+        UserError: the file has another SHA-256.
+    """
+    file = path.resolve()
+    expected = SHA256_IN_NAME.fullmatch(file.name)
+    if expected is None:
+        return
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if not digest.startswith(expected[1]):
+        raise UserError(
+            f"{file}: its SHA-256 is {digest}, but its name says {expected[1]}; remove it to download it again, or if "
+            "the name does not contain a SHA-256, download the file yourself and give its path"
+        )
 
 
 def _what_else(start: bytes) -> str:
@@ -69,22 +104,8 @@ def _what_else(start: bytes) -> str:
     if start.lstrip()[:1] == b"<":
         return "a web page (such as a server's error page), not weights"
     if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the weights that it points at"
-    return "no weights file (.pth, .safetensors, or detectron2's .pkl)"
-
-
-def check_archive(archive: zipfile.ZipFile, size: int) -> None:
-    """Whether a `.pth` holds no more than its own size: torch.save compresses nothing.
-
-    Args:
-        size: of the file.
-
-    Raises:
-        zipfile.BadZipFile: it is compressed, or lists more than it holds.
-    """
-    members = archive.infolist()
-    if any(member.compress_type for member in members) or sum(member.file_size for member in members) > size:
-        raise zipfile.BadZipFile("an archive of torch.save is not compressed, and holds no more than its size")
+        return "a Git LFS pointer, not the weights that it points to"
+    return "not a weights file (.pth, .safetensors, or detectron2's .pkl)"
 
 
 def _read_torch(path: Path) -> Any:
@@ -99,7 +120,7 @@ def _read_pickle(path: Path) -> Any:
         content = ArrayUnpickler(file, encoding="latin1").load()
     if not isinstance(content, dict) or ("model" in content and "__author__" in content):
         return content
-    # Caffe2's, which detectron2 renames: a detector's weights are in `blobs`, a classifier's are not.
+    # Caffe2's format, which detectron2 renames: only a detector's weights are in `blobs`.
     weights = {key: value for key, value in content.get("blobs", content).items() if not str(key).endswith("_momentum")}
     return {"model": weights, "__author__": "Caffe2", "matching_heuristics": True}
 
@@ -109,7 +130,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = {"model": {key: file.get_tensor(key) for key in file.keys()}}  # noqa: SIM118
         metadata = file.metadata() or {}
     if "assumptions" in metadata:
-        # As in the .pth files of this project: a backbone's names have no prefix.
+        # As in this project's .pth files: the names of a backbone have no prefix.
         content |= {"assumptions": parse_json(metadata["assumptions"].encode()), "matching_heuristics": True}
     return content
 
@@ -132,21 +153,21 @@ def _state_dict_first(content: Any, path: Path, size: int) -> dict[str, Any]:
         if not isinstance(value, Tensor | PickledArray):
             raise UserError(f"{path}: {key} is a {type(value).__name__}, not a tensor; save a state_dict() alone")
         if not isinstance(key, str):
-            raise UserError(f"{path}: {key!r} is no name of a layer; save a state_dict() alone")
+            raise UserError(f"{path}: {key!r} is not a layer name; save a state_dict() alone")
     tensors = {key: value if isinstance(value, Tensor) else value.tensor() for key, value in state_dict.items()}
     for tensor in _tensors([value for value in content.values() if value is not state_dict]):
         _check_tensor(path, "a tensor", tensor, size)
     for key, tensor in tensors.items():
         _check_tensor(path, key, tensor, size)
         if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
-            raise UserError(f"{path}: {key} has values that are not finite; take a checkpoint from before")
+            raise UserError(f"{path}: {key} has values that are not finite; use an earlier checkpoint")
     if all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
     return {**content, "model": tensors}
 
 
 def _tensors(content: Any) -> Iterator[Tensor]:
-    """All tensors in containers, which may be nested deeply, or in themselves."""
+    """All tensors in nested containers; these may be very deep, or contain themselves."""
     waiting, seen = [content], set()
     while waiting:
         item = waiting.pop()
@@ -158,14 +179,14 @@ def _tensors(content: Any) -> Iterator[Tensor]:
 
 
 def _check_tensor(path: Path, name: str, tensor: Tensor, size: int) -> None:
-    """Raises unless a tensor is one of plain numbers that the file can hold."""
+    """Raises unless a tensor holds plain numbers and is not larger than the file."""
     dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
-    # Those of 8 bits, and complex ones, are no weights; torch would make others of them without a word.
+    # torch would silently convert 8-bit and complex tensors.
     if not dense or tensor.is_quantized or tensor.is_complex() or (tensor.is_floating_point() and tensor.itemsize < 2):
         raise UserError(f"{path}: {name} is a {tensor.dtype} tensor of layout {tensor.layout}; save plain weights")
-    # One that repeats its values may be of any size.
+    # An expanded tensor may have any size.
     if tensor.numel() * tensor.itemsize > size:
-        raise UserError(f"{path}: {name} has shape {tuple(tensor.shape)}, for which the file is too small")
+        raise UserError(f"{path}: {name} has shape {tuple(tensor.shape)}, and the file is too small for it")
 
 
 def _unpicklable(path: Path, error: pickle.UnpicklingError) -> UserError:
@@ -179,30 +200,7 @@ def _unpicklable(path: Path, error: pickle.UnpicklingError) -> UserError:
 
 
 def _broken(path: Path, error: Exception) -> UserError:
-    # torch says so between advice to read the file without its safety, and where its documentation is.
+    # torch's message also advises loading the file without weights_only, which is not safe.
     said = str(error).rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation of torch.load")[0]
     reason = (" ".join(said.split()) or type(error).__name__)[:150]
-    return UserError(f"{path} is truncated, broken or no weights file ({reason}); get the file again")
-
-
-# torch.hub's names end with the beginning of their SHA-256, which a date is not; Hugging Face's cache has whole ones.
-PROMISED = re.compile(r"(?:.*-)?([0-9a-f]{64}|(?<=-)(?=\d*[a-f])[0-9a-f]{8,63})(?:\.\w+)?")
-
-
-def check_download(path: Path) -> None:
-    """Compares a file with the SHA-256 in its name, where it has one; links are followed.
-
-    Raises:
-        UserError: it is another file.
-    """
-    file = path.resolve()
-    promised = PROMISED.fullmatch(file.name)
-    if promised is None:
-        return
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    if not digest.startswith(promised[1]):
-        raise UserError(
-            f"{file}: its SHA-256 is {digest}, and its name says {promised[1]}; remove it, and it is downloaded again, "
-            "or if the name means something else, download it yourself and give its path"
-        )
+    return UserError(f"{path} is truncated, broken or not a weights file ({reason}); get the file again")

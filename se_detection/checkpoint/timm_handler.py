@@ -1,4 +1,4 @@
-"""timm's weights by name, and `MODEL.WEIGHTS: timm://NAME`: fetched, converted and cached."""
+"""Downloads, converts and caches timm's weights by name, as in `MODEL.WEIGHTS: timm://NAME`."""
 
 import os
 import re
@@ -19,48 +19,53 @@ NAMES = (
     r"|legacy_(seresnet(50|101|152)|seresnext(50|101)_32x4d|senet154)"
 )
 ANTI_ALIASED = r"res(net|next)(aa|blur)"
-REFUSED = (
-    (r"legacy_seresnet(18|34)", "they have a ReLU before each SE block, which the paper's have not"),
-    (rf"\w*{ANTI_ALIASED}\w*", "their strides are anti-aliased"),
-    (r"(se)?res(net|next)\d+[cst](_.*)?", "they have a deep stem"),
-    (r"(se)?res(net|next)\d+d(_.*)?", "they have a deep stem and average-pooled shortcuts (ResNet-D)"),
-    (r"\w*res(net|next)rs\w*", "they have a deep stem and average-pooled shortcuts (ResNet-RS)"),
-    (r"(legacy_)?(se)?res(net|next)\d+(_\d+x\d+d)?", "no backbone here has this depth"),
+UNSUPPORTED_NAMES = (
+    (r"legacy_seresnet(18|34)", "it has a ReLU before each SE block, unlike the paper's"),
+    (rf"\w*{ANTI_ALIASED}\w*", "its strides are anti-aliased"),
+    (r"(se)?res(net|next)\d+[cst](_.*)?", "it has a deep stem"),
+    (r"(se)?res(net|next)\d+d(_.*)?", "it has a deep stem and average-pooled shortcuts (ResNet-D)"),
+    (r"\w*res(net|next)rs\w*", "it has a deep stem and average-pooled shortcuts (ResNet-RS)"),
+    (r"(legacy_)?(se)?res(net|next)\d+(_\d+x\d+d)?", "this depth is not supported"),
 )
 
 
 def source_of(name: str) -> str:
-    """The source for :func:`convert_state_dict` of a model of timm's, by its name with or without tag.
+    """The `source` of a timm model for :func:`convert_state_dict`.
+
+    Args:
+        name: with or without tag, without `timm://`.
 
     Raises:
-        UserError: its layers are none of this project's.
+        UserError: this is not a timm name, or the model has other layers than this project's backbones.
     """
     model = name.split(".")[0]
     if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError(f"{PREFIX}{name}: that is no name of timm's")
+        raise UserError(f"{PREFIX}{name}: this is not the name of a timm model")
     if not re.fullmatch(NAMES, model):
-        reason = next((reason for pattern, reason in REFUSED if re.fullmatch(pattern, model)), "its layers differ")
+        reason = next(
+            (reason for pattern, reason in UNSUPPORTED_NAMES if re.fullmatch(pattern, model)), "its layers differ"
+        )
         raise UserError(
-            f"{PREFIX}{name}: {reason}; only timm's resnet*, resnext*, seresnet*, seresnext* and legacy_se* of the "
-            "plain layout have the layers of these backbones"
+            f"{PREFIX}{name}: {reason}; supported are timm's resnet*, resnext*, seresnet*, seresnext* and legacy_se* "
+            "without such changes"
         )
     return "timm-legacy" if model.startswith("legacy_") else "timm"
 
 
 def refuse_look_alike(file_name: str) -> None:
-    """Raises a :class:`UserError` for a file of timm's whose tensors are a plain ResNet's, and whose network is not."""
+    """Raises a :class:`UserError` for a timm file whose network is not a plain ResNet, although its tensors fit one."""
     if re.search(ANTI_ALIASED, file_name):
-        raise UserError(f"{file_name}: its strides are anti-aliased, which no backbone here has; it can't be converted")
+        raise UserError(f"{file_name}: its strides are anti-aliased, which is not supported")
 
 
 def fetch(name: str, *, depth: int | None = None) -> Converted:
-    """Weights that timm fetches, converted, with the input that timm says they were trained on.
+    """Downloads weights by timm and converts them, with the mean and std from timm's metadata.
 
     Args:
         depth: as in :func:`convert_state_dict`.
 
     Raises:
-        UserError: timm is missing, has no such weights or can't fetch them, or they can't be converted.
+        UserError: timm is missing or can't download these weights, or they can't be converted.
     """
     source = source_of(name)
     try:
@@ -69,11 +74,11 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
         raise UserError(f"{PREFIX}{name} needs the package timm: pip install timm") from error
     try:
         model = timm.create_model(name, pretrained=True)
-    except Exception as error:  # whatever the hub's client raises: its classes change with its version
+    except Exception as error:  # of any class: the hub client's errors change with its version
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{PREFIX}{name}: timm could not fetch these weights ({reason}); if this machine has no network, run "
-            f"tools/convert_weights.py {name} --output FILE.pth where there is one, and give FILE.pth as MODEL.WEIGHTS"
+            f"{PREFIX}{name}: timm could not download these weights ({reason}); if this machine has no network, run "
+            f"tools/convert_weights.py {name} --output FILE.pth on one that has, and set MODEL.WEIGHTS to FILE.pth"
         ) from error
     _check_fetched(model.pretrained_cfg.get("hf_hub_id"))
     state_dict = model.state_dict()
@@ -91,7 +96,7 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
 
 
 def _check_fetched(repository: str | None) -> None:
-    """Compares what lies in Hugging Face's cache with the SHA-256 that the hub has given for it."""
+    """Compares the file in Hugging Face's cache with the SHA-256 that the hub gave for it."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in ("model.safetensors", "pytorch_model.bin"):
@@ -101,7 +106,7 @@ def _check_fetched(repository: str | None) -> None:
 
 
 class TimmHandler(PathHandler):
-    """Gives detectron2 a local file for timm's `resnet*`, `seresnet*`, `seresnext*` and `legacy_se*`."""
+    """Resolves `timm://NAME` to a local, converted file."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
@@ -113,7 +118,7 @@ class TimmHandler(PathHandler):
         if force or not cached.exists():
             weights = fetch(name)
             cached.parent.mkdir(parents=True, exist_ok=True)
-            # Renamed when whole: another process, or the next run, never sees a part of it.
+            # Renamed when complete, so that no other process or run reads a partial file.
             part = cached.with_name(f"{name}.{os.getpid()}.part.pth")
             weights.save(part)
             part.replace(cached)
@@ -124,5 +129,5 @@ class TimmHandler(PathHandler):
 
 
 def register_timm_handler() -> None:
-    """Makes detectron2's path manager understand `timm://`; harmless if it does already."""
+    """Registers `timm://` with detectron2's path manager; may be called again."""
     PathManager.register_handler(TimmHandler(), allow_override=True)

@@ -1,4 +1,4 @@
-"""A converted backbone against the network that its weights came from."""
+"""Compares a converted backbone with timm's network of the same weights."""
 
 from collections.abc import Sequence
 
@@ -16,20 +16,20 @@ TOLERANCE = 1e-5
 
 
 def relative_errors(converted: Converted, sizes: Sequence[tuple[int, int]] = SIZES) -> dict[str, list[float]]:
-    """The largest difference from timm's network at each stage, over the largest value there.
+    """The maximum difference from timm's network at each stage, divided by the maximum value there.
 
-    Both run in double precision on the same random images, so that rounding is not taken for a difference.
+    Both run in float64 on the same random images, so rounding errors are negligible.
 
     Args:
-        sizes: (height, width) of the images; the two layouts differ where these are no multiples of 32.
+        sizes: (height, width) of the images; the two layouts differ only at sizes that are not multiples of 32.
 
     Returns:
-        `res2` to `res5`: one error for each size.
+        For each of `res2` to `res5`, one error per size.
 
     Raises:
-        UserError: timm is missing, or has no such network.
+        UserError: timm is missing, or has no such network, or a stage has another shape there.
     """
-    theirs = _peer(converted).eval().double()
+    theirs = _timm_network(converted).eval().double()
     ours = converted.build(STAGES)
     ours.load_state_dict({key: tensor for key, tensor in converted.weights.items() if not key.startswith("linear.")})
     ours.eval().double()
@@ -55,26 +55,26 @@ def relative_errors(converted: Converted, sizes: Sequence[tuple[int, int]] = SIZ
     return errors
 
 
-def _peer(converted: Converted) -> nn.Module:
-    """timm's network with the weights as they were before conversion, without its classifier."""
+def _timm_network(converted: Converted) -> nn.Module:
+    """timm's network with the original weights, without its classifier."""
     assumptions = converted.assumptions
     if assumptions.source not in ("timm", "timm-legacy", "torchvision", "cadene"):
-        raise UserError(f"--verify: timm, which it compares with, has no networks of source {assumptions.source!r}")
+        raise UserError(f"--verify compares with timm's networks, and timm has none of source {assumptions.source!r}")
     try:
         import timm
     except ModuleNotFoundError as error:
         raise UserError("--verify compares with timm's networks: pip install timm") from error
-    name = _name(assumptions)
+    name = _timm_name(assumptions)
     if not timm.is_model(name):
-        raise UserError(f"--verify: timm, which it compares with, has no {name}")
-    peer: nn.Module = timm.create_model(name, num_classes=0)
+        raise UserError(f"--verify compares with timm's networks, and timm has no {name}")
+    network: nn.Module = timm.create_model(name, num_classes=0)
     classifier = ("fc.", "last_linear.")
-    peer.load_state_dict({key: value for key, value in converted.original.items() if not key.startswith(classifier)})
-    return peer
+    network.load_state_dict({key: value for key, value in converted.original.items() if not key.startswith(classifier)})
+    return network
 
 
-def _name(assumptions: WeightsAssumptions) -> str:
-    """timm's name for a network; torchvision's and Cadene's layers have the same names there."""
+def _timm_name(assumptions: WeightsAssumptions) -> str:
+    """timm's name of a network; timm's layers have the same names as torchvision's and Cadene's."""
     if assumptions.depth == 154:
         return "legacy_senet154"
     if assumptions.num_groups == 1 and assumptions.width_per_group == 128:

@@ -12,11 +12,11 @@ CONFIG = "Paper/faster_rcnn_SE_R_50_FPN_2x"
 
 
 def assumptions_of_timm(name: str) -> WeightsAssumptions:
-    """What the handler would write for weights of timm's; shapes and metadata need no weights."""
-    given = timm.get_pretrained_cfg(name)
+    """The assumptions that `timm://` weights get; they need only shapes and metadata."""
+    metadata = timm.get_pretrained_cfg(name)
     with torch.device("meta"):
         weights = timm.create_model(name.split(".")[0]).state_dict()
-    pixels = {f"pixel_{kind}": tuple(255 * value for value in getattr(given, kind)) for kind in ("mean", "std")}
+    pixels = {f"pixel_{kind}": tuple(255 * value for value in getattr(metadata, kind)) for kind in ("mean", "std")}
     return Converted.from_state_dict(weights, source_of(name), sha256="", **pixels).assumptions
 
 
@@ -34,7 +34,7 @@ def from_cfg(cfg: CfgNode) -> WeightsAssumptions:
         if not name.endswith(".py") and model_zoo.get_config(name).MODEL.WEIGHTS.startswith(PREFIX)
     ],
 )
-def test_every_config_assumes_what_its_weights_do(config) -> None:
+def test_every_config_matches_its_weights(config) -> None:
     cfg = model_zoo.get_config(config)
     assert contradictions(assumptions_of_timm(cfg.MODEL.WEIGHTS.removeprefix(PREFIX)), from_cfg(cfg)) == []
 
@@ -62,47 +62,46 @@ def test_every_config_assumes_what_its_weights_do(config) -> None:
 def test_each_contradiction_names_both_sides(key, value, message) -> None:
     cfg = model_zoo.get_config(CONFIG)
     cfg.merge_from_list([key, value])
-    (found,) = contradictions(assumptions_of_timm("legacy_seresnet50.in1k"), from_cfg(cfg))
-    assert message in found
+    (difference,) = contradictions(assumptions_of_timm("legacy_seresnet50.in1k"), from_cfg(cfg))
+    assert message in difference
 
 
-def test_where_only_one_side_has_se_the_names_of_the_layers_say_so() -> None:
-    plain, gated = (from_cfg(model_zoo.get_config(f"Toy/faster_rcnn_{arm}_50_FPN")) for arm in ("R", "SE_R"))
-    assert (plain.has_se, gated.has_se) == (False, True)
-    assert contradictions(plain, gated) == contradictions(gated, plain) == []
+def test_plain_and_se_backbones_do_not_contradict() -> None:
+    """The names of their layers differ, and this has a message of its own."""
+    plain, se = (from_cfg(model_zoo.get_config(f"Toy/faster_rcnn_{kind}_50_FPN")) for kind in ("R", "SE_R"))
+    assert (plain.has_se, se.has_se) == (False, True)
+    assert contradictions(plain, se) == contradictions(se, plain) == []
 
 
-def test_a_plain_arm_has_detectron2s_stem_whatever_model_se_says() -> None:
+def test_plain_backbones_ignore_the_stem_type() -> None:
     cfg = model_zoo.get_config("Toy/faster_rcnn_R_50_FPN")
     cfg.MODEL.RESNETS.STEM_TYPE = "caffe"
     assert from_cfg(cfg).stem == "basic"
 
 
-def test_basic_blocks_have_no_1x1_to_stride_in() -> None:
+def test_basic_blocks_have_no_stride_in_1x1() -> None:
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = True
     assert not from_cfg(cfg).stride_in_1x1
 
 
-def test_other_backbones_have_no_layout() -> None:
+def test_other_backbones_have_no_assumptions() -> None:
     cfg = model_zoo.get_config("Toy/faster_rcnn_R_18_FPN")
     cfg.MODEL.BACKBONE.NAME = "build_mobilenet_backbone"
     assert WeightsAssumptions.from_cfg(cfg) is None
 
 
-def test_plain_containers_and_back() -> None:
+def test_to_dict_and_from_dict() -> None:
     assumptions = assumptions_of_timm("legacy_seresnet50.in1k")
     content = assumptions.to_dict()
     assert WeightsAssumptions.from_dict(content) == assumptions
     assert content["pixel_mean"] == pytest.approx([123.675, 116.28, 103.53])
     for broken in ({}, {**content, "stem_2": 1}, [1], "RGB"):
-        with pytest.raises(
-            UserError, match="the assumptions that the weights file carries is not channel_order, depth"
-        ):
+        with pytest.raises(UserError, match="the weights file's assumptions must have the fields channel_order, depth"):
             WeightsAssumptions.from_dict(broken)
 
 
-def test_timms_own_mean_counts() -> None:
-    """One tag of timm's resnet34 was trained on (0.5, 0.5, 0.5); by its tensors it can't be told from the others."""
+def test_mean_and_std_are_from_timms_metadata() -> None:
+    """One tag of timm's resnet34 was trained with a mean of 0.5; its tensors don't show this."""
     assert assumptions_of_timm("resnet34.ra4_e3600_r224_in1k").pixel_mean == (127.5, 127.5, 127.5)
     assert assumptions_of_timm("resnet34.a1_in1k").pixel_mean == pytest.approx((123.675, 116.28, 103.53))

@@ -1,4 +1,4 @@
-"""Small detectors, and files that fit them, fit in part, or contradict them."""
+"""Small detectors, and weights files that fit them completely, in part, or not."""
 
 import hashlib
 import json
@@ -24,8 +24,8 @@ from se_detection.checkpoint.convert_input import convert_input
 from se_detection.checkpoint.converted import Converted
 
 
-def config(arm: str = "SE_R", **resnets: object) -> CfgNode:
-    cfg = model_zoo.get_config(f"Toy/faster_rcnn_{arm}_18_FPN")
+def config(kind: str = "SE_R", **resnets: object) -> CfgNode:
+    cfg = model_zoo.get_config(f"Toy/faster_rcnn_{kind}_18_FPN")
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.FPN.OUT_CHANNELS = 8
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 8
@@ -49,7 +49,7 @@ def load(cfg: CfgNode, checkpoint: dict[str, object], folder: Path, **options: o
 
 @pytest.fixture
 def saved(tmp_path) -> dict[str, object]:
-    """A run's own checkpoint."""
+    """The checkpoint of a run."""
     checkpointer(config(), tmp_path).save("model_final", iteration=3)
     return torch.load(tmp_path / "model_final.pth", weights_only=True)
 
@@ -64,7 +64,7 @@ def assert_backbone(model: nn.Module, weights: dict[str, Tensor]) -> None:
             assert torch.equal(tensor, weights[key]), key
 
 
-def test_a_runs_own_checkpoint(saved, tmp_path) -> None:
+def test_a_checkpoint_of_a_run_loads(saved, tmp_path) -> None:
     assert saved["assumptions"]["channel_order"] == "BGR"
     assert saved["assumptions"]["se_reduction"] == [8, 16, 16, 16]
     model = load(config(), saved, tmp_path)
@@ -87,26 +87,24 @@ def test_fine_tuning_from_a_converted_classifier(tmp_path, suffix, caplog) -> No
     with pytest.raises(UserError, match=r"\d+ of the \d+ tensors outside the backbone are missing"):
         checkpointer(cfg, tmp_path, needs_heads=True).load(str(tmp_path / f"weights.{suffix}"))
     cfg.INPUT.FORMAT = "BGR"
-    with pytest.raises(
-        UserError, match=r"fit the config: INPUT\.FORMAT is RGB in the file and BGR in the config; mend"
-    ):
+    with pytest.raises(UserError, match=r"fit the config: INPUT\.FORMAT is RGB in the file and BGR in the config; fix"):
         checkpointer(cfg, tmp_path).load(str(tmp_path / f"weights.{suffix}"))
 
 
 def drop(*patterns: str) -> object:
-    def tamper(weights: dict[str, Tensor]) -> None:
+    def change(weights: dict[str, Tensor]) -> None:
         for key in [key for key in weights if any(re.search(pattern, key) for pattern in patterns)]:
             del weights[key]
 
-    return tamper
+    return change
 
 
 def rename(old: str, new: str) -> object:
-    def tamper(weights: dict[str, Tensor]) -> None:
+    def change(weights: dict[str, Tensor]) -> None:
         for key in [key for key in weights if old in key]:
             weights[key.replace(old, new)] = weights.pop(key)
 
-    return tamper
+    return change
 
 
 def reshape(key: str) -> object:
@@ -114,7 +112,7 @@ def reshape(key: str) -> object:
 
 
 @pytest.mark.parametrize(
-    ("tamper", "messages"),
+    ("change", "messages"),
     [
         (
             drop(r"res3\.0\.conv1\.weight"),
@@ -137,7 +135,7 @@ def reshape(key: str) -> object:
         ),
         (
             rename("bottom_up.res5.1.", "bottom_up.res5.2."),
-            ["missing (backbone.bottom_up.res5.1", "left over (backbone.bottom_up.res5.2"],
+            ["missing (backbone.bottom_up.res5.1", "unexpected (backbone.bottom_up.res5.2"],
         ),
         (
             drop(r"\.se\."),
@@ -158,8 +156,8 @@ def reshape(key: str) -> object:
         ),
     ],
 )
-def test_a_file_that_fits_in_part_is_refused(saved, tmp_path, tamper, messages) -> None:
-    tamper(saved["model"])
+def test_a_file_that_fits_in_part_is_refused(saved, tmp_path, change, messages) -> None:
+    change(saved["model"])
     with pytest.raises(UserError) as caught:
         load(config(), saved, tmp_path)
     assert str(caught.value).startswith("the weights don't fit the config: ")
@@ -169,7 +167,7 @@ def test_a_file_that_fits_in_part_is_refused(saved, tmp_path, tamper, messages) 
 
 
 def test_a_converted_backbone_that_fits_in_part_is_refused(tmp_path) -> None:
-    """detectron2's matching of names leaves out what has another shape; it must not pass for missing alone."""
+    """detectron2's name matching skips tensors of another shape; they must not be reported as missing."""
     weights = classifier().weights
     weights["res3.0.conv1.weight"] = torch.ones(3, 2)
     del weights["res2.0.se.fc1.bias"]
@@ -181,9 +179,9 @@ def test_a_converted_backbone_that_fits_in_part_is_refused(tmp_path) -> None:
     ) in str(caught.value)
 
 
-def test_se_weights_in_a_plain_config(saved, tmp_path) -> None:
+def test_se_weights_in_a_plain_config_are_refused(saved, tmp_path) -> None:
     with pytest.raises(
-        UserError, match=r"32 left over .*the file's backbone has SE where the config's has not: see MODEL"
+        UserError, match=r"32 unexpected .*the file's backbone has SE where the config's has none: see MODEL"
     ):
         load(config("R"), saved, tmp_path)
 
@@ -192,10 +190,10 @@ def test_se_weights_in_a_plain_config(saved, tmp_path) -> None:
     ("key", "value"),
     [("MODEL.SE.POSITION", "identity"), ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0]), ("MODEL.RESNETS.STEM_TYPE", "caffe")],
 )
-def test_metadata_that_contradicts_the_config(saved, tmp_path, key, value) -> None:
+def test_metadata_that_contradicts_the_config_is_refused(saved, tmp_path, key, value) -> None:
     cfg = config()
     cfg.merge_from_list([key, value])
-    with pytest.raises(UserError, match=f"fit the config: {key} is .* in the file and .* in the config; mend the"):
+    with pytest.raises(UserError, match=f"fit the config: {key} is .* in the file and .* in the config; fix the"):
         load(cfg, saved, tmp_path)
     with pytest.raises(UserError, match=key):
         load(cfg, saved, tmp_path, allow_partial_backbone=True)
@@ -215,18 +213,18 @@ def test_a_file_without_metadata_loads_with_one_warning(saved, tmp_path, caplog)
 
 
 @pytest.mark.parametrize(
-    ("name", "arm", "source"),
+    ("name", "kind", "source"),
     [
         ("seresnet18", "SE_R", "timm"),
         ("resnet18", "R", "timm"),
         ("legacy_seresnet50", "SE_R", "timm-legacy"),
     ],
 )
-def test_another_projects_file_is_told_how_to_be_converted(tmp_path, name, arm, source) -> None:
+def test_files_of_other_projects_are_refused_with_the_command_that_converts_them(tmp_path, name, kind, source) -> None:
     state_dict = timm.create_model(name).state_dict()
-    message = f"layers are named as by {source}; convert the file: tools/convert_weights.py FILE --source {source} "
+    message = f"layers have the names of {source}; convert the file: tools/convert_weights.py FILE --source {source} "
     with pytest.raises(UserError, match=re.escape(message)):
-        load(config(arm), state_dict, tmp_path)
+        load(config(kind), state_dict, tmp_path)
 
 
 def test_a_bare_backbone_needs_no_prefix(tmp_path) -> None:
@@ -234,8 +232,8 @@ def test_a_bare_backbone_needs_no_prefix(tmp_path) -> None:
     assert_backbone(load(config(), weights, tmp_path), weights)
 
 
-def test_partial_backbone_when_asked_for(saved, tmp_path, caplog) -> None:
-    """What fits is loaded, the rest stays as it was initialised."""
+def test_allow_partial_backbone(saved, tmp_path, caplog) -> None:
+    """Tensors that fit are loaded, the others stay as initialised."""
     weights = saved["model"]
     drop(r"\.se\.")(weights)
     reshape("backbone.bottom_up.res3.0.conv1.weight")(weights)
@@ -245,13 +243,13 @@ def test_partial_backbone_when_asked_for(saved, tmp_path, caplog) -> None:
     torch.save(saved, tmp_path / "weights.pth")
     with caplog.at_level(logging.WARNING):
         loader.load(str(tmp_path / "weights.pth"))
-    assert "loaded in part, as --allow-partial-backbone asks: of the backbone's" in caplog.text
+    assert "only loaded in part (--allow-partial-backbone): of the backbone's" in caplog.text
     for key, tensor in loader.model.state_dict().items():
         fits = ".se." not in key and key != "backbone.bottom_up.res3.0.conv1.weight"
         assert torch.equal(tensor, weights[key] if fits else before[key]), key
 
 
-def test_the_res5_of_a_c4_head_is_backbone(tmp_path) -> None:
+def test_the_res5_in_c4_heads_counts_as_backbone(tmp_path) -> None:
     cfg = config(DEPTH=50, RES2_OUT_CHANNELS=256, OUT_FEATURES=["res4"], NORM="FrozenBN")
     cfg.MODEL.BACKBONE.NAME = "build_se_resnet_backbone"
     cfg.MODEL.RPN.IN_FEATURES = cfg.MODEL.ROI_HEADS.IN_FEATURES = ["res4"]
@@ -274,8 +272,8 @@ def test_the_res5_of_a_c4_head_is_backbone(tmp_path) -> None:
         load(cfg, checkpoint, tmp_path)
 
 
-def detectrons_file(state_dict: dict[str, Tensor], path: Path) -> None:
-    """As the MSRA backbones of detectron2's zoo: Caffe2's names, and norms folded to a scale and a bias."""
+def write_detectron_file(state_dict: dict[str, Tensor], path: Path) -> None:
+    """Writes a file like the MSRA backbones in detectron2's zoo: Caffe2's names, BN folded into scale and bias."""
     blobs = {}
     for key, tensor in state_dict.items():
         if "running" in key or "num_batches" in key:
@@ -288,29 +286,29 @@ def detectrons_file(state_dict: dict[str, Tensor], path: Path) -> None:
     path.write_bytes(pickle.dumps(blobs, 2))
 
 
-def test_detectrons_own_backbones(tmp_path) -> None:
+def test_detectrons_backbones_load_with_frozen_bn_only(tmp_path) -> None:
     cfg = config("R", NORM="FrozenBN")
     backbone = build_resnet_backbone(cfg, ShapeSpec(channels=3))
     for module in backbone.modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.weight.uniform_(0.5, 1.5)
             module.running_var.fill_(1)
-    detectrons_file(backbone.state_dict(), tmp_path / "R-18.pkl")
+    write_detectron_file(backbone.state_dict(), tmp_path / "R-18.pkl")
     loader = checkpointer(cfg, tmp_path)
     loader.load(str(tmp_path / "R-18.pkl"))
     assert_backbone(loader.model, backbone.state_dict())
-    # A norm that learns would take the folded scales for scales of normalised maps.
+    # BN would apply the folded scales to normalised features.
     with pytest.raises(UserError, match=r"missing \(backbone\.bottom_up\.stem\.conv1\.norm\.running_mean"):
         checkpointer(config("R", NORM="BN"), tmp_path).load(str(tmp_path / "R-18.pkl"))
 
 
-def test_broken_metadata(saved, tmp_path) -> None:
+def test_broken_metadata_is_refused(saved, tmp_path) -> None:
     saved["assumptions"] = {"stem": "caffe"}
-    with pytest.raises(UserError, match="the assumptions that the weights file carries is not"):
+    with pytest.raises(UserError, match="the weights file's assumptions must have"):
         load(config(), saved, tmp_path)
 
 
-def test_a_backbone_that_is_no_resnet_is_loaded_as_detectron2_does(tmp_path) -> None:
+def test_other_backbones_are_loaded_as_detectron2_does(tmp_path) -> None:
     class Other(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -323,7 +321,7 @@ def test_a_backbone_that_is_no_resnet_is_loaded_as_detectron2_does(tmp_path) -> 
     assert model.head.bias == 1
 
 
-def test_saving_never_replaces_and_knows_two_suffixes(tmp_path) -> None:
+def test_saving_replaces_no_file_and_checks_the_suffix(tmp_path) -> None:
     converted = classifier()
     path = tmp_path / "weights.pth"
     path.write_bytes(b"mine")
@@ -334,15 +332,15 @@ def test_saving_never_replaces_and_knows_two_suffixes(tmp_path) -> None:
         converted.save(tmp_path / "weights.bin")
 
 
-def test_the_layout_names_the_file_it_was_converted_from(tmp_path) -> None:
-    given = tmp_path / "resnet18.safetensors"
-    save_file(timm.create_model("resnet18").state_dict(), given)
-    converted = convert_input(str(given), "timm")
+def test_the_assumptions_have_the_sha256_of_the_source(tmp_path) -> None:
+    source = tmp_path / "resnet18.safetensors"
+    save_file(timm.create_model("resnet18").state_dict(), source)
+    converted = convert_input(str(source), "timm")
     converted.save(tmp_path / "out.pth")
     converted.save(tmp_path / "out.safetensors")
     assumptions = torch.load(tmp_path / "out.pth", weights_only=True)["assumptions"]
     header = (tmp_path / "out.safetensors").read_bytes()
     size = int.from_bytes(header[:8], "little")
     assert json.loads(json.loads(header[8 : 8 + size])["__metadata__"]["assumptions"]) == assumptions
-    assert assumptions["sha256"] == hashlib.sha256(given.read_bytes()).hexdigest()
+    assert assumptions["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert assumptions["source"] == "timm"

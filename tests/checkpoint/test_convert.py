@@ -18,24 +18,24 @@ def state_dict(name: str) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("name", "source", "reason"),
     [
-        ("resnet50d", "timm", "it belongs to a deep stem"),
-        ("seresnet50t", "timm", "it belongs to a deep stem"),
-        ("seresnext26d_32x4d", "timm", "it belongs to a deep stem"),
-        ("ecaresnet50d_pruned", "timm", "it belongs to a deep stem"),
-        ("vgg11", "timm", "layer features.0.weight is none of a plain ResNet or SE-ResNet of source 'timm'"),
-        ("legacy_seresnet50", "timm", "layer layer0.conv1.weight is none"),
-        ("seresnet50", "timm-legacy", "layer conv1.weight is none"),
-        ("legacy_seresnet18", "timm-legacy", "SE-ResNet-18 .* has a ReLU before each SE block"),
-        ("legacy_seresnet34", "cadene", "SE-ResNet-34 .* has a ReLU before each SE block"),
+        ("resnet50d", "timm", "it belongs to the deep stem"),
+        ("seresnet50t", "timm", "it belongs to the deep stem"),
+        ("seresnext26d_32x4d", "timm", "it belongs to the deep stem"),
+        ("ecaresnet50d_pruned", "timm", "it belongs to the deep stem"),
+        ("vgg11", "timm", "layer features.0.weight is not a layer of a plain ResNet or SE-ResNet from 'timm'"),
+        ("legacy_seresnet50", "timm", "layer layer0.conv1.weight is not a layer"),
+        ("seresnet50", "timm-legacy", "layer conv1.weight is not a layer"),
+        ("legacy_seresnet18", "timm-legacy", "SE-ResNet-18 .* it has a ReLU before each SE block"),
+        ("legacy_seresnet34", "cadene", "SE-ResNet-34 .* it has a ReLU before each SE block"),
         (
             "legacy_seresnext26_32x4d",
             "timm-legacy",
-            "the stages have 2, 2, 2, 2 bottlenecks, as no backbone of depth 18,",
+            "the stages have 2, 2, 2, 2 bottlenecks, which is not a network of depth 18,",
         ),
         ("resnet200", "timm", "the stages have 3, 24, 36, 3 bottlenecks"),
     ],
 )
-def test_other_layers_are_refused_with_the_reason(name, source, reason) -> None:
+def test_unsupported_layers_are_refused_with_the_reason(name, source, reason) -> None:
     with pytest.raises(UserError, match=reason):
         convert_state_dict(state_dict(name), source)
 
@@ -48,7 +48,7 @@ def test_average_pooled_shortcuts_are_refused() -> None:
         convert_state_dict(weights, "torchvision")
 
 
-def test_source_and_depth_are_checked() -> None:
+def test_the_source_and_depth_are_checked() -> None:
     weights = state_dict("resnet50")
     with pytest.raises(UserError, match="source 'mxnet' is not one of timm, torchvision, timm-legacy, cadene"):
         convert_state_dict(weights, "mxnet")
@@ -57,16 +57,16 @@ def test_source_and_depth_are_checked() -> None:
     assert convert_state_dict(weights, "timm", depth=50)
 
 
-def test_a_backbone_that_is_not_whole_is_refused() -> None:
+def test_an_incomplete_backbone_is_refused() -> None:
     weights = state_dict("seresnet50")
     missing = {key: value for key, value in weights.items() if key != "layer3.4.se.fc2.bias"}
-    with pytest.raises(UserError, match=r"1 tensors are missing .* \(in detectron2's names: res4\.4\.se\.fc2\.bias\)"):
+    with pytest.raises(UserError, match=r"1 tensors are missing, .* \(in detectron2's names: res4\.4\.se\.fc2\.bias\)"):
         Converted.from_state_dict(missing, "timm", sha256="")
     misshapen = weights | {"layer3.4.conv2.weight": torch.ones(3, 3)}
     with pytest.raises(UserError, match=r"res4\.4\.conv2\.weight"):
         Converted.from_state_dict(misshapen, "timm", sha256="")
     renamed = {key.replace("layer4", "layer5"): value for key, value in weights.items()}
-    with pytest.raises(UserError, match=r"layer layer5\.0\.conv1\.weight is none"):
+    with pytest.raises(UserError, match=r"layer layer5\.0\.conv1\.weight is not a layer"):
         Converted.from_state_dict(renamed, "timm", sha256="")
 
 
@@ -74,11 +74,11 @@ def test_a_backbone_that_is_not_whole_is_refused() -> None:
     ("name", "source"),
     [("seresnet50", "timm"), ("resnet50", "timm"), ("legacy_senet154", "timm-legacy"), ("vgg11", None)],
 )
-def test_a_source_is_told_by_its_names(name, source) -> None:
+def test_the_source_is_recognised_by_its_layer_names(name, source) -> None:
     assert fitting_source(state_dict(name)) == source
 
 
-def test_mmpretrain_and_moskomule_are_told_by_their_names() -> None:
+def test_mmpretrain_and_moskomule_are_recognised_by_their_layer_names() -> None:
     weights = state_dict("seresnet50")
     renamed = {f"backbone.{key.replace('.se.fc', '.se_layer.conv')}": value for key, value in weights.items()}
     conv = {re.sub(r"(se_layer\.conv\d)", r"\1.conv", key): value for key, value in renamed.items()}

@@ -1,4 +1,4 @@
-"""Weights files with anything in them end in one line, or are read as what they are; no code of theirs is run."""
+"""Hostile and broken weights files end with a one-line error or are read; their code is never run."""
 
 import hashlib
 import json
@@ -33,8 +33,8 @@ WEIGHTS = {"stem.conv1.weight": torch.randn(4, 3, 3, 3), "stem.conv1.norm.num_ba
 KINDS = ("zip", "legacy", "safetensors", "pickle2", "pickle5")
 
 
-class Runs:
-    """Pickled, it is a call."""
+class CallOnLoad:
+    """Unpickling it calls a function."""
 
     def __init__(self, function: Callable[..., object], *args: object) -> None:
         self.call = (function, args)
@@ -66,11 +66,11 @@ def read(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def tally() -> Iterator[Tally]:
-    found = Tally("weights files")
-    yield found
-    print(f"\n{found}")
-    assert found.counts["refused"]
-    assert found.counts["read"]
+    counted = Tally("weights files")
+    yield counted
+    print(f"\n{counted}")
+    assert counted.counts["refused"]
+    assert counted.counts["read"]
 
 
 PIECES = [
@@ -104,24 +104,24 @@ PIECES = [
 
 
 @st.composite
-def spoilt(draw: Any, data: bytes) -> bytes:
-    """A file with pieces taken out, put in, or put over others."""
-    found = bytearray(data)
+def corrupted(draw: Any, data: bytes) -> bytes:
+    """A file with pieces removed, inserted or overwritten."""
+    content = bytearray(data)
     for _ in range(draw(st.integers(1, 3))):
-        begin = draw(st.integers(0, len(found)))
+        begin = draw(st.integers(0, len(content)))
         piece = draw(st.one_of(st.sampled_from(PIECES), st.binary(max_size=4)))
-        end = begin + draw(st.sampled_from([0, 1, len(piece), len(piece), len(found)]))
-        found[begin:end] = piece
-    return bytes(found)
+        end = begin + draw(st.sampled_from([0, 1, len(piece), len(piece), len(content)]))
+        content[begin:end] = piece
+    return bytes(content)
 
 
-def test_spoilt_files(tally, tmp_path, monkeypatch) -> None:
+def test_corrupted_files(tally, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights.pth"
     whole = {kind: write(path, kind, WEIGHTS).read_bytes() for kind in KINDS}
 
     @examples(400)
-    @given(st.sampled_from(KINDS).flatmap(lambda kind: spoilt(whole[kind])))
+    @given(st.sampled_from(KINDS).flatmap(lambda kind: corrupted(whole[kind])))
     def check(data: bytes) -> None:
         path.write_bytes(data)
         tally.refused(read, path)
@@ -149,16 +149,16 @@ def test_spoilt_files(tally, tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda made: Runs(os.mkdir, made),
-        lambda made: Runs(os.system, f"mkdir {made}"),
-        lambda made: Runs(eval, f"__import__('os').mkdir({made!r})"),
-        lambda made: Runs(getattr, Runs(__import__, "os"), "mkdir"),
-        lambda made: Runs(open, made, "w"),
-        lambda made: Runs(np.save, made, 1),
+        lambda made: CallOnLoad(os.mkdir, made),
+        lambda made: CallOnLoad(os.system, f"mkdir {made}"),
+        lambda made: CallOnLoad(eval, f"__import__('os').mkdir({made!r})"),
+        lambda made: CallOnLoad(getattr, CallOnLoad(__import__, "os"), "mkdir"),
+        lambda made: CallOnLoad(open, made, "w"),
+        lambda made: CallOnLoad(np.save, made, 1),
     ],
     ids=["mkdir", "system", "eval", "getattr", "open", "numpy"],
 )
-def test_no_code_is_run(tmp_path, kind, place, call) -> None:
+def test_code_in_any_place_is_not_run(tmp_path, kind, place, call) -> None:
     made = tmp_path / "made"
     path = tmp_path / "weights.pth"
     content = place(call(str(made)))
@@ -167,7 +167,7 @@ def test_no_code_is_run(tmp_path, kind, place, call) -> None:
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"could run any code, and was not read|no weights file \(an array of"):
+    with pytest.raises(UserError, match=r"could run any code, and was not read|not a weights file \(an array of"):
         read_checkpoint(path)
     with pytest.raises(UserError):
         convert_input(str(path), "timm")
@@ -179,7 +179,7 @@ def test_no_code_is_run(tmp_path, kind, place, call) -> None:
 @pytest.mark.parametrize(
     ("opcodes", "reason"),
     [
-        # A state for one of the functions that are admitted.
+        # A state for an allowed function.
         (b"c_codecs\nencode\n}X\x08\x00\x00\x00__code__Nsb.", "state of a function"),
         (b"ccollections\nOrderedDict\n}X\x05\x00\x00\x00itemsNsb.", "state of a type"),
         (b"cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R.", "an array of 'O'"),
@@ -188,21 +188,21 @@ def test_no_code_is_run(tmp_path, kind, place, call) -> None:
         (b"c__main__\nx\n.", "__main__.x"),
         (b"cnumpy\nsave\n.", "numpy.save"),
         (b"\x8c\x05numpy\x8c\x0fndarray.tobytes\x93.", "numpy.ndarray.tobytes"),
-        # References to objects beyond number, and texts beyond size.
+        # More references and longer strings than fit into memory.
         (b"Nr\xff\xff\xff\x3f0\x8d\xff\xff\xff\xff\xff\xff\xff\x0f", "MemoryError|truncated|cannot fit"),
         (b"X\xff\xff\xff\x7fabc", "truncated"),
         (b"\x96" + struct.pack("<Q", 2**36) + b"abc", "truncated"),
     ],
 )
-def test_pickles_by_hand(tmp_path, opcodes, reason) -> None:
+def test_handmade_pickles_are_refused(tmp_path, opcodes, reason) -> None:
     path = tmp_path / "weights.pkl"
     path.write_bytes(b"\x80\x04" + opcodes)
     with pytest.raises(UserError, match=reason):
         read_checkpoint(path)
 
 
-def test_what_this_guards_against() -> None:
-    """Python's own reader in C makes room for all the references that a file may have, and numpy for an array."""
+def test_the_stock_unpickler_allocates_what_a_file_claims() -> None:
+    """The reason for `ArrayUnpickler`."""
     array = pickle.loads(b"\x80\x02cnumpy\nndarray\nJ\x00\x00\x00\x10\x85\x85R.")
     assert array.nbytes == 8 * 2**28
 
@@ -211,7 +211,7 @@ def test_what_this_guards_against() -> None:
     ("tensor", "message"),
     [
         (torch.ones(2, dtype=torch.complex64), "complex64"),
-        (torch.ones(2).to(torch.float8_e4m3fn), "float8_e4m3fn|no weights file"),
+        (torch.ones(2).to(torch.float8_e4m3fn), "float8_e4m3fn|not a weights file"),
         (torch.ones(2, 2).to_sparse(), "layout torch.sparse_coo"),
         (torch.ones(2, 2).to_sparse_csr(), "layout torch.sparse_csr"),
         (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "qint8"),
@@ -219,12 +219,12 @@ def test_what_this_guards_against() -> None:
         (torch.tensor([1.0, float("nan")]), "values that are not finite"),
         (torch.tensor([1.0, -float("inf")], dtype=torch.float16), "values that are not finite"),
         (torch.tensor([1e300], dtype=torch.float64), "values that are not finite"),
-        (torch.ones(1).expand(10**12), "for which the file is too small"),
-        (torch.ones(1).expand(10**6, 10**6, 10**6), "for which the file is too small"),
+        (torch.ones(1).expand(10**12), "the file is too small for it"),
+        (torch.ones(1).expand(10**6, 10**6, 10**6), "the file is too small for it"),
     ],
 )
 @pytest.mark.parametrize("kind", ["zip", "legacy"])
-def test_tensors_that_are_no_weights(tmp_path, kind, tensor, message) -> None:
+def test_tensors_that_are_not_weights_are_refused(tmp_path, kind, tensor, message) -> None:
     for content in ({"model": {"stem.conv1.weight": tensor}}, {"model": WEIGHTS, "optimizer": {"state": [(tensor,)]}}):
         path = write(tmp_path / "weights.pth", kind, content)
         if "finite" in message and "optimizer" in content:
@@ -234,7 +234,7 @@ def test_tensors_that_are_no_weights(tmp_path, kind, tensor, message) -> None:
             read(path)
 
 
-def test_contents_that_are_no_state_dict(tmp_path) -> None:
+def test_contents_that_are_not_a_state_dict_are_refused(tmp_path) -> None:
     path = tmp_path / "weights.pth"
     endless: list[Any] = []
     endless.append(endless)
@@ -253,14 +253,14 @@ def test_contents_that_are_no_state_dict(tmp_path) -> None:
                 read(path)
 
 
-def test_what_torch_reads_only_without_its_safety_is_told_in_its_words(tmp_path) -> None:
+def test_pickles_that_weights_only_cannot_read_are_refused_with_torchs_reason(tmp_path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(WEIGHTS, path, pickle_protocol=4)
-    with pytest.raises(UserError, match=r"no weights file \(Unsupported operand 149\)"):
+    with pytest.raises(UserError, match=r"not a weights file \(Unsupported operand 149\)"):
         read_checkpoint(path)
 
 
-def test_archives_that_are_larger_than_their_files(tmp_path) -> None:
+def test_archives_with_more_content_than_their_size_are_refused(tmp_path) -> None:
     path = write(tmp_path / "model_final.pth", "zip", {"weight": torch.zeros(1000, 1000)})
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -272,7 +272,7 @@ def test_archives_that_are_larger_than_their_files(tmp_path) -> None:
     with pytest.raises(UserError, match=r"an archive of torch\.save is not compressed"):
         read(path)
     assert not is_whole(path)
-    # Many entries for the same bytes.
+    # Several entries for the same bytes.
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
@@ -298,7 +298,7 @@ def test_archives_that_are_larger_than_their_files(tmp_path) -> None:
         ({"__metadata__": {"assumptions": {}}}, 0),
     ],
 )
-def test_safetensors_headers_that_lie(tmp_path, header, size) -> None:
+def test_wrong_safetensors_headers_are_refused(tmp_path, header, size) -> None:
     path = tmp_path / "weights.safetensors"
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"\1" * size)
@@ -310,17 +310,17 @@ def test_safetensors_headers_that_lie(tmp_path, header, size) -> None:
             read(path)
 
 
-@pytest.mark.parametrize("made", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path), lambda path: None])
-def test_what_is_no_file(tmp_path, made) -> None:
+@pytest.mark.parametrize("create", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path), lambda path: None])
+def test_paths_that_are_not_files_are_refused(tmp_path, create) -> None:
     path = tmp_path / "weights.pth"
-    made(path)
+    create(path)
     with pytest.raises(UserError, match=r"a folder, a pipe or a device|Too many levels|No such file"):
         read_checkpoint(path)
     with pytest.raises(UserError):
         convert_input(str(path), "timm")
 
 
-def test_devices_and_files_of_nothing_are_refused_at_once(tmp_path) -> None:
+def test_devices_and_sparse_files_are_refused_quickly(tmp_path) -> None:
     path = tmp_path / "weights.pth"
     for start in (b"PK\x03\x04", b"\x80\x02", b"", struct.pack("<Q", 2**33) + b"{"):
         path.write_bytes(start)
@@ -332,13 +332,13 @@ def test_devices_and_files_of_nothing_are_refused_at_once(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../mine.zip", "/etc/passwd", "..", "", "a/b.pth", "x" * 300])
-def test_last_checkpoint_names_nothing_elsewhere(tmp_path, name) -> None:
-    """A broken checkpoint is set aside under another name; what lies outside of the run's folder is not."""
+def test_last_checkpoint_cannot_name_a_file_outside_the_run(tmp_path, name) -> None:
+    """A broken checkpoint is renamed, but never a file outside the run's folder."""
     run = tmp_path / "run"
     run.mkdir()
     (tmp_path / "mine.zip").write_text("mine")
     (run / "last_checkpoint").write_text(name)
-    with pytest.raises(UserError, match=r"which is no file in its folder|which is not there"):
+    with pytest.raises(UserError, match=r"which is not a file in its folder|which is not there"):
         newest_checkpoint(run)
     assert (tmp_path / "mine.zip").read_text() == "mine"
 
@@ -352,19 +352,19 @@ def test_last_checkpoint_names_nothing_elsewhere(tmp_path, name) -> None:
         ("model_final_f10217.pkl", b"others", False),
     ],
 )
-def test_a_download_is_what_its_name_promises(tmp_path, name, content, refused) -> None:
-    """torch.hub's rule; a date is no digest."""
+def test_a_download_must_have_the_sha256_in_its_name(tmp_path, name, content, refused) -> None:
+    """torch.hub's rule; a date is not a digest."""
     path = tmp_path / name.format(hashlib.sha256(b"weights").hexdigest()[:8])
     path.write_bytes(content)
     if refused:
-        with pytest.raises(UserError, match=r"its SHA-256 is .* remove it, and it is downloaded again"):
+        with pytest.raises(UserError, match=r"its SHA-256 is .* remove it to download it again"):
             check_download(path)
     else:
         check_download(path)
 
 
-def test_what_the_hub_has_sent_is_what_it_had_announced(tmp_path, monkeypatch) -> None:
-    """Hugging Face's cache as its client leaves it: a link to a file with its SHA-256 for a name."""
+def test_files_in_the_hubs_cache_must_have_their_sha256(tmp_path, monkeypatch) -> None:
+    """In Hugging Face's cache, a file is a link to a blob whose name is its SHA-256."""
     model = timm.create_model("resnet18")
     model.pretrained_cfg["hf_hub_id"] = "timm/resnet18.a1_in1k"
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
@@ -383,26 +383,26 @@ def test_what_the_hub_has_sent_is_what_it_had_announced(tmp_path, monkeypatch) -
 
 
 @pytest.mark.parametrize("name", ["resnet50./../../x", "resnet50.a/b", "resnet50\n", "resnet50. "])
-def test_names_of_timms_lead_nowhere(name) -> None:
-    with pytest.raises(UserError, match="no name of timm's"):
+def test_timm_names_cannot_be_paths(name) -> None:
+    with pytest.raises(UserError, match="not the name of a timm model"):
         source_of(name)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"conv1.weight": torch.ones(64)}, "none of ResNet|no ResNet|have another shape"),
-        ({"conv1.weight": torch.ones(64, 3, 7, 7, dtype=torch.int8)}, "int8; what was quantized is no weight"),
-        ({"layer1.0.conv1.weight": torch.ones(())}, "no ResNet"),
-        ({"layer1.0.conv1.weight": torch.ones(0, 0, 0, 0)}, "no ResNet|another shape"),
-        ({"layer1.0.conv1.extra": torch.ones(3)}, r"left over .*res2\.0\.conv1\.extra"),
-        ({"layer1.0.se.fc1.weight": torch.ones(0, 64, 1, 1)}, "no ResNet"),
-        ({"layer1.0.se.fc1.weight": torch.ones(4, 0, 1, 1)}, "another shape|no ResNet"),
-        ({"bn1.weight": torch.ones(64), "stem.conv1.norm.weight": torch.ones(64)}, "another name"),
-        ({"layer1.0.downsample.0.weight": torch.ones(1), "layer1.0.shortcut.weight": torch.ones(1)}, "another name"),
+        ({"conv1.weight": torch.ones(64)}, "do not fit a ResNet|of another shape"),
+        ({"conv1.weight": torch.ones(64, 3, 7, 7, dtype=torch.int8)}, "int8, not floating point; quantized weights"),
+        ({"layer1.0.conv1.weight": torch.ones(())}, "do not fit a ResNet"),
+        ({"layer1.0.conv1.weight": torch.ones(0, 0, 0, 0)}, "do not fit a ResNet|another shape"),
+        ({"layer1.0.conv1.extra": torch.ones(3)}, r"unexpected .*res2\.0\.conv1\.extra"),
+        ({"layer1.0.se.fc1.weight": torch.ones(0, 64, 1, 1)}, "do not fit a ResNet"),
+        ({"layer1.0.se.fc1.weight": torch.ones(4, 0, 1, 1)}, "another shape|do not fit a ResNet"),
+        ({"bn1.weight": torch.ones(64), "stem.conv1.norm.weight": torch.ones(64)}, "under two names"),
+        ({"layer1.0.downsample.0.weight": torch.ones(1), "layer1.0.shortcut.weight": torch.ones(1)}, "under two names"),
     ],
 )
-def test_layers_of_any_shape_are_not_converted(change, message) -> None:
+def test_layers_of_other_shapes_are_refused(change, message) -> None:
     weights = timm.create_model("resnet18").state_dict()
     with pytest.raises(UserError, match=message):
         Converted.from_state_dict(weights | change, "timm", sha256="")

@@ -1,4 +1,4 @@
-"""Converted weights compute what they computed in the network that they came from."""
+"""Converted weights give the same outputs as in the network that they come from."""
 
 from collections import OrderedDict
 
@@ -18,12 +18,12 @@ from se_detection.checkpoint.verify import relative_errors
 from ..helpers import randomise_norms, relative_error
 
 STAGES = ("res2", "res3", "res4", "res5")
-# A multiple of 32, and one where the grids of the two layouts differ.
+# A multiple of 32, and a size at which the two layouts differ.
 SIZES = ((64, 96), (97, 131))
 
 
 def worst_error(ours: nn.Module, theirs: nn.Module, stages: nn.Module) -> float:
-    """The largest relative error at any of our outputs; `stages` has theirs, as layer1 to layer4."""
+    """The maximum relative error at any output of `ours`; `stages` has the modules layer1 to layer4 of `theirs`."""
     expected: dict[str, Tensor] = {}
     for number in range(1, 5):
         stages.get_submodule(f"layer{number}").register_forward_hook(
@@ -69,10 +69,10 @@ def backbone(
         ("resnext50_32x4d", "resnext50_32x4d", "torchvision", "timm"),
     ],
 )
-def test_timm(timm_name, name, layout, source) -> None:
+def test_timm_networks(timm_name, name, layout, source) -> None:
     torch.manual_seed(0)
     theirs = randomise_norms(timm.create_model(timm_name)).eval()
-    # timm rounds the hidden channels up to multiples of 8: res2 of the basic blocks has 8 of 64, not 4.
+    # timm rounds the hidden channels up to multiples of 8: res2 of the basic blocks has 8, not 64 / 16 = 4.
     se = SEConfig(reduction_per_stage=(8, 16, 16, 16)) if name in ("se_resnet18", "se_resnet34") else None
     ours = backbone(name, convert_state_dict(theirs.state_dict(), source), layout=layout, se=se)
     assert worst_error(ours, theirs, theirs) <= 1e-5
@@ -85,8 +85,8 @@ def test_timm(timm_name, name, layout, source) -> None:
         ("seresnet50", "se_resnet50", "caffe", "timm"),
     ],
 )
-def test_the_other_layout_loads_as_well_and_differs(timm_name, name, layout, source) -> None:
-    """What metadata is for, and what the tests above would see."""
+def test_the_other_layout_loads_but_differs(timm_name, name, layout, source) -> None:
+    """The reason for the metadata; the tests above would notice such an error."""
     theirs = randomise_norms(timm.create_model(timm_name)).eval()
     ours = backbone(name, convert_state_dict(theirs.state_dict(), source), layout=layout)
     images = torch.randn(1, 3, 64, 64)
@@ -136,19 +136,19 @@ class MmpretrainBlock(Bottleneck):
         self.bn3.register_forward_hook(lambda module, args, output: self.se_layer(output))
 
 
-def test_moskomule() -> None:
+def test_moskomules_network() -> None:
     theirs = randomise_norms(ResNet(MoskomuleBlock, [3, 4, 6, 3])).eval()
     weights = convert_state_dict(theirs.state_dict(), "moskomule")
     assert worst_error(backbone("se_resnet50", weights, se=SEConfig(bias=False)), theirs, theirs) <= 1e-5
-    layout = Converted.from_state_dict(theirs.state_dict(), "moskomule", sha256="").layout
-    assert not layout.se_bias
+    assumptions = Converted.from_state_dict(theirs.state_dict(), "moskomule", sha256="").assumptions
+    assert not assumptions.se_bias
 
 
 @pytest.mark.parametrize(("groups", "name"), [(1, "se_resnet50"), (32, "se_resnext50_32x4d")])
-def test_mmpretrain(groups, name) -> None:
+def test_mmpretrains_networks(groups, name) -> None:
     width = 64 if groups == 1 else 4
     network = randomise_norms(ResNet(MmpretrainBlock, [3, 4, 6, 3], groups=groups, width_per_group=width)).eval()
-    # An ImageClassifier of mmpretrain: the network is `backbone`, its last layer `head.fc`.
+    # In mmpretrain's ImageClassifier, the network is `backbone` and its last layer `head.fc`.
     state_dict = {
         f"head.{key}" if key.startswith("fc.") else f"backbone.{key}": value
         for key, value in network.state_dict().items()
@@ -157,12 +157,12 @@ def test_mmpretrain(groups, name) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
-def test_torchvision(name) -> None:
+def test_torchvisions_networks(name) -> None:
     theirs = randomise_norms(torchvision.models.get_model(name)).eval()
     assert worst_error(backbone(name, convert_state_dict(theirs.state_dict(), "torchvision")), theirs, theirs) <= 1e-5
 
 
-# Of se_resnet50 in pretrainedmodels 0.7.4, pretrainedmodels/models/senet.py (PyPI), less the norms' statistics.
+# Of se_resnet50 in pretrainedmodels 0.7.4, pretrainedmodels/models/senet.py (PyPI), without the BN statistics.
 CADENE = {
     *("layer0.conv1.weight", "layer0.bn1.weight", "last_linear.weight", "last_linear.bias"),
     *(f"layer1.0.{layer}{number}.weight" for layer in ("conv", "bn") for number in (1, 2, 3)),
@@ -171,7 +171,7 @@ CADENE = {
 }
 
 
-def test_cadenes_names_are_those_of_timms_legacy_models() -> None:
+def test_cadenes_layer_names_are_those_of_timms_legacy_models() -> None:
     with torch.device("meta"):
         state_dict = timm.create_model("legacy_seresnet50").state_dict()
     assert set(state_dict) >= CADENE
@@ -182,13 +182,13 @@ def test_cadenes_names_are_those_of_timms_legacy_models() -> None:
     ("cadenes", "name"),
     [("se_resnet50", "se_resnet50"), ("se_resnext50_32x4d", "se_resnext50_32x4d"), ("senet154", "senet154")],
 )
-def test_cadenes_own_package(cadenes, name) -> None:
+def test_cadenes_networks(cadenes, name) -> None:
     senet = pytest.importorskip(
         "pretrainedmodels.models.senet", reason="pretrainedmodels is not installed: pip install pretrainedmodels"
     )
     theirs = randomise_norms(getattr(senet, cadenes)(pretrained=None)).eval()
     weights = convert_state_dict(theirs.state_dict(), "cadene")
-    # Without the classifier, which takes a map of 7x7 alone.
+    # Without the classifier, which takes only 7x7 feature maps.
     ours = create_backbone(name, layout="caffe").eval()
     ours.load_state_dict({key: value for key, value in weights.items() if not key.startswith("linear.")})
     stages = nn.Sequential(OrderedDict(theirs.named_children()))[:5]
@@ -199,10 +199,10 @@ def test_cadenes_own_package(cadenes, name) -> None:
     ("timm_name", "source", "stride_in_1x1", "stem"),
     [("resnet18", "timm", False, "basic"), ("legacy_seresnet50", "timm-legacy", True, "caffe")],
 )
-def test_verify_sees_what_is_wrong(timm_name, source, stride_in_1x1, stem) -> None:
+def test_verify_detects_a_wrong_tensor(timm_name, source, stride_in_1x1, stem) -> None:
     theirs = randomise_norms(timm.create_model(timm_name))
     converted = Converted.from_state_dict(theirs.state_dict(), source, sha256="")
-    assert (converted.layout.stride_in_1x1, converted.layout.stem) == (stride_in_1x1, stem)
+    assert (converted.assumptions.stride_in_1x1, converted.assumptions.stem) == (stride_in_1x1, stem)
     errors = relative_errors(converted, SIZES)
     assert set(errors) == set(STAGES)
     assert max(map(max, errors.values())) < 1e-12
@@ -213,7 +213,7 @@ def test_verify_sees_what_is_wrong(timm_name, source, stride_in_1x1, stem) -> No
 
 
 @pytest.mark.parametrize(("name", "layout"), [("seresnet18", "torchvision"), ("legacy_seresnet50", "caffe")])
-def test_the_table_of_all_backbones(name, layout, monkeypatch) -> None:
+def test_the_parity_table(name, layout, monkeypatch) -> None:
     assert parity.parity(name) == parity.Parity(name, layout, pytest.approx(0, abs=1e-12))
     original = parity.Converted.from_state_dict
 

@@ -1,4 +1,4 @@
-"""Files of every kind that a person may name as weights."""
+"""Files of all kinds that a user may name as weights."""
 
 import collections
 import json
@@ -36,7 +36,7 @@ class MakesAFolder:
 
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize("suffix", ["pth", "pt", "pkl"])
-def test_torch_files_whatever_their_suffix(tmp_path, is_zip, suffix) -> None:
+def test_torch_files_with_any_suffix(tmp_path, is_zip, suffix) -> None:
     path = tmp_path / f"weights.{suffix}"
     contents = [
         WEIGHTS,
@@ -52,7 +52,7 @@ def test_torch_files_whatever_their_suffix(tmp_path, is_zip, suffix) -> None:
         assert checkpoint.get("iteration") == content.get("iteration")
 
 
-def test_safetensors(tmp_path) -> None:
+def test_safetensors_files(tmp_path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(WEIGHTS, path)
     assert_weights(read_checkpoint(path))
@@ -63,7 +63,7 @@ def test_safetensors(tmp_path) -> None:
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_detectron2s_pickles(tmp_path, protocol) -> None:
-    """Its zoo has them as `{"model": ..., "__author__": ...}` and, from Caffe2, bare or as `blobs`."""
+    """In its zoo they are `{"model": ..., "__author__": ...}`, or from Caffe2, with or without `blobs`."""
     arrays = {key: value.numpy() for key, value in WEIGHTS.items()}
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": "torchvision"}, protocol))
@@ -89,7 +89,7 @@ def test_code_is_not_run(tmp_path, name) -> None:
     ):
         read_checkpoint(path)
     assert not made.exists()
-    # What this guards against.
+    # Without the guard, it is run.
     torch.load(path, weights_only=False) if name != "weights.pkl" else pickle.loads(path.read_bytes())
     assert made.exists()
 
@@ -97,16 +97,16 @@ def test_code_is_not_run(tmp_path, name) -> None:
 def test_arrays_of_objects_and_other_codecs_are_refused(tmp_path) -> None:
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps({"stem": np.array([{}], dtype=object)}, 2))
-    with pytest.raises(UserError, match=r"truncated, broken or no weights file \(an array of 'O8'\)"):
+    with pytest.raises(UserError, match=r"truncated, broken or not a weights file \(an array of 'O8'\)"):
         read_checkpoint(path)
     path.write_bytes(b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.")
-    with pytest.raises(UserError, match="truncated, broken or no weights file"):
+    with pytest.raises(UserError, match="truncated, broken or not a weights file"):
         read_checkpoint(path)
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "old.pth", "weights.safetensors", "weights.pkl"])
 @pytest.mark.parametrize("part", [0.3, 0.9])
-def test_truncated(tmp_path, name, part) -> None:
+def test_truncated_files_are_refused(tmp_path, name, part) -> None:
     path = tmp_path / name
     weights = {"stem.conv1.weight": torch.randn(100, 100)}
     if name.endswith(".pkl"):
@@ -116,7 +116,7 @@ def test_truncated(tmp_path, name, part) -> None:
     else:
         torch.save(weights, path, _use_new_zipfile_serialization=name == "weights.pth")
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
-    with pytest.raises(UserError, match=f"{name} is truncated, broken or no weights file") as caught:
+    with pytest.raises(UserError, match=f"{name} is truncated, broken or not a weights file") as caught:
         read_checkpoint(path)
     assert "\n" not in str(caught.value)
 
@@ -128,21 +128,21 @@ def test_truncated(tmp_path, name, part) -> None:
         (b"\n<!DOCTYPE html><html><body>404</body></html>", r"is a web page \(such as a server's error page\)"),
         (b"<html>", "is a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "is a Git LFS pointer"),
-        (b"\x89PNG\r\n\x1a\n", "is no weights file"),
+        (b"\x89PNG\r\n\x1a\n", "is not a weights file"),
     ],
 )
-def test_something_else(tmp_path, content, message) -> None:
+def test_other_files_are_refused_with_their_kind(tmp_path, content, message) -> None:
     path = tmp_path / "weights.pth"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_checkpoint(path)
 
 
-def test_a_zip_that_is_no_checkpoint(tmp_path) -> None:
+def test_other_zip_files_are_refused(tmp_path) -> None:
     path = tmp_path / "weights.pth"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("images/1.jpg", b"...")
-    with pytest.raises(UserError, match="truncated, broken or no weights file"):
+    with pytest.raises(UserError, match="truncated, broken or not a weights file"):
         read_checkpoint(path)
 
 
@@ -154,13 +154,13 @@ def test_a_zip_that_is_no_checkpoint(tmp_path) -> None:
         ({"model": torch.ones(1)}, "model is a Tensor, not a state dict"),
     ],
 )
-def test_no_state_dict(tmp_path, content, message) -> None:
+def test_contents_without_a_state_dict_are_refused(tmp_path, content, message) -> None:
     path = tmp_path / "weights.pth"
     torch.save(content, path)
     with pytest.raises(UserError, match=message):
         read_checkpoint(path)
 
 
-def test_no_such_file(tmp_path) -> None:
+def test_a_missing_file_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match=r"missing\.pth: No such file or directory"):
         read_checkpoint(tmp_path / "missing.pth")

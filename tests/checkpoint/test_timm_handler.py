@@ -15,7 +15,7 @@ from se_detection.checkpoint.timm_handler import source_of
 
 @pytest.fixture
 def offline_timm(monkeypatch, tmp_path) -> torch.nn.Module:
-    """timm with random weights in place of what it would fetch, and an empty cache."""
+    """timm with random weights instead of downloads, and an empty cache."""
     torch.manual_seed(0)
     model = timm.create_model("seresnet50", pretrained=False)
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
@@ -23,7 +23,7 @@ def offline_timm(monkeypatch, tmp_path) -> torch.nn.Module:
     return model
 
 
-def test_detectron2_loads_the_whole_backbone(offline_timm) -> None:
+def test_detectron2s_checkpointer_loads_the_whole_backbone(offline_timm) -> None:
     cfg = model_zoo.get_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
     cfg.MODEL.DEVICE = "cpu"
     model = model_zoo.build_model(cfg)
@@ -35,14 +35,14 @@ def test_detectron2_loads_the_whole_backbone(offline_timm) -> None:
         assert torch.equal(tensor, expected[key]), key
 
 
-def test_the_cache_is_used_the_second_time(offline_timm, monkeypatch) -> None:
+def test_the_second_time_the_cache_is_used(offline_timm, monkeypatch) -> None:
     first = PathManager.get_local_path("timm://seresnet50.a1_in1k")
     monkeypatch.setattr(timm, "create_model", None)
     assert PathManager.get_local_path("timm://seresnet50.a1_in1k") == first
     assert [path.name for path in Path(first).parent.iterdir()] == ["seresnet50.a1_in1k.pth"]
 
 
-def test_what_timm_says_of_the_input_is_kept(offline_timm) -> None:
+def test_mean_and_std_of_timm_are_kept(offline_timm) -> None:
     offline_timm.pretrained_cfg = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)}
     path = PathManager.get_local_path("timm://seresnet50.a1_in1k")
     assumptions = torch.load(path, weights_only=True)["assumptions"]
@@ -51,64 +51,66 @@ def test_what_timm_says_of_the_input_is_kept(offline_timm) -> None:
     assert (assumptions["channel_order"], assumptions["source"], len(assumptions["sha256"])) == ("RGB", "timm", 64)
 
 
-def test_without_network_the_message_says_so(monkeypatch, tmp_path) -> None:
+def test_a_failed_download_is_explained(monkeypatch, tmp_path) -> None:
     def fail(name: str, pretrained: bool) -> None:
         raise OSError("no route to the hub")
 
     monkeypatch.setattr(timm, "create_model", fail)
     monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
-    with pytest.raises(UserError, match=r"timm://resnet50: timm could not fetch .* \(no route to the hub\)") as caught:
+    with pytest.raises(
+        UserError, match=r"timm://resnet50: timm could not download .* \(no route to the hub\)"
+    ) as caught:
         PathManager.get_local_path("timm://resnet50")
     assert "tools/convert_weights.py resnet50 --output FILE.pth" in str(caught.value)
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_every_name_of_timms_is_admitted_or_refused_as_its_layers_are() -> None:
-    """Admitted exactly where the network, built by timm, can be converted and has no hidden difference."""
+def test_timm_names_are_accepted_exactly_if_the_network_fits() -> None:
+    """If the network can be converted, and has no difference that its tensors don't show."""
     hidden = {"resnetaa50", "resnetblur18", "resnetblur50"}
     families = ["resnet*", "resnext*", "seres*", "legacy_*", "wide_*"]
-    # Large ones whose smaller sisters are there, and families of quite other layers.
-    without = ["resnetv2*", "resnetrs[1-9]??", "*_clip*", "*2??d", "*201d*", "resnet200", "*x16d", "*x32d"]
-    for name in timm.list_models(families, exclude_filters=without):
+    # Large versions of networks in the list, and families with very different layers.
+    excluded = ["resnetv2*", "resnetrs[1-9]??", "*_clip*", "*2??d", "*201d*", "resnet200", "*x16d", "*x32d"]
+    for name in timm.list_models(families, exclude_filters=excluded):
         with torch.device("meta"):
             weights = timm.create_model(name).state_dict()
         try:
             source_of(name)
-            admitted = True
+            accepted = True
         except UserError:
-            admitted = False
+            accepted = False
         source = "timm-legacy" if name.startswith("legacy") else "timm"
         try:
             converted = timm_handler.Converted.from_state_dict(weights, source, sha256="")
         except UserError:
             converted = None
-        assert admitted == (converted is not None and name not in hidden), name
+        assert accepted == (converted is not None and name not in hidden), name
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("resnet50d", r"they have a deep stem and average-pooled shortcuts \(ResNet-D\)"),
-        ("seresnext26d_32x4d.bt_in1k", "they have a deep stem and average-pooled shortcuts"),
-        ("seresnext26t_32x4d", "they have a deep stem"),
-        ("resnetaa50", "their strides are anti-aliased"),
-        ("seresnextaa101d_32x8d", "their strides are anti-aliased"),
-        ("resnetblur50.bt_in1k", "their strides are anti-aliased"),
-        ("resnetrs50", "they have a deep stem"),
-        ("legacy_seresnet18.in1k", "they have a ReLU before each SE block"),
-        ("legacy_seresnet34", "they have a ReLU before each SE block"),
-        ("legacy_seresnext26_32x4d", "no backbone here has this depth"),
-        ("resnet26", "no backbone here has this depth"),
-        ("vgg16", "its layers differ; only timm's"),
+        ("resnet50d", r"it has a deep stem and average-pooled shortcuts \(ResNet-D\)"),
+        ("seresnext26d_32x4d.bt_in1k", "it has a deep stem and average-pooled shortcuts"),
+        ("seresnext26t_32x4d", "it has a deep stem"),
+        ("resnetaa50", "its strides are anti-aliased"),
+        ("seresnextaa101d_32x8d", "its strides are anti-aliased"),
+        ("resnetblur50.bt_in1k", "its strides are anti-aliased"),
+        ("resnetrs50", "it has a deep stem"),
+        ("legacy_seresnet18.in1k", "it has a ReLU before each SE block"),
+        ("legacy_seresnet34", "it has a ReLU before each SE block"),
+        ("legacy_seresnext26_32x4d", "this depth is not supported"),
+        ("resnet26", "this depth is not supported"),
+        ("vgg16", "its layers differ; supported are timm's"),
     ],
 )
-def test_other_layers_are_refused_by_name(name, reason) -> None:
+def test_unsupported_names_are_refused_with_the_reason(name, reason) -> None:
     with pytest.raises(UserError, match=f"^timm://{name}: {reason}"):
         PathManager.get_local_path(f"timm://{name}")
 
 
-def test_a_file_of_hidden_difference_is_refused_by_its_name(tmp_path) -> None:
+def test_a_file_with_a_hidden_difference_is_refused_by_its_name(tmp_path) -> None:
     path = tmp_path / "resnetaa50_a1h-4cf422b3.pth"
     torch.save({}, path)
-    with pytest.raises(UserError, match="its strides are anti-aliased, which no backbone here has"):
+    with pytest.raises(UserError, match="its strides are anti-aliased, which is not supported"):
         convert_input(str(path), "timm")

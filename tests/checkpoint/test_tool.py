@@ -1,4 +1,4 @@
-"""tools/convert_weights.py and tools/train_net.py as a person runs them."""
+"""tools/convert_weights.py and tools/train_net.py, run as commands."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def run(tool: str, folder: Path, *arguments: object) -> subprocess.CompletedProc
 
 @pytest.fixture
 def resnet18(tmp_path) -> dict[str, torch.Tensor]:
-    """A file of timm's, `resnet18.pth`."""
+    """The weights of `resnet18.pth`, a file of timm's."""
     weights = randomise_norms(timm.create_model("resnet18")).state_dict()
     torch.save(weights, tmp_path / "resnet18.pth")
     return weights
@@ -54,7 +54,7 @@ def test_convert_verify_and_load(tmp_path, resnet18) -> None:
     assert torch.equal(model.backbone.bottom_up.res5[1].conv2.weight, resnet18["layer4.1.conv2.weight"])
 
 
-def test_mistakes_end_with_one_line(tmp_path) -> None:
+def test_errors_end_with_one_line(tmp_path) -> None:
     (tmp_path / "page.pth").write_text("<!DOCTYPE html><title>404</title>")
     done = run("convert_weights.py", tmp_path, "page.pth", "--source", "timm", "--output", "out.pth")
     assert done.returncode == 2
@@ -68,12 +68,12 @@ def test_mistakes_end_with_one_line(tmp_path) -> None:
     [
         ("missing.pth", "timm", r"there is no file missing\.pth \(looked for in "),
         ("weights/missing", "timm", "there is no file weights/missing"),
-        ("given.pth", None, "--source: say whose file given.pth is"),
-        ("legacy_seresnet50.in1k", "timm", "--source timm: legacy_seresnet50.in1k of timm is of source timm-legacy"),
+        ("given.pth", None, "--source: name the project that given.pth comes from"),
+        ("legacy_seresnet50.in1k", "timm", "--source timm: timm's legacy_seresnet50.in1k has the source timm-legacy"),
         ("vgg16", None, "timm://vgg16: its layers differ"),
     ],
 )
-def test_inputs_that_are_none(tmp_path, monkeypatch, name, source, message) -> None:
+def test_invalid_inputs_are_refused(tmp_path, monkeypatch, name, source, message) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "given.pth").touch()
     with pytest.raises(UserError, match=message):
@@ -88,7 +88,7 @@ def test_inputs_that_are_none(tmp_path, monkeypatch, name, source, message) -> N
         ("none/out.pth", "none/out.pth can't be written: there is no folder none"),
     ],
 )
-def test_where_to_write_is_looked_at_first(tmp_path, monkeypatch, run_script, capsys, output, message) -> None:
+def test_the_output_is_checked_first(tmp_path, monkeypatch, run_script, capsys, output, message) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "there.pth").touch()
     with pytest.raises(SystemExit):
@@ -96,7 +96,7 @@ def test_where_to_write_is_looked_at_first(tmp_path, monkeypatch, run_script, ca
     assert capsys.readouterr().err.startswith(f"error: {message}")
 
 
-def test_plain_weights_in_an_se_config_need_a_word(tmp_path, resnet18) -> None:
+def test_plain_weights_in_an_se_config_need_a_flag(tmp_path, resnet18) -> None:
     for split in ("train", "val"):
         make_toy_dataset(tmp_path, split=split, count=4)
     data = [

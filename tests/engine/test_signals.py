@@ -213,7 +213,7 @@ def test_a_broken_checkpoint_is_set_aside(runs, uninterrupted, tmp_path, damage)
         assert (run / "model_final.pth.corrupt").read_bytes() == broken
         assert "model_final.pth is truncated or corrupt and was set aside as model_final.pth.corrupt" in runs.said
         assert "is truncated or corrupt" in (run / "log.txt").read_text()
-    assert f"Going on from {run / 'model_0000008.pth'}" in runs.said
+    assert f"Resuming from {run / 'model_0000008.pth'}" in runs.said
     check_same(run, uninterrupted)
 
 

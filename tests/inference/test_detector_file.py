@@ -152,10 +152,10 @@ def test_a_damaged_file_is_told(file, run, tmp_path) -> None:
     changed = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
     for name, content, message in [
         ("bit", changed, "is damaged: .* in it is not what was written"),
-        ("cut", data[: len(data) // 2], "is truncated, broken or no weights file"),
-        ("end", data[:-30], "is truncated, broken or no weights file"),
+        ("cut", data[: len(data) // 2], "is truncated, broken or not a weights file"),
+        ("end", data[:-30], "is truncated, broken or not a weights file"),
         ("empty", b"", "is empty"),
-        ("config", (run / "config.yaml").read_bytes(), "is no weights file"),
+        ("config", (run / "config.yaml").read_bytes(), "is not a weights file"),
     ]:
         path = tmp_path / name
         path.write_bytes(content)

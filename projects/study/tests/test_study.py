@@ -87,7 +87,7 @@ def results(folder) -> Path:
     done = subprocess.run(command(folder, kept), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "SIGTERM: stopped after iteration" in log.read_text()
-    assert "Going on from" in log.read_text()
+    assert "Resuming from" in log.read_text()
     return kept
 
 
