@@ -1,1 +1,1 @@
-"""A run folder: its file names, record, config, metrics, checkpoints, and the trained detector in it."""
+"""A run folder: file names, record, config, metrics, checkpoints, and the trained detector."""

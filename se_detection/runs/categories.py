@@ -1,4 +1,4 @@
-"""Which classes a detector knows."""
+"""The classes of a trained detector."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,31 +12,34 @@ from ..config.defaults import classes_node
 from ..data.coco_format import category_names, read_coco
 from ..errors import UserError
 from .record import read_record
+from .run_folder import CONFIG, RECORD
 
 
 def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:
-    """The names of a run's classes by category id, in the model's order.
+    """The class names of a run by category id, in the model's order.
 
-    The ids are those of its data set, if that is built in or its annotations are still there; otherwise 1, 2, ...
+    The ids are those of its data set if detectron2 knows it or its annotation file still exists; otherwise 1, 2, ...
 
     Raises:
-        UserError: the names are unknown, or more or fewer than the model has.
+        UserError: the names are unknown, or their number is not the model's.
     """
     record = read_record(run)
     names = record.get("classes", [])
-    # Annotations may have been edited since.
-    known = (found for found in _dataset_categories(record, cfg) if not names or list(found.values()) == names)
-    categories = next(known, dict(enumerate(names, 1)))
+    # The annotation file may have been edited since.
+    fitting = (found for found in _dataset_categories(record, cfg) if not names or list(found.values()) == names)
+    categories = next(fitting, dict(enumerate(names, 1)))
     if not categories:
-        raise UserError(f"{run}: no run.json names its classes; was it trained by tools/train_net.py?")
+        raise UserError(f"{run}: no {RECORD} names its classes; give the OUTPUT_DIR of a training by this project")
     if len(categories) != (number := cfg.MODEL[classes_node(cfg)].NUM_CLASSES):
-        raise UserError(f"{run}: its record has {len(categories)} classes, and config.yaml has {number}")
+        raise UserError(
+            f"{run}: its record has {len(categories)} classes, and {CONFIG} has {number}; restore one of them"
+        )
     return categories
 
 
 def _dataset_categories(record: dict[str, Any], cfg: CfgNode) -> Iterator[dict[int, str]]:
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        # First: in this process, another run's data may be known by the same name.
+        # The record first: another run's data may be registered under the same name.
         json_file = record.get("data", {}).get(name, {}).get("json")
         with suppress(UserError):
             if json_file and Path(json_file).is_file():

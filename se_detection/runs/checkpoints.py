@@ -1,4 +1,4 @@
-"""The checkpoint files of a run, and which of them is the newest whole one."""
+"""The checkpoint files of a run, and the newest one that is not corrupt."""
 
 import os
 import re
@@ -10,17 +10,17 @@ from pathlib import Path
 from ..checkpoint.checkpointer import LAST
 from ..checkpoint.read_weights import check_archive
 from ..errors import UserError
+from .run_folder import FINAL, INITIAL
 
-# What a training leaves: after a number of iterations (counted from 0), at its end, and before its first.
+# The checkpoint after an iteration, counted from 0.
 NUMBERED = re.compile(r"model_(\d+)\.pth")
-FINAL, INITIAL = "model_final.pth", "model_initial.pth"
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a checkpoint's archive is complete and its checksums are right, which torch.load does not look at.
+    """Whether a checkpoint's archive is complete and its checksums are right; torch.load does not check them.
 
     Raises:
-        UserError: the file can't be read, whatever it holds.
+        UserError: the file can't be opened.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -33,36 +33,36 @@ def is_whole(path: Path) -> bool:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
-    """The checkpoint that a run goes on from, and the broken ones that are newer.
+    """The checkpoint from which a run resumes, and the corrupt ones that are newer.
 
     It is the one that `last_checkpoint` names, or else the latest by its name.
 
     Returns:
-        The newest whole checkpoint, or None where the run has none yet; and those before it that are broken.
+        The newest whole checkpoint, or None if the run has none yet; and the newer ones, which are corrupt.
 
     Raises:
-        UserError: all that there are is broken, or gone, or `last_checkpoint` names something else.
+        UserError: all checkpoints are corrupt or missing, or `last_checkpoint` does not hold the name of a file.
     """
-    broken: list[Path] = []
+    corrupt: list[Path] = []
     for path in _newest_first(folder):
         if is_whole(path):
-            return path, broken
-        broken.append(path)
-    if broken:
+            return path, corrupt
+        corrupt.append(path)
+    if corrupt:
         raise UserError(
-            f"{folder}: no whole checkpoint is left ({', '.join(path.name for path in broken)}: truncated or corrupt); "
+            f"{folder}: no whole checkpoint is left ({', '.join(it.name for it in corrupt)}: truncated or corrupt); "
             "start anew with --overwrite, or in another OUTPUT_DIR"
         )
     if named := _named(folder):
         raise UserError(
-            f"{folder}: {LAST} names {named.name}, which is not there, nor any other checkpoint; bring it back, or "
+            f"{folder}: {LAST} names {named.name}, which is not there, nor is any other checkpoint; restore it, or "
             "start anew with --overwrite, or in another OUTPUT_DIR"
         )
     return None, []
 
 
 def numbered_checkpoints(folder: Path) -> dict[int, Path]:
-    """Those saved during training by their iterations, the oldest first."""
+    """The checkpoints saved during training by iteration, the oldest first."""
     found = {int(match[1]): path for path in folder.glob("model_*.pth") if (match := NUMBERED.fullmatch(path.name))}
     return dict(sorted(found.items()))
 
@@ -73,9 +73,8 @@ def _named(folder: Path) -> Path | None:
         return None
     with tag.open("rb") as file:
         name = file.read(256).decode(errors="replace").strip()
-    # A broken one is set aside, and what a stranger's folder names is none of it.
     if not name or Path(name).name != name:
-        raise UserError(f"{tag} names {name!r}, which is no file in its folder; remove it")
+        raise UserError(f"{tag} names {name!r}, which is not a file in its folder; remove it")
     return folder / name
 
 
@@ -86,7 +85,7 @@ def _newest_first(folder: Path) -> Iterator[Path]:
     others = list(reversed(numbered_checkpoints(folder).values()))
     final = folder / FINAL
     if final.is_file():
-        # A run that ended and was made longer has later ones than its old end.
+        # A finished run that was extended has newer checkpoints than its old final one.
         longer = bool(others) and others[0].stat().st_mtime > final.stat().st_mtime
         others.insert(int(longer), final)
     yield from (path for path in [*others, folder / INITIAL] if path.is_file() and path != named)

@@ -1,4 +1,4 @@
-"""The images that a trained detector is looked at with: a run's test set, or other COCO-format data."""
+"""The data on which a trained detector is analysed: the test set of its run, or other COCO-format data."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -22,6 +22,7 @@ from ..data.worker_signals import SignalSafeLoader
 from ..errors import UserError
 from ..files import file_digest
 from .record import read_record
+from .run_folder import CONFIG, RECORD
 from .trained_run import TrainedRun
 
 
@@ -30,11 +31,11 @@ class EvaluationData:
     """Images with annotations.
 
     Args:
-        annotations: COCO's instances.
-        image_root: the images' folder.
+        annotations: the COCO annotation file.
+        image_root: the folder of the images.
         classes: names in the model's order.
-        category_ids: the annotations' id of each class.
-        images: detectron2's dictionaries, in the order of the set.
+        category_ids: the COCO category id of each class.
+        images: detectron2's dataset dicts, in the order of the set.
     """
 
     annotations: Path
@@ -44,11 +45,11 @@ class EvaluationData:
     images: list[Entry]
 
     def classes_in(self, image: Entry) -> list[int]:
-        """The classes of an image's objects, crowds included, each once, by their place in `classes`."""
+        """The indices of the classes of an image's objects, crowds included, each once."""
         return sorted({annotation["category_id"] for annotation in image["annotations"]})
 
     def coco(self) -> COCO:
-        """pycocotools' index of these images and their annotations alone."""
+        """pycocotools' index of only these images and their annotations."""
         content = load_annotations(self.annotations).dataset
         kept = {image["image_id"] for image in self.images}
         return load_annotations(
@@ -61,14 +62,14 @@ class EvaluationData:
 
 
 def open_evaluation_data(run: TrainedRun, given: Sequence[Path] | None, limit: int | None) -> EvaluationData:
-    """The run's test set as recorded, or a COCO file and the folder of its images.
+    """Opens the test set of a run, or a given COCO file with the folder of its images.
 
     Args:
-        given: the file and the folder.
-        limit: at most so many images, spread evenly over the set.
+        given: the file and the folder; None for the run's test set.
+        limit: the largest number of images, spread evenly over the set; None for all.
 
     Raises:
-        UserError: the data is gone, can't be used, or has other classes than the run.
+        UserError: the data is gone, can't be used, or does not have the classes of the run.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--images {limit}: give at least 1")
@@ -81,12 +82,12 @@ def open_evaluation_data(run: TrainedRun, given: Sequence[Path] | None, limit: i
     else:
         names = list(run.cfg.DATASETS.TEST)
         if len(names) != 1:
-            raise UserError(f"{run.folder} has {len(names)} test sets; name what to look at by --split JSON IMAGES")
+            raise UserError(f"{run.folder} has {len(names)} test sets; name one by --split JSON IMAGES")
         name = names[0]
-        register_recorded(run.folder, name, "; bring it back, or name the data by --split JSON IMAGES")
+        register_recorded(run.folder, name, "; restore it, or name the data by --split JSON IMAGES")
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type") != "coco":
-        raise UserError(f"data set {name!r} is not evaluated as COCO is; give COCO-format data by --split JSON IMAGES")
+        raise UserError(f"data set {name!r} is not a COCO-format set; give one by --split JSON IMAGES")
     images = DatasetCatalog.get(name)
     classes = list(metadata.thing_classes)
     number = run.cfg.MODEL[classes_node(run.cfg)].NUM_CLASSES
@@ -107,19 +108,19 @@ def open_evaluation_data(run: TrainedRun, given: Sequence[Path] | None, limit: i
 
 
 def register_recorded(folder: Path, name: str, remedy: str) -> None:
-    """Registers a data set of a run's record with detectron2, unless the same is registered already.
+    """Registers a data set from the record of a run with detectron2, unless it is registered already.
 
     Args:
-        folder: the run's.
-        name: of one of its data sets.
-        remedy: the end of the message where its files are gone.
+        folder: the run folder.
+        name: the name of the data set.
+        remedy: the end of the error message if its files are gone.
 
     Raises:
-        UserError: its files are gone, or it is not registered and not in the record.
+        UserError: its files are gone, or it is neither registered nor in the record.
     """
     recorded = read_record(folder).get("data", {}).get(name, {})
     registered = name in DatasetCatalog
-    # In this process, another run's data may be known by the same name.
+    # Another run's data may be registered under the same name.
     if (
         recorded
         and all(recorded.values())
@@ -127,14 +128,14 @@ def register_recorded(folder: Path, name: str, remedy: str) -> None:
     ):
         gone = [path for path in recorded.values() if not Path(path).exists()]
         if gone and not registered:
-            raise UserError(f"{folder / 'run.json'}: {gone[0]} is gone{remedy}")
+            raise UserError(f"{folder / RECORD}: {gone[0]} is gone{remedy}")
         if not gone:
             register_coco_json(name, recorded["json"], recorded["images"])
     check_registered(name)
 
 
 def spread(images: Sequence[Entry], limit: int) -> list[Entry]:
-    """At most so many of them, evenly over all."""
+    """At most `limit` images, spread evenly over all."""
     places = np.unique(np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(int))
     return [images[place] for place in places]
 
@@ -143,19 +144,19 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def read_image(cfg: CfgNode, file: Path) -> Entry:
-    """An image outside the data, as the detector is tested on it.
+def load_image(cfg: CfgNode, file: Path) -> Entry:
+    """Loads an image file as the detector's input, resized as for evaluation.
 
     Raises:
         UserError: the file can't be read.
     """
     image: Entry | None = CheckedMapper(cfg, is_train=False)({"file_name": str(file), "image_id": 0})
-    assert image is not None  # as it may be in training
+    assert image is not None  # only in training
     return image
 
 
-def batches(cfg: CfgNode, images: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Each image as the detector is tested on it, in a batch of its own, in the order given.
+def image_batches(cfg: CfgNode, images: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Loads images as the detector's inputs, in batches of one, in the given order.
 
     Raises:
         UserError: an image can't be read.
@@ -168,14 +169,14 @@ def batches(cfg: CfgNode, images: Sequence[Entry]) -> Iterator[list[Entry]]:
 
 
 def coco_results(image: Entry, found: Instances, split: EvaluationData) -> list[Entry]:
-    """An image's detections in COCO's results format."""
+    """Converts the detections in an image to COCO's results format."""
     entries = instances_to_coco_json(found.to("cpu"), image["image_id"])
     return [{**entry, "category_id": split.category_ids[entry["category_id"]]} for entry in entries]
 
 
 def fingerprint(run: TrainedRun, split: EvaluationData) -> dict[str, str]:
-    """What an analysis is of: equal for equal weights, annotations, images and config, wherever they lie."""
-    files = {"weights": run.weights, "config": run.folder / "config.yaml", "annotations": split.annotations}
+    """SHA-256 digests of the weights, config, annotations and image ids: what the result of an analysis depends on."""
+    files = {"weights": run.weights, "config": run.folder / CONFIG, "annotations": split.annotations}
     names = "\n".join(str(image["image_id"]) for image in split.images)
     digests = {what: file_digest(path) for what, path in files.items()}
     return {**digests, "images": hashlib.sha256(names.encode()).hexdigest()}

@@ -1,4 +1,4 @@
-"""A run's `metrics.json`, as detectron2 writes it: a line of JSON for each iteration that is logged."""
+"""`metrics.json` of a run, as detectron2 writes it: one line of JSON per logged iteration."""
 
 import json
 from contextlib import suppress
@@ -8,31 +8,32 @@ from typing import Any
 
 from ..data.coco_format import is_number
 from ..files import write_whole
+from .run_folder import METRICS
 
 
 class MetricsFile:
-    """What was logged, read back when a run goes on."""
+    """Reads what was logged, and drops the lines of iterations that a resumed run repeats."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def at(self, iteration: int) -> dict[str, Any]:
-        """What was logged of an iteration."""
+        """The values logged at an iteration."""
         found: dict[str, Any] = {}
         for content in self.lines():
             found |= content if content["iteration"] == iteration else {}
         return found
 
     def evaluated(self, iteration: int) -> bool:
-        """Whether a detector's AP or a classifier's top-1 was logged of an iteration."""
+        """Whether a detector's AP or a classifier's top-1 accuracy was logged at an iteration."""
         return any(key.endswith(("/AP", "/top1")) for key in self.at(iteration))
 
     def lines(self) -> list[dict[str, Any]]:
-        """All that was logged, in its order."""
+        """All complete lines, in order."""
         return [content for _, content in self._lines()]
 
     def forget_from(self, start: int) -> None:
-        """Leaves out the iterations that are done again, and a line that was cut off."""
+        """Removes the lines of iterations from `start` on, and a truncated line."""
         if self.path.is_file():
             kept = "".join(line + "\n" for line, content in self._lines() if content["iteration"] < start)
             write_whole(self.path, lambda file: file.write(kept.encode()))
@@ -50,19 +51,19 @@ class MetricsFile:
 
 @dataclass(frozen=True)
 class TrainingCurve:
-    """Total loss and, in percent, AP by iteration."""
+    """Total loss, and AP in percent, by iteration."""
 
     loss: dict[int, float] = field(default_factory=dict)
     ap: dict[int, float] = field(default_factory=dict)
 
 
 def read_training_curve(run: Path) -> TrainingCurve:
-    """Reads a run's `metrics.json`, detectron2's lines of JSON; empty where there is none.
+    """Reads the loss and AP of a run from `metrics.json`; empty if there is none.
 
-    Of an iteration that was done twice, the last holds. Lines that were cut off count for nothing.
+    If an iteration was logged twice, the last value counts. Truncated lines are ignored.
     """
     curve = TrainingCurve()
-    for content in MetricsFile(run / "metrics.json").lines():
+    for content in MetricsFile(run / METRICS).lines():
         for key, values in (("total_loss", curve.loss), ("bbox/AP", curve.ap)):
             if is_number(content.get(key)):
                 values[content["iteration"]] = float(content[key])

@@ -1,4 +1,4 @@
-"""What the saved configs of runs say about whether they can be compared."""
+"""The saved configs of runs, and the keys in which two of them differ."""
 
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,23 +10,24 @@ from ..config.defaults import flatten
 from ..config.yaml_file import read_yaml
 from ..data.coco_format import Rule, is_integer, is_name, problems
 from ..errors import UserError
+from .run_folder import CONFIG, INFERENCE
 
-# What makes an arm: the backbone's layers, its weights, and how these want their pixels.
+# The keys in which compared detectors may differ: the backbone's layers, its weights, and their input normalisation.
 BACKBONE = (
     *("MODEL.BACKBONE.NAME", "MODEL.SE.*", "MODEL.RESNETS.*", "MODEL.WEIGHTS"),
     *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT"),
 )
-# How a backbone is trained, and what the detector takes from it, are the recipe's.
+# How the backbone is trained, and which features the detector uses, belong to the recipe.
 NOT_BACKBONE = ("MODEL.RESNETS.NORM", "MODEL.RESNETS.OUT_FEATURES")
-# What makes no difference to a detector that anybody could repeat, and what is compared by its content elsewhere.
+# Keys that don't change what is learnt beyond chance; data sets are compared by content elsewhere.
 INDIFFERENT = (
     *("OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"),
     *("DATASETS.TRAIN", "DATASETS.TEST", "TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS", "SOLVER.CHECKPOINT_PERIOD"),
     *("SOLVER.CHECKPOINTS_TO_KEEP", "SOLVER.BEST_METRIC"),
 )
-# A C4 detector has res5 in its heads: these two differ as the backbones do.
+# A C4 detector has res5 in its heads: these two differ with the backbone.
 SAME_HEADS = {"SERes5ROIHeads": "Res5ROIHeads"}
-# What is made use of; the rest is compared, whatever it is.
+# The keys that are used; the others are only compared.
 RULES = {
     "DATASETS.TRAIN": Rule("a list of names", lambda value: isinstance(value, list) and all(map(is_name, value))),
     "MODEL.ROI_HEADS.NAME": Rule("a name", is_name),
@@ -37,12 +38,12 @@ Recipe = dict[str, Any]
 
 
 def read_recipe(folder: Path) -> Recipe | None:
-    """A run's config by full key: that of its training, with the keys of tests as evaluated since; None if unknown.
+    """The config of a run by full key, with the TEST keys of its latest evaluation; None if the run has no config.
 
     Raises:
-        UserError: a file is no saved config.
+        UserError: a file is not a saved config.
     """
-    training, evaluation = folder / "config.yaml", folder / "inference" / "config.yaml"
+    training, evaluation = folder / CONFIG, folder / INFERENCE / CONFIG
     if not training.is_file():
         return _read(evaluation) if evaluation.is_file() else None
     recipe = _read(training)
@@ -54,22 +55,22 @@ def read_recipe(folder: Path) -> Recipe | None:
 def _read(path: Path) -> Recipe:
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no saved config; evaluate the run again")
-    # A run of an older version did what is the default now.
+        raise UserError(f"{path} is not a saved config; evaluate the run again")
+    # Keys that an older version did not have get their default.
     recipe = flatten(get_cfg()) | flatten(content)
     if wrong := next(problems(recipe, RULES), None):
-        raise UserError(f"{path} is no saved config: it {wrong.text}, or evaluate the run again")
+        raise UserError(f"{path} is not a saved config: it {wrong.text}, or evaluate the run again")
     heads = recipe["MODEL.ROI_HEADS.NAME"]
     return recipe | {"MODEL.ROI_HEADS.NAME": SAME_HEADS.get(heads, heads)}
 
 
 def differing(first: Recipe, second: Recipe) -> dict[str, list[Any]]:
-    """Both values of each key that differs, but for those that make no difference."""
+    """The two values of each key that differs, except the keys that don't matter."""
     keys = sorted(first.keys() | second.keys())
     values = {key: [first.get(key), second.get(key)] for key in keys if key not in INDIFFERENT}
     return {key: pair for key, pair in values.items() if pair[0] != pair[1]}
 
 
 def is_of_backbone(key: str) -> bool:
-    """Whether the two arms of a comparison may differ in this key."""
+    """Whether the two detectors of a comparison may differ in this key."""
     return key not in NOT_BACKBONE and any(fnmatch(key, pattern) for pattern in BACKBONE)

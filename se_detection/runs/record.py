@@ -1,9 +1,9 @@
-"""A run's `run.json`: the command, the data, the classes and the model's size."""
+"""`run.json`, the record of a run: the command, the data, the classes and the size of the model."""
 
 import json
+import os
 import shlex
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -12,25 +12,30 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.modeling import Backbone
+from detectron2.utils import comm
 from torch import nn
 
 from ..data.coco_format import Rule, is_integer, is_name, is_number, problems
 from ..errors import UserError
 from ..files import read_json, write_whole
 from ..modeling.complexity import backbone_gflops, count_parameters, padded_size
+from .run_folder import RECORD
 
 
-def _are_names(value: Any) -> bool:
+def are_names(value: Any) -> bool:
+    """Whether a value from a JSON file is a list of names."""
     return isinstance(value, list) and all(map(is_name, value))
 
 
-def _is_name_or_none(value: Any) -> bool:
+def is_name_or_none(value: Any) -> bool:
+    """Whether a value from a JSON file is a name or null."""
     return value is None or is_name(value)
 
 
 def _is_data(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(paths, dict) and all(_is_name_or_none(paths.get(key)) for key in ("json", "images"))
+        isinstance(paths, dict) and all(is_name_or_none(paths.get(key)) for key in ("json", "images"))
         for paths in value.values()
     )
 
@@ -46,7 +51,7 @@ RECORD_RULES = {
     ),
     "parameters": Rule("a number", is_number, required=False),
     "backbone_gflops": Rule("a number", is_number, required=False),
-    "classes": Rule("a list of names", _are_names, required=False),
+    "classes": Rule("a list of names", are_names, required=False),
     "data": Rule("paths by name: `json` and `images`", _is_data, required=False),
     "processes": Rule("a positive integer", lambda value: is_integer(value) and value > 0, required=False),
     "resumed": Rule("a list", lambda value: isinstance(value, list), required=False),
@@ -54,66 +59,82 @@ RECORD_RULES = {
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The content of a run's `run.json`, or nothing where there is none.
+    """Reads the record of a run; empty if it has none.
 
     Raises:
-        UserError: the file is no record of a run.
+        UserError: the file is not the record of a run.
     """
-    path = folder / "run.json"
+    path = folder / RECORD
     record = read_json(path) if path.is_file() else {}
     if wrong := next(problems(record, RECORD_RULES), None):
-        raise UserError(f"{path} is no record of a run: it {wrong.text}, or remove it and evaluate the run again")
+        raise UserError(f"{path} is not the record of a run: it {wrong.text}, or remove it and evaluate the run again")
     return record
 
 
 def class_names(datasets: Sequence[str]) -> list[str]:
-    """The class names of the first of several data sets that has any."""
+    """The class names of the first data set that has any; empty if none has."""
     known = (MetadataCatalog.get(name).get("thing_classes") for name in datasets if name in MetadataCatalog)
     return next((list(names) for names in known if names), [])
 
 
 def write_run_record(
-    cfg: CfgNode, args: Namespace, model: nn.Module, size: tuple[int, int], *, resumed_at: int | None
+    cfg: CfgNode,
+    model: nn.Module,
+    size: tuple[int, int],
+    *,
+    config_file: str = "",
+    allow_partial_backbone: bool = False,
+    resumed_at: int | None = None,
 ) -> None:
-    """Writes `run.json`: the command, the data, and the model's size.
+    """Writes `run.json` into `OUTPUT_DIR`; for a resumed run, adds an entry to the record that is there.
 
-    GFLOPs are multiply-adds of the backbone, as the paper counts them, for one image, padded as detectron2 does.
+    GFLOPs are multiply-adds of the backbone, as in the paper, for one image padded as in detectron2.
 
     Args:
-        size: height and width of the image.
-        resumed_at: the iteration that a run goes on from; the record that is there gets a line for that alone.
+        size: height and width of the image in pixels.
+        config_file: the path given on the command line.
+        allow_partial_backbone: whether the weights were loaded with this option.
+        resumed_at: the iteration from which the run resumes.
     """
-    path = Path(cfg.OUTPUT_DIR, "run.json")
-    processes = args.num_gpus * args.num_machines
-    if resumed_at is not None and (record := read_record(Path(cfg.OUTPUT_DIR))):
-        resumed = {"iteration": resumed_at, "command": shlex.join(sys.argv), "processes": processes}
+    folder = Path(cfg.OUTPUT_DIR)
+    command, processes = shlex.join(sys.argv), comm.get_world_size()
+    if resumed_at is not None and (record := read_record(folder)):
+        resumed = {"iteration": resumed_at, "command": command, "processes": processes}
         record["resumed"] = [*record.get("resumed", []), resumed]
-        _write_json(path, record)
+        _write(folder, record)
         return
-    height, width = size
-    padded = padded_size(model.backbone, height, width)
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     metadata = {name: MetadataCatalog.get(name) for name in datasets if name in MetadataCatalog}
     record = {
-        "command": shlex.join(sys.argv),
-        "config_file": args.config_file,
+        "command": command,
+        "config_file": config_file,
         "weights": cfg.MODEL.WEIGHTS,
-        "allow_partial_backbone": args.allow_partial_backbone,
+        "allow_partial_backbone": allow_partial_backbone,
         "device": torch.cuda.get_device_name() if cfg.MODEL.DEVICE != "cpu" else "cpu",
         "processes": processes,
         "versions": {package: version(package) for package in ("torch", "torchvision", "se_detection")},
         "data": {
-            name: {"json": data.get("json_file"), "images": data.get("image_root")} for name, data in metadata.items()
+            name: {"json": _absolute(data.get("json_file")), "images": _absolute(data.get("image_root"))}
+            for name, data in metadata.items()
         },
         "classes": class_names(datasets),
         "backbone": cfg.MODEL.BACKBONE.NAME,
         "depth": cfg.MODEL.RESNETS.DEPTH,
         "parameters": count_parameters(model),
-        "backbone_gflops": backbone_gflops(model.backbone, height, width),
-        "backbone_input": list(padded),
     }
-    _write_json(path, record)
+    # A custom architecture may have no backbone in detectron2's sense.
+    if isinstance(backbone := getattr(model, "backbone", None), Backbone):
+        record |= {
+            "backbone_gflops": backbone_gflops(backbone, *size),
+            "backbone_input": list(padded_size(backbone, *size)),
+        }
+    _write(folder, record)
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, lambda file: file.write((json.dumps(content, indent=2) + "\n").encode()))
+def _absolute(path: str | None) -> str | None:
+    # Not of a URL.
+    return os.path.abspath(path) if path and os.path.exists(path) else path
+
+
+def _write(folder: Path, record: dict[str, Any]) -> None:
+    write_whole(folder / RECORD, lambda file: file.write((json.dumps(record, indent=2) + "\n").encode()))

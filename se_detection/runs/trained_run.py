@@ -1,4 +1,4 @@
-"""The detector of a run folder, as tools/train_net.py leaves it, and the images that it is looked at with."""
+"""Loads the config and the trained detector of a run folder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,12 @@ from ..config.read_config import read_config
 from ..errors import UserError
 from ..modeling.padding import ignore_padding_in_heads
 from .checkpoints import newest_checkpoint
+from .run_folder import CONFIG
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's config, its detector in evaluation mode on the device at hand, and the checkpoint that this is."""
+    """A run's config, its detector in evaluation mode, and the checkpoint from which it was loaded."""
 
     folder: Path
     cfg: CfgNode
@@ -29,14 +30,14 @@ class TrainedRun:
 
 
 def read_run_config(folder: Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """The config that a run was trained with, for the device at hand, with overrides (`KEY VALUE ...`).
+    """The config with which a run was trained, with overrides (`KEY VALUE ...`), for the GPU if there is one.
 
     Raises:
-        UserError: the folder is no run, or its config can't be built.
+        UserError: the folder is not a run, or its config can't be built.
     """
-    config = folder / "config.yaml"
+    config = folder / CONFIG
     if not config.is_file():
-        raise UserError(f"{folder}: no config.yaml; give the OUTPUT_DIR of a training with tools/train_net.py")
+        raise UserError(f"{folder}: no {CONFIG}; give the OUTPUT_DIR of a training by this project")
     cfg = read_config(str(config), overrides)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     check_backbone(cfg)
@@ -44,18 +45,18 @@ def read_run_config(folder: Path, overrides: Sequence[str] = ()) -> CfgNode:
 
 
 def load_trained_run(folder: Path, cfg: CfgNode, weights: Path | None = None) -> TrainedRun:
-    """A run's detector.
+    """Loads the detector of a run.
 
     Args:
-        cfg: of :func:`read_run_config`.
-        weights: a checkpoint; by default the run's newest, which is what its evaluation is of.
+        cfg: the config from :func:`read_run_config`.
+        weights: a checkpoint; by default the run's newest, which is the one that was evaluated.
 
     Raises:
-        UserError: the run has no checkpoint, or one that doesn't fit its config.
+        UserError: the run has no checkpoint, or the checkpoint does not fit the config.
     """
     weights = weights or newest_checkpoint(folder)[0]
     if weights is None:
-        raise UserError(f"{folder} has no checkpoint; train the run first, or give another")
+        raise UserError(f"{folder} has no checkpoint; train the run first, or give another run")
     model = build_model(cfg).eval()
     ignore_padding_in_heads(model)
     checkpointer = StrictCheckpointer(model, assumptions=WeightsAssumptions.from_cfg(cfg), needs_heads=True)

@@ -8,7 +8,7 @@ from se_detection.runs.evaluated_run import read_run
 
 def test_a_run_is_read(runs, tmp_path) -> None:
     run = read_run(runs[1])
-    assert (run.name, run.arm.backbone, run.arm.backbone_input) == ("se", "resnet_fpn 50", (480, 640))
+    assert (run.name, run.record["backbone_input"]) == ("se", [480, 640])
     assert run.annotations == tmp_path / "val.json"
     assert run.recipe["MODEL.BACKBONE.NAME"] == "build_se_resnet_fpn_backbone"
     assert run.unfinished == ""
@@ -43,7 +43,7 @@ def test_what_is_no_run_is_named(runs, tmp_path) -> None:
     results.write_text("[]")
     refuse("evaluate the run again")
     (runs[0] / "run.json").write_text("[]")
-    refuse(r"run\.json is no record")
+    refuse(r"run\.json is not the record")
     (runs[0] / "inference" / "set_a").mkdir()
     results.rename(runs[0] / "inference" / "set_a" / "results.json")
     refuse(r"several data sets \(set_a\)")

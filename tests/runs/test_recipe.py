@@ -105,7 +105,7 @@ def test_a_run_that_was_only_evaluated_has_the_config_of_that(recipe_of, tmp_pat
         ("DATASETS: {TRAIN: [[a]]}", "'DATASETS.TRAIN' .* which must be a list of names"),
         ("MODEL: {ROI_HEADS: {NAME: [a]}}", "'MODEL.ROI_HEADS.NAME' .* which must be a name"),
         ("SEED: high", "'SEED' 'high', which must be an integer"),
-        ("- a", r"config\.yaml is no saved config"),
+        ("- a", r"config\.yaml is not a saved config"),
         ("a: [", r"config\.yaml is no valid YAML"),
     ],
 )

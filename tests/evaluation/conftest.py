@@ -1,0 +1,3 @@
+from ..compare.conftest import annotations, detect, make_annotations, reference
+
+__all__ = ["annotations", "detect", "make_annotations", "reference"]
