@@ -1,1 +1,1 @@
-"""Tools around the package that are not part of the wheel."""
+"""Projects that use the package and are not part of the wheel."""

@@ -1,5 +1,7 @@
 """The command line of tools/benchmark.py."""
 
+import shlex
+import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from dataclasses import dataclass
 from itertools import product
@@ -8,15 +10,19 @@ from pathlib import Path
 import torch
 
 from se_detection.errors import UserError
+from se_detection.files import check_output, write_json
 from se_detection.modeling.fuse.fuse import COMPILE_MODES
 
-from .arms import ARM_NAMES, ARMS, BOUND, arms_of
+from .benchmark_plots import draw_benchmark
+from .benchmark_report import benchmark_json, benchmark_table
 from .case import DTYPES, MODES, PARTS, Case
+from .run import run_benchmark
+from .timed_models import BOUND, MODEL_NAMES, MODELS, models_for
 
 DESCRIPTION = (
-    "Measures how long detectors take with each backbone, and how much memory, as ratios to detectron2's plain ResNet. "
-    "The arms take turns, so that other work on the machine slows all alike. Ctrl-C ends it; what was measured by then "
-    "is printed and written."
+    "Measures time and memory of detectors with different backbones, as ratios to detectron2's plain ResNet. The "
+    "models take turns, so that other load on the machine affects all alike. Ctrl-C ends it; the results so far are "
+    "printed and written."
 )
 EXAMPLES = """
 examples:
@@ -28,19 +34,40 @@ examples:
 DEPTHS = (18, 50, 101)
 
 
-def argument_parser() -> ArgumentParser:
-    """What :func:`settings` reads, and where the results go: `json`, `plot`, `overwrite`."""
-    width = max(map(len, ARM_NAMES))
-    about = {
-        **{name: arm.about for name, arm in ARMS.items()},
-        BOUND: "the least time for ours, by bytes and operations",
+def main() -> None:
+    """Runs the command."""
+    args = benchmark_parser().parse_args()
+    settings = benchmark_settings(args)
+    for path in filter(None, (args.json, args.plot)):
+        check_output(path, overwrite=args.overwrite)
+    benchmark = run_benchmark(
+        settings.cases, settings.models, rounds=settings.rounds, compile_mode=args.compile, seed=args.seed
+    )
+    print(benchmark_table(benchmark), flush=True)
+    if args.json:
+        write_json(args.json, benchmark_json(benchmark, shlex.join(sys.argv)), indent=2)
+    if args.plot and benchmark.rows:
+        draw_benchmark(benchmark, args.plot)
+    if benchmark.interrupted:
+        sys.exit(130)
+
+
+def benchmark_parser() -> ArgumentParser:
+    """The parser of the command."""
+    width = max(map(len, MODEL_NAMES))
+    descriptions = {
+        **{name: model.description for name, model in MODELS.items()},
+        BOUND: "a lower bound of our time, from bytes and operations",
     }
-    arms = "\n".join(f"  {name:<{width}}  {text}" for name, text in about.items())
+    models = "\n".join(f"  {name:<{width}}  {text}" for name, text in descriptions.items())
     parser = ArgumentParser(
-        description=DESCRIPTION, epilog=f"arms:\n{arms}\n{EXAMPLES}", formatter_class=RawDescriptionHelpFormatter
+        description=DESCRIPTION, epilog=f"models:\n{models}\n{EXAMPLES}", formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--arms", nargs="+", metavar="ARM", help="besides stock (default: all; with --quick, those not compiled)"
+        "--arms",
+        nargs="+",
+        metavar="MODEL",
+        help="models to time in addition to stock (default: all; with --quick, all that are not compiled)",
     )
     parser.add_argument("--part", nargs="+", choices=PARTS, default=["backbone+fpn"], help="default: backbone+fpn")
     parser.add_argument(
@@ -48,51 +75,49 @@ def argument_parser() -> ArgumentParser:
         nargs="+",
         choices=MODES,
         default=MODES,
-        help="default: both; what is fused is for inference alone, and in training compiled is ours just compiled",
+        help="default: both; fused models are for inference only; in training, compiled is compiled but not fused",
     )
-    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50, help="of the backbone (default: 50)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is a GPU")
+    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50, help="depth of the ResNet (default: 50)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
     parser.add_argument(
-        "--dtype",
-        nargs="+",
-        choices=tuple(DTYPES),
-        default=["float32"],
-        help="half precision is autocast's (default: float32)",
+        "--dtype", nargs="+", choices=tuple(DTYPES), default=["float32"], help="default: float32; others use autocast"
     )
     parser.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="default: 512; with --quick, 256")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="images (default: 1)")
-    parser.add_argument("--rounds", type=int, metavar="N", help="of each case (default: 21; with --quick, 6)")
-    parser.add_argument("--compile", choices=COMPILE_MODES, default="default", help="torch.compile's mode")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of arms in each round (default: 0)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="images per batch (default: 1)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="timings of each case (default: 21; with --quick, 6)")
+    parser.add_argument("--compile", choices=COMPILE_MODES, default="default", help="mode of torch.compile")
+    parser.add_argument("--seed", type=int, default=0, help="for the order of models in each round (default: 0)")
     parser.add_argument("--quick", action="store_true", help="less than a minute on two CPU cores")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw it there, as PNG")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot as PNG")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     return parser
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What :func:`run_benchmark` is to do."""
+class BenchmarkSettings:
+    """Arguments of :func:`run_benchmark`."""
 
     cases: list[Case]
-    arms: list[str]
+    models: list[str]
     rounds: int
 
 
-def settings(args: Namespace) -> Settings:
-    """Cases, arms and rounds of a command line.
+def benchmark_settings(args: Namespace) -> BenchmarkSettings:
+    """Cases, models and rounds from the command line.
 
     Raises:
-        UserError: an arm that there isn't, or not in the mode; a case that can't be.
+        UserError: a model is unknown or not available in the mode, or a case is invalid.
     """
-    unknown = [name for name in args.arms or [] if name not in ARM_NAMES]
+    unknown = [name for name in args.arms or [] if name not in MODEL_NAMES]
     if unknown:
-        raise UserError(f"--arms {' '.join(unknown)}: choose from {', '.join(ARM_NAMES)}")
-    arms = args.arms or [name for name in ARM_NAMES if not (args.quick and name in ARMS and ARMS[name].compiled)]
+        raise UserError(f"--arms {' '.join(unknown)}: choose from {', '.join(MODEL_NAMES)}")
+    models = args.arms or [
+        name for name in MODEL_NAMES if not (args.quick and name in MODELS and MODELS[name].compiled)
+    ]
     for name in args.arms or []:
-        if not any(name in arms_of(mode, arms) for mode in args.mode):
-            raise UserError(f"--arms {name}: it is for inference alone; add --mode inference, or leave it out")
+        if not any(name in models_for(mode, models) for mode in args.mode):
+            raise UserError(f"--arms {name}: it is for inference only; add --mode inference, or remove it")
     rounds = args.rounds or (6 if args.quick else 21)
     if rounds < 1:
         raise UserError(f"--rounds {rounds}: give at least 1, or 6 for intervals")
@@ -103,4 +128,4 @@ def settings(args: Namespace) -> Settings:
             args.part, args.mode, args.dtype, sorted(args.size or [256 if args.quick else 512]), sorted(args.batch)
         )
     ]
-    return Settings(cases, arms, rounds)
+    return BenchmarkSettings(cases, models, rounds)

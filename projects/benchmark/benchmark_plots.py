@@ -1,4 +1,4 @@
-"""A benchmark in an image: ratios with intervals, and how time grows over a sweep."""
+"""Plots a benchmark: ratios with intervals, and times over a sweep of sizes or batches."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 
 from se_detection.visualization.inline_charts import BASELINE, CANDIDATE, GRID, INK, QUIET, chart_style
 
-from .arms import ARM_NAMES, BOUND
 from .rows import Row
 from .run import Benchmark
+from .timed_models import BOUND, MODEL_NAMES
 
 DPI = 160
 TIMM = "#009E73"
-# The colour says which network, the line how it is run.
+# The colour shows the network, the line how it is run.
 STYLES: Mapping[str, dict[str, Any]] = {
     "stock": {"color": BASELINE, "linestyle": "-", "marker": "o"},
     "stock-fused": {"color": BASELINE, "linestyle": "--", "marker": "s"},
@@ -30,10 +30,10 @@ STYLES: Mapping[str, dict[str, Any]] = {
 
 
 def draw_benchmark(benchmark: Benchmark, path: Path) -> Path:
-    """Draws a column for each part, mode and precision, and of a sweep over sizes for each batch; returns the path.
+    """Draws a column for each part, mode and precision, and in a sweep over sizes for each batch; returns the path.
 
-    Without a sweep a column has the arms' ratios; with one, their ratios and below them their times over the sizes or
-    batches.
+    Without a sweep, a column shows the models' ratios. With one, it shows ratios and below them times, over the sizes
+    or batches.
     """
     over = next(
         (name for name in ("size", "batch") if len({getattr(row.case, name) for row in benchmark.rows}) > 1), None
@@ -51,14 +51,14 @@ def draw_benchmark(benchmark: Benchmark, path: Path) -> Path:
 
 
 def _forests(columns: Mapping[str, Sequence[Row]]) -> Figure:
-    """The arms of one case each, one below the other."""
-    names = [name for name in ARM_NAMES if any(row.arm == name for rows in columns.values() for row in rows)]
+    """One column for each case, with the models one below the other."""
+    names = [name for name in MODEL_NAMES if any(row.model == name for rows in columns.values() for row in rows)]
     figure = Figure(figsize=(1.5 + 4 * len(columns), 1.5 + 0.35 * len(names)), layout="constrained")
     for axes, (title, rows) in zip(_grid(figure, 1, len(columns))[0], columns.items(), strict=True):
         axes.axvline(1, color=INK, linewidth=1)
         for row in rows:
-            place = names.index(row.arm)
-            style = {**STYLES[row.arm], "linestyle": ""}
+            place = names.index(row.model)
+            style = {**STYLES[row.model], "linestyle": ""}
             if row.ratio.low is not None and row.ratio.high is not None:
                 axes.plot([row.ratio.low, row.ratio.high], [place, place], color=style["color"], linewidth=2)
             axes.plot(row.ratio.value, place, markersize=7, **style)
@@ -74,8 +74,8 @@ def _sweep(columns: Mapping[str, Sequence[Row]], over: str) -> Figure:
     figure = Figure(figsize=(2.5 + 4 * len(columns), 8), layout="constrained")
     panels = _grid(figure, 2, len(columns))
     for upper, lower, (title, rows) in zip(*panels, columns.items(), strict=True):
-        for name in [name for name in ARM_NAMES if any(row.arm == name for row in rows)]:
-            own = [row for row in rows if row.arm == name]
+        for name in [name for name in MODEL_NAMES if any(row.model == name for row in rows)]:
+            own = [row for row in rows if row.model == name]
             x = [getattr(row.case, over) for row in own]
             style = {**STYLES[name], "markersize": 5}
             upper.plot(x, [row.ratio.value for row in own], **style, label=name)
@@ -98,7 +98,7 @@ def _sweep(columns: Mapping[str, Sequence[Row]], over: str) -> Figure:
         lower.set_xlabel("pixels" if over == "size" else "images a batch")
     panels[0][0].set_ylabel("time, stock = 1")
     panels[1][0].set_ylabel("time, stock in its first case = 1")
-    # In training there are fewer arms.
+    # Training has fewer models than inference.
     handles = {label: line for axes in panels[0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside upper left", ncols=5, frameon=False)
     return figure

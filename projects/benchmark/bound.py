@@ -1,4 +1,4 @@
-"""The least time that a network can take, by what its layers must do and what the machine can do."""
+"""A lower bound of a network's time, from the work of its layers and the speed of the machine."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,37 +17,33 @@ COPY, CONVOLUTION = "copy", "convolution"
 
 
 class Bound:
-    """The bound of a case, for our network; the rates are measured in the rounds of the arms.
-
-    Args:
-        case: the case.
-    """
+    """The lower bound of our network's time in a case. The machine's speed is measured in the rounds of the models."""
 
     def __init__(self, case: Case) -> None:
         network = build_network(SE, case)
         for block in network.modules():
             if isinstance(block, SEResidualBlock):
-                # What is computed again to spare memory need not be.
+                # Recomputation, which saves memory, is not necessary work.
                 block.projection = lambda x: ()  # type: ignore[method-assign]
         self.layers = count_layers(network, make_workload(network, case, autocast=True))
         self.copy = Copy(case.device)
         self.convolution = Convolution(case.device, case.dtype)
-        # What is to be timed in each round.
+        # To be timed in each round.
         self.runs: Mapping[str, Callable[[], object]] = {COPY: self.copy, CONVOLUTION: self.convolution}
         for run in self.runs.values():
             run()
 
     def seconds(self, times: Mapping[str, Array]) -> Array:
-        """(rounds,) seconds that the network takes at least, from those of `runs`."""
+        """The lower bound in seconds, (rounds,), from the times of `runs`."""
         return least_seconds(self.layers, self.copy.work / times[COPY], self.convolution.work / times[CONVOLUTION])
 
 
 def least_seconds(layers: Sequence[Layer], copied: Array, computed: Array) -> Array:
-    """Each layer takes as long as its bytes or its operations do, whichever is more, and one comes after the other.
+    """The sum over layers of the time for the bytes or for the operations, whichever is longer.
 
     Args:
-        copied: (rounds,), the bytes that a large copy moves in a second.
-        computed: (rounds,), the operations of a large convolution in a second.
+        copied: (rounds,), bytes per second of a large copy.
+        computed: (rounds,), operations per second of a large convolution.
 
     Returns:
         (rounds,), seconds.

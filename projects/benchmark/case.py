@@ -1,4 +1,4 @@
-"""What is measured: a part of a detector, run in one way."""
+"""A case: the part of a detector that is measured, its mode, precision, image size and batch size."""
 
 from dataclasses import dataclass
 
@@ -9,25 +9,25 @@ from se_detection.errors import UserError
 PARTS = ("backbone", "backbone+fpn", "detector")
 MODES = ("inference", "train")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# FPN adds maps of res5, whose stride it is, to those of res4.
-STEP = 32
+# The stride of res5: FPN upsamples its map to the size of res4's.
+SIZE_DIVISOR = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One set of circumstances, the same for all arms.
+    """The conditions of a measurement, the same for all models.
 
     Args:
-        part: `backbone` (the backbone alone), `backbone+fpn` or `detector` (Faster R-CNN).
-        mode: `inference`, or `train`: forward, backward and a step of SGD.
+        part: `backbone` (without FPN), `backbone+fpn` or `detector` (Faster R-CNN).
+        mode: `inference`, or `train`: forward, backward and an SGD step.
         device: `cpu` or `cuda`.
-        dtype: `float32`, or the half precision of autocast and of fused models.
+        dtype: `float32`, or a half precision for autocast and fused models.
         size: height and width of the images in pixels, a multiple of 32.
-        batch: how many images.
-        depth: of the backbone.
+        batch: number of images.
+        depth: depth of the ResNet.
 
     Raises:
-        UserError: the device isn't there, or a number is none that can be.
+        UserError: there is no such device, or a number is out of range.
     """
 
     part: str
@@ -40,9 +40,9 @@ class Case:
 
     def __post_init__(self) -> None:
         if self.device == "cuda" and not torch.cuda.is_available():
-            raise UserError("--device cuda: PyTorch finds no GPU here; leave --device out to measure on the CPU")
-        if self.size < STEP or self.size % STEP:
-            raise UserError(f"--size {self.size}: give multiples of {STEP}, which is what FPN takes")
+            raise UserError("--device cuda: PyTorch finds no GPU here; omit --device to measure on the CPU")
+        if self.size < SIZE_DIVISOR or self.size % SIZE_DIVISOR:
+            raise UserError(f"--size {self.size}: FPN needs a multiple of {SIZE_DIVISOR}")
         if self.batch < 1:
             raise UserError(f"--batch {self.batch}: give at least one image")
 
@@ -50,6 +50,6 @@ class Case:
         return f"{self.part}, {self.mode}, {self.dtype}, {self.size} px, batch {self.batch}"
 
     @property
-    def weight(self) -> float:
-        """About how much longer a pass takes than another case's."""
+    def relative_cost(self) -> float:
+        """A rough estimate of the time of a pass, to compare cases."""
         return self.batch * self.size**2 * (3 if self.mode == "train" else 1)

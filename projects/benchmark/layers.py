@@ -1,4 +1,4 @@
-"""What a network's layers must move and compute, however they are run."""
+"""The bytes that a network's layers must move, and the operations that they must compute."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -15,22 +15,22 @@ from torch.utils.flop_counter import flop_registry
 
 @dataclass(frozen=True)
 class Layer:
-    """What a layer moves to and from memory, in bytes, and its floating-point operations (two for a multiply-add)."""
+    """The bytes that a layer reads and writes, and its floating-point operations (two for a multiply-add)."""
 
     moved: int
     flops: int
 
 
 def count_layers(model: nn.Module, run: Callable[[], object]) -> list[Layer]:
-    """The layers that a call runs: convolutions, matrix products and max pooling, in training backward too.
+    """The layers that a call runs: convolutions, matrix products and max pooling, and in training their backward.
 
     A layer reads its input and its weights once and writes its output once; the last convolution of a residual block
-    reads the shortcut as well. All else costs nothing, as it can be done while a layer reads or writes: norms, sums,
-    ReLUs, and SE's squeeze and gate. (What a convolution's output will be on average follows from sums over its input,
-    so that the gate can be known before the convolution that it scales.)
+    also reads the shortcut. Everything else is free, as it can be done while a layer reads or writes: norms, sums,
+    ReLUs, and SE's squeeze and gate. (The mean of a convolution's output follows from sums over its input, so the gate
+    can be computed before the convolution that it scales.)
 
     Args:
-        model: whose residual blocks are watched.
+        model: its residual blocks get hooks.
         run: calls the model.
     """
     counter = _Counter()
@@ -50,7 +50,7 @@ def count_layers(model: nn.Module, run: Callable[[], object]) -> list[Layer]:
 
 
 class _Counter(TorchDispatchMode):
-    """Sees every operation that PyTorch runs."""
+    """Records the layers among all operations that PyTorch runs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class _Counter(TorchDispatchMode):
         flops = flop_registry.get(func.overloadpacket)
         if flops or func.overloadpacket is torch.ops.aten.max_pool2d_with_indices:
             tensors = [leaf for leaf in tree_leaves((args, kwargs, output)) if isinstance(leaf, Tensor)]
-            # Where the maxima are is needed by nobody but autograd.
+            # The indices of the maxima (integers) are needed for autograd only.
             moved = sum(tensor.nbytes for tensor in tensors if tensor.is_floating_point())
             self.layers.append(Layer(moved, int(flops(*args, **kwargs, out_val=output)) if flops else 0))
         return output

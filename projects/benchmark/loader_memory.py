@@ -1,4 +1,4 @@
-"""What the training loader's processes hold of a large data set."""
+"""The memory that the training loader's workers use for a large data set."""
 
 import copy
 import os
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from se_detection.data.train_loader import TrainLoader
 
-from .loop import made_up_boxes
+from .loop import random_boxes
 
 MEGABYTE = 1024 * 1024
 BATCH = 500
@@ -25,31 +25,35 @@ OURS, OBJECTS = "ours", "Python objects"
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryRow:
-    """What the loading processes added to their own memory while they went through the data set once.
+    """The growth of the workers' private memory while they load the data set once.
 
     Args:
-        arm: `ours`, or the same loader over a plain list, whose objects each process comes to copy.
-        workers: how many processes.
-        data_set: megabytes of the data set in the process that trains, as detectron2 packs it.
-        grown: megabytes that the processes took for themselves, all of them together.
+        storage: `ours`, or `Python objects`: the same loader over a plain list, whose objects each worker copies.
+        workers: number of workers.
+        data_set: size of the data set as detectron2 packs it, in megabytes.
+        grown: growth of all workers together, in megabytes.
     """
 
-    arm: str
+    storage: str
     workers: int
     data_set: float
     grown: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the storage is in `arm`."""
+        return {"arm": self.storage, "workers": self.workers, "data_set": self.data_set, "grown": self.grown}
+
 
 def loader_memory(images: int, workers: Sequence[int]) -> list[MemoryRow]:
-    """Loads every image of a made-up data set once, with one number of processes after another.
+    """Loads a random data set once with each number of workers, and measures the workers' memory.
 
-    The entries are not read: what is measured is their annotations, which are made as for the evaluation's benchmark.
-    Memory is what Linux counts as private of a process; pages that are shared with the training process are not in it.
+    No image is read; only the annotations matter, which are those of :func:`random_boxes`. The memory is what Linux
+    counts as private to a process; pages shared with the training process are not included.
     """
-    entries = _made_up_entries(images)
+    entries = _random_entries(images)
     packed = sum(len(pickle.dumps(image, protocol=-1)) for image in entries) / MEGABYTE
     rows = []
-    for arm in (OURS, OBJECTS):
+    for storage in (OURS, OBJECTS):
         for number in workers:
             loader = TrainLoader(
                 entries,
@@ -59,28 +63,28 @@ def loader_memory(images: int, workers: Sequence[int]) -> list[MemoryRow]:
                 aspect_ratio_grouping=False,
                 num_workers=number,
             )
-            if arm == OBJECTS:
+            if storage == OBJECTS:
                 loader.dataset = DatasetFromList(entries, copy=False, serialize=False)
             first: dict[str, float] = {}
             last: dict[str, float] = {}
             stream = iter(loader)
-            for _ in tqdm(range(0, images, BATCH), f"{arm}, {number} processes", disable=None):
+            for _ in tqdm(range(0, images, BATCH), f"{storage}, {number} workers", disable=None):
                 for process, memory in next(stream)[0].items():
                     first.setdefault(process, memory)
                     last[process] = memory
             grown = sum(last[process] - first[process] for process in last)
-            rows.append(MemoryRow(arm=arm, workers=number, data_set=packed, grown=grown))
+            rows.append(MemoryRow(storage=storage, workers=number, data_set=packed, grown=grown))
     return rows
 
 
 def memory_table(rows: Sequence[MemoryRow]) -> str:
-    """A row for each arm and number of processes."""
-    cells = [[row.arm, row.workers, f"{row.data_set:.0f}", f"{row.grown:.0f}"] for row in rows]
-    return tabulate(cells, ["data set as", "processes", "packed, MB", "processes grew by, MB"], disable_numparse=True)
+    """A text table: a row for each storage and number of workers."""
+    cells = [[row.storage, row.workers, f"{row.data_set:.0f}", f"{row.grown:.0f}"] for row in rows]
+    return tabulate(cells, ["data set as", "workers", "packed, MB", "growth of workers, MB"], disable_numparse=True)
 
 
-def _made_up_entries(images: int) -> list[dict[str, Any]]:
-    content, _ = made_up_boxes(images, detections=0)
+def _random_entries(images: int) -> list[dict[str, Any]]:
+    content, _ = random_boxes(images, detections=0)
     objects: dict[int, list[dict[str, Any]]] = {}
     for entry in content["annotations"]:
         fields = {"iscrowd": 0, "bbox": entry["bbox"], "category_id": entry["category_id"] - 1}
@@ -93,8 +97,8 @@ def _in_order(entries: Any) -> TrainingSampler:
 
 
 def _private_memory(image: dict[str, Any]) -> dict[str, float]:
-    """In place of a mapper: of the first image of a batch, megabytes of this process's own, by its number."""
-    copy.deepcopy(image)  # as detectron2's mapper does
+    """A mapper; for the first image of a batch it returns this process's private memory in MB, by process id."""
+    copy.deepcopy(image)  # as in detectron2's mapper
     if image["image_id"] % BATCH != 1:
         return {}
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()

@@ -1,5 +1,4 @@
-"""The rest of a run besides its model: loading images, next to what it is built on and to the training step, and
-evaluating boxes."""
+"""Times the parts of a run other than the model: image loading and box evaluation."""
 
 import contextlib
 import io
@@ -8,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,7 +35,7 @@ from se_detection.data.mapper import CheckedMapper
 from se_detection.data.train_loader import TrainLoader
 from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator
 
-from .case import STEP, Case
+from .case import SIZE_DIVISOR, Case
 from .networks import SE, build_network
 from .ratio import Ratio, paired_ratio
 from .rounds import Clock, rounds_in_turn
@@ -44,59 +43,62 @@ from .workload import Training
 
 OURS, DETECTRON2, PYCOCOTOOLS = "ours", "detectron2", "pycocotools"
 CLASSES = 80
-# Boxes in an image: as many objects as COCO has on average, and as many detections as are evaluated.
+# Boxes per image: COCO's mean number of objects, and the number of detections that COCO evaluates.
 OBJECTS, DETECTIONS = 7, 100
 HEIGHT, WIDTH = 480, 640
-# Of the objects' sides, in pixels.
+# Range of the objects' sides, in pixels.
 SIDES = (8, 300)
 
-Arms = Mapping[str, Callable[[], Any]]
+Runs = Mapping[str, Callable[[], Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopRow:
-    """What was timed.
+    """The time of a loader, an evaluator or a training step.
 
     Args:
-        arm: its name.
-        rounds: how often it was timed.
+        name: its name.
+        rounds: number of timings.
         ratio: its time over the reference's.
     """
 
-    arm: str
+    name: str
     rounds: int
     ratio: Ratio
 
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; the name is in `arm`."""
+        return {"arm": self.name, "rounds": self.rounds, "ratio": asdict(self.ratio)}
 
-def measure_loop(arms: Arms, *, rounds: int, clock: Clock = time.process_time) -> list[LoopRow]:
-    """Times arms in turn, after a round that isn't counted.
+
+def measure_loop(runs: Runs, *, rounds: int, clock: Clock = time.process_time) -> list[LoopRow]:
+    """Times functions in turn, after a warm-up round.
 
     Args:
-        arms: of :func:`loader_arms` or :func:`evaluation_arms`; the first is the reference.
-        rounds: how often each is timed.
-        clock: that of the processor, which another program's work doesn't move.
+        runs: from :func:`loader_runs` or :func:`evaluation_runs`; the first is the reference.
+        rounds: number of timings of each.
+        clock: by default CPU time, on which other programs have no effect.
     """
-    turns = rounds_in_turn(arms, 1 + rounds, clock=clock)
+    turns = rounds_in_turn(runs, 1 + rounds, clock=clock)
     first, *measured = tqdm(turns, total=1 + rounds, unit="round", disable=None)
     seconds = {name: np.array([times[name] for times in measured]) for name in first}
-    reference = seconds[next(iter(arms))]
-    return [LoopRow(arm=name, rounds=rounds, ratio=paired_ratio(seconds[name], reference)) for name in arms]
+    reference = seconds[next(iter(runs))]
+    return [LoopRow(name=name, rounds=rounds, ratio=paired_ratio(seconds[name], reference)) for name in runs]
 
 
 def loop_table(rows: Sequence[LoopRow]) -> str:
-    """Each arm's time over the first one's, for the screen."""
-    cells = [[row.arm, *row.ratio.cells()] for row in rows]
+    """A text table: the time of each row over the first one's."""
+    cells = [[row.name, *row.ratio.cells()] for row in rows]
     cells[0][1:] = ["1", ""]
     alignment = ("left", "right", "right")
-    return tabulate(cells, ["arm", "ratio", "95 % interval"], disable_numparse=True, colalign=alignment)
+    return tabulate(cells, ["part", "ratio", "95 % interval"], disable_numparse=True, colalign=alignment)
 
 
-def loader_arms(cfg: CfgNode) -> Arms:
-    """detectron2's training loader and ours: each call loads the next batch, in this process, the same of both.
+def loader_runs(cfg: CfgNode) -> Runs:
+    """detectron2's training loader and ours. Each call loads the next batch in this process, the same for both.
 
     Args:
-        cfg: its `DATASETS.TRAIN`, with images in the data set's order and each at the largest of
-            `INPUT.MIN_SIZE_TRAIN`, so that the work is the same.
+        cfg: `DATASETS.TRAIN` is loaded in its order, at the largest size of `INPUT.MIN_SIZE_TRAIN`.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -111,14 +113,14 @@ def loader_arms(cfg: CfgNode) -> Arms:
 
 
 def training_step(batch: list[dict[str, Any]], device: str) -> Training:
-    """A step of SE-ResNet-50-FPN Faster R-CNN on a loaded batch, the same one each time, in float32.
+    """A float32 training step of an SE-ResNet-50-FPN Faster R-CNN, always on the same batch.
 
     Args:
-        batch: of a training loader, of 80 classes at most.
+        batch: from a training loader, with at most 80 classes.
         device: `cpu` or `cuda`.
     """
-    # The case's images are of no matter, as the batch takes their place.
-    case = Case(part="detector", mode="train", device=device, dtype="float32", size=STEP, batch=1, depth=50)
+    # The batch replaces the case's images.
+    case = Case(part="detector", mode="train", device=device, dtype="float32", size=SIZE_DIVISOR, batch=1, depth=50)
     step = Training(build_network(SE, case), case)
     step.inputs = batch
     return step
@@ -129,22 +131,22 @@ def _in_order(images: Any) -> TrainingSampler:
 
 
 @contextmanager
-def evaluation_arms(images: int) -> Iterator[Arms]:
-    """pycocotools alone, detectron2's evaluator with it, and ours: each call evaluates made-up boxes, and gives AP.
+def evaluation_runs(images: int) -> Iterator[Runs]:
+    """pycocotools, detectron2's evaluator, and ours. Each call evaluates the same random boxes and returns AP.
 
-    The annotations are read from a file; pycocotools reads the detections from one too, the others take them as a model
-    gives them and write that file.
+    All read the annotations from a file. pycocotools also reads the detections from a file; the others take a model's
+    outputs and write that file.
 
     Args:
-        images: how many; each has some objects of 80 classes and 100 detections.
+        images: number of images; each has some objects of 80 classes and 100 detections.
     """
     name = f"benchmark-{uuid.uuid4()}"
     with TemporaryDirectory() as folder:
         annotations, results = Path(folder, "val.json"), Path(folder, OURS, "coco_instances_results.json")
-        content, outputs = made_up_boxes(images)
+        content, outputs = random_boxes(images)
         annotations.write_text(json.dumps(content), encoding="utf-8")
         register_coco_instances(name, {}, str(annotations), folder)
-        # Otherwise the first evaluator would do it, at some cost.
+        # Otherwise the first evaluator would load it.
         DatasetCatalog.get(name)
 
         def evaluate(evaluator: COCOEvaluator) -> float:
@@ -169,7 +171,7 @@ def evaluation_arms(images: int) -> Iterator[Arms]:
                 evaluation.summarize()
             return float(100 * evaluation.stats[0])
 
-        # It writes what pycocotools reads.
+        # Writes the file that pycocotools reads.
         ours()
         try:
             yield {PYCOCOTOOLS: alone, DETECTRON2: theirs, OURS: ours}
@@ -182,28 +184,28 @@ def _silence() -> contextlib.redirect_stdout[io.StringIO]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def made_up_boxes(images: int, detections: int = DETECTIONS) -> tuple[dict[str, Any], list[Instances]]:
-    """COCO annotations of objects of all sizes, and detections that are near to them, many of the wrong class."""
-    chance = np.random.default_rng(0)
+def random_boxes(images: int, detections: int = DETECTIONS) -> tuple[dict[str, Any], list[Instances]]:
+    """COCO annotations of random objects of all sizes, and detections near them, many of the wrong class."""
+    rng = np.random.default_rng(0)
     objects: list[dict[str, Any]] = []
     outputs = []
     for image in range(1, images + 1):
-        count = 1 + chance.poisson(OBJECTS - 1)
-        sides = np.exp(chance.uniform(np.log(SIDES[0]), np.log(SIDES[1]), (count, 2)))
-        corners = chance.uniform(0, 1, (count, 2)) * ([WIDTH, HEIGHT] - sides)
-        classes = chance.integers(CLASSES, size=count)
+        count = 1 + rng.poisson(OBJECTS - 1)
+        sides = np.exp(rng.uniform(np.log(SIDES[0]), np.log(SIDES[1]), (count, 2)))
+        corners = rng.uniform(0, 1, (count, 2)) * ([WIDTH, HEIGHT] - sides)
+        classes = rng.integers(CLASSES, size=count)
         for corner, side, number in zip(corners, sides, classes, strict=True):
             entry = {"id": len(objects) + 1, "image_id": image, "category_id": int(number) + 1, "iscrowd": 0}
             objects.append({**entry, "bbox": [*corner.tolist(), *side.tolist()], "area": float(side.prod())})
-        found = chance.integers(count, size=detections)
-        moved = corners[found] + chance.normal(0, 0.1, (detections, 2)) * sides[found]
-        sized = sides[found] * np.exp(chance.normal(0, 0.1, (detections, 2)))
-        named = np.where(chance.random(detections) < 0.6, classes[found], chance.integers(CLASSES, size=detections))
+        matched = rng.integers(count, size=detections)
+        moved = corners[matched] + rng.normal(0, 0.1, (detections, 2)) * sides[matched]
+        sized = sides[matched] * np.exp(rng.normal(0, 0.1, (detections, 2)))
+        named = np.where(rng.random(detections) < 0.6, classes[matched], rng.integers(CLASSES, size=detections))
         outputs.append(
             Instances(
                 (HEIGHT, WIDTH),
                 pred_boxes=Boxes(np.hstack([moved, moved + sized])),
-                scores=torch.from_numpy(chance.random(detections) ** 3),
+                scores=torch.from_numpy(rng.random(detections) ** 3),
                 pred_classes=torch.from_numpy(named),
             )
         )

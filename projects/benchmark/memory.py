@@ -1,4 +1,4 @@
-"""How much memory an arm takes at its peak."""
+"""The peak memory of a model."""
 
 import os
 
@@ -7,18 +7,18 @@ from torch.profiler import ProfilerActivity, profile
 
 from .workload import Inference
 
-# Of the profiler's events, those of an allocation or, with negative bytes, of its end.
+# The profiler's event of an allocation, or with negative bytes of a release.
 MEMORY_EVENT = "[memory]"
 
 
 def peak_bytes(workload: Inference, device: str) -> int:
-    """What is there between passes (weights, and in training the optimizer's state), and the most that a pass adds.
+    """The bytes kept between passes (weights, and in training the optimizer's state), and the most that a pass adds.
 
-    Counted are the tensors of PyTorch's allocators: on the CPU from the allocations that its profiler sees. Memory that
-    libraries take for themselves, such as oneDNN's or cuDNN's, is in no count.
+    Only memory of PyTorch's allocators is counted, on the CPU as its profiler reports it. Memory that libraries such as
+    oneDNN or cuDNN allocate is not.
 
     Args:
-        workload: warmed up.
+        workload: must be warmed up.
     """
     kept = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in workload.tensors()}
     added = _added_on_cpu(workload) if device == "cpu" else _added_on_gpu(workload)
@@ -26,7 +26,7 @@ def peak_bytes(workload: Inference, device: str) -> int:
 
 
 def _added_on_cpu(workload: Inference) -> int:
-    # Without it, the profiler complains of GPUs that aren't there.
+    # Silences the profiler's warnings about missing GPUs.
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         workload()

@@ -1,4 +1,4 @@
-"""The networks that are compared: one recipe, with one backbone or another."""
+"""The networks that are compared: one config with different backbones."""
 
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone, build_model
@@ -15,11 +15,11 @@ PLAIN, SE, TIMM_LEGACY, TIMM = "plain", "se", "legacy_seresnet", "seresnet"
 def build_network(backbone: str, case: Case) -> nn.Module:
     """The case's part of a Faster R-CNN with FPN, in the case's mode, on its device.
 
-    As `COCO-Detection/faster_rcnn_R_50_FPN_1x` has it: norms are frozen, and so are stem and res2. Weights are random,
-    with which the RPN gives every network's heads the most proposals that it may: all have the same to do.
+    It is the network of `COCO-Detection/faster_rcnn_R_50_FPN_1x`: norms, stem and res2 are frozen. Weights are random,
+    so that the RPN gives the heads of every network the largest number of proposals: all have the same work.
 
     Args:
-        backbone: `plain` (detectron2's own), `se`, or the beginning of timm's name, which the depth follows.
+        backbone: `plain` (detectron2's own), `se`, or the prefix of timm's name before the depth.
     """
     cfg = get_config(f"COCO-Detection/faster_rcnn_{'SE_' if backbone == SE else ''}R_50_FPN_1x")
     cfg.MODEL.DEVICE = case.device
@@ -37,6 +37,6 @@ def build_network(backbone: str, case: Case) -> nn.Module:
         network = fpn.bottom_up
     for module in network.modules():
         if isinstance(module, FrozenBatchNorm2d):
-            # Frozen norms of a new network let it double its activations in each block, beyond float16 and the RPN.
+            # With new frozen norms, activations double in each block, and overflow float16 and the RPN.
             module.weight.fill_(0.5)
     return network.train(case.mode == "train")

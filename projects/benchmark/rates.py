@@ -1,18 +1,18 @@
-"""What the machine can do at best: a large copy, and a large convolution."""
+"""The speed of the machine: a large copy, and a large convolution."""
 
 import torch
 import torch.nn.functional as F
 
 from .case import DTYPES
 
-# More than a CPU's caches hold.
+# Bytes; larger than a CPU's caches.
 COPIED = 256 * 2**20
-# Images, channels, and the maps' side: some hundredths of a second on two CPU cores, about a thousandth on a GPU.
+# Images, channels, and the maps' side: some 10 ms on two CPU cores, about 1 ms on a GPU.
 CONVOLUTION = {"cpu": (1, 256, 64), "cuda": (8, 1024, 64)}
 
 
 class Copy:
-    """Copies a large tensor; `work` is the bytes that are read and written."""
+    """Copies a large tensor; `work` is the number of bytes read and written."""
 
     work = 2 * COPIED
 
@@ -25,10 +25,10 @@ class Copy:
 
 
 class Convolution:
-    """Convolves large maps, 3x3; `work` is its floating-point operations.
+    """A 3x3 convolution of large maps; `work` is its number of floating-point operations.
 
-    It is a matrix product by the library, and in the number format, of the networks' convolutions. On CPUs its rate was
-    seen to be 10 to 15 % higher than that of `torch.mm`, which would be no bound.
+    It uses the library and the dtype of the networks' convolutions. On CPUs it is 10 to 15 % faster than `torch.mm`, so
+    `torch.mm` would not give a lower bound.
     """
 
     def __init__(self, device: str, dtype: str) -> None:

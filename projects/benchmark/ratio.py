@@ -1,4 +1,4 @@
-"""A ratio of times that were measured in turn, and how sure it is."""
+"""A ratio of times that were measured in turn, with its confidence interval."""
 
 from dataclasses import dataclass
 from math import comb
@@ -13,7 +13,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Ratio:
-    """The median over rounds, with its 95 % interval; None where there are too few rounds for one."""
+    """The median over rounds, with its 95 % interval; `low` and `high` are None with fewer than 6 rounds."""
 
     value: float
     low: float | None
@@ -25,15 +25,14 @@ class Ratio:
 
 
 def paired_ratio(seconds: Array, baseline: Array) -> Ratio:
-    """The median of the ratios in each round: what slows a whole round down cancels out.
+    """The median of the rounds' ratios. A slowdown of a whole round cancels out.
 
-    The interval is the median's from order statistics, whatever the times' distribution is: of n rounds, the values
-    of rank k + 1 and n - k, with the largest k for which a fair coin, tossed n times, shows at most k heads with a
-    probability of 2.5 % or less. It takes six rounds.
+    The interval is that of the sign test, which holds for any distribution of the times: the values of rank k + 1 and
+    n - k of n rounds, with the largest k for which P(Bin(n, 1/2) <= k) is at most 2.5 %. It needs six rounds.
 
     Args:
         seconds: (rounds,)
-        baseline: (rounds,), of the same rounds.
+        baseline: (rounds,), measured in the same rounds.
     """
     ratios = np.sort(seconds / baseline)
     rounds = len(ratios)

@@ -1,4 +1,4 @@
-"""Timing in turn: one pass of each in every round, so that what else a machine does hits all alike."""
+"""Timing in turn: each round runs every candidate once, so that other load on the machine affects all alike."""
 
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -12,7 +12,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def clock_of(device: str) -> Clock:
-    """A clock in seconds; on a GPU it waits until all that was asked for is done."""
+    """A clock in seconds; on a GPU it waits until all submitted work is done."""
     if device == "cpu":
         return time.perf_counter
 
@@ -26,15 +26,15 @@ def clock_of(device: str) -> Clock:
 def rounds_in_turn(
     runs: Mapping[Key, Callable[[], object]], rounds: int, *, clock: Clock, seed: int = 0
 ) -> Iterator[dict[Key, float]]:
-    """Runs each once a round, in another random order every time.
+    """Runs each candidate once per round, in a new random order each time.
 
     Args:
-        runs: warmed up.
-        clock: of :func:`clock_of`.
-        seed: of the orders.
+        runs: the candidates; must be warmed up.
+        clock: see :func:`clock_of`.
+        seed: for the orders.
 
     Yields:
-        The seconds of each, after every round.
+        After every round, the seconds of each candidate.
     """
     names = list(runs)
     orders = np.random.default_rng(seed)

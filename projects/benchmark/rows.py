@@ -1,32 +1,32 @@
-"""What the times of a case say about each arm."""
+"""The results of a case: a row for each model."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from .arms import ARM_NAMES, PLAIN_OF, STOCK
 from .case import Case
 from .ratio import Array, Ratio, paired_ratio
+from .timed_models import MODEL_NAMES, PLAIN_OF, STOCK
 from .times import Times
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """An arm in one case.
+    """The results of a model in one case.
 
     Args:
-        arm: its name.
+        model: its name.
         case: the case.
-        rounds: how often it was timed.
+        rounds: number of timings.
         ratio: its time over stock's.
-        over_plain: its time over that of the plain network run alike; None where there is none.
-        spread: the interquartile range of its times, as a part of their median: how restless the machine was.
-        cost: its median over stock's in the first case of the same part, mode and precision: how time grows.
-        memory_ratio: its peak memory over stock's; None where it can't be known.
-        median_ms: milliseconds; None but on a GPU.
+        over_plain: its time over that of the plain network run in the same way; None if there is none.
+        spread: interquartile range of its times over their median: how noisy the machine was.
+        cost: its median time over stock's in the first case of the same part, mode and precision.
+        memory_ratio: its peak memory over stock's; None if unknown.
+        median_ms: milliseconds; on a GPU only, otherwise None.
     """
 
-    arm: str
+    model: str
     case: Case
     rounds: int
     ratio: Ratio
@@ -38,22 +38,22 @@ class Row:
 
 
 def rows_of(times: Times, first: float) -> list[Row]:
-    """A row for each arm that was timed.
+    """A row for each model that was timed.
 
     Args:
-        times: of :func:`measure_case`.
+        times: see :func:`measure_case`.
         first: stock's median in the first case of the same part, mode and precision, in seconds.
     """
     stock, stock_memory = times.seconds[STOCK], times.memory[STOCK]
     rows = []
-    for name in [name for name in ARM_NAMES if name in times.seconds]:
+    for name in [name for name in MODEL_NAMES if name in times.seconds]:
         seconds = times.seconds[name]
         median = float(np.median(seconds))
         plain = times.seconds.get(PLAIN_OF.get(name, ""))
         memory = times.memory.get(name)
         rows.append(
             Row(
-                arm=name,
+                model=name,
                 case=times.case,
                 rounds=len(seconds),
                 ratio=paired_ratio(seconds, stock),

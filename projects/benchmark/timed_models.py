@@ -1,4 +1,4 @@
-"""The arms: which network, and how it is run."""
+"""The models that are timed: which network, and how it is run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,63 +17,67 @@ class TimedModel:
     """A network and how it is run.
 
     Args:
-        backbone: of :func:`build_network`.
-        fused: :func:`se_detection.export.fuse_for_inference` before it is run; for inference alone.
-        compiled: `torch.compile`, of backbone and FPN alone.
-        about: what a person is told.
+        backbone: see :func:`build_network`.
+        fused: apply :func:`se_detection.fuse_for_inference`; for inference only.
+        compiled: apply `torch.compile` to backbone and FPN.
+        description: for the help text.
     """
 
     backbone: str
     fused: bool = False
     compiled: bool = False
-    about: str = ""
+    description: str = ""
 
     def runs_in(self, mode: str) -> bool:
-        """Whether there is such an arm; compiled SE is fused at inference, and just compiled in training."""
+        """Whether the model is timed in a mode. In training, a compiled model is compiled but not fused."""
         return mode == "inference" or not self.fused or self.compiled
 
     def build(self, case: Case, compile_mode: str) -> nn.Module:
-        """The network, ready to run.
+        """Builds the network.
 
         Args:
-            compile_mode: `torch.compile`'s, such as `default` or `reduce-overhead`.
+            compile_mode: a mode of `torch.compile`, such as `default` or `reduce-overhead`.
         """
         network: Any = build_network(self.backbone, case)
         if self.fused and case.mode == "inference":
             dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
             return fuse_for_inference(network, dtype=dtype, compile=compile_mode if self.compiled else None)
         if self.compiled:
-            # As fuse_for_inference does it: a detector's images are of many sizes.
+            # Dynamic shapes, as in fuse_for_inference: a detector's images have many sizes.
             getattr(network, "backbone", network).compile(mode=compile_mode, dynamic=True)
         return network
 
     def autocast(self, case: Case) -> bool:
-        """Whether half precision is autocast's: a fused backbone has its own, a detector's heads have not."""
+        """Whether half precision needs autocast. A fused backbone is in half precision; a detector's heads are not."""
         return not self.fused or case.mode == "train" or case.part == "detector"
 
 
 STOCK = "stock"
-# No network, but the least time for ours.
+# Not a model: a lower bound of our time.
 BOUND = "bound"
-ARMS: Mapping[str, TimedModel] = {
-    STOCK: TimedModel(PLAIN, about="detectron2's plain ResNet, as it is: what the others are compared with"),
-    "stock-fused": TimedModel(PLAIN, fused=True, about="the same after fuse_for_inference"),
+MODELS: Mapping[str, TimedModel] = {
+    STOCK: TimedModel(PLAIN, description="detectron2's plain ResNet, unchanged: the reference of all ratios"),
+    "stock-fused": TimedModel(PLAIN, fused=True, description="the same after fuse_for_inference"),
     "stock-compiled": TimedModel(
-        PLAIN, fused=True, compiled=True, about="the same after fuse_for_inference and torch.compile"
+        PLAIN, fused=True, compiled=True, description="the same after fuse_for_inference and torch.compile"
     ),
-    "timm-legacy": TimedModel(TIMM_LEGACY, about="timm's legacy_seresnet as the backbone"),
-    "timm": TimedModel(TIMM, about="timm's seresnet as the backbone"),
-    "eager": TimedModel(SE, about="our SE-ResNet as it is trained"),
-    "fused": TimedModel(SE, fused=True, about="ours after fuse_for_inference"),
-    "compiled": TimedModel(SE, fused=True, compiled=True, about="ours after fuse_for_inference and torch.compile"),
+    "timm-legacy": TimedModel(TIMM_LEGACY, description="timm's legacy_seresnet as the backbone"),
+    "timm": TimedModel(TIMM, description="timm's seresnet as the backbone"),
+    "eager": TimedModel(SE, description="our SE-ResNet as it is trained"),
+    "fused": TimedModel(SE, fused=True, description="ours after fuse_for_inference"),
+    "compiled": TimedModel(
+        SE, fused=True, compiled=True, description="ours after fuse_for_inference and torch.compile"
+    ),
 }
-ARM_NAMES = (*ARMS, BOUND)
-# What SE costs: the plain network treated alike, but for FrozenBN in training, which only ours folds.
+MODEL_NAMES = (*MODELS, BOUND)
+# The plain network that is run in the same way. One difference: in training, only ours folds FrozenBN.
 PLAIN_OF: Mapping[str, str] = {"eager": STOCK, "fused": "stock-fused", "compiled": "stock-compiled"}
 
 
-def arms_of(mode: str, names: Sequence[str]) -> list[str]:
-    """Those of some arms that there are in a mode, and `stock`, which is always there."""
+def models_for(mode: str, names: Sequence[str]) -> list[str]:
+    """The names that can be timed in a mode, and always `stock`."""
     return [
-        name for name in ARM_NAMES if name == STOCK or (name in names and (name == BOUND or ARMS[name].runs_in(mode)))
+        name
+        for name in MODEL_NAMES
+        if name == STOCK or (name in names and (name == BOUND or MODELS[name].runs_in(mode)))
     ]

@@ -1,4 +1,4 @@
-"""One case: its arms built, warmed up, and timed in turn."""
+"""Times a case: builds its models, warms them up, and times them in turn."""
 
 import gc
 from collections.abc import Callable, Sequence
@@ -7,28 +7,28 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from .arms import ARMS, BOUND, STOCK, TimedModel
 from .bound import Bound
 from .case import Case
 from .memory import peak_bytes
 from .ratio import Array
 from .rounds import Clock, clock_of, rounds_in_turn
+from .timed_models import BOUND, MODELS, STOCK, TimedModel
 from .workload import Inference, make_workload
 
-# Passes of each arm before the first round, the last of them watched for its memory.
+# Passes of each model before the first round; memory is measured in the last.
 WARM_UP = 3
 
 
 @dataclass
 class Times:
-    """What was measured in a case.
+    """The times of a case.
 
     Args:
         case: the case.
-        seconds: of each arm, (rounds,); none where `stock` could not run.
-        memory: peak bytes of each arm; None where they can't be known.
-        skipped: why an arm isn't there.
-        interrupted: whether a person stopped it; the rounds that were whole by then are there.
+        seconds: (rounds,) for each model; empty if `stock` could not run.
+        memory: peak bytes of each model; None if unknown.
+        skipped: the reason for each model that could not run.
+        interrupted: whether Ctrl-C stopped it; complete rounds are kept.
     """
 
     case: Case
@@ -40,7 +40,7 @@ class Times:
 
 def measure_case(
     case: Case,
-    arms: Sequence[str],
+    models: Sequence[str],
     *,
     rounds: int,
     compile_mode: str,
@@ -48,32 +48,32 @@ def measure_case(
     progress: Callable[[str, int], None],
     clock: Clock | None = None,
 ) -> Times:
-    """Times arms in turn; one that can't run is left out, and without `stock` there are no times.
+    """Times models in turn. A model that fails is skipped; if `stock` fails, there are no times.
 
     Args:
         case: the case.
-        arms: of :func:`arms_of`.
-        rounds: how often each is timed.
-        compile_mode: of `torch.compile`.
-        seed: of the order of arms in each round.
-        progress: told what is being done, and of how many passes.
-        clock: the device's unless given.
+        models: see :func:`models_for`.
+        rounds: number of timings of each model.
+        compile_mode: a mode of `torch.compile`.
+        seed: for the order of models in each round.
+        progress: called with a description and the number of finished passes.
+        clock: by default the device's.
     """
     times = Times(case)
     runs: dict[str, Callable[[], object]] = {}
     measured: list[dict[str, float]] = []
     bound: Bound | None = None
     try:
-        # Code that cases share would be compiled anew only so often, and then run uncompiled.
+        # torch.compile limits recompilations of shared code, and then runs it uncompiled.
         torch.compiler.reset()
         gc.collect()
-        for name in arms:
+        for name in models:
             progress(f"{case}: {name}", 0)
             try:
                 if name == BOUND:
                     bound = Bound(case)
                 else:
-                    runs[name], times.memory[name] = _prepare(ARMS[name], case, compile_mode)
+                    runs[name], times.memory[name] = _prepare(MODELS[name], case, compile_mode)
             except RuntimeError as error:
                 times.skipped[name] = _reason(error)
                 if name == STOCK:
@@ -82,7 +82,7 @@ def measure_case(
         rates = bound.runs if bound else {}
         for seconds in rounds_in_turn({**runs, **rates}, rounds, clock=clock or clock_of(case.device), seed=seed):
             measured.append(seconds)
-            progress(str(case), len(arms))
+            progress(str(case), len(models))
     except KeyboardInterrupt:
         times.interrupted = True
     except RuntimeError as error:
@@ -99,13 +99,13 @@ def _reason(error: RuntimeError) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _prepare(arm: TimedModel, case: Case, compile_mode: str) -> tuple[Inference, int | None]:
-    """A warm arm, and its peak memory."""
-    workload = make_workload(arm.build(case, compile_mode), case, autocast=arm.autocast(case))
+def _prepare(model: TimedModel, case: Case, compile_mode: str) -> tuple[Inference, int | None]:
+    """A warmed-up model, and its peak memory."""
+    workload = make_workload(model.build(case, compile_mode), case, autocast=model.autocast(case))
     for _ in range(WARM_UP - 1):
         workload()
     memory = peak_bytes(workload, case.device)
-    if case.device == "cuda" and arm.compiled and compile_mode != "default":
-        # CUDA graphs keep memory of their own, of which PyTorch's counters know little.
+    if case.device == "cuda" and model.compiled and compile_mode != "default":
+        # PyTorch's counters do not include the private memory of CUDA graphs.
         return workload, None
     return workload, memory

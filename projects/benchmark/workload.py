@@ -1,4 +1,4 @@
-"""What one pass of an arm does: a forward call, or a whole training step, on random images."""
+"""A pass of a model on random images: a forward call, or a training step."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,8 +20,8 @@ class Inference:
 
     Args:
         model: in evaluation mode.
-        case: whose images it takes.
-        autocast: whether half precision is left to autocast.
+        case: determines the images.
+        autocast: whether to use autocast for half precision.
     """
 
     def __init__(self, model: nn.Module, case: Case, *, autocast: bool) -> None:
@@ -34,27 +34,27 @@ class Inference:
             return self.model(self.inputs)
 
     def tensors(self) -> Iterator[Tensor]:
-        """What is there between passes."""
+        """The tensors that are kept between passes."""
         yield from self.model.parameters()
         yield from self.model.buffers()
 
 
 class Training(Inference):
-    """Forward, backward, a step of SGD with momentum, and gradients freed, as detectron2 trains.
+    """Forward, backward, a step of SGD with momentum, and gradients freed, as in detectron2's trainer.
 
-    A detector has its losses. A part of one has none: its features get random gradients.
+    A backbone has no losses: its features get random gradients.
 
     Args:
         model: in training mode.
-        case: whose images it takes.
+        case: determines the images.
     """
 
     def __init__(self, model: nn.Module, case: Case) -> None:
         super().__init__(model, case, autocast=True)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        # Of a rate of 0: all of the work, and the same weights in every round.
+        # With a learning rate of 0, all the work is done and the weights stay the same.
         self.optimizer = torch.optim.SGD(trained, lr=0.0, momentum=0.9, weight_decay=1e-4)
-        # What it scales by takes no time; 1 keeps random gradients finite.
+        # The scale has no effect on time; 1 keeps random gradients finite.
         self.scaler = GradScaler(case.device, init_scale=1.0, enabled=case.dtype == "float16")
         self.gradients: list[Tensor] = []
 
@@ -64,7 +64,7 @@ class Training(Inference):
         if isinstance(self.inputs, list):
             self.scaler.scale(sum(outputs.values())).backward()
         else:
-            # A backbone's res2 is frozen.
+            # res2 is frozen, and has no gradient.
             features = [feature for feature in outputs.values() if feature.requires_grad]
             if not self.gradients:
                 self.gradients = [self.scaler.scale(torch.randn_like(feature)) for feature in features]
@@ -74,19 +74,19 @@ class Training(Inference):
         self.optimizer.zero_grad()
 
     def tensors(self) -> Iterator[Tensor]:
-        """What is there between steps."""
+        """The tensors that are kept between steps."""
         yield from super().tensors()
         for state in self.optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
 def make_workload(model: nn.Module, case: Case, *, autocast: bool) -> Inference:
-    """What the case's mode is."""
+    """A :class:`Training` or :class:`Inference`, by the case's mode."""
     return Training(model, case) if case.mode == "train" else Inference(model, case, autocast=autocast)
 
 
 def make_inputs(case: Case) -> Any:
-    """Random images, the same for each arm: a normalised batch, or what a detector takes, with boxes."""
+    """Random images, the same for each model: a normalised batch, or a detector's inputs with boxes."""
     generator = torch.Generator().manual_seed(0)
     size = case.size
     if case.part != "detector":

@@ -1,4 +1,4 @@
-"""What a study consists of, as a yaml file says it."""
+"""The definition of a study, read from a yaml file."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ KEYS = {"NAME", "SEEDS", "RECIPE", "TRAIN_IMAGES", "TUNING_IMAGES", "BASE_LR", "
 
 @dataclass(frozen=True)
 class Variant:
-    """A detector: its config, and the arm whose pre-trained backbone it begins with (another's is loaded in part)."""
+    """A detector config, and the variant whose pre-trained backbone it starts from."""
 
     name: str
     config: Path
@@ -30,23 +30,23 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Arms x seeds; the first arm is the baseline.
+    """Variants x seeds; the first variant is the baseline.
 
     Args:
-        name: of the files that are kept.
-        seeds: each has its own backbones and its own fine-tuning.
-        arms: by name.
-        recipe: of the pre-training, a file for tools/pretrain.py.
-        train_images: how many of the training images are trained on; 0 for all.
-        tuning_images: how many others the learning rate is chosen on.
-        base_lr: the learning rates that are tried, with the first seed.
-        tuning_iters: the length of a trial.
-        digest: of the file and all configs that it names.
+        name: prefix of the record files.
+        seeds: backbones and detectors are trained once per seed.
+        variants: by name.
+        recipe: config file of the pre-training, for tools/pretrain.py.
+        train_images: number of training images to use; 0 for all.
+        tuning_images: number of other training images, for the choice of the learning rate.
+        base_lr: the learning rates to try, with the first seed.
+        tuning_iters: length of a trial.
+        digest: hash of the file and of all configs that it names.
     """
 
     name: str
     seeds: tuple[int, ...]
-    arms: dict[str, Variant]
+    variants: dict[str, Variant]
     recipe: Path
     train_images: int
     tuning_images: int
@@ -56,62 +56,62 @@ class Study:
 
     @property
     def baseline(self) -> Variant:
-        """The first arm."""
-        return next(iter(self.arms.values()))
+        """The first variant."""
+        return next(iter(self.variants.values()))
 
 
 def read_study(path: Path) -> Study:
-    """Reads a study's yaml file; paths in it are relative to it.
+    """Reads a study's yaml file. Paths in it are relative to it.
 
     Raises:
-        UserError: it can't be read, or says something else.
+        UserError: the file can't be read, or a value is invalid.
     """
     if not os.path.isfile(path):
-        raise UserError(f"{path}: there is no such file; name a study, such as configs/Study/Study-cpu.yaml")
+        raise UserError(f"{path}: no such file; name a study, such as configs/Study/Study-cpu.yaml")
     content = read_yaml(path)
     if not isinstance(content, dict) or set(content) != KEYS:
-        raise UserError(f"{path}: a study has the keys {', '.join(sorted(KEYS))}, and no others")
+        raise UserError(f"{path}: a study must have exactly the keys {', '.join(sorted(KEYS))}")
     _check_name(path, "NAME", content["NAME"])
-    arms = _arms(path, content["ARMS"])
+    variants = _read_variants(path, content["ARMS"])
     recipe = path.parent / str(content["RECIPE"])
     for key in ("TRAIN_IMAGES", "TUNING_IMAGES", "TUNING_ITERS"):
         if not _is_number(content[key], int) or content[key] < (key != "TRAIN_IMAGES"):
-            raise UserError(f"{path}: {key}: {content[key]!r} is no number of that")
+            raise UserError(f"{path}: {key}: {content[key]!r} is not a valid number")
     if not os.path.isfile(recipe):
-        raise UserError(f"{path}: RECIPE: there is no file {recipe}")
+        raise UserError(f"{path}: RECIPE: no such file: {recipe}")
     for key, kind in (("SEEDS", int), ("BASE_LR", float)):
         values = content[key]
         if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values):
-            raise UserError(f"{path}: {key} must be a list with at least one value, and each value once")
+            raise UserError(f"{path}: {key} must be a list of at least one value, without duplicates")
         for value in values:
             if not _is_number(value, kind):
-                raise UserError(f"{path}: {key}: {value!r} is no {'seed' if kind is int else 'learning rate'}")
+                raise UserError(f"{path}: {key}: {value!r} is not a valid {'seed' if kind is int else 'learning rate'}")
     return Study(
         name=content["NAME"],
         seeds=tuple(content["SEEDS"]),
-        arms=arms,
+        variants=variants,
         recipe=recipe,
         train_images=content["TRAIN_IMAGES"],
         tuning_images=content["TUNING_IMAGES"],
         base_lr=tuple(content["BASE_LR"]),
         tuning_iters=content["TUNING_ITERS"],
-        digest=_digest([content, *map(_values, [recipe, *(arm.config for arm in arms.values())])]),
+        digest=_digest([content, *map(_values, [recipe, *(variant.config for variant in variants.values())])]),
     )
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    """Whether it is a number that is neither negative nor beyond what can be computed with."""
+    """Whether a value is a number from 0 to LARGEST_INTEGER."""
     kinds = (int,) if kind is int else (int, float)
     return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= LARGEST_INTEGER
 
 
-def _check_name(path: Path, what: str, name: object) -> None:
+def _check_name(path: Path, key: str, name: object) -> None:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        raise UserError(f"{path}: {what}: {name!r} is no name for files; take letters, digits, '_', '-' and '.'")
+        raise UserError(f"{path}: {key}: {name!r} is not a valid file name; use letters, digits, '_', '-' and '.'")
 
 
 def _values(config: Path) -> Any:
-    """What a config and its bases say, without defaults, which change with versions."""
+    """The values in a config and its bases, without defaults, which change with versions."""
     read_config(str(config), base=config_base())
     return CfgNode.load_yaml_with_base(str(config))
 
@@ -120,19 +120,19 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _arms(path: Path, content: Any) -> dict[str, Variant]:
+def _read_variants(path: Path, content: Any) -> dict[str, Variant]:
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: ARMS must name at least one arm")
-    arms = {}
+        raise UserError(f"{path}: ARMS must name at least one detector")
+    variants = {}
     for name, values in content.items():
         _check_name(path, "ARMS", name)
         if not isinstance(values, dict) or not {"CONFIG"} <= set(values) <= {"CONFIG", "BACKBONE"}:
-            raise UserError(f"{path}: arm {name} must have CONFIG, and may have BACKBONE")
+            raise UserError(f"{path}: ARMS: {name} must have CONFIG, and may have BACKBONE")
         config = path.parent / str(values["CONFIG"])
         if not os.path.isfile(config):
-            raise UserError(f"{path}: arm {name}: there is no file {config}")
-        arms[name] = Variant(name, config, str(values.get("BACKBONE", name)))
-    for arm in arms.values():
-        if arm.backbone not in arms:
-            raise UserError(f"{path}: arm {arm.name}: BACKBONE {arm.backbone} is none of its arms")
-    return arms
+            raise UserError(f"{path}: ARMS: {name}: no such file: {config}")
+        variants[name] = Variant(name, config, str(values.get("BACKBONE", name)))
+    for variant in variants.values():
+        if variant.backbone not in variants:
+            raise UserError(f"{path}: ARMS: {variant.name}: BACKBONE {variant.backbone} is not one of ARMS")
+    return variants

@@ -1,4 +1,4 @@
-"""What is kept of a finished run: a small file that the report is made of, without weights or predictions."""
+"""The record of a finished run: a small file for the report, without weights or predictions."""
 
 import json
 import subprocess
@@ -17,32 +17,33 @@ from se_detection.errors import UserError
 from se_detection.files import parse_json, write_whole
 from se_detection.runs.evaluated_run import read_run
 from se_detection.runs.metrics import MetricsFile
+from se_detection.runs.run_folder import METRICS as METRICS_FILE
 
 from .definition import Study, Variant
 
 KEPT = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-# Enough for a variance: its standard error is 1 / sqrt(2 * 500), three in a hundred.
+# Bootstrap samples. The relative standard error of the variance is sqrt(2 / 500), 6 %.
 SAMPLES = 500
-# Of a curve.
+# At most, in a curve.
 POINTS = 200
 
 
-def record_file(folder: Path, study: Study, arm: Variant, seed: int) -> Path:
-    """Where a run's record lies."""
-    return folder / f"{study.name}-{arm.name}-{seed}.json"
+def record_file(folder: Path, study: Study, variant: Variant, seed: int) -> Path:
+    """The path of a run's record."""
+    return folder / f"{study.name}-{variant.name}-{seed}.json"
 
 
 def read_records(folder: Path, study: Study) -> dict[str, dict[int, dict[str, Any]]]:
-    """The records that there are, by arm and seed.
+    """The existing records, by variant and seed.
 
     Raises:
-        UserError: one is of another definition of the study, of other data or another device, or can't be read.
+        UserError: a record is from another definition of the study, other data or another device, or can't be read.
     """
-    found: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in study.arms}
+    records: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in study.variants}
     first: tuple[Path, dict[str, Any]] | None = None
-    for arm in study.arms.values():
+    for variant in study.variants.values():
         for seed in study.seeds:
-            path = record_file(folder, study, arm, seed)
+            path = record_file(folder, study, variant, seed)
             if not path.is_file():
                 continue
             record = _read(path, study)
@@ -50,25 +51,25 @@ def read_records(folder: Path, study: Study) -> dict[str, dict[int, dict[str, An
             for key in ("data_digest", "device"):
                 if record[key] != first[1][key]:
                     raise UserError(
-                        f"{path} and {first[0]} have different {key} ({record[key]}, {first[1][key]}), and can't be "
+                        f"{path} and {first[0]} have different {key} ({record[key]}, {first[1][key]}) and can't be "
                         "compared; move one of them away, or give the study another NAME"
                     )
-            found[arm.name][seed] = record
-    return found
+            records[variant.name][seed] = record
+    return records
 
 
 def read_times(folder: Path, study: Study) -> dict[str, Any] | None:
-    """What :func:`measure_times` has written, or None.
+    """The content of the file of :func:`measure_times`, or None if there is none.
 
     Raises:
-        UserError: it is of another definition of the study.
+        UserError: it is from another definition of the study.
     """
     path = times_file(folder, study)
     return _read(path, study) if path.is_file() else None
 
 
 def times_file(folder: Path, study: Study) -> Path:
-    """Where a study's times lie."""
+    """The path of a study's times."""
     return folder / f"{study.name}-times.json"
 
 
@@ -76,10 +77,10 @@ def _read(path: Path, study: Study) -> dict[str, Any]:
     try:
         content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {error}; remove it, and it is made again") from error
+        raise UserError(f"{path} can't be read: {error}; remove it and run the study again") from error
     if not isinstance(content, dict) or content.get("definition") != study.digest:
         raise UserError(
-            f"{path} is of {study.name} as it was defined before; move the old files away, or give the study another "
+            f"{path} is from an earlier definition of {study.name}; move the old files away, or give the study another "
             "NAME"
         )
     return content
@@ -88,7 +89,7 @@ def _read(path: Path, study: Study) -> dict[str, Any]:
 def write_record(
     folder: Path,
     study: Study,
-    arm: Variant,
+    variant: Variant,
     seed: int,
     *,
     run: Path,
@@ -98,19 +99,19 @@ def write_record(
     data_digest: str,
     command: str,
 ) -> dict[str, Any]:
-    """Keeps a finished run.
+    """Writes and returns the record of a finished run.
 
-    Beside the figures of `docs/results` it has `bootstrap`, each metric on the images themselves and on samples of
-    them, the same for every run; from these come the intervals.
+    It includes `bootstrap`: each metric on the test images and on resamples of them. The resamples are the same for
+    every run, and the intervals are computed from them.
 
     Args:
-        folder: where records are kept.
-        run: the detector's folder.
-        backbone: that of its pre-training.
-        rates: AP on the tuning images by learning rate, None where the trial diverged.
-        rate: the one that was chosen.
-        data_digest: of :meth:`Data.digest`.
-        command: that made the run.
+        folder: folder of the records.
+        run: the detector's run folder.
+        backbone: the run folder of its pre-training.
+        rates: AP on the tuning images by learning rate; None if the trial diverged.
+        rate: the chosen learning rate.
+        data_digest: see :meth:`StudyData.digest`.
+        command: the command line of the study.
     """
     finished = read_run(run)
     coco = load_annotations(finished.annotations)
@@ -121,7 +122,7 @@ def write_record(
     content = {
         "study": study.name,
         "definition": study.digest,
-        "arm": arm.name,
+        "arm": variant.name,
         "seed": seed,
         "data": finished.annotations.stem,
         "data_digest": data_digest,
@@ -133,7 +134,11 @@ def write_record(
         "learning_rate_trials": {str(rate): ap for rate, ap in rates.items()},
         "parameters": finished.record["parameters"],
         "backbone_gflops": finished.record["backbone_gflops"],
-        "backbone": {"arm": arm.backbone, **pretraining, "curve": _curve(backbone, "loss_cls", "classification/top1")},
+        "backbone": {
+            "arm": variant.backbone,
+            **pretraining,
+            "curve": _curve(backbone, "loss_cls", "classification/top1"),
+        },
         "curve": _curve(run, "total_loss", "bbox/AP"),
         "bootstrap": {name: [_finite(value, 2) for value in scores[name]] for name in KEPT},
         "command": command,
@@ -141,13 +146,13 @@ def write_record(
     }
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(content, allow_nan=False) + "\n"
-    write_whole(record_file(folder, study, arm, seed), lambda file: file.write(text.encode()))
+    write_whole(record_file(folder, study, variant, seed), lambda file: file.write(text.encode()))
     return content
 
 
 def _curve(run: Path, loss: str, metric: str) -> dict[str, list[list[float]]]:
-    """(iteration, value) of the loss and of each evaluation."""
-    lines = MetricsFile(run / "metrics.json").lines()
+    """(iteration, value) pairs of the loss and of the evaluations."""
+    lines = MetricsFile(run / METRICS_FILE).lines()
     losses = [[line["iteration"], round(line[loss], 4)] for line in lines if loss in line]
     return {
         "loss": losses[:: -(-len(losses) // POINTS) or 1],
@@ -156,14 +161,14 @@ def _curve(run: Path, loss: str, metric: str) -> dict[str, list[list[float]]]:
 
 
 def _finite(value: float, digits: int | None = None) -> float | None:
-    """JSON has no NaN."""
+    """None for NaN, which JSON does not have."""
     if not np.isfinite(value):
         return None
     return float(value) if digits is None else round(float(value), digits)
 
 
 def _commit() -> str:
-    """Of the checkout that the package is run from, and whether it has changes; empty where it is none."""
+    """The commit of the checkout, with `-dirty` if there are changes; empty if it is not a git checkout."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return ""

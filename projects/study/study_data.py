@@ -1,4 +1,4 @@
-"""Where a study's data are, and what is made of them."""
+"""The data of a study, and its splits."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from .definition import Study
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
-    """The images to pre-train on, and a detection set's two splits."""
+class StudyData:
+    """The images for pre-training, and the two splits of a detection set."""
 
     classification: Path
     train_json: Path
@@ -26,15 +26,15 @@ class Data:
     val_images: Path
 
     def digest(self) -> str:
-        """Of the annotations, and of how many images the classes to pre-train on have; the same on any machine.
+        """Hash of the annotations and of the pre-training set's image counts; the same on every machine.
 
         Raises:
-            UserError: something is not there.
+            UserError: a file or folder is missing.
         """
         digest = hashlib.sha256()
         for path in (self.train_json, self.val_json):
             if not path.is_file():
-                raise UserError(f"{path}: there is no such file")
+                raise UserError(f"{path}: no such file")
             digest.update(path.read_bytes())
         root = find_image_folder(self.classification)
         counts = {str(item.relative_to(root)): len(os.listdir(item)) for item in root.glob("*/*") if item.is_dir()}
@@ -44,17 +44,17 @@ class Data:
 
 @dataclass(frozen=True)
 class StudySplit:
-    """A COCO file and its folder of images."""
+    """A COCO file and the folder of its images."""
 
     json_file: Path
     images: Path
 
 
-def make_splits(study: Study, data: Data, folder: Path) -> dict[str, StudySplit]:
-    """`train`, `tuning` and `val`: the first two are parts of the training data, and have no image in common.
+def make_splits(study: Study, data: StudyData, folder: Path) -> dict[str, StudySplit]:
+    """`train`, `tuning` and `val`; the first two are disjoint parts of the training data.
 
     Args:
-        folder: where their files go.
+        folder: for the annotation files.
 
     Raises:
         UserError: the training data have too few images, or can't be read.
@@ -71,8 +71,8 @@ def make_splits(study: Study, data: Data, folder: Path) -> dict[str, StudySplit]
     count = study.train_images or total - study.tuning_images
     if count + study.tuning_images > total or count < 1:
         raise UserError(
-            f"{data.train_json} has {total} images; TRAIN_IMAGES and TUNING_IMAGES ask for "
-            f"{count} and {study.tuning_images}"
+            f"{data.train_json} has {total} images, but TRAIN_IMAGES and TUNING_IMAGES need {count} and "
+            f"{study.tuning_images}; use more images or lower these values"
         )
     folder.mkdir(parents=True, exist_ok=True)
     both = folder / "both.json"

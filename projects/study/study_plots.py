@@ -1,4 +1,4 @@
-"""Every run of a study in one image, the bad ones too."""
+"""Plots of all runs of a study."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,16 +10,16 @@ from matplotlib.figure import Figure
 
 Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
-# Okabe and Ito's colours, which can be told apart by those who see few; then lines of another kind.
+# Okabe and Ito's colours, for colour-blind readers.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def draw_curves(records: Records, path: Path) -> Path:
-    """AP of each run, the losses, AP along the way, and the backbones' top-1; returns the path."""
+    """Plots final AP, losses, AP during training, and the backbones' top-1; returns the path."""
     kept = {name: list(runs.values()) for name, runs in records.items() if runs}
     figure = Figure(figsize=(11, 8), layout="constrained")
-    final, loss, along, top1 = figure.subplots(2, 2).flat
+    final, loss, during, top1 = figure.subplots(2, 2).flat
     _final(final, kept)
     seen: set[tuple[str, int]] = set()
     for number, (name, runs) in enumerate(kept.items()):
@@ -28,7 +28,7 @@ def draw_curves(records: Records, path: Path) -> Path:
         for place, run in enumerate(runs):
             label = name if place == 0 else None
             loss.plot(*_columns(run["curve"]["loss"]), **style, linewidth=0.9, label=label)
-            along.plot(*_columns(run["curve"]["evaluations"]), **marked, label=label)
+            during.plot(*_columns(run["curve"]["evaluations"]), **marked, label=label)
             backbone = (run["backbone"]["arm"], run["seed"])
             if backbone not in seen:
                 shown = backbone[0] if not any(backbone[0] == other for other, _ in seen) else None
@@ -36,8 +36,8 @@ def draw_curves(records: Records, path: Path) -> Path:
                 top1.plot(*_columns(run["backbone"]["curve"]["evaluations"]), **marked, label=shown)
     for axes, title, x, y in (
         (loss, "Training loss of the detectors", "iteration", "total loss"),
-        (along, "AP along the way", "iteration", "AP"),
-        (top1, "Top-1 of the backbones' classifiers", "iteration of pre-training", "top-1 (%)"),
+        (during, "AP during training", "iteration", "AP"),
+        (top1, "Top-1 of the backbones' classifiers", "pre-training iteration", "top-1 (%)"),
     ):
         axes.set(title=title, xlabel=x, ylabel=y)
         axes.legend(fontsize=8)

@@ -1,4 +1,4 @@
-"""A study's tables and curves, made of its records alone."""
+"""The report of a study: tables and plots made from its records."""
 
 import os
 import re
@@ -23,18 +23,19 @@ Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 
 def write_study_report(study: Study, results: Path, page: Path | None) -> list[Path]:
-    """Draws the curves beside the records, and writes tables and image into a page.
+    """Writes the plots next to the records, and tables and plots into a page; returns the written files.
 
     Args:
-        results: the folder of the records.
-        page: Markdown with the lines `<!-- NAME begin -->` and `<!-- NAME end -->`; what is between them is replaced.
+        results: folder of the records.
+        page: a Markdown page; the text between the lines `<!-- NAME begin -->` and `<!-- NAME end -->` is replaced. If
+            None, the tables are printed.
 
     Raises:
-        UserError: there are no records, or the page has no such lines.
+        UserError: there are no records, or the page does not have these lines.
     """
     records = read_records(results, study)
     if not any(records.values()):
-        raise UserError(f"{results} has no records of {study.name}; tools/study.py run makes them")
+        raise UserError(f"{results} has no records of {study.name}; make them with tools/study.py run")
     text = "\n\n".join(tables(study, records, read_times(results, study)))
     image = results / f"{study.name}.png"
     if page is None:
@@ -42,39 +43,39 @@ def write_study_report(study: Study, results: Path, page: Path | None) -> list[P
         return [draw_curves(records, image)]
     begin, end = f"<!-- {study.name} begin -->", f"<!-- {study.name} end -->"
     content = page.read_text(encoding="utf-8") if page.is_file() else ""
-    found = re.search(rf"{re.escape(begin)}.*{re.escape(end)}", content, flags=re.DOTALL)
-    if found is None:
-        raise UserError(f"{page} has no lines {begin} and {end} for the tables to stand between")
+    place = re.search(rf"{re.escape(begin)}.*{re.escape(end)}", content, flags=re.DOTALL)
+    if place is None:
+        raise UserError(f"{page} has no lines {begin} and {end}; add them where the tables belong")
     draw_curves(records, image)
     link = Path(os.path.relpath(image, page.parent)).as_posix()
     inside = f"{begin}\n\n{text}\n\n![Every run of {study.name}]({link})\n\n{end}"
-    changed = content[: found.start()] + inside + content[found.end() :]
+    changed = content[: place.start()] + inside + content[place.end() :]
     write_whole(page, lambda file: file.write(changed.encode()))
     return [image, page]
 
 
 def tables(study: Study, records: Records, times: Mapping[str, Any] | None) -> list[str]:
-    """The arms, their differences to the baseline, and every run, in Markdown."""
+    """The variants, their differences to the baseline, and all runs, in Markdown."""
     kept = {name: list(runs.values()) for name, runs in records.items() if runs}
-    made, wanted = sum(map(len, kept.values())), len(study.arms) * len(study.seeds)
-    found = [f"{made} of {wanted} runs have been made so far."] if made < wanted else []
-    found += [
+    finished, total = sum(map(len, kept.values())), len(study.variants) * len(study.seeds)
+    parts = [f"{finished} of {total} runs are finished."] if finished < total else []
+    parts += [
         "Mean and standard deviation over training runs:",
-        _arms_table(kept, times),
+        _variants_table(kept, times),
     ]
     base = kept.get(study.baseline.name)
     others = {name: runs for name, runs in kept.items() if name != study.baseline.name}
     if base and others:
-        found += [
-            f"Difference to `{study.baseline.name}`, with a 95 % interval; after a single run it is about other "
-            "images alone, and says nothing of another training:",
+        parts += [
+            f"Difference to `{study.baseline.name}` with a 95 % interval. With a single run, the interval covers the "
+            "choice of test images, but not the variation between trainings:",
             _differences_table(base, others),
         ]
-    found += ["Every run, and the trials of its learning rate (AP on images that are neither trained nor tested on):"]
-    found += [_runs_table(kept)]
+    parts += ["All runs, and the trials of the learning rate (AP on images used neither for training nor for testing):"]
+    parts += [_runs_table(kept)]
     if any(_at_edge(run) for runs in kept.values() for run in runs):
-        found += [f"{EDGE} The lowest or highest of the rates that were tried: a better one may lie beyond."]
-    return found
+        parts += [f"{EDGE} The lowest or highest rate of the trials: a better one may lie beyond."]
+    return parts
 
 
 def _at_edge(run: Mapping[str, Any]) -> bool:
@@ -86,7 +87,7 @@ def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _arms_table(kept: Mapping[str, list[Mapping[str, Any]]], times: Mapping[str, Any] | None) -> str:
+def _variants_table(kept: Mapping[str, list[Mapping[str, Any]]], times: Mapping[str, Any] | None) -> str:
     rows = []
     for name, runs in kept.items():
         row = [f"`{name}`", len(runs), *(_mean_and_std([run[metric] for run in runs]) for metric in KEPT)]
@@ -94,15 +95,24 @@ def _arms_table(kept: Mapping[str, list[Mapping[str, Any]]], times: Mapping[str,
         row += [f"{runs[0]['parameters'] / 1e6:.2f}", f"{runs[0]['backbone_gflops']:.2f}"]
         row += [_ratio(times, name, kind) for kind in ("train", "inference")]
         rows.append(row)
-    headers = ["arm", "runs", *KEPT, "backbone's top-1", "params (M)", "GFLOPs", "time of a step", "of an image"]
+    headers = [
+        "variant",
+        "runs",
+        *KEPT,
+        "backbone top-1",
+        "params (M)",
+        "GFLOPs",
+        "training step time",
+        "inference time",
+    ]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
 
 
 def _ratio(times: Mapping[str, Any] | None, name: str, kind: str) -> str:
     if times is None or name not in times["ratios"]:
         return ""
-    found = times["ratios"][name][kind]
-    return f"{found['ratio']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+    ratio = times["ratios"][name][kind]
+    return f"{ratio['ratio']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
 def _mean_and_std(values: list[float | None]) -> str:
@@ -116,15 +126,15 @@ def _mean_and_std(values: list[float | None]) -> str:
 def _differences_table(base: list[Mapping[str, Any]], others: Mapping[str, list[Mapping[str, Any]]]) -> str:
     rows = []
     for name, runs in others.items():
-        found = [_difference(base, runs, metric) for metric in KEPT]
-        about = "images and trainings" if min(len(base), len(runs)) > 1 else "images"
-        rows.append([f"`{name}`", about, *map(_signed, found)])
-    return tabulate(rows, ["arm", "interval about", *KEPT], tablefmt="github", disable_numparse=True)
+        differences = [_difference(base, runs, metric) for metric in KEPT]
+        covers = "images and trainings" if min(len(base), len(runs)) > 1 else "images"
+        rows.append([f"`{name}`", covers, *map(_signed, differences)])
+    return tabulate(rows, ["variant", "interval covers", *KEPT], tablefmt="github", disable_numparse=True)
 
 
 def _difference(base: list[Mapping[str, Any]], runs: list[Mapping[str, Any]], metric: str) -> Difference:
-    arms = [np.array([run["bootstrap"][metric] for run in arm], dtype=float) for arm in (base, runs)]
-    return estimate(arms[0], arms[1], base[0]["images"][metric]).difference()
+    samples = [np.array([run["bootstrap"][metric] for run in group], dtype=float) for group in (base, runs)]
+    return estimate(samples[0], samples[1], base[0]["images"][metric]).difference()
 
 
 def _signed(difference: Difference) -> str:
@@ -143,5 +153,5 @@ def _runs_table(kept: Mapping[str, list[Mapping[str, Any]]]) -> str:
             figures = [_figure(run[metric]) for metric in ("AP", "AP50", "AP75")]
             commit = run["commit"][:9] + "-dirty" * run["commit"].endswith("-dirty")
             rows.append([f"`{name}`", run["seed"], *figures, _figure(run["backbone"]["top1"]), rate, shown, commit])
-    headers = ["arm", "seed", "AP", "AP50", "AP75", "backbone's top-1", "learning rate", "AP of its trials", "commit"]
+    headers = ["variant", "seed", "AP", "AP50", "AP75", "backbone top-1", "learning rate", "AP of the trials", "commit"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)

@@ -1,4 +1,4 @@
-"""How long a step and an image take with each arm's detector: the arms in turn, in one process."""
+"""Times the detectors of a study in turn, in one process: a training step, and inference on an image."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +24,13 @@ ROUNDS = 12
 
 
 def measure_times(study: Study, split: StudySplit, path: Path, command: str) -> None:
-    """Writes, for each arm, the median ratio of its time to the baseline's in the same round, with the quartiles.
+    """Writes, for each variant, the median and quartiles of the ratio of its time to the baseline's in the same round.
 
-    Weights are random: they change no time but that of what depends on the number of boxes.
+    Weights are random: they only affect times that depend on the number of boxes.
     """
     register_coco_json("study_times", str(split.json_file), str(split.images))
     try:
-        timers = {arm.name: _timers(arm) for arm in study.arms.values()}
+        timers = {variant.name: _timers(variant) for variant in study.variants.values()}
         runs = {(name, kind): run for name, kinds in timers.items() for kind, run in kinds.items()}
         for run in runs.values():
             run()
@@ -60,9 +60,9 @@ def _quartiles(ratios: Any) -> dict[str, float]:
     return {"ratio": round(float(median), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
-def _timers(arm: Variant) -> dict[str, Callable[[], None]]:
-    """A training step and one image's inference, with real images."""
-    cfg = read_config(str(arm.config))
+def _timers(variant: Variant) -> dict[str, Callable[[], None]]:
+    """A training step, and inference on one image, with real images."""
+    cfg = read_config(str(variant.config))
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     cfg.DATASETS.TRAIN = ("study_times",)
@@ -84,11 +84,11 @@ def _timers(arm: Variant) -> dict[str, Callable[[], None]]:
             loss = sum(model(batch).values())
         optimizer.zero_grad()
         loss.backward()
-        # Not applied: random weights under frozen norms would run away.
+        # No optimizer step: random weights with frozen norms would diverge.
 
     def infer() -> None:
         model.eval()
-        # As detectron2 evaluates: without mixed precision.
+        # Without mixed precision, as in detectron2's evaluation.
         with torch.no_grad():
             model(image)
 

@@ -5,9 +5,9 @@ from ..case import Case
 
 @pytest.fixture
 def make_case():
-    """A function that makes a small case, with what is to be other."""
+    """A function that makes a small case; keyword arguments replace its fields."""
 
-    def make(**other) -> Case:
+    def make(**changes) -> Case:
         options = {
             "part": "backbone+fpn",
             "mode": "inference",
@@ -17,6 +17,6 @@ def make_case():
             "batch": 1,
             "depth": 18,
         }
-        return Case(**{**options, **other})
+        return Case(**{**options, **changes})
 
     return make

@@ -5,52 +5,52 @@ import torch
 
 from se_detection.errors import UserError
 
-from ..options import argument_parser, settings
+from ..benchmark_command import benchmark_parser, benchmark_settings
 
 
-def chosen(*arguments: str):
-    return settings(argument_parser().parse_args(arguments))
+def parse(*arguments: str):
+    return benchmark_settings(benchmark_parser().parse_args(arguments))
 
 
-def test_what_is_measured_by_default() -> None:
-    found = chosen("--device", "cpu")
-    assert [str(case) for case in found.cases] == [
+def test_defaults() -> None:
+    settings = parse("--device", "cpu")
+    assert [str(case) for case in settings.cases] == [
         f"backbone+fpn, {mode}, float32, 512 px, batch 1" for mode in ("inference", "train")
     ]
-    assert {"stock", "timm-legacy", "eager", "fused", "compiled", "stock-compiled", "bound"} <= set(found.arms)
-    quick = chosen("--device", "cpu", "--quick")
-    assert not any("compiled" in arm for arm in quick.arms)
-    assert {"timm", "fused", "bound"} <= set(quick.arms)
+    assert {"stock", "timm-legacy", "eager", "fused", "compiled", "stock-compiled", "bound"} <= set(settings.models)
+    quick = parse("--device", "cpu", "--quick")
+    assert not any("compiled" in name for name in quick.models)
+    assert {"timm", "fused", "bound"} <= set(quick.models)
     assert (quick.rounds, quick.cases[0].size) == (6, 256)
-    assert chosen("--quick", "--device", "cpu", "--size", "320", "--arms", "compiled").arms == ["compiled"]
+    assert parse("--quick", "--device", "cpu", "--size", "320", "--arms", "compiled").models == ["compiled"]
 
 
-def test_sweeps_are_over_all_that_is_named() -> None:
-    found = chosen("--device", "cpu", "--size", "512", "256", "--batch", "2", "1", "--dtype", "float32", "bfloat16")
-    assert len(found.cases) == 2 * 2 * 2 * 2
-    # The first of a sweep is what times are compared with.
-    assert [(case.size, case.batch) for case in found.cases[:4]] == [(256, 1), (256, 2), (512, 1), (512, 2)]
+def test_sweeps_cover_all_values() -> None:
+    settings = parse("--device", "cpu", "--size", "512", "256", "--batch", "2", "1", "--dtype", "float32", "bfloat16")
+    assert len(settings.cases) == 2 * 2 * 2 * 2
+    # The first case of a sweep is the reference of `cost`.
+    assert [(case.size, case.batch) for case in settings.cases[:4]] == [(256, 1), (256, 2), (512, 1), (512, 2)]
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("--arms", "eager", "faster"), "--arms faster: choose from stock, "),
-        (("--arms", "fused", "--mode", "train"), "--arms fused: it is for inference alone"),
-        (("--size", "500"), "--size 500: give multiples of 32"),
-        (("--size", "0"), "--size 0: give multiples of 32"),
+        (("--arms", "fused", "--mode", "train"), "--arms fused: it is for inference only"),
+        (("--size", "500"), "--size 500: FPN needs a multiple of 32"),
+        (("--size", "0"), "--size 0: FPN needs a multiple of 32"),
         (("--batch", "0"), "--batch 0: give at least one"),
         (("--rounds", "-1"), "--rounds -1: give at least 1"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, said) -> None:
+def test_invalid_arguments_are_reported_in_one_line(arguments, said) -> None:
     with pytest.raises(UserError) as error:
-        chosen("--device", "cpu", *arguments)
+        parse("--device", "cpu", *arguments)
     assert str(error.value).startswith(said)
     assert "\n" not in str(error.value)
 
 
-def test_a_gpu_that_isnt_there(monkeypatch, run_script, capsys) -> None:
+def test_a_missing_gpu_is_reported(monkeypatch, run_script, capsys) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as ended:
         run_script("benchmark.py", "--device", "cuda")
@@ -59,7 +59,7 @@ def test_a_gpu_that_isnt_there(monkeypatch, run_script, capsys) -> None:
 
 
 def test_a_small_benchmark_from_the_command_line(run_script, tmp_path, capsys) -> None:
-    """The formats that are kept; on the CPU no times, only ratios."""
+    """The JSON format; on the CPU, ratios but no times."""
     table, image = tmp_path / "benchmark.json", tmp_path / "benchmark.png"
     options = ("--depth", 18, "--size", 64, "--mode", "inference", "--device", "cpu", "--rounds", 6)
     run_script("benchmark.py", *options, "--arms", "eager", "--json", table, "--plot", image)

@@ -13,7 +13,7 @@ from ..run import Benchmark
 def benchmark(make_case) -> Benchmark:
     case = make_case(size=512, depth=50)
     stock = Row(
-        arm="stock",
+        model="stock",
         case=case,
         rounds=21,
         ratio=Ratio(1.0, 1.0, 1.0),
@@ -24,13 +24,13 @@ def benchmark(make_case) -> Benchmark:
         median_ms=None,
     )
     eager = replace(
-        stock, arm="eager", ratio=Ratio(1.0412, 1.02, 1.06), over_plain=Ratio(1.0412, None, None), memory_ratio=None
+        stock, model="eager", ratio=Ratio(1.0412, 1.02, 1.06), over_plain=Ratio(1.0412, None, None), memory_ratio=None
     )
     machine = {"device": "a CPU", "threads": 2, "torch": "2.11"}
-    return Benchmark(machine, [stock, eager], ["fused in somewhere: no reason"], interrupted=True)
+    return Benchmark(machine, [stock, eager], ["fused in a case: no reason"], interrupted=True)
 
 
-def test_a_table_says_what_was_measured(benchmark) -> None:
+def test_a_table_has_the_results(benchmark) -> None:
     text = benchmark_table(benchmark)
     lines = text.splitlines()
     assert lines[0] == "a CPU, 2 CPU threads, PyTorch 2.11"
@@ -38,15 +38,15 @@ def test_a_table_says_what_was_measured(benchmark) -> None:
     assert next(line for line in lines if line.startswith("eager")).split() == [
         *("eager", "1.041", "1.020", "to", "1.060", "1.041", "2", "%")
     ]
-    assert "fused in somewhere: no reason" in text
-    assert text.endswith("Interrupted: this is what was measured by then.")
+    assert "fused in a case: no reason" in text
+    assert text.endswith("Interrupted: these are the results so far.")
     assert max(map(len, lines)) <= 120
 
 
-def test_milliseconds_are_a_gpus_alone(benchmark) -> None:
+def test_milliseconds_are_shown_on_a_gpu_only(benchmark) -> None:
     assert " ms" not in benchmark_table(benchmark)
     case = benchmark.rows[0].case
-    object.__setattr__(case, "device", "cuda")  # without the check that there is one
+    object.__setattr__(case, "device", "cuda")  # without the check that a GPU exists
     benchmark.rows = [replace(row, median_ms=12.345) for row in benchmark.rows]
     assert "12.35" in benchmark_table(benchmark) or "12.34" in benchmark_table(benchmark)
 

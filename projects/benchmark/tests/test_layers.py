@@ -10,7 +10,7 @@ from ..layers import Layer, count_layers
 from ..networks import build_network
 
 
-def test_a_small_network_counted_by_hand() -> None:
+def test_counts_of_a_small_network() -> None:
     conv, fc = nn.Conv2d(3, 8, 3, stride=2, padding=1, groups=1), nn.Linear(8, 5)
     image = torch.zeros(2, 3, 10, 12)
 
@@ -26,7 +26,7 @@ def test_a_small_network_counted_by_hand() -> None:
     ]
 
 
-def test_half_precision_moves_half_as_much() -> None:
+def test_half_precision_moves_half_the_bytes() -> None:
     conv = nn.Conv2d(16, 16, 1, bias=False)
 
     def run() -> None:
@@ -36,7 +36,7 @@ def test_half_precision_moves_half_as_much() -> None:
     assert count_layers(conv, run) == [Layer(2 * (2 * 16 * 64 + 16 * 16), 2 * 16 * 16 * 64)]
 
 
-def test_backward_is_two_more_convolutions() -> None:
+def test_backward_counts_as_two_more_convolutions() -> None:
     conv = nn.Conv2d(16, 32, 3, padding=1, bias=False)
     image = torch.zeros(1, 16, 8, 8, requires_grad=True)
     forward, backward = count_layers(conv, lambda: conv(image).sum().backward())
@@ -63,8 +63,8 @@ def test_a_blocks_last_convolution_reads_the_shortcut(block) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["plain", "se"])
-def test_operations_are_fvcores(backbone, make_case) -> None:
-    """fvcore counts multiply-adds, from a trace."""
+def test_operations_equal_fvcores(backbone, make_case) -> None:
+    """fvcore counts multiply-adds from a trace."""
     network = build_network(backbone, make_case(depth=50))
     image = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

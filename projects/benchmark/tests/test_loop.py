@@ -18,25 +18,25 @@ from pycocotools.cocoeval import COCOeval
 from se_detection import model_zoo
 from se_detection.data.toy import make_toy_dataset
 
-from ..loop import evaluation_arms, loader_arms, made_up_boxes, measure_loop, training_step
+from ..loop import evaluation_runs, loader_runs, measure_loop, random_boxes, training_step
 
 
-def test_ratios_are_to_the_first_arm_and_without_the_first_round() -> None:
-    now, made = 0.0, Counter()
+def test_ratios_are_to_the_first_run_without_the_warm_up_round() -> None:
+    now, calls = 0.0, Counter()
 
     def busy(name: str, seconds: float):
         def run() -> None:
             nonlocal now
-            now += seconds if made[name] else 1000 * seconds**2
-            made[name] += 1
+            now += seconds if calls[name] else 1000 * seconds**2
+            calls[name] += 1
 
         return run
 
-    arms = {"reference": busy("reference", 2.0), "slower": busy("slower", 3.0)}
-    rows = measure_loop(arms, rounds=7, clock=lambda: now)
-    assert [(row.arm, row.rounds) for row in rows] == [("reference", 7), ("slower", 7)]
+    runs = {"reference": busy("reference", 2.0), "slower": busy("slower", 3.0)}
+    rows = measure_loop(runs, rounds=7, clock=lambda: now)
+    assert [(row.name, row.rounds) for row in rows] == [("reference", 7), ("slower", 7)]
     assert [row.ratio.value for row in rows] == pytest.approx([1.0, 1.5])
-    assert made == {"reference": 8, "slower": 8}
+    assert calls == {"reference": 8, "slower": 8}
 
 
 @pytest.fixture
@@ -54,11 +54,11 @@ def cfg(tmp_path):
 
 
 def test_both_loaders_load_the_same_images(cfg, tmp_path) -> None:
-    arms = loader_arms(cfg)
-    assert list(arms) == ["detectron2", "ours"]
+    runs = loader_runs(cfg)
+    assert list(runs) == ["detectron2", "ours"]
     names = []
     for _ in range(4):
-        theirs, ours = (load() for load in arms.values())
+        theirs, ours = (load() for load in runs.values())
         assert [item["file_name"] for item in ours] == [item["file_name"] for item in theirs]
         for mine, other in zip(ours, theirs, strict=True):
             assert torch.equal(mine["image"], other["image"])
@@ -72,8 +72,8 @@ def test_both_loaders_load_the_same_images(cfg, tmp_path) -> None:
     assert cfg.INPUT.MIN_SIZE_TRAIN == (64, 96)
 
 
-def test_the_training_step_is_detectron2s(cfg) -> None:
-    batch = loader_arms(cfg)["ours"]()
+def test_the_training_step_equals_detectron2s(cfg) -> None:
+    batch = loader_runs(cfg)["ours"]()
     step = training_step(batch, "cpu")
     detector = copy.deepcopy(step.model)
     trainer = SimpleTrainer(detector, [batch], torch.optim.SGD(detector.parameters(), lr=0.0))
@@ -95,8 +95,8 @@ def test_the_training_step_is_detectron2s(cfg) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_all_evaluations_find_pycocotools_ap() -> None:
-    content, outputs = made_up_boxes(30)
+def test_all_evaluations_return_the_same_ap() -> None:
+    content, outputs = random_boxes(30)
     truth = COCO()
     truth.dataset = content
     rows = [
@@ -119,14 +119,14 @@ def test_all_evaluations_find_pycocotools_ap() -> None:
         evaluation.summarize()
     assert 5 < 100 * evaluation.stats[0] < 60
     before = DatasetCatalog.list()
-    with evaluation_arms(30) as arms:
-        assert list(arms) == ["pycocotools", "detectron2", "ours"]
-        assert [evaluate() for evaluate in arms.values()] == pytest.approx([100 * evaluation.stats[0]] * 3, abs=1e-4)
+    with evaluation_runs(30) as runs:
+        assert list(runs) == ["pycocotools", "detectron2", "ours"]
+        assert [evaluate() for evaluate in runs.values()] == pytest.approx([100 * evaluation.stats[0]] * 3, abs=1e-4)
     assert DatasetCatalog.list() == before
 
 
-def test_made_up_boxes_are_as_many_as_coco_has() -> None:
-    content, outputs = made_up_boxes(300)
+def test_random_boxes_are_as_many_as_in_coco() -> None:
+    content, outputs = random_boxes(300)
     assert {len(output) for output in outputs} == {100}
     assert len(content["annotations"]) / 300 == pytest.approx(36781 / 5000, rel=0.1)  # of val2017
     assert len({item["category_id"] for item in content["annotations"]}) == 80
@@ -137,7 +137,7 @@ def test_made_up_boxes_are_as_many_as_coco_has() -> None:
         assert y + height <= 480
 
 
-def test_the_tool(run_script, tmp_path, capsys) -> None:
+def test_command(run_script, tmp_path, capsys) -> None:
     written = tmp_path / "evaluation.json"
     run_script("benchmark_loop.py", "evaluation", "--images", 20, "--rounds", 6, "--json", written)
     rows = json.loads(written.read_text())["rows"]
@@ -151,7 +151,7 @@ def test_the_tool(run_script, tmp_path, capsys) -> None:
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ["detectron2", "ours", "training"]
 
 
-def test_mistakes_are_told(run_script, monkeypatch, tmp_path, capsys) -> None:
+def test_invalid_arguments_are_reported(run_script, monkeypatch, tmp_path, capsys) -> None:
     for catalog in (DatasetCatalog, MetadataCatalog):
         monkeypatch.setattr(catalog, "data", {})
     many = tmp_path / "many.json"

@@ -10,14 +10,14 @@ MAP = 4 * SIDE * SIDE
 
 
 class Chain:
-    """Keeps two maps between passes, and adds so many at a time to them."""
+    """Keeps two maps between passes, and allocates `added` more at a time."""
 
     def __init__(self, added: int) -> None:
         self.kept = [torch.zeros(SIDE, SIDE), torch.zeros(SIDE, SIDE)]
         self.added = added
 
     def tensors(self):
-        # A view of what is there already takes no more.
+        # A view takes no memory.
         return [*self.kept, self.kept[0][:1]]
 
     def __call__(self) -> None:
@@ -26,12 +26,12 @@ class Chain:
 
 
 @pytest.mark.parametrize("added", [1, 4])
-def test_the_most_that_is_there_at_once(added) -> None:
+def test_peak_of_allocations(added) -> None:
     assert peak_bytes(Chain(added), "cpu") == pytest.approx((2 + added) * MAP, rel=0.01)
 
 
 class Deep(nn.Module):
-    """Each sigmoid's backward needs its output."""
+    """A chain of sigmoids; the backward of each needs its output."""
 
     def __init__(self, depth: int) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Deep(nn.Module):
         return {"out": x}
 
 
-def test_training_keeps_what_backward_needs_and_the_optimizers_state(make_case) -> None:
+def test_training_memory_includes_saved_tensors_and_optimizer_state(make_case) -> None:
     def peak(depth: int) -> int:
         workload = Training(Deep(depth), make_case(mode="train", size=256))
         workload()
@@ -53,7 +53,7 @@ def test_training_keeps_what_backward_needs_and_the_optimizers_state(make_case) 
 
     map_bytes = 4 * 3 * 256 * 256
     assert peak(9) - peak(4) == pytest.approx(5 * map_bytes, rel=0.01)
-    # Weight and momentum, which are there always.
+    # The weight and its momentum.
     workload = Training(Deep(1), make_case(mode="train", size=256))
     workload()
     assert sum(tensor.nbytes for tensor in workload.tensors()) == 2 * map_bytes

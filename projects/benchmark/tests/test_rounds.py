@@ -5,7 +5,7 @@ from ..rounds import clock_of, rounds_in_turn
 
 
 class Machine:
-    """Where time passes only while something runs."""
+    """A machine whose time passes only while something runs."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -22,7 +22,7 @@ class Machine:
         return run
 
 
-def test_each_runs_once_a_round_and_has_its_own_time() -> None:
+def test_each_candidate_runs_once_per_round_and_is_timed() -> None:
     machine = Machine()
     runs = {"stock": machine.busy("stock", 1.0), "double": machine.busy("double", 2.0)}
     rounds = list(rounds_in_turn(runs, 40, clock=machine.clock))
@@ -33,7 +33,7 @@ def test_each_runs_once_a_round_and_has_its_own_time() -> None:
     assert np.median(ratios) == pytest.approx(2, rel=0.05)
 
 
-def test_no_arm_is_always_first() -> None:
+def test_the_order_is_random() -> None:
     def orders(seed: int) -> list[str]:
         machine = Machine()
         list(rounds_in_turn({name: machine.busy(name, 1.0) for name in "abc"}, 30, clock=machine.clock, seed=seed))
@@ -44,6 +44,6 @@ def test_no_arm_is_always_first() -> None:
     assert orders(0) == orders(0) != orders(1)
 
 
-def test_the_cpus_clock_goes_on() -> None:
+def test_the_cpu_clock_advances() -> None:
     clock = clock_of("cpu")
     assert clock() < clock()

@@ -10,7 +10,7 @@ from ..timm_backbone import TimmBackbone
 
 
 @pytest.mark.parametrize("name", ["legacy_seresnet50", "seresnet50"])
-def test_the_maps_are_those_of_timms_classifier(name) -> None:
+def test_the_maps_equal_those_of_timms_classifier(name) -> None:
     backbone = randomise_norms(TimmBackbone(name))
     classifier = timm.create_model(name).eval()
     missing, unexpected = classifier.load_state_dict(backbone.network.state_dict(), strict=False)
@@ -25,7 +25,7 @@ def test_the_maps_are_those_of_timms_classifier(name) -> None:
     image = torch.randn(2, 3, 64, 96)
     with torch.no_grad():
         classifier(image)
-        # Its norms are frozen, so that training mode changes nothing.
+        # Norms are frozen, so training mode changes nothing.
         ours = backbone.train()(image)
     assert list(ours) == list(backbone.output_shape()) == ["res2", "res3", "res4", "res5"]
     for stage, shape in backbone.output_shape().items():
@@ -34,8 +34,8 @@ def test_the_maps_are_those_of_timms_classifier(name) -> None:
 
 
 @pytest.mark.parametrize("name", ["legacy_seresnet18", "seresnet18"])
-def test_it_is_trained_as_detectron2_trains(name) -> None:
-    """Norms frozen everywhere; stem and first stage (FREEZE_AT 2) without gradients, the rest with."""
+def test_stem_first_stage_and_norms_are_frozen(name) -> None:
+    """As with FREEZE_AT 2 and FrozenBN in detectron2."""
     backbone = TimmBackbone(name)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
     assert sum(isinstance(module, FrozenBatchNorm2d) for module in backbone.modules()) == 20

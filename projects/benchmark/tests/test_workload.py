@@ -5,7 +5,7 @@ from ..networks import build_network
 from ..workload import Inference, Training, make_inputs
 
 
-def test_images_are_the_same_for_each_arm_and_a_detectors_have_boxes_inside(make_case) -> None:
+def test_images_are_deterministic_and_a_detectors_have_valid_boxes(make_case) -> None:
     case = make_case(size=96, batch=2)
     assert torch.equal(make_inputs(case), make_inputs(case))
     assert make_inputs(case).shape == (2, 3, 96, 96)
@@ -19,7 +19,7 @@ def test_images_are_the_same_for_each_arm_and_a_detectors_have_boxes_inside(make
         assert (boxes.tensor <= 96).all()
 
 
-def test_inference_leaves_no_graph(make_case) -> None:
+def test_inference_computes_no_gradients(make_case) -> None:
     case = make_case(part="backbone")
     maps = Inference(build_network("se", case), case, autocast=False)()
     assert [maps[stage].shape[1:] for stage in ("res2", "res5")] == [(64, 16, 16), (512, 2, 2)]
@@ -28,7 +28,7 @@ def test_inference_leaves_no_graph(make_case) -> None:
 
 
 @pytest.mark.parametrize("part", ["backbone", "backbone+fpn"])
-def test_a_step_has_the_gradients_of_autograd_and_changes_nothing(part, make_case) -> None:
+def test_a_training_step_has_the_right_gradients_and_keeps_the_weights(part, make_case) -> None:
     case = make_case(part=part, mode="train")
     network = build_network("se", case)
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -49,11 +49,11 @@ def test_a_step_has_the_gradients_of_autograd_and_changes_nothing(part, make_cas
         assert torch.allclose(found[name], gradient, rtol=1e-4, atol=1e-5 * gradient.abs().max().item()), name
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(value.grad is None for value in trained.values())
-    # Momentum was reckoned with, though nothing moved.
+    # Momentum was computed, although the weights did not change.
     assert all(step.optimizer.state[value]["momentum_buffer"].any() for value in trained.values())
 
 
-def test_a_detectors_step_has_its_losses(make_case, monkeypatch) -> None:
+def test_a_detectors_training_step_has_its_losses(make_case, monkeypatch) -> None:
     case = make_case(part="detector", mode="train")
     detector = build_network("se", case)
     losses = []
@@ -63,7 +63,7 @@ def test_a_detectors_step_has_its_losses(make_case, monkeypatch) -> None:
     assert all(loss.isfinite() and loss.requires_grad for loss in losses[0].values())
 
 
-def test_half_precision_is_autocasts(make_case) -> None:
+def test_half_precision_uses_autocast(make_case) -> None:
     case = make_case(dtype="bfloat16")
     network = build_network("plain", case)
     dtypes = []

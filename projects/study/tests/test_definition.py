@@ -11,10 +11,10 @@ CONFIGS = Path(__file__).parents[3] / "configs" / "Study"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("Study-*.yaml")), ids=lambda path: path.stem)
-def test_the_projects_studies_have_the_negative_control_twice(path) -> None:
+def test_our_studies_have_both_negative_controls(path) -> None:
     study = read_study(path)
-    assert list(study.arms)[:4] == ["plain", "se", "se-on-plain", "se-on-plain-open"]
-    assert [arm.backbone for arm in study.arms.values()][:4] == ["plain", "se", "plain", "plain"]
+    assert list(study.variants)[:4] == ["plain", "se", "se-on-plain", "se-on-plain-open"]
+    assert [variant.backbone for variant in study.variants.values()][:4] == ["plain", "se", "plain", "plain"]
     assert study.baseline.name == "plain"
     assert len(study.seeds) >= 3
 
@@ -32,7 +32,7 @@ def write(folder: Path, content: dict) -> Path:
     return path
 
 
-def test_its_digest_is_that_of_all_that_it_names(content, tmp_path) -> None:
+def test_the_digest_covers_all_files_of_the_study(content, tmp_path) -> None:
     path = write(tmp_path, content)
     first = read_study(path).digest
     recipe = tmp_path / content["RECIPE"]
@@ -48,17 +48,17 @@ def test_its_digest_is_that_of_all_that_it_names(content, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"SEED": 1}, "a study has the keys"),
+        ({"SEED": 1}, "must have exactly the keys"),
         ({"SEEDS": []}, "SEEDS must be a list"),
-        ({"SEEDS": [1, 1]}, "each value once"),
+        ({"SEEDS": [1, 1]}, "without duplicates"),
         ({"TUNING_ITERS": 0}, "TUNING_ITERS: 0"),
-        ({"RECIPE": "none.yaml"}, "there is no file"),
-        ({"ARMS": {}}, "at least one arm"),
-        ({"ARMS": {"a": {"CONFIG": "none.yaml"}}}, "arm a: there is no file"),
-        ({"ARMS": {"a": {"CONFIG": "faster_rcnn_R_18_FPN.yaml", "BACKBONE": "b"}}}, "BACKBONE b is none of its arms"),
+        ({"RECIPE": "none.yaml"}, "RECIPE: no such file"),
+        ({"ARMS": {}}, "at least one detector"),
+        ({"ARMS": {"a": {"CONFIG": "none.yaml"}}}, "ARMS: a: no such file"),
+        ({"ARMS": {"a": {"CONFIG": "faster_rcnn_R_18_FPN.yaml", "BACKBONE": "b"}}}, "BACKBONE b is not one of ARMS"),
         ({"ARMS": {"a": {"FILE": "faster_rcnn_R_18_FPN.yaml"}}}, "must have CONFIG"),
     ],
 )
-def test_mistakes_are_explained(content, tmp_path, change, message) -> None:
+def test_invalid_definitions_are_reported(content, tmp_path, change, message) -> None:
     with pytest.raises(UserError, match=message):
         read_study(write(tmp_path, content | change))

@@ -1,4 +1,4 @@
-"""The page of results says what the records say."""
+"""docs/RESULTS.md matches the records."""
 
 import shutil
 from pathlib import Path
@@ -18,10 +18,10 @@ STUDIES = [
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_the_page_is_made_of_the_records(path, tmp_path) -> None:
+def test_the_page_is_made_from_the_records(path, tmp_path) -> None:
     shutil.copytree(PAGE.parent / "results", tmp_path / "results")
     page = Path(shutil.copy(PAGE, tmp_path))
     write_study_report(read_study(path), tmp_path / "results", page)
     assert page.read_text() == PAGE.read_text()
-    figures = page.read_text().split(f"<!-- {read_study(path).name} begin -->")[1]
-    assert "| `plain`" in figures
+    tables = page.read_text().split(f"<!-- {read_study(path).name} begin -->")[1]
+    assert "| `plain`" in tables

@@ -1,4 +1,4 @@
-"""The order of a study's runs, with tools that only note what they are asked for."""
+"""The order of a study's runs, with fake tools that only record their arguments."""
 
 import json
 import shutil
@@ -13,11 +13,11 @@ from se_detection.data.toy import make_toy_dataset
 
 from ..definition import read_study
 from ..runner import best_rate, run_study
-from ..study_data import Data
+from ..study_data import StudyData
 from ..study_report import write_study_report
 
 CONFIGS = Path(__file__).parents[3] / "configs" / "Study"
-# What an AP on the tuning images would be, by learning rate; None diverges.
+# AP on the tuning images by learning rate; None diverges.
 TRIALS = {0.01: 3.0, 0.02: 5.0, 0.04: None, 0.08: 4.0}
 
 TOOL = """
@@ -26,7 +26,7 @@ from pathlib import Path
 
 folder = Path({folder!r})
 arguments = sys.argv[1:]
-with (folder / "asked.jsonl").open("a") as file:
+with (folder / "calls.jsonl").open("a") as file:
     file.write(json.dumps([Path(sys.argv[0]).stem, *arguments]) + "\\n")
 value = lambda key: arguments[arguments.index(key) + 1]
 output = Path(value("OUTPUT_DIR"))
@@ -41,7 +41,7 @@ if ap is None:
     (output / "non_finite.json").write_text("[]")
     sys.exit("error: the loss is not finite")
 if (folder / "broken").exists() and not tuning:
-    # Stopped in its last evaluation: the results are those of the one before.
+    # Stopped in its last evaluation: the results are those of the previous one.
     (folder / "broken").unlink()
     (output / "model_final.pth").touch()
     (output / "inference" / "results.json").write_text("half")
@@ -55,7 +55,7 @@ results = {{"bbox": {{"AP": ap}}, "annotations": value("--val-json"), "categorie
 
 
 class Folder:
-    """A study of two arms and two seeds, and what its tools were asked for."""
+    """A study of two variants and two seeds, and the arguments of its tools."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,8 +64,8 @@ class Folder:
         for name in ("Base-Study-cpu.yaml", "Recipe-study-cpu.yaml"):
             (path / name).write_text((CONFIGS / name).read_text().replace("_BASE_: ../", f"_BASE_: {CONFIGS.parent}/"))
         self.content = yaml.safe_load((CONFIGS / "Study-cpu.yaml").read_text())
-        arms = {name: self.content["ARMS"][name] for name in ("plain", "se-on-plain")}
-        self.content |= {"NAME": "small", "SEEDS": [1, 2], "BASE_LR": list(TRIALS), "ARMS": arms}
+        variants = {name: self.content["ARMS"][name] for name in ("plain", "se-on-plain")}
+        self.content |= {"NAME": "small", "SEEDS": [1, 2], "BASE_LR": list(TRIALS), "ARMS": variants}
         self.content |= {"TRAIN_IMAGES": 4, "TUNING_IMAGES": 2, "RECIPE": "Recipe-study-cpu.yaml"}
         for split, count in (("train", 8), ("val", 12)):
             make_toy_dataset(path / "toy", split=split, count=count)
@@ -83,7 +83,7 @@ class Folder:
     def run(self, *, seeds=None, output="output", val="val.json") -> None:
         toy = self.path / "toy"
         study = self.study()
-        data = Data(
+        data = StudyData(
             classification=self.path / "pictures",
             train_json=toy / "annotations" / "train.json",
             train_images=toy / "train",
@@ -101,15 +101,15 @@ class Folder:
             command="tools/study.py run",
         )
 
-    def asked(self) -> list[list[str]]:
-        """Since the last time."""
-        path = self.path / "asked.jsonl"
+    def calls(self) -> list[list[str]]:
+        """The arguments of all tools since the last call of this function."""
+        path = self.path / "calls.jsonl"
         lines = [json.loads(line) for line in path.open()] if path.exists() else []
         path.unlink(missing_ok=True)
         return lines
 
-    def record(self, arm: str, seed: int) -> dict:
-        return json.loads((self.path / "results" / f"small-{arm}-{seed}.json").read_text())
+    def record(self, variant: str, seed: int) -> dict:
+        return json.loads((self.path / "results" / f"small-{variant}-{seed}.json").read_text())
 
 
 @pytest.fixture
@@ -122,23 +122,23 @@ def value(words: list[str], key: str) -> str:
     return words[words.index(key) + 1]
 
 
-def test_each_run_has_its_own_seed_and_backbone_and_the_rate_of_its_arms_trials(folder) -> None:
+def test_each_run_has_its_seed_its_backbone_and_the_best_learning_rate(folder) -> None:
     folder.run()
-    asked = folder.asked()
-    backbones = [words for words in asked if words[0] == "pretrain"]
-    # The control takes the plain arm's backbone.
+    calls = folder.calls()
+    backbones = [words for words in calls if words[0] == "pretrain"]
+    # The control uses the plain variant's backbone.
     assert [value(words, "SEED") for words in backbones] == ["1", "2"]
-    trials = [words for words in asked if words[0] == "train_net" and "tuning.json" in value(words, "--val-json")]
+    trials = [words for words in calls if words[0] == "train_net" and "tuning.json" in value(words, "--val-json")]
     assert [float(value(words, "SOLVER.BASE_LR")) for words in trials] == 2 * list(TRIALS)
     assert {value(words, "SEED") for words in trials} == {"1"}
-    runs = [words for words in asked if words[0] == "train_net" and words not in trials]
+    runs = [words for words in calls if words[0] == "train_net" and words not in trials]
     assert len(runs) == 4
-    for words, (seed, arm) in zip(runs, [(s, a) for s in (1, 2) for a in ("plain", "se-on-plain")], strict=True):
-        assert value(words, "OUTPUT_DIR").endswith(f"runs/{arm}-{seed}")
+    for words, (seed, variant) in zip(runs, [(s, v) for s in (1, 2) for v in ("plain", "se-on-plain")], strict=True):
+        assert value(words, "OUTPUT_DIR").endswith(f"runs/{variant}-{seed}")
         assert (value(words, "SEED"), float(value(words, "SOLVER.BASE_LR"))) == (str(seed), 0.02)
         backbone = next(words for words in backbones if value(words, "SEED") == str(seed))
         assert value(words, "MODEL.WEIGHTS") == f"{value(backbone, 'OUTPUT_DIR')}/backbone.pth"
-        assert ("--allow-partial-backbone" in words) == (arm != "plain")
+        assert ("--allow-partial-backbone" in words) == (variant != "plain")
         assert value(words, "--train-json").endswith("data/train.json")
         assert value(words, "--val-json").endswith("annotations/val.json")
     record = folder.record("plain", 2)
@@ -146,65 +146,66 @@ def test_each_run_has_its_own_seed_and_backbone_and_the_rate_of_its_arms_trials(
     assert record["learning_rate_trials"] == {str(rate): ap for rate, ap in TRIALS.items()}
     assert (record["AP"], record["images"]["AP"]) == (0.0, 12)
     folder.run()
-    assert folder.asked() == []
+    assert folder.calls() == []
 
 
-def test_a_run_that_was_not_evaluated_at_its_end_is_not_taken_for_finished(folder) -> None:
+def test_a_run_without_a_final_evaluation_is_not_finished(folder) -> None:
     (folder.path / "broken").touch()
     with pytest.raises(UserError, match="broken off"):
         folder.run(seeds=[1])
     assert not list((folder.path / "results").glob("*.json"))
-    folder.asked()
+    folder.calls()
     folder.run(seeds=[1])
-    assert next(value(words, "OUTPUT_DIR").split("/")[-1] for words in folder.asked()) == "plain-1"
+    assert next(value(words, "OUTPUT_DIR").split("/")[-1] for words in folder.calls()) == "plain-1"
     assert folder.record("plain", 1)["AP"] == 0.0
 
 
-def test_a_trial_without_a_result_is_named(folder) -> None:
+def test_a_trial_without_a_result_is_reported(folder) -> None:
     folder.run(seeds=[1])
     for path in (folder.path / "results").glob("*.json"):
         path.unlink()
     trial = folder.path / "output" / "trials" / "plain-0.02"
     for content in ("[]", "null", '{"bbox": 3}', '{"bbox": {"AP": "high"}}'):
         (trial / "inference" / "results.json").write_text(content)
-        with pytest.raises(UserError, match=rf"results\.json has no AP; remove {trial}, and the trial is made again"):
+        with pytest.raises(UserError, match=rf"results\.json has no AP; remove {trial} to repeat the trial"):
             folder.run(seeds=[1])
     shutil.rmtree(trial)
     folder.run(seeds=[1])
     assert folder.record("plain", 1)["learning_rate"] == 0.02
 
 
-def test_another_machine_needs_the_records_alone(folder) -> None:
+def test_another_machine_only_needs_the_records(folder) -> None:
     folder.run(seeds=[1])
-    folder.asked()
+    folder.calls()
     folder.run(seeds=[2], output="elsewhere")
-    asked = folder.asked()
-    assert [words[0] for words in asked] == ["pretrain", "train_net", "train_net"]
-    assert {value(words, "SEED") for words in asked} == {"2"}
+    calls = folder.calls()
+    assert [words[0] for words in calls] == ["pretrain", "train_net", "train_net"]
+    assert {value(words, "SEED") for words in calls} == {"2"}
 
 
-def test_what_can_not_be_is_refused(folder) -> None:
+def test_wrong_seeds_data_and_trials_are_reported(folder) -> None:
     with pytest.raises(UserError, match="--seeds 7: small has the seeds 1, 2"):
         folder.run(seeds=[7])
-    with pytest.raises(UserError, match="its learning rate is chosen with seed 1"):
+    with pytest.raises(UserError, match="the learning rate is chosen with seed 1"):
         folder.run(seeds=[2])
     folder.run(seeds=[1])
     annotations = folder.path / "toy" / "annotations"
     other = json.loads((annotations / "val.json").read_text())
     other["images"], other["annotations"] = other["images"][:-1], []
     (annotations / "other.json").write_text(json.dumps(other))
-    with pytest.raises(UserError, match="or of other data; name another --output"):
+    with pytest.raises(UserError, match="or of other data; choose another --output"):
         folder.run(val="other.json")
     with pytest.raises(UserError, match="has records of other data"):
         folder.run(val="other.json", output="elsewhere")
-    with pytest.raises(UserError, match="diverged with each BASE_LR of 1, 2"):
+    with pytest.raises(UserError, match="diverged with each BASE_LR: 1, 2"):
         best_rate("plain", {1: None, 2: None})
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("[]", "as it was defined before"), ("{", "can't be read"), ("[" * 5000, "can't be read")]
+    ("content", "message"),
+    [("[]", "is from an earlier definition"), ("{", "can't be read"), ("[" * 5000, "can't be read")],
 )
-def test_what_is_no_record_is_refused(folder, content, message) -> None:
+def test_invalid_records_are_reported(folder, content, message) -> None:
     (folder.path / "results").mkdir()
     path = folder.path / "results" / "small-plain-1.json"
     path.write_text(content)
@@ -213,7 +214,7 @@ def test_what_is_no_record_is_refused(folder, content, message) -> None:
 
 
 @pytest.mark.parametrize("key", ["data_digest", "device"])
-def test_records_that_can_not_be_compared_are_refused(folder, key) -> None:
+def test_records_of_other_data_or_devices_are_reported(folder, key) -> None:
     folder.run(seeds=[1])
     path = folder.path / "results" / "small-se-on-plain-1.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: "other"}))
@@ -221,14 +222,14 @@ def test_records_that_can_not_be_compared_are_refused(folder, key) -> None:
         write_study_report(folder.study(), folder.path / "results", None)
 
 
-def test_the_report_shows_what_is_missing_what_diverged_and_what_is_at_the_edge(folder, capsys) -> None:
+def test_the_report_shows_missing_runs_diverged_trials_and_rates_at_the_edge(folder, capsys) -> None:
     folder.run(seeds=[1])
     write_study_report(folder.study(), folder.path / "results", None)
-    assert "2 of 4 runs have been made so far." in capsys.readouterr().out
+    assert "2 of 4 runs are finished." in capsys.readouterr().out
     folder.run()
     write_study_report(folder.study(), folder.path / "results", None)
     text = capsys.readouterr().out
-    assert "so far" not in text
+    assert "are finished" not in text
     assert "0.04: diverged" in text
     assert "0.02†" not in text
     for path in (folder.path / "results").glob("small-*-?.json"):
@@ -236,4 +237,4 @@ def test_the_report_shows_what_is_missing_what_diverged_and_what_is_at_the_edge(
     write_study_report(folder.study(), folder.path / "results", None)
     text = capsys.readouterr().out
     assert "0.08†" in text
-    assert "† The lowest or highest of the rates that were tried" in text
+    assert "† The lowest or highest rate of the trials" in text

@@ -1,4 +1,4 @@
-"""A study of two arms from nothing: stopped, gone on with, and reported."""
+"""A whole study of two variants: interrupted, resumed, and reported."""
 
 import json
 import re
@@ -20,12 +20,12 @@ from se_detection.data.toy import make_toy_dataset
 
 from ..definition import read_study
 from ..run_records import SAMPLES
-from ..study_data import Data, make_splits
+from ..study_data import StudyData, make_splits
 from ..study_report import write_study_report
 
 REPOSITORY = Path(__file__).parents[3]
 CONFIGS = REPOSITORY / "configs" / "Study"
-ARMS = ("plain", "se-on-plain")
+VARIANTS = ("plain", "se-on-plain")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def folder(module_path) -> Path:
     (module_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     study = yaml.safe_load((CONFIGS / "Study-cpu.yaml").read_text())
     study |= {"NAME": "small", "SEEDS": [1], "RECIPE": "recipe.yaml", "BASE_LR": [0.001], "TUNING_ITERS": 5}
-    study |= {"TRAIN_IMAGES": 4, "TUNING_IMAGES": 2, "ARMS": {name: study["ARMS"][name] for name in ARMS}}
+    study |= {"TRAIN_IMAGES": 4, "TUNING_IMAGES": 2, "ARMS": {name: study["ARMS"][name] for name in VARIANTS}}
     (module_path / "study.yaml").write_text(yaml.safe_dump(study))
     chance = np.random.default_rng(0)
     for split in ("train", "val"):
@@ -72,7 +72,7 @@ def command(folder: Path, results: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def results(folder) -> Path:
-    """The records of a study that was stopped in its first pre-training, and went on."""
+    """The records of a study that was interrupted in its first pre-training and resumed."""
     kept = folder / "results"
     with (folder / "said.txt").open("wb") as said:
         process = subprocess.Popen(command(folder, kept), stdout=said, stderr=subprocess.STDOUT)
@@ -101,14 +101,14 @@ def commit() -> str:
 
 
 def records(results: Path) -> dict[str, dict]:
-    return {name: json.loads((results / f"small-{name}-1.json").read_text()) for name in ARMS}
+    return {name: json.loads((results / f"small-{name}-1.json").read_text()) for name in VARIANTS}
 
 
 def test_each_run_is_recorded(folder, results) -> None:
     for name, record in records(results).items():
         run = folder / "output" / "runs" / f"{name}-1"
         measured = json.loads((run / "inference" / "results.json").read_text())
-        # Without predictions, detectron2 says nothing, and AP is 0.
+        # Without predictions, detectron2 has no results, and AP is 0.
         expected = {key: value or 0.0 for key, value in measured["bbox"].items()}
         known = {key: record[key] or 0.0 for key in ("AP", "AP50", "AP75", "APs", "APm", "APl")}
         assert known == pytest.approx(expected)
@@ -117,7 +117,7 @@ def test_each_run_is_recorded(folder, results) -> None:
         backbone = json.loads(next(folder.glob("output/backbones/*/inference/results.json")).read_text())
         assert record["backbone"]["top1"] == backbone["top1"]
         assert record["commit"] == commit()
-    # The control begins with the plain arm's backbone, and its gates with none.
+    # The control starts from the plain variant's backbone; its gates are not pre-trained.
     assert len(list(folder.glob("output/backbones/*"))) == 1
     log = (folder / "output" / "runs" / "se-on-plain-1" / "log.txt").read_text()
     assert "loaded in part" in log
@@ -126,16 +126,16 @@ def test_each_run_is_recorded(folder, results) -> None:
     assert 0.3 < times["se-on-plain"]["train"]["ratio"] < 3
 
 
-def test_what_is_finished_is_not_done_again(folder, results) -> None:
+def test_finished_runs_are_not_repeated(folder, results) -> None:
     before = {path: path.stat().st_mtime_ns for path in results.iterdir()}
     done = subprocess.run(command(folder, results), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    assert line.endswith(f"no run is missing; tools/study.py report makes the tables of {results}")
+    assert line.endswith(f"all runs are finished; for the tables, use tools/study.py report --results {results}")
     assert {path: path.stat().st_mtime_ns for path in results.iterdir()} == before
 
 
-def test_intervals_are_those_of_a_comparison(folder, results, tmp_path) -> None:
+def test_intervals_equal_those_of_compare(folder, results, tmp_path) -> None:
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- small begin -->\nold\n<!-- small end -->\nafter\n")
     written = write_study_report(read_study(folder / "study.yaml"), results, page)
@@ -143,12 +143,12 @@ def test_intervals_are_those_of_a_comparison(folder, results, tmp_path) -> None:
     assert text.startswith("before\n<!-- small begin -->")
     assert text.endswith("<!-- small end -->\nafter\n")
     assert "old" not in text
-    runs = [folder / "output" / "runs" / f"{name}-1" / "inference" / "coco_instances_results.json" for name in ARMS]
+    runs = [folder / "output" / "runs" / f"{name}-1" / "inference" / "coco_instances_results.json" for name in VARIANTS]
     theirs = compare(*runs, folder / "toy" / "annotations" / "val.json", n_bootstrap=SAMPLES).difference
     row = next(
         line for line in text.splitlines() if line.startswith("| `se-on-plain`") and " to " in line.split("|")[3]
     )
-    # Of single runs.
+    # With single runs.
     assert row.split("|")[2].strip() == "images"
     for cell, metric in zip(row.split("|")[3:], ("AP", "AP50", "AP75", "APs", "APm", "APl"), strict=False):
         if theirs[metric].low is None:
@@ -160,7 +160,7 @@ def test_intervals_are_those_of_a_comparison(folder, results, tmp_path) -> None:
     assert np.asarray(Image.open(written[0]).convert("L")).std() > 10
 
 
-def test_a_page_without_marks_is_left_alone(folder, results, tmp_path) -> None:
+def test_a_page_without_marks_is_not_changed(folder, results, tmp_path) -> None:
     page = tmp_path / "page.md"
     page.write_text("nothing")
     with pytest.raises(UserError, match="has no lines <!-- small begin -->"):
@@ -168,13 +168,13 @@ def test_a_page_without_marks_is_left_alone(folder, results, tmp_path) -> None:
     assert page.read_text() == "nothing"
 
 
-def test_records_of_another_definition_are_refused(folder, results, tmp_path) -> None:
+def test_records_of_another_definition_are_reported(folder, results, tmp_path) -> None:
     for path in folder.glob("*.yaml"):
         shutil.copy(path, tmp_path)
     study = yaml.safe_load((tmp_path / "study.yaml").read_text())
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study | {"TUNING_ITERS": 2}))
     changed = read_study(tmp_path / "study.yaml")
-    with pytest.raises(UserError, match="as it was defined before"):
+    with pytest.raises(UserError, match="is from an earlier definition"):
         write_study_report(changed, results, None)
     words = [
         word.replace(str(folder / "study.yaml"), str(tmp_path / "study.yaml")) for word in command(folder, results)
@@ -184,9 +184,9 @@ def test_records_of_another_definition_are_refused(folder, results, tmp_path) ->
     assert "holds runs of another study" in done.stderr
 
 
-def test_tuning_images_are_not_trained_on(folder, tmp_path) -> None:
+def test_tuning_images_are_not_used_for_training(folder, tmp_path) -> None:
     toy = folder / "toy"
-    data = Data(
+    data = StudyData(
         classification=folder / "pictures",
         train_json=toy / "annotations" / "train.json",
         train_images=toy / "train",
