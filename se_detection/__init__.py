@@ -1,7 +1,7 @@
 """Squeeze-and-excitation backbones for detectron2 (Hu et al., arXiv 1709.01507).
 
-Importing this package registers the backbones, the C4 head and the toy data set with detectron2, and adds `MODEL.SE` to
-the config that `detectron2.config.get_cfg()` returns.
+Importing this package registers the backbones, the C4 head and the toy data set with detectron2, and adds the keys of
+:func:`add_se_config` to the config that `detectron2.config.get_cfg()` returns.
 """
 
 try:
@@ -19,20 +19,64 @@ else:
 
     from .versions import check_versions
 
-    # Before the modules that an older one stumbles over.
+    # Before the other modules, which fail on an older Python or torch.
     check_versions(sys.version_info[:2], torch.__version__)
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from detectron2.config import defaults
 
-from .backbones import create_backbone
+from . import model_zoo
+from .backbones import create_backbone, create_res5
+from .checkpoint.convert import convert_state_dict
 from .checkpoint.timm_handler import register_timm_handler
 from .config.defaults import add_se_config
 from .config.se_config import SEConfig
 from .data.toy import register_toy
 from .errors import UserError
 from .modeling import roi_heads
+from .modeling.fuse import fuse_for_inference
+from .modeling.squeeze_excitation import SqueezeExcitation
 
-__all__ = ["SEConfig", "UserError", "add_se_config", "create_backbone", "model_zoo", "roi_heads"]
+if TYPE_CHECKING:
+    from .compare.compare import compare
+    from .inference.predictor import SEPredictor
+
+__all__ = [
+    "SEConfig",
+    "SEPredictor",
+    "SqueezeExcitation",
+    "UserError",
+    "add_se_config",
+    "compare",
+    "convert_state_dict",
+    "create_backbone",
+    "create_res5",
+    "fuse_for_inference",
+    "model_zoo",
+    "roi_heads",
+]
+
+# Imported on first use, because they need more than detectron2's modeling: pycocotools, Matplotlib, OpenCV.
+LAZY = {"compare": "se_detection.compare.compare", "SEPredictor": "se_detection.inference.predictor"}
+
+# `compare` is a function, and a subpackage. Python binds a subpackage to its name on its first import only: import it
+# here, so that no later import replaces the function.
+import_module("se_detection.compare")
+globals().pop("compare", None)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(LAZY[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 add_se_config(defaults._C)
 register_timm_handler()

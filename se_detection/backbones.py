@@ -1,31 +1,40 @@
 """Backbones by name, without a config."""
 
+import logging
+import re
 from collections.abc import Sequence
+from dataclasses import replace
+from difflib import get_close_matches
 from typing import Any
 
 from detectron2.modeling import Backbone
 from torch import nn
 
-from .config.se_config import PLAIN, STAGES, SEConfig
+from .checkpoint.assumptions import WeightsAssumptions, contradictions
+from .checkpoint.checkpointer import StrictCheckpointer
+from .config.se_config import PLAIN, STAGES, SEConfig, check_choice
 from .errors import UserError
 from .modeling.partial_load import refuse_partial_load
 from .modeling.se_resnet import make_se_resnet
 
-NAMED_BACKBONES: dict[str, dict[str, Any]] = {
+PLAIN_BACKBONES: dict[str, dict[str, Any]] = {
     **{f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101, 152)},
     **{f"resnext{depth}_32x4d": {"depth": depth, "num_groups": 32, "width_per_group": 4} for depth in (50, 101)},
 }
-
-
-SENET154 = {"depth": 154, "num_groups": 64, "width_per_group": 4, "stem_channels": 128}
-
-
+SE_BACKBONES: dict[str, dict[str, Any]] = {
+    **{f"se_{name}": options for name, options in PLAIN_BACKBONES.items()},
+    "senet154": {"depth": 154, "num_groups": 64, "width_per_group": 4, "stem_channels": 128},
+}
+NAMED_BACKBONES = PLAIN_BACKBONES | SE_BACKBONES
 LAYOUTS = ("torchvision", "caffe")
+
+logger = logging.getLogger(__name__)
 
 
 def create_backbone(
     name: str,
     *,
+    weights: str = "",
     layout: str | None = None,
     norm: str = "BN",
     out_features: Sequence[str] = STAGES,
@@ -33,73 +42,128 @@ def create_backbone(
     se: SEConfig | None = None,
     freeze_at: int = 0,
 ) -> Backbone:
-    """A backbone by name, without a config; without a classifier, it refuses weights that fill it in part.
+    """A backbone by name, without a config.
+
+    Weights are loaded strictly: the file must have every tensor of the backbone in the right shape, and the network
+    that it records (stride, stem and pool, depth, position, squeeze and gate of SE) must be the one that was built. The
+    input that it records (mean, standard deviation, channel order) can't be compared and is logged: normalise your
+    images in this way. A classifier for another number of classes keeps its random weights.
 
     Args:
         name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d` or `resnext101_32x4d`,
-            plain; the same after `se_` with SE; or `senet154`.
-        layout: `torchvision` (stride in the 3x3 convolution, padded pool) or `caffe`, that of the paper's released
-            models (stride in the first 1x1, but for ResNeXt; ceil-mode pool). By default `caffe` for
-            `senet154`, which has no other, and `torchvision` for the rest.
+            plain or with SE (`se_resnet18`, ...); or `senet154`.
+        weights: a file or URL as in `MODEL.WEIGHTS`, such as `timm://seresnet50.a1_in1k`; empty for random weights.
+        layout: `torchvision` (stride in the 3x3 convolution, padded pool), or `caffe`, that of the paper's released
+            models (stride in the first 1x1 except in ResNeXt, ceil-mode pool). The default is `torchvision`;
+            `senet154` exists only as `caffe`.
         norm: `BN`, `FrozenBN`, `SyncBN`, `GN`, ...
-        out_features: any of `stem`, `res2` ... `res5`, and `linear` beside `res5` where there is a classifier.
-        num_classes: adds a classifier (of SENet-154 without its dropout).
-        se: what the SE blocks look like; the paper's standard block unless given.
-        freeze_at: how many of stem, res2, ... res5 are frozen, their norms included.
+        out_features: any of `stem`, `res2` ... `res5`, and `linear` in addition to `res5` if there is a classifier.
+        num_classes: adds a classifier (SENet-154's without its dropout).
+        se: the SE blocks; by default the paper's standard block.
+        freeze_at: how many stages are frozen, norms included, with the stem as the first.
 
     Returns:
         A detectron2 `Backbone`: (N, 3, H, W) to a dict of the maps named by `out_features`.
 
     Raises:
-        UserError: an unknown name or layout, `se` for a plain backbone, or more frozen stages than there are.
+        UserError: an unknown name, layout or feature, `se` for a plain backbone, a bad `freeze_at`, or weights that
+            can't be read or don't fit.
     """
-    gated = {f"se_{plain}": options for plain, options in NAMED_BACKBONES.items()} | {"senet154": SENET154}
-    if name not in NAMED_BACKBONES | gated:
-        raise UserError(f"no backbone is named {name!r}; choose from {', '.join(NAMED_BACKBONES | gated)}")
+    if name not in NAMED_BACKBONES:
+        choices = ", ".join(NAMED_BACKBONES)
+        raise UserError(f"no backbone is named {name!r}; did you mean {_closest_name(name)!r}? choose from {choices}")
     layout = layout or ("caffe" if name == "senet154" else "torchvision")
-    if layout not in LAYOUTS:
-        raise UserError(f"layout {layout!r} is not one of {', '.join(LAYOUTS)}")
+    check_choice("layout", layout, LAYOUTS)
     if name == "senet154" and layout != "caffe":
-        raise UserError("'senet154' was released in the caffe layout alone; leave layout out")
-    if name not in gated and se is not None:
-        raise UserError(f"{name!r} is a plain backbone and takes no se=; did you mean 'se_{name}'?")
+        raise UserError("layout: 'senet154' exists only in the caffe layout; omit layout")
+    if name in PLAIN_BACKBONES and se is not None:
+        raise UserError(f"se: {name!r} is a plain backbone; did you mean 'se_{name}'?")
     known = ("stem", *STAGES, "linear")
     if not out_features or not set(out_features) <= set(known):
-        raise UserError(f"out_features: {list(out_features)} are not some of {', '.join(known)}")
+        raise UserError(f"out_features: {list(out_features)} is not a selection of {', '.join(known)}")
     if "linear" in out_features and (num_classes is None or "res5" not in out_features):
-        raise UserError("out_features: 'linear' needs num_classes, and 'res5' beside it")
+        raise UserError("out_features: 'linear' needs num_classes and the feature 'res5'")
     if freeze_at not in range(len(STAGES) + 2):
         raise UserError(f"freeze_at: {freeze_at!r} is not from 0 (nothing) to {len(STAGES) + 1} (stem to res5)")
-    options = (NAMED_BACKBONES | gated)[name]
+    options = NAMED_BACKBONES[name]
+    se = (se or SEConfig()) if name in SE_BACKBONES else PLAIN
     stem = "basic" if layout == "torchvision" else "deep" if name == "senet154" else "caffe"
+    stride_in_1x1 = layout == "caffe" and options["depth"] >= 50 and "num_groups" not in options
     backbone = make_se_resnet(
         **options,
-        se=(se or SEConfig()) if name in gated else PLAIN,
+        se=se,
         norm=norm,
         out_features=out_features,
         num_classes=num_classes,
         stem=stem,
-        stride_in_1x1=layout == "caffe" and "num_groups" not in options,
+        stride_in_1x1=stride_in_1x1,
         freeze_at=freeze_at,
     )
-    # A classifier of other classes takes what a file has of it.
+    if weights:
+        # What the shapes of the tensors do not show; with a part of the stages, the depth as well.
+        _load(
+            backbone,
+            weights,
+            depth=options["depth"],
+            stride_in_1x1=stride_in_1x1,
+            stem=stem,
+            se_position=se.position,
+            se_squeeze=se.squeeze,
+            se_gate=se.gate,
+        )
+    # A classifier may be fine-tuned from a file with other classes.
     if num_classes is None:
         refuse_partial_load(backbone)
     return backbone
 
 
-def create_res5(name: str, *, layout: str | None = None, norm: str = "BN", se: SEConfig | None = None) -> nn.Sequential:
+def create_res5(
+    name: str, *, weights: str = "", layout: str | None = None, norm: str = "BN", se: SEConfig | None = None
+) -> nn.Sequential:
     """The last stage of a backbone by name, for the `Res5ROIHeads` of a C4 detector, whose backbone ends with res4.
 
-    Args:
-        others: those of :func:`create_backbone`.
+    Args: those of :func:`create_backbone`; `weights` are those of the whole backbone.
 
     Returns:
         (N, channels of res4, H, W) to (N, channels of res5, H / 2, W / 2).
 
     Raises:
-        UserError: as there.
+        UserError: as :func:`create_backbone`.
     """
-    res5 = create_backbone(name, layout=layout, norm=norm, out_features=("res5",), se=se).res5
+    res5 = create_backbone(name, weights=weights, layout=layout, norm=norm, out_features=("res5",), se=se).res5
     refuse_partial_load(res5)
     return res5
+
+
+class _BackboneCheckpointer(StrictCheckpointer):
+    """Loads a backbone without a detector, and its classifier only if the number of classes is the same."""
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        own = self.model.state_dict()
+        checkpoint["model"] = {
+            key: tensor
+            for key, tensor in checkpoint["model"].items()
+            if not key.startswith("linear.") or (key in own and own[key].shape == tensor.shape)
+        }
+        return super()._load_model(checkpoint)
+
+
+def _load(backbone: Backbone, weights: str, **built: Any) -> None:
+    """Loads a file, and compares the assumptions that it records with what was built (`built`)."""
+    recorded = _BackboneCheckpointer(backbone).load(weights).get("assumptions")
+    if recorded is None:
+        logger.warning(
+            f"{weights} does not record its network and its input; check layout, mean, std and channel order"
+        )
+        return
+    file = WeightsAssumptions.from_dict(recorded)
+    if found := contradictions(file, replace(file, **built)):
+        raise UserError(f"{weights} was made for another network: {'; '.join(found)}; change name, layout or se")
+    mean, std = ([round(value, 3) for value in values] for values in (file.pixel_mean, file.pixel_std))
+    logger.info(f"{weights} assumes {file.channel_order} images in 0..255 with mean {mean} and std {std}")
+
+
+def _closest_name(name: str) -> str:
+    """The most similar name of a backbone, regardless of case and separators: `SE-ResNet-50` is `se_resnet50`."""
+    plain = {re.sub(r"[^a-z0-9]", "", known): known for known in NAMED_BACKBONES}
+    return plain[get_close_matches(re.sub(r"[^a-z0-9]", "", name.lower()), plain, n=1, cutoff=0)[0]]

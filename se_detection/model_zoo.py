@@ -1,4 +1,4 @@
-"""The project's configs by name, in both of detectron2's config systems, as in detectron2's `model_zoo`."""
+"""The project's configs and detectors by name, with the functions of detectron2's `model_zoo`."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,26 +9,28 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
+from .checkpoint.assumptions import WeightsAssumptions
+from .checkpoint.checkpointer import StrictCheckpointer
 from .errors import UserError
 from .modeling.padding import ignore_padding_in_heads
 
 YAML, LAZY = ".yaml", ".py"
-# Of lazy configs, what others are made of.
+# The folder of parts that lazy configs share.
 PARTS = "common"
 
 
 def _folder() -> Path:
-    # Inside the package when installed from a wheel, beside it in a checkout.
+    # In the package if it was installed from a wheel, next to it in a checkout.
     package = Path(__file__).parent
     return next(folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir())
 
 
 def names() -> list[str]:
-    """The names of detectors' configs, without those that are only bases of others.
+    """The names of the configs of detectors, without configs that are only bases of others.
 
-    As in detectron2's zoo a name is a path in `configs/`, and one that ends with `.py` is a lazy config's:
-    `lazy/COCO-Detection/faster_rcnn_SE_R_50_FPN_1x.py`. A yaml's name is without its ending:
-    `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`.
+    As in detectron2's zoo, a name is a path in `configs/`. Yaml configs have no suffix:
+    `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`. Lazy configs end with `.py`:
+    `lazy/COCO-Detection/faster_rcnn_SE_R_50_FPN_1x.py`.
     """
     folder = _folder()
     files = [*folder.glob(f"*/*{YAML}"), *folder.glob(f"lazy/**/*{LAZY}")]
@@ -59,10 +61,10 @@ def find_config_file(name_or_path: str) -> str:
 
 
 def get_recipe_file(name: str) -> str:
-    """The path of one of tools/pretrain.py's recipes, such as `paper`.
+    """The path of a recipe for `se-det pretrain` by name, such as `paper`.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is no recipe of that name.
     """
     recipes = {path.stem.removeprefix("Recipe-"): path for path in sorted(_folder().glob("Pretrain/Recipe-*.yaml"))}
     if name not in recipes:
@@ -70,35 +72,52 @@ def get_recipe_file(name: str) -> str:
     return str(recipes[name])
 
 
-def get_config(name: str) -> CfgNode | DictConfig:
-    """A config by name: a yaml's is a `CfgNode` that is not frozen, a lazy one's what `LazyConfig.load` gives.
+def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
+    """A config by name: a `CfgNode` that is not frozen, or for a lazy config what `LazyConfig.load` returns.
+
+    Args:
+        trained: not supported, because no trained detectors are published.
 
     Raises:
-        UserError: there is no config of that name.
+        UserError: there is no config of that name, or `trained` is set.
     """
     file = get_config_file(name)
-    if name.endswith(LAZY):
+    if trained:
+        raise UserError(f"no trained weights are published for {name!r}; train it with tools/train_net.py")
+    if file.endswith(LAZY):
         return LazyConfig.load(file)
     cfg = get_cfg()
     cfg.merge_from_file(file, allow_unsafe=False)
     return cfg
 
 
-def get(name: str, trained: bool = False) -> nn.Module:
-    """A detector by name, with random weights, on the config's device, or the CPU where there is no GPU.
+def get(name: str, trained: bool = False, device: str | None = None) -> nn.Module:
+    """A detector by name in training mode, with the weights of `MODEL.WEIGHTS` (lazy: `train.init_checkpoint`).
+
+    For most configs these are weights of the backbone, which timm or detectron2 downloads; the heads are random. The
+    weights must fill the whole backbone. For a detector with random weights, use
+    `detectron2.modeling.build_model(get_config(name))`.
+
+    Args:
+        trained: not supported, because no trained detectors are published.
+        device: by default that of the config, or the CPU if there is no GPU.
 
     Raises:
-        UserError: there is no config of that name, or trained weights were asked for and none are published.
+        UserError: there is no config of that name, `trained` is set, or the weights are not available or don't fit.
     """
-    cfg = get_config(name)
-    if trained:
-        raise UserError(f"no trained weights are published for {name!r}; train it with tools/train_net.py")
-    has_gpu = torch.cuda.is_available()
+    cfg = get_config(name, trained)
+    if device is None and not torch.cuda.is_available():
+        device = "cpu"
+    assumptions = None
     if isinstance(cfg, DictConfig):
-        model = instantiate(cfg.model).to("cuda" if has_gpu else "cpu")
+        model = instantiate(cfg.model).to(device or cfg.train.device)
+        weights = cfg.train.init_checkpoint
     else:
-        if not has_gpu:
-            cfg.MODEL.DEVICE = "cpu"
+        if device is not None:
+            cfg.MODEL.DEVICE = device
         model = build_model(cfg)
+        weights = cfg.MODEL.WEIGHTS
+        assumptions = WeightsAssumptions.from_cfg(cfg)
     ignore_padding_in_heads(model)
+    StrictCheckpointer(model, assumptions=assumptions).load(weights)
     return model

@@ -2,19 +2,23 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import CfgNode, LazyConfig, instantiate
+from detectron2.model_zoo import model_zoo as detectron2_functions
 from detectron2.modeling import build_model
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
-from se_detection import UserError, model_zoo
+from se_detection import UserError, convert_state_dict, model_zoo
+from se_detection.checkpoint import timm_handler
 
 LAZY = [name for name in model_zoo.names() if name.endswith(".py")]
 YAML = [name for name in model_zoo.names() if name not in LAZY]
 PAIRS = [name for name in YAML if "_SE_" in name]
 
-# What a pair's arms may differ in: the backbone, its weights, and what those weights were trained with.
+# The keys in which the two configs of a pair may differ: the backbone, its weights, and the input of those weights.
 BACKBONE_AND_WEIGHTS = {
     "MODEL.BACKBONE.NAME",
     "MODEL.WEIGHTS",
@@ -22,7 +26,7 @@ BACKBONE_AND_WEIGHTS = {
     "MODEL.PIXEL_STD",
     "INPUT.FORMAT",
 }
-# The heads of a C4 detector have a stage of the backbone.
+# The heads of a C4 detector contain a stage of the backbone.
 C4_HEADS = {"MODEL.ROI_HEADS.NAME"}
 
 
@@ -38,22 +42,22 @@ def differences(one: CfgNode, other: CfgNode) -> set[str]:
     return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
 
 
-def test_the_promised_configs_are_there() -> None:
+def test_the_documented_configs_exist() -> None:
     expected = {
-        f"COCO-Detection/faster_rcnn_{arm}_{d}_FPN_{s}"
-        for arm in ("R", "SE_R")
+        f"COCO-Detection/faster_rcnn_{net}_{d}_FPN_{s}"
+        for net in ("R", "SE_R")
         for d in (50, 101)
         for s in ("1x", "3x")
     }
-    expected |= {f"Paper/faster_rcnn_{arm}_{d}_FPN_2x" for arm in ("R", "SE_R") for d in (50, 101)}
-    expected |= {f"Toy/faster_rcnn_{arm}_{d}_FPN" for arm in ("R", "SE_R") for d in (18, 50)}
-    expected |= {f"lazy/COCO-Detection/faster_rcnn_{arm}_50_FPN_{s}.py" for arm in ("R", "SE_R") for s in ("1x", "3x")}
+    expected |= {f"Paper/faster_rcnn_{net}_{d}_FPN_2x" for net in ("R", "SE_R") for d in (50, 101)}
+    expected |= {f"Toy/faster_rcnn_{net}_{d}_FPN" for net in ("R", "SE_R") for d in (18, 50)}
+    expected |= {f"lazy/COCO-Detection/faster_rcnn_{net}_50_FPN_{s}.py" for net in ("R", "SE_R") for s in ("1x", "3x")}
     assert expected <= set(model_zoo.names())
     assert not [name for name in model_zoo.names() if "Base" in name or "common" in name]
 
 
-def test_every_lazy_config_that_trains_something_has_a_name() -> None:
-    """Told by their content: the parts that others are made of have no `train`."""
+def test_every_lazy_config_of_a_detector_has_a_name() -> None:
+    """A config of a detector has a `train` node; the parts that configs share do not."""
     folder = Path(model_zoo.get_config_file(LAZY[0])).parents[2]
     assert folder.name == "configs"
     whole = [path for path in folder.glob("lazy/**/*.py") if "train" in path.read_text() and "common" not in path.parts]
@@ -61,11 +65,11 @@ def test_every_lazy_config_that_trains_something_has_a_name() -> None:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_arms_of_a_pair_differ_in_backbone_and_weights_alone(name) -> None:
+def test_the_configs_of_a_pair_differ_only_in_backbone_and_weights(name) -> None:
     plain_name = re.sub(r"_FPN_(open|pre|identity|3x3|r\d+)$", "_FPN", name.replace("_SE_", "_"))
     gated, plain = model_zoo.get_config(name), model_zoo.get_config(plain_name)
     found = {key for key in differences(gated, plain) if not key.startswith("MODEL.SE.")}
-    assert found <= BACKBONE_AND_WEIGHTS | (C4_HEADS if "_C4_" in name else set())
+    assert found <= BACKBONE_AND_WEIGHTS | {"MODEL.RESNETS.STEM_TYPE"} | (C4_HEADS if "_C4_" in name else set())
     assert gated.MODEL.BACKBONE.NAME == plain.MODEL.BACKBONE.NAME.replace("resnet", "se_resnet")
 
 
@@ -73,7 +77,7 @@ def test_arms_of_a_pair_differ_in_backbone_and_weights_alone(name) -> None:
 @pytest.mark.parametrize("depth", [50, 101])
 def test_coco_configs_are_detectron2s_recipe(depth, schedule) -> None:
     theirs_name = f"COCO-Detection/faster_rcnn_R_{depth}_FPN_{schedule}.yaml"
-    if (depth, schedule) == (101, "1x"):  # detectron2 has the 101 in 3x only: the 1x schedule is that of its 50
+    if (depth, schedule) == (101, "1x"):  # detectron2 has only 3x for depth 101; compare with 1x of depth 50
         theirs_name = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
     ours = model_zoo.get_config(f"COCO-Detection/faster_rcnn_R_{depth}_FPN_{schedule}")
     theirs = detectron2_zoo.get_config(theirs_name)
@@ -141,28 +145,99 @@ def test_names_with_and_without_yaml() -> None:
     assert Path(lazy).is_file()
 
 
-@pytest.mark.parametrize(
-    "name", ["Toy/faster_rcnn_SE_R_18_FPN", "lazy/COCO-Detection/faster_rcnn_SE_R_50_FPN_1x.py"], ids=["yaml", "lazy"]
-)
-def test_a_detector_by_name_works_where_there_is_no_gpu(name) -> None:
-    model = model_zoo.get(name).eval()
-    assert model.device.type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with torch.no_grad():
-        (output,) = model([{"image": torch.zeros(3, 64, 96), "height": 32, "width": 48}])
-    assert output["instances"].image_size == (32, 48)
+DETECTORS = ["COCO-Detection/faster_rcnn_SE_R_50_FPN_1x", "lazy/COCO-Detection/faster_rcnn_SE_R_50_FPN_1x.py"]
 
 
-def test_unknown_name_and_missing_weights_are_refused() -> None:
+@pytest.fixture
+def offline_timm(monkeypatch, tmp_path) -> nn.Module:
+    """timm with random weights instead of a download, and an empty cache."""
+    model = timm.create_model("seresnet50", pretrained=False)
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
+    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
+    return model
+
+
+@pytest.mark.parametrize("name", DETECTORS, ids=["yaml", "lazy"])
+def test_get_loads_the_weights_of_the_config(name, offline_timm) -> None:
+    model = model_zoo.get(name)
+    assert model.training
+    expected = convert_state_dict(offline_timm.state_dict(), "timm")
+    loaded = model.backbone.bottom_up.state_dict()
+    assert set(loaded) == set(expected) - {"linear.weight", "linear.bias"}
+    for key, tensor in loaded.items():
+        assert torch.equal(tensor.cpu(), expected[key]), key
+
+
+def test_get_loads_res5_of_a_c4_detector(offline_timm) -> None:
+    heads = model_zoo.get("COCO-Detection/faster_rcnn_SE_R_50_C4_1x", device="cpu").roi_heads
+    expected = convert_state_dict(offline_timm.state_dict(), "timm")
+    for key, tensor in heads.res5.state_dict().items():
+        assert torch.equal(tensor, expected[f"res5.{key}"]), key
+
+
+def test_get_loads_as_detectron2_does(monkeypatch, tmp_path) -> None:
+    """The same config and file, through detectron2's own function."""
+    model = model_zoo.get("Toy/faster_rcnn_SE_R_18_FPN", device="cpu")
+    torch.save({"model": model.state_dict()}, tmp_path / "weights.pth")
+    cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
+    cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
+    monkeypatch.setattr(model_zoo, "get_config", lambda name, trained: cfg.clone())
+    monkeypatch.setattr(detectron2_functions, "get_config", lambda name, trained: cfg.clone())
+    ours, theirs = model_zoo.get("any").state_dict(), detectron2_zoo.get("any").state_dict()
+    assert ours.keys() == theirs.keys()
+    for key, tensor in theirs.items():
+        assert torch.equal(ours[key], tensor), key
+        assert torch.equal(tensor.cpu(), model.state_dict()[key]), key
+
+
+def test_get_refuses_weights_that_fit_in_part(monkeypatch, offline_timm, tmp_path) -> None:
+    """detectron2's function logs a warning for such a file."""
+    weights = convert_state_dict(offline_timm.state_dict(), "timm")
+    del weights["res3.1.se.fc1.weight"]
+    torch.save({"model": weights, "matching_heuristics": True}, tmp_path / "weights.pth")
+    for name in DETECTORS:
+        cfg = model_zoo.get_config(name)
+        if isinstance(cfg, DictConfig):
+            cfg.train.init_checkpoint = str(tmp_path / "weights.pth")
+        else:
+            cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
+        with monkeypatch.context() as patch:
+            patch.setattr(model_zoo, "get_config", lambda name, trained, cfg=cfg: cfg)
+            with pytest.raises(UserError, match=r"1 missing \(\S*res3.1.se.fc1.weight"):
+                model_zoo.get(name)
+
+
+def test_get_compares_the_input_with_the_files(monkeypatch, offline_timm) -> None:
+    cfg = model_zoo.get_config(DETECTORS[0])
+    cfg.INPUT.FORMAT = "BGR"
+    monkeypatch.setattr(model_zoo, "get_config", lambda name, trained: cfg)
+    with pytest.raises(UserError, match=r"INPUT\.FORMAT is RGB in the file and BGR in the config"):
+        model_zoo.get("any")
+
+
+@pytest.mark.parametrize("name", ["Toy/faster_rcnn_SE_R_18_FPN", DETECTORS[1]], ids=["yaml", "lazy"])
+def test_device(name, offline_timm) -> None:
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    for device in (None, "cpu"):
+        model = model_zoo.get(name, device=device).eval()
+        assert {parameter.device.type for parameter in model.parameters()} == {device or default}
+        with torch.no_grad():
+            (output,) = model([{"image": torch.zeros(3, 64, 96), "height": 32, "width": 48}])
+        assert output["instances"].image_size == (32, 48)
+
+
+def test_unknown_names_and_trained_weights_are_refused() -> None:
     with pytest.raises(UserError, match=r"no config is named 'Toy/faster_rcnn_SE'; did you mean 'Toy/faster_rcnn_"):
         model_zoo.get_config("Toy/faster_rcnn_SE")
-    # A lazy config has its ending, as in detectron2's zoo.
+    # A lazy config has its suffix, as in detectron2's zoo.
     with pytest.raises(UserError, match="no config is named 'lazy/COCO-Detection/fcos_SE_R_50_FPN_1x'; did you mean"):
         model_zoo.get("lazy/COCO-Detection/fcos_SE_R_50_FPN_1x")
     with pytest.raises(UserError, match="no config is named ''; did you mean"):
         model_zoo.get_config_file("")
     for name in ("Toy/faster_rcnn_SE_R_18_FPN", LAZY[0]):
-        with pytest.raises(UserError, match="no trained weights are published"):
-            model_zoo.get(name, trained=True)
+        for function in (model_zoo.get, model_zoo.get_config):
+            with pytest.raises(UserError, match="no trained weights are published"):
+                function(name, trained=True)
 
 
 def test_a_config_file_is_found_by_path_or_by_name(tmp_path, monkeypatch) -> None:

@@ -1,5 +1,7 @@
-"""The defaults of `MODEL.SE` and of the trainer's keys, and what is read of a config in several places."""
+"""The defaults of `MODEL.SE` and of the trainer's keys, and helpers that read a config."""
 
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import asdict
 from typing import Any
 
@@ -7,19 +9,62 @@ from detectron2.config import CfgNode
 
 from .se_config import SEConfig
 
-TRAINER = {
-    "CHECKPOINTS_TO_KEEP": 0,
-    "BEST_METRIC": "bbox/AP",
-    "EMA_DECAY": 0.0,
-    "SKIP_NON_FINITE": 0,
-    "BACKBONE_FREEZE_ITERS": 0,
-    "BACKBONE_MULTIPLIER": 1.0,
-    "CHANNELS_LAST": False,
+DEFAULTS: dict[str, Any] = {
+    "MODEL": {
+        "RESNETS": {"STEM_TYPE": "basic"},
+        "SE": {
+            **{
+                field.upper(): list(value) if isinstance(value, tuple) else value
+                for field, value in asdict(SEConfig()).items()
+            },
+            "IGNORE_PADDING": False,
+        },
+    },
+    "SOLVER": {
+        "CHECKPOINTS_TO_KEEP": 0,
+        "BEST_METRIC": "bbox/AP",
+        "EMA_DECAY": 0.0,
+        "SKIP_NON_FINITE": 0,
+        "BACKBONE_FREEZE_ITERS": 0,
+        "BACKBONE_MULTIPLIER": 1.0,
+        "CHANNELS_LAST": False,
+        "AMP": {"BF16": False},
+    },
 }
 
 
+def add_se_config(cfg: CfgNode) -> None:
+    """Adds the keys of this project that a config lacks, with their defaults; existing values stay.
+
+    `MODEL.RESNETS.STEM_TYPE` is `basic` (detectron2's stem), `caffe` (the stem of the released Caffe models, with a
+    ceil-mode pool) or `deep` (SENet-154's). `MODEL.SE` has the fields of :class:`SEConfig`, and
+    `IGNORE_PADDING`: compute the features of an image as if its batch had no padding. The keys of `SOLVER`:
+
+    - `CHECKPOINTS_TO_KEEP`: how many periodic checkpoints are kept; 0 keeps all.
+    - `BEST_METRIC`: the metric that selects `model_best.pth`, if `TEST.EVAL_PERIOD` is set; empty for none.
+    - `EMA_DECAY`: the decay of a moving average of the weights; 0 for none.
+    - `SKIP_NON_FINITE`: how many steps in a row may be skipped because their loss is not finite.
+    - `BACKBONE_FREEZE_ITERS`: for how many iterations the backbone is frozen at the start.
+    - `BACKBONE_MULTIPLIER`: the factor of the backbone's learning rate.
+    - `CHANNELS_LAST`: train in the channels-last memory format.
+    - `AMP.BF16`: mixed precision in bfloat16 instead of float16.
+
+    Raises:
+        AttributeError: a key is missing and the config is frozen.
+    """
+    _fill(cfg, DEFAULTS)
+
+
+def _fill(node: CfgNode, defaults: Mapping[str, Any]) -> None:
+    for key, value in defaults.items():
+        if key not in node:
+            setattr(node, key, CfgNode() if isinstance(value, dict) else copy(value))
+        if isinstance(value, dict):
+            _fill(node[key], value)
+
+
 def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A config's values by full key, such as `MODEL.SE.REDUCTION`; tuples as lists, as YAML knows no others."""
+    """The values of a config by full key, such as `MODEL.SE.REDUCTION`; tuples become lists, as in YAML."""
     flat: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, dict):
@@ -30,27 +75,5 @@ def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def classes_node(cfg: CfgNode) -> str:
-    """The node of `MODEL` whose `NUM_CLASSES` a config's detector goes by."""
+    """The node of `MODEL` whose `NUM_CLASSES` the detector uses: `RETINANET` or `ROI_HEADS`."""
     return "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
-
-
-def add_se_config(cfg: CfgNode) -> None:
-    """Adds `MODEL.SE`, and what this project's trainer reads in `SOLVER`, with defaults; what is there stays as it is.
-
-    The trainer's: `CHECKPOINTS_TO_KEEP`, the number of checkpoints along the way that are kept, 0 for all;
-    `BEST_METRIC`, by which `model_best.pth` is chosen where `TEST.EVAL_PERIOD` is set, empty for none; `EMA_DECAY` of a
-    moving average of the weights, 0 for none; `SKIP_NON_FINITE`, how many steps in a row are skipped for a loss that is
-    not finite before the run stops; `BACKBONE_FREEZE_ITERS`, for how many iterations the backbone is frozen at first;
-    `BACKBONE_MULTIPLIER`, of its learning rate; `CHANNELS_LAST`, the order of the weights in memory; `AMP.BF16`, mixed
-    precision in bfloat16 instead of float16.
-    """
-    for key, value in TRAINER.items():
-        cfg.setdefault("SOLVER", CfgNode()).setdefault(key, value)
-    cfg.SOLVER.setdefault("AMP", CfgNode()).setdefault("BF16", False)
-    # "basic" is detectron2's stem, "caffe" that of the released Caffe models (ceil-mode pool), "deep" SENet-154's.
-    cfg.MODEL.setdefault("RESNETS", CfgNode()).setdefault("STEM_TYPE", "basic")
-    se = cfg.MODEL.setdefault("SE", CfgNode())
-    for field, value in asdict(SEConfig()).items():
-        se.setdefault(field.upper(), list(value) if isinstance(value, tuple) else value)
-    # Of the backbone: whether features are computed as if there were no padding in the batch.
-    se.setdefault("IGNORE_PADDING", False)

@@ -1,4 +1,4 @@
-"""The `MODEL.SE` node of detectron2's config: its defaults, and the one place where its values are checked."""
+"""The `MODEL.SE` node of detectron2's config: its defaults, its choices, and the checks of its values."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,21 +16,22 @@ STEMS = ("basic", "caffe", "deep")
 
 @dataclass(frozen=True, kw_only=True)
 class SEConfig:
-    """What the SE blocks of a backbone look like; the fields are the keys of `MODEL.SE`.
+    """The SE blocks of a backbone; the fields are the keys of `MODEL.SE`.
 
     Args:
-        reduction: the paper's r; a block of C channels is squeezed through C // r.
+        reduction: the paper's r; the excitation of C channels has C // r hidden channels.
         reduction_per_stage: one r for each of res2 to res5, instead of `reduction`.
-        position: where the block sits: `standard`, `pre`, `post`, `identity` (the paper's Fig. 5) or `3x3` (Table 15).
+        position: where SE sits in a residual block: `standard`, `pre`, `post`, `identity` (the paper's Fig. 5) or
+            `3x3` (Table 15).
         squeeze: `avg`, `max`, `avgmax` (both, concatenated) or `none` (the paper's NoSqueeze, Table 16).
         gate: `sigmoid`, `tanh`, `relu` (Table 12) or `hardsigmoid`.
         stages: the stages that have SE blocks.
-        bias: whether the two layers have biases; released weights have them, the paper's ablations don't.
-        gate_bias: added to the second bias as it is initialised; 4 opens sigmoid gates (0.98), so that a backbone that was
-            pre-trained without SE begins as it was.
+        bias: whether the two layers have biases. Released weights have them, the paper's ablations do not.
+        gate_bias: added to the initial bias of the second layer. With 4, sigmoid gates start open (0.98), so that a
+            backbone pre-trained without SE starts with almost the same outputs.
 
     Raises:
-        UserError: a value is none of its choices, or contradicts another.
+        UserError: a value is not one of its choices, or contradicts another value.
     """
 
     reduction: int = 16
@@ -55,7 +56,7 @@ class SEConfig:
         if len(self.reduction_per_stage) not in (0, len(STAGES)):
             raise UserError(
                 f"MODEL.SE.REDUCTION_PER_STAGE: {list(self.reduction_per_stage)} has {len(self.reduction_per_stage)} "
-                f"values; give one for each of {', '.join(STAGES)}, or none"
+                f"values; give one for each of {', '.join(STAGES)}, or an empty list"
             )
         for key, ratios in (("REDUCTION", [self.reduction]), ("REDUCTION_PER_STAGE", self.reduction_per_stage)):
             for reduction in ratios:
@@ -63,7 +64,7 @@ class SEConfig:
                     raise UserError(f"MODEL.SE.{key}: {reduction!r} is not a whole number of at least 1")
 
     def reduction_in(self, stage: str) -> int | None:
-        """The reduction ratio r in a stage (`res2` to `res5`), or None where the stage has no SE."""
+        """The reduction ratio r in a stage (`res2` to `res5`), or None if the stage has no SE."""
         if stage not in self.stages:
             return None
         if self.reduction_per_stage:
@@ -77,7 +78,7 @@ class SEConfig:
 
 
 def check_choice(key: str, value: object, choices: Sequence[str]) -> None:
-    """Raises a :class:`UserError` that names the config key, the value and the choices, unless it is one of them."""
+    """Raises a :class:`UserError` that names the key, the value and the choices, unless the value is one of them."""
     if value not in choices:
         raise UserError(f"{key}: {value!r} is not one of {', '.join(choices)}")
 

@@ -7,32 +7,37 @@ import torch.nn.functional as F
 from detectron2.layers import CNNBlockBase, Conv2d, get_norm
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, DeformBottleneckBlock
 from fvcore.nn.weight_init import c2_msra_fill
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..config.se_config import SEConfig
 from .ops.folding_conv import FoldingConv2d, fold_frozen_norms
 from .ops.residual_gate import residual_gate, residual_sigmoid_gate
 from .squeeze_excitation import SqueezeExcitation
 
 
 class SEResidualBlock(CNNBlockBase):
-    """Where SE sits in a residual block (the paper's Fig. 5); subclasses give the residual branch.
+    """A residual block with SE (the paper's Fig. 5); subclasses give the residual branch, `residual(x)`.
 
-    Args (keywords, taken by every SE block):
-        se: the options of :class:`SqueezeExcitation`: `reduction`, `squeeze`, `gate`, ...
-        position: `standard` (on the residual, before the sum), `pre` (on the input of the residual branch), `post`
-            (after sum and ReLU), `identity` (on the shortcut) or `3x3` (inside a bottleneck, after the 3x3).
+    `se.position` says where SE sits: `standard` (on the residual, before the sum), `pre` (on the input of the residual
+    branch), `post` (after the sum and the ReLU), `identity` (on the shortcut) or `3x3` (after the 3x3 of a bottleneck).
+
+    Args:
+        se: the options of SE in this block: `reduction`, `position`, `squeeze`, `gate`, `bias` and `gate_bias`. Its
+            `stages` and `reduction_per_stage` are for whole backbones and are not read here.
         others: those of detectron2's block.
     """
 
     position: Final[str]
     sigmoid_gate: Final[bool]
 
-    def __init__(self, in_channels: int, out_channels: int, *, se: dict[str, Any], position: str, **block: Any) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, se: SEConfig, **block: Any) -> None:
         super().__init__(in_channels, out_channels, **block)
-        gated = {"pre": in_channels, "3x3": self.conv2.out_channels}.get(position, out_channels)
-        self.se = SqueezeExcitation(gated, **se)
-        self.position = position
-        self.sigmoid_gate = isinstance(self.se.activation, nn.Sigmoid) and not isinstance(self.se.squeeze, nn.Identity)
+        channels = {"pre": in_channels, "3x3": self.conv2.out_channels}.get(se.position, out_channels)
+        self.se = SqueezeExcitation(
+            channels, se.reduction, squeeze=se.squeeze, gate=se.gate, bias=se.bias, gate_bias=se.gate_bias
+        )
+        self.position = se.position
+        self.sigmoid_gate = se.gate == "sigmoid" and se.squeeze != "none"
         fold_frozen_norms(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,19 +51,23 @@ class SEResidualBlock(CNNBlockBase):
             x = self.se(x)
         residual = self.residual(x)
         if self.position == "standard":
-            gate = self.se.gate(residual)
-            if not torch.jit.is_scripting() and self.sigmoid_gate:  # type: ignore[attr-defined]
-                return residual_sigmoid_gate(residual, gate, shortcut, *self.projection(x))
-            return residual_gate(residual, gate, shortcut)
+            return self.scale_and_add(residual, shortcut, x)
         residual += shortcut
         out = F.relu_(residual)
         if self.position == "post":
             out = self.se(out)
         return out
 
+    def scale_and_add(self, residual: Tensor, shortcut: Tensor, x: Tensor) -> Tensor:
+        """`relu(se(residual) + shortcut)`, with gate, sum and ReLU as one operation; `x` is the input of the block."""
+        gate = self.se.gate(residual)
+        if not torch.jit.is_scripting() and self.sigmoid_gate:  # type: ignore[attr-defined]
+            return residual_sigmoid_gate(residual, gate, shortcut, *self.projection(x))
+        return residual_gate(residual, gate, shortcut)
+
     @torch.jit.unused
     def projection(self, x: Tensor) -> tuple[Any, ...]:
-        """How to compute a projected shortcut again rather than keep it, where that is a frozen 1x1 convolution."""
+        """The function and the tensors to recompute the shortcut from, if it is a frozen 1x1 convolution; else ()."""
         projection = self.shortcut
         if not isinstance(projection, FoldingConv2d) or projection.kernel_size != (1, 1) or not projection.folds(x):
             return ()
@@ -91,10 +100,10 @@ class SEBottleneckBlock(BottleneckResidual, BottleneckBlock):
 
 
 class HalvedBottleneckBlock(BottleneckBlock):
-    """SENet-154's bottleneck without its SE: a first 1x1 half as wide, and a wider projection (the paper's appendix).
+    """SENet-154's bottleneck without SE: its first 1x1 is half as wide, its projection may be 3x3 (paper's appendix).
 
     Args:
-        projection_kernel: of the shortcut's convolution; 3 in the released model, but for res2, where it is 1.
+        projection_kernel: the kernel size of the shortcut's convolution; in the released model 1 in res2, else 3.
         others: those of `BottleneckBlock`; `bottleneck_channels` is the width of the 3x3.
     """
 
@@ -125,19 +134,19 @@ class SENetBottleneckBlock(BottleneckResidual, HalvedBottleneckBlock):
 
 
 class SEDeformBottleneckBlock(BottleneckResidual, DeformBottleneckBlock):
-    """The bottleneck whose 3x3 convolution is deformable; needs detectron2's compiled operators."""
+    """A bottleneck with a deformable 3x3 convolution; needs detectron2's compiled operators."""
 
     def conv3x3(self, x: Tensor) -> Tensor:
         offset = self.conv2_offset(x)
         if self.deform_modulated:
-            # The layer's channels are the x offsets, the y offsets and the mask, a third each.
+            # A third of the channels each: x offsets, y offsets, mask.
             third = offset.shape[1] // 3
             return self.conv2(x, offset[:, : 2 * third], offset[:, 2 * third :].sigmoid())
         return self.conv2(x, offset)
 
 
 def _like(conv: Conv2d, in_channels: int, out_channels: int, norm: str, kernel_size: int | None = None) -> Conv2d:
-    """A convolution with another's stride, dilation and groups, and with other widths or another kernel."""
+    """A convolution with the stride, dilation and groups of `conv`, but other widths, and perhaps another kernel."""
     size = kernel_size or conv.kernel_size[0]
     layer = Conv2d(
         in_channels,

@@ -1,8 +1,9 @@
-"""SE-ResNet and SE-ResNeXt backbones, alone and under FPN, from a config or by name."""
+"""SE-ResNet, SE-ResNeXt and SENet-154 backbones, alone and with FPN, and their builders in detectron2's registry."""
 
 import importlib.util
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -58,18 +59,19 @@ def make_stage(
     dilation: int = 1,
     deform: dict[str, Any] | None = None,
 ) -> list[CNNBlockBase]:
-    """The blocks of one stage, with SE where `se` has it.
+    """The blocks of one stage, with SE if `se.stages` has the stage.
 
     Args:
         stage: `res2` to `res5`.
-        depth: of the backbone, which says how many blocks there are, and of what kind.
-        stride: of the first block.
-        bottleneck_channels: width of the 3x3 convolutions; basic blocks have no such width, nor what follows `norm`.
-        deform: the options of detectron2's deformable block, where the 3x3 convolutions are deformable.
-        others: of detectron2's blocks.
+        depth: the depth of the backbone, which determines the number and the kind of the blocks.
+        stride: the stride of the first block.
+        bottleneck_channels: the width of the 3x3 convolutions. Basic blocks ignore it, `num_groups`, `stride_in_1x1`
+            and `dilation`.
+        deform: the options of detectron2's deformable block; None for ordinary 3x3 convolutions.
+        others: those of detectron2's blocks.
 
     Raises:
-        UserError: the reduction ratio doesn't fit the stage's width.
+        UserError: the reduction ratio is too large for the width of the stage.
     """
     num_blocks = BLOCKS_PER_STAGE[depth][STAGES.index(stage)]
     options: dict[str, Any] = {"in_channels": in_channels, "out_channels": out_channels, "norm": norm}
@@ -91,14 +93,7 @@ def make_stage(
     reduction = se.reduction_in(stage)
     if reduction is not None:
         block_class = SE_BLOCK[block_class]
-        options["se"] = {
-            "reduction": reduction,
-            "squeeze": se.squeeze,
-            "gate": se.gate,
-            "bias": se.bias,
-            "gate_bias": se.gate_bias,
-        }
-        options["position"] = se.position
+        options["se"] = replace(se, reduction=reduction, reduction_per_stage=())
     strides = [stride] + [1] * (num_blocks - 1)
     try:
         return ResNet.make_stage(block_class, num_blocks, stride_per_block=strides, **options)
@@ -126,17 +121,19 @@ def make_se_resnet(
     num_classes: int | None = None,
     freeze_at: int = 0,
 ) -> ResNet:
-    """A detectron2 `ResNet` of SE blocks; what `build_resnet_backbone` honours, and the stem.
+    """A detectron2 `ResNet` of plain or SE blocks, with the options of detectron2's `build_resnet_backbone`.
 
     Args:
         depth: 18 or 34 (basic blocks), 50, 101 or 152 (bottlenecks), or 154 (SENet-154's bottlenecks).
+        se: the SE blocks; `SEConfig(stages=())` gives a plain ResNet.
         stem: `basic` (detectron2's), `caffe` (ceil-mode pool) or `deep` (SENet-154's).
-        res2_channels: width of res2's output; 64 for basic blocks and 256 for bottlenecks unless given.
-        freeze_at: how many of stem, res2, ... are frozen.
+        res2_channels: the output channels of res2; by default 64 for basic blocks and 256 for bottlenecks.
+        num_classes: adds a classifier; its logits are the feature `linear`.
+        freeze_at: how many stages are frozen, with the stem as the first (`MODEL.BACKBONE.FREEZE_AT`).
         others: the keys of `MODEL.RESNETS` of the same name.
 
     Raises:
-        UserError: values that no ResNet can have, or that detectron2 as installed can't build.
+        UserError: a ResNet cannot have these values, or the installed detectron2 cannot build them.
     """
     if depth not in BLOCKS_PER_STAGE:
         raise UserError(f"MODEL.RESNETS.DEPTH: {depth} is not one of {', '.join(map(str, BLOCKS_PER_STAGE))}")
@@ -153,15 +150,15 @@ def make_se_resnet(
             ("DEFORM_ON_PER_STAGE", list(deform_on_per_stage), [False] * 4),
         ):
             if value != needed:
-                raise UserError(f"MODEL.RESNETS.{key}: {value} can't be had with DEPTH {depth}; set it to {needed}")
+                raise UserError(f"MODEL.RESNETS.{key}: {value} is not supported with DEPTH {depth}; use {needed}")
         if se.position == "3x3" and se.stages:
-            raise UserError(f"MODEL.SE.POSITION: 3x3 is inside a bottleneck, and DEPTH {depth} has none")
+            raise UserError(f"MODEL.SE.POSITION: 3x3 needs bottleneck blocks, and DEPTH {depth} has none")
     if any(deform_on_per_stage) and depth == 154:
         raise UserError("MODEL.RESNETS.DEFORM_ON_PER_STAGE: SENet-154 (DEPTH 154) has no deformable blocks")
     if any(deform_on_per_stage) and importlib.util.find_spec("detectron2._C") is None:
         raise UserError(
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE: deformable convolution needs detectron2's compiled operators, which "
-            "this detectron2 lacks; build detectron2 from source, or set it to [False, False, False, False]"
+            "are missing in this installation; build detectron2 from source, or set it to [False, False, False, False]"
         )
 
     current = stem_channels
@@ -169,7 +166,7 @@ def make_se_resnet(
     deform_options = {"deform_modulated": deform_modulated, "deform_num_groups": deform_num_groups}
     stages = []
     for stage, deform in zip(STAGES, deform_on_per_stage, strict=True):
-        # A dilated res5 keeps the resolution of res4 (the convention of R-FCN and of detectron2's DC5).
+        # A dilated res5 keeps the resolution of res4, as in R-FCN and in detectron2's DC5.
         dilation = res5_dilation if stage == "res5" else 1
         blocks = make_stage(
             stage,
@@ -203,7 +200,7 @@ def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """The backbone that `MODEL.RESNETS` and `MODEL.SE` describe, for C4 and DC5 detectors.
 
     Raises:
-        UserError: a value that can't be built, or a C4 detector whose res5 would lose its SE.
+        UserError: a value is not supported, or the res5 of a C4 detector would have no SE.
     """
     backbone = _backbone(cfg, input_shape)
     _ignore_padding_if_asked(cfg, backbone)
@@ -215,7 +212,7 @@ def _backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         raise UserError("the config has no MODEL.SE: import se_detection before get_cfg(), or call add_se_config(cfg)")
     se = SEConfig.from_cfg(cfg)
     resnets = cfg.MODEL.RESNETS
-    # In a C4 detector res5 is in the ROI heads, and detectron2's own builds it of plain blocks.
+    # In a C4 detector res5 is part of the ROI heads, and detectron2's heads build it of plain blocks.
     plain_res5 = cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads"
     if plain_res5 and "res5" not in resnets.OUT_FEATURES and "res5" in se.stages:
         raise UserError(
@@ -246,13 +243,13 @@ def _backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
 
 @BACKBONE_REGISTRY.register()
 def build_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The backbone under FPN: p2 to p5, and p6 by subsampling (Faster, Mask and Cascade R-CNN)."""
+    """SE-ResNet with FPN: p2 to p5, and p6 by subsampling (Faster, Mask and Cascade R-CNN)."""
     return _with_fpn(cfg, _backbone(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The backbone under RetinaNet's FPN: p3 to p5, and p6 and p7 by convolution from res5."""
+    """SE-ResNet with RetinaNet's FPN: p3 to p5, and p6 and p7 by convolution from res5."""
     backbone = _backbone(cfg, input_shape)
     return _with_fpn(cfg, backbone, LastLevelP6P7(backbone.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))
 
@@ -274,5 +271,5 @@ def _ignore_padding_if_asked(cfg: CfgNode, backbone: Backbone) -> None:
     if not cfg.MODEL.SE.IGNORE_PADDING:
         return
     if not any(cfg.MODEL.PIXEL_MEAN):
-        logger.warning("MODEL.SE.IGNORE_PADDING: with a MODEL.PIXEL_MEAN of 0, black borders are taken for padding too")
+        logger.warning("MODEL.SE.IGNORE_PADDING: MODEL.PIXEL_MEAN is 0, so black borders count as padding too")
     ignore_padding(backbone)

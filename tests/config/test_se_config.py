@@ -1,27 +1,70 @@
 import pytest
 from detectron2.config import CfgNode, get_cfg
+from yacs.config import CfgNode as YacsNode
 
 from se_detection import SEConfig, UserError, add_se_config
 from se_detection.config.se_config import STAGES
 
 
-def test_import_alone_puts_the_node_into_detectron2s_defaults() -> None:
+def without_our_keys() -> CfgNode:
+    """detectron2's own defaults."""
+    cfg = get_cfg()
+    del cfg.MODEL["SE"], cfg.MODEL.RESNETS["STEM_TYPE"], cfg.SOLVER.AMP["BF16"]
+    for key in ("CHECKPOINTS_TO_KEEP", "BEST_METRIC", "EMA_DECAY", "SKIP_NON_FINITE", "CHANNELS_LAST"):
+        del cfg.SOLVER[key]
+    for key in ("BACKBONE_FREEZE_ITERS", "BACKBONE_MULTIPLIER"):
+        del cfg.SOLVER[key]
+    return cfg
+
+
+def test_import_adds_the_node_to_detectron2s_defaults() -> None:
     cfg = get_cfg()
     assert cfg.MODEL.SE.REDUCTION == 16
     assert SEConfig.from_cfg(cfg) == SEConfig(stages=list(STAGES), reduction_per_stage=[])
 
 
-def test_adding_twice_keeps_what_was_set() -> None:
+def test_existing_values_stay() -> None:
     cfg = get_cfg()
     cfg.MODEL.SE.REDUCTION = 8
     add_se_config(cfg)
     assert cfg.MODEL.SE.REDUCTION == 8
 
 
-def test_a_config_without_the_node_gets_it() -> None:
-    cfg = CfgNode({"MODEL": {}})
+def test_a_config_without_our_keys_gets_all_of_them() -> None:
+    cfg = without_our_keys()
     add_se_config(cfg)
-    assert cfg.MODEL == {"SE": get_cfg().MODEL.SE}
+    assert cfg == get_cfg()
+
+
+@pytest.mark.parametrize("node", [CfgNode, YacsNode])
+def test_a_partial_node_is_completed(node) -> None:
+    cfg = node({"MODEL": {"SE": {"REDUCTION": 4, "STAGES": ["res5"]}}})
+    add_se_config(cfg)
+    assert {**get_cfg().MODEL.SE, "REDUCTION": 4, "STAGES": ["res5"]} == cfg.MODEL.SE
+    assert cfg.MODEL.RESNETS.STEM_TYPE == "basic"
+    assert cfg.SOLVER.AMP.BF16 is False
+    assert SEConfig.from_cfg(cfg) == SEConfig(reduction=4, stages=["res5"], reduction_per_stage=[])
+
+
+def test_a_frozen_config_is_not_changed() -> None:
+    """yacs refuses an assignment to a frozen node."""
+    complete = get_cfg()
+    complete.freeze()
+    add_se_config(complete)
+    assert complete == get_cfg()
+    partial = CfgNode({"MODEL": {"SE": {"REDUCTION": 4}}})
+    partial.freeze()
+    with pytest.raises(AttributeError, match="immutable"):
+        add_se_config(partial)
+    assert partial == CfgNode({"MODEL": {"SE": {"REDUCTION": 4}}})
+
+
+def test_configs_do_not_share_lists() -> None:
+    cfg, other = without_our_keys(), without_our_keys()
+    add_se_config(cfg)
+    add_se_config(other)
+    cfg.MODEL.SE.STAGES.append("res5")
+    assert list(STAGES) == other.MODEL.SE.STAGES == get_cfg().MODEL.SE.STAGES
 
 
 def test_the_node_survives_a_round_trip_through_yaml(tmp_path) -> None:
@@ -44,5 +87,5 @@ def test_reduction_in_a_stage(stage, expected) -> None:
     assert se.reduction_in(stage) == expected
 
 
-def test_errors_are_value_errors_for_callers_that_know_nothing_of_ours() -> None:
+def test_user_errors_are_value_errors() -> None:
     assert issubclass(UserError, ValueError)

@@ -1,4 +1,4 @@
-"""Each lazy config builds the network of the yaml config of its name, and trains it by the same recipe."""
+"""Each lazy config has the network and the recipe of the yaml config with the same name."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ from se_detection.modeling.roi_heads import SERes5ROIHeads
 from ..helpers import randomise_norms
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-ARMS = [
+BASE_NAMES = [
     *("COCO-Detection/faster_rcnn_R_50_FPN", "COCO-Detection/faster_rcnn_SE_R_50_FPN"),
     *("COCO-Detection/faster_rcnn_R_101_FPN", "COCO-Detection/faster_rcnn_SE_R_101_FPN"),
     *("COCO-Detection/retinanet_R_50_FPN", "COCO-Detection/retinanet_SE_R_50_FPN"),
@@ -40,8 +40,8 @@ ARMS = [
     *("COCO-Keypoints/keypoint_rcnn_R_50_FPN", "COCO-Keypoints/keypoint_rcnn_SE_R_50_FPN"),
     *("COCO-PanopticSegmentation/panoptic_fpn_R_50", "COCO-PanopticSegmentation/panoptic_fpn_SE_R_50"),
 ]
-PAIRS = [f"{arm}_1x" for arm in ARMS] + [f"{arm}_3x" for arm in ARMS if "faster_rcnn" in arm]
-# detectron2's old config system can't build it.
+NAMES = [f"{name}_1x" for name in BASE_NAMES] + [f"{name}_3x" for name in BASE_NAMES if "faster_rcnn" in name]
+# detectron2 can't build FCOS from a yaml.
 LAZY_ONLY = ["COCO-Detection/fcos_R_50_FPN_1x", "COCO-Detection/fcos_SE_R_50_FPN_1x"]
 
 
@@ -57,7 +57,7 @@ def lazy_config(name: str) -> DictConfig:
 
 @cache
 def networks(name: str) -> tuple[nn.Module, nn.Module]:
-    """The yaml's and the lazy config's, of full size and without values."""
+    """The networks of the yaml and the lazy config, on the meta device."""
     cfg = yaml_config(name)
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
@@ -65,7 +65,7 @@ def networks(name: str) -> tuple[nn.Module, nn.Module]:
 
 
 def describe(value: Any) -> Any:
-    """A module, or another object of detectron2's, as plain data: its class and all that it is made of."""
+    """A module or another object as plain data: its class and all its attributes."""
     if isinstance(value, torch.Tensor):
         return tuple(value.shape), value.dtype, value.requires_grad
     if value is None or isinstance(value, str | bool | int | float):
@@ -81,9 +81,9 @@ def describe(value: Any) -> Any:
     parts = {key: item for key, item in vars(value).items() if not key.startswith("_")}
     kind = type(value)
     if kind is SERes5ROIHeads:
-        kind = Res5ROIHeads  # which reads another res5 from a yaml, and is the same otherwise
+        kind = Res5ROIHeads  # they differ only in the res5 that they build from a yaml
     if kind is FastRCNNOutputLayers:
-        parts["loss_weight"] = {"loss_cls": 1.0, **parts["loss_weight"]}  # what it takes for one not given
+        parts["loss_weight"] = {"loss_cls": 1.0, **parts["loss_weight"]}  # the default of FastRCNNOutputLayers
     if isinstance(value, nn.Module):
         parts |= {
             **dict(value.named_children()),
@@ -93,24 +93,24 @@ def describe(value: Any) -> Any:
     return kind, {key: describe(item) for key, item in parts.items()}
 
 
-def test_these_are_all() -> None:
+def test_all_lazy_configs_are_tested() -> None:
     files = CONFIGS.glob("lazy/[!c]*/*.py")
-    assert {str(path.relative_to(CONFIGS / "lazy").with_suffix("")) for path in files} == {*PAIRS, *LAZY_ONLY}
+    assert {str(path.relative_to(CONFIGS / "lazy").with_suffix("")) for path in files} == {*NAMES, *LAZY_ONLY}
 
 
-def test_all_load_from_any_folder(tmp_path, monkeypatch) -> None:
-    """As from a wheel, which has no checkout around it."""
+def test_lazy_configs_load_from_any_folder(tmp_path, monkeypatch) -> None:
+    """As in a wheel, without a checkout around them."""
     shutil.copytree(CONFIGS / "lazy", tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
-    for name in (*PAIRS, *LAZY_ONLY):
+    for name in (*NAMES, *LAZY_ONLY):
         cfg = LazyConfig.load(os.path.join("elsewhere", f"{name}.py"))
-        # The names that detectron2's lazyconfig_train_net.py reads, and none that it would not.
+        # Exactly the names that detectron2's lazyconfig_train_net.py reads.
         assert sorted(cfg) == ["dataloader", "lr_multiplier", "model", "optimizer", "train"], name
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_same_layers(name) -> None:
-    """Classes, strides, thresholds, numbers of proposals, weights of losses, frozen parameters: all that makes one."""
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_are_equal(name) -> None:
+    """Including classes, strides, thresholds, numbers of proposals, loss weights and frozen parameters."""
     ours, theirs = networks(name)[::-1]
     assert {key: tensor.shape for key, tensor in ours.state_dict().items()} == {
         key: tensor.shape for key, tensor in theirs.state_dict().items()
@@ -118,10 +118,10 @@ def test_same_layers(name) -> None:
     assert describe(ours) == describe(theirs)
 
 
-def test_the_description_sees_a_difference() -> None:
-    """Of a stride that moved, of what is frozen, and of an attribute of a helper."""
+def test_describe_shows_differences() -> None:
+    """In a stride, a frozen parameter, and an attribute of a helper object."""
     with torch.device("meta"):
-        backbone, caffe = (create_backbone("resnet50", layout=assumptions) for assumptions in ("torchvision", "caffe"))
+        backbone, caffe = (create_backbone("resnet50", layout=layout) for layout in ("torchvision", "caffe"))
         frozen = create_backbone("resnet50", freeze_at=1)
         assert describe(backbone) == describe(create_backbone("resnet50"))
     assert describe(backbone) != describe(caffe)
@@ -135,7 +135,7 @@ def test_the_description_sees_a_difference() -> None:
 
 
 def small_networks(name: str) -> tuple[nn.Module, nn.Module]:
-    """Both of depth 18, but for C4 detectors, whose res5 detectron2 always builds of bottlenecks."""
+    """The networks of both configs, of depth 18; for C4 of depth 50, whose res5 needs bottlenecks."""
     cfg, lazy = yaml_config(name), lazy_config(name)
     cfg.MODEL.DEVICE = "cpu"
     if "C4" not in name:
@@ -152,7 +152,7 @@ def small_networks(name: str) -> tuple[nn.Module, nn.Module]:
     yaml_model, lazy_model = randomise_norms(build_model(cfg)), instantiate(lazy.model)
     lazy_model.load_state_dict(yaml_model.state_dict(), strict=True)
     for module in (*yaml_model.modules(), *lazy_model.modules()):
-        # Few of all, and none too doubtful.
+        # Few proposals and detections, and no score threshold.
         if isinstance(module, FastRCNNOutputLayers):
             module.test_score_thresh, module.test_topk_per_image = 0.0, 6
         elif isinstance(module, RPN):
@@ -165,7 +165,7 @@ def small_networks(name: str) -> tuple[nn.Module, nn.Module]:
 
 
 def batch(*, keypoints: bool) -> list[dict[str, Any]]:
-    """Two images of different sizes, with whatever a detector may learn from."""
+    """Two images of different sizes, with targets for every detector."""
     images = []
     for height, width in ((64, 96), (80, 64)):
         instances = Instances((height, width))
@@ -189,8 +189,8 @@ def batch(*, keypoints: bool) -> list[dict[str, Any]]:
     return images
 
 
-def compare(ours: Any, theirs: Any) -> None:
-    """Equal to the last bit."""
+def assert_equal(ours: Any, theirs: Any) -> None:
+    """Bitwise equality."""
     if isinstance(theirs, Instances):
         ours, theirs = ours.get_fields(), theirs.get_fields()
     if isinstance(theirs, Boxes):
@@ -198,21 +198,21 @@ def compare(ours: Any, theirs: Any) -> None:
     if isinstance(theirs, Mapping):
         assert ours.keys() == theirs.keys()
         for key in theirs:
-            compare(ours[key], theirs[key])
+            assert_equal(ours[key], theirs[key])
     elif isinstance(theirs, list | tuple):
         assert len(ours) == len(theirs)
         for one, other in zip(ours, theirs, strict=True):
-            compare(one, other)
+            assert_equal(one, other)
     elif isinstance(theirs, torch.Tensor):
         assert torch.equal(ours, theirs)
     else:
         assert ours == theirs
 
 
-# The other plain arms differ from their SE arms in the backbone alone, and 3x from 1x in no layer.
-@pytest.mark.parametrize("name", [name for name in PAIRS if name.endswith("1x") and ("SE" in name or "faster" in name)])
-def test_same_outputs(name) -> None:
-    """Detections and losses, from the same weights."""
+# The other plain configs differ from the SE ones only in the backbone, and 3x from 1x in no layer.
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("1x") and ("SE" in name or "faster" in name)])
+def test_outputs_are_equal(name) -> None:
+    """Detections and losses with the same weights."""
     theirs, ours = small_networks(name)
     images = batch(keypoints="keypoint" in name)
     losses = []
@@ -223,13 +223,13 @@ def test_same_outputs(name) -> None:
     assert losses[0] == losses[1]
     assert all(np.isfinite(loss) for loss in losses[0].values())
     with torch.no_grad():
-        found, expected = ours.eval()(images), theirs.eval()(images)
+        outputs, expected = ours.eval()(images), theirs.eval()(images)
     assert all(len(image["instances"]) for image in expected)
-    compare(found, expected)
+    assert_equal(outputs, expected)
 
 
 def hyperparameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """By parameter; without how the step is computed (`foreach`), on which the two systems differ."""
+    """The optimizer's options for each parameter, without `foreach`, in which the two config systems differ."""
     names = {parameter: key for key, parameter in model.named_parameters()}
     keys = ("lr", "momentum", "dampening", "nesterov", "weight_decay")
     return {
@@ -239,9 +239,9 @@ def hyperparameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     }
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_same_optimisation(name) -> None:
-    """For each parameter and for all of the schedule."""
+@pytest.mark.parametrize("name", NAMES)
+def test_optimizers_and_schedules_are_equal(name) -> None:
+    """For each parameter, and at several iterations."""
     cfg, lazy = yaml_config(name), lazy_config(name)
     theirs, ours = networks(name)
     lazy.optimizer.params.model = ours
@@ -257,12 +257,12 @@ def test_same_optimisation(name) -> None:
             schedule.last_epoch = step
         assert schedules[1].get_lr() == pytest.approx(schedules[0].get_lr(), rel=1e-9), step
     assert lazy.train.amp.enabled == cfg.SOLVER.AMP.ENABLED
-    assert not cfg.SOLVER.CLIP_GRADIENTS.ENABLED  # nor does the tool for lazy configs clip them
+    assert not cfg.SOLVER.CLIP_GRADIENTS.ENABLED  # the tool for lazy configs has no clipping
     assert lazy.train.checkpointer.period == cfg.SOLVER.CHECKPOINT_PERIOD
 
 
-@pytest.mark.parametrize("name", PAIRS)
-def test_same_data_and_weights(name) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_data_and_weights_are_equal(name) -> None:
     cfg, lazy = yaml_config(name), lazy_config(name)
     train, test = lazy.dataloader.train, lazy.dataloader.test
     assert lazy.train.init_checkpoint == cfg.MODEL.WEIGHTS
@@ -281,8 +281,8 @@ def test_same_data_and_weights(name) -> None:
     assert train.get("aspect_ratio_grouping", True) == cfg.DATALOADER.ASPECT_RATIO_GROUPING
     assert train.num_workers == test.num_workers == cfg.DATALOADER.NUM_WORKERS
     assert describe(instantiate(train.mapper)) == describe(DatasetMapper(cfg, is_train=True))
-    # Of one size, drawing from a range (detectron2's lazy configs) and choosing (its yaml) are the same; and a mapper
-    # for tests reads no masks, whatever use_instance_mask says.
+    # With a single size, sampling from a range (detectron2's lazy configs) and from a list (its yaml) are the same. The
+    # test mapper reads no masks with any use_instance_mask.
     resize, theirs = instantiate(test.mapper.augmentations)[0], build_augmentation(cfg, is_train=False)[0]
     for height, width in ((480, 640), (333, 1000), (800, 800)):
         image = np.zeros((height, width, 3), dtype=np.uint8)
@@ -291,8 +291,8 @@ def test_same_data_and_weights(name) -> None:
     assert isinstance(resize, T.ResizeShortestEdge)
 
 
-def test_constructors_take_what_model_se_has() -> None:
-    """All of the block, the stem and the padding: the features of the yaml's backbone, from the same weights."""
+def test_lazy_configs_have_all_options_of_model_se() -> None:
+    """The block, the stem and the padding: the same features as the yaml's backbone with the same weights."""
     name = "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"
     cfg, lazy = yaml_config(name), lazy_config(name)
     cfg.MODEL.DEVICE = "cpu"
@@ -306,7 +306,7 @@ def test_constructors_take_what_model_se_has() -> None:
     lazy = LazyConfig.apply_overrides(
         lazy,
         [
-            "model.backbone.bottom_up.assumptions=caffe",
+            "model.backbone.bottom_up.layout=caffe",
             "model.backbone.bottom_up.se.reduction_per_stage=[4,8,16,32]",
             "model.backbone.bottom_up.se.position=3x3",
             "model.backbone.bottom_up.se.squeeze=avgmax",
@@ -320,7 +320,7 @@ def test_constructors_take_what_model_se_has() -> None:
     images = torch.zeros(1, 3, 96, 128)
     images[..., :70, :90] = torch.randn(1, 3, 70, 90)
     with torch.no_grad():
-        compare(ours(images), backbone(images))
+        assert_equal(ours(images), backbone(images))
     assert ours.bottom_up.res3[0].position == "3x3"
 
 
@@ -329,16 +329,16 @@ def test_constructors_take_what_model_se_has() -> None:
     [
         ("model.backbone.bottom_up.se.gate=softmax", "MODEL.SE.GATE: 'softmax' is not one of sigmoid"),
         ("model.backbone.bottom_up.se.reduction=4096", r"MODEL.SE in res2: "),
-        ("model.backbone.bottom_up.name=resnet50", "'resnet50' is a plain backbone and takes no se="),
+        ("model.backbone.bottom_up.name=resnet50", "'resnet50' is a plain backbone; did you mean 'se_resnet50'"),
         ("model.backbone.bottom_up.freeze_at=6", r"freeze_at: 6 is not from 0 \(nothing\) to 5"),
     ],
 )
-def test_a_wrong_override_is_named(override, message) -> None:
+def test_a_wrong_override_is_refused_by_name(override, message) -> None:
     lazy = LazyConfig.apply_overrides(lazy_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"), [override])
     with pytest.raises(UserError, match=message), torch.device("meta"):
         instantiate(lazy.model)
 
 
-def test_the_se_block_is_the_papers() -> None:
+def test_the_default_se_block_is_the_papers() -> None:
     lazy = lazy_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
     assert instantiate(lazy.model.backbone.bottom_up.se) == SEConfig()

@@ -28,7 +28,7 @@ VARIANTS = [
 ]
 
 
-def test_the_papers_names() -> None:
+def test_gates_have_the_papers_names() -> None:
     backbone = create_backbone("se_resnet50", se=SEConfig(stages=("res3", "res5")))
     assert list(se_gates(backbone)) == ["SE_3_1", "SE_3_2", "SE_3_3", "SE_3_4", "SE_5_1", "SE_5_2", "SE_5_3"]
     assert se_gates(backbone)["SE_5_3"] is backbone.res5[2].se
@@ -38,12 +38,12 @@ def test_the_papers_names() -> None:
 
 @pytest.mark.parametrize(("squeeze", "gate", "position"), VARIANTS)
 def test_every_gate_is_recorded(squeeze, gate, position) -> None:
-    """Against the two layers written out, on the input that the block's squeeze had."""
+    """Compares with the two layers written out, on the input of the block's squeeze."""
     backbone = create_backbone("se_resnet50", se=SEConfig(squeeze=squeeze, gate=gate, position=position)).double()
     gates = se_gates(backbone.eval())
     seen = {}
     for name, module in gates.items():
-        # Such that some are near their limits; a ReLU has none above, and would multiply without end.
+        # So that some gates are near their limits; a ReLU has no upper limit, and the features would explode.
         module.fc2.weight.data *= 1 if gate == "relu" else 200
         module.squeeze.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0]}))
     with torch.no_grad(), GateRecorder(gates) as recorder:
@@ -56,15 +56,15 @@ def test_every_gate_is_recorded(squeeze, gate, position) -> None:
     for name, module in gates.items():
         hidden = F.conv2d(SQUEEZED[squeeze](seen[name]), module.fc1.weight, module.fc1.bias).clamp(min=0)
         values = function(F.conv2d(hidden, module.fc2.weight, module.fc2.bias))[0].flatten(1).detach()
-        found = [torch.from_numpy(array) for array in (taken[name].mean, taken[name].low, taken[name].high)]
+        recorded = [torch.from_numpy(array) for array in (taken[name].mean, taken[name].low, taken[name].high)]
         near = (values < low + 0.05).double(), (values > high - 0.05).double()
-        for ours, theirs in zip(found, (values, *near), strict=True):
+        for ours, theirs in zip(recorded, (values, *near), strict=True):
             torch.testing.assert_close(ours, theirs.mean(dim=1), rtol=1e-9, atol=1e-12)
         some_are_near |= bool(near[0].any())
     assert some_are_near
 
 
-def test_a_c4_detectors_heads_are_averaged_over_regions() -> None:
+def test_gates_of_c4_heads_are_averaged_over_regions() -> None:
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_50_FPN")
     cfg.merge_from_list(
         [
@@ -90,15 +90,14 @@ def test_a_c4_detectors_heads_are_averaged_over_regions() -> None:
 
 @pytest.fixture
 def block():
-    se = {"reduction": 4, "squeeze": "avg", "gate": "sigmoid", "bias": True}
-    module = SEBasicBlock(32, 32, norm="GN", se=se, position="standard").eval()
+    module = SEBasicBlock(32, 32, norm="GN", se=SEConfig(reduction=4)).eval()
     for norm in (module.conv1.norm, module.conv2.norm):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
     return module
 
 
-def test_a_constant_gate_against_the_block_written_out(block) -> None:
+def test_a_constant_gate_matches_the_block_written_out(block) -> None:
     mean, x = torch.rand(32), torch.randn(3, 32, 8, 9)
     before = block(x)
     with constant_gates({"SE_2_1": block.se}, {"SE_2_1": mean.double().numpy()}):
@@ -109,8 +108,8 @@ def test_a_constant_gate_against_the_block_written_out(block) -> None:
     assert torch.equal(block(x), before)
 
 
-def test_a_constant_gate_goes_into_the_norm(block) -> None:
-    """detectron2's plain block, its last norm scaled by the gate, is the block with a constant gate."""
+def test_a_constant_gate_can_be_folded_into_the_norm(block) -> None:
+    """detectron2's plain block, with the last norm scaled by the gate, equals the block with a constant gate."""
     mean, x = torch.rand(32), torch.randn(3, 32, 8, 9)
     plain = BasicBlock(32, 32, norm="GN").eval()
     plain.load_state_dict({key: value for key, value in block.state_dict().items() if not key.startswith("se.")})

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from se_detection.modeling.padding import ImageSqueeze, Padding
-from se_detection.modeling.squeeze_excitation import SQUEEZES
+from se_detection.modeling.squeeze_excitation import make_squeeze
 
 SIZES = [(48, 64), (33, 47), (1, 1), (20, 64)]
 
@@ -53,7 +53,7 @@ def test_an_image_of_nothing_but_zeros_has_one_pixel() -> None:
 @pytest.mark.parametrize("kind", ["avg", "max", "avgmax"])
 def test_a_squeeze_is_that_of_each_image_cut_out(kind, memory_format, dtype) -> None:
     padding = seen(padded())
-    original = SQUEEZES[kind](1) if kind in ("avg", "max") else SQUEEZES[kind]()
+    original = make_squeeze(kind)
     x = torch.randn(4, 5, 32, 32).to(dtype).contiguous(memory_format=memory_format)
     squeezed = ImageSqueeze(original, padding, 1)(x)
     assert squeezed.dtype == dtype
@@ -71,7 +71,7 @@ def test_large_sums_stay_in_the_range_of_float16() -> None:
 
 def test_a_squeeze_has_the_gradients_of_the_image_cut_out() -> None:
     padding = seen(padded())
-    squeeze = ImageSqueeze(SQUEEZES["avgmax"](), padding, 0)
+    squeeze = ImageSqueeze(make_squeeze("avgmax"), padding, 0)
     x = torch.randn(4, 2, 64, 64, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(4, 4, 1, 1, dtype=torch.float64)
     (squeeze(x) * weights).sum().backward()

@@ -8,8 +8,7 @@ from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model, build_resnet_backbone
 from torch import nn
 
-from se_detection import SEConfig, create_backbone
-from se_detection.backbones import create_res5
+from se_detection import SEConfig, create_backbone, create_res5
 from se_detection.errors import UserError
 
 from ..helpers import randomise_norms
@@ -225,7 +224,7 @@ def test_c4_head_without_se_equals_detectron2s() -> None:
     ("changes", "message"),
     [
         ({"MODEL.RESNETS.DEPTH": 51}, "MODEL.RESNETS.DEPTH: 51 is not one of 18, 34, 50, 101, 152, 154"),
-        ({"MODEL.RESNETS.DEPTH": 18}, "RES2_OUT_CHANNELS: 256 can't be had with DEPTH 18; set it to 64"),
+        ({"MODEL.RESNETS.DEPTH": 18}, "RES2_OUT_CHANNELS: 256 is not supported with DEPTH 18; use 64"),
         ({"MODEL.RESNETS.RES5_DILATION": 3}, "RES5_DILATION: 3 is not 1 or 2"),
         ({"MODEL.SE.GATE": "swish"}, "MODEL.SE.GATE: 'swish' is not one of sigmoid, tanh, relu, hardsigmoid"),
         ({"MODEL.SE.POSITION": "before"}, "MODEL.SE.POSITION: 'before' is not one of standard, pre"),
@@ -233,11 +232,11 @@ def test_c4_head_without_se_equals_detectron2s() -> None:
         ({"MODEL.RESNETS.STEM_TYPE": "big"}, "MODEL.RESNETS.STEM_TYPE: 'big' is not one of basic, caffe, deep"),
         ({"MODEL.SE.STAGES": ["res1"]}, "MODEL.SE.STAGES: 'res1' is not one of res2"),
         ({"MODEL.SE.REDUCTION": 0}, "MODEL.SE.REDUCTION: 0 is not a whole number of at least 1"),
-        ({"MODEL.SE.REDUCTION": 512}, "MODEL.SE in res2: reduction ratio 512 leaves nothing of 256 channels"),
+        ({"MODEL.SE.REDUCTION": 512}, "MODEL.SE in res2: a reduction ratio of 512 is too large for 256 channels"),
         ({"MODEL.SE.REDUCTION_PER_STAGE": [16, 16]}, "REDUCTION_PER_STAGE: .* has 2 values; give one for each"),
         (
             {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64, "MODEL.SE.POSITION": "3x3"},
-            "MODEL.SE.POSITION: 3x3 is inside a bottleneck, and DEPTH 18 has none",
+            "MODEL.SE.POSITION: 3x3 needs bottleneck blocks, and DEPTH 18 has none",
         ),
     ],
 )
@@ -267,12 +266,10 @@ def test_deformable_convolution_where_it_was_compiled() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "resnet51"}, "no backbone is named 'resnet51'"),
-        ({"name": "resnet50", "se": SEConfig()}, "'resnet50' is a plain backbone and takes no se="),
-        ({"name": "se_senet154"}, "no backbone is named 'se_senet154'"),
-        ({"name": "senet154", "layout": "torchvision"}, "'senet154' was released in the caffe layout alone"),
-        ({"name": "se_resnet50", "layout": "tf"}, "layout 'tf' is not one of torchvision, caffe"),
-        ({"name": "se_resnet50", "out_features": ["res9"]}, "out_features: \\['res9'\\] are not some of stem"),
+        ({"name": "resnet50", "se": SEConfig()}, "'resnet50' is a plain backbone; did you mean 'se_resnet50'"),
+        ({"name": "senet154", "layout": "torchvision"}, "'senet154' exists only in the caffe layout"),
+        ({"name": "se_resnet50", "layout": "tf"}, "layout: 'tf' is not one of torchvision, caffe"),
+        ({"name": "se_resnet50", "out_features": ["res9"]}, "out_features: \\['res9'\\] is not a selection of stem"),
         ({"name": "se_resnet50", "out_features": ["linear"]}, "'linear' needs num_classes"),
         ({"name": "se_resnet50", "freeze_at": 6}, "freeze_at: 6 is not from 0 \\(nothing\\) to 5 \\(stem to res5\\)"),
     ],

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torchvision
 
+from se_detection import SqueezeExcitation
 from se_detection.modeling.ops.residual_gate import residual_gate
-from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
 
 def test_equals_torchvision() -> None:
@@ -72,9 +72,13 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(se, x)
 
 
-def test_too_large_a_reduction_is_refused() -> None:
-    with pytest.raises(ValueError, match="reduction ratio 16 leaves nothing of 8 channels"):
+def test_bad_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="reduction ratio of 16 is too large for 8 channels"):
         SqueezeExcitation(8, reduction=16)
+    with pytest.raises(ValueError, match="squeeze: 'mean' is not one of avg, max, avgmax, none"):
+        SqueezeExcitation(64, squeeze="mean")
+    with pytest.raises(ValueError, match="gate: 'swish' is not one of sigmoid, tanh, relu, hardsigmoid"):
+        SqueezeExcitation(64, gate="swish")
 
 
 @pytest.mark.parametrize("per_position", [False, True])
@@ -86,7 +90,7 @@ def test_residual_gate(per_position: bool) -> None:
     assert torch.autograd.gradcheck(residual_gate, (residual, gate, shortcut))
 
 
-def test_open_gates_let_a_plain_backbone_begin_as_it_was() -> None:
+def test_gate_bias_is_added_to_the_logits() -> None:
     x = torch.randn(4, 64, 5, 5)
     torch.manual_seed(1)
     usual = SqueezeExcitation(64)

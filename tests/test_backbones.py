@@ -1,0 +1,152 @@
+"""Backbones by name, with weights: against the networks and files of timm and torchvision."""
+
+import logging
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from se_detection import SEConfig, UserError, convert_state_dict, create_backbone, create_res5
+from se_detection.checkpoint import timm_handler
+from se_detection.checkpoint.convert_input import convert_input
+
+from .helpers import randomise_norms, relative_error
+
+CLASSIFIER = {"num_classes": 1000, "out_features": ("res5", "linear")}
+
+
+@pytest.fixture(scope="module")
+def se_resnet50() -> nn.Module:
+    torch.manual_seed(0)
+    return randomise_norms(timm.create_model("seresnet50", pretrained=False)).eval()
+
+
+@pytest.fixture
+def timm_name(se_resnet50, monkeypatch, tmp_path) -> str:
+    """A name whose weights timm would download; here they are random."""
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: se_resnet50)
+    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
+    return "timm://seresnet50.a1_in1k"
+
+
+def convert(model: nn.Module, source: str, folder, name: str = "converted.pth") -> str:
+    torch.save(model.state_dict(), folder / "original.pth")
+    convert_input(str(folder / "original.pth"), source).save(folder / name)
+    return str(folder / name)
+
+
+def has_the_tensors(model: nn.Module, expected: dict[str, Tensor]) -> bool:
+    state = {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("num_batches_tracked")}
+    return all(torch.equal(tensor, expected[key]) for key, tensor in state.items())
+
+
+def test_weights_by_timms_name(se_resnet50, timm_name) -> None:
+    expected = convert_state_dict(se_resnet50.state_dict(), "timm")
+    assert has_the_tensors(create_backbone("se_resnet50", weights=timm_name), expected)
+    classifier = create_backbone("se_resnet50", weights=timm_name, **CLASSIFIER).eval()
+    assert has_the_tensors(classifier, expected)
+    images = torch.randn(2, 3, 97, 130)
+    with torch.no_grad():
+        assert relative_error(classifier(images)["linear"], se_resnet50(images)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["converted.pth", "converted.safetensors"])
+def test_weights_of_a_file(name, tmp_path) -> None:
+    theirs = randomise_norms(torchvision.models.resnet18(weights=None)).eval()
+    ours = create_backbone("resnet18", weights=convert(theirs, "torchvision", tmp_path, name), **CLASSIFIER).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert relative_error(ours(images)["linear"], theirs(images)) < 1e-5
+
+
+def test_a_classifier_of_other_classes_stays_random(timm_name, se_resnet50) -> None:
+    backbone = create_backbone("se_resnet50", weights=timm_name, num_classes=7, out_features=("res5", "linear"))
+    expected = convert_state_dict(se_resnet50.state_dict(), "timm")
+    linear = backbone.linear.state_dict()
+    assert linear["weight"].shape == (7, 2048)
+    assert has_the_tensors(backbone, expected | {f"linear.{key}": tensor for key, tensor in linear.items()})
+
+
+def test_some_of_the_stages_are_loaded(timm_name, se_resnet50) -> None:
+    expected = convert_state_dict(se_resnet50.state_dict(), "timm")
+    backbone = create_backbone("se_resnet50", weights=timm_name, out_features=("res3",), freeze_at=2)
+    assert not hasattr(backbone, "res4")
+    assert has_the_tensors(backbone, expected)
+    res5 = create_res5("se_resnet50", weights=timm_name)
+    assert has_the_tensors(res5, {key.removeprefix("res5."): tensor for key, tensor in expected.items()})
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "se_resnet50",
+            {"layout": "caffe"},
+            r"STRIDE_IN_1X1 is False in the file and True .*STEM_TYPE is basic in the",
+        ),
+        ("se_resnet50", {"se": SEConfig(position="post")}, "MODEL.SE.POSITION is standard in the file and post in"),
+        ("se_resnet50", {"se": SEConfig(squeeze="max")}, "MODEL.SE.SQUEEZE is avg in the file and max in"),
+        ("se_resnet50", {"se": SEConfig(gate="relu")}, "MODEL.SE.GATE is sigmoid in the file and relu in"),
+        ("se_resnet101", {"out_features": ("res3",)}, "MODEL.RESNETS.DEPTH is 50 in the file and 101 in"),
+        ("se_resnet101", {}, r"of the backbone's \d+ tensors, \d+ missing \(res4.6"),
+        ("se_resnet50", {"se": SEConfig(reduction=8)}, "of another shape"),
+        ("se_resnet50", {"se": SEConfig(stages=("res5",))}, r"res2.0.se.fc1"),
+        ("resnet50", {}, "has SE"),
+        ("resnet18", {}, "of the backbone's"),
+    ],
+)
+def test_weights_of_another_network_are_refused(timm_name, name, options, message) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        create_backbone(name, weights=timm_name, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_plain_weights_are_refused_for_an_se_backbone(tmp_path) -> None:
+    path = convert(torchvision.models.resnet18(weights=None), "torchvision", tmp_path)
+    with pytest.raises(UserError, match="plain and the config's has SE"):
+        create_backbone("se_resnet18", weights=path)
+
+
+def test_caffe_weights_need_the_caffe_layout(tmp_path) -> None:
+    path = convert(timm.create_model("legacy_seresnet50", pretrained=False), "timm-legacy", tmp_path)
+    with pytest.raises(UserError, match="STEM_TYPE is caffe in the file and basic in"):
+        create_backbone("se_resnet50", weights=path)
+    expected = torch.load(path, weights_only=True)["model"]
+    assert has_the_tensors(create_backbone("se_resnet50", weights=path, layout="caffe"), expected)
+
+
+def test_the_assumed_input_is_logged(timm_name, tmp_path, caplog) -> None:
+    with caplog.at_level(logging.INFO, logger="se_detection.backbones"):
+        create_backbone("se_resnet50", weights=timm_name)
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "se_detection.backbones")
+    assert "RGB images in 0..255 with mean [123.675, 116.28, 103.53] and std [58.395, 57.12, 57.375]" in line
+    torch.save({"model": create_backbone("resnet18").state_dict()}, tmp_path / "bare.pth")
+    caplog.clear()
+    create_backbone("resnet18", weights=str(tmp_path / "bare.pth"))
+    assert "bare.pth does not record its network and its input" in caplog.text
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.pth"):
+        create_backbone("resnet18", weights=str(tmp_path / "nowhere.pth"))
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("seresnet50", "se_resnet50"),
+        ("se-resnet50", "se_resnet50"),
+        ("SE-ResNet-101", "se_resnet101"),
+        ("resnet-18", "resnet18"),
+        ("seresnext50_32x4d", "se_resnext50_32x4d"),
+        ("legacy_senet154", "senet154"),
+        ("legacy_seresnet152", "se_resnet152"),
+        ("resnet51", "resnet50"),
+        ("se_senet154", "senet154"),
+    ],
+)
+def test_an_unknown_name_gets_a_suggestion(name, meant) -> None:
+    with pytest.raises(UserError, match=f"no backbone is named '{name}'; did you mean '{meant}'"):
+        create_backbone(name)
