@@ -1,7 +1,7 @@
-"""COCO's AP and AR of weighted images, which makes a bootstrap over images fast.
+"""COCO's AP and AR on weighted images, for a fast bootstrap over images.
 
-An image of weight w counts as if it were in the data set w times: boxes are matched once, and only the
-precision-recall curves are made anew for every set of weights.
+An image of weight w counts as if it were in the data set w times. Boxes are matched once; only the precision-recall
+curves are computed for each set of weights.
 """
 
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from .matching import COCO_AREAS, Array, CategoryEvaluation, Matches
 
-# Detections times sets of weights that are worked on at once, so that the arrays stay in the processor's cache.
+# Detections times sets of weights that are processed at once, so that the arrays fit the CPU cache.
 CHUNK = 1 << 18
 
 
 @dataclass(frozen=True)
 class CategoryAP:
-    """One category's figures, from 0 to 1, for every set of image weights; NaN where there is nothing to find.
+    """AP and AR of one category, from 0 to 1, for each set of image weights; NaN where there are no objects.
 
-    `thresholds` is AP at each IoU threshold, (thresholds, sets); `areas` AP in each range of areas, (areas, sets);
-    `recalls` AR at 1, 10 and 100 detections an image and, at 100, of small, medium and large objects, (6, sets).
+    `thresholds` is AP at each IoU threshold, (thresholds, sets); `areas` is AP in each range of areas, (areas, sets);
+    `recalls` is AR at 1, 10 and 100 detections an image and, at 100, for small, medium and large objects, (6, sets).
     """
 
     thresholds: Array
@@ -31,11 +31,11 @@ class CategoryAP:
 def average_precision(evaluation: CategoryEvaluation, weights: Array) -> CategoryAP:
     """A category's AP and AR.
 
-    With weights 1 they are what `COCOeval.accumulate` gives; with whole numbers, what it would give on images repeated
-    so often.
+    With all weights 1, they equal those of `COCOeval.accumulate`; with whole numbers, they equal those of a data set
+    in which each image is repeated that many times.
 
     Args:
-        evaluation: of :func:`match_boxes`.
+        evaluation: from :func:`match_boxes`.
         weights: (images, sets), images in the order of their ids.
     """
     params = evaluation.params
@@ -50,7 +50,7 @@ def _precision(matches: Matches, weights: Array, levels: Array) -> Array:
     """AP at each threshold: (thresholds, sets)."""
     positives = matches.objects @ weights[matches.objects_image]
     result = np.full((len(matches.hit), weights.shape[1]), np.nan)
-    # Nothing after the last hit changes AP, nor does what counts at no threshold.
+    # Detections after the last hit don't change AP, nor do those that are ignored at every threshold.
     last = np.flatnonzero(matches.hit.any(axis=0)).max(initial=-1) + 1
     used = np.flatnonzero(matches.counted[:, :last].any(axis=0))
     step = max(1, CHUNK // max(1, len(used)))
@@ -65,18 +65,18 @@ def _precision(matches: Matches, weights: Array, levels: Array) -> Array:
 def area_under_curve(
     hit: NDArray[np.bool_], counted: NDArray[np.bool_], weight: Array, positives: Array, levels: Array
 ) -> Array:
-    """COCO's interpolated precision, averaged over recall levels: (sets,); NaN where there is nothing to find.
+    """COCO's interpolated precision, averaged over recall levels: (sets,); NaN where there are no objects.
 
     Args:
-        hit: of each detection, by falling score: it found an object.
-        counted: it counts.
-        weight: (detections, sets), those of its image.
+        hit: (detections,), in descending order of score: whether the detection matches an object.
+        counted: (detections,), whether it is not ignored.
+        weight: (detections, sets), the weight of its image.
         positives: (sets,), the weighted number of objects.
         levels: the recall levels, equally spaced from 0 to 1.
     """
     if not hit.any():
         return np.where(positives > 0, 0.0, np.nan)
-    # Precision has its maxima at the hits, so it is taken nowhere else: what lies between two of them is summed.
+    # Precision has its maxima at the hits, so it is computed only there; detections between two hits are summed.
     hits = np.flatnonzero(hit)
     after = np.concatenate([[0], hits[:-1] + 1])
     until_last = slice(hits[-1] + 1)
@@ -86,7 +86,7 @@ def area_under_curve(
     precision = true / (seen + np.spacing(1))
     best_from_here = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     recall = true / np.where(positives > 0, positives, 1.0)
-    # How many levels a recall reaches; the nearest one is not reached if it is above, however little.
+    # The number of levels that each recall reaches. The nearest level is not reached if it is above the recall.
     nearest = np.rint(recall * (len(levels) - 1)).astype(np.intp)
     reached = nearest + (levels[nearest] <= recall)
     area = (best_from_here * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(levels)
@@ -94,7 +94,7 @@ def area_under_curve(
 
 
 def _recall(matches: Matches, weights: Array, limit: int) -> Array:
-    """The part of the objects that an image's first `limit` detections find, averaged over thresholds: (sets,)."""
+    """Recall with the `limit` highest-scoring detections of each image, averaged over thresholds: (sets,)."""
     positives = matches.objects @ weights[matches.objects_image]
     hits = (matches.hit & (matches.rank < limit)).mean(axis=0)
     found = np.bincount(matches.image, hits, minlength=len(weights)) @ weights

@@ -1,7 +1,7 @@
-"""Two detectors on the same images: their AP, the differences, and what the images and runs allow to say about them.
+"""Compares the AP of two detectors on the same images, with intervals from a paired bootstrap over images.
 
-Images are drawn with replacement, the same for all runs (Efron and Tibshirani, *An Introduction to the Bootstrap*,
-1993); `intervals.py` has what becomes of that.
+Images are sampled with replacement, in the same way for all runs (Efron and Tibshirani, *An Introduction to the
+Bootstrap*, 1993); `intervals.py` computes the intervals from these samples.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..data.coco_files import load_annotations, load_results
 from ..data.coco_format import Entry
 from ..errors import UserError
-from .comparison import ClassDifference, Comparison, Details, Spread
+from .comparison import ROLES, ClassDifference, Comparison, Details, Spread
 from .details import Curve, calibration, mean_errors, precision_recall, size_ranges
 from .intervals import Difference, Estimate, benjamini_hochberg, estimate
 from .matching import COCO_AREAS, THRESHOLDS, Area, Array
@@ -24,11 +24,10 @@ from .scores import METRICS, Scores, score_run
 Results = list[Entry] | Path | str
 
 SEED = 0
-# With fewer, a standard error is off by more than a tenth too often.
+# With fewer samples, the standard error is too often wrong by more than 10 %.
 MIN_BOOTSTRAP = 100
-SIDES = ("baseline", "candidate")
-# A detector with nothing in a larger part of the images that hold objects is worth a note.
-SILENT_PART = 0.05
+# A note is made if a run has no detections in a larger share of the images with objects.
+MAX_EMPTY_SHARE = 0.05
 
 
 def compare(
@@ -37,44 +36,44 @@ def compare(
     annotations: Entry | Path | str,
     n_bootstrap: int = 1000,
 ) -> Comparison:
-    """Compares two detectors' boxes.
+    """Compares the boxes of two detectors, with the same AP as pycocotools.
 
-    AP is pycocotools'. With two or more training runs of each detector, the intervals cover the choice of images and
-    the chance of training; otherwise the choice of images alone.
+    With two or more training runs of each detector, the intervals cover the choice of images and the randomness of
+    training; otherwise only the choice of images.
 
     Args:
-        baseline: COCO's results (`image_id`, `category_id`, `bbox`, `score`), as a list or a JSON file; may be empty.
-            Or a list of such, one for each training run.
-        candidate: the same.
-        annotations: COCO's instances, as a dictionary or a JSON file.
-        n_bootstrap: how often images are drawn.
+        baseline: COCO results (`image_id`, `category_id`, `bbox`, `score`), as a list or a JSON file; may be empty.
+            With several training runs, a list of these.
+        candidate: as `baseline`.
+        annotations: COCO instances, as a dictionary or a JSON file.
+        n_bootstrap: the number of bootstrap samples.
 
     Raises:
-        UserError: a file that can't be read, results of other images or categories, a run given twice, too small an
-            `n_bootstrap`.
+        UserError: a file can't be read, the results are for other images or categories, a run is given twice, or
+            `n_bootstrap` is too small.
     """
     if n_bootstrap < MIN_BOOTSTRAP:
-        raise UserError(f"{n_bootstrap} bootstrap samples are too few for an interval; take {MIN_BOOTSTRAP} or more")
+        raise UserError(f"{n_bootstrap} bootstrap samples are too few for an interval; use {MIN_BOOTSTRAP} or more")
     coco = load_annotations(annotations)
-    results = [_load_runs(source, coco, name) for source, name in ((baseline, SIDES[0]), (candidate, SIDES[1]))]
+    results = [_load_runs(source, coco, name) for source, name in zip((baseline, candidate), ROLES, strict=True)]
     images = len(coco.imgs)
     weights = image_weights(images, n_bootstrap)
     sizes = size_ranges(coco)
     steps = len(coco.cats) * sum(map(len, results))
     with tqdm(total=steps, desc="bootstrap", unit="category", disable=None, leave=False) as progress:
-        arms = [[score_run(coco, run, weights, sizes, progress.update) for run in runs] for runs in results]
-    return _conclude(coco, arms, sizes, _silent_runs(coco, results))
+        models = [[score_run(coco, run, weights, sizes, progress.update) for run in runs] for runs in results]
+    return _make_comparison(coco, models, sizes, _notes_on_empty_images(coco, results))
 
 
-def draw_images(images: int, n_bootstrap: int) -> Array:
-    """How often each image is drawn in each bootstrap sample: (samples, images); the same with every call."""
-    drawn = np.random.default_rng(SEED).multinomial(images, np.full(images, 1 / images), size=n_bootstrap)
-    return drawn.astype(np.float64)
+def sample_images(images: int, n_bootstrap: int) -> Array:
+    """The number of times each image is in each bootstrap sample: (samples, images), from a fixed seed."""
+    counts = np.random.default_rng(SEED).multinomial(images, np.full(images, 1 / images), size=n_bootstrap)
+    return counts.astype(np.float64)
 
 
 def image_weights(images: int, n_bootstrap: int) -> Array:
-    """For :func:`score_run`: (images, 1 + samples), the images themselves and then each bootstrap sample."""
-    return np.column_stack([np.ones(images), draw_images(images, n_bootstrap).T])
+    """The weights for :func:`score_run`: (images, 1 + samples), first the original images, then the samples."""
+    return np.column_stack([np.ones(images), sample_images(images, n_bootstrap).T])
 
 
 def _load_runs(source: Results | Sequence[Results], coco: COCO, name: str) -> list[list[Entry]]:
@@ -89,16 +88,16 @@ def _load_runs(source: Results | Sequence[Results], coco: COCO, name: str) -> li
     return loaded
 
 
-def _silent_runs(coco: COCO, results: list[list[list[Entry]]]) -> list[str]:
-    """A note on each run that has found nothing at all in many images: its results may be of a part of them."""
-    objects = {item["image_id"] for item in _objects(coco)}
+def _notes_on_empty_images(coco: COCO, results: list[list[list[Entry]]]) -> list[str]:
+    """A note on each run without detections in many images: its results may cover only a part of the data set."""
+    with_objects = {item["image_id"] for item in _objects(coco)}
     notes = []
-    for name, arm in zip(SIDES, results, strict=True):
-        for number, run in enumerate(arm, start=1):
-            silent = objects - {item["image_id"] for item in run}
-            if len(silent) > SILENT_PART * len(objects):
-                which = f"{name}, run {number}" if len(arm) > 1 else name
-                notes.append(f"{which}: no detections in {len(silent)} of {len(objects)} images with objects")
+    for role, runs in zip(ROLES, results, strict=True):
+        for number, run in enumerate(runs, start=1):
+            empty = with_objects - {item["image_id"] for item in run}
+            if len(empty) > MAX_EMPTY_SHARE * len(with_objects):
+                which = f"{role}, run {number}" if len(runs) > 1 else role
+                notes.append(f"{which}: no detections in {len(empty)} of {len(with_objects)} images with objects")
     return notes
 
 
@@ -107,54 +106,55 @@ def _objects(coco: COCO) -> list[Entry]:
 
 
 def images_by_size(coco: COCO) -> list[int]:
-    """How many images hold objects of any size, and of each of COCO's."""
+    """The number of images with objects of any size, then with small, medium and large objects."""
     objects = _objects(coco)
-    return [_images(objects, *area) for area in COCO_AREAS]
+    return [_count_images(objects, *area) for area in COCO_AREAS]
 
 
-def _images(objects: list[Entry], low: float, high: float) -> int:
-    """How many images hold objects of these areas."""
+def _count_images(objects: list[Entry], low: float, high: float) -> int:
+    """The number of images with objects in this range of areas."""
     return len({item["image_id"] for item in objects if low <= item["area"] <= high})
 
 
-def _conclude(coco: COCO, arms: list[list[Scores]], sizes: list[Area], notes: list[str]) -> Comparison:
+def _make_comparison(coco: COCO, models: list[list[Scores]], sizes: list[Area], notes: list[str]) -> Comparison:
     objects = _objects(coco)
     images = images_by_size(coco)
-    metrics = _rows(arms, lambda run: list(run.metrics.values()))
+    metrics = _rows(models, lambda run: list(run.metrics.values()))
     estimates = _estimates(metrics, [images[area] for area in METRICS.values()])
     differences = {name: item.difference() for name, item in zip(METRICS, estimates, strict=True)}
     runs = {
         name: {metric: _spread(values) for metric, values in zip(METRICS, rows, strict=True)}
-        for name, rows in zip(SIDES, metrics, strict=True)
+        for name, rows in zip(ROLES, metrics, strict=True)
     }
-    covers = _covers(differences["AP"], [len(arm) for arm in arms])
-    by_iou, by_size = _rows(arms, lambda run: run.by_iou), _rows(arms, lambda run: run.by_size)
-    described = [[run.details for run in arm] for arm in arms]
+    run_counts = [len(model) for model in models]
+    covers = _covers(differences["AP"], run_counts)
+    by_iou, by_size = _rows(models, lambda run: run.by_iou), _rows(models, lambda run: run.by_size)
+    described = [[run.details for run in model] for model in models]
     details = Details(
-        {name: mean_errors(arm) for name, arm in zip(SIDES, described, strict=True)},
+        {role: mean_errors(model) for role, model in zip(ROLES, described, strict=True)},
         precision_recall(*described),
         _curve([float(iou) for iou in THRESHOLDS], by_iou, [images[0]] * len(THRESHOLDS)),
-        _curve([high**0.5 for _, high in sizes], by_size, [_images(objects, *area) for area in sizes]),
-        {name: calibration(arm) for name, arm in zip(SIDES, described, strict=True)},
+        _curve([high**0.5 for _, high in sizes], by_size, [_count_images(objects, *area) for area in sizes]),
+        {role: calibration(model) for role, model in zip(ROLES, described, strict=True)},
     )
     means = [{metric: _mean(values) for metric, values in zip(METRICS, rows, strict=True)} for rows in metrics]
-    per_class = _per_class(coco, _rows(arms, lambda run: run.by_class))
-    verdict = _verdict(differences["AP"], covers, [len(arm) for arm in arms], images[0])
+    per_class = _per_class(coco, _rows(models, lambda run: run.by_class))
+    verdict = _verdict(differences["AP"], covers, run_counts, images[0])
     return Comparison(means[0], means[1], differences, verdict, covers, runs, per_class, details, notes)
 
 
-def _rows(arms: list[list[Scores]], figures: Callable[[Scores], list[Array]]) -> list[list[Array]]:
-    """Of each arm, each figure's (runs, sets of weights)."""
-    return [[np.array(runs) for runs in zip(*map(figures, arm), strict=True)] for arm in arms]
+def _rows(models: list[list[Scores]], get_values: Callable[[Scores], list[Array]]) -> list[list[Array]]:
+    """For each model, each value as an array of (runs, sets of weights)."""
+    return [[np.array(runs) for runs in zip(*map(get_values, model), strict=True)] for model in models]
 
 
 def _estimates(rows: list[list[Array]], images: list[int]) -> list[Estimate]:
     baseline, candidate = rows
-    return [estimate(*figures) for figures in zip(baseline, candidate, images, strict=True)]
+    return [estimate(*values) for values in zip(baseline, candidate, images, strict=True)]
 
 
 def _mean(runs: Array) -> float | None:
-    """On the images themselves, whose weights come first."""
+    """The mean over runs on the original images, whose weights come first."""
     value = float(runs[:, 0].mean())
     return None if np.isnan(value) else value
 
@@ -165,7 +165,7 @@ def _spread(runs: Array) -> Spread:
 
 
 def _curve(x: list[float], rows: list[list[Array]], images: list[int]) -> Curve:
-    baseline, candidate = ([_mean(runs) for runs in arm] for arm in rows)
+    baseline, candidate = ([_mean(runs) for runs in model] for model in rows)
     return Curve(x, baseline, candidate, [item.difference() for item in _estimates(rows, images)])
 
 
@@ -194,15 +194,15 @@ def _covers(ap: Difference, runs: list[int]) -> str:
 
 def _verdict(ap: Difference, covers: str, runs: list[int], images: int) -> str:
     if ap.value is None:
-        return "no difference in AP can be told (AP is undefined: the annotations have no boxes)"
+        return "no significant difference in AP (AP is undefined: the annotations have no boxes)"
     if ap.low is None or ap.high is None:
-        return f"no difference in AP can be told ({images} images with objects are too few for an interval)"
+        return f"no significant difference in AP ({images} images with objects are too few for an interval)"
     if covers == "images":
-        about = "over images; not over repeated training"
+        scope = "over images; not over repeated training"
     else:
-        about = f"over images and training runs, {runs[0]} and {runs[1]}"
-    if ap.low <= 0 <= ap.high:
-        return f"no difference in AP can be told (95 % interval {ap.low:.2f} to {ap.high:.2f}, {about})"
+        scope = f"over images and training runs, {runs[0]} and {runs[1]}"
+    if not ap.excludes_zero:
+        return f"no significant difference in AP (95 % interval {ap.low:.2f} to {ap.high:.2f}, {scope})"
     word = "better" if ap.low > 0 else "worse"
     low, high = sorted((abs(ap.low), abs(ap.high)))
-    return f"candidate is {word} by {low:.2f} to {high:.2f} AP (95 % interval {about})"
+    return f"candidate is {word} by {low:.2f} to {high:.2f} AP (95 % interval {scope})"

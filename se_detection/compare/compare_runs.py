@@ -1,4 +1,4 @@
-"""The comparison of run folders: refused where it would mean nothing, and with the costs of both detectors."""
+"""Compares run folders: checks that they are comparable, and adds the parameters and GFLOPs of both detectors."""
 
 import filecmp
 import os
@@ -10,14 +10,14 @@ from typing import Any
 
 from ..data.coco_files import data_difference
 from ..errors import UserError
-from ..runs.bad_images import BAD_IMAGES
 from ..runs.evaluated_run import EvaluatedRun, read_run
 from ..runs.recipe import differing, is_of_backbone
-from .compare import SIDES, compare
-from .comparison import ComparedModel, Comparison
+from ..runs.run_folder import BAD_IMAGES, CONFIG
+from .compare import compare
+from .comparison import ROLES, ComparedModel, Comparison
 from .intervals import Difference
 
-# What a comparison calls it, and what run.json does.
+# Names in a comparison, and the keys in run.json.
 COSTS = {"parameters": "parameters", "gflops": "backbone_gflops"}
 
 
@@ -29,37 +29,37 @@ def compare_runs(
     annotations: Path | None = None,
     force: bool = False,
 ) -> Comparison:
-    """Compares run folders, or bare files of COCO results: what :func:`compare` gives, `parameters` and `gflops`.
+    """Compares run folders or COCO results files: the result of :func:`compare` with `parameters` and `gflops`.
 
     `gflops` are billions of multiply-adds of the backbone. Neither has an interval.
 
     Args:
         baseline: a run, or several training runs of one detector.
-        candidate: the same.
-        n_bootstrap: how often images are drawn.
-        annotations: COCO's instances; needed where all runs are bare files.
-        force: runs of different recipes, and unfinished ones, are compared all the same, with a note.
+        candidate: as `baseline`.
+        n_bootstrap: the number of bootstrap samples.
+        annotations: COCO instances; needed if all runs are results files.
+        force: also compare runs with different recipes and unfinished runs, with a note.
 
     Raises:
-        UserError: a path is no evaluated run, or what is there can't be compared.
+        UserError: a path is not an evaluated run, or the runs can't be compared.
     """
-    paths = [[arm] if isinstance(arm, Path) else list(arm) for arm in (baseline, candidate)]
-    arms = _read_arms(paths, annotations)
-    runs = [run for arm in arms for run in arm]
+    paths = [[given] if isinstance(given, Path) else list(given) for given in (baseline, candidate)]
+    models = _read_models(paths, annotations)
+    runs = [run for model in models for run in model]
     for run in runs[1:]:
         _check_same_data(runs[0], run)
-    recipe, obstacles = _recipe(arms)
+    recipe, obstacles = _recipe(models)
     obstacles += [
         f"{run.path} is not finished (its last checkpoint is {run.unfinished})" for run in runs if run.unfinished
     ]
     if obstacles and not force:
-        raise UserError(f"{'; '.join(obstacles)}; --force compares them all the same")
+        raise UserError(f"{'; '.join(obstacles)}; --force compares them anyway")
 
-    detections = [[run.detections for run in arm] for arm in arms]
+    detections = [[run.detections for run in model] for model in models]
     comparison = compare(detections[0], detections[1], runs[0].annotations, n_bootstrap)
-    costs = [{name: _cost(arm, key) for name, key in COSTS.items()} for arm in arms]
+    costs = [{name: _cost(model, key) for name, key in COSTS.items()} for model in models]
     differences = {name: Difference(_minus(costs[1][name], costs[0][name])) for name in COSTS}
-    warning = " - but the runs can't be compared as they are, see the notes" if obstacles else ""
+    warning = " - but the runs are not comparable, see the notes" if obstacles else ""
     return replace(
         comparison,
         baseline={**comparison.baseline, **costs[0]},
@@ -67,31 +67,31 @@ def compare_runs(
         difference={**comparison.difference, **differences},
         verdict=comparison.verdict + warning,
         notes=[*obstacles, *_unchecked(runs), *comparison.notes],
-        names={name: [str(run.path) for run in arm] for name, arm in zip(SIDES, arms, strict=True)},
+        names={role: [str(run.path) for run in model] for role, model in zip(ROLES, models, strict=True)},
         recipe=recipe,
-        arms=(_arm(arms[0]), _arm(arms[1])),
+        models=(_describe(models[0]), _describe(models[1])),
     )
 
 
-def _read_arms(paths: list[list[Path]], annotations: Path | None) -> list[list[EvaluatedRun]]:
-    """The runs; bare files are taken to be of the annotations of the first folder, where none are given."""
-    resolved = [path.resolve() for arm in paths for path in arm]
+def _read_models(paths: list[list[Path]], annotations: Path | None) -> list[list[EvaluatedRun]]:
+    """The runs of both models; results files get the annotations of the first run folder, unless some are given."""
+    resolved = [path.resolve() for own in paths for path in own]
     for path in resolved:
         if resolved.count(path) > 1:
-            raise UserError(f"{path} is given twice; name different runs")
+            raise UserError(f"{path} is given twice; give different runs")
     if annotations is not None and not annotations.is_file():
         raise UserError(f"--annotations {annotations}: there is no such file")
-    folders = [path for arm in paths for path in arm if not path.is_file()]
+    folders = [path for own in paths for path in own if not path.is_file()]
     known = annotations or (read_run(folders[0]).annotations if folders else None)
-    arms = [[read_run(path, known) for path in arm] for arm in paths]
-    for run in (run for arm in arms for run in arm):
+    models = [[read_run(path, known) for path in own] for own in paths]
+    for run in (run for model in models for run in model):
         what = annotations and data_difference(annotations, run.annotations)
         if what:
             raise UserError(
                 f"--annotations {annotations} and {run.annotations}, on which {run.path} was evaluated, have different "
                 f"{what}; compare runs on the same data"
             )
-    return arms
+    return models
 
 
 def _check_same_data(first: EvaluatedRun, other: EvaluatedRun) -> None:
@@ -107,24 +107,24 @@ def _check_same_data(first: EvaluatedRun, other: EvaluatedRun) -> None:
         )
 
 
-def _recipe(arms: list[list[EvaluatedRun]]) -> tuple[dict[str, dict[str, list[Any]]], list[str]]:
-    """The config keys in which the arms differ, and a line on each pair of runs that should agree and does not."""
+def _recipe(models: list[list[EvaluatedRun]]) -> tuple[dict[str, dict[str, list[Any]]], list[str]]:
+    """The config keys in which the models differ, and a line on each pair of runs that should agree but doesn't."""
     obstacles = []
-    for arm in arms:
-        for run in arm[1:]:
-            # One arm's weights are the same pre-trained ones, but where each run was only evaluated, they are its own.
-            own = (
-                {} if all(item.path.joinpath("config.yaml").is_file() for item in (arm[0], run)) else {"MODEL.WEIGHTS"}
-            )
-            found = {key: values for key, values in _differences(arm[0], run).items() if key not in own}
+    for model in models:
+        first = model[0]
+        for run in model[1:]:
+            found = _differences(first, run)
+            # A run that was only evaluated has its own weights; trained runs start from the same pre-trained ones.
+            if not all(item.path.joinpath(CONFIG).is_file() for item in (first, run)):
+                found.pop("MODEL.WEIGHTS", None)
             if found:
-                obstacles.append(f"{arm[0].path} and {run.path} are not runs of one detector: {_listed(found)}")
-        obstacles += _same_seeds(arm)
-    between = _differences(arms[0][0], arms[1][0])
+                obstacles.append(f"{first.path} and {run.path} are not runs of one detector: {_listed(found)}")
+        obstacles += _same_seeds(model)
+    between = _differences(models[0][0], models[1][0])
     backbone = {key: values for key, values in between.items() if is_of_backbone(key)}
     others = {key: values for key, values in between.items() if key not in backbone}
     if others:
-        obstacles.append(f"{arms[0][0].path} and {arms[1][0].path} are not of one recipe: {_listed(others)}")
+        obstacles.append(f"{models[0][0].path} and {models[1][0].path} have different recipes: {_listed(others)}")
     return {"backbone and weights": backbone, "others": others}, obstacles
 
 
@@ -142,13 +142,13 @@ def _differences(first: EvaluatedRun, other: EvaluatedRun) -> dict[str, list[Any
 
 
 def _training_data(run: EvaluatedRun) -> list[tuple[str, str | None]]:
-    """The names of the data sets and, where the record knows them, their annotations."""
+    """The names of the training sets and, if recorded, their annotation files."""
     files = run.record.get("data", {})
     return [(name, files.get(name, {}).get("json")) for name in (run.recipe or {})["DATASETS.TRAIN"]]
 
 
 def _is_same_data(first: list[tuple[str, str | None]], other: list[tuple[str, str | None]]) -> bool:
-    """By the content of the annotations; by name, where they can't be read."""
+    """Compares the content of the annotation files, or the names of the sets where a file can't be read."""
     if len(first) != len(other):
         return False
     for (name, path), (other_name, other_path) in zip(first, other, strict=True):
@@ -160,13 +160,13 @@ def _is_same_data(first: list[tuple[str, str | None]], other: list[tuple[str, st
     return True
 
 
-def _same_seeds(arm: list[EvaluatedRun]) -> list[str]:
+def _same_seeds(runs: list[EvaluatedRun]) -> list[str]:
     seeds: dict[int, Path] = {}
     lines = []
-    for run in arm:
+    for run in runs:
         seed = (run.recipe or {}).get("SEED", -1)
         if seed >= 0 and seed in seeds:
-            lines.append(f"{seeds[seed]} and {run.path} have the same SEED {seed}, and say nothing of other trainings")
+            lines.append(f"{seeds[seed]} and {run.path} have the same SEED {seed}; runs must differ in SEED")
         seeds[seed] = run.path
     return lines
 
@@ -177,23 +177,21 @@ def _listed(differences: dict[str, list[Any]]) -> str:
 
 def _unchecked(runs: list[EvaluatedRun]) -> list[str]:
     unknown = [run.name for run in runs if run.recipe is None]
-    return [f"without a saved config, whether the recipe is the same was not checked: {', '.join(unknown)}"] * bool(
-        unknown
-    )
+    return [f"without a saved config, the recipe was not checked: {', '.join(unknown)}"] if unknown else []
 
 
-def _arm(runs: list[EvaluatedRun]) -> ComparedModel:
-    """The name of a run, or what the names of several begin with, and what the record tells of the backbone."""
+def _describe(runs: list[EvaluatedRun]) -> ComparedModel:
+    """The model's name and recorded backbone; the name of several runs is the beginning that their names share."""
     first = runs[0]
     backbone = str(first.record.get("backbone", "")).removeprefix("build_").removesuffix("_backbone")
     depth = f" {first.record['depth']}" if "depth" in first.record else ""
     size = first.record.get("backbone_input")
-    arm = ComparedModel(first.name, backbone + depth, (size[0], size[1]) if size else None)
+    model = ComparedModel(first.name, backbone + depth, (size[0], size[1]) if size else None)
     if len(runs) == 1:
-        return arm
+        return model
     same = takewhile(lambda letters: len(set(letters)) == 1, zip(*(run.name for run in runs), strict=False))
     common = "".join(letters[0] for letters in same).rstrip("-_. ") or runs[0].path.resolve().parent.name
-    return replace(arm, name=f"{common} ({len(runs)} runs)")
+    return replace(model, name=f"{common} ({len(runs)} runs)")
 
 
 def _cost(runs: list[EvaluatedRun], key: str) -> float | None:

@@ -1,4 +1,4 @@
-"""What a comparison of two detectors holds; figures are in percent, and None where they are undefined."""
+"""The result of a comparison of two detectors. Metrics are in percent, and None where they are undefined."""
 
 import math
 from dataclasses import asdict, dataclass, field, fields
@@ -8,10 +8,12 @@ from .details import Calibration, Curve
 from .error_types import ErrorType
 from .intervals import FALSE_DISCOVERY_RATE, Difference
 
+ROLES = ("baseline", "candidate")
+
 
 @dataclass(frozen=True)
 class ComparedModel:
-    """What a table calls a detector; `backbone_input` is the (height, width) that its GFLOPs were counted at."""
+    """A detector's name and backbone, for tables; its GFLOPs are for a `backbone_input` of (height, width)."""
 
     name: str
     backbone: str = ""
@@ -20,7 +22,7 @@ class ComparedModel:
 
 @dataclass(frozen=True)
 class Spread:
-    """A metric of each run, and their standard deviation, which is None for a single run."""
+    """A metric of each run, and the standard deviation over the runs, None for a single run."""
 
     values: list[float | None]
     std: float | None
@@ -28,9 +30,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class ClassDifference:
-    """A class's AP, and the difference with its own 95 % interval, whatever the other classes are.
+    """A class's AP with both detectors, and the difference with a 95 % interval for this class alone.
 
-    `images` hold objects of the class; `p_adjusted` is the p-value after Benjamini and Hochberg, over all classes.
+    `images` is the number of images with objects of the class; `p_adjusted` is the p-value, adjusted for the number of
+    classes (Benjamini and Hochberg).
     """
 
     images: int
@@ -40,17 +43,17 @@ class ClassDifference:
     p_adjusted: float | None
 
     @property
-    def told(self) -> bool:
-        """Whether a difference can be told, at a false discovery rate of 5 %."""
+    def significant(self) -> bool:
+        """Whether the difference is significant at a false discovery rate of 5 %."""
         return self.p_adjusted is not None and self.p_adjusted <= FALSE_DISCOVERY_RATE
 
 
 @dataclass(frozen=True)
 class Details:
-    """In what the detectors differ, by arm or for both.
+    """Error types, curves and calibration. `error_types` and `calibration` are by role, `precision_recall` by IoU.
 
-    The `x` of `precision_recall` is recall in percent, by IoU threshold. That of `ap_by_size` is the largest object of
-    each range, as the square root of its area in pixels; the ranges hold equally many objects.
+    In `precision_recall`, `x` is the recall in percent. In `ap_by_size`, `x` is the upper end of a range of object
+    sizes, as the square root of the area in pixels; each range holds the same number of objects.
     """
 
     error_types: dict[str, dict[str, ErrorType]]
@@ -62,12 +65,13 @@ class Details:
 
 @dataclass(frozen=True)
 class Comparison:
-    """AP, AP50, AP75, APs, APm, APl and AR1, AR10, AR100, ARs, ARm, ARl of two detectors, and in what they differ.
+    """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm and ARl of two detectors, and their differences.
 
-    Of several runs, `baseline` and `candidate` are the means, and `runs` has each one's. `covers` is what the intervals
-    are about: `images`, `images and training runs`, or empty where there are none. Of run folders, `parameters` and
-    `gflops` are among the metrics, `names` are the folders, and `recipe` has the config keys that differ and their
-    values: those of `backbone and weights`, and `others`.
+    With several runs of a detector, `baseline` and `candidate` are means, and `runs` has the values of each run.
+    `covers` is what the intervals cover: `images`, `images and training runs`, or empty without intervals.
+
+    For run folders, the metrics include `parameters` and `gflops`, `names` are the folders, and `recipe` holds the
+    config keys that differ, with their values, under `backbone and weights` and `others`.
     """
 
     baseline: dict[str, float | None]
@@ -81,15 +85,15 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     names: dict[str, list[str]] = field(default_factory=dict)
     recipe: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    arms: tuple[ComparedModel, ComparedModel] = (ComparedModel("baseline"), ComparedModel("candidate"))
+    models: tuple[ComparedModel, ComparedModel] = (ComparedModel(ROLES[0]), ComparedModel(ROLES[1]))
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `comparison.json`."""
-        return {item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name != "arms"}
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name != "models"}
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it: no dataclasses, no NaN."""
+    """A value for JSON: dataclasses become dictionaries, and NaN becomes None."""
     if hasattr(value, "__dataclass_fields__"):
         value = asdict(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""A comparison in images: one for each thing that a table shows badly, as PNG files or as charts of a page."""
+"""Plots of a comparison, as PNG files or as charts of a page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from matplotlib.ticker import LogLocator
 
 from ..runs.metrics import TrainingCurve
 from ..visualization.inline_charts import BASELINE, CANDIDATE, GRID, INK, PAPER, QUIET, WIDTH, chart_style
-from .comparison import Comparison
+from .comparison import ROLES, Comparison
 from .details import Curve
 from .error_types import ERRORS
 from .intervals import Difference
 
-# Line and marker say what the colour says.
+# Lines and markers differ as well, for readers who can't distinguish the colours.
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": BASELINE, "marker": "o", "linestyle": "-"},
     {"color": CANDIDATE, "marker": "s", "linestyle": "--"},
@@ -24,17 +24,17 @@ STYLES: tuple[dict[str, Any], ...] = (
 COLOURS = (BASELINE, CANDIDATE)
 HATCHES = ("", "///")
 DPI = 160
-# A page's charts are as high as each other, in inches.
+# The size of a page's charts, in inches.
 INCHES = WIDTH / 72
 HEIGHT = 5.0
-# A longer name of an arm would not leave room for its curve.
+# A longer name of a model would take the room of the curves.
 NAME_LENGTH = 20
-# So many classes fit one image; of more, those with the largest differences, and intervals first.
+# The number of classes in a plot. With more, classes with intervals and large differences are shown.
 CLASSES = 40
 
 
 def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
-    """Draws what there is something to draw of, and returns the paths of the PNG files."""
+    """Draws the plots that have data, and returns the paths of the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for draw in (
@@ -59,9 +59,9 @@ def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
 def plot_differences(comparison: Comparison) -> Figure | None:
     """The metrics' differences with their intervals."""
     items = {name: comparison.difference[name] for name in comparison.runs["baseline"]}
-    told = {name for name, item in items.items() if excludes_zero(item)}
-    title = f"{_covers(comparison)}; filled: zero is outside"
-    return _forest(items, told, title, "difference in percentage points, candidate − baseline")
+    filled = {name for name, item in items.items() if item.excludes_zero}
+    title = f"{_covers(comparison)}; filled: excludes zero"
+    return _forest(items, filled, title, "difference in percentage points, candidate − baseline")
 
 
 def plot_per_class(comparison: Comparison) -> Figure | None:
@@ -69,25 +69,19 @@ def plot_per_class(comparison: Comparison) -> Figure | None:
     known = {name: item for name, item in comparison.per_class.items() if item.difference.value is not None}
     names = sorted(known, key=lambda name: (known[name].p_adjusted is None, -abs(known[name].difference.value or 0)))
     names = sorted(names[:CLASSES], key=lambda name: -(known[name].difference.value or 0))
-    label = "AP difference, candidate − baseline; each interval is for its class alone"
+    label = "AP difference, candidate − baseline; each interval is for one class alone"
     if len(known) > CLASSES:
         label += f"\n({CLASSES} of {len(known)} classes)"
-    title = f"{_covers(comparison)}; filled: differs, false discovery rate 5 %"
-    told = {name for name in names if known[name].told}
-    return _forest({name: known[name].difference for name in names}, told, title, label)
-
-
-def excludes_zero(difference: Difference) -> bool:
-    """Whether the interval says that there is a difference."""
-    low, high = difference.low, difference.high
-    return low is not None and high is not None and not low <= 0 <= high
+    title = f"{_covers(comparison)}; filled: significant, false discovery rate 5 %"
+    filled = {name for name in names if known[name].significant}
+    return _forest({name: known[name].difference for name in names}, filled, title, label)
 
 
 def _covers(comparison: Comparison) -> str:
     return f"95 % intervals over {comparison.covers}" if comparison.covers else "no intervals"
 
 
-def _forest(items: dict[str, Difference], told: set[str], title: str, label: str) -> Figure | None:
+def _forest(items: dict[str, Difference], filled: set[str], title: str, label: str) -> Figure | None:
     known = [(name, item) for name, item in items.items() if item.value is not None]
     if not known:
         return None
@@ -97,10 +91,11 @@ def _forest(items: dict[str, Difference], told: set[str], title: str, label: str
     axes.axvline(0, color=INK, linewidth=1)
     for row, (name, item) in enumerate(known):
         value = item.value or 0.0
-        colour = COLOURS[int(value > 0)] if name in told else QUIET
+        colour = COLOURS[int(value > 0)] if name in filled else QUIET
         if item.low is not None and item.high is not None:
             axes.plot([item.low, item.high], [row, row], color=colour, linewidth=2)
-        axes.plot(value, row, color=colour, marker="o", markersize=6, fillstyle="full" if name in told else "none")
+        fill = "full" if name in filled else "none"
+        axes.plot(value, row, color=colour, marker="o", markersize=6, fillstyle=fill)
     axes.set_yticks(range(len(known)), [name for name, _ in known])
     axes.set_ylim(len(known) - 0.5, -0.5)
     axes.set_xlabel(label)
@@ -109,10 +104,10 @@ def _forest(items: dict[str, Difference], told: set[str], title: str, label: str
 
 
 def plot_error_types(comparison: Comparison) -> Figure | None:
-    """What AP50 would gain without each kind of error."""
+    """The gain in AP50 without each type of error."""
     figure, (axes,) = _panels(1)
     places = np.arange(len(ERRORS))
-    for number, (arm, types) in enumerate(comparison.details.error_types.items()):
+    for number, (role, types) in enumerate(comparison.details.error_types.items()):
         values = [types[name].dap for name in ERRORS]
         if not np.isfinite(values).all():
             return None
@@ -123,12 +118,12 @@ def plot_error_types(comparison: Comparison) -> Figure | None:
             color=COLOURS[number],
             hatch=HATCHES[number],
             edgecolor=PAPER,
-            label=_names(comparison)[arm],
+            label=_names(comparison)[role],
         )
         axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.set_yticks(places, ["classifi-\ncation", "localis-\nation", *ERRORS[2:]])
     axes.set_ylim(len(ERRORS) - 0.5, -0.5)
-    axes.set_xlabel("dAP50: gain if mended")
+    axes.set_xlabel("dAP50: gain if fixed")
     axes.margins(x=0.15)
     _legend(axes)
     return figure
@@ -188,17 +183,17 @@ def _with_difference(comparison: Comparison, curve: Curve, places: Sequence[floa
 
 
 def plot_calibration(comparison: Comparison) -> Figure | None:
-    """Precision against score, over the number of detections."""
-    known = {arm: item for arm, item in comparison.details.calibration.items() if item is not None}
+    """Precision against score, and below it the number of detections."""
+    known = {role: item for role, item in comparison.details.calibration.items() if item is not None}
     if not known:
         return None
     figure, (upper, lower) = _panels(2, (3, 1))
     upper.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":", label="perfect")
-    for number, (arm, item) in enumerate(comparison.details.calibration.items()):
+    for number, (role, item) in enumerate(comparison.details.calibration.items()):
         if item is None:
             continue
         filled = [(s, p) for s, p in zip(item.score, item.precision, strict=True) if s is not None and p is not None]
-        label = f"{_names(comparison)[arm]}, ECE {item.ece:.3f}"
+        label = f"{_names(comparison)[role]}, ECE {item.ece:.3f}"
         upper.plot(*np.transpose(filled), label=label, markersize=5, **STYLES[number])
         edges = np.linspace(0, 1, len(item.count) + 1)
         lower.stairs(item.count, edges, color=COLOURS[number], linestyle=STYLES[number]["linestyle"], linewidth=1.5)
@@ -217,22 +212,22 @@ def plot_calibration(comparison: Comparison) -> Figure | None:
 
 
 def plot_training(comparison: Comparison, runs: dict[str, list[TrainingCurve]]) -> Figure | None:
-    """Loss and AP over the iterations, a line for each run; AP only where a run was evaluated more than once.
+    """Loss and AP over the iterations, a line for each run; AP only if a run was evaluated more than once.
 
     Args:
-        runs: of each arm.
+        runs: the training curves of the baseline and the candidate.
     """
-    curves = [curve for arm in runs.values() for curve in arm]
+    curves = [curve for own in runs.values() for curve in own]
     names = [name for name in ("loss", "ap") if any(len(getattr(curve, name)) > 1 for curve in curves)]
     if not names:
         return None
     figure, panels = _panels(len(names))
     for axes, name in zip(panels, names, strict=True):
-        for number, (arm, own) in enumerate(runs.items()):
+        for number, (role, own) in enumerate(runs.items()):
             for place, curve in enumerate(own):
                 values = getattr(curve, name)
                 style = STYLES[number] if name == "ap" else {**STYLES[number], "marker": ""}
-                label = _names(comparison)[arm] if place == 0 else None
+                label = _names(comparison)[role] if place == 0 else None
                 axes.plot(list(values), list(values.values()), label=label, markersize=5, **style)
         axes.set_ylabel({"loss": "total loss", "ap": "AP"}[name])
         axes.set_ylim(bottom=0)
@@ -242,7 +237,7 @@ def plot_training(comparison: Comparison, runs: dict[str, list[TrainingCurve]]) 
 
 
 def _panels(count: int, ratios: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
-    """Of one chart, over the same x axis."""
+    """A figure with panels one above the other, on the same x axis."""
     figure = Figure(figsize=(INCHES, HEIGHT), layout="constrained")
     panels = figure.subplots(count, 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     for axes in panels:
@@ -252,20 +247,20 @@ def _panels(count: int, ratios: Sequence[float] | None = None) -> tuple[Figure, 
 
 
 def _lines(axes: Axes, comparison: Comparison, curve: Curve, x: Sequence[float], *, markers: bool = True) -> bool:
-    """Both arms' curves; whether there is anything to draw."""
-    for number, (arm, values) in enumerate((("baseline", curve.baseline), ("candidate", curve.candidate))):
+    """Draws both curves; returns False if one has no values."""
+    for number, (role, values) in enumerate(zip(ROLES, (curve.baseline, curve.candidate), strict=True)):
         if all(value is None for value in values):
             return False
         y = [np.nan if value is None else value for value in values]
         style = STYLES[number] if markers else {**STYLES[number], "marker": ""}
-        axes.plot(x, y, label=_names(comparison)[arm], markersize=5, **style)
+        axes.plot(x, y, label=_names(comparison)[role], markersize=5, **style)
     return True
 
 
 def _names(comparison: Comparison) -> dict[str, str]:
     return {
-        role: role if arm.name == role else f"{role}: {_shortened(arm.name)}"
-        for role, arm in zip(("baseline", "candidate"), comparison.arms, strict=True)
+        role: role if model.name == role else f"{role}: {_shortened(model.name)}"
+        for role, model in zip(ROLES, comparison.models, strict=True)
     }
 
 
@@ -280,6 +275,6 @@ def _grid(axes: Axes) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """Above the chart, where it hides nothing."""
+    """Adds a legend above the chart, where it covers nothing."""
     handles, labels = axes.get_legend_handles_labels()
     axes.figure.legend(handles, labels, loc="outside upper left", frameon=False, handlelength=1.8, borderaxespad=0.2)

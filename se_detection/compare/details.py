@@ -1,4 +1,4 @@
-"""In what two detectors differ: kinds of errors, precision-recall, IoU threshold, object size, score calibration."""
+"""How two detectors differ: error types, precision-recall, AP by IoU threshold and object size, calibration."""
 
 from collections.abc import Sequence
 from copy import copy
@@ -16,13 +16,13 @@ from .matching import Area, Array, CategoryEvaluation, Matches
 
 SCORE_BINS = 10
 SIZES = 6
-# IoU thresholds of the precision-recall curves, as places in COCO's.
+# The IoU thresholds of the precision-recall curves, and their indices in THRESHOLDS.
 CURVES = {"0.50": 0, "0.75": 5}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Both detectors' figures, in percent, at each `x`; None where undefined. Precision-recall has no differences."""
+    """Both detectors' values in percent at each `x`, None where undefined; precision-recall has no differences."""
 
     x: list[float]
     baseline: list[float | None]
@@ -32,11 +32,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Mean score and precision at IoU 0.5 by score, in ten equal bins from 0 to 1 (None in empty ones), from 0 to 1.
+    """Mean score and precision at IoU 0.5, from 0 to 1, in ten equal bins of the score; None in empty bins.
 
-    `ece` is the expected calibration error: the mean distance of the two, weighted by the number of detections (Guo et
-    al., *On Calibration of Modern Neural Networks*, 2017, section 2). Of several runs, bins hold the detections of all,
-    and `ece` is the mean.
+    `ece` is the expected calibration error: the mean distance between score and precision, weighted by the number of
+    detections (Guo et al., *On Calibration of Modern Neural Networks*, 2017, section 2). With several runs, the bins
+    hold the detections of all runs, and `ece` is the mean over runs.
     """
 
     score: list[float | None]
@@ -47,19 +47,19 @@ class Calibration:
 
 @dataclass(frozen=True)
 class RunDetails:
-    """Of one run: errors by name, precision by IoU threshold and recall, and whether each detection is right at 0.5."""
+    """One run's errors by type, precision by IoU threshold and recall, and scores with correctness at IoU 0.5."""
 
     errors: dict[str, ErrorType]
     precision: dict[str, Array]
     score: Array
-    right: NDArray[np.bool_]
+    correct: NDArray[np.bool_]
 
 
 def describe(evaluations: Sequence[CategoryEvaluation]) -> RunDetails:
-    """Details of a run.
+    """The details of a run.
 
     Args:
-        evaluations: of :func:`match_boxes`, of all categories.
+        evaluations: from :func:`match_boxes`, for all categories.
     """
     matches, precision = [], []
     for evaluation in evaluations:
@@ -81,7 +81,7 @@ def describe(evaluations: Sequence[CategoryEvaluation]) -> RunDetails:
 
 
 def size_ranges(annotations: COCO) -> list[Area]:
-    """Ranges of area, in pixels, that hold as many objects each; fewer than six where many are of one size."""
+    """Six ranges of area, in pixels, with the same number of objects; fewer if many objects have the same size."""
     areas = [item["area"] for item in annotations.anns.values() if not item["iscrowd"]]
     if not areas:
         return []
@@ -90,7 +90,7 @@ def size_ranges(annotations: COCO) -> list[Area]:
 
 
 def mean_errors(runs: Sequence[RunDetails]) -> dict[str, ErrorType]:
-    """Their mean over a detector's runs."""
+    """The mean of each error type over a detector's runs."""
     return {
         name: ErrorType(
             float(np.mean([run.errors[name].dap for run in runs])),
@@ -101,7 +101,7 @@ def mean_errors(runs: Sequence[RunDetails]) -> dict[str, ErrorType]:
 
 
 def precision_recall(baseline: Sequence[RunDetails], candidate: Sequence[RunDetails]) -> dict[str, Curve]:
-    """The mean of categories and runs, by IoU threshold, at recall 0, 1, ... 100 %."""
+    """Mean precision over categories and runs at recall 0, 1, ..., 100 %, by IoU threshold."""
     curves = {}
     for name in CURVES:
         means = (100 * np.mean([run.precision[name] for run in runs], axis=0) for runs in (baseline, candidate))
@@ -111,15 +111,15 @@ def precision_recall(baseline: Sequence[RunDetails], candidate: Sequence[RunDeta
 
 
 def calibration(runs: Sequence[RunDetails]) -> Calibration | None:
-    """Of a detector; None without detections, or where a score is no probability."""
+    """A detector's calibration; None if a run has no detections, or scores outside 0 to 1."""
     scores = [run.score for run in runs]
     if not all(len(score) and 0 <= score.min() and score.max() <= 1 for score in scores):
         return None
-    score, right = np.concatenate(scores), np.concatenate([run.right for run in runs])
-    count, mean, precision = _bins(score, right)
+    score, correct = np.concatenate(scores), np.concatenate([run.correct for run in runs])
+    count, mean, precision = _bins(score, correct)
     errors = []
     for run in runs:
-        n, s, p = _bins(run.score, run.right)
+        n, s, p = _bins(run.score, run.correct)
         errors.append(float(np.nansum(n * np.abs(s - p)) / n.sum()))
     filled = [
         [float(value) if n else None for value, n in zip(values, count, strict=True)] for values in (mean, precision)
@@ -127,10 +127,10 @@ def calibration(runs: Sequence[RunDetails]) -> Calibration | None:
     return Calibration(filled[0], filled[1], [int(n) for n in count], float(np.mean(errors)))
 
 
-def _bins(score: Array, right: NDArray[np.bool_]) -> tuple[NDArray[np.intp], Array, Array]:
-    """The number of detections, their mean score and the part of them that is right, (bins,) each."""
+def _bins(score: Array, correct: NDArray[np.bool_]) -> tuple[NDArray[np.intp], Array, Array]:
+    """The number of detections, their mean score and their precision in each bin: (bins,) each."""
     place = np.minimum((score * SCORE_BINS).astype(np.intp), SCORE_BINS - 1)
     count = np.bincount(place, minlength=SCORE_BINS)
-    sums = (np.bincount(place, values, minlength=SCORE_BINS) for values in (score, right))
+    sums = (np.bincount(place, values, minlength=SCORE_BINS) for values in (score, correct))
     mean, precision = (np.divide(total, count, out=np.full(SCORE_BINS, np.nan), where=count > 0) for total in sums)
     return count, mean, precision

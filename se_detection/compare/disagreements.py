@@ -1,4 +1,4 @@
-"""In which images two detectors differ most, as somebody would see who looks at their confident detections."""
+"""Finds the images in which the confident detections of two detectors differ most."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,24 +13,24 @@ from .matching import COCO_AREAS, match_boxes
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one detector in one image, at IoU 0.5: its right and its false detections, and the objects that it missed.
+    """A detector's correct and false detections and missed objects in one image, at IoU 0.5.
 
-    What is matched to a crowd is neither right nor false.
+    Detections matched to a crowd are neither correct nor false.
     """
 
-    right: list[Entry] = field(default_factory=list)
+    correct: list[Entry] = field(default_factory=list)
     false: list[Entry] = field(default_factory=list)
     missed: list[Entry] = field(default_factory=list)
 
     @property
     def mistakes(self) -> int:
-        """Of both kinds."""
+        """The number of false detections and missed objects."""
         return len(self.false) + len(self.missed)
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """Of one image: its objects without crowds, and what both detectors made of them."""
+    """The objects in an image, without crowds, and the outcome of both detectors."""
 
     image: Entry
     objects: list[Entry]
@@ -39,22 +39,22 @@ class Disagreement:
 
     @property
     def lead(self) -> int:
-        """How many mistakes the candidate makes less."""
+        """How many fewer mistakes the candidate makes."""
         return self.baseline.mistakes - self.candidate.mistakes
 
     @property
     def found_by_one(self) -> int:
-        """How many objects only one of them misses."""
+        """The number of objects that only one of the detectors finds."""
         missed = [{item["id"] for item in outcome.missed} for outcome in (self.baseline, self.candidate)]
         return len(missed[0] ^ missed[1])
 
 
 def outcomes(coco: COCO, detections: list[Entry]) -> dict[Any, Outcome]:
-    """By image id, of the images that have objects or detections.
+    """A detector's outcome by image id, for the images with objects or detections.
 
     Args:
-        coco: of :func:`load_annotations`.
-        detections: of :func:`load_results`, those that count as given; the best 100 of an image and class do.
+        coco: from :func:`load_annotations`.
+        detections: from :func:`load_results`; the 100 highest-scoring ones of an image and class are used.
     """
     found: dict[Any, Outcome] = {}
     for evaluation in match_boxes(coco, detections, COCO_AREAS[:1]):
@@ -63,7 +63,7 @@ def outcomes(coco: COCO, detections: list[Entry]) -> dict[Any, Outcome]:
             boxes = zip(result["dtIds"], result["dtMatches"][0], result["dtIgnore"][0], strict=True)
             for key, match, ignored in boxes:
                 if not ignored:
-                    (outcome.right if match else outcome.false).append(evaluation.cocoDt.anns[key])
+                    (outcome.correct if match else outcome.false).append(evaluation.cocoDt.anns[key])
             objects = zip(result["gtIds"], result["gtMatches"][0], result["gtIgnore"], strict=True)
             outcome.missed.extend(
                 evaluation.cocoGt.anns[key] for key, match, ignored in objects if not match and not ignored
@@ -72,24 +72,24 @@ def outcomes(coco: COCO, detections: list[Entry]) -> dict[Any, Outcome]:
 
 
 def find_disagreements(coco: COCO, baseline: list[Entry], candidate: list[Entry]) -> list[Disagreement]:
-    """Of every image, in the order of the set; see :func:`outcomes`."""
-    arms = outcomes(coco, baseline), outcomes(coco, candidate)
+    """The disagreement in every image, in the order of the data set; see :func:`outcomes`."""
+    models = outcomes(coco, baseline), outcomes(coco, candidate)
     objects: dict[Any, list[Entry]] = {}
     for item in coco.anns.values():
         if not item["iscrowd"]:
             objects.setdefault(item["image_id"], []).append(item)
     return [
-        Disagreement(image, objects.get(key, []), *(arm.get(key, Outcome()) for arm in arms))
+        Disagreement(image, objects.get(key, []), *(model.get(key, Outcome()) for model in models))
         for key, image in coco.imgs.items()
     ]
 
 
 def most_different(disagreements: Sequence[Disagreement], count: int) -> list[Disagreement]:
-    """The images in which one detector makes most mistakes less than the other, by turns in favour of each.
+    """The images with the largest leads, alternately in favour of each detector.
 
-    So the choice says nothing about which is better. Among equals, those where more objects are found by one alone
-    come first, then the order of the set decides.
+    So the choice of images favours neither. Among equal leads, images with more objects that only one detector finds
+    come first, then the order of the data set decides.
     """
     ordered = sorted(disagreements, key=lambda item: (-abs(item.lead), -item.found_by_one))
-    sides = [item for item in ordered if item.lead > 0], [item for item in ordered if item.lead < 0]
-    return [item for pair in zip_longest(*sides) for item in pair if item is not None][:count]
+    better, worse = ([item for item in ordered if sign * item.lead > 0] for sign in (1, -1))
+    return [item for pair in zip_longest(better, worse) for item in pair if item is not None][:count]

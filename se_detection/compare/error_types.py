@@ -1,9 +1,10 @@
-"""What kinds of errors cost AP: Bolya et al., *TIDE: A General Toolbox for Identifying Object Detection Errors*, 2020.
+"""How much AP50 each type of error costs, as in TIDE.
 
-As there, boxes are matched at IoU 0.5, an IoU below 0.1 is background, and dAP of an error is what AP50 would gain if
-that error alone were mended (the paper's section 3). A detection that fits several errors is, as in the authors' code,
-one of localisation before classification, duplicate, background and both. Two things are COCO's instead: detections
-that crowds absorb are no errors, and AP50 is averaged over the classes that have objects.
+Bolya et al., *TIDE: A General Toolbox for Identifying Object Detection Errors*, 2020. As there, boxes are matched at
+IoU 0.5, an IoU below 0.1 is background, and the dAP of an error type is the gain in AP50 if only these errors were
+fixed (the paper's section 3). A detection that fits several types gets the first of localisation, classification,
+duplicate, background and both, as in the authors' code. Two rules are COCO's instead: detections matched to crowds are
+not errors, and AP50 is averaged over the classes that have objects.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,7 @@ ERRORS = (*FALSE_POSITIVES, "missed")
 
 @dataclass(frozen=True)
 class ErrorType:
-    """What AP50 would gain without an error, in percent, and how many of it there are."""
+    """The gain in AP50 without these errors, in percent, and the number of errors."""
 
     dap: float
     count: float
@@ -32,9 +33,9 @@ class ErrorType:
 
 @dataclass(frozen=True)
 class _Detections:
-    """Their categories (places among all), scores, whether they are right, and if not, which of FALSE_POSITIVES.
+    """The category's index, score, correctness and, if wrong, error type of each detection.
 
-    `target` is the object that a detection of the wrong class or place would have found, -1 for none.
+    `target` is the object that a detection with a wrong class or location would match if it were fixed, or -1.
     """
 
     category: NDArray[np.intp]
@@ -45,10 +46,10 @@ class _Detections:
 
 
 def error_types(evaluations: Sequence[CategoryEvaluation]) -> dict[str, ErrorType]:
-    """dAP and count of each error, then of all false positives and of all false negatives, which hold the others.
+    """dAP and number of each error type, then of all false positives and all false negatives together.
 
     Args:
-        evaluations: of :func:`match_boxes`, of all categories.
+        evaluations: from :func:`match_boxes`, for all categories.
     """
     category, found, detections = _classify(evaluations)
     objects = np.bincount(category, minlength=len(evaluations))
@@ -66,8 +67,8 @@ def error_types(evaluations: Sequence[CategoryEvaluation]) -> dict[str, ErrorTyp
     before = ap50(detections)
     result = {}
     for name in FALSE_POSITIVES:
-        mended = _mend(detections, name, category, found)
-        result[name] = ErrorType(ap50(mended) - before, int((detections.error == name).sum()))
+        fixed = _fix(detections, name, category, found)
+        result[name] = ErrorType(ap50(fixed) - before, int((detections.error == name).sum()))
     missed = ~found
     missed[detections.target[detections.target >= 0]] = False
     right = _select(detections, detections.hit)
@@ -93,8 +94,11 @@ def _select(detections: _Detections, chosen: NDArray[np.bool_]) -> _Detections:
     return _Detections(*(values[chosen] for values in vars(detections).values()))
 
 
-def _mend(detections: _Detections, name: str, category: NDArray[np.intp], found: NDArray[np.bool_]) -> _Detections:
-    """Without an error: one that could have found a missing object finds it, the best for each object; others go."""
+def _fix(detections: _Detections, name: str, category: NDArray[np.intp], found: NDArray[np.bool_]) -> _Detections:
+    """Fixes the errors of one type.
+
+    The highest-scoring detection with a missed object as its target becomes a hit; the other wrong ones are removed.
+    """
     mine = detections.error == name
     able = np.flatnonzero(mine & (detections.target >= 0))
     able = able[~found[detections.target[able]]]
@@ -109,7 +113,7 @@ def _mend(detections: _Detections, name: str, category: NDArray[np.intp], found:
 def _classify(
     evaluations: Sequence[CategoryEvaluation],
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_], _Detections]:
-    """The objects' categories and whether they are found, and the detections that count."""
+    """The category of each object, whether it is found, and the detections that are not ignored."""
     categories: list[int] = []
     found: list[bool] = []
     rows: list[tuple[int, float, bool, str, int]] = []
@@ -126,7 +130,7 @@ def _classify(
 
 
 class _Box(NamedTuple):
-    """An object, or a detection, in an image."""
+    """An object or a detection in an image."""
 
     category: int
     box: list[float]
@@ -135,7 +139,7 @@ class _Box(NamedTuple):
 
 
 def _by_image(evaluations: Sequence[CategoryEvaluation]) -> Iterable[tuple[list[_Box], list[_Box]]]:
-    """The objects and the detections that count, of each image that has any, in the images' order."""
+    """The objects and detections of each image, without ignored ones, in the order of the images."""
     grouped: dict[int, tuple[list[_Box], list[_Box]]] = {}
     for category, evaluation in enumerate(evaluations):
         for place, image in zip(evaluation.places, evaluation.evalImgs, strict=False):
@@ -156,7 +160,7 @@ def _by_image(evaluations: Sequence[CategoryEvaluation]) -> Iterable[tuple[list[
 
 
 def _name_errors(objects: list[_Box], detections: list[_Box]) -> list[tuple[str, int]]:
-    """The error of each of an image's detections, empty for one that is right, and its target."""
+    """The error type (empty if correct) and the target of each detection in an image."""
     if not objects:
         return [("background", -1)] * len(detections)
     if not detections:

@@ -1,10 +1,10 @@
-"""How sure a difference between two detectors is, over images and, with several runs of each, over training.
+"""Intervals for the difference between two detectors, over images and, with several runs of each, over training.
 
-Images play the part of cases, training runs that of readers, and the two detectors that of two tests in a reading
-study, where each reader reads all cases and each test has readers of its own. The analysis is that of such studies:
+The model is that of a reading study in radiology: images are the cases, training runs the readers, and the two
+detectors the two tests. Each reader reads all cases, and each test has its own readers. The analysis is that of
 Obuchowski and Rockette, *Communications in Statistics - Simulation and Computation* 24, 1995, with the degrees of
 freedom of Hillis, *Statistics in Medicine* 26, 2007; the covariances come from a bootstrap over images. A bootstrap
-over runs as well would be too narrow: from two or three runs there is little to draw.
+over runs would give intervals that are too narrow, because there are only two or three runs to sample from.
 """
 
 from collections.abc import Sequence
@@ -16,39 +16,44 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
-# Of the classes that are said to differ, the part that does not.
+# The expected share of false positives among the classes that are reported as different.
 FALSE_DISCOVERY_RATE = 0.05
 ROUNDING = 1e-9
-# With fewer, what is drawn from them says little about other images.
+# With fewer images, a bootstrap says little about other images.
 MIN_IMAGES = 10
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Candidate minus baseline, with its 95 % interval; None where it is undefined or where there is no interval."""
+    """Candidate minus baseline, and its 95 % interval; None where the difference is undefined or has no interval."""
 
     value: float | None
     low: float | None = None
     high: float | None = None
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether there is an interval and zero lies outside it."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference, its standard error, and the degrees of freedom of that; the latter None where they are unknown."""
+    """A difference, its standard error and the degrees of freedom; both None where they are unknown."""
 
     value: float | None
     error: float | None = None
     degrees: float | None = None
 
     def difference(self) -> Difference:
-        """With the 95 % interval of Student's t."""
+        """The difference with its 95 % interval, from Student's t distribution."""
         if self.value is None or self.error is None or self.degrees is None:
             return Difference(self.value)
         reach = self.error * t_quantile(CONFIDENCE, self.degrees)
         return Difference(self.value, self.value - reach, self.value + reach)
 
     def p_value(self) -> float | None:
-        """Of the hypothesis that there is no difference, two-sided."""
+        """The two-sided p-value for no difference."""
         if self.value is None or self.error is None or self.degrees is None:
             return None
         if self.error == 0:
@@ -57,40 +62,40 @@ class Estimate:
 
 
 def estimate(baseline: Array, candidate: Array, images: int) -> Estimate:
-    """The difference of the means of two detectors' runs.
+    """The difference between the mean metrics of two detectors, with its standard error.
 
-    With at least two runs of each, it is about other images and other runs; otherwise about other images alone.
+    With two or more runs of each detector, the standard error covers images and runs; otherwise only images.
 
     Args:
-        baseline: (runs, 1 + samples): a metric of each run on the images themselves and on the samples of a bootstrap
-            over images, the same for all runs; NaN where it is undefined.
-        candidate: the same.
-        images: how many of the images the metric depends on; below 10 there is no standard error.
+        baseline: (runs, 1 + samples), a metric of each run: first on the original images, then on the bootstrap
+            samples, which are the same for all runs; NaN where it is undefined.
+        candidate: as `baseline`.
+        images: the number of images that the metric depends on; below 10 there is no standard error.
     """
-    arms = [baseline, candidate]
+    models = [baseline, candidate]
     value = float(candidate[:, 0].mean() - baseline[:, 0].mean())
     if np.isnan(value):
         return Estimate(None)
-    # The same runs, added up in another order.
+    # The same runs in another order differ only by rounding.
     value = 0.0 if abs(value) < ROUNDING else value
-    drawn = np.vstack(arms)[:, 1:]
-    drawn = drawn[:, np.isfinite(drawn).all(axis=0)]
-    if images < MIN_IMAGES or drawn.shape[1] < 2:
+    sampled = np.vstack(models)[:, 1:]
+    sampled = sampled[:, np.isfinite(sampled).all(axis=0)]
+    if images < MIN_IMAGES or sampled.shape[1] < 2:
         return Estimate(value)
-    # The bootstrap's variance is that of n images around their own mean: too small by (n - 1) / n.
+    # The bootstrap underestimates the variance by (n - 1) / n: it measures n images around their own mean.
     correction = images / (images - 1)
-    runs = [len(arm) for arm in arms]
-    difference = drawn[runs[0] :].mean(axis=0) - drawn[: runs[0]].mean(axis=0)
+    runs = [len(model) for model in models]
+    difference = sampled[runs[0] :].mean(axis=0) - sampled[: runs[0]].mean(axis=0)
     over_images = float(difference.var(ddof=1)) * correction
     if min(runs) < 2:
         return Estimate(value, over_images**0.5, images - 1)
-    covariance = np.cov(drawn) * correction
+    covariance = np.cov(sampled) * correction
     freedom = sum(runs) - 2
-    spread = sum(float(((arm[:, 0] - arm[:, 0].mean()) ** 2).sum()) for arm in arms) / freedom
+    spread = sum(float(((model[:, 0] - model[:, 0].mean()) ** 2).sum()) for model in models) / freedom
     over_runs = spread * (1 / runs[0] + 1 / runs[1])
     shared = _between_runs(covariance[: runs[0], : runs[0]]) + _between_runs(covariance[runs[0] :, runs[0] :])
     shared -= 2 * float(covariance[: runs[0], runs[0] :].mean())
-    # Runs that happen to agree don't make the images more.
+    # Runs that happen to agree must not make the interval narrower than that over images.
     variance = max(over_runs + max(shared, 0.0), over_images)
     degrees = min(variance**2 * freedom / over_runs**2, images - 1) if over_runs else images - 1
     return Estimate(value, variance**0.5, degrees)
@@ -103,19 +108,19 @@ def _between_runs(covariance: Array) -> float:
 
 
 def t_quantile(confidence: float, degrees: float) -> float:
-    """The t that is not exceeded in absolute value with this probability; `degrees` of freedom are at least 1."""
+    """The t that |T| does not exceed with probability `confidence`, for at least one degree of freedom."""
     angle, probability = _t_distribution(degrees)
     return float(degrees**0.5 * np.tan(np.interp(confidence, probability, angle)))
 
 
 def t_tails(t: float, degrees: float) -> float:
-    """The probability of a larger absolute value."""
+    """The probability that |T| exceeds `t`."""
     angle, probability = _t_distribution(degrees)
     return float(1 - np.interp(np.arctan(t / degrees**0.5), angle, probability))
 
 
 def _t_distribution(degrees: float) -> tuple[Array, Array]:
-    """P(|T| < sqrt(degrees) tan(angle)): with that substitution, Student's density is a power of the cosine."""
+    """Angles and P(|T| < sqrt(degrees) tan(angle)): in terms of the angle, the density is a power of the cosine."""
     angle = np.linspace(0, np.pi / 2, 20001)
     density = np.abs(np.cos(angle)) ** (degrees - 1)
     integral = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
@@ -123,9 +128,9 @@ def _t_distribution(degrees: float) -> tuple[Array, Array]:
 
 
 def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted for their number, so that those up to q hold a part q of false ones on average.
+    """Adjusts p-values for their number: of the results with an adjusted p up to q, a share q is false on average.
 
-    Benjamini and Hochberg, *Journal of the Royal Statistical Society B* 57, 1995. None stays None, and is not counted.
+    Benjamini and Hochberg, *Journal of the Royal Statistical Society B* 57, 1995. None stays None and is not counted.
     """
     known = [index for index, p in enumerate(p_values) if p is not None]
     p = np.array([p_values[index] for index in known], dtype=float)

@@ -1,4 +1,4 @@
-"""pycocotools' matching of boxes to objects, one category after another."""
+"""Matches boxes to objects as pycocotools does, one category at a time."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from ..data.coco_format import Entry
 Array = NDArray[np.float64]
 Area = tuple[float, float]
 
-# COCO's, in pycocotools' order: all, small, medium, large.
+# In pycocotools' order: all, small, medium, large.
 COCO_AREAS: tuple[Area, ...] = tuple((float(low), float(high)) for low, high in Params("bbox").areaRng)
 THRESHOLDS: Array = Params("bbox").iouThrs
 
 
 class CategoryEvaluation(COCOeval):
-    """COCOeval of one category, on the images that have its objects or detections; their `places` are among all.
+    """COCOeval of one category, on the images with its objects or detections; `places` are their indices in the set.
 
-    Where a range of areas has all of an image's objects or none, boxes are matched as for the first range, which has
-    all: that saves most of the time.
+    If a range of areas contains all objects of an image, or none, the matches of the first range, which contains all
+    objects, are reused. This saves most of the time.
     """
 
     def __init__(self, objects: COCO, detections: COCO, areas: Sequence[Area], places: NDArray[np.intp]) -> None:
@@ -35,7 +35,7 @@ class CategoryEvaluation(COCOeval):
         self.whole: dict[Any, Any] = {}
 
     def evaluateImg(self, imgId: Any, catId: Any, aRng: list[float], maxDet: int) -> Any:  # noqa: N802, N803
-        """See pycocotools'."""
+        """See `COCOeval.evaluateImg`."""
         if aRng == self.params.areaRng[0]:
             self.whole[imgId] = super().evaluateImg(imgId, catId, aRng, maxDet)
             return self.whole[imgId]
@@ -62,12 +62,12 @@ def _outside(area: float, limits: Sequence[float]) -> bool:
 def match_boxes(
     annotations: COCO, detections: list[Entry], areas: Sequence[Area] = COCO_AREAS
 ) -> Iterator[CategoryEvaluation]:
-    """Matched, but not accumulated, in the order of the categories' ids.
+    """Yields an evaluation of each category, matched but not accumulated, in the order of the category ids.
 
     Args:
-        annotations: of :func:`load_annotations`.
-        detections: of :func:`load_results`.
-        areas: the ranges of the boxes' area, in pixels, that are evaluated apart; the first is of all.
+        annotations: from :func:`load_annotations`.
+        detections: from :func:`load_results`.
+        areas: ranges of area, in pixels; the first must contain all objects.
     """
     found = [
         {**item, "id": number, "area": item["bbox"][2] * item["bbox"][3], "iscrowd": 0}
@@ -98,11 +98,11 @@ def _by_category(entries: list[Entry]) -> dict[Any, list[Entry]]:
 
 @dataclass(frozen=True)
 class Matches:
-    """A category's detections in one range of areas, by falling score.
+    """A category's detections in one range of areas, in descending order of score.
 
-    `image` is the place of each one's image among all, `rank` its place by score among its image's; `hit` and
-    `counted`, (thresholds, detections), whether it found an object and whether it counts at all; `objects` the number
-    of those to be found in each image of `objects_image`.
+    `image` is the index of a detection's image in the set, and `rank` its rank by score in that image. `hit` and
+    `counted`, (thresholds, detections), say whether it matches an object and whether it is not ignored. `objects` is
+    the number of objects in each image of `objects_image`.
     """
 
     image: NDArray[np.intp]
@@ -115,7 +115,7 @@ class Matches:
 
     @classmethod
     def of(cls, evaluation: CategoryEvaluation, area: int) -> "Matches":
-        """Of a range of areas, by its place."""
+        """The matches in the range of areas with this index."""
         number = len(evaluation.places)
         images = evaluation.evalImgs[area * number : (area + 1) * number]
         counts = [len(image["dtScores"]) for image in images]

@@ -1,4 +1,4 @@
-"""Everything about one run that a comparison needs, on the images themselves and on those of each bootstrap sample."""
+"""The metrics of one run, on the original images and on each bootstrap sample of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .average_precision import average_precision
 from .details import RunDetails, describe
 from .matching import COCO_AREAS, THRESHOLDS, Area, Array, match_boxes
 
-# Each metric's range of areas, as a place in COCO's.
+# The index of each metric's range of areas in COCO_AREAS.
 METRICS = {
     **{"AP": 0, "AP50": 0, "AP75": 0, "APs": 1, "APm": 2, "APl": 3},
     **{"AR1": 0, "AR10": 0, "AR100": 0, "ARs": 1, "ARm": 2, "ARl": 3},
@@ -20,7 +20,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """COCO's metrics by name, and AP by class, by IoU threshold and by size: (sets of weights,) each, in percent."""
+    """COCO metrics by name, and AP by class, IoU threshold and size: arrays of (sets of weights,), in percent."""
 
     metrics: dict[str, Array]
     by_class: list[Array]
@@ -35,16 +35,16 @@ def score_run(
     """Evaluates a run.
 
     Args:
-        coco: of :func:`load_annotations`.
-        results: of :func:`load_results`.
-        weights: (images, sets); details are of the images themselves.
-        sizes: ranges of area besides COCO's.
+        coco: from :func:`load_annotations`.
+        results: from :func:`load_results`.
+        weights: (images, sets), see :func:`image_weights`; the details are unweighted.
+        sizes: ranges of area, in addition to COCO's.
         progress: called after each category.
     """
     evaluations, categories = [], []
     for evaluation in match_boxes(coco, results, (*COCO_AREAS, *sizes)):
         categories.append(average_precision(evaluation, weights))
-        # Details need the first range alone; all of them, of all categories, would fill the memory.
+        # The details need only the first range of areas; keeping all ranges of all categories takes too much memory.
         del evaluation.evalImgs[len(evaluation.places) :]
         evaluations.append(evaluation)
         progress()
@@ -63,7 +63,7 @@ def score_run(
 
 
 def _mean_of_defined(values: list[Array]) -> Array:
-    """The mean over categories, in percent, of those where it is defined."""
+    """The mean over the categories where the value is defined, in percent."""
     total, count = np.zeros_like(values[0]), np.zeros_like(values[0])
     for item in values:
         total += np.nan_to_num(item)

@@ -1,4 +1,4 @@
-"""What two detectors see, side by side with the ground truth."""
+"""Draws the detections of two detectors side by side with the ground truth."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,37 +17,37 @@ from ..runs.evaluated_run import EvaluatedRun, read_run
 from ..visualization.drawing import category_colours, draw_panel, named_boxes, side_by_side
 
 MIN_SCORE = 0.5
-# Panels narrower than this are enlarged, so that names can be read, and wider ones reduced.
+# Narrower panels are enlarged, so that the labels are readable, and wider ones are reduced.
 PANEL_WIDTH = (640, 800)
-# A file name has room for that much of another's, in whatever script.
+# File names hold this many characters of the image's name: up to 240 bytes, and file systems allow 255.
 STEM = 60
 
 
 def draw_side_by_side(
     baseline: Path, candidate: Path, folder: Path, count: int, annotations: Path | None = None
 ) -> list[Path]:
-    """Draws ground truth and both runs' detections of score 0.5 or more for `count` images, spread evenly over the set.
+    """Draws the ground truth and both runs' detections with a score of 0.5 or more, for images spread over the set.
 
     Args:
-        baseline: a run folder, or a bare file of results.
-        candidate: the same; one of the two must be a folder, which knows where the images are.
-        folder: where the images go.
-        count: how many.
-        annotations: for a bare file.
+        baseline: a run folder, or a COCO results file.
+        candidate: as `baseline`; one of the two must be a run folder, which knows the image folder.
+        folder: the output folder.
+        count: the number of images.
+        annotations: COCO instances; needed if `baseline` is a results file.
 
     Returns:
         The paths of the images: `<folder>/<number in the set>_<image name>.png`.
 
     Raises:
-        UserError: a folder is no evaluated run, or an image can't be read.
+        UserError: a folder is not an evaluated run, or an image can't be read.
     """
     runs = read_run(baseline, annotations), read_run(candidate, annotations)
     image_root = runs[0].results.get("image_root") or runs[1].results.get("image_root")
     if image_root is None:
-        raise UserError(f"{baseline} and {candidate}: neither names an image folder, so no images can be drawn")
+        raise UserError(f"{baseline} and {candidate}: neither names an image folder; give a run folder to draw images")
     coco = load_annotations(runs[0].annotations)
     colours = category_colours(coco)
-    arms = [_by_image(coco.anns.values()), *(_by_image(confident(run, coco)) for run in runs)]
+    shown = [_by_image(coco.anns.values()), *(_by_image(confident(run, coco)) for run in runs)]
     titles = ["ground truth", f"baseline: {runs[0].name}", f"candidate: {runs[1].name}"]
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def draw_side_by_side(
         source = image_path(runs[0].annotations, image_root, image)
         pixels = read_pixels(source)
         width = min(max(pixels.width, PANEL_WIDTH[0]), PANEL_WIDTH[1])
-        panels = [draw_panel(pixels, named_boxes(arm.get(image["id"], []), coco, colours), width) for arm in arms]
+        panels = [draw_panel(pixels, named_boxes(boxes.get(image["id"], []), coco, colours), width) for boxes in shown]
         path = folder / f"{number:05d}_{source.stem[:STEM]}.png"
         side_by_side(panels, titles).save(path)
         paths.append(path)
@@ -67,7 +67,7 @@ def draw_side_by_side(
 
 
 def confident(run: EvaluatedRun, coco: COCO) -> list[Entry]:
-    """A run's detections of score 0.5 or more."""
+    """A run's detections with a score of 0.5 or more."""
     return [item for item in load_results(run.detections, coco, "results") if item["score"] >= MIN_SCORE]
 
 
@@ -79,7 +79,7 @@ def _by_image(entries: Iterable[Entry]) -> dict[Any, list[Entry]]:
 
 
 def read_pixels(path: Path) -> Image.Image:
-    """An image as detectron2 reads it.
+    """Reads an image as detectron2 does.
 
     Raises:
         UserError: it can't be read.

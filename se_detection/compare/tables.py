@@ -1,4 +1,4 @@
-"""A comparison as tables, on the screen and in files."""
+"""Prints a comparison as tables, and writes them to files."""
 
 import json
 from collections.abc import Sequence
@@ -8,12 +8,13 @@ from tabulate import tabulate
 
 from ..errors import UserError
 from .comparison import Comparison
+from .comparison_plots import draw_plots
 from .details import Curve
 from .error_types import ERRORS
 from .intervals import MIN_IMAGES, Difference
 
 FILES = ("comparison.json", "comparison.md", "plots", "pictures")
-# In the order of the paper's Table 7, the rest of COCO's after them: heading, unit, decimals.
+# Heading, unit and decimals: first the metrics of the paper's Table 7, then COCO's others.
 COLUMNS = {
     "AP50": ("AP@0.5", 1.0, 2),
     "AP": ("AP", 1.0, 2),
@@ -25,15 +26,15 @@ COLUMNS = {
     "gflops": ("GFLOPs", 1.0, 2),
 }
 RECALLS = {name: (name, 1.0, 2) for name in ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")}
-# A line names no more classes than that.
+# The number of classes that are named in a line.
 CLASSES = 10
 
 
 def comparison_table(comparison: Comparison, tablefmt: str = "simple") -> str:
-    """A row for each arm, the differences and their 95 % intervals; then what GFLOPs are, the verdict and the notes.
+    """A row for each model, the differences and their 95 % intervals, followed by the verdict and the notes.
 
     Args:
-        tablefmt: one of tabulate's, such as `simple` for the screen and `github` for Markdown.
+        tablefmt: tabulate's format, such as `simple` for the screen or `github` for Markdown.
     """
     parts = [
         _table(comparison, COLUMNS, tablefmt),
@@ -41,7 +42,7 @@ def comparison_table(comparison: Comparison, tablefmt: str = "simple") -> str:
         *_runs_note(comparison),
         f"Verdict: {comparison.verdict}.",
         *(f"Note: {note}." for note in comparison.notes),
-        _classes_told(comparison),
+        _significant_classes(comparison),
     ]
     return "\n\n".join(parts)
 
@@ -59,15 +60,15 @@ def comparison_markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> s
         _table(comparison, RECALLS, "github"),
         *_each_run(comparison),
         "## Errors",
-        "What AP@0.5 would gain if one kind of error were mended (TIDE, Bolya et al. 2020), and how many there are.",
+        "What AP@0.5 would gain if one type of error were fixed (TIDE, Bolya et al. 2020), and the number of errors.",
         _error_table(comparison),
         "## By IoU threshold",
         _curve_table(comparison.details.ap_by_iou, "IoU", "{:.2f}"),
         "## By object size",
-        "Up to the square root of the area, in pixels; each range holds as many objects.",
+        "By the square root of the area, in pixels; each range holds the same number of objects.",
         _curve_table(comparison.details.ap_by_size, "up to", "{:.0f}"),
         "## By class",
-        "An interval is for its class alone. p is adjusted for the number of classes (Benjamini and Hochberg).",
+        "Each interval is for one class alone. p is adjusted for the number of classes (Benjamini and Hochberg).",
         _class_table(comparison),
     ]
     if plots:
@@ -76,13 +77,13 @@ def comparison_markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> s
 
 
 def report_folder(runs: Sequence[Path], output: Path | None, *, overwrite: bool) -> Path:
-    """Where a report goes: `output`, or else the folder that holds all runs, or else the last run's.
+    """The folder for a report: `output`, or else the folder that contains all runs, or else that of the last run.
 
     Args:
-        runs: folders or files, the candidate's last.
+        runs: folders or files, with the candidate's last.
 
     Raises:
-        UserError: a report is there already and is not to be replaced, or `output` is a file.
+        UserError: the folder has a report and `overwrite` is not set, or `output` is a file.
     """
     parents = {path.resolve().parent for path in runs}
     own = runs[-1].parent if runs[-1].is_file() else runs[-1]
@@ -92,17 +93,12 @@ def report_folder(runs: Sequence[Path], output: Path | None, *, overwrite: bool)
         raise UserError(f"--output {folder}: {existing} is a file; name a folder")
     for name in FILES:
         if (folder / name).exists() and not overwrite:
-            raise UserError(
-                f"{folder / name} is there already; choose another --output, or replace it with --overwrite"
-            )
+            raise UserError(f"{folder / name} already exists; choose another --output, or replace it with --overwrite")
     return folder
 
 
 def write_report(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes `comparison.json`, `comparison.md` and `plots/`, replacing older ones, and returns their paths."""
-    # Here, so that training and evaluation, which import this package, start without matplotlib.
-    from .comparison_plots import draw_plots
-
+    """Writes `comparison.json`, `comparison.md` and `plots/`, replacing existing files, and returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     plots = draw_plots(comparison, folder / "plots")
     content = json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n"
@@ -119,11 +115,11 @@ def _table(comparison: Comparison, all_columns: dict[str, tuple[str, float, int]
     }
     columns = {key: column for key, column in all_columns.items() if key in comparison.runs["baseline"] or key in known}
     rows = []
-    for role, arm, metrics in zip(
-        comparison.runs, comparison.arms, (comparison.baseline, comparison.candidate), strict=True
+    for role, model, metrics in zip(
+        comparison.runs, comparison.models, (comparison.baseline, comparison.candidate), strict=True
     ):
         cells = (_number(metrics[key], unit, places) for key, (_, unit, places) in columns.items())
-        rows.append([arm.name, arm.backbone, *cells])
+        rows.append([model.name, model.backbone, *cells])
         spreads = comparison.runs[role]
         if len(spreads["AP"].values) > 1:
             stds = [spreads[key].std if key in spreads else None for key in columns]
@@ -137,7 +133,7 @@ def _table(comparison: Comparison, all_columns: dict[str, tuple[str, float, int]
 
 
 def _tabulate(rows: list[list[str]], headings: list[str], tablefmt: str = "github", texts: int = 1) -> str:
-    """With `texts` columns to the left and numbers to the right."""
+    """A table whose first `texts` columns are left-aligned and whose numbers are right-aligned."""
     align = ["left"] * texts + ["right"] * (len(headings) - texts)
     return tabulate(rows, headings, tablefmt=tablefmt, disable_numparse=True, colalign=align if rows else None)
 
@@ -153,7 +149,7 @@ def _interval(difference: Difference, unit: float = 1, places: int = 2) -> str:
 
 
 def _gflops_note(comparison: Comparison) -> list[str]:
-    sizes = sorted({arm.backbone_input for arm in comparison.arms if arm.backbone_input})
+    sizes = sorted({model.backbone_input for model in comparison.models if model.backbone_input})
     if not sizes:
         return []
     return ["GFLOPs: 10⁹ multiply-adds of the backbone at " + " and ".join(f"{h}×{w}" for h, w in sizes) + "."]
@@ -163,24 +159,24 @@ def _runs_note(comparison: Comparison) -> list[str]:
     if comparison.covers != "images and training runs":
         return []
     runs = [len(spreads["AP"].values) for spreads in comparison.runs.values()]
-    few = " So few runs make them wide: more runs would narrow them." if min(runs) < 4 else ""
+    few = " With so few runs the intervals are wide; more runs would narrow them." if min(runs) < 4 else ""
     return [
-        f"± is the standard deviation over runs. The intervals are about other images and other trainings of the same "
-        f"kind, from {runs[0]} and {runs[1]} runs, whose spread is taken to be the same in both arms.{few}"
+        f"± is the standard deviation over runs. The intervals cover the choice of images and repeated training, "
+        f"estimated from {runs[0]} and {runs[1]} runs; both models are assumed to vary equally between runs.{few}"
     ]
 
 
-def _classes_told(comparison: Comparison) -> str:
-    told = [
+def _significant_classes(comparison: Comparison) -> str:
+    differing = [
         f"{name} {_number(item.difference.value, sign='+', places=1)} ({_interval(item.difference, places=1)})"
         for name, item in sorted(comparison.per_class.items(), key=lambda pair: -abs(pair[1].difference.value or 0))
-        if item.told
+        if item.significant
     ]
     tested = sum(item.p_adjusted is not None for item in comparison.per_class.values())
-    what = f"{tested} that {MIN_IMAGES} images or more hold; false discovery rate 5 %, Benjamini and Hochberg"
-    more = [f"and {len(told) - CLASSES} more"] if len(told) > CLASSES else []
-    named = ", ".join([*told[:CLASSES], *more])
-    verdict = f"a difference can be told in {len(told)}: {named}" if told else "no difference can be told"
+    what = f"{tested} in {MIN_IMAGES} images or more; false discovery rate 5 %, Benjamini and Hochberg"
+    more = [f"and {len(differing) - CLASSES} more"] if len(differing) > CLASSES else []
+    named = ", ".join([*differing[:CLASSES], *more])
+    verdict = f"significant differences in {len(differing)}: {named}" if differing else "no significant difference"
     return f"Classes ({what}): {verdict}."
 
 
@@ -188,7 +184,7 @@ def _recipe_table(comparison: Comparison) -> list[str]:
     rows = [[key, *map(str, values), kind] for kind, keys in comparison.recipe.items() for key, values in keys.items()]
     if not rows:
         return []
-    return ["## What differs in the configs", _tabulate(rows, ["key", "baseline", "candidate", "of"], texts=4)]
+    return ["## Differences between the configs", _tabulate(rows, ["key", "baseline", "candidate", "of"], texts=4)]
 
 
 def _each_run(comparison: Comparison) -> list[str]:

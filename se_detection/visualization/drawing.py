@@ -1,4 +1,4 @@
-"""Boxes, masks and keypoints on images of any size, and images side by side."""
+"""Draws boxes, masks and keypoints on images of any size, and images side by side."""
 
 import colorsys
 import math
@@ -20,20 +20,20 @@ Rectangle = tuple[float, float, float, float]
 
 GAP, MARGIN = 8, 2
 INK, PAPER = (0, 0, 0), (255, 255, 255)
-# An image whose longer side has fewer pixels is enlarged, so that names can be read.
-READABLE = 640
-# How many pixels of the longer side each pixel of lettering and of a line is for, on large images.
-PER_LETTER, PER_LINE = 80, 480
-# Boxes that reach further out of an image are drawn as if they reached so far (pixels): a dash costs time anywhere.
-FAR = 4096
-# How much of a mask's colour there is in what it covers, and the score from which on detectron2 draws a keypoint.
-MASK = 0.45
-KEYPOINT = 0.05
+# Images whose longer side has fewer pixels are enlarged, so that the labels are readable.
+MIN_LONGER_SIDE = 640
+# On large images, font size and line width are the longer side divided by these.
+FONT_RATIO, LINE_RATIO = 80, 480
+# Boxes are cut off this far outside of an image (pixels), because drawing dashes takes time outside, too.
+MAX_OUTSIDE = 4096
+MASK_OPACITY = 0.45
+# detectron2's threshold for drawing a keypoint.
+MIN_KEYPOINT_SCORE = 0.05
 
 
 @dataclass(frozen=True)
 class Pen:
-    """How boxes are drawn, in pixels; with a `halo`, a dark line shows them on anything."""
+    """Line width and font size in pixels; a `halo` is a dark line around boxes, visible on any background."""
 
     line: int = 2
     font: int = 12
@@ -45,16 +45,16 @@ THIN = Pen()
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """A box as it is drawn: COCO's `[x, y, width, height]`, a label, or none, and the length of its dashes, or 0."""
+    """A box to draw: COCO's `[x, y, width, height]`, a label or "", and the length of its dashes or 0."""
 
-    place: Sequence[float]
+    bbox: Sequence[float]
     label: str
     colour: Colour
     dash: int = 0
 
 
 def category_colours(coco: COCO) -> dict[Any, Colour]:
-    """Hues a golden section apart: near classes never look alike, however many there are."""
+    """A colour for each category, with hues a golden ratio apart, so that neighbouring classes look different."""
     hues = {category: (0.08 + number * 0.618034) % 1 for number, category in enumerate(sorted(coco.cats))}
     return {category: _from_hue(hue) for category, hue in hues.items()}
 
@@ -65,7 +65,7 @@ def _from_hue(hue: float) -> Colour:
 
 
 def class_colours(names: dict[int, str]) -> dict[int, Colour]:
-    """:func:`category_colours`, given names by id."""
+    """Like :func:`category_colours`, from names by id."""
     return category_colours(_index(names))
 
 
@@ -77,52 +77,53 @@ def draw_boxes(
     *,
     longest: float = math.inf,
 ) -> Image.Image:
-    """An image under boxes with class and score; small ones are enlarged, and on large ones all is larger.
+    """Draws boxes with class and score, and the masks and keypoints of detections, on a copy of an image.
 
-    Of detections, masks and keypoints are drawn too, where there are any.
+    Small images are enlarged; on large images, text and lines are larger.
 
     Args:
         image: RGB.
-        entries: COCO's annotations or detections, their boxes in the image's pixels.
-        names: of the categories.
-        colours: of :func:`class_colours`.
-        longest: the image is reduced if its longer side has more pixels than that.
+        entries: COCO annotations or detections, with boxes in pixels.
+        names: the names of the categories by id.
+        colours: from :func:`class_colours`.
+        longest: the image is reduced if its longer side has more pixels.
     """
     longer = max(image.size)
-    shown = min(max(longer, READABLE), longest)
+    shown = min(max(longer, MIN_LONGER_SIDE), longest)
     width = max(round(image.width * shown / longer), 1)
     pen = _pen(shown)
     entries = list(entries)
-    # The surest last, above the others.
-    found = sorted((entry for entry in entries if "score" in entry), key=lambda entry: entry["score"])
-    panel = draw_panel(_under_masks(image, found, colours), named_boxes(entries, _index(names), colours), width, pen)
+    # The highest-scoring detection comes last, on top of the others.
+    detections = sorted((entry for entry in entries if "score" in entry), key=lambda entry: entry["score"])
+    boxes = named_boxes(entries, _index(names), colours)
+    panel = draw_panel(_draw_masks(image, detections, colours), boxes, width, pen)
     draw = ImageDraw.Draw(panel)
-    for entry in found:
+    for entry in detections:
         for x, y, score in np.reshape(entry.get("keypoints", ()), (-1, 3)):
-            if score > KEYPOINT:
-                # COCO's places of keypoints are those of pixels.
+            if score > MIN_KEYPOINT_SCORE:
+                # COCO's keypoints are pixel indices; the centre of a pixel is at + 0.5.
                 at = (x + 0.5) * width / image.width, (y + 0.5) * panel.height / image.height
                 draw.circle(at, 2 * pen.line, fill=colours[entry["category_id"]], outline=INK, width=pen.line // 2)
     return panel
 
 
-def _under_masks(image: Image.Image, found: Sequence[Entry], colours: dict[int, Colour]) -> Image.Image:
-    """The image, coloured where the run-length codes of detections are; codes of another size are left out."""
+def _draw_masks(image: Image.Image, detections: Sequence[Entry], colours: dict[int, Colour]) -> Image.Image:
+    """The image with the detections' run-length encoded masks; masks of another size are skipped."""
     size = [image.height, image.width]
-    codes = ((entry, entry.get("segmentation")) for entry in found)
-    seen = [entry for entry, code in codes if isinstance(code, dict) and code.get("size") == size]
-    if not seen:
+    codes = ((entry, entry.get("segmentation")) for entry in detections)
+    masked = [entry for entry, code in codes if isinstance(code, dict) and code.get("size") == size]
+    if not masked:
         return image
     pixels = np.array(image)
-    for entry in seen:
+    for entry in masked:
         inside = masks.decode(entry["segmentation"]).astype(bool)
-        mixed = (1 - MASK) * pixels[inside] + MASK * np.array(colours[entry["category_id"]])
+        mixed = (1 - MASK_OPACITY) * pixels[inside] + MASK_OPACITY * np.array(colours[entry["category_id"]])
         pixels[inside] = mixed.round().astype(np.uint8)
     return Image.fromarray(pixels)
 
 
 def side_by_side(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.Image:
-    """Images of one size in a row, a title above each."""
+    """Images of the same size in a row, with a title above each."""
     width, height = panels[0].size
     size = _pen(max(width, height)).font * 4 // 3
     head = size + 2 * GAP
@@ -136,12 +137,12 @@ def side_by_side(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.
 
 
 def category_name(coco: COCO, category: Any) -> str:
-    """A category's name, or its id where it has none."""
+    """The name of a category, or its id if it has no name."""
     return printable(str(coco.cats[category].get("name", category)))
 
 
 def named_boxes(entries: Iterable[Entry], coco: COCO, colours: dict[Any, Colour]) -> list[DrawnBox]:
-    """Annotations or detections in their classes' colours, with name and, where they have one, score; best first."""
+    """Boxes of annotations or detections with class, score and the class's colour, highest score first."""
     return [
         DrawnBox(
             entry["bbox"],
@@ -153,12 +154,12 @@ def named_boxes(entries: Iterable[Entry], coco: COCO, colours: dict[Any, Colour]
 
 
 def draw_panel(image: Image.Image, boxes: Sequence[DrawnBox], width: int, pen: Pen = THIN) -> Image.Image:
-    """The image, enlarged or reduced to a width, under boxes; the first box's label has the best place."""
+    """Resizes an image to a width and draws boxes on it; the labels of the first boxes are placed first."""
     scale = width / image.width
     panel = image.resize((width, max(round(image.height * scale), 1)), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(panel)
     font = ImageFont.load_default(pen.font)
-    places = [_near(box.place, scale, panel.size) for box in boxes]
+    places = [_scale_box(box.bbox, scale, panel.size) for box in boxes]
     for box, (x, y, w, h) in zip(boxes, places, strict=True):
         _draw_rectangle(draw, (x, y, x + w, y + h), box, pen)
     labels: list[Rectangle] = []
@@ -174,14 +175,14 @@ def draw_panel(image: Image.Image, boxes: Sequence[DrawnBox], width: int, pen: P
     return panel
 
 
-def _near(place: Sequence[float], scale: float, panel: tuple[int, int]) -> list[float]:
-    """A box in a panel's pixels, without what is far outside."""
-    near = [0.0] * 4
+def _scale_box(bbox: Sequence[float], scale: float, panel: tuple[int, int]) -> list[float]:
+    """A box in the pixels of a panel, cut off far outside of it."""
+    scaled = [0.0] * 4
     for axis, side in enumerate(panel):
-        edges = (scale * place[axis], scale * (place[axis] + place[axis + 2]))
-        low, high = (min(max(edge, -FAR), side + FAR) for edge in edges)
-        near[axis], near[axis + 2] = low, high - low
-    return near
+        edges = (scale * bbox[axis], scale * (bbox[axis] + bbox[axis + 2]))
+        low, high = (min(max(edge, -MAX_OUTSIDE), side + MAX_OUTSIDE) for edge in edges)
+        scaled[axis], scaled[axis + 2] = low, high - low
+    return scaled
 
 
 def _draw_rectangle(draw: ImageDraw.ImageDraw, place: Rectangle, box: DrawnBox, pen: Pen) -> None:
@@ -203,7 +204,7 @@ def _draw_rectangle(draw: ImageDraw.ImageDraw, place: Rectangle, box: DrawnBox, 
 def _place_label(
     box: Sequence[float], size: tuple[float, float], panel: tuple[int, int], others: list[Rectangle]
 ) -> Rectangle:
-    """Above or below the box, or in it, inside the panel: the first place where other labels are hidden least."""
+    """A place above, below or in the box, inside the panel, with the least overlap with other labels."""
     x, y, w, h = box
     right = x + w - size[0]
     places = []
@@ -221,7 +222,7 @@ def _overlap(one: Rectangle, other: Rectangle) -> float:
 
 
 def _is_bright(colour: Colour) -> bool:
-    """By its luma (ITU-R BT.601)."""
+    """Whether the luma (ITU-R BT.601) is high enough for black text."""
     return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 110
 
 
@@ -231,5 +232,5 @@ def _index(names: dict[int, str]) -> COCO:
 
 
 def _pen(longer: float) -> Pen:
-    """As in images of 640 pixels, or larger."""
-    return Pen(line=max(Pen.line, round(longer / PER_LINE)), font=max(Pen.font, round(longer / PER_LETTER)))
+    """A pen for images with this longer side, never thinner than the default."""
+    return Pen(line=max(Pen.line, round(longer / LINE_RATIO)), font=max(Pen.font, round(longer / FONT_RATIO)))

@@ -1,4 +1,4 @@
-"""Images as data URIs, with their size: a page keeps its layout while they are decoded."""
+"""Images as data URIs, with their size, so that a page keeps its layout while they are decoded."""
 
 import base64
 import io
@@ -12,14 +12,17 @@ from PIL import Image
 from ..errors import UserError
 
 QUALITY, PLOT_QUALITY = 80, 90
-# Wider ones are reduced: no screen shows more of them.
+# Wider images are reduced, because no screen shows more.
 MAX_WIDTH = 1600
 SUFFIXES = (".png", ".jpg", ".svg")
 
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """An image in a page; `title` and `note` are above it, `alt` instead of it, `arm` gives it that arm's mark."""
+    """An image of a page, with a title and a note above it.
+
+    `alt` replaces the image for screen readers; `role` (`baseline` or `candidate`) adds that model's mark.
+    """
 
     source: str
     width: int
@@ -27,20 +30,20 @@ class EmbeddedImage:
     alt: str
     title: str = ""
     note: str = ""
-    arm: str = ""
+    role: str = ""
 
 
-def image_from_image(image: Image.Image, alt: str, *, title: str = "", note: str = "", arm: str = "") -> EmbeddedImage:
-    """A photograph, compressed (WebP)."""
+def embed_image(image: Image.Image, alt: str, *, title: str = "", note: str = "", role: str = "") -> EmbeddedImage:
+    """Embeds a photograph, as lossy WebP."""
     content = _webp(image.convert("RGB"), quality=QUALITY, method=6)
-    return EmbeddedImage(_data_uri("image/webp", content), image.width, image.height, alt, title, note, arm)
+    return EmbeddedImage(_data_uri("image/webp", content), image.width, image.height, alt, title, note, role)
 
 
-def image_from_file(path: Path, alt: str, *, title: str = "") -> EmbeddedImage:
-    """A plot: an SVG file as it is, others as WebP no wider than 1600 pixels, without loss where that is smaller.
+def embed_file(path: Path, alt: str, *, title: str = "") -> EmbeddedImage:
+    """Embeds a plot: an SVG file as it is, others as WebP at most 1600 pixels wide, lossless or lossy.
 
     Raises:
-        UserError: it can't be read.
+        UserError: the plot can't be read.
     """
     try:
         if path.suffix == ".svg":
@@ -69,7 +72,7 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def _svg_size(content: bytes) -> tuple[int, int]:
-    """In pixels, rounded up, by the root's viewBox."""
+    """The width and height of the viewBox in pixels, rounded up."""
     root = re.search(rb"<svg\b[^>]*>", content)
     box = root and re.search(rb"""\bviewBox=["']([^"']+)["']""", root[0])
     sides = [float(side) for side in box[1].replace(b",", b" ").split()[2:]] if box else []

@@ -1,4 +1,4 @@
-"""Matplotlib's figures inside a page: text stays text, and colours follow the page's, light or dark."""
+"""Matplotlib figures as inline SVG: text stays text, and the colours follow the page's light or dark scheme."""
 
 import io
 import re
@@ -10,10 +10,10 @@ from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people tell apart.
+# Okabe and Ito's colours, which colour-blind people can distinguish.
 BASELINE, CANDIDATE = "#0072B2", "#D55E00"
 INK, QUIET, GRID, PAPER = "#000000", "#777777", "#dddddd", "#ffffff"
-# The page's own, by what charts are drawn with.
+# The page's colour for each colour of a chart.
 PAGE_COLOURS: Mapping[str, str] = {
     BASELINE.lower(): "var(--baseline)",
     CANDIDATE.lower(): "var(--candidate)",
@@ -22,14 +22,14 @@ PAGE_COLOURS: Mapping[str, str] = {
     GRID: "var(--line)",
     PAPER: "var(--surface)",
 }
-# Points, which are CSS pixels on the narrowest of phones: no text may be smaller than 12 there.
+# Points, which become CSS pixels on the narrowest phones, where no text may be smaller than 12 pixels.
 WIDTH, FONT_SIZE = 320, 12
 SVG = "http://www.w3.org/2000/svg"
 LINK = "{http://www.w3.org/1999/xlink}href"
 
 
 def chart_style() -> AbstractContextManager[None]:
-    """A context to draw and save charts in: letters of one size, and no formulas in names."""
+    """A context for drawing and saving charts: one font size, and no formulas in names."""
     return rc_context(
         {
             "font.size": FONT_SIZE,
@@ -45,9 +45,9 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
     """A figure as an SVG element.
 
     Args:
-        figure: best :data:`WIDTH` points wide, drawn under :func:`chart_style` in this module's colours.
-        name: makes ids the chart's own; no two charts of a page may have the same.
-        description: what a screen reader says instead.
+        figure: drawn with :func:`chart_style` in this module's colours, preferably :data:`WIDTH` points wide.
+        name: a prefix for the ids, unique on the page.
+        description: the text for screen readers.
     """
     buffer = io.BytesIO()
     with chart_style():
@@ -56,7 +56,7 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
     root = ElementTree.fromstring(buffer.getvalue())
     for element in root.iter():
         element.tag = element.tag.removeprefix(f"{{{SVG}}}")
-        # The ground of a hatch has its colour in an attribute, where the page's would not be known.
+        # The background of a hatch has its colour in an attribute, where CSS variables don't work.
         if fill := element.attrib.pop("fill", None):
             element.set("style", f"fill: {fill}")
         for key, value in list(element.attrib.items()):

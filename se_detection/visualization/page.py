@@ -1,4 +1,4 @@
-"""The page itself: head, verdict, contents, sections."""
+"""A page with a verdict, contents and sections, and its rendering."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from .page_blocks import Block, Section
 
 @dataclass(frozen=True)
 class Page:
-    """What a page says.
+    """The content of a page.
 
-    `verdict` is its one sentence, `about` what that sentence covers; `accent` is the arm that it favours, `baseline`,
-    `candidate` or empty. `arms` says in words what these are, and `introduction` what was looked at. `warnings` are
-    what a reader must know before anything else, and `lead` stands before the contents. `footer` ends the page.
+    `verdict` is the main sentence, and `about` says what it covers; `accent` is the better model, `baseline`,
+    `candidate` or empty. `models` describes these two, and `introduction` the data. `warnings` come before everything
+    else, and `lead` comes before the contents.
     """
 
     title: str
@@ -25,14 +25,14 @@ class Page:
     about: str = ""
     introduction: str = ""
     accent: str = ""
-    arms: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = field(default_factory=list)
     lead: Sequence[Block] = field(default_factory=list)
     footer: str = ""
 
 
 def page_template(package: str, name: str) -> Template:
-    """A template of a package's `templates/`; what is put into it is escaped, and must be there."""
+    """A template from a package's `templates/`; values are escaped, and an undefined one is an error."""
     environment = Environment(
         loader=PackageLoader(package),
         autoescape=True,
@@ -44,15 +44,15 @@ def page_template(package: str, name: str) -> Template:
 
 
 def render_page(page: Page) -> str:
-    """One HTML file without scripts, that fetches nothing; all texts are escaped."""
+    """The page as one HTML file without scripts, which fetches nothing; all texts are escaped."""
     return page_template("se_detection.visualization", "page.html.jinja").render(page=page)
 
 
 def write_page(page: Page, path: Path) -> None:
-    """Writes the file, whole or not at all, replacing an older one.
+    """Writes the whole file or nothing, replacing an existing one.
 
     Raises:
-        OSError: it can't be written, as on a full disk.
+        OSError: the file can't be written, for example because the disk is full.
     """
     content = render_page(page).encode()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a page is made of. Texts are plain: the templates escape them."""
+"""The blocks of a page and the cells of its tables. All texts are plain text; the templates escape them."""
 
 import math
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ from .embedded_images import EmbeddedImage
 
 @dataclass(frozen=True)
 class Number:
-    """A number as people read it, with the exact one in the page's source; a dash where it is None or NaN.
+    """A rounded number, with the exact value in the page's source; a dash if it is None or NaN.
 
-    `arm` is `baseline` or `candidate` where the number is to have that arm's mark.
+    `role` (`baseline` or `candidate`) adds that model's mark.
     """
 
     value: float | None
     unit: float = 1
     places: int = 2
     signed: bool = False
-    arm: str = ""
+    role: str = ""
     kind: ClassVar[str] = "number"
 
     @property
     def text(self) -> str:
-        """Rounded, in `unit`s, with a true minus sign; empty where there is none."""
+        """The rounded value divided by `unit`, with a true minus sign; empty if it is None or NaN."""
         if self.value is None or not math.isfinite(self.value):
             return ""
         return f"{self.value / self.unit:{'+' if self.signed else ''}z,.{self.places}f}".replace("-", "−")
@@ -36,36 +36,36 @@ class Number:
 class Interval:
     """A difference and its 95 % interval, drawn on a scale from `-reach` to `reach`.
 
-    `told` says that zero is outside, or that a test says so; such an interval has the better arm's colour.
+    A `significant` difference has the better model's colour.
     """
 
     value: float | None
     low: float | None
     high: float | None
     reach: float
-    told: bool = False
+    significant: bool = False
     kind: ClassVar[str] = "interval"
 
     @property
-    def arm(self) -> str:
-        """The better arm, where there is one."""
-        if not self.told or self.value is None:
+    def better(self) -> str:
+        """The role of the better model; empty if the difference is not significant."""
+        if not self.significant or self.value is None:
             return ""
         return "candidate" if self.value > 0 else "baseline"
 
     @property
     def numbers(self) -> tuple[Number, Number, Number]:
-        """The difference and both ends of the interval."""
+        """The difference and the two ends of the interval."""
         return Number(self.value, signed=True), Number(self.low), Number(self.high)
 
     def percent(self, value: float) -> float:
-        """A place on the scale, from -100 to 100."""
+        """The position of a value on the scale, from -100 to 100."""
         return round(100 * value / self.reach, 2) if self.reach else 0.0
 
 
 @dataclass(frozen=True)
 class Bars:
-    """Both arms' values as two bars; the whole width is 100."""
+    """The values of both models as two bars, on a scale from 0 to 100."""
 
     baseline: Number
     candidate: Number
@@ -74,7 +74,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Name:
-    """What a row is about, and a note on it."""
+    """The name of a row, and a note."""
 
     text: str
     note: str
@@ -82,16 +82,16 @@ class Name:
 
 
 @dataclass(frozen=True)
-class ArmHeading:
-    """An arm's mark and, for all to see if `named` and otherwise for a screen reader, its role; then a text."""
+class ModelHeading:
+    """A heading with a model's mark, its role (visible if `named`, otherwise for screen readers only) and a text."""
 
-    arm: str
+    role: str
     text: str = ""
     named: bool = False
-    kind: ClassVar[str] = "arm"
+    kind: ClassVar[str] = "model"
 
 
-Cell = str | Number | Interval | Bars | Name | ArmHeading
+Cell = str | Number | Interval | Bars | Name | ModelHeading
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings; the first cell of a row is its heading.
+    """A table; the first cell of each row is the row's heading.
 
-    `summary` folds it under that line; `wide` lets it scroll inside the page.
+    With a `summary`, the table is folded under it; a `wide` table scrolls inside the page.
     """
 
     caption: str
-    headings: Sequence[str | ArmHeading]
+    headings: Sequence[str | ModelHeading]
     rows: Sequence[Sequence[Cell]]
     summary: str = ""
     wide: bool = False
@@ -119,7 +119,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart of :func:`inline_svg`, what it shows in words, and its numbers, folded."""
+    """A chart from :func:`inline_svg`, with a caption and a folded table of its numbers."""
 
     title: str
     svg: Markup
@@ -129,7 +129,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Charts:
-    """Side by side where there is room."""
+    """Charts, side by side where there is room."""
 
     items: Sequence[Chart]
     kind: ClassVar[str] = "charts"
@@ -137,7 +137,7 @@ class Charts:
 
 @dataclass(frozen=True)
 class ImageGrid:
-    """ImageGrid that belong together, side by side where there is room, or each as wide as the page if `large`."""
+    """Images under one title, side by side where there is room, or each as wide as the page if `large`."""
 
     title: str
     items: Sequence[EmbeddedImage]
@@ -147,7 +147,7 @@ class ImageGrid:
 
 @dataclass(frozen=True)
 class Code:
-    """A command, or another text whose lines stay as they are."""
+    """A command, or other text whose line breaks are kept."""
 
     text: str
     label: str
@@ -156,7 +156,7 @@ class Code:
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """A figure that is read first: its name, its values and what else there is to say."""
+    """An important number: its name, its values and their difference."""
 
     name: str
     values: Sequence[Number]
@@ -165,7 +165,7 @@ class KeyFigure:
 
 @dataclass(frozen=True)
 class KeyFigures:
-    """Large, in a row."""
+    """Important numbers, large and in a row."""
 
     items: Sequence[KeyFigure]
     kind: ClassVar[str] = "key_figures"
@@ -173,7 +173,7 @@ class KeyFigures:
 
 @dataclass(frozen=True)
 class Scale:
-    """An interval, drawn large, with what its two sides and it mean."""
+    """A large interval, with a label for it and one for each side."""
 
     interval: Interval
     left: str
@@ -187,12 +187,12 @@ Block = Text | Table | Charts | ImageGrid | Code | KeyFigures | Scale
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page under its heading; without blocks it is left out."""
+    """A part of a page with a heading; a section without blocks is skipped."""
 
     title: str
     blocks: Sequence[Block] = field(default_factory=list)
 
     @property
     def key(self) -> str:
-        """For links to it."""
+        """The id for links to the section."""
         return "-".join("".join(c if c.isalnum() else " " for c in self.title.lower()).split())

@@ -1,4 +1,4 @@
-"""A small set with images, made-up detections, and run folders to compare."""
+"""A small data set with images, made-up detections, and run folders to compare."""
 
 import copy
 import json
@@ -16,7 +16,7 @@ import se_detection  # noqa: F401  adds its nodes to detectron2's config
 
 @pytest.fixture(scope="session")
 def make_annotations():
-    """A function that gives annotations; see the fixture of that name."""
+    """A function that makes annotations; see `annotations`."""
 
     def make_annotations():
         rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def annotations(make_annotations):
 
 @pytest.fixture(scope="session")
 def detect():
-    """A function that makes detections out of annotations: moved by `jitter` box sizes, some missed, some in excess."""
+    """A function that makes detections from annotations: moved by `jitter` box sizes, some missed, some false."""
 
     def detect(annotations, *, seed, jitter, missed=0.1):
         rng = np.random.default_rng(seed)
@@ -70,7 +70,7 @@ def detect():
 
 @pytest.fixture(scope="session")
 def reference():
-    """A function that gives pycocotools' own 12 figures, AP to ARl, from 0 to 1; NaN where it gives -1."""
+    """A function that returns pycocotools' 12 metrics, AP to ARl, from 0 to 1, with NaN for -1."""
 
     def reference(annotations, results):
         coco = COCO()
@@ -124,5 +124,5 @@ def make_runs(detect):
 
 @pytest.fixture
 def runs(tmp_path, annotations, make_runs):
-    """Two run folders on the small set, `plain` and the better `se`, as tools/train_net.py leaves them."""
+    """Two run folders on the small set, `plain` and the better `se`, as tools/train_net.py writes them."""
     return make_runs(tmp_path, annotations)

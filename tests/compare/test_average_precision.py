@@ -7,7 +7,7 @@ from se_detection.data.coco_files import load_annotations
 
 
 def repeat_images(annotations, results, times):
-    """The data set and the detections with each image as often as `times` says, under a new id each time."""
+    """The data set and the detections with each image repeated `times` times, under new ids."""
     copies = np.repeat(np.arange(len(times)), times.astype(int))
     old_ids = [annotations["images"][index]["id"] for index in copies]
     images = [{**annotations["images"][index], "id": new + 1} for new, index in enumerate(copies)]
@@ -25,12 +25,12 @@ def of_category(category, annotations, results):
     return data, [item for item in results if item["category_id"] == category]
 
 
-def test_a_weighted_image_counts_as_if_it_were_there_so_often(annotations, detect, reference) -> None:
+def test_a_weighted_image_counts_like_repeated_images(annotations, detect, reference) -> None:
     results = detect(annotations, seed=1, jitter=0.1)
     n = len(annotations["images"])
     weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=15).astype(float)
     one_image = np.zeros((1, n))
-    one_image[0, 2] = 2  # where not all sizes are
+    one_image[0, 2] = 2  # this image has objects of some sizes only
     weights = np.concatenate([np.ones((1, n)), one_image, weights])
 
     evaluations = match_boxes(load_annotations(annotations), results)
@@ -43,13 +43,13 @@ def test_a_weighted_image_counts_as_if_it_were_there_so_often(annotations, detec
         np.testing.assert_allclose(ours.T, theirs, atol=1e-12)
 
 
-def test_no_detections_are_ap_zero(annotations) -> None:
+def test_ap_is_zero_without_detections(annotations) -> None:
     weights = np.ones((len(annotations["images"]), 1))
     cup, plate, fork = (
         average_precision(evaluation, weights) for evaluation in match_boxes(load_annotations(annotations), [])
     )
     for found in (cup, plate):
         assert [found.areas.max(), found.thresholds.max(), found.recalls.max()] == [0, 0, 0]
-    # There are none of the third category.
+    # The third category has no objects.
     assert np.isnan(fork.areas).all()
     assert np.isnan(fork.recalls).all()

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from se_detection import UserError
-from se_detection.compare.compare import compare, draw_images
+from se_detection.compare.compare import compare, sample_images
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 @pytest.fixture
 def random_set():
-    """A function that makes annotations of 30 images with about three objects each."""
+    """A function that makes annotations for 30 images with about three objects each."""
 
     def random_set(seed):
         rng = np.random.default_rng(seed)
@@ -33,14 +33,14 @@ def random_set():
     return random_set
 
 
-def test_figures_are_those_of_pycocotools_on_real_annotations(shared_data, detect, reference) -> None:
+def test_metrics_equal_those_of_pycocotools_on_real_annotations(shared_data, detect, reference) -> None:
     json_file = shared_data / "coco_mini" / "annotations" / "instances_val2017.json"
     annotations = json.loads(json_file.read_text())
-    arms = [detect(annotations, seed=seed, jitter=0.08) for seed in (1, 2)]
+    models = [detect(annotations, seed=seed, jitter=0.08) for seed in (1, 2)]
 
-    comparison = compare(*arms, json_file, n_bootstrap=100)
+    comparison = compare(*models, json_file, n_bootstrap=100)
 
-    for ours, results in zip((comparison.baseline, comparison.candidate), arms, strict=True):
+    for ours, results in zip((comparison.baseline, comparison.candidate), models, strict=True):
         expected = 100 * reference(annotations, results)
         assert [ours[metric] for metric in METRICS] == pytest.approx(expected, abs=1e-6)
     person = annotations["categories"][0]
@@ -49,62 +49,62 @@ def test_figures_are_those_of_pycocotools_on_real_annotations(shared_data, detec
         "categories": [person],
         "annotations": [item for item in annotations["annotations"] if item["category_id"] == person["id"]],
     }
-    mine = [item for item in arms[0] if item["category_id"] == person["id"]]
+    mine = [item for item in models[0] if item["category_id"] == person["id"]]
     ours = comparison.per_class[person["name"]].baseline
     assert ours == pytest.approx(100 * reference(alone, mine)[0], abs=1e-6)
 
 
-def test_figures_of_several_runs_are_means(annotations, detect, reference) -> None:
-    arms = [[detect(annotations, seed=seed, jitter=0.1) for seed in seeds] for seeds in ((1, 2), (3, 4, 5))]
+def test_metrics_of_several_runs_are_means(annotations, detect, reference) -> None:
+    models = [[detect(annotations, seed=seed, jitter=0.1) for seed in seeds] for seeds in ((1, 2), (3, 4, 5))]
 
-    comparison = compare(*arms, annotations, n_bootstrap=100)
+    comparison = compare(*models, annotations, n_bootstrap=100)
 
-    expected = [[100 * reference(annotations, results) for results in arm] for arm in arms]
+    expected = [[100 * reference(annotations, results) for results in model] for model in models]
     for ours, theirs in zip((comparison.baseline, comparison.candidate), expected, strict=True):
         assert [ours[metric] for metric in METRICS] == pytest.approx(np.mean(theirs, axis=0))
     for spreads, theirs in zip(comparison.runs.values(), expected, strict=True):
         for metric, values in zip(METRICS, np.transpose(theirs), strict=True):
             assert spreads[metric].values == pytest.approx(values)
             assert spreads[metric].std == pytest.approx(statistics.stdev(values))
-    assert compare(arms[0][0], arms[1], annotations, n_bootstrap=100).runs["baseline"]["AP"].std is None
+    assert compare(models[0][0], models[1], annotations, n_bootstrap=100).runs["baseline"]["AP"].std is None
 
 
-def test_the_interval_is_that_of_a_bootstrap_done_with_pycocotools(annotations, detect, reference) -> None:
-    arms = [detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.15), (2, 0.1))]
-    difference = compare(*arms, annotations, n_bootstrap=100).difference
+def test_intervals_equal_those_of_a_bootstrap_with_pycocotools(annotations, detect, reference) -> None:
+    models = [detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.15), (2, 0.1))]
+    difference = compare(*models, annotations, n_bootstrap=100).difference
 
     def evaluate(results, times):
-        drawn = {**annotations, "images": [], "annotations": []}
+        sampled = {**annotations, "images": [], "annotations": []}
         found = []
         for image, count in zip(annotations["images"], times, strict=True):
             for _ in range(int(count)):
-                new = len(drawn["images"])
-                drawn["images"].append({**image, "id": new})
-                for source, target in ((annotations["annotations"], drawn["annotations"]), (results, found)):
+                new = len(sampled["images"])
+                sampled["images"].append({**image, "id": new})
+                for source, target in ((annotations["annotations"], sampled["annotations"]), (results, found)):
                     mine = [item for item in source if item["image_id"] == image["id"]]
                     target += [{**item, "image_id": new, "id": len(target) + 1 + i} for i, item in enumerate(mine)]
-        return reference(drawn, found)
+        return reference(sampled, found)
 
-    samples = draw_images(len(annotations["images"]), 100)
-    differences = [100 * (evaluate(arms[1], times) - evaluate(arms[0], times)) for times in samples]
-    # 11 images have objects: Student's t of 10 degrees of freedom.
+    samples = sample_images(len(annotations["images"]), 100)
+    differences = [100 * (evaluate(models[1], times) - evaluate(models[0], times)) for times in samples]
+    # 11 images have objects: Student's t with 10 degrees of freedom.
     reach = 2.228139 * np.std(differences, axis=0, ddof=1) * (11 / 10) ** 0.5
     for metric in ("AP", "AP50", "AP75", "AR1", "AR10", "AR100"):
         ours, half = difference[metric], reach[METRICS.index(metric)]
         assert (ours.low, ours.high) == pytest.approx((ours.value - half, ours.value + half), abs=1e-5)
 
 
-def test_bootstrap_samples_are_drawn_with_replacement() -> None:
-    drawn = draw_images(50, 2000)
-    assert (drawn.sum(axis=1) == 50).all()
-    # A binomial count of 50 draws with probability 1/50 each.
-    assert drawn.mean() == 1
-    assert drawn.var() == pytest.approx(1 - 1 / 50, abs=0.03)
-    assert (drawn == 0).mean() == pytest.approx((1 - 1 / 50) ** 50, abs=0.005)
+def test_images_are_sampled_with_replacement() -> None:
+    counts = sample_images(50, 2000)
+    assert (counts.sum(axis=1) == 50).all()
+    # A binomial distribution: 50 trials with probability 1/50.
+    assert counts.mean() == 1
+    assert counts.var() == pytest.approx(1 - 1 / 50, abs=0.03)
+    assert (counts == 0).mean() == pytest.approx((1 - 1 / 50) ** 50, abs=0.005)
 
 
 @pytest.mark.parametrize(("runs", "trials", "allowed"), [(1, 40, 6), (2, 15, 3)])
-def test_intervals_of_equal_detectors_hold_zero(random_set, detect, runs, trials, allowed) -> None:
+def test_intervals_of_equal_detectors_include_zero(random_set, detect, runs, trials, allowed) -> None:
     misses = 0
     for trial in range(trials):
         annotations = random_set(trial)
@@ -114,14 +114,14 @@ def test_intervals_of_equal_detectors_hold_zero(random_set, detect, runs, trials
     assert misses <= allowed
 
 
-def test_identical_arms_do_not_differ(annotations, detect) -> None:
+def test_identical_models_do_not_differ(annotations, detect) -> None:
     results = detect(annotations, seed=1, jitter=0.1)
     comparison = compare(results, results, annotations, n_bootstrap=100)
     assert comparison.to_dict()["difference"]["AP"] == {"value": 0, "low": 0, "high": 0}
-    assert comparison.verdict.startswith("no difference in AP can be told")
+    assert comparison.verdict.startswith("no significant difference in AP")
 
 
-def test_the_better_arm_is_told(annotations, detect) -> None:
+def test_the_verdict_names_the_better_model(annotations, detect) -> None:
     worse, better = (detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.3), (2, 0.01)))
     comparison = compare(worse, better, annotations, n_bootstrap=200)
     ap = comparison.difference["AP"]
@@ -135,7 +135,7 @@ def test_the_better_arm_is_told(annotations, detect) -> None:
     assert reverse.difference["AP"].low == pytest.approx(-ap.high)
 
 
-def test_several_runs_are_said_to_be_covered(annotations, detect) -> None:
+def test_the_verdict_says_that_training_runs_are_covered(annotations, detect) -> None:
     worse = [detect(annotations, seed=seed, jitter=0.3) for seed in (1, 2)]
     better = [detect(annotations, seed=seed, jitter=0.01) for seed in (3, 4, 5)]
     comparison = compare(worse, better, annotations, n_bootstrap=100)
@@ -145,7 +145,7 @@ def test_several_runs_are_said_to_be_covered(annotations, detect) -> None:
     assert compare(worse[:1], better, annotations, n_bootstrap=100).covers == "images"
 
 
-def test_classes_have_intervals_of_their_own_and_p_values_for_all(annotations, detect) -> None:
+def test_classes_have_their_own_intervals_and_adjusted_p_values(annotations, detect) -> None:
     for item in annotations["annotations"]:
         item["category_id"] = 3 if item["image_id"] <= 20 else 7
     annotations["annotations"] += [
@@ -164,18 +164,18 @@ def test_classes_have_intervals_of_their_own_and_p_values_for_all(annotations, d
     assert plate.images >= 10
     assert 0 < plate.difference.low < plate.difference.value
     assert plate.p_adjusted < 0.05
-    # Too few images hold cups for an interval.
+    # Too few images with cups for an interval.
     assert per_class["cup"].images < 10
     assert per_class["cup"].difference.low is None
 
 
-def test_classes_of_one_name_stay_apart(annotations, detect) -> None:
+def test_classes_with_the_same_name_are_kept_apart(annotations, detect) -> None:
     same = {**annotations, "categories": [{**item, "name": "thing"} for item in annotations["categories"]]}
     per_class = compare([], detect(same, seed=1, jitter=0.1), same, 100).per_class
     assert list(per_class) == ["thing (3)", "thing (7)", "thing (9)"]
 
 
-def test_an_arm_may_be_empty(annotations, detect, tmp_path) -> None:
+def test_results_may_be_empty(annotations, detect, tmp_path) -> None:
     empty = tmp_path / "coco_instances_results.json"
     empty.write_text("[]")
     comparison = compare(empty, detect(annotations, seed=1, jitter=0.05), annotations, n_bootstrap=100)
@@ -185,7 +185,7 @@ def test_an_arm_may_be_empty(annotations, detect, tmp_path) -> None:
     json.dumps(comparison.to_dict(), allow_nan=False)
 
 
-def test_what_is_undefined_is_none(annotations, detect) -> None:
+def test_undefined_metrics_are_none(annotations, detect) -> None:
     large = [item for item in annotations["annotations"] if item["area"] >= 96**2]
     comparison = compare([], detect(annotations, seed=1, jitter=0.1), {**annotations, "annotations": large}, 100)
     content = comparison.to_dict()
@@ -194,25 +194,25 @@ def test_what_is_undefined_is_none(annotations, detect) -> None:
     assert content["candidate"]["APl"] == content["difference"]["APl"]["value"] > 0
 
     nothing = compare([], detect(annotations, seed=1, jitter=0.1), {**annotations, "annotations": []}, 100)
-    assert nothing.verdict.startswith("no difference in AP can be told (AP is undefined")
+    assert nothing.verdict.startswith("no significant difference in AP (AP is undefined")
     assert nothing.covers == ""
     json.dumps(nothing.to_dict(), allow_nan=False)
 
 
-def test_a_few_images_give_no_interval(annotations, detect) -> None:
+def test_too_few_images_give_no_interval(annotations, detect) -> None:
     few = {**annotations, "images": annotations["images"][:3]}
     few["annotations"] = [item for item in annotations["annotations"] if item["image_id"] <= 15]
     comparison = compare([], detect(few, seed=1, jitter=0.01), few, 100)
     assert comparison.difference["AP"].value > 10
     assert comparison.difference["AP"].low is None
-    assert comparison.verdict.startswith("no difference in AP can be told (3 images")
+    assert comparison.verdict.startswith("no significant difference in AP (3 images")
 
 
-def test_the_content_is_as_documented_and_the_arguments_stay_as_they_are(annotations, detect) -> None:
-    arms = [detect(annotations, seed=seed, jitter=0.1) for seed in (1, 2)]
-    before = copy.deepcopy([annotations, arms])
-    content = json.loads(json.dumps(compare(*arms, annotations, n_bootstrap=100).to_dict(), allow_nan=False))
-    assert [annotations, arms] == before
+def test_the_content_is_as_documented_and_the_arguments_are_not_changed(annotations, detect) -> None:
+    models = [detect(annotations, seed=seed, jitter=0.1) for seed in (1, 2)]
+    before = copy.deepcopy([annotations, models])
+    content = json.loads(json.dumps(compare(*models, annotations, n_bootstrap=100).to_dict(), allow_nan=False))
+    assert [annotations, models] == before
     assert list(content) == [
         *("baseline", "candidate", "difference", "verdict", "covers", "runs", "per_class", "details"),
         *("notes", "names", "recipe"),
@@ -221,7 +221,7 @@ def test_the_content_is_as_documented_and_the_arguments_stay_as_they_are(annotat
     assert content["difference"]["AP"]["value"] == pytest.approx(content["candidate"]["AP"] - content["baseline"]["AP"])
 
 
-def test_bad_input_is_refused_in_one_line(annotations, tmp_path) -> None:
+def test_bad_input_is_refused_with_a_one_line_message(annotations, tmp_path) -> None:
     def refuse(baseline, annotations, message, n_bootstrap=100):
         with pytest.raises(UserError, match=message) as caught:
             compare(baseline, [], annotations, n_bootstrap)

@@ -19,7 +19,7 @@ def test_the_tool_prints_and_writes_the_comparison(run_tool, runs, tmp_path, cap
     written = sorted(path for path in (tmp_path / "report").rglob("*.*"))
     assert len(written) == 11
     assert all(str(path) in shown for path in written)
-    # Nothing but the table and the paths; pycocotools' own messages are not shown.
+    # pycocotools' messages are not shown.
     assert "Accumulating" not in shown
     assert "index created" not in shown
 
@@ -30,14 +30,14 @@ def test_the_tool_prints_and_writes_the_comparison(run_tool, runs, tmp_path, cap
     run_tool(*arguments, "--output", tmp_path / "report", "--overwrite")
 
 
-def test_a_folder_that_is_no_run_is_refused(run_tool, runs, tmp_path, capsys) -> None:
+def test_a_folder_that_is_not_a_run_is_refused(run_tool, runs, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         run_tool("--baseline", tmp_path, "--candidate", runs[1])
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}: no inference/results.json")
 
 
-def test_bare_files_and_several_runs_are_taken(run_tool, runs, tmp_path, capsys) -> None:
+def test_results_files_and_several_runs_are_compared(run_tool, runs, tmp_path, capsys) -> None:
     files = []
     for name, run in (("a", runs[0]), ("b", runs[1]), ("c", runs[0])):
         found = json.loads((run / "inference" / "coco_instances_results.json").read_text())
@@ -53,7 +53,7 @@ def test_bare_files_and_several_runs_are_taken(run_tool, runs, tmp_path, capsys)
     assert content["names"]["candidate"] == [str(files[1])]
 
 
-def test_another_recipe_is_compared_by_force(run_tool, runs, tmp_path, capsys) -> None:
+def test_force_compares_different_recipes(run_tool, runs, tmp_path, capsys) -> None:
     config = runs[1] / "config.yaml"
     config.write_text(config.read_text().replace("MAX_ITER: 40000", "MAX_ITER: 5"))
     arguments = ["--baseline", runs[0], "--candidate", runs[1], "--bootstrap", 100]
@@ -68,4 +68,4 @@ def test_another_recipe_is_compared_by_force(run_tool, runs, tmp_path, capsys) -
 def test_help_ends_with_an_example(run_tool, capsys) -> None:
     with pytest.raises(SystemExit):
         run_tool("--help")
-    assert capsys.readouterr().out.rstrip().splitlines()[-1].lstrip().startswith("$ tools/compare.py --baseline")
+    assert capsys.readouterr().out.rstrip().splitlines()[-1].lstrip().startswith("$ se-det compare --baseline")

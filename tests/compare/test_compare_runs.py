@@ -32,20 +32,20 @@ def configure(run, **values):
 
 @pytest.fixture
 def seeds(runs, annotations, detect):
-    """Two runs of each arm."""
-    arms = []
+    """Two runs of each model."""
+    models = []
     for number, run in enumerate(runs):
         again = run.with_name(f"{run.name}_2")
         shutil.copytree(run, again)
         found = detect(annotations, seed=number + 10, jitter=0.2 - 0.18 * number)
         (again / "inference" / "coco_instances_results.json").write_text(json.dumps(found))
-        arms.append([run, again])
-    return arms
+        models.append([run, again])
+    return models
 
 
 @pytest.fixture
 def refuse(runs):
-    """A function that sees a comparison refused, in one line that names the reason."""
+    """A function that checks that a comparison is refused, with a one-line message."""
 
     def refuse(message, baseline=runs[0], candidate=runs[1], **options):
         with pytest.raises(UserError, match=message) as caught:
@@ -56,8 +56,8 @@ def refuse(runs):
 
 
 def test_runs_are_compared_by_their_files(runs) -> None:
-    arms = [run / "inference" / "coco_instances_results.json" for run in runs]
-    expected = compare(*arms, runs[0].parents[1] / "val.json", n_bootstrap=100).to_dict()
+    files = [run / "inference" / "coco_instances_results.json" for run in runs]
+    expected = compare(*files, runs[0].parents[1] / "val.json", n_bootstrap=100).to_dict()
     comparison = compare_runs(*runs, n_bootstrap=100)
     content = comparison.to_dict()
 
@@ -67,32 +67,33 @@ def test_runs_are_compared_by_their_files(runs) -> None:
     assert content["candidate"] == {**expected["candidate"], "parameters": 44_200_000, "gflops": 80.6}
     assert content["difference"]["parameters"] == {"value": 2_500_000, "low": None, "high": None}
     assert content["difference"]["gflops"]["value"] == pytest.approx(0.1)
-    assert [arm.name for arm in comparison.arms] == ["plain", "se"]
-    assert comparison.arms[0].backbone_input == (480, 640)
+    assert [model.name for model in comparison.models] == ["plain", "se"]
+    assert [model.backbone for model in comparison.models] == ["resnet_fpn 50"] * 2
+    assert comparison.models[0].backbone_input == (480, 640)
     assert content["names"] == {"baseline": [str(runs[0])], "candidate": [str(runs[1])]}
     backbones = ["build_resnet_fpn_backbone", "build_se_resnet_fpn_backbone"]
     assert content["recipe"] == {"backbone and weights": {"MODEL.BACKBONE.NAME": backbones}, "others": {}}
     assert content["notes"] == []
 
 
-def test_several_runs_of_each_arm(seeds) -> None:
-    files = [[run / "inference" / "coco_instances_results.json" for run in arm] for arm in seeds]
+def test_several_runs_of_each_model_are_compared(seeds) -> None:
+    files = [[run / "inference" / "coco_instances_results.json" for run in model] for model in seeds]
     expected = compare(*files, seeds[0][0].parents[1] / "val.json", n_bootstrap=100)
     comparison = compare_runs(*seeds, n_bootstrap=100)
     assert comparison.covers == "images and training runs"
     assert comparison.difference["AP"] == expected.difference["AP"]
-    assert [arm.name for arm in comparison.arms] == ["plain (2 runs)", "se (2 runs)"]
+    assert [model.name for model in comparison.models] == ["plain (2 runs)", "se (2 runs)"]
     assert comparison.names["candidate"] == [str(run) for run in seeds[1]]
     unequal = compare_runs(seeds[0], seeds[1][:1], n_bootstrap=100)
     assert unequal.covers == "images"
     assert [len(spreads["AP"].values) for spreads in unequal.runs.values()] == [2, 1]
 
 
-def test_runs_on_other_parts_of_the_data_are_told_apart(runs, refuse) -> None:
+def test_runs_with_different_bad_images_are_refused(runs, refuse) -> None:
     bad = [BadImage(f"/data/{number}.jpg", 4, 5, "is not there") for number in range(3)]
     write_bad_images(runs[1], bad)
-    refuse(r"not of one recipe: bad_images.json \('0 images' and '3 images'\)")
-    # Wherever they lay.
+    refuse(r"different recipes: bad_images.json \('0 images' and '3 images'\)")
+    # The folder of the images doesn't matter.
     write_bad_images(runs[0], [image._replace(file_name=f"/other/{number}.jpg") for number, image in enumerate(bad)])
     assert compare_runs(*runs, n_bootstrap=100).recipe["others"] == {}
 
@@ -105,7 +106,7 @@ def test_a_run_without_a_record_has_no_costs(runs) -> None:
     assert comparison.difference["parameters"] == Difference(None)
 
 
-def test_the_same_annotations_in_another_file_are_the_same_data(runs, tmp_path, annotations) -> None:
+def test_equal_annotations_in_another_file_are_the_same_data(runs, tmp_path, annotations) -> None:
     other = tmp_path / "copy.json"
     shuffled = {"info": {}, **annotations, "images": annotations["images"][::-1]}
     other.write_text(json.dumps(shuffled, indent=1))
@@ -114,7 +115,7 @@ def test_the_same_annotations_in_another_file_are_the_same_data(runs, tmp_path, 
 
 
 @pytest.mark.parametrize("what", ["categories", "images", "boxes"])
-def test_other_data_is_refused(runs, tmp_path, annotations, refuse, what) -> None:
+def test_different_data_is_refused(runs, tmp_path, annotations, refuse, what) -> None:
     key = {"boxes": "annotations"}.get(what, what)
     other = tmp_path / "other.json"
     last = {**annotations[key][-1], "name": "bowl", "id": 1000, "area": 7}
@@ -125,7 +126,7 @@ def test_other_data_is_refused(runs, tmp_path, annotations, refuse, what) -> Non
     refuse(rf"--annotations .*val\.json and .*other\.json, .* have different {what}", annotations=tmp_path / "val.json")
 
 
-def test_other_predictions_and_category_lists_are_refused(runs, refuse) -> None:
+def test_results_for_other_images_or_categories_are_refused(runs, refuse) -> None:
     found = runs[1] / "inference" / "coco_instances_results.json"
     found.write_text(json.dumps([{"image_id": 999, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 1.0}]))
     refuse(r"coco_instances_results\.json: detection 0 has image_id 999, which is not in the annotations")
@@ -133,16 +134,16 @@ def test_other_predictions_and_category_lists_are_refused(runs, refuse) -> None:
     refuse("different categories")
 
 
-def test_another_recipe_is_refused_with_every_key(runs, refuse) -> None:
+def test_different_recipes_are_refused_with_every_key(runs, refuse) -> None:
     configure(runs[1], SOLVER__MAX_ITER=5, INPUT__MIN_SIZE_TEST=400, MODEL__WEIGHTS="se.pth", SEED=4)
     refuse(
-        r"plain and .*se are not of one recipe: INPUT\.MIN_SIZE_TEST \(800 and 400\), "
+        r"plain and .*se have different recipes: INPUT\.MIN_SIZE_TEST \(800 and 400\), "
         r"SOLVER\.MAX_ITER \(40000 and 5\); --force compares them"
     )
     comparison = compare_runs(*runs, 100, force=True)
     assert list(comparison.recipe["others"]) == ["INPUT.MIN_SIZE_TEST", "SOLVER.MAX_ITER"]
     assert list(comparison.recipe["backbone and weights"]) == ["MODEL.BACKBONE.NAME", "MODEL.WEIGHTS"]
-    assert "not of one recipe" in comparison.notes[0]
+    assert "have different recipes" in comparison.notes[0]
     assert comparison.verdict.endswith("see the notes")
 
 
@@ -152,7 +153,7 @@ def test_an_unfinished_run_is_refused(runs, refuse) -> None:
     assert "not finished" in compare_runs(*runs, 100, force=True).notes[0]
 
 
-def test_other_training_data_is_refused(runs, tmp_path, annotations, refuse) -> None:
+def test_different_training_data_is_refused(runs, tmp_path, annotations, refuse) -> None:
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     for run, file in zip(runs, files, strict=True):
         file.write_text("{}")
@@ -160,19 +161,19 @@ def test_other_training_data_is_refused(runs, tmp_path, annotations, refuse) -> 
     compare_runs(*runs, 100)
     files[1].write_text("[]")
     refuse(r"DATASETS\.TRAIN \(\['train_cups \(.*a\.json\)'\] and \['train_cups \(.*b\.json\)'\]\)")
-    # Where they can't be read, names tell.
+    # If a file can't be read, the names are compared.
     files[1].unlink()
     compare_runs(*runs, 100)
     configure(runs[1], DATASETS__TRAIN=["train_plates"])
     refuse(r"DATASETS\.TRAIN")
 
 
-def test_a_backbone_loaded_in_part_is_told(runs, refuse) -> None:
+def test_a_partially_loaded_backbone_is_refused(runs, refuse) -> None:
     change(runs[1] / "run.json", allow_partial_backbone=True)
     refuse(r"--allow-partial-backbone \(False and True\)")
 
 
-def test_runs_of_one_arm_must_be_of_one_detector(seeds, refuse) -> None:
+def test_runs_of_a_model_must_be_of_one_detector(seeds, refuse) -> None:
     configure(seeds[1][1], MODEL__SE__REDUCTION=8)
     refuse(r"se and .*se_2 are not runs of one detector: MODEL\.SE\.REDUCTION \(16 and 8\)", *seeds)
     configure(seeds[1][1], MODEL__SE__REDUCTION=16, SEED=3)
@@ -182,7 +183,7 @@ def test_runs_of_one_arm_must_be_of_one_detector(seeds, refuse) -> None:
     compare_runs(*seeds, 100)
 
 
-def test_weights_that_were_only_evaluated_may_be_each_runs_own(seeds, refuse) -> None:
+def test_runs_that_were_only_evaluated_may_have_different_weights(seeds, refuse) -> None:
     configure(seeds[0][1], MODEL__WEIGHTS="b.pth")
     refuse("MODEL.WEIGHTS", *seeds)
     for run in seeds[0]:
@@ -197,7 +198,7 @@ def test_a_run_given_twice_is_refused(runs, seeds, refuse) -> None:
     refuse("candidate: runs 1 and 2 have the same detections", *seeds)
 
 
-def test_bare_files_of_results(runs, tmp_path, refuse) -> None:
+def test_results_files_are_compared(runs, tmp_path, refuse) -> None:
     expected = compare_runs(*runs, n_bootstrap=100)
     theirs, ours = (tmp_path / "theirs.json", tmp_path / "ours.json")
     for run, file in zip(runs, (theirs, ours), strict=True):
@@ -205,9 +206,9 @@ def test_bare_files_of_results(runs, tmp_path, refuse) -> None:
     refuse(r"theirs\.json is a bare file of results; name what it was evaluated on with --annotations", theirs, ours)
     comparison = compare_runs(theirs, ours, 100, annotations=tmp_path / "val.json")
     assert comparison.difference["AP"] == expected.difference["AP"]
-    assert [arm.name for arm in comparison.arms] == ["theirs", "ours"]
+    assert [model.name for model in comparison.models] == ["theirs", "ours"]
     assert comparison.notes[0].endswith("was not checked: theirs, ours")
-    # Beside a run folder, its annotations are known.
+    # With a run folder, its annotations are used.
     mixed = compare_runs(theirs, runs[1], 100)
     assert mixed.difference["AP"] == expected.difference["AP"]
     assert mixed.notes[0].endswith("was not checked: theirs")

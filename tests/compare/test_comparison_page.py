@@ -11,6 +11,7 @@ from PIL import Image
 
 from se_detection import UserError
 from se_detection.compare.compare_runs import compare_runs
+from se_detection.compare.comparison import ROLES
 from se_detection.compare.error_types import ERRORS
 from se_detection.compare.page.comparison_page import write_html_report
 from se_detection.files import check_html_file
@@ -20,7 +21,7 @@ METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "A
 
 
 class Reader(HTMLParser):
-    """A page's tables by caption, as rows of cells; its tags with attributes; the text of its heading."""
+    """Reads a page: tables by caption, as rows of cells; tags with attributes; the text of the heading."""
 
     def __init__(self, html):
         super().__init__()
@@ -58,19 +59,19 @@ class Reader(HTMLParser):
             self.rows[-1][-1]["text"] += " " + " ".join(data.split())
 
     def table(self, caption):
-        """Rows by their first cell, of the table whose caption begins so."""
+        """The rows, by their first cell, of the table whose caption starts with `caption`."""
         (rows,) = (rows for name, rows in self.tables.items() if name.startswith(caption))
         return {" ".join(row[0]["text"].split()): row[1:] for row in rows[1:]}
 
 
 def shown(cell):
-    """The numbers that a reader sees."""
+    """The visible numbers of a cell."""
     return [float(text.replace("−", "-").replace(",", "")) for text in re.findall(r"[+−]?\d[\d,]*\.?\d*", cell["text"])]
 
 
 @pytest.fixture
 def with_classes(runs):
-    """A function that gives the two runs' data other classes: all objects and detections are spread over them."""
+    """A function that spreads the objects and detections of the two runs over other classes."""
 
     def change(names):
         annotations = runs[0].parents[1] / "val.json"
@@ -95,7 +96,7 @@ def with_classes(runs):
 
 
 def write_logs(runs):
-    """What training leaves in the run folders: losses, APs and a command."""
+    """Writes losses, APs and a command into the run folders, as training does."""
     for shift, run in enumerate(runs):
         lines = [{"iteration": 20 * n + 19, "total_loss": 2 / (n + 1) + 0.1 * shift} for n in range(10)]
         lines += [{"iteration": 100 * n, "bbox/AP": 20.0 * n + shift} for n in (1, 2)]
@@ -105,15 +106,15 @@ def write_logs(runs):
         record.write_text(json.dumps({**json.loads(record.read_text()), "command": command, "device": "cpu"}))
 
 
-def write_page(arms, path, **options):
-    comparison = compare_runs(*arms, n_bootstrap=100, **options)
+def write_page(runs, path, **options):
+    comparison = compare_runs(*runs, n_bootstrap=100, **options)
     write_html_report(comparison, path, options.get("annotations"), "tools/compare.py")
     return path, json.loads(json.dumps(comparison.to_dict()))
 
 
 @pytest.fixture(scope="module")
 def standard(tmp_path_factory, make_runs, make_annotations):
-    """The page of the two runs with logs, and what comparison.json holds; not to be changed."""
+    """The page of the two runs with logs, and the content of comparison.json; tests must not change it."""
     folder = tmp_path_factory.mktemp("standard")
     runs = make_runs(folder, make_annotations())
     write_logs(runs)
@@ -122,15 +123,15 @@ def standard(tmp_path_factory, make_runs, make_annotations):
 
 @pytest.fixture
 def write(runs, tmp_path):
-    """A function that writes a page, and gives its path and what comparison.json holds."""
+    """A function that writes a page, and returns its path and the content of comparison.json."""
 
-    def write(*arms, **options):
-        return write_page(arms or runs, tmp_path / "report.html", **options)
+    def write(*given, **options):
+        return write_page(given or runs, tmp_path / "report.html", **options)
 
     return write
 
 
-def test_the_numbers_are_those_of_the_json(standard) -> None:
+def test_the_page_has_the_numbers_of_the_json(standard) -> None:
     path, content = standard
     page = Reader(path.read_text())
     assert " ".join(page.heading.split()) == content["verdict"]
@@ -156,28 +157,28 @@ def test_the_numbers_are_those_of_the_json(standard) -> None:
     details = content["details"]
     for caption, curve in (("AP by IoU", details["ap_by_iou"]), ("AP by the square", details["ap_by_size"])):
         for place, cells in enumerate(page.table(caption).values()):
-            assert [cell["values"][0] for cell in cells[:2]] == [curve[arm][place] for arm in ("baseline", "candidate")]
+            assert [cell["values"][0] for cell in cells[:2]] == [curve[role][place] for role in ROLES]
             assert cells[2]["values"][0] == curve["difference"][place]["value"]
     errors = page.table("Gain in AP@0.5")
     for name in ERRORS:
-        types = [details["error_types"][arm][name] for arm in ("baseline", "candidate")]
+        types = [details["error_types"][role][name] for role in ROLES]
         assert [cell["values"][0] for cell in errors[name]] == [
             *(item["dap"] for item in types),
             *(item["count"] for item in types),
         ]
     curves = details["precision_recall"]
     assert [cell["values"][0] for cell in page.table("Precision at every tenth")["50"]] == [
-        curves[iou][arm][50] for iou in ("0.50", "0.75") for arm in ("baseline", "candidate")
+        curves[iou][role][50] for iou in ("0.50", "0.75") for role in ROLES
     ]
     best = page.table("Precision at IoU 0.5")["0.9–1.0"]
-    arms = [details["calibration"][arm] for arm in ("baseline", "candidate")]
-    assert [cell["values"][0] for cell in best] == [arm[key][9] for key in ("precision", "count") for arm in arms]
+    both = [details["calibration"][role] for role in ROLES]
+    assert [cell["values"][0] for cell in best] == [item[key][9] for key in ("precision", "count") for item in both]
 
 
 def test_the_recipe_and_the_commands_are_shown(standard) -> None:
     text = standard[0].read_text()
     page = Reader(text)
-    differs = page.table("What differs in the configs: backbone and weights")
+    differs = page.table("Differences between the configs: backbone and weights")
     assert [cell["text"].strip() for cell in differs["MODEL.BACKBONE.NAME"]] == [
         "build_resnet_fpn_backbone",
         "build_se_resnet_fpn_backbone",
@@ -190,7 +191,7 @@ def test_the_recipe_and_the_commands_are_shown(standard) -> None:
 
 
 def decoded(tags):
-    """The images that a page holds, with what is said of them."""
+    """The photographs and plots of a page, with the attributes of their tags."""
     found = []
     for tag, attributes in tags:
         if tag == "img" and attributes["src"].startswith("data:image/webp;base64,"):
@@ -199,18 +200,18 @@ def decoded(tags):
     return found
 
 
-def test_images_are_there_and_show_something(standard) -> None:
+def test_images_are_embedded_with_boxes_and_counts(standard) -> None:
     images = decoded(Reader(standard[0].read_text()).tags)
     assert len(images) == 3 * 6
     for image, attributes in images:
         assert image.size == (int(attributes["width"]), int(attributes["height"])) == (640, 480)
-        # Boxes on what was an image of one colour.
+        # Boxes on an image of one colour.
         assert np.asarray(image).std() > 5
     assert all(re.fullmatch(r"\d+\.png, ground truth: .*\d (cup|plate).*\.", a["alt"]) for _, a in images[::3])
-    counts = [re.findall(r"(\d+) right, (\d+) false, (\d+) missed", attributes["alt"]) for _, attributes in images]
+    counts = [re.findall(r"(\d+) correct, (\d+) false, (\d+) missed", attributes["alt"]) for _, attributes in images]
     mistakes = [[int(false) + int(missed) for _, false, missed in found] for found in counts]
     leads = [first[0] - second[0] for first, second in zip(mistakes[1::3], mistakes[2::3], strict=True)]
-    # The candidate is much better: its largest lead first, and no image in which both are as good.
+    # The candidate is much better: its largest lead comes first, and there is no image without a lead.
     assert leads[0] == max(leads) > 0
     assert 0 not in leads
 
@@ -231,7 +232,7 @@ def test_excitation_plots_are_embedded(write, runs) -> None:
         write()
 
 
-def test_what_is_not_at_hand_is_skipped(write, runs, tmp_path) -> None:
+def test_sections_without_data_are_skipped(write, runs, tmp_path) -> None:
     files = []
     for run in runs:
         files.append(tmp_path / f"{run.name}.json")
@@ -239,24 +240,24 @@ def test_what_is_not_at_hand_is_skipped(write, runs, tmp_path) -> None:
     text = write(*files, annotations=tmp_path / "val.json")[0].read_text()
     for absent in ("Recipe", "Excitations", "<h3>Training", "GFLOPs", "Parameters", "<img"):
         assert absent not in text
-    assert "the folder of the images is not at hand" in text
-    # The comparison's note is a warning.
-    assert "whether the recipe is the same was not checked: plain, se" in text
-    # Beside a run folder, the annotations are its.
+    assert "the image folder is not available" in text
+    # The comparison's note becomes a warning.
+    assert "Without a saved config, the recipe was not checked: plain, se" in text
+    # With a run folder, its annotations are used.
     assert "<img" in write(files[0], runs[1])[0].read_text()
 
 
-def test_several_runs_are_shown_each(write, runs, annotations, detect) -> None:
-    arms = []
+def test_each_of_several_runs_is_shown(write, runs, annotations, detect) -> None:
+    models = []
     for number, run in enumerate(runs):
         again = run.with_name(f"{run.name}_2")
         shutil.copytree(run, again)
         found = detect(annotations, seed=number + 10, jitter=0.2 - 0.18 * number)
         (again / "inference" / "coco_instances_results.json").write_text(json.dumps(found))
-        arms.append([run, again])
-    path, content = write(*arms)
+        models.append([run, again])
+    path, content = write(*models)
     cells = Reader(path.read_text()).table("Each run")["AP"]
-    spreads = [content["runs"][arm]["AP"] for arm in ("baseline", "candidate")]
+    spreads = [content["runs"][role]["AP"] for role in ROLES]
     assert [cell["values"][0] for cell in cells] == [
         *(value for spread in spreads for value in spread["values"]),
         *(spread["std"] for spread in spreads),
@@ -264,7 +265,7 @@ def test_several_runs_are_shown_each(write, runs, annotations, detect) -> None:
     assert "means of 2 and 2 runs" in path.read_text()
 
 
-def test_nothing_to_compare_makes_a_page_all_the_same(write, runs) -> None:
+def test_a_comparison_without_objects_makes_a_page(write, runs) -> None:
     for run in runs:
         (run / "inference" / "coco_instances_results.json").write_text("[]")
     annotations = runs[0].parents[1] / "val.json"
@@ -278,7 +279,7 @@ def test_nothing_to_compare_makes_a_page_all_the_same(write, runs) -> None:
     }
 
 
-def test_an_existing_file_is_not_replaced_unasked(tmp_path) -> None:
+def test_an_existing_file_is_not_replaced_without_overwrite(tmp_path) -> None:
     path = tmp_path / "report.html"
     check_html_file(path, overwrite=False)
     path.write_text("mine")
@@ -298,7 +299,7 @@ def test_the_tool_writes_the_page(run_script, runs, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit):
         run_script("compare.py", *arguments, "--output", tmp_path / "other")
     assert f"{path} is there already" in capsys.readouterr().err
-    # The refusal comes before the work.
+    # The error comes before any work.
     assert not (tmp_path / "other").exists()
 
 
@@ -307,7 +308,7 @@ def test_the_tool_writes_the_page(run_script, runs, tmp_path, capsys) -> None:
 
 @pytest.fixture
 def visit(chromium):
-    """A function that opens a file, and a list of all that a page should not do."""
+    """A function that opens a file, and `troubles`: a list of messages, errors and requests of the pages."""
     troubles = []
     contexts = []
 
@@ -356,7 +357,7 @@ OPEN_ALL = "() => document.querySelectorAll('details').forEach(item => { item.op
 
 
 @pytest.mark.parametrize("count", [1, 80, None])
-def test_it_reads_well_at_three_widths_in_light_and_dark(count, visit, request) -> None:
+def test_the_layout_fits_three_widths_in_light_and_dark(count, visit, request) -> None:
     if count:
         request.getfixturevalue("with_classes")([f"class {number}" for number in range(count)])
         path = request.getfixturevalue("write")()[0]
@@ -379,7 +380,7 @@ def test_it_reads_well_at_three_widths_in_light_and_dark(count, visit, request) 
             grounds.add(page.evaluate("() => getComputedStyle(document.body).backgroundColor"))
     assert len(grounds) == 2
     assert page.locator("table:has(td.bars) tbody tr").count() == (count or 3)
-    # All but twenty are folded away.
+    # All but twenty are folded.
     assert page.locator("details table:has(td.bars) tbody tr").count() == max((count or 3) - 20, 0)
     assert visit.troubles == []
 
@@ -392,7 +393,7 @@ def test_the_verdict_is_on_the_first_screen(standard, visit) -> None:
     assert visit(path).locator("h1").text_content().split() == content["verdict"].split()
 
 
-def test_it_prints(standard, visit) -> None:
+def test_the_page_prints_in_light_colours(standard, visit) -> None:
     page = visit(standard[0], scheme="dark")
     content = page.pdf(format="A4")
     assert content.startswith(b"%PDF")
@@ -403,7 +404,7 @@ def test_it_prints(standard, visit) -> None:
     assert visit.troubles == []
 
 
-def test_it_is_usable_by_keyboard(standard, visit) -> None:
+def test_the_page_is_usable_by_keyboard(standard, visit) -> None:
     page = visit(standard[0])
     page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.className") == "skip"
@@ -428,7 +429,7 @@ def test_axe_finds_nothing(standard, visit) -> None:
         assert [(item["id"], [node["html"][:200] for node in item["nodes"]]) for item in violations] == []
 
 
-def test_hostile_names_stay_text(runs, with_classes, write, visit) -> None:
+def test_hostile_names_are_escaped(runs, with_classes, write, visit) -> None:
     with_classes([HOSTILE, "</style><script>alert(2)</script>", "plate"])
     annotations = runs[0].parents[1] / "val.json"
     content = json.loads(annotations.read_text())
@@ -438,8 +439,8 @@ def test_hostile_names_stay_text(runs, with_classes, write, visit) -> None:
         (image_root / image["file_name"]).rename(image_root / name)
         image["file_name"] = name
     annotations.write_text(json.dumps(content))
-    arms = [run.rename(run.with_name(f"{run.name} <b onclick=alert(3)>&amp;")) for run in runs]
-    path = write(*arms)[0]
+    renamed = [run.rename(run.with_name(f"{run.name} <b onclick=alert(3)>&amp;")) for run in runs]
+    path = write(*renamed)[0]
     page = visit(path)
     assert page.locator("script, b, [onerror], [onclick]").count() == 0
     assert page.locator("img").count() == 18

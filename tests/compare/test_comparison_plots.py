@@ -16,11 +16,11 @@ NAMES = ["differences", "per_class", "error_types", "precision_recall", "ap_by_i
 
 @pytest.fixture
 def comparison(annotations, detect):
-    arms = [detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.2), (2, 0.02))]
-    return compare(*arms, annotations, n_bootstrap=100)
+    models = [detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.2), (2, 0.02))]
+    return compare(*models, annotations, n_bootstrap=100)
 
 
-def test_every_image_shows_both_arms(comparison, tmp_path) -> None:
+def test_every_plot_shows_both_models(comparison, tmp_path) -> None:
     paths = plots.draw_plots(comparison, tmp_path / "plots")
     assert [path.stem for path in paths] == NAMES
     for path in paths[2:]:
@@ -31,11 +31,11 @@ def test_every_image_shows_both_arms(comparison, tmp_path) -> None:
 
 
 def lines(figure, panel=0):
-    """What is drawn, by label."""
+    """The y values of the lines, by label."""
     return {line.get_label(): line.get_ydata() for line in figure.axes[panel].lines}
 
 
-def test_curves_are_the_comparisons(comparison) -> None:
+def test_curves_have_the_values_of_the_comparison(comparison) -> None:
     details = comparison.details
     for figure, curve in (
         (plots.plot_ap_by_iou(comparison), details.ap_by_iou),
@@ -50,30 +50,30 @@ def test_curves_are_the_comparisons(comparison) -> None:
     drawn = lines(plots.plot_calibration(comparison))[f"candidate, ECE {found.ece:.3f}"]
     assert list(drawn) == [value for value in found.precision if value is not None]
     bars = plots.plot_error_types(comparison).axes[0].containers
-    widths = [[bar.get_width() for bar in arm] for arm in bars if hasattr(arm, "patches")]
+    widths = [[bar.get_width() for bar in group] for group in bars if hasattr(group, "patches")]
     assert widths[1] == [details.error_types["candidate"][name].dap for name in plots.ERRORS]
 
 
-def test_what_can_be_told_is_filled_and_has_the_better_arms_colour(comparison) -> None:
+def test_significant_points_are_filled_in_the_better_models_colour(comparison) -> None:
     axes = plots.plot_differences(comparison).axes[0]
     points = [line for line in axes.lines if line.get_marker() == "o"]
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert len(points) == len(names) == 12
     for name, point in zip(names, points, strict=True):
         item = comparison.difference[name]
-        told = item.low is not None and not item.low <= 0 <= item.high
+        significant = item.low is not None and not item.low <= 0 <= item.high
         assert point.get_xdata() == [item.value]
-        assert (point.get_fillstyle() == "full") == told
-        assert to_hex(point.get_color()).upper() == (plots.COLOURS[int(item.value > 0)] if told else "#777777")
+        assert (point.get_fillstyle() == "full") == significant
+        assert to_hex(point.get_color()).upper() == (plots.COLOURS[int(item.value > 0)] if significant else "#777777")
     assert any(point.get_fillstyle() == "full" for point in points)
 
 
-def test_what_there_is_nothing_of_is_not_drawn(annotations, tmp_path) -> None:
+def test_plots_without_data_are_skipped(annotations, tmp_path) -> None:
     nothing = compare([], [], {**annotations, "annotations": []}, n_bootstrap=100)
     assert plots.draw_plots(nothing, tmp_path) == []
 
 
-def test_of_many_classes_the_largest_differences_are_drawn(annotations) -> None:
+def test_with_many_classes_the_largest_differences_are_shown(annotations) -> None:
     boxes = annotations["annotations"]
     many = {
         **annotations,
@@ -95,13 +95,13 @@ def test_of_many_classes_the_largest_differences_are_drawn(annotations) -> None:
     assert "40 of 50 classes" in axes.get_xlabel()
 
 
-def test_each_run_has_its_line_in_training(comparison) -> None:
+def test_each_run_has_a_training_curve(comparison) -> None:
     runs = {
         "baseline": [TrainingCurve({9: 2.0, 19: 1.0}, {20: 5.0}), TrainingCurve({9: 3.0, 19: 1.5}, {20: 6.0})],
         "candidate": [TrainingCurve({9: 2.5, 19: 0.5}, {20: 7.0})],
     }
     figure = plots.plot_training(comparison, runs)
-    # AP of one evaluation is no curve.
+    # AP of a single evaluation is not drawn.
     assert len(figure.axes) == 1
     drawn = [(list(line.get_xdata()), list(line.get_ydata()), line.get_color()) for line in figure.axes[0].lines]
     assert drawn == [
@@ -118,9 +118,9 @@ def test_each_run_has_its_line_in_training(comparison) -> None:
     assert plots.plot_training(comparison, {"baseline": [TrainingCurve()], "candidate": [TrainingCurve()]}) is None
 
 
-def test_names_are_no_formulas_and_numbers_of_detections_are_written_out(comparison, tmp_path) -> None:
+def test_names_are_not_parsed_as_formulas(comparison, tmp_path) -> None:
     with chart_style():
-        figure = plots.plot_calibration(replace(comparison, arms=(ComparedModel("$x_1$"), ComparedModel("a" * 50))))
+        figure = plots.plot_calibration(replace(comparison, models=(ComparedModel("$x_1$"), ComparedModel("a" * 50))))
         figure.savefig(tmp_path / "calibration.svg")
     text = (tmp_path / "calibration.svg").read_text()
     assert "baseline: $x_1$, ECE" in text

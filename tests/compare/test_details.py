@@ -11,7 +11,7 @@ from se_detection.data.coco_files import load_annotations, silenced
 
 @pytest.fixture
 def evaluated():
-    """A function that gives pycocotools' evaluation, accumulated, in ranges of area."""
+    """A function that returns pycocotools' precision in ranges of area."""
 
     def evaluated(annotations, results, areas):
         coco = load_annotations(annotations)
@@ -30,7 +30,7 @@ def mean(precision):
     return 100 * precision[precision > -1].mean()
 
 
-def test_curves_are_those_of_pycocotools(shared_data, detect, evaluated) -> None:
+def test_curves_equal_those_of_pycocotools(shared_data, detect, evaluated) -> None:
     json_file = shared_data / "coco_mini" / "annotations" / "instances_val2017.json"
     annotations = json.loads(json_file.read_text())
     results = detect(annotations, seed=1, jitter=0.08)
@@ -66,7 +66,7 @@ def test_objects_of_one_size_have_no_ranges(annotations) -> None:
     assert size_ranges(load_annotations({**annotations, "annotations": []})) == []
 
 
-def test_calibration_is_worked_by_hand(annotations) -> None:
+def test_calibration_equals_one_computed_by_hand(annotations) -> None:
     cups = [item for item in annotations["annotations"] if item["category_id"] == 3 and not item["iscrowd"]][:4]
     data = {**annotations, "annotations": cups}
     keys = [{key: item[key] for key in ("image_id", "category_id", "bbox")} for item in cups]
@@ -83,13 +83,13 @@ def test_calibration_is_worked_by_hand(annotations) -> None:
     assert found.precision == [0, None, 1, *[None] * 6, 0.5]
     ece = (1 * 0 + 1 * 0.75 + 4 * (top - 0.5)) / 6
     assert found.ece == pytest.approx(ece)
-    # Of several runs: the detections of all, the mean of their errors.
+    # With several runs: the detections of all runs, and the mean of their errors.
     both = calibration["candidate"]
     assert both.count == [1, 0, 1, 0, 0, 0, 0, 0, 0, 7]
     assert both.ece == pytest.approx((ece + 0.93 - 2 / 3) / 2)
 
 
-def test_scores_that_are_no_probabilities_have_no_calibration(annotations, detect) -> None:
+def test_scores_that_are_not_probabilities_have_no_calibration(annotations, detect) -> None:
     results = detect(annotations, seed=1, jitter=0.1)
     logits = [{**item, "score": 5 * item["score"]} for item in results]
     calibration = compare(results, logits, annotations, n_bootstrap=100).details.calibration

@@ -28,10 +28,10 @@ def found(coco, *items):
 
 
 def counts(outcome):
-    return len(outcome.right), len(outcome.false), len(outcome.missed)
+    return len(outcome.correct), len(outcome.false), len(outcome.missed)
 
 
-def test_each_detection_is_right_or_false_and_each_object_found_or_missed(coco) -> None:
+def test_detections_are_correct_or_false_and_objects_found_or_missed(coco) -> None:
     baseline = found(
         coco,
         (1, 1, PLACES[0]),
@@ -54,7 +54,7 @@ def test_each_detection_is_right_or_false_and_each_object_found_or_missed(coco) 
     assert [len(item.objects) for item in (first, second, third, last)] == [3, 3, 3, 1]
 
 
-def test_the_largest_leads_are_taken_in_turns(coco) -> None:
+def test_the_largest_leads_are_chosen_alternately(coco) -> None:
     baseline = found(coco, (1, 1, PLACES[0]), *((3, 1, place) for place in PLACES))
     candidate = found(
         coco, *((1, 1, place) for place in PLACES), (2, 1, PLACES[0]), (2, 1, [200, 200, 9, 9]), (4, 1, PLACES[0])
@@ -62,7 +62,7 @@ def test_the_largest_leads_are_taken_in_turns(coco) -> None:
     disagreements = find_disagreements(coco, baseline, candidate)
     assert [item.lead for item in disagreements] == [2, 0, -3, 1]
     chosen = most_different(disagreements, 6)
-    # The candidate's largest, the baseline's only one, then what is left; never where both make as many mistakes.
+    # The candidate's largest lead, the baseline's only one, then the rest; no image where both are equally good.
     assert [item.image["id"] for item in chosen] == [1, 3, 4]
     assert [item.image["id"] for item in most_different(disagreements, 2)] == [1, 3]
     assert most_different(find_disagreements(coco, baseline, baseline), 6) == []

@@ -20,7 +20,7 @@ def truth(*objects, crowd=()):
 
 
 def errors(annotations, *detections):
-    """From (category, box), by falling score."""
+    """Error types of detections (category, box), in descending order of score."""
     results = [
         {"image_id": 1, "category_id": category, "bbox": box, "score": 0.9 - number / 10}
         for number, (category, box) in enumerate(detections)
@@ -29,77 +29,77 @@ def errors(annotations, *detections):
 
 
 def box(place, width=10):
-    """Apart from those of other places; one of a third of the width has IoU 1/3 with the whole."""
+    """A box that overlaps with no box at another place; with a third of the width, IoU with the full box is 1/3."""
     return [100 * place, 0, width, 10]
 
 
-def test_a_case_worked_by_hand() -> None:
+def test_errors_equal_those_computed_by_hand() -> None:
     annotations = truth(
         *((CUP, box(1)), (CUP, box(2)), (CUP, box(3)), (CUP, box(4))),
         *((PLATE, box(5)), (PLATE, box(6))),
     )
     found = errors(
         annotations,
-        (CUP, box(1)),  # right
-        (CUP, box(2, 10 / 3)),  # wrong place: IoU 1/3 with the second cup
+        (CUP, box(1)),  # correct
+        (CUP, box(2, 10 / 3)),  # wrong location: IoU 1/3 with the second cup
         (CUP, box(6)),  # wrong class: the second plate
         (CUP, box(1, 9)),  # the first cup again
         (CUP, box(8)),  # background
-        (CUP, box(5, 10 / 3)),  # wrong class and place: IoU 1/3 with the first plate
-        (CUP, box(3)),  # right
-        (PLATE, box(5)),  # right
+        (CUP, box(5, 10 / 3)),  # wrong class and location: IoU 1/3 with the first plate
+        (CUP, box(3)),  # correct
+        (PLATE, box(5)),  # correct
     )
 
     # Recall levels up to 1/4 are 26 of the 101, those up to 1/2 are 51. Of the plates, one of two is found.
     cups, plates = 26 + 25 * 2 / 7, 51
     one_fewer = 26 + 25 * 2 / 6
-    mended = {
+    fixed = {
         "classification": (one_fewer, 101),
         "localisation": (51 + 25 * 3 / 7, plates),
         "both": (one_fewer, plates),
         "duplicate": (one_fewer, plates),
         "background": (one_fewer, plates),
-        # The fourth cup alone: the second and the sixth object are what other errors miss.
+        # Only the fourth cup: the second and the sixth object are the targets of other errors.
         "missed": (34 + 33 * 2 / 7, plates),
         "false_positives": (51, plates),
         "false_negatives": (51 + 50 * 2 / 7, 101),
     }
     counts = [1, 1, 1, 1, 1, 1, 5, 3]
-    assert list(found) == list(mended)
+    assert list(found) == list(fixed)
     assert [item.count for item in found.values()] == counts
-    for name, (of_cups, of_plates) in mended.items():
+    for name, (of_cups, of_plates) in fixed.items():
         gain = 100 * (of_cups - cups + of_plates - plates) / 2 / 101
         assert found[name].dap == pytest.approx(gain, abs=1e-9), name
 
 
-def test_of_two_that_miss_the_same_object_the_better_one_is_mended() -> None:
+def test_of_two_errors_on_one_object_the_highest_scoring_is_fixed() -> None:
     found = errors(truth((CUP, box(1)), (CUP, box(2))), (CUP, box(1, 10 / 3)), (CUP, box(1, 4)), (CUP, box(2)))
     assert found["localisation"].count == 2
-    # Right, gone, right, instead of one right after two wrong.
+    # Correct, removed, correct, instead of one correct detection after two wrong ones.
     assert found["localisation"].dap == pytest.approx(100 - 100 * 51 / 101 / 3)
 
 
-def test_each_error_is_mended_alone() -> None:
-    # Both miss the same object; if the class alone is mended, the plate is found, after the cup of the wrong place.
+def test_error_types_are_fixed_separately() -> None:
+    # Both have the same target; if only the class is fixed, the plate is found, after the badly located one.
     found = errors(truth((PLATE, box(1))), (PLATE, box(1, 10 / 3)), (CUP, box(1)))
     assert found["localisation"].dap == pytest.approx(100)
     assert found["classification"].dap == pytest.approx(50)
     assert found["missed"].count == 0
 
 
-def test_an_object_that_is_found_is_not_found_again() -> None:
+def test_a_found_object_is_not_found_again() -> None:
     found = errors(truth((PLATE, box(1)), (CUP, box(2))), (PLATE, box(1)), (CUP, box(1)), (CUP, box(2)))
     assert found["classification"].count == 1
-    # The cup on the plate goes, and stands no longer before the one that is right.
+    # The cup on the plate is removed, and no longer ranks before the correct one.
     assert found["classification"].dap == pytest.approx(25)
 
 
-def test_what_crowds_absorb_is_no_error() -> None:
+def test_detections_matched_to_crowds_are_not_errors() -> None:
     found = errors(truth((CUP, box(1)), (CUP, [200, 0, 100, 100]), crowd=[2]), (CUP, [210, 0, 20, 20]), (CUP, box(1)))
     assert all(item.count == 0 and item.dap == 0 for item in found.values())
 
 
-def test_an_image_without_objects_is_background() -> None:
+def test_detections_in_an_image_without_objects_are_background() -> None:
     annotations = truth((CUP, box(1)))
     annotations["images"].append({"id": 2})
     results = [{"image_id": 2, "category_id": CUP, "bbox": box(1), "score": 0.9}]

@@ -1,4 +1,4 @@
-"""Annotations, results and run folders with anything in them end in one line, or in what pycocotools computes."""
+"""Damaged annotations, results and run folders give a one-line error, or the same AP as pycocotools."""
 
 import json
 import shutil
@@ -14,8 +14,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from se_detection import UserError
-from se_detection.compare.compare import SIDES, compare
+from se_detection.compare.compare import compare
 from se_detection.compare.compare_runs import compare_runs
+from se_detection.compare.comparison import ROLES
 from se_detection.compare.matching import match_boxes
 from se_detection.compare.page.comparison_page import write_html_report
 from se_detection.compare.page.image_section import disagreement_blocks
@@ -62,7 +63,7 @@ def tally(request) -> Iterator[Tally]:
     found = Tally(request.param)
     yield found
     print(f"\n{found}")
-    # All of a few may be of one kind.
+    # With few examples, all may have the same outcome.
     assert sum(found.counts.values()) < 20 or (found.counts["refused"] and found.counts["read"])
 
 
@@ -86,7 +87,7 @@ def test_annotations(tally, reference, tmp_path, data) -> None:
     results = [{**item, "score": 1 - 0.01 * number} for number, item in enumerate(found)]
     assert load_results(results, coco, "results") == results
     ours = compare(results, [], json_file, n_bootstrap=100).baseline["AP"]
-    # What is nested deeply can't be copied, and makes no difference.
+    # Other fields may be nested too deeply to be copied; they don't matter here.
     known = {
         "images": [{"id": image["id"]} for image in content["images"]],
         "annotations": [{key: item[key] for key in ("id", *EVALUATED)} for item in content["annotations"]],
@@ -116,7 +117,7 @@ def test_results(tally, reference, tmp_path, data) -> None:
 
 
 class Runs:
-    """Two run folders, of which files can be replaced."""
+    """Two run folders whose files can be replaced."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -148,11 +149,11 @@ def two_runs(tmp_path_factory) -> Runs:
 
 
 def all_of(runs: Runs, folder: Path) -> None:
-    """Whatever reads two runs."""
-    assert read_run(runs.paths[1]).arm.name == "se"
+    """Everything that reads two runs."""
+    assert read_run(runs.paths[1]).name == "se"
     read_training_curve(runs.paths[1])
     with warnings.catch_warnings():
-        # matplotlib has no letters for what some names are of.
+        # matplotlib has no glyphs for some names.
         warnings.simplefilter("ignore", UserWarning)
         comparison = compare_runs(*runs.paths, n_bootstrap=100)
         write_html_report(comparison, folder / "report.html")
@@ -167,7 +168,7 @@ FILES = {
     "inference/results.json": None,
     "inference/coco_instances_results.json": RESULTS,
     "../val.json": ANNOTATIONS,
-    # YAML has JSON in it.
+    # JSON is valid YAML.
     "config.yaml": {"DATASETS": {"TRAIN": ["a"]}, "MODEL": {"ROI_HEADS": {"NAME": "Res5ROIHeads"}}, "SEED": 1},
     "metrics.json": {"iteration": 3, "total_loss": 1.5, "bbox/AP": 30.0},
     "bad_images.json": {"count": 1, "images": [{"file_name": "/a", "width": 1, "height": 2, "reason": "cut"}]},
@@ -189,7 +190,7 @@ def test_run_folders(tally, two_runs, tmp_path, data) -> None:
         two_runs.restore()
 
 
-def test_no_image_is_shown_from_outside_the_folder(two_runs, tmp_path) -> None:
+def test_images_outside_the_image_folder_are_refused(two_runs, tmp_path) -> None:
     Image.new("RGB", (80, 60)).save(two_runs.folder / "secret.png")
     comparison = compare_runs(*two_runs.paths, n_bootstrap=100)
     try:
@@ -200,8 +201,8 @@ def test_no_image_is_shown_from_outside_the_folder(two_runs, tmp_path) -> None:
                 draw_side_by_side(*two_runs.paths, tmp_path / "pictures", 2)
             coco = load_annotations(two_runs.annotations)
             with pytest.raises(UserError, match=OUTSIDE):
-                disagreement_blocks(coco, dict(zip(SIDES, [[read_run(path)] for path in two_runs.paths], strict=True)))
-        # The page says so too.
+                disagreement_blocks(coco, dict(zip(ROLES, [[read_run(path)] for path in two_runs.paths], strict=True)))
+        # The page refuses them, too.
         with pytest.raises(UserError, match=OUTSIDE):
             write_html_report(comparison, tmp_path / "report.html")
     finally:
@@ -209,7 +210,7 @@ def test_no_image_is_shown_from_outside_the_folder(two_runs, tmp_path) -> None:
     assert not list(tmp_path.rglob("*.*"))
 
 
-def test_annotations_that_pycocotools_would_leave_out_are_refused() -> None:
+def test_annotations_that_pycocotools_would_ignore_are_refused() -> None:
     for change, expected in (
         ({"image_id": 4}, "names image 4"),
         ({"category_id": 4}, "names category 4"),

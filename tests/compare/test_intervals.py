@@ -5,30 +5,30 @@ from se_detection.compare.intervals import Difference, Estimate, benjamini_hochb
 
 
 def simulate(rng, runs, images, seed_sd, shift=0.0, samples=200):
-    """Means over images of scores that depend on image, arm, run and chance, on the images and on bootstrap samples."""
+    """Mean scores on the images and on bootstrap samples; a score depends on image, model, run and chance."""
     weights = np.column_stack([np.ones(images), rng.multinomial(images, np.full(images, 1 / images), size=samples).T])
     image = rng.normal(size=images)
-    arms = []
-    for arm, count in enumerate(runs):
-        mine = image + 0.5 * rng.normal(size=images) + arm * shift
+    models = []
+    for model, count in enumerate(runs):
+        mine = image + 0.5 * rng.normal(size=images) + model * shift
         scores = mine + seed_sd * rng.normal(size=(count, 1)) + rng.normal(size=(count, images))
-        arms.append(scores @ weights / images)
-    return arms
+        models.append(scores @ weights / images)
+    return models
 
 
 @pytest.mark.parametrize(
     ("runs", "seed_sd"),
     [((1, 1), 0), ((2, 2), 0), ((2, 2), 0.2), ((2, 2), 1), ((3, 3), 0.2), ((2, 5), 0.5)],
 )
-def test_intervals_of_equal_arms_hold_zero_95_times_in_100(runs, seed_sd) -> None:
+def test_intervals_of_equal_models_include_zero_95_times_in_100(runs, seed_sd) -> None:
     rng = np.random.default_rng([*runs, int(10 * seed_sd)])
     found = [estimate(*simulate(rng, runs, 30, seed_sd), 30).difference() for _ in range(600)]
     misses = sum(not item.low <= 0 <= item.high for item in found)
-    # 5 % are 30, and three standard deviations of such a count 16. Runs that don't differ are on the safe side.
+    # 30 are expected (5 %), with a tolerance of three standard deviations (16). Equal runs give wider intervals.
     assert 6 <= misses <= 46
 
 
-def test_a_bootstrap_over_images_alone_would_be_wrong_about_other_trainings() -> None:
+def test_a_bootstrap_over_images_alone_ignores_the_variance_of_training() -> None:
     rng = np.random.default_rng(0)
     pairs = [simulate(rng, (2, 2), 30, 1) for _ in range(100)]
     images_alone = [estimate(first[:1], second[:1], 30).difference() for first, second in pairs]
@@ -42,7 +42,7 @@ def test_a_difference_is_found() -> None:
     assert sum(item.low <= 2 <= item.high for item in found) >= 17
 
 
-def test_runs_on_images_that_do_not_matter_are_students_t_test() -> None:
+def test_without_variance_over_images_the_interval_is_students_t() -> None:
     # Student's t of 1, 2, 4 and 5, 6, 7, 9 with pooled variance, by hand.
     first, second = (np.repeat(np.array([values]).T, 101, axis=1) for values in ([1.0, 2, 4], [5.0, 6, 7, 9]))
     pooled = ((16 + 1 + 25) / 9 + (49 + 9 + 1 + 81) / 16) / 5
@@ -51,15 +51,15 @@ def test_runs_on_images_that_do_not_matter_are_students_t_test() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((53 / 12, 53 / 12 - reach, 53 / 12 + reach), abs=1e-5)
 
 
-def test_runs_that_agree_leave_the_images() -> None:
+def test_identical_runs_leave_only_the_variance_over_images() -> None:
     rng = np.random.default_rng(0)
     first, second = simulate(rng, (1, 1), 20, 0)
     alone = estimate(first, second, 20)
     twice = estimate(np.repeat(first, 2, axis=0), np.repeat(second, 2, axis=0), 20)
     assert twice.error == pytest.approx(alone.error)
     assert twice.degrees == alone.degrees == 19
-    drawn = second[0, 1:] - first[0, 1:]
-    assert alone.error == pytest.approx(drawn.std(ddof=1) * (20 / 19) ** 0.5)
+    sampled = second[0, 1:] - first[0, 1:]
+    assert alone.error == pytest.approx(sampled.std(ddof=1) * (20 / 19) ** 0.5)
 
 
 def test_the_same_runs_in_another_order_do_not_differ() -> None:
@@ -69,26 +69,26 @@ def test_the_same_runs_in_another_order_do_not_differ() -> None:
     assert found.low <= 0 <= found.high
 
 
-def test_what_cannot_be_known_is_none() -> None:
+def test_unknown_values_are_none() -> None:
     ones, undefined = np.ones((2, 101)), np.full((2, 101), np.nan)
     assert estimate(undefined, undefined, 50) == Estimate(None)
     assert estimate(ones, 2 * ones, 9).difference() == Difference(1.0)
     assert estimate(ones, 2 * ones, 9).p_value() is None
     assert estimate(ones, ones, 50).difference() == Difference(0, 0, 0)
     assert estimate(ones, ones, 50).p_value() == 1
-    # Samples without the objects are left out.
+    # Samples without objects are skipped.
     holes = np.random.default_rng(0).normal(size=(2, 101))
     partly = np.column_stack([holes, np.full(2, np.nan)])
     assert estimate(partly[:1], partly[1:], 50) == estimate(holes[:1], holes[1:], 50)
 
 
 @pytest.mark.parametrize(("degrees", "t"), [(1, 12.706205), (2, 4.302653), (10, 2.228139), (100, 1.983972)])
-def test_t_is_that_of_the_tables(degrees, t) -> None:
+def test_t_agrees_with_published_tables(degrees, t) -> None:
     assert t_quantile(0.95, degrees) == pytest.approx(t, rel=1e-5)
     assert t_tails(t, degrees) == pytest.approx(0.05, abs=1e-6)
 
 
-def test_p_values_are_adjusted_as_by_r() -> None:
+def test_p_values_are_adjusted_as_in_r() -> None:
     # p.adjust(c(0.01, 0.04, 0.03, 0.005), "BH")
     assert benjamini_hochberg([0.01, None, 0.04, 0.03, 0.005]) == [
         *(pytest.approx(0.02), None, pytest.approx(0.04), pytest.approx(0.04), pytest.approx(0.02)),

@@ -9,7 +9,7 @@ from se_detection.data.coco_files import load_annotations, load_results, silence
 
 
 @pytest.mark.parametrize("source", ["small", "real"])
-def test_matches_are_those_of_pycocotools(source, annotations, detect, request) -> None:
+def test_matches_equal_those_of_pycocotools(source, annotations, detect, request) -> None:
     if source == "real":
         folder = request.getfixturevalue("shared_data") / "coco_mini"
         annotations = json.loads((folder / "annotations" / "instances_val2017.json").read_text())

@@ -12,7 +12,7 @@ GROUND = (90, 120, 90)
 
 
 def panels(path):
-    """The three panels of an image, under their titles."""
+    """The three panels of an image, without their titles."""
     sheet = np.asarray(Image.open(path).convert("RGB")).astype(int)
     width = (sheet.shape[1] - 16) // 3
     height = round(width * 240 / 320)
@@ -20,12 +20,12 @@ def panels(path):
 
 
 def colours(panel):
-    """The colours that were drawn with, without the few pixels of lettering."""
+    """The colours of the boxes, without the few pixels of text."""
     found, counts = np.unique(panel.reshape(-1, 3), axis=0, return_counts=True)
     return {tuple(colour) for colour, count in zip(found.tolist(), counts, strict=True) if count > 150} - {GROUND}
 
 
-def test_images_show_ground_truth_and_both_arms(runs, tmp_path, annotations) -> None:
+def test_images_show_ground_truth_and_both_models(runs, tmp_path, annotations) -> None:
     first = annotations["images"][0]["id"]
     boxes = {3: [40, 60, 100, 90], 7: [180, 100, 80, 80]}
     found = [{"image_id": first, "category_id": key, "bbox": box, "score": 0.9} for key, box in boxes.items()]
@@ -42,12 +42,12 @@ def test_images_show_ground_truth_and_both_arms(runs, tmp_path, annotations) -> 
     assert colours(baseline) == {cup, plate}
     assert colours(candidate) == {cup}
     assert colours(truth) <= {cup, plate}
-    # The line runs along the box's edge, at twice the image's size.
+    # The line is on the box's edge, at twice the image's size.
     assert tuple(candidate[2 * 150, 2 * 90]) == cup
     assert tuple(candidate[2 * 100, 2 * 90]) == GROUND
 
 
-def test_images_are_spread_evenly_over_the_set(runs, tmp_path) -> None:
+def test_images_are_evenly_spaced_over_the_data_set(runs, tmp_path) -> None:
     names = [path.name for path in draw_side_by_side(*runs, tmp_path / "pictures", 3)]
     assert names == ["00000_1.png", "00006_7.png", "00011_12.png"]
     assert names == [path.name for path in draw_side_by_side(*runs, tmp_path / "again", 3)]
@@ -67,7 +67,7 @@ def test_missing_images_are_named(runs, tmp_path) -> None:
         draw_side_by_side(*runs, tmp_path / "pictures", 1)
 
 
-def test_a_bare_file_is_drawn_beside_a_run(runs, tmp_path) -> None:
+def test_a_results_file_is_drawn_next_to_a_run(runs, tmp_path) -> None:
     bare = tmp_path / "theirs.json"
     bare.write_bytes((runs[0] / "inference" / "coco_instances_results.json").read_bytes())
     mixed = draw_side_by_side(bare, runs[1], tmp_path / "mixed", 1, tmp_path / "val.json")[0]
@@ -76,7 +76,7 @@ def test_a_bare_file_is_drawn_beside_a_run(runs, tmp_path) -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_dashes_leave_half_of_the_line_and_a_halo_surrounds_it() -> None:
+def test_dashes_cover_half_of_the_line_and_a_halo_surrounds_it() -> None:
     image = Image.new("RGB", (200, 100), GROUND)
     red = (255, 0, 0)
     places = [10, 10, 160, 60]
@@ -86,7 +86,7 @@ def test_dashes_leave_half_of_the_line_and_a_halo_surrounds_it() -> None:
     coloured = [(panel == red).all(axis=-1) for panel in (solid, dashed)]
     assert not (coloured[1] & ~coloured[0]).any()
     assert coloured[1].sum() == pytest.approx(coloured[0].sum() / 2, rel=0.05)
-    # Twice as wide a panel has its box at twice the place.
+    # In a panel that is twice as wide, the box has twice the coordinates.
     wide = np.asarray(draw_panel(image, [DrawnBox(places, "", red)], 400, Pen(line=4, halo=1)))
     assert tuple(wide[80, 21]) == red
     assert tuple(wide[80, 19]) == tuple(wide[80, 24]) == (0, 0, 0)

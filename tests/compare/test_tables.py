@@ -13,7 +13,7 @@ COLUMNS = ["AP50", "AP", "AP75", "APs", "APm", "APl"]
 
 
 def cells(markdown):
-    """The first table's rows by their first cell."""
+    """The rows of the first table, by their first cell."""
     table = markdown[markdown.index("|") :].split("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     return {row[0]: row[1:] for row in rows}
@@ -23,7 +23,7 @@ def section(markdown, title):
     return cells(markdown[markdown.index(f"## {title}\n") :])
 
 
-def test_the_table_holds_the_numbers(runs) -> None:
+def test_the_main_table_has_the_numbers_of_the_comparison(runs) -> None:
     comparison = compare_runs(*runs, n_bootstrap=100)
     content = comparison.to_dict()
     markdown = comparison_markdown(comparison)
@@ -31,10 +31,10 @@ def test_the_table_holds_the_numbers(runs) -> None:
 
     headings = ["backbone", "AP@0.5", "AP", "AP75", "APs", "APm", "APl", "params (M)", "GFLOPs"]
     assert table[""] == headings
-    for name, arm in (("plain", "baseline"), ("se", "candidate")):
+    for name, role in (("plain", "baseline"), ("se", "candidate")):
         assert table[name][0] == "resnet_fpn 50"
         assert [float(cell) for cell in table[name][1:7]] == [
-            pytest.approx(content[arm][metric], abs=0.00501) for metric in COLUMNS
+            pytest.approx(content[role][metric], abs=0.00501) for metric in COLUMNS
         ]
     assert table["plain"][7:] == ["41.70", "80.50"]
     assert table["difference"][7:] == ["+2.50", "+0.10"]
@@ -48,17 +48,17 @@ def test_the_table_holds_the_numbers(runs) -> None:
     assert content["verdict"] in markdown
 
 
-def test_the_other_tables_hold_theirs(runs) -> None:
+def test_the_other_tables_have_the_numbers_of_the_comparison(runs) -> None:
     comparison = compare_runs(*runs, n_bootstrap=100)
     content = json.loads(json.dumps(comparison.to_dict()))
     markdown = comparison_markdown(comparison)
 
     assert section(markdown, "Average recall")["plain"][1] == f"{content['baseline']['AR1']:.2f}"
-    differs = section(markdown, "What differs in the configs")
+    differs = section(markdown, "Differences between the configs")
     assert differs["MODEL.BACKBONE.NAME"][:2] == ["build_resnet_fpn_backbone", "build_se_resnet_fpn_backbone"]
     errors = section(markdown, "Errors")
     for name in ERRORS:
-        gain = [content["details"]["error_types"][arm][name]["dap"] for arm in ("baseline", "candidate")]
+        gain = [content["details"]["error_types"][role][name]["dap"] for role in ("baseline", "candidate")]
         assert errors[name][:3] == [f"{gain[0]:.2f}", f"{gain[1]:.2f}", f"{gain[1] - gain[0]:+.2f}"]
     assert section(markdown, "By IoU threshold")["0.50"][1] == f"{content['candidate']['AP50']:.2f}"
     sizes = content["details"]["ap_by_size"]
@@ -69,14 +69,14 @@ def test_the_other_tables_hold_theirs(runs) -> None:
     assert "## Each run" not in markdown
 
 
-def test_classes_that_differ_are_named(annotations, detect) -> None:
+def test_significant_classes_are_named(annotations, detect) -> None:
     for item in annotations["annotations"]:
         item["category_id"] = 7
     worse, better = (detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.3), (2, 0.01)))
-    told = comparison_markdown(compare(worse, better, annotations, n_bootstrap=100))
-    assert re.search(r"Classes \(1 that 10 images .*Hochberg\): a difference can be told in 1: plate \+\d", told)
+    text = comparison_markdown(compare(worse, better, annotations, n_bootstrap=100))
+    assert re.search(r"Classes \(1 in 10 images .*Hochberg\): significant differences in 1: plate \+\d", text)
     equal = comparison_markdown(compare(worse, worse, annotations, n_bootstrap=100))
-    assert "Hochberg): no difference can be told." in equal
+    assert "Hochberg): no significant difference." in equal
 
 
 def test_several_runs_have_their_own_rows(annotations, detect) -> None:
@@ -92,7 +92,7 @@ def test_several_runs_have_their_own_rows(annotations, detect) -> None:
     assert "from 2 and 3 runs" in markdown
 
 
-def test_what_is_unknown_is_a_dash(annotations, detect) -> None:
+def test_undefined_values_are_a_dash(annotations, detect) -> None:
     large = {**annotations, "annotations": [a for a in annotations["annotations"] if a["area"] >= 96**2]}
     table = cells(comparison_markdown(compare([], detect(large, seed=1, jitter=0.1), large, n_bootstrap=100)))
     for row in ("baseline", "candidate", "difference", "95 % interval"):
@@ -102,7 +102,7 @@ def test_what_is_unknown_is_a_dash(annotations, detect) -> None:
     assert set(cells(comparison_markdown(nothing))["difference"][1:]) == {"–"}
 
 
-def test_the_files_are_written_and_not_replaced_unasked(runs, tmp_path) -> None:
+def test_existing_reports_are_not_replaced_without_overwrite(runs, tmp_path) -> None:
     plain, se = runs
     folder = report_folder(runs, None, overwrite=False)
     assert folder == tmp_path / "output"
@@ -114,7 +114,7 @@ def test_the_files_are_written_and_not_replaced_unasked(runs, tmp_path) -> None:
     assert re.findall(r"!\[.*\]\((.*)\)", text) == [f"plots/{path.name}" for path in plots]
     assert all(path.is_file() for path in plots)
 
-    with pytest.raises(UserError, match=r"comparison\.json is there already"):
+    with pytest.raises(UserError, match=r"comparison\.json already exists"):
         report_folder(runs, None, overwrite=False)
     assert report_folder(runs, None, overwrite=True) == folder
     assert report_folder(runs, tmp_path / "new", overwrite=False) == tmp_path / "new"

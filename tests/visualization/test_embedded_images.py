@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from se_detection import UserError
-from se_detection.visualization.embedded_images import image_from_file, image_from_image
+from se_detection.visualization.embedded_images import embed_file, embed_image
 
 
 def decode(embedded):
@@ -14,10 +14,10 @@ def decode(embedded):
     return kind, base64.b64decode(content, validate=True)
 
 
-def test_a_photograph_is_compressed_and_recognisable() -> None:
+def test_photographs_are_compressed_with_a_small_error() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (15, 20, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize((320, 240), Image.Resampling.BICUBIC)
-    embedded = image_from_image(image, "noise", title="a", arm="baseline")
+    embedded = embed_image(image, "noise", title="a", role="baseline")
     kind, content = decode(embedded)
     assert kind == "image/webp"
     assert len(content) < 320 * 240
@@ -27,34 +27,34 @@ def test_a_photograph_is_compressed_and_recognisable() -> None:
     assert np.abs(shown - np.asarray(image)).mean() < 10
 
 
-def test_a_plot_is_kept_to_the_pixel_but_reduced_where_it_is_too_wide(tmp_path) -> None:
+def test_plots_are_lossless_and_reduced_if_too_wide(tmp_path) -> None:
     plot = Image.new("RGBA", (400, 100), (255, 255, 255, 0))
     plot.paste((0, 114, 178, 255), (10, 10, 60, 90))
     plot.save(tmp_path / "plot.png")
-    _, content = decode(image_from_file(tmp_path / "plot.png", "bars"))
+    _, content = decode(embed_file(tmp_path / "plot.png", "bars"))
     shown = np.asarray(Image.open(io.BytesIO(content)).convert("RGBA"))
     visible = shown[..., 3] > 0
     np.testing.assert_array_equal(visible, np.asarray(plot)[..., 3] > 0)
     np.testing.assert_array_equal(shown[visible], np.asarray(plot)[visible])
 
     Image.new("RGB", (3200, 50)).save(tmp_path / "wide.png")
-    embedded = image_from_file(tmp_path / "wide.png", "wide")
+    embedded = embed_file(tmp_path / "wide.png", "wide")
     assert (embedded.width, embedded.height) == (1600, 25)
     assert Image.open(io.BytesIO(decode(embedded)[1])).size == (1600, 25)
 
 
-def test_an_svg_file_stays_as_it_is(tmp_path) -> None:
+def test_svg_files_are_not_changed(tmp_path) -> None:
     text = (
         '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 320.5 99"><path d="M0 0"/></svg>'
     )
     (tmp_path / "plot.svg").write_text(text)
-    embedded = image_from_file(tmp_path / "plot.svg", "a path")
+    embedded = embed_file(tmp_path / "plot.svg", "a path")
     assert decode(embedded) == ("image/svg+xml", text.encode())
     assert (embedded.width, embedded.height) == (321, 99)
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.png", b"no image"), ("b.svg", b"<svg/>"), ("c.svg", b"")])
-def test_what_is_no_image_is_named(tmp_path, name, content) -> None:
+def test_unreadable_plots_are_named_in_the_error(tmp_path, name, content) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=rf"{name}: the plot can't be read"):
-        image_from_file(tmp_path / name, "")
+        embed_file(tmp_path / name, "")

@@ -23,7 +23,7 @@ def svg():
         return inline_svg(draw(), "one", 'a "line" & bars')
 
 
-def test_text_stays_text_and_no_smaller_than_on_the_page(svg) -> None:
+def test_text_stays_text_with_a_size_of_12_pixels(svg) -> None:
     root = ElementTree.fromstring(svg)
     texts = list(root.iter("text"))
     assert "$x_1$ <b>&amp;" in ["".join(text.itertext()) for text in texts]
@@ -32,7 +32,7 @@ def test_text_stays_text_and_no_smaller_than_on_the_page(svg) -> None:
     assert root.attrib["viewBox"].split()[2:] == ["320", "216"]
 
 
-def test_colours_are_the_pages(svg) -> None:
+def test_colours_are_the_css_variables_of_the_page(svg) -> None:
     for colour in (BASELINE, CANDIDATE):
         assert colour.lower() not in svg.lower()
         assert PAGE_COLOURS[colour.lower()] in svg
@@ -42,12 +42,12 @@ def test_colours_are_the_pages(svg) -> None:
     assert root.attrib["role"] == "img"
 
 
-def test_ids_are_the_charts_own_and_every_reference_is_to_one(svg) -> None:
+def test_ids_are_unique_to_a_chart_and_references_resolve(svg) -> None:
     other = inline_svg(draw(), "two", "")
     ids = [set(re.findall(r'\bid="([^"]+)"', chart)) for chart in (svg, other)]
     assert ids[0].isdisjoint(ids[1])
     used = set(re.findall(r'url\(#([^)"]+)\)', svg)) | set(re.findall(r'href="#([^"]+)"', svg))
     assert any("clip-path" in line for line in svg.splitlines())
-    # A clip path, a hatch and a marker at least.
+    # At least a clip path, a hatch and a marker.
     assert len(used) >= 3
     assert used <= ids[0]

@@ -31,16 +31,17 @@ HOSTILE = '<script>alert("1")</script>'
         (Number(float("nan")), ""),
     ],
 )
-def test_numbers_are_rounded_for_people(number, text) -> None:
+def test_numbers_are_rounded(number, text) -> None:
     assert number.text == text
 
 
-def test_an_interval_is_placed_on_its_scale() -> None:
+def test_intervals_have_positions_on_a_scale() -> None:
     interval = Interval(1.0, -1.0, 3.0, 4.0)
     assert [interval.percent(value) for value in (-4.0, 0.0, 3.0)] == [-100, 0, 75]
     assert Interval(0.0, 0.0, 0.0, 0.0).percent(0.0) == 0
-    assert [Interval(value, value, value, 1.0, told=True).arm for value in (-1.0, 1.0)] == ["baseline", "candidate"]
-    assert interval.arm == ""
+    significant = [Interval(value, value, value, 1.0, significant=True) for value in (-1.0, 1.0)]
+    assert [item.better for item in significant] == ["baseline", "candidate"]
+    assert interval.better == ""
 
 
 def page(**changes):
@@ -65,7 +66,7 @@ def test_headings_and_landmarks_are_in_order() -> None:
     assert [int(level) for level in re.findall(r"<h(\d)", html)] == [1, 2, 2]
     places = [html.index(tag) for tag in ('class="skip"', "<header", "<h1", "<main", "<nav", "<h2", "<footer")]
     assert places == sorted(places)
-    # A part without content has neither heading nor link.
+    # A section without content has neither heading nor link.
     assert "Empty" not in html
     links = re.findall(r'href="#([^"]+)"', html)
     assert links == ["main", "first-part", "last-least"]
@@ -73,19 +74,19 @@ def test_headings_and_landmarks_are_in_order() -> None:
     assert html.lstrip().startswith("<!DOCTYPE html>")
 
 
-def test_numbers_are_exact_in_the_source_and_unknown_ones_a_dash() -> None:
+def test_numbers_are_exact_in_the_source_and_missing_ones_a_dash() -> None:
     html = render_page(page())
     assert '<data value="1.5">1.50</data>' in html
     assert re.search(r'<td class="number">\s*–\s*</td>', html)
 
 
-def test_what_is_not_given_leaves_nothing_behind() -> None:
+def test_parts_that_are_not_given_are_omitted() -> None:
     html = render_page(Page("t", "v", [Section("s", [Text("x")])]))
     for part in ('class="warnings"', 'class="lead"', "<footer", 'class="about"', 'class="introduction"'):
         assert part not in html
 
 
-def test_the_file_replaces_an_older_one_whole(tmp_path) -> None:
+def test_write_page_replaces_an_existing_file(tmp_path) -> None:
     path = tmp_path / "new" / "page.html"
     write_page(page(), path)
     write_page(page(title="another"), path)

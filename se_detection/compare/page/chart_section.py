@@ -1,4 +1,4 @@
-"""A comparison's charts for a page, each with its numbers."""
+"""The charts of a comparison, each with a table of its numbers."""
 
 from collections.abc import Callable
 
@@ -7,19 +7,18 @@ from matplotlib.figure import Figure
 from ...runs.evaluated_run import EvaluatedRun
 from ...runs.metrics import read_training_curve
 from ...visualization.inline_charts import chart_style, inline_svg
-from ...visualization.page_blocks import ArmHeading, Block, Cell, Chart, Charts, Number, Table
+from ...visualization.page_blocks import Block, Cell, Chart, Charts, ModelHeading, Number, Table
 from .. import comparison_plots
-from ..compare import SIDES
-from ..comparison import Comparison
+from ..comparison import ROLES, Comparison
 from ..details import Curve
 from ..error_types import ERRORS
-from .interval_cells import HEADING, interval_cell, reach_of
+from .score_section import INTERVAL_HEADING, common_reach, interval_cell
 
 NUMBERS = "The numbers"
 
 
 def chart_blocks(comparison: Comparison, runs: dict[str, list[EvaluatedRun]]) -> list[Block]:
-    """Precision-recall, AP by IoU threshold and size, errors, calibration, training; those that can be drawn."""
+    """Precision-recall, AP by IoU and size, errors, calibration and training; charts without data are skipped."""
     below = "Below: the difference, candidate − baseline" + (
         ", with 95\u00a0% intervals." if comparison.covers else "."
     )
@@ -34,26 +33,26 @@ def chart_blocks(comparison: Comparison, runs: dict[str, list[EvaluatedRun]]) ->
         _chart(
             "AP by IoU",
             lambda: comparison_plots.plot_ap_by_iou(comparison),
-            f"How exact a box must be to count. {below}",
+            f"A higher threshold requires more exact boxes. {below}",
             _curve_table("AP by IoU threshold", details.ap_by_iou, "IoU", "{:.2f}"),
         ),
         _chart(
             "AP by object size",
             lambda: comparison_plots.plot_ap_by_size(comparison),
-            f"Each range holds as many objects. {below}",
+            f"Each range holds the same number of objects. {below}",
             _curve_table("AP by the square root of an object's area, in pixels", details.ap_by_size, "up to", "{:.0f}"),
         ),
         _chart(
             "Error types",
             lambda: comparison_plots.plot_error_types(comparison),
-            "What AP@0.5 would gain if one kind of error were mended (TIDE, Bolya et al. 2020).",
+            "The gain in AP@0.5 if one type of error were fixed (TIDE, Bolya et al. 2020).",
             _error_table(comparison),
         ),
         _chart(
             "Calibration",
             lambda: comparison_plots.plot_calibration(comparison),
-            "Below the dotted line, a detector is surer than it is right. ECE is the mean distance from it "
-            "(expected calibration error).",
+            "Below the dotted line, a detector is overconfident. ECE, the expected calibration error, is the mean "
+            "distance from the line.",
             _calibration_table(comparison),
         ),
         _training_chart(comparison, runs),
@@ -71,7 +70,6 @@ def _chart(title: str, draw: Callable[[], Figure | None], caption: str, table: T
 
 
 def _precision_table(curves: dict[str, Curve]) -> Table:
-    """At every tenth recall."""
     recalls = next(iter(curves.values())).x
     rows: list[list[Cell]] = [
         [
@@ -80,22 +78,25 @@ def _precision_table(curves: dict[str, Curve]) -> Table:
         ]
         for place in range(0, len(recalls), 10)
     ]
-    headings: list[str | ArmHeading] = ["recall", *(ArmHeading(arm, f"IoU {iou}") for iou in curves for arm in SIDES)]
+    headings: list[str | ModelHeading] = [
+        "recall",
+        *(ModelHeading(role, f"IoU {iou}") for iou in curves for role in ROLES),
+    ]
     return Table("Precision at every tenth recall, in percent", headings, rows, summary=NUMBERS)
 
 
 def _curve_table(caption: str, curve: Curve, heading: str, form: str) -> Table:
     differences = curve.difference or []
-    reach = reach_of(differences)
+    reach = common_reach(differences)
     rows: list[list[Cell]] = [
         [form.format(x), Number(first), Number(second), interval_cell(item, reach)]
         for x, first, second, item in zip(curve.x, curve.baseline, curve.candidate, differences, strict=True)
     ]
-    return Table(caption, [heading, *map(ArmHeading, SIDES), HEADING], rows, summary=NUMBERS)
+    return Table(caption, [heading, *map(ModelHeading, ROLES), INTERVAL_HEADING], rows, summary=NUMBERS)
 
 
 def _error_table(comparison: Comparison) -> Table:
-    first, second = (comparison.details.error_types[arm] for arm in SIDES)
+    first, second = (comparison.details.error_types[role] for role in ROLES)
     rows: list[list[Cell]] = [
         [
             name.replace("_", " "),
@@ -104,15 +105,15 @@ def _error_table(comparison: Comparison) -> Table:
         ]
         for name in [*ERRORS, *(name for name in first if name not in ERRORS)]
     ]
-    headings: list[str | ArmHeading] = [
+    headings: list[str | ModelHeading] = [
         "error",
-        *(ArmHeading(arm, what) for what in ("gain", "number") for arm in SIDES),
+        *(ModelHeading(role, what) for what in ("gain", "number") for role in ROLES),
     ]
     return Table("Gain in AP@0.5, and number of errors", headings, rows, summary=NUMBERS)
 
 
 def _calibration_table(comparison: Comparison) -> Table:
-    known = [(arm, item) for arm, item in comparison.details.calibration.items() if item is not None]
+    known = [(role, item) for role, item in comparison.details.calibration.items() if item is not None]
     bins = range(len(known[0][1].count)) if known else range(0)
     rows: list[list[Cell]] = [
         [
@@ -122,15 +123,15 @@ def _calibration_table(comparison: Comparison) -> Table:
         ]
         for place in bins
     ]
-    headings: list[str | ArmHeading] = [
+    headings: list[str | ModelHeading] = [
         "score",
-        *(ArmHeading(arm, what) for what in ("precision", "number") for arm, _ in known),
+        *(ModelHeading(role, what) for what in ("precision", "number") for role, _ in known),
     ]
     return Table("Precision at IoU 0.5, and number of detections, by score", headings, rows, summary=NUMBERS)
 
 
 def _training_chart(comparison: Comparison, runs: dict[str, list[EvaluatedRun]]) -> Chart | None:
-    curves = {arm: [read_training_curve(run.path) for run in own] for arm, own in runs.items()}
+    curves = {role: [read_training_curve(run.path) for run in own] for role, own in runs.items()}
     caption = "Total loss, as detectron2 logs it: the median of 20 iterations."
     evaluations = {len(curve.ap) for own in curves.values() for curve in own}
     if max(evaluations) > 1:

@@ -1,4 +1,4 @@
-"""The images in which two detectors differ most, for a page."""
+"""The images in which two detectors differ most."""
 
 import os
 from collections import Counter
@@ -12,24 +12,24 @@ from pycocotools.coco import COCO
 from ...data.coco_format import Entry, image_path
 from ...runs.evaluated_run import EvaluatedRun
 from ...visualization.drawing import DrawnBox, Pen, category_colours, category_name, draw_panel, named_boxes
-from ...visualization.embedded_images import EmbeddedImage, image_from_image
+from ...visualization.embedded_images import EmbeddedImage, embed_image
 from ...visualization.page_blocks import Block, ImageGrid, Text
-from ..compare import SIDES
+from ..comparison import ROLES
 from ..comparison_plots import COLOURS
 from ..disagreements import Disagreement, Outcome, find_disagreements, most_different
 from ..side_by_side import confident, read_pixels
 
 COUNT = 6
 WIDTH = 640
-# Letters are still to be read at half that width, as on a phone or in a row of three.
+# The text stays readable at half of this width, as on a phone or in a row of three images.
 PEN = Pen(line=4, font=26, halo=1)
 DASH, DOT = 14, 5
-# Okabe and Ito's reddish purple and yellow, which differ from the arms' colours and from each other.
+# Okabe and Ito's reddish purple and yellow, which differ from the models' colours and from each other.
 FALSE, MISSED = (204, 121, 167), (240, 228, 66)
 
 
 def disagreement_blocks(coco: COCO, runs: dict[str, list[EvaluatedRun]]) -> list[Block]:
-    """How the images were chosen, and the images: ground truth and the first run of each arm.
+    """How the images were chosen, and the images: the ground truth and the first run of each model.
 
     Raises:
         UserError: an image can't be read.
@@ -38,9 +38,9 @@ def disagreement_blocks(coco: COCO, runs: dict[str, list[EvaluatedRun]]) -> list
     disagreements = find_disagreements(coco, *(confident(run, coco) for run in pair))
     chosen = most_different(disagreements, COUNT)
     root = next((folder for run in pair if (folder := _image_root(run)) is not None), None)
-    text = f"{_counts(disagreements)} {_choice(len(chosen), several=any(len(arm) > 1 for arm in runs.values()))}"
+    text = f"{_counts(disagreements)} {_choice(len(chosen), several=any(len(own) > 1 for own in runs.values()))}"
     if root is None:
-        return [Text(text), Text("No images: the folder of the images is not at hand.")]
+        return [Text(text), Text("No images: the image folder is not available.")]
     return [Text(text), Text(_legend()), *(_images(item, coco, root, pair) for item in chosen)]
 
 
@@ -54,20 +54,23 @@ def _counts(disagreements: Sequence[Disagreement]) -> str:
     worse = sum(item.lead < 0 for item in disagreements)
     same = len(disagreements) - better - worse
     return (
-        f"A mistake is a missed object or a false detection, with detections of score 0.5 or more matched at IoU 0.5. "
-        f"The candidate makes fewer mistakes in {better} images, the baseline in {worse}, and both as many in {same}."
+        f"A mistake is a missed object or a false detection; detections with a score of 0.5 or more are matched at "
+        f"IoU 0.5. The candidate makes fewer mistakes in {better} images, the baseline in {worse}, and both make the "
+        f"same number in {same}."
     )
 
 
 def _choice(count: int, *, several: bool) -> str:
-    of = ", of the first run of each arm" if several else ""
-    return f"Shown are the {count} images with the largest lead, by turns in favour of each{of}." if count else ""
+    if not count:
+        return ""
+    first = ", for the first run of each" if several else ""
+    return f"Shown are the {count} images with the largest leads, alternately in favour of each model{first}."
 
 
 def _legend() -> str:
     return (
-        "Boxes of the two arms: solid and in the arm's colour, a right detection; dashed and purple, a false one; "
-        "dotted and yellow, an object that was missed. Boxes of the ground truth have their classes' colours."
+        "Solid boxes in the model's colour are correct detections, dashed purple boxes are false detections, and "
+        "dotted yellow boxes are missed objects. Ground-truth boxes have the colours of their classes."
     )
 
 
@@ -80,32 +83,32 @@ def _images(item: Disagreement, coco: COCO, root: Path, runs: Sequence[Evaluated
     truth = draw_panel(image, boxes, WIDTH, PEN)
     alt = f"{file_name}, ground truth: {_listed(item.objects, coco)}."
     objects = f"{len(item.objects)} {'object' if len(item.objects) == 1 else 'objects'}"
-    panels = [image_from_image(truth, alt, title="ground truth", note=objects)]
-    for arm, run, outcome in zip(SIDES, runs, (item.baseline, item.candidate), strict=True):
-        panels.append(_panel(image, coco, outcome, arm, run.name, file_name))
-    winner = SIDES[item.lead > 0]
+    panels = [embed_image(truth, alt, title="ground truth", note=objects)]
+    for role, run, outcome in zip(ROLES, runs, (item.baseline, item.candidate), strict=True):
+        panels.append(_panel(image, coco, outcome, role, run.name, file_name))
+    winner = ROLES[item.lead > 0]
     mistakes = f"{abs(item.lead)} fewer {'mistake' if abs(item.lead) == 1 else 'mistakes'}"
     return ImageGrid(f"{file_name}: {mistakes} by the {winner}", panels)
 
 
-def _panel(image: Image.Image, coco: COCO, outcome: Outcome, arm: str, name: str, file_name: str) -> EmbeddedImage:
-    red, green, blue, *_ = ImageColor.getrgb(COLOURS[SIDES.index(arm)])
+def _panel(image: Image.Image, coco: COCO, outcome: Outcome, role: str, name: str, file_name: str) -> EmbeddedImage:
+    red, green, blue, *_ = ImageColor.getrgb(COLOURS[ROLES.index(role)])
     boxes = [
         *(DrawnBox(entry["bbox"], _label(entry, coco), FALSE, DASH) for entry in outcome.false),
         *(DrawnBox(entry["bbox"], _label(entry, coco), MISSED, DOT) for entry in outcome.missed),
-        *(DrawnBox(entry["bbox"], "", (red, green, blue)) for entry in outcome.right),
+        *(DrawnBox(entry["bbox"], "", (red, green, blue)) for entry in outcome.correct),
     ]
-    counts = f"{len(outcome.right)} right, {len(outcome.false)} false, {len(outcome.missed)} missed"
+    counts = f"{len(outcome.correct)} correct, {len(outcome.false)} false, {len(outcome.missed)} missed"
     alt = (
-        f"{file_name}, {arm} {name}: {counts}. Right: {_listed(outcome.right, coco)}. "
+        f"{file_name}, {role} {name}: {counts}. Correct: {_listed(outcome.correct, coco)}. "
         f"False: {_listed(outcome.false, coco)}. Missed: {_listed(outcome.missed, coco)}."
     )
     drawn = draw_panel(image, boxes, WIDTH, PEN)
-    return image_from_image(drawn, alt, title=f"{arm} {name}", note=counts, arm=arm)
+    return embed_image(drawn, alt, title=f"{role} {name}", note=counts, role=role)
 
 
 def _label(entry: Entry, coco: COCO) -> str:
-    """Class and score, as far as there is something to tell apart."""
+    """The class, if there are several, and the score, if there is one."""
     name = category_name(coco, entry["category_id"]) if len(coco.cats) > 1 else ""
     return f"{name} {entry['score']:.2f}".strip() if "score" in entry else name
 

@@ -1,4 +1,4 @@
-"""What run folders tell of how a comparison came about: excitations, recipe, commands."""
+"""Sections on the run folders of a comparison: excitations, recipe and commands."""
 
 import shlex
 from collections.abc import Sequence
@@ -6,12 +6,11 @@ from itertools import pairwise
 from typing import Any
 
 from ...runs.evaluated_run import EvaluatedRun
-from ...visualization.embedded_images import SUFFIXES, image_from_file
+from ...visualization.embedded_images import SUFFIXES, embed_file
 from ...visualization.page_blocks import Block, Code, ImageGrid, Table
-from ..compare import SIDES
-from ..comparison import Comparison
+from ..comparison import ROLES, Comparison
 
-# What people ask first about a recipe.
+# The config keys in the table of the recipe, and their names there.
 RECIPE = {
     "MODEL.WEIGHTS": "initial weights",
     "MODEL.META_ARCHITECTURE": "detector",
@@ -30,7 +29,7 @@ RECIPE = {
 
 
 def excitation_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
-    """The plots that `tools/analyze.py excitations` left in the runs' folders, and after them its images.
+    """The plots, then the images, that `tools/analyze.py excitations` wrote into the run folders.
 
     Raises:
         UserError: a plot can't be read.
@@ -40,24 +39,24 @@ def excitation_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
         paths = [path for path in run.path.glob("excitations/**/*") if path.suffix in SUFFIXES]
         paths.sort(key=lambda path: (path.parent.name == "pictures", path.stem.lower()))
         if paths:
-            images = [image_from_file(path, f"{run.name}: {path.stem}", title=path.stem) for path in paths]
+            images = [embed_file(path, f"{run.name}: {path.stem}", title=path.stem) for path in paths]
             blocks.append(ImageGrid(f"The gates of {run.name}", images, large=True))
     return blocks
 
 
 def recipe_blocks(comparison: Comparison, runs: dict[str, list[EvaluatedRun]]) -> list[Block]:
-    """What differs between the arms, and what each has; of run folders with a saved config."""
+    """The differences between the recipes, and both recipes, for run folders with a saved config."""
     blocks: list[Block] = []
     for kind, keys in comparison.recipe.items():
         rows = [[key, *map(_shown, values)] for key, values in keys.items()]
         if rows:
-            blocks.append(Table(f"What differs in the configs: {kind}.", ["key", *SIDES], rows))
-    pair = [runs[arm][0] for arm in SIDES]
+            blocks.append(Table(f"Differences between the configs: {kind}.", ["key", *ROLES], rows))
+    pair = [runs[role][0] for role in ROLES]
     if any(run.recipe for run in pair):
         columns = [_recipe(run) for run in pair]
         both = [list(row) for row in zip(columns[0], *(column.values() for column in columns), strict=True)]
-        first = " (of each arm's first run)" if max(map(len, runs.values())) > 1 else ""
-        blocks.append(Table(f"The recipe{first}.", ["setting", *SIDES], both))
+        first = " (of each model's first run)" if max(map(len, runs.values())) > 1 else ""
+        blocks.append(Table(f"The recipe{first}.", ["setting", *ROLES], both))
     return blocks
 
 
@@ -70,13 +69,13 @@ def _recipe(run: EvaluatedRun) -> dict[str, str]:
 
 
 def command_blocks(runs: Sequence[EvaluatedRun], command: str | None) -> list[Block]:
-    """What was typed for each run, and for the page."""
-    commands = [(f"EvaluatedRun {run.name}", run.record.get("command")) for run in runs]
+    """The command lines of the runs and of the page."""
+    commands = [(f"Run {run.name}", run.record.get("command")) for run in runs]
     return [Code(_folded(line), label) for label, line in [*commands, ("This page", command)] if isinstance(line, str)]
 
 
 def _folded(command: str) -> str:
-    """A line of the shell for each option."""
+    """The command with a line for each option."""
     try:
         words = shlex.split(command)
     except ValueError:
