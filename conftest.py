@@ -28,7 +28,7 @@ LONGEST = (
     "detectors/test_detectors.py",
     "export/test_exporter.py",
     "detectors/test_stock_tools.py",
-    "detectors/test_own_masks_and_keypoints.py",
+    "detectors/test_custom_masks_and_keypoints.py",
     "tests/test_study.py",
     "tests/test_ablations.py",
     "pretrain/test_pretrainer.py",

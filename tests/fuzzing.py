@@ -1,4 +1,4 @@
-"""Broken and hostile JSON for hypothesis, how many inputs a test tries, and what became of them."""
+"""Broken and hostile JSON for hypothesis, the number of inputs of a test, and a count of the outcomes."""
 
 import copy
 import json
@@ -42,7 +42,7 @@ ODD = [None, True, False, [], {}, [1], [[1, 2, 3]], [[]], [0] * 5000, {"counts":
 ODD += [Nested(60, list), Nested(700, list), Nested(700, dict)]
 
 values = st.sampled_from([*NUMBERS, *TEXTS, *ODD])
-# Of the first, most make a file that is only another one.
+# Most results of the first are valid files with other values.
 ACTIONS = ["nudge"] * 6 + ["set"] * 6 + ["delete", "double", "wrap", "move", "rename", "empty", "add"]
 steps = st.lists(
     st.tuples(st.sampled_from(ACTIONS), st.integers(0, 1 << 20), st.integers(0, 1 << 20), values),
@@ -52,24 +52,24 @@ steps = st.lists(
 
 
 def places(content: Any) -> list[tuple[Any, Any]]:
-    """Every container of a content, with a key or index in it, but for what is very deep."""
-    found, waiting = [], [(content, 0)]
+    """(container, key or index) pairs of a JSON value: at most 200 of a container, and none that are very deep."""
+    pairs, waiting = [], [(content, 0)]
     while waiting:
         node, depth = waiting.pop()
         keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
         for key in list(keys)[:200]:
-            found.append((node, key))
+            pairs.append((node, key))
             if depth < 20:
                 waiting.append((node[key], depth + 1))
-    return found
+    return pairs
 
 
 def mutated(content: Any, changes: list[tuple[str, int, int, Any]]) -> Any:
-    """A copy of a content with changes at places that the numbers choose."""
+    """A copy of a JSON value with changes; their numbers choose the places."""
     top = [copy.deepcopy(content)]
     for action, where, other, value in changes:
-        found = places(top)
-        node, key = found[where % len(found)]
+        pairs = places(top)
+        node, key = pairs[where % len(pairs)]
         if action == "nudge" and type(node[key]) in (int, float) and abs(node[key]) < 1e300:
             node[key] = node[key] + [1, 0.5, -0.25, 7][other % 4]
         elif action == "set":
@@ -77,8 +77,8 @@ def mutated(content: Any, changes: list[tuple[str, int, int, Any]]) -> Any:
         elif action == "wrap":
             node[key] = [node[key]]
         elif action == "move":
-            there, other_key = found[other % len(found)]
-            node[key], there[other_key] = fresh(there[other_key]), fresh(node[key])
+            other_node, other_key = pairs[other % len(pairs)]
+            node[key], other_node[other_key] = fresh(other_node[other_key]), fresh(node[key])
         elif action == "empty" and isinstance(node[key], list | dict):
             node[key] = type(node[key])()
         elif action == "delete" and node is not top:
@@ -93,7 +93,7 @@ def mutated(content: Any, changes: list[tuple[str, int, int, Any]]) -> Any:
 
 
 def fresh(value: Any) -> Any:
-    """A copy that shares nothing with the value."""
+    """A deep copy."""
     if isinstance(value, Nested):
         return value.make()
     try:
@@ -103,7 +103,7 @@ def fresh(value: Any) -> Any:
 
 
 def encoded(content: Any) -> bytes:
-    """JSON of a content, which may have become too deep for it."""
+    """The value as JSON, or `null` if it is too deep for Python's encoder."""
     try:
         return json.dumps(content).encode()
     except RecursionError:
@@ -112,7 +112,7 @@ def encoded(content: Any) -> bytes:
 
 @st.composite
 def damaged(draw: Any, content: Any) -> bytes:
-    """JSON of a valid content with other values in random places, or with its bytes spoilt."""
+    """JSON of a valid value, with other values in random places or with corrupted bytes."""
     if draw(st.integers(0, 3)):
         return encoded(mutated(content, draw(steps)))
     data = bytearray(json.dumps(content).encode())
@@ -136,25 +136,25 @@ def damaged(draw: Any, content: Any) -> bytes:
 
 
 def examples(count: int) -> settings:
-    """How many inputs a test tries."""
+    """Settings for a test of `count` inputs, times FUZZ."""
     return settings(
         max_examples=count * TIMES,
         deadline=None,
-        # Of many inputs, the first that fails is enough.
+        # Shrinking a failure takes too long with so many inputs.
         phases=set(Phase) - ({Phase.shrink} if TIMES > 1 else set()),
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 
 
 class Tally:
-    """What became of the inputs of a test, for its last line."""
+    """Counts the outcomes of a test's inputs, for a summary line."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self.counts: Counter[str] = Counter()
 
     def refused(self, function: Any, *args: Any, **options: Any) -> Any:
-        """A function's result; None where it raises a UserError, which must be one line that can be printed."""
+        """The result of a function, or None if it raises a UserError, whose message must be one printable line."""
         try:
             result = function(*args, **options)
         except UserError as error:

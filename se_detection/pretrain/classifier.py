@@ -1,4 +1,4 @@
-"""A detector's backbone with a pooled linear classifier on it, and the losses that it is pre-trained with."""
+"""A detector's backbone as an image classifier, with its pre-training loss."""
 
 from typing import Any
 
@@ -20,16 +20,17 @@ from ..modeling.blocks import SEResidualBlock
 
 
 class Classifier(nn.Module):
-    """Backbone, global average, linear layer.
+    """Backbone, global average pool, linear layer.
 
     Args:
-        backbone: gives `res5`.
-        num_classes: of the linear layer.
-        pixel_mean, pixel_std, channel_order: of the detector, in 0..255.
-        label_smoothing, mixup, cutmix: 0 for none; of the latter two the alpha, one of them at random if both.
-        stochastic_depth: the probability with which the last block is left out; it rises linearly from 0.
-        bf16: whether the backbone computes in bfloat16 where autocast has it.
-        channels_last: the order of the images in memory.
+        backbone: has `res5` among its outputs.
+        num_classes: number of outputs of the linear layer.
+        pixel_mean, pixel_std, channel_order: the detector's, for values in 0..255.
+        label_smoothing: 0 for none.
+        mixup, cutmix: the alpha, 0 for none; if both are set, each batch uses one of them at random.
+        stochastic_depth: see :func:`add_stochastic_depth`.
+        bf16: run the backbone under autocast to bfloat16.
+        channels_last: memory format of the images.
     """
 
     pixel_mean: Tensor
@@ -53,7 +54,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.linear = nn.Linear(backbone.output_shape()["res5"].channels, num_classes)
-        # As detectron2's ResNet and Goyal et al. (arXiv 1706.02677) begin it.
+        # As in detectron2's ResNet and Goyal et al. (arXiv 1706.02677).
         nn.init.normal_(self.linear.weight, std=0.01)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
@@ -68,10 +69,10 @@ class Classifier(nn.Module):
 
     @classmethod
     def from_cfg(cls, cfg: CfgNode) -> "Classifier":
-        """The backbone of a detector's config with a class for each of the training data's.
+        """A classifier with the backbone of a detector's config and the classes of the training data.
 
         Raises:
-            UserError: the backbone is no ResNet, or can't be built.
+            UserError: the backbone is not a ResNet, or can't be built.
         """
         recipe = cfg.PRETRAIN
         return cls(
@@ -89,7 +90,7 @@ class Classifier(nn.Module):
         )
 
     def forward(self, batch: list[dict[str, Any]]) -> Tensor | dict[str, Tensor]:
-        """Takes what :class:`ImageMapper` gives: in training to the loss, otherwise to logits (N, classes)."""
+        """The loss in training, otherwise logits (N, classes); the batch has the items of :class:`ImageMapper`."""
         images = self.preprocess(batch)
         if not self.training:
             return self.logits(images)
@@ -100,7 +101,7 @@ class Classifier(nn.Module):
         return {"loss_cls": F.cross_entropy(self.logits(images), targets, label_smoothing=self.label_smoothing)}
 
     def preprocess(self, batch: list[dict[str, Any]]) -> Tensor:
-        """Images as the detector sees them: (N, 3, H, W), in its channel order, normalised."""
+        """A batch of images as the detector gets them: (N, 3, H, W), in its channel order, normalised."""
         images = torch.from_numpy(np.stack([item["image"] for item in batch]))
         images = images.to(self.pixel_mean.device, non_blocking=True).float()
         if self.bgr:
@@ -115,10 +116,10 @@ class Classifier(nn.Module):
 
 
 def backbone_config(cfg: CfgNode) -> CfgNode:
-    """The config of a detector's backbone alone, as far as res5.
+    """The config of only a detector's backbone, up to res5.
 
     Raises:
-        UserError: it is no ResNet of detectron2's or of this project.
+        UserError: it is not a ResNet of detectron2 or this project.
     """
     name = cfg.MODEL.BACKBONE.NAME
     if name not in PLAIN_BUILDERS + SE_BUILDERS:
@@ -128,22 +129,22 @@ def backbone_config(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     cfg.MODEL.BACKBONE.NAME = "build_se_resnet_backbone" if name in SE_BUILDERS else "build_resnet_backbone"
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
-    # A dilated res5 is for detection; its weights are those of the other.
+    # Dilation is for detection, and does not change the shapes of the weights.
     cfg.MODEL.RESNETS.RES5_DILATION = 1
     return cfg
 
 
 def add_stochastic_depth(backbone: nn.Module, probability: float) -> None:
-    """Leaves residual branches out at random in training (Huang et al., arXiv 1603.09382), each image's by itself.
+    """Drops residual branches at random in training, separately for each image (Huang et al., arXiv 1603.09382).
 
     Args:
-        backbone: detectron2's ResNet, of plain or SE blocks.
-        probability: of the last block; it rises linearly from 0 before the first.
+        backbone: a ResNet with plain or SE blocks.
+        probability: for the last block; it increases linearly with the block's number.
     """
     blocks = [block for stage in STAGES for block in getattr(backbone, stage)]
     for number, block in enumerate(blocks, start=1):
         drop = DropPath(probability * number / len(blocks))
-        # The branch's end: its gate where that comes last, or else its last convolution. Hooks leave names as they are.
+        # The last module of the branch: the gate or the last convolution. Hooks don't change the names of the weights.
         gated = isinstance(block, SEResidualBlock) and block.position == "standard"
         last = block.se.activation if gated else block.conv2 if isinstance(block, BasicBlock) else block.conv3
         last.register_forward_hook(lambda module, inputs, output, drop=drop: drop.train(module.training)(output))

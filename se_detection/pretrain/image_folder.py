@@ -1,4 +1,4 @@
-"""A folder of images by class (`train/<class>/`, `val/<class>/`), or a `.tar.gz` of one, as detectron2 data sets."""
+"""Registers a folder of images by class (`train/<class>/`, `val/<class>/`), or an archive of one, as data sets."""
 
 import hashlib
 import shutil
@@ -18,40 +18,43 @@ from ..errors import UserError
 
 TRAIN, VAL = "image_folder_train", "image_folder_val"
 CHUNK = 1 << 20
-# Images are compressed already, and hardly become smaller in an archive; zeros become a thousandth.
+# Images are compressed already; an archive of zeros can be a thousand times smaller than its content.
 MAX_RATIO = 100
 SPLITS = {TRAIN: "train", VAL: "val"}
 
 
 def find_image_folder(path: Path) -> Path:
-    """The folder that holds `train/` and `val/`: `path`, or what an archive holds, unpacked into a cache.
+    """The folder that holds `train/` and `val/`; an archive is unpacked into a cache, once.
 
-    An archive is unpacked once; links, devices and files that would leave the folder are refused (the last two by
-    Python's `data` filter), and one that would grow to more than a hundred times its size.
+    An archive is refused if it has symbolic links, devices or paths that leave the folder (the last two by Python's
+    `data` filter), or if it unpacks to more than a hundred times its size.
+
+    Args:
+        path: a folder or a `.tar` or `.tar.gz` archive, with `train/` and `val/` at the top or one level below.
 
     Raises:
-        UserError: there is neither, or the archive can't be read.
+        UserError: there is no such folder, or the archive can't be unpacked.
     """
     if not path.exists():
-        raise UserError(f"--data {path}: there is no such folder or archive")
+        raise UserError(f"--data {path}: no such folder or archive")
     root = path if path.is_dir() else _unpack(path)
     for folder in (root, *sorted(item for item in root.iterdir() if item.is_dir())):
         if all((folder / split).is_dir() for split in SPLITS.values()):
             return folder
-    raise UserError(f"--data {path}: it holds no train/ and val/, with a folder of images for each class in both")
+    raise UserError(f"--data {path}: it has no train/ and val/; both must have a folder of images for each class")
 
 
 def register_image_folder(folder: Path) -> None:
-    """Registers both splits with detectron2; an item has `file_name` and `label`, a class's place in the alphabet.
+    """Registers both splits with detectron2; items have `file_name` and `label`, the index of the class by name.
 
     Raises:
         UserError: a class has no images, or the splits have different classes.
     """
     classes, indices = _classes(folder / "train")
-    others, _ = _classes(folder / "val")
-    if classes != others:
-        odd = sorted(set(classes) ^ set(others))
-        raise UserError(f"--data {folder}: train/ and val/ have different classes: {', '.join(odd[:5])}")
+    val_classes, _ = _classes(folder / "val")
+    if classes != val_classes:
+        differing = sorted(set(classes) ^ set(val_classes))
+        raise UserError(f"--data {folder}: train/ and val/ have different classes: {', '.join(differing[:5])}")
     for name, split in SPLITS.items():
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)
@@ -61,19 +64,19 @@ def register_image_folder(folder: Path) -> None:
 
 
 def _classes(root: Path) -> tuple[list[str], dict[str, int]]:
-    with _explained():
+    with _missing_as_user_error():
         classes, indices = find_classes(root)
     return classes, indices
 
 
 def _read(root: Path, classes: dict[str, int]) -> list[dict[str, Any]]:
-    with _explained():
+    with _missing_as_user_error():
         samples = make_dataset(str(root), classes, IMG_EXTENSIONS)
     return [{"file_name": path, "label": label} for path, label in samples]
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def _missing_as_user_error() -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
@@ -81,14 +84,14 @@ def _explained() -> Iterator[None]:
 
 
 def _unpack(archive: Path) -> Path:
-    size, changed = archive.stat().st_size, archive.stat().st_mtime_ns
-    key = hashlib.sha256(f"{archive.absolute()} {size} {changed}".encode()).hexdigest()[:16]
+    size, modified = archive.stat().st_size, archive.stat().st_mtime_ns
+    key = hashlib.sha256(f"{archive.absolute()} {size} {modified}".encode()).hexdigest()[:16]
     cache = Path(get_cache_dir(), "se_detection", "images")
     target = cache / key
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    # Renamed when whole: a run that is stopped here leaves no half of a data set.
+    # Renamed when complete: an interrupted run leaves no partial data set.
     part = Path(mkdtemp(prefix=f"{key}.", dir=cache))
     try:
         with tarfile.open(archive) as file:
@@ -97,10 +100,10 @@ def _unpack(archive: Path) -> Path:
                 unpacked += member.size
                 if unpacked > MAX_RATIO * size:
                     raise UserError(
-                        f"--data {archive}: it unpacks to more than {MAX_RATIO} times its size; no images do"
+                        f"--data {archive}: it unpacks to more than {MAX_RATIO} times its size, which images do not"
                     )
-                # Python's filter lets those through that lead into the folder; images need none, and folders that
-                # are links have been ways around it.
+                # Python's filter allows links inside the folder. Images need none, and linked folders have been used to
+                # get around the filter.
                 if member.issym():
                     raise UserError(f"--data {archive}: {member.name!r} is a link; pack the files (tar --dereference)")
                 file.extract(member, part, filter="data")
@@ -108,12 +111,12 @@ def _unpack(archive: Path) -> Path:
         try:
             part.rename(target)
         except OSError:
-            # Another process may have been faster.
+            # Another process may have unpacked it at the same time.
             if not target.is_dir():
                 raise
     except UserError:
         raise
-    except Exception as error:  # of any class: of tar files, and of what compresses them
+    except Exception as error:  # of any class: tarfile and each compression raise their own
         raise UserError(f"--data {archive} can't be unpacked into {cache}: {' '.join(str(error).split())}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -121,7 +124,7 @@ def _unpack(archive: Path) -> Path:
 
 
 def _check_end(file: tarfile.TarFile) -> None:
-    """Python takes a damaged header for the end of an archive, and reads no checksum that stands after it."""
+    """Raises unless an archive is complete: Python takes a damaged header for its end, and skips the final checksum."""
     content = file.fileobj
     assert content is not None
     content.seek(file.offset)

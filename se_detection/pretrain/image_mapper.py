@@ -1,4 +1,4 @@
-"""One image of an image folder as timm's transforms make it."""
+"""Reads and augments an image of an image folder with timm's transforms."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ from ..errors import UserError
 
 
 class ImageMapper:
-    """Reads an image, and crops, flips and augments it for training, or resizes and crops its centre.
+    """Reads an image; crops, flips and augments it for training, or resizes it and crops the centre for testing.
 
-    What it gives has `image`, (3, H, W) in RGB from 0 to 255, and `label`.
+    The result has `image`, a (3, H, W) RGB array of 0 to 255, and `label`.
 
     Args:
         cfg: with `PRETRAIN`.
@@ -23,7 +23,7 @@ class ImageMapper:
 
     def __init__(self, cfg: CfgNode, is_train: bool) -> None:
         recipe = cfg.PRETRAIN
-        # The values stay whole numbers: the classifier subtracts the config's mean, in the config's channel order.
+        # normalize=False: the classifier normalises, in the config's channel order.
         if is_train:
             self.transform = create_transform(
                 recipe.TRAIN_SIZE,
@@ -34,23 +34,23 @@ class ImageMapper:
                 normalize=False,
             )
         else:
-            # timm rounds the quotient down: without the half, to a pixel less than asked for.
+            # timm rounds TEST_SIZE / crop_pct down: without the 0.5, to a pixel too few.
             crop_pct = recipe.TEST_SIZE / (recipe.TEST_RESIZE + 0.5)
             self.transform = create_transform(recipe.TEST_SIZE, crop_pct=crop_pct, normalize=False)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
-        """See the class.
+        """Maps an item with `file_name` and `label`.
 
         Raises:
             UserError: the image can't be read.
         """
         try:
             with Image.open(item["file_name"]) as image:
-                # Turned as its EXIF data says, as detectors see it.
-                turned = ImageOps.exif_transpose(image).convert("RGB")
-                # Not a tensor: a large batch of those would need more open files than a process may have.
-                pixels: Any = np.asarray(self.transform(turned))
+                # detectron2 applies the EXIF orientation too.
+                upright = ImageOps.exif_transpose(image).convert("RGB")
+                # Not a tensor: workers share each tensor by an open file, too many for a large batch.
+                pixels: Any = np.asarray(self.transform(upright))
         except Exception as error:  # of any class: see `data.image_files.decode`
             name = item["file_name"]
-            raise UserError(f"image {name} can't be used: {reason(error)}; mend or remove it") from error
+            raise UserError(f"image {name} can't be used: {reason(error)}; fix or remove it") from error
         return {**item, "image": pixels}

@@ -12,10 +12,9 @@ from PIL import Image
 from ..config.buildable import check_memory, explained
 from ..config.read_config import read_config
 from ..config.values import LARGEST_SIZE
-from ..engine.checks import check_machine, check_weights
+from ..engine.checks import check_machine, check_run_folder, check_start, config_file
 from ..errors import UserError
 from ..model_zoo import get_recipe_file
-from ..runs.run_folder import check_run_folder
 from .classifier import Classifier
 from .image_folder import TRAIN, VAL, find_image_folder, register_image_folder
 from .image_mapper import ImageMapper
@@ -60,7 +59,7 @@ def load_pretrain_config(args: Namespace) -> CfgNode:
     Raises:
         UserError: an error in the config, the data or the flags; nothing is written before.
     """
-    detector = read_config(args.config_file, base=config_base())
+    detector = read_config(config_file(args.config_file), base=config_base())
     cfg = config_base()
     cfg.MODEL, cfg.INPUT.FORMAT, cfg.SEED = detector.MODEL, detector.INPUT.FORMAT, detector.SEED
     cfg.MODEL.WEIGHTS = ""
@@ -75,13 +74,23 @@ def load_pretrain_config(args: Namespace) -> CfgNode:
     for key, epochs_key in COMPUTED.items():
         if key in args.opts:
             raise UserError(f"{key}: it is computed from PRETRAIN's epochs; set PRETRAIN.{epochs_key} instead")
-    check_machine(cfg, args)
+    check_machine(
+        cfg,
+        device_given="MODEL.DEVICE" in args.opts,
+        num_gpus=args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+    )
     _check_recipe(cfg, args.num_gpus * args.num_machines)
     args.data = str(find_image_folder(Path(args.data)))
     register_image_folder(Path(args.data))
     _count_epochs(cfg, len(DatasetCatalog.get(TRAIN)))
-    check_run_folder(cfg, args)
-    check_weights(cfg, args)
+    main_machine = args.machine_rank == 0
+    check_run_folder(
+        cfg, resume=args.resume, overwrite=args.overwrite, eval_only=args.eval_only, main_machine=main_machine
+    )
+    check_start(cfg, resume=args.resume, eval_only=args.eval_only, main_machine=main_machine)
     with explained("PRETRAIN.AUTO_AUGMENT"):
         ImageMapper(cfg, is_train=True).transform(Image.new("RGB", (64, 48)))
     with torch.device("meta"), explained(f"{cfg.MODEL.BACKBONE.NAME} with a classifier"):

@@ -1,4 +1,4 @@
-"""The detector's trainer, training a classifier: what stops, resumes and guards a detector's run does so here."""
+"""Trains a classifier with the detector's trainer, and its checkpoints, resuming and loss guard."""
 
 from argparse import Namespace
 from collections.abc import Iterable
@@ -17,16 +17,15 @@ from ..data.train_loader import TrainLoader
 from ..data.worker_signals import SignalSafeLoader
 from ..engine.trainer import Trainer, in_memory_order
 from ..files import write_whole
+from ..runs.run_folder import BACKBONE, INFERENCE
 from .classifier import Classifier
 from .image_folder import register_image_folder
 from .image_mapper import ImageMapper
 from .top_k import TopKEvaluator
 
-BACKBONE = "backbone.pth"
-
 
 class Pretrainer(Trainer):
-    """Trains the backbone of a config as a classifier, and leaves it in `OUTPUT_DIR/backbone.pth`, for `MODEL.WEIGHTS`."""
+    """Trains a config's backbone as a classifier, and writes it to `OUTPUT_DIR/backbone.pth` for `MODEL.WEIGHTS`."""
 
     @staticmethod
     def register_data(args: Namespace) -> None:
@@ -35,7 +34,7 @@ class Pretrainer(Trainer):
 
     @staticmethod
     def image_size(cfg: CfgNode) -> tuple[int, int]:
-        """The size at which images are tested."""
+        """(height, width) of images in testing."""
         return cfg.PRETRAIN.TEST_SIZE, cfg.PRETRAIN.TEST_SIZE
 
     @classmethod
@@ -51,15 +50,15 @@ class Pretrainer(Trainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """Batches of the training's size, of each image's centre."""
+        """Batches of resized and centre-cropped images, as large as in training."""
         size = max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
         mapper = ImageMapper(cfg, is_train=False)
         return SignalSafeLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper, batch_size=size))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """Top-1 and top-5."""
-        return TopKEvaluator(Path(cfg.OUTPUT_DIR, "inference"))
+        """Top-1 and top-5 accuracy."""
+        return TopKEvaluator(Path(cfg.OUTPUT_DIR, INFERENCE))
 
     def train(self) -> Any:
         """Trains to the end, then writes the backbone.
@@ -76,7 +75,7 @@ class Pretrainer(Trainer):
         weights: Any = self.checkpointer.weights
         assumptions: Any = self.checkpointer.assumptions
         content = {
-            # `.pth` files with matching names load into a detector by detectron2's own checkpointer, too.
+            # With this key, detectron2's own checkpointer loads the file into a detector too.
             "matching_heuristics": True,
             "model": {key: tensor.contiguous() for key, tensor in weights.backbone.state_dict().items()},
             "assumptions": assumptions.to_dict(),

@@ -1,4 +1,4 @@
-"""Top-1 and top-5 of a classifier."""
+"""Top-1 and top-5 accuracy of a classifier."""
 
 import json
 from collections import OrderedDict
@@ -11,10 +11,11 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ..files import write_whole
+from ..runs.run_folder import RESULTS
 
 
 class TopKEvaluator(DatasetEvaluator):
-    """The part of images, in percent, whose class is the likeliest (`top1`) or among the five likeliest (`top5`).
+    """Percentage of images whose class has the highest score (`top1`) or one of the five highest (`top5`).
 
     Args:
         folder: where the main process writes `results.json`.
@@ -24,11 +25,11 @@ class TopKEvaluator(DatasetEvaluator):
         self.folder = folder
 
     def reset(self) -> None:
-        """See detectron2's."""
+        """Starts a new evaluation."""
         self.counts = {"images": 0, "top1": 0, "top5": 0}
 
     def process(self, inputs: list[dict[str, Any]], outputs: Tensor) -> None:
-        """Counts a batch; `outputs` are logits (N, classes)."""
+        """Adds a batch; `outputs` are logits (N, classes)."""
         labels = torch.tensor([item["label"] for item in inputs], device=outputs.device)
         hits = outputs.topk(min(5, outputs.shape[1])).indices == labels[:, None]
         self.counts["images"] += len(inputs)
@@ -36,7 +37,7 @@ class TopKEvaluator(DatasetEvaluator):
         self.counts["top5"] += int(hits.sum())
 
     def evaluate(self) -> dict[str, Any]:
-        """Over all processes; empty on others than the main one."""
+        """`top1` and `top5` over all processes; empty except in the main process."""
         gathered = comm.gather(self.counts)
         if not comm.is_main_process():
             return {}
@@ -44,5 +45,5 @@ class TopKEvaluator(DatasetEvaluator):
         results = {key: 100 * total[key] / total["images"] for key in ("top1", "top5")}
         self.folder.mkdir(parents=True, exist_ok=True)
         content = json.dumps({"images": total["images"], **results}, indent=2) + "\n"
-        write_whole(self.folder / "results.json", lambda file: file.write(content.encode()))
+        write_whole(self.folder / RESULTS, lambda file: file.write(content.encode()))
         return OrderedDict(classification=results)

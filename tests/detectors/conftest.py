@@ -3,26 +3,24 @@ from types import SimpleNamespace
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .own_data import changed, use_run_length_codes, write_set
+from .custom_data import changed, use_rle, write_set
 
 
 @pytest.fixture
 def catalogs(monkeypatch) -> None:
-    """detectron2's data sets, to which a test may add its own."""
+    """A copy of detectron2's catalogs, so that a test may register data sets."""
     for catalog in (DatasetCatalog, MetadataCatalog):
         monkeypatch.setattr(catalog, "data", dict(catalog.data))
 
 
 @pytest.fixture(scope="module")
 def data(module_path) -> SimpleNamespace:
-    """Annotation files, and the folder of images of each."""
+    """Annotation files, and the image folder of each."""
     things = write_set(module_path, "things", count=2)
     kites = write_set(module_path, "kites", count=2, classes=1)
     return SimpleNamespace(
         things=things,
         kites=kites,
-        codes=changed(things, module_path / "codes.json", use_run_length_codes),
-        images={
-            name: module_path / ("kites" if name == "kites" else "things") for name in ("things", "kites", "codes")
-        },
+        rle=changed(things, module_path / "rle.json", use_rle),
+        images={name: module_path / ("kites" if name == "kites" else "things") for name in ("things", "kites", "rle")},
     )

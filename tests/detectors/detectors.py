@@ -1,4 +1,4 @@
-"""The detectors that are tested, each on an SE backbone: the one list that tests and docs/DETECTORS.md have them from."""
+"""The list of tested detectors, each with an SE backbone; docs/DETECTORS.md has a row for each."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,16 +15,16 @@ from se_detection.modeling.padding import ignore_padding_in_heads
 
 @dataclass(frozen=True, kw_only=True)
 class Detector:
-    """A kind of detector.
+    """A detector.
 
     Args:
         title: its name in docs/DETECTORS.md.
         config: its name under configs/ and configs/lazy/.
-        overrides: what makes it small besides `SMALL`.
-        lazy_only: detectron2 can't build it from a yaml.
-        classes: of objects.
-        gives: what it finds besides boxes: `pred_masks`, `pred_keypoints`, and `panoptic_seg`.
-        tta: detectron2's `GeneralizedRCNNWithTTA` takes it.
+        overrides: values that make it small, in addition to `SMALL`.
+        lazy_only: detectron2 can build it from a lazy config only.
+        classes: number of object classes.
+        outputs: its outputs in addition to boxes: `pred_masks`, `pred_keypoints`, `panoptic_seg`.
+        tta: supported by detectron2's `GeneralizedRCNNWithTTA`.
     """
 
     title: str
@@ -32,11 +32,11 @@ class Detector:
     overrides: dict[str, Any] = field(default_factory=dict)
     lazy_only: bool = False
     classes: int = 2
-    gives: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
     tta: bool = True
 
 
-# The BN in their res5 is over regions, of which it needs some; so these are small.
+# BN in their res5 needs a batch of several regions, so the regions are small.
 C4 = {"MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64}
 MASKS, KEYPOINTS, PANOPTIC = "pred_masks", "pred_keypoints", "panoptic_seg"
 DETECTORS = {
@@ -48,37 +48,37 @@ DETECTORS = {
     "retinanet": Detector(title="RetinaNet", config="COCO-Detection/retinanet_SE_R_50_FPN_1x", tta=False),
     "fcos": Detector(title="FCOS", config="COCO-Detection/fcos_SE_R_50_FPN_1x", lazy_only=True, tta=False),
     "mask_rcnn_fpn": Detector(
-        title="Mask R-CNN, FPN", config="COCO-InstanceSegmentation/mask_rcnn_SE_R_50_FPN_1x", gives=(MASKS,)
+        title="Mask R-CNN, FPN", config="COCO-InstanceSegmentation/mask_rcnn_SE_R_50_FPN_1x", outputs=(MASKS,)
     ),
     "mask_rcnn_c4": Detector(
         title="Mask R-CNN, C4",
         config="COCO-InstanceSegmentation/mask_rcnn_SE_R_50_C4_1x",
         overrides=C4,
-        gives=(MASKS,),
+        outputs=(MASKS,),
     ),
     "mask_rcnn_dc5": Detector(
         title="Mask R-CNN, DC5",
         config="COCO-InstanceSegmentation/mask_rcnn_SE_R_50_DC5_1x",
-        gives=(MASKS,),
+        outputs=(MASKS,),
     ),
     "cascade_mask_rcnn": Detector(
-        title="Cascade Mask R-CNN", config="Misc/cascade_mask_rcnn_SE_R_50_FPN_1x", gives=(MASKS,)
+        title="Cascade Mask R-CNN", config="Misc/cascade_mask_rcnn_SE_R_50_FPN_1x", outputs=(MASKS,)
     ),
     "keypoint_rcnn": Detector(
         title="Keypoint R-CNN",
         config="COCO-Keypoints/keypoint_rcnn_SE_R_50_FPN_1x",
         classes=1,
-        gives=(KEYPOINTS,),
+        outputs=(KEYPOINTS,),
         tta=False,
     ),
     "panoptic_fpn": Detector(
         title="Panoptic FPN",
         config="COCO-PanopticSegmentation/panoptic_fpn_SE_R_50_1x",
-        gives=(MASKS, PANOPTIC),
+        outputs=(MASKS, PANOPTIC),
         tta=False,
     ),
 }
-# What tests cover of each; docs/DETECTORS.md has a column for each.
+# The detectors of each test; docs/DETECTORS.md has a column for each.
 CHECKS = {
     **dict.fromkeys(("built", "trained a step", "overfitted", "inferred"), tuple(DETECTORS)),
     **dict.fromkeys(("fused", "padding ignored"), tuple(DETECTORS)),
@@ -113,12 +113,12 @@ SMALL = {
 
 
 def small_config(detector: Detector, **overrides: Any) -> CfgNode:
-    """The detector's config, made small.
+    """A small version of the detector's config.
 
     Args:
-        overrides: values by key, with `__` for the points, such as `MODEL__SE__IGNORE_PADDING`.
+        overrides: config keys with `__` for the dots, such as `MODEL__SE__IGNORE_PADDING`, and their values.
     """
-    # FCOS has the backbone, the maps and the recipe of detectron2's RetinaNet.
+    # FCOS has the same backbone, feature maps and recipe as detectron2's RetinaNet.
     cfg = model_zoo.get_config(DETECTORS["retinanet"].config if detector.lazy_only else detector.config)
     classes = {"MODEL.ROI_HEADS.NUM_CLASSES": detector.classes, "MODEL.RETINANET.NUM_CLASSES": detector.classes}
     changed = {key.replace("__", "."): value for key, value in overrides.items()}
@@ -128,14 +128,14 @@ def small_config(detector: Detector, **overrides: Any) -> CfgNode:
 
 
 def build(detector: Detector, cfg: CfgNode) -> nn.Module:
-    """The detector that a config describes, as this project's tools build it."""
+    """Builds a config's detector as this project's tools do."""
     model = _fcos(cfg) if detector.lazy_only else build_model(cfg)
     ignore_padding_in_heads(model)
     return model
 
 
 def _fcos(cfg: CfgNode) -> nn.Module:
-    """With the values of detectron2's `configs/common/models/fcos.py`, whose p6 is made from p5 too."""
+    """As detectron2's `configs/common/models/fcos.py`, which computes p6 from p5."""
     backbone = build_backbone(cfg)
     top = backbone.top_block
     top.in_feature, top.p6 = "p5", nn.Conv2d(cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.OUT_CHANNELS, 3, 2, 1)
@@ -144,11 +144,11 @@ def _fcos(cfg: CfgNode) -> nn.Module:
     head = FCOSHead(
         input_shape=[ShapeSpec(channels=channels)] * len(features),
         num_classes=cfg.MODEL.RETINANET.NUM_CLASSES,
-        # PyTorch's GN has 32 groups here, and refuses one value a group, as a p7 of 1x1 would have.
+        # With 32 channels, GN's 32 groups would have a single value at a p7 of 1x1, which PyTorch refuses.
         conv_dims=[64] * cfg.MODEL.RETINANET.NUM_CONVS,
         norm="GN",
     )
-    # Behind a ReLU, a distance that is negative everywhere at first would learn nothing.
+    # The distances go through a ReLU: if all were negative at first, they would get no gradient.
     nn.init.ones_(head.bbox_pred.bias)
     return FCOS(
         backbone=backbone,

@@ -1,4 +1,4 @@
-"""Drawn images whose objects are known exactly: their boxes, masks and corners, and what lies behind them."""
+"""Drawn images with exact boxes, masks, keypoints and background."""
 
 import math
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-# Corners around (0, 0), in units of a shape's radius: a kite and a trapezoid. The corners are the keypoints too.
+# Corners of a kite and a trapezoid around (0, 0), with a radius of 1. The corners are also the keypoints.
 SHAPES = (
     ((0.0, -1.0), (0.6, -0.2), (0.0, 1.0), (-0.6, -0.2)),
     ((-0.5, -0.6), (0.5, -0.6), (1.0, 0.6), (-1.0, 0.6)),
 )
 COLOURS = ((220, 60, 40), (240, 220, 60))
-# Behind them: things are 0 in detectron2's semantic maps.
+# The stuff in the background; detectron2's semantic maps have 0 for things.
 SKY, GROUND = 1, 2
-BEHIND = {SKY: (90, 130, 200), GROUND: (60, 90, 50)}
+STUFF_COLOURS = {SKY: (90, 130, 200), GROUND: (60, 90, 50)}
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class ShapesImage:
     Args:
         pixels: (H, W, 3), RGB.
         annotations: in COCO's format, with classes from 0 as categories.
-        semantic: (H, W), 0 where there is an object, and else `SKY` or `GROUND`.
+        semantic: (H, W), 0 for objects, else `SKY` or `GROUND`.
     """
 
     pixels: np.ndarray
@@ -41,15 +41,15 @@ class ShapesImage:
     semantic: np.ndarray
 
     def input(self) -> dict[str, Any]:
-        """For a detector in inference."""
+        """The input of a detector in inference."""
         height, width = self.semantic.shape
         return {"image": torch.from_numpy(self.pixels.transpose(2, 0, 1).copy()), "height": height, "width": width}
 
     def example(self) -> dict[str, Any]:
-        """For a detector in training."""
+        """The input of a detector in training."""
         annotations = []
         for annotation in self.annotations:
-            # detectron2's keypoints are places, COCO's are pixels.
+            # COCO's keypoints are pixel indices, detectron2's are coordinates.
             keypoints = np.array(annotation["keypoints"], float).reshape(-1, 3)
             keypoints[:, :2] += 0.5
             annotations.append({**annotation, "bbox_mode": BoxMode.XYWH_ABS, "keypoints": keypoints})
@@ -57,39 +57,39 @@ class ShapesImage:
         return {**self.input(), "instances": instances, "sem_seg": torch.from_numpy(self.semantic).long()}
 
     def segments(self) -> list[tuple[bool, int, Tensor]]:
-        """Objects and what lies behind them: whether it is an object, its class, and where it is, (H, W)."""
+        """(is a thing, class, (H, W) mask) of each object and each kind of stuff."""
         objects = [
             (True, annotation["category_id"], polygons_to_bitmask(annotation["segmentation"], *self.semantic.shape))
             for annotation in self.annotations
         ]
-        behind = [(False, stuff, self.semantic == stuff) for stuff in BEHIND]
-        return [(thing, category, torch.from_numpy(mask)) for thing, category, mask in objects + behind]
+        stuff = [(False, kind, self.semantic == kind) for kind in STUFF_COLOURS]
+        return [(thing, category, torch.from_numpy(mask)) for thing, category, mask in objects + stuff]
 
 
 def draw(seed: int, height: int = 96, width: int = 128, classes: int = len(SHAPES)) -> ShapesImage:
-    """An image of an object in its left half and one in its right half.
+    """An image with an object in its left half and one in its right half.
 
     Args:
-        classes: how many kinds of objects there are; of one kind, all look alike and are class 0.
+        classes: number of kinds of objects; with 1, all are kites.
     """
-    chance = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     semantic = np.full((height, width), SKY)
-    semantic[int(height * chance.uniform(0.35, 0.65)) :] = GROUND
+    semantic[int(height * rng.uniform(0.35, 0.65)) :] = GROUND
     pixels = np.zeros((height, width, 3))
-    for stuff, colour in BEHIND.items():
+    for stuff, colour in STUFF_COLOURS.items():
         pixels[semantic == stuff] = colour
-    shape_image = Image.fromarray(pixels.astype(np.uint8))
+    canvas = Image.fromarray(pixels.astype(np.uint8))
     objects = Image.fromarray(np.zeros((height, width), np.uint8))
     annotations = []
     for place in (0.25, 0.75):
-        kind = int(chance.integers(classes))
-        radius = min(height, width / 2) * chance.uniform(0.3, 0.4)
-        angle = chance.uniform(-0.3, 0.3)
-        x, y = width * place + chance.uniform(-4, 4), height * chance.uniform(0.45, 0.55)
+        kind = int(rng.integers(classes))
+        radius = min(height, width / 2) * rng.uniform(0.3, 0.4)
+        angle = rng.uniform(-0.3, 0.3)
+        x, y = width * place + rng.uniform(-4, 4), height * rng.uniform(0.45, 0.55)
         turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
         corners = np.array(SHAPES[kind]) @ turn * radius + (x, y)
-        for image, colour in ((shape_image, COLOURS[kind]), (objects, 1)):
-            ImageDraw.Draw(image).polygon([tuple(corner) for corner in corners], fill=colour)
+        for target, colour in ((canvas, COLOURS[kind]), (objects, 1)):
+            ImageDraw.Draw(target).polygon([tuple(corner) for corner in corners], fill=colour)
         low, size = corners.min(axis=0), np.ptp(corners, axis=0)
         annotations.append(
             {
@@ -103,35 +103,35 @@ def draw(seed: int, height: int = 96, width: int = 128, classes: int = len(SHAPE
             }
         )
     semantic[np.asarray(objects) == 1] = 0
-    noisy = np.asarray(shape_image) + chance.normal(0, 8, pixels.shape)
+    noisy = np.asarray(canvas) + rng.normal(0, 8, pixels.shape)
     return ShapesImage(noisy.clip(0, 255).astype(np.uint8), annotations, semantic)
 
 
-def average_precision(images: list[ShapesImage], found: list[Instances], kind: str) -> float:
+def average_precision(images: list[ShapesImage], detections: list[Instances], kind: str) -> float:
     """pycocotools' AP at an IoU (or OKS) of 0.5.
 
     Args:
-        found: in each image.
+        detections: for each image.
         kind: `bbox`, `segm` or `keypoints`.
     """
     truth = COCO()
     truth.dataset = {
         "images": [
-            {"id": i, "height": shape_image.semantic.shape[0], "width": shape_image.semantic.shape[1]}
-            for i, shape_image in enumerate(images)
+            {"id": i, "height": image.semantic.shape[0], "width": image.semantic.shape[1]}
+            for i, image in enumerate(images)
         ],
         "categories": [{"id": kind} for kind in range(len(SHAPES))],
         "annotations": [],
     }
-    for i, shape_image in enumerate(images):
-        for annotation in shape_image.annotations:
+    for i, image in enumerate(images):
+        for annotation in image.annotations:
             number = len(truth.dataset["annotations"]) + 1
             truth.dataset["annotations"].append({**annotation, "image_id": i, "id": number})
     truth.createIndex()
-    results = [result for i, instances in enumerate(found) for result in instances_to_coco_json(instances, i)]
+    results = [result for i, instances in enumerate(detections) for result in instances_to_coco_json(instances, i)]
     if not results:
         return 0.0
-    # Of a result with masks or keypoints, COCO would make the box anew.
+    # With masks or keypoints in a result, pycocotools would compute its own box.
     fields = {"bbox": ("bbox",), "segm": ("segmentation",), "keypoints": ("keypoints",)}[kind]
     kept = ("image_id", "category_id", "score", *fields)
     evaluation = COCOeval(truth, truth.loadRes([{key: result[key] for key in kept} for result in results]), kind)
@@ -139,6 +139,6 @@ def average_precision(images: list[ShapesImage], found: list[Instances], kind: s
         evaluation.params.kpt_oks_sigmas = np.full(len(SHAPES[0]), 0.05)
     evaluation.evaluate()
     evaluation.accumulate()
-    # Thresholds from 0.5 on, recalls, classes, all areas, the most detections.
+    # [IoU or OKS threshold 0.5, recall, class, all areas, most detections]
     precision = evaluation.eval["precision"][0, :, :, 0, -1]
     return float(precision[precision > -1].mean())

@@ -1,4 +1,4 @@
-"""The configs against detectron2's own of the same name, and the two arms of a pair against each other."""
+"""Compares plain configs with detectron2's of the same name, and SE configs with the plain ones."""
 
 import os
 import re
@@ -11,20 +11,20 @@ from se_detection import model_zoo
 from se_detection.config.defaults import flatten
 
 FOLDERS = ("COCO-Detection", "COCO-InstanceSegmentation", "COCO-Keypoints", "COCO-PanopticSegmentation", "Misc")
-# Those of detectron2's zoo with a ResNet-50 or -101, one of these detectors, and detectron2's standard recipe.
+# detectron2's configs of these detectors with a ResNet-50 or -101 and the standard recipe.
 THEIRS = r"((faster|mask|cascade_mask|keypoint)_rcnn|retinanet|panoptic_fpn)_R_(50|101)(_FPN|_C4|_DC5|)_[13]x"
-# Weights, and what they were trained with: images and stride. R101's plain arms start from detectron2's own.
+# The keys that depend on the weights. Plain R101 configs start from detectron2's own weights.
 WEIGHTS = {
     "50": {"MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1", "INPUT.FORMAT"},
     "101": set(),
 }
 NAMES = [name for name in model_zoo.names() if name.split("/")[0] in FOLDERS]
 PLAIN = [name for name in NAMES if "_R_" in name and "_SE_" not in name]
-# detectron2 has this one with the longer schedule alone.
-OURS = ["COCO-Detection/faster_rcnn_R_101_FPN_1x"]
+# detectron2 has this one only with the longer schedule.
+OURS_ONLY = ["COCO-Detection/faster_rcnn_R_101_FPN_1x"]
 
 
-def differing(one, other) -> set[str]:
+def differing_keys(one, other) -> set[str]:
     a, b = flatten(one), flatten(other)
     return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
 
@@ -33,7 +33,7 @@ def depth(name: str) -> str:
     return re.search(r"_R_(\d+)", name)[1]
 
 
-def test_each_of_detectron2s_has_one_of_ours_in_both_arms() -> None:
+def test_each_config_of_detectron2_has_a_plain_and_an_se_config() -> None:
     zoo = Path(detectron2.model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")).parents[1]
     theirs = {
         f"{folder}/{path.stem}"
@@ -42,44 +42,44 @@ def test_each_of_detectron2s_has_one_of_ours_in_both_arms() -> None:
         if re.fullmatch(THEIRS, path.stem)
     }
     assert len(theirs) == 29
-    assert theirs == {*PLAIN} - {*OURS}
+    assert theirs == {*PLAIN} - {*OURS_ONLY}
     assert {name.replace("_R_", "_SE_R_") for name in PLAIN} <= {*NAMES}
 
 
-@pytest.mark.parametrize("name", [name for name in PLAIN if name not in OURS])
-def test_a_plain_arm_is_detectron2s(name) -> None:
+@pytest.mark.parametrize("name", [name for name in PLAIN if name not in OURS_ONLY])
+def test_a_plain_config_equals_detectron2s(name) -> None:
     ours, theirs = model_zoo.get_config(name), detectron2.model_zoo.get_config(f"{name}.yaml")
-    assert differing(ours, theirs) == WEIGHTS[depth(name)]
+    assert differing_keys(ours, theirs) == WEIGHTS[depth(name)]
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_an_se_arm_differs_in_backbone_and_weights_alone(name) -> None:
-    plain, gated = model_zoo.get_config(name), model_zoo.get_config(name.replace("_R_", "_SE_R_"))
+def test_an_se_config_differs_only_in_backbone_and_weights(name) -> None:
+    plain, se = model_zoo.get_config(name), model_zoo.get_config(name.replace("_R_", "_SE_R_"))
     expected = {"MODEL.BACKBONE.NAME", "MODEL.WEIGHTS"}
     if "_C4_" in name:
-        # There the backbone ends in the heads.
+        # In C4 detectors, the ROI heads have the res5.
         expected |= {"MODEL.ROI_HEADS.NAME"}
-        assert gated.MODEL.ROI_HEADS.NAME == f"SE{plain.MODEL.ROI_HEADS.NAME}"
+        assert se.MODEL.ROI_HEADS.NAME == f"SE{plain.MODEL.ROI_HEADS.NAME}"
     if depth(name) == "101":
-        # The Caffe model's own weights: its images and its pool.
+        # The Caffe model's weights, with its input and its pool.
         expected |= {"MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "MODEL.RESNETS.STEM_TYPE"}
-    assert differing(plain, gated) == expected
-    assert gated.MODEL.BACKBONE.NAME == plain.MODEL.BACKBONE.NAME.replace("resnet", "se_resnet")
-    # timm's backbones, of both arms or of one: RGB, and ImageNet's mean and deviation on the scale of 0 to 255.
-    for cfg in (plain, gated):
+    assert differing_keys(plain, se) == expected
+    assert se.MODEL.BACKBONE.NAME == plain.MODEL.BACKBONE.NAME.replace("resnet", "se_resnet")
+    # timm's weights: RGB, with ImageNet's mean and std for 0 to 255.
+    for cfg in (plain, se):
         if cfg.MODEL.WEIGHTS.startswith("timm://"):
             assert cfg.INPUT.FORMAT == "RGB"
             assert [value / 255 for value in cfg.MODEL.PIXEL_MEAN] == pytest.approx([0.485, 0.456, 0.406])
             assert [value / 255 for value in cfg.MODEL.PIXEL_STD] == pytest.approx([0.229, 0.224, 0.225])
 
 
-def test_no_config_takes_a_part_from_outside_of_the_folder() -> None:
+def test_base_configs_are_inside_the_folder() -> None:
     folder = Path(model_zoo.get_config_file(NAMES[0])).parents[1]
     files = [path for path in folder.rglob("*.yaml") if "lazy" not in path.parts]
     assert len(files) > len(NAMES)
     for path in files:
         for line in re.findall(r"^_BASE_: (.+)$", path.read_text(), flags=re.MULTILINE):
             for base in line.strip("[]").split(", "):
-                found = Path(os.path.normpath(path.parent / base))
-                assert found.is_file()
-                assert found.is_relative_to(folder)
+                base_file = Path(os.path.normpath(path.parent / base))
+                assert base_file.is_file()
+                assert base_file.is_relative_to(folder)

@@ -1,4 +1,4 @@
-"""Each detector that detectron2 has, on an SE backbone: trained; in inference as it is, augmented, fused, in batches."""
+"""Each of detectron2's detectors with an SE backbone: training, inference, TTA, fused, and in batches."""
 
 import copy
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ GATES = 16
 
 @dataclass
 class Trained:
-    """A detector that knows its images by heart."""
+    """A detector that is overfitted to its images."""
 
     detector: Detector
     cfg: CfgNode
@@ -53,18 +53,18 @@ def trained(request) -> Trained:
 
 
 @torch.no_grad()
-def found(model: nn.Module, *inputs: dict[str, Any]) -> list[dict[str, Any]]:
+def predict(model: nn.Module, *inputs: dict[str, Any]) -> list[dict[str, Any]]:
     return model(list(inputs))
 
 
 def part_of(image: ShapesImage, height: int, width: int) -> dict[str, Any]:
-    """The upper left part of an image: of these sizes, detectron2 pads it."""
+    """The upper left part of an image; detectron2 pads it if the size needs it."""
     pixels = image.input()["image"][:, :height, :width]
     return {"image": pixels, "height": height, "width": width}
 
 
 def assert_same(one: dict[str, Any], other: dict[str, Any], tolerance: float) -> None:
-    """Detections, and where there is one, the segmentation of all of the image."""
+    """Compares the detections, and the panoptic segmentation if there is one."""
     a, b = one["instances"], other["instances"]
     assert len(a) == len(b) > 0
     assert torch.equal(a.pred_classes, b.pred_classes)
@@ -73,7 +73,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], tolerance: float) ->
     if a.has(MASKS):
         assert (a.pred_masks != b.pred_masks).double().mean() < tolerance
     if a.has(KEYPOINTS):
-        # Places are whole steps of a map that is resized to the box.
+        # Keypoints are cells of a heat map that is resized to the box.
         torch.testing.assert_close(a.pred_keypoints[..., :2], b.pred_keypoints[..., :2], rtol=0, atol=1)
     if PANOPTIC in one:
         torch.testing.assert_close(one["sem_seg"], other["sem_seg"], rtol=0, atol=100 * tolerance)
@@ -81,7 +81,7 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], tolerance: float) ->
 
 
 @pytest.mark.parametrize("name", CHECKS["trained a step"])
-def test_a_step_reaches_every_gate(name) -> None:
+def test_every_gate_gets_gradients(name) -> None:
     detector = DETECTORS[name]
     model = build(detector, small_config(detector)).train()
     gates = {key: module for key, module in model.named_modules() if isinstance(module, SqueezeExcitation)}
@@ -96,34 +96,34 @@ def test_a_step_reaches_every_gate(name) -> None:
             assert layer.weight.grad.abs().max() > 0, key
 
 
-def test_it_learns_images_by_heart(trained) -> None:
-    outputs = found(trained.model, *(image.input() for image in trained.images))
+def test_it_overfits_its_images(trained) -> None:
+    outputs = predict(trained.model, *(image.input() for image in trained.images))
     kinds = ["bbox"]
-    kinds += ["segm"] if MASKS in trained.detector.gives else []
-    kinds += ["keypoints"] if KEYPOINTS in trained.detector.gives else []
+    kinds += ["segm"] if MASKS in trained.detector.outputs else []
+    kinds += ["keypoints"] if KEYPOINTS in trained.detector.outputs else []
     for kind in kinds:
         precision = average_precision(trained.images, [output["instances"] for output in outputs], kind)
         assert precision > 0.8, kind
-    if PANOPTIC in trained.detector.gives:
+    if PANOPTIC in trained.detector.outputs:
         for image, output in zip(trained.images, outputs, strict=True):
             assert (output["sem_seg"].argmax(dim=0) == torch.from_numpy(image.semantic)).double().mean() > 0.9
             assert unmatched(image, *output[PANOPTIC]) == []
 
 
 def unmatched(image: ShapesImage, panoptic: Tensor, segments: list[dict[str, Any]]) -> list[tuple[bool, int]]:
-    """Objects and stuff that no segment of their kind covers with an IoU of more than 0.5, panoptic quality's rule."""
+    """Objects and stuff that no segment of the same class matches with an IoU above 0.5, as in panoptic quality."""
     missed = []
     for thing, category, mask in image.segments():
-        alike = [panoptic == s["id"] for s in segments if (s["isthing"], s["category_id"]) == (thing, category)]
-        if not any((segment & mask).sum() > 0.5 * (segment | mask).sum() for segment in alike):
+        same_class = [panoptic == s["id"] for s in segments if (s["isthing"], s["category_id"]) == (thing, category)]
+        if not any((segment & mask).sum() > 0.5 * (segment | mask).sum() for segment in same_class):
             missed.append((thing, category))
     return missed
 
 
-def test_what_it_finds_is_in_the_image(trained) -> None:
-    """Of an image that is padded, and whose results are asked for in another size."""
+def test_detections_are_inside_the_image(trained) -> None:
+    """With an image that is padded, and an output size that differs from the input's."""
     height, width = 180, 238
-    (output,) = found(trained.model, {**part_of(trained.images[0], 90, 119), "height": height, "width": width})
+    (output,) = predict(trained.model, {**part_of(trained.images[0], 90, 119), "height": height, "width": width})
     instances = output["instances"]
     assert len(instances) > 0
     assert instances.image_size == (height, width)
@@ -131,21 +131,21 @@ def test_what_it_finds_is_in_the_image(trained) -> None:
     assert ((instances.pred_classes >= 0) & (instances.pred_classes < trained.detector.classes)).all()
     ends = torch.tensor([width, height, width, height])
     assert ((instances.pred_boxes.tensor >= 0) & (instances.pred_boxes.tensor <= ends)).all()
-    # They are those of the image, in the asked for size.
+    # They match the objects, scaled to the output size.
     truth = trained.images[0].example()["instances"].gt_boxes
     truth.scale(2, 2)
     assert pairwise_iou(truth, instances.pred_boxes).amax(dim=1).min() > 0.5
-    assert instances.has(MASKS) == (MASKS in trained.detector.gives)
+    assert instances.has(MASKS) == (MASKS in trained.detector.outputs)
     if instances.has(MASKS):
         assert instances.pred_masks.shape == (len(instances), height, width)
         assert instances.pred_masks.dtype == torch.bool
-    assert instances.has(KEYPOINTS) == (KEYPOINTS in trained.detector.gives)
+    assert instances.has(KEYPOINTS) == (KEYPOINTS in trained.detector.outputs)
     if instances.has(KEYPOINTS):
         assert instances.pred_keypoints.shape == (len(instances), 4, 3)
         low, high = instances.pred_boxes.tensor[:, None].split(2, dim=2)
-        places = instances.pred_keypoints[..., :2]
-        assert ((places >= low - 1) & (places <= high + 1)).all()
-    assert (PANOPTIC in output) == (PANOPTIC in trained.detector.gives)
+        points = instances.pred_keypoints[..., :2]
+        assert ((points >= low - 1) & (points <= high + 1)).all()
+    assert (PANOPTIC in output) == (PANOPTIC in trained.detector.outputs)
     if PANOPTIC in output:
         panoptic, segments = output[PANOPTIC]
         assert output["sem_seg"].shape == (3, height, width)
@@ -159,43 +159,43 @@ def test_test_time_augmentation(trained) -> None:
     inputs = [image.input() for image in trained.images]
     if not trained.detector.tta:
         refusal = r"only supported on GeneralizedRCNN|keypoint is not supported|multiple values for .* 'do_postprocess'"
-        # A call that fails leaves the mask head off.
+        # A copy, because a failed call leaves the mask head switched off.
         model = copy.deepcopy(trained.model)
         with pytest.raises((AssertionError, TypeError), match=refusal):
-            found(GeneralizedRCNNWithTTA(cfg, model), *inputs)
+            predict(GeneralizedRCNNWithTTA(cfg, model), *inputs)
         return
-    outputs = found(GeneralizedRCNNWithTTA(cfg, trained.model), *inputs)
+    outputs = predict(GeneralizedRCNNWithTTA(cfg, trained.model), *inputs)
     for image, instances in zip(trained.images, [output["instances"] for output in outputs], strict=True):
         truth = image.example()["instances"]
         same_class = truth.gt_classes[:, None] == instances.pred_classes
         overlaps, best = (pairwise_iou(truth.gt_boxes, instances.pred_boxes) * same_class).max(dim=1)
         assert overlaps.min() > 0.5
-        assert instances.has(MASKS) == (MASKS in trained.detector.gives)
+        assert instances.has(MASKS) == (MASKS in trained.detector.outputs)
         if instances.has(MASKS):
             masks = torch.stack([mask for thing, _, mask in image.segments() if thing])
             both, either = masks & instances.pred_masks[best], masks | instances.pred_masks[best]
-            # On average: a mask is the mean over images of which it has learned one.
+            # On average: TTA averages masks over augmented images, and only one was trained on.
             assert (both.sum(dim=(1, 2)) / either.sum(dim=(1, 2))).mean() > 0.5
 
 
-def test_fused_it_finds_the_same(trained) -> None:
+def test_the_fused_detector_gives_the_same_results(trained) -> None:
     fused = fuse_for_inference(trained.model)
     assert {type(module).__name__ for module in fused.modules()} >= {"FusedBlock", "FoldedConv2d"}
     images = [image.input() for image in trained.images]
-    for one, other in zip(found(trained.model, *images), found(fused, *images), strict=True):
+    for one, other in zip(predict(trained.model, *images), predict(fused, *images), strict=True):
         assert_same(one, other, 1e-3)
 
 
-def test_an_image_has_the_same_result_in_every_batch(trained) -> None:
+def test_ignore_padding_makes_results_independent_of_the_batch(trained) -> None:
     ours = build(trained.detector, small_config(trained.detector, MODEL__SE__IGNORE_PADDING=True)).eval()
     ours.load_state_dict(trained.model.state_dict())
-    # detectron2 doesn't pad this one.
+    # This size needs no padding.
     whole = trained.images[0].input()
-    assert_same(*found(trained.model, whole), *found(ours, whole), 1e-4)
+    assert_same(*predict(trained.model, whole), *predict(ours, whole), 1e-4)
     part, larger = part_of(trained.images[0], 90, 119), draw(5, 128, 160).input()
     for image in (whole, part):
-        (alone,) = found(ours, image)
-        assert_same(alone, found(ours, image, larger)[0], 1e-4)
-        assert_same(alone, found(ours, larger, image)[1], 1e-4)
+        (alone,) = predict(ours, image)
+        assert_same(alone, predict(ours, image, larger)[0], 1e-4)
+        assert_same(alone, predict(ours, larger, image)[1], 1e-4)
         with pytest.raises(AssertionError):
-            assert_same(*found(trained.model, image), found(trained.model, image, larger)[0], 1e-4)
+            assert_same(*predict(trained.model, image), predict(trained.model, image, larger)[0], 1e-4)

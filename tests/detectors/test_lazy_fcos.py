@@ -1,4 +1,4 @@
-"""FCOS, which detectron2 has as lazy configs only, on an SE backbone and on the plain one."""
+"""FCOS, a lazy config only, with an SE and a plain backbone."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ BOXES = [[[8.0, 8.0, 40.0, 40.0]], [[30.0, 12.0, 86.0, 52.0], [4.0, 30.0, 28.0, 
 
 
 def small_fcos(name: str, backbone: str) -> nn.Module:
-    """With norms that learn from scratch, and two classes."""
+    """A small FCOS for training from scratch, with GN and two classes."""
     model = LazyConfig.load(str(CONFIGS / f"{name}.py")).model
     model.backbone.bottom_up.update(name=backbone, norm="GN", freeze_at=0)
     model.backbone.out_channels = model.backbone.top_block.in_channels = CHANNELS
@@ -44,7 +44,7 @@ def images() -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("name", "backbone"), [("fcos_R_50_FPN_1x", "resnet18"), ("fcos_SE_R_50_FPN_1x", "se_resnet18")]
 )
-def test_a_step(name, backbone, images) -> None:
+def test_gradients_reach_the_backbone(name, backbone, images) -> None:
     model = small_fcos(name, backbone)
     with EventStorage():
         losses = model(images)
@@ -53,13 +53,13 @@ def test_a_step(name, backbone, images) -> None:
     sum(losses.values()).backward()
     gates = [module for module in model.modules() if isinstance(module, SqueezeExcitation)]
     assert len(gates) == (8 if backbone.startswith("se_") else 0)
-    # Of each layer of each gate; and of all else, but for the scales of levels that nothing was assigned to.
+    # Not all parameters: FCOS has scales for levels without any assigned object.
     parameters = [parameter for gate in gates for parameter in gate.parameters()]
     parameters += list(model.backbone.bottom_up.stem.parameters())
     assert all(parameter.grad is not None and parameter.grad.abs().max() > 0 for parameter in parameters)
 
 
-def test_overfits_and_finds(images) -> None:
+def test_overfitting(images) -> None:
     model = small_fcos("fcos_SE_R_50_FPN_1x", "se_resnet18")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     with EventStorage():
@@ -68,9 +68,9 @@ def test_overfits_and_finds(images) -> None:
             sum(model(images).values()).backward()
             optimizer.step()
     with torch.no_grad():
-        found = model.eval()(images)
-    for image, boxes in zip(found, BOXES, strict=True):
-        best = image["instances"][image["instances"].scores > 0.5]
-        overlap = pairwise_iou(Boxes(boxes), best.pred_boxes)
+        outputs = model.eval()(images)
+    for output, boxes in zip(outputs, BOXES, strict=True):
+        detections = output["instances"][output["instances"].scores > 0.5]
+        overlap = pairwise_iou(Boxes(boxes), detections.pred_boxes)
         assert overlap.amax(dim=1).min() > 0.7
-        assert best.pred_classes[overlap.argmax(dim=1)].tolist() == list(range(len(boxes)))
+        assert detections.pred_classes[overlap.argmax(dim=1)].tolist() == list(range(len(boxes)))

@@ -1,4 +1,4 @@
-"""detectron2's own tools/lazyconfig_train_net.py, unmodified, on a lazy config of ours."""
+"""detectron2's unmodified tools/lazyconfig_train_net.py with a lazy config of this project."""
 
 import json
 import math
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.skipif(not TOOL.is_file(), reason=f"this detectron2 was
 
 
 def train(folder: Path, backbone: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A run in `folder`, from weights of a backbone of the given name there."""
+    """Trains in `folder`, from random weights of the named backbone."""
     torch.manual_seed(0)
     weights = folder / f"{backbone}.pth"
     torch.save({"model": create_backbone(backbone).state_dict(), "matching_heuristics": True}, weights)
@@ -53,12 +53,12 @@ def train(folder: Path, backbone: str, **environment: str) -> subprocess.Complet
     )
 
 
-def test_trains_and_evaluates(tmp_path) -> None:
+def test_the_tool_trains_and_evaluates(tmp_path) -> None:
     DatasetCatalog.get("se_toy_val")
     done = train(tmp_path, "se_resnet18", DETECTRON2_ENV_MODULE="se_detection.env")
     assert done.returncode == 0, done.stderr
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
-    # and that of the evaluation
+    # The last line is the evaluation's.
     assert [line["iteration"] for line in metrics] == [0, 1, 2, 3]
     assert all(math.isfinite(line["total_loss"]) for line in metrics[:3])
     assert 0 <= metrics[-1]["bbox/AP"] <= 100
@@ -71,22 +71,22 @@ def test_trains_and_evaluates(tmp_path) -> None:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 4
     weights = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
     build_model(cfg).load_state_dict(weights, strict=True)
-    # From the file's weights: frozen ones are its still, and the gates have learned.
+    # Frozen weights are still those of the file, and the gates have changed a little.
     before = torch.load(tmp_path / "se_resnet18.pth", weights_only=True)["model"]
     frozen, gate = "res2.0.se.fc1.weight", "res3.0.se.fc2.weight"
     assert torch.equal(weights[f"backbone.bottom_up.{frozen}"], before[frozen])
     change = (weights[f"backbone.bottom_up.{gate}"] - before[gate]).abs().max()
     assert 0 < change < 0.1
 
-    # The config that the tool has written describes the same network.
+    # The config that the tool has written builds the same network.
     saved = LazyConfig.load(str(tmp_path / "run" / "config.yaml"))
     with torch.device("meta"):
         again = instantiate(saved.model).state_dict()
     assert {key: value.shape for key, value in again.items()} == {key: value.shape for key, value in weights.items()}
 
 
-def test_a_plain_backbone_is_refused(tmp_path) -> None:
-    """Without the environment variable too: the config itself imports the plugin."""
+def test_plain_weights_are_refused(tmp_path) -> None:
+    """Also without the environment variable, because the config imports the plugin."""
     done = train(tmp_path, "resnet18")
     assert done.returncode != 0
     assert "the weights don't fit the config: the file's backbone is plain and the config's has SE" in done.stderr

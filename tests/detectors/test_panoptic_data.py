@@ -1,4 +1,4 @@
-"""A panoptic data set: things and stuff."""
+"""Training and evaluation on a panoptic data set."""
 
 import json
 from importlib import import_module
@@ -17,14 +17,14 @@ from se_detection.engine.hooks import Evaluation
 from se_detection.engine.trainer import Trainer
 from se_detection.errors import UserError
 
-from .own_data import load, reference, write_set
+from .custom_data import load, reference, write_set
 from .shapes import draw
 
 pytestmark = pytest.mark.usefixtures("catalogs")
 
 
 def register_panoptic(folder: Path) -> str:
-    """A set with things and stuff, by detectron2's own function; returns its name."""
+    """Registers a data set of things and stuff with detectron2's function; returns its name."""
     things = write_set(folder, "images", count=2, suffix=".jpg")
     content = json.loads(things.read_text())
     (folder / "stuff").mkdir()
@@ -34,18 +34,18 @@ def register_panoptic(folder: Path) -> str:
         semantic = draw(image["id"]).semantic
         name = f"{image['id']}.png"
         Image.fromarray(semantic.astype(np.uint8)).save(folder / "stuff" / name)
-        # Segments are numbered by colours, red first: 1 and 2 are stuff, then come the objects.
+        # The red channel has the segment's id: 1 and 2 are stuff, objects start at 11.
         segments = [{"id": kind, "category_id": 100 + kind, "iscrowd": 0} for kind in (1, 2)]
-        numbers = semantic.copy()
+        ids = semantic.copy()
         for item in content["annotations"]:
             if item["image_id"] == image["id"]:
-                (code,) = masks.frPyObjects(item["segmentation"], *semantic.shape)
-                numbers[masks.decode(code).astype(bool) & (semantic == 0)] = 10 + item["id"]
+                (rle,) = masks.frPyObjects(item["segmentation"], *semantic.shape)
+                ids[masks.decode(rle).astype(bool) & (semantic == 0)] = 10 + item["id"]
                 segments.append({"id": 10 + item["id"], "category_id": item["category_id"], "iscrowd": 0})
         for segment in segments:
-            segment["area"] = int((numbers == segment["id"]).sum())
-        colours = np.zeros((*numbers.shape, 3), np.uint8)
-        colours[:, :, 0] = numbers
+            segment["area"] = int((ids == segment["id"]).sum())
+        colours = np.zeros((*ids.shape, 3), np.uint8)
+        colours[:, :, 0] = ids
         Image.fromarray(colours).save(folder / "panoptic" / name)
         panoptic.append({"image_id": image["id"], "file_name": name, "segments_info": segments})
     stuff = [{"id": 100 + kind, "name": name, "isthing": 0} for kind, name in ((1, "sky"), (2, "ground"))]
@@ -67,7 +67,7 @@ def register_panoptic(folder: Path) -> str:
     return "drawn_separated"
 
 
-def test_panoptic_data_is_evaluated_as_in_detectron2s_own_train_net(tmp_path, monkeypatch) -> None:
+def test_panoptic_data_is_evaluated_as_in_detectron2s_train_net(tmp_path, monkeypatch) -> None:
     name = register_panoptic(tmp_path)
     values = {"DATASETS.TRAIN": (name,), "DATASETS.TEST": (name,), "MODEL.ROI_HEADS.NUM_CLASSES": 2}
     if find_spec("panopticapi") is None:
@@ -98,13 +98,13 @@ def test_panoptic_data_is_evaluated_as_in_detectron2s_own_train_net(tmp_path, mo
     for one, other in zip(ours._evaluators, theirs._evaluators, strict=True):
         assert isinstance(one, type(other))
         assert one._output_dir == other._output_dir
-    # All but the last, which can't do without panopticapi.
+    # Without the last, which needs panopticapi.
     loader = Trainer.build_test_loader(cfg, name)
     results = inference_on_dataset(trainer.model, loader, DatasetEvaluators(ours._evaluators[:2]))
     with torch.no_grad():
         outputs = [trainer.model.eval()(batch)[0]["sem_seg"].argmax(0) for batch in loader]
-    truth, found = np.stack([draw(number).semantic for number in (1, 2)]), np.stack(outputs)
-    kinds = [(truth == kind, found == kind) for kind in range(3)]
+    truth, predicted = np.stack([draw(number).semantic for number in (1, 2)]), np.stack(outputs)
+    kinds = [(truth == kind, predicted == kind) for kind in range(3)]
     ious = [(one & other).sum() / (one | other).sum() for one, other in kinds]
     assert results["sem_seg"]["mIoU"] == pytest.approx(100 * np.mean(ious), abs=1e-6)
     expected = reference(

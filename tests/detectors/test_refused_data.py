@@ -1,4 +1,4 @@
-"""Masks and keypoints that can't be trained on, and what is said of them."""
+"""Masks and keypoints that can't be used for training, and their error messages."""
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -8,8 +8,8 @@ from se_detection import model_zoo
 from se_detection.engine.trainer import Trainer
 from se_detection.errors import UserError
 
+from .custom_data import KEYPOINTS, SIGMAS, changed, flags, load, use_rle
 from .detectors import DETECTORS
-from .own_data import KEYPOINTS, SIGMAS, changed, flags, load, use_run_length_codes
 from .shapes import draw
 
 pytestmark = pytest.mark.usefixtures("catalogs")
@@ -22,24 +22,24 @@ def without(key: str):
     return change
 
 
-def renamed(content) -> None:
+def rename_keypoint(content) -> None:
     content["categories"][0]["keypoints"] = ["top", "right_wing", "bottom", "left_fin"]
 
 
-def unnamed(content) -> None:
+def remove_keypoint_names(content) -> None:
     del content["categories"][0]["keypoints"]
 
 
-def one_point_less(content) -> None:
+def remove_one_point(content) -> None:
     content["annotations"][2]["keypoints"] = content["annotations"][2]["keypoints"][:9]
 
 
-def line(content) -> None:
+def add_two_point_polygon(content) -> None:
     content["annotations"][0]["segmentation"] += [[1, 1, 5, 5]]
 
 
-def turned_codes(content) -> None:
-    use_run_length_codes(content)
+def swap_rle_size(content) -> None:
+    use_rle(content)
     content["annotations"][3]["segmentation"]["size"].reverse()
 
 
@@ -52,16 +52,21 @@ REFUSED = {
         f"1 of 4 annotations have no usable mask: annotation 2 has none; give each 'segmentation': polygons or a "
         f"run-length code, {SET_MASK_OFF}",
     ),
-    "polygon of two points": ("mask_rcnn_fpn", line, {}, "annotation 1 has a polygon of fewer than three points"),
-    "code of another size": (
+    "polygon of two points": (
         "mask_rcnn_fpn",
-        turned_codes,
+        add_two_point_polygon,
+        {},
+        "annotation 1 has a polygon of fewer than three points",
+    ),
+    "RLE of another size": (
+        "mask_rcnn_fpn",
+        swap_rle_size,
         {},
         "annotation 4 has one of size [128, 96] (height, width), but its image is [96, 128]",
     ),
-    "codes as polygons": (
+    "RLE as polygons": (
         "mask_rcnn_fpn",
-        use_run_length_codes,
+        use_rle,
         {"INPUT.MASK_FORMAT": "polygon"},
         "INPUT.MASK_FORMAT: polygon contradicts",
     ),
@@ -72,10 +77,10 @@ REFUSED = {
         "INPUT.MASK_FORMAT: 'png' is neither polygon nor bitmask",
     ),
     "no keypoints": ("keypoint_rcnn", without("keypoints"), {}, "annotation 2 has none; give each 'keypoints'"),
-    "few keypoints": ("keypoint_rcnn", one_point_less, {}, "annotation 3 has 9 numbers, but 4 keypoints need 12"),
+    "few keypoints": ("keypoint_rcnn", remove_one_point, {}, "annotation 3 has 9 numbers, but 4 keypoints need 12"),
     "no count": ("keypoint_rcnn", without("num_keypoints"), {}, "annotation 2 has no 'num_keypoints'"),
-    "no names": ("keypoint_rcnn", unnamed, {}, "category 10 'kite' has no 'keypoints'"),
-    "no other side": ("keypoint_rcnn", renamed, {}, "keypoint 'right_wing' has no counterpart 'left_wing'"),
+    "no names": ("keypoint_rcnn", remove_keypoint_names, {}, "category 10 'kite' has no 'keypoints'"),
+    "no other side": ("keypoint_rcnn", rename_keypoint, {}, "keypoint 'right_wing' has no counterpart 'left_wing'"),
     "no sigmas": ("keypoint_rcnn", None, {}, "TEST.KEYPOINT_OKS_SIGMAS is empty, which means COCO's"),
     "few sigmas": ("keypoint_rcnn", None, {"TEST.KEYPOINT_OKS_SIGMAS": [0.1]}, "one for each"),
     "number of keypoints": (
@@ -96,7 +101,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_trained_is_one_line(data, case, tmp_path) -> None:
+def test_errors_in_data_are_one_line(data, case, tmp_path) -> None:
     name, change, overrides, message = REFUSED[case]
     source = "kites" if name == "keypoint_rcnn" else "things"
     json_file = vars(data)[source]
@@ -115,14 +120,14 @@ def test_what_cannot_be_trained_is_one_line(data, case, tmp_path) -> None:
         ("keypoint_rcnn", "keypoints", "MODEL.KEYPOINT_ON: 2 of the 2 objects in a.png have no 'keypoints'"),
     ],
 )
-def test_a_set_that_was_registered_in_python_is_looked_at_before_training(name, key, message, tmp_path) -> None:
+def test_data_registered_in_python_is_checked_before_training(name, key, message, tmp_path) -> None:
     image = draw(0)
     height, width = image.semantic.shape
     entries = [
         {**{k: v for k, v in item.items() if k != key}, "category_id": 0, "bbox_mode": BoxMode.XYWH_ABS}
         for item in image.annotations
     ]
-    # A visible keypoint: images without any are left out by detectron2.
+    # With visible keypoints, because detectron2 skips images without any.
     entries.append({**image.annotations[0], "category_id": 0, "iscrowd": 1})
     record = {"file_name": "a.png", "image_id": 1, "height": height, "width": width, "annotations": entries}
     DatasetCatalog.register("drawn", lambda: [record])
@@ -141,20 +146,20 @@ def test_a_set_that_was_registered_in_python_is_looked_at_before_training(name, 
     assert message in str(caught.value)
 
 
-def test_all_files_have_the_same_keypoints(data, tmp_path) -> None:
-    def turn(content) -> None:
+def test_files_must_have_the_same_keypoints(data, tmp_path) -> None:
+    def reverse(content) -> None:
         content["categories"][0]["keypoints"].reverse()
 
-    other = changed(data.kites, tmp_path / "other.json", turn)
+    other = changed(data.kites, tmp_path / "other.json", reverse)
     with pytest.raises(UserError, match=f"^{other} has other 'keypoints' than {data.kites}, or in another order"):
         load("keypoint_rcnn", flags(data.kites, data.images["kites"], other), tmp_path / "run")
 
 
-def test_the_tool_says_it_in_one_line(data, run_script, tmp_path, capsys) -> None:
+def test_the_tool_prints_one_line(data, run_script, tmp_path, capsys) -> None:
     wrong = changed(data.things, tmp_path / "boxes.json", without("segmentation"))
     config = model_zoo.get_config_file(DETECTORS["mask_rcnn_fpn"].config)
-    given = flags(wrong, data.images["things"])
+    data_flags = flags(wrong, data.images["things"])
     with pytest.raises(SystemExit) as caught:
-        run_script("train_net.py", "--config-file", config, *given, "OUTPUT_DIR", tmp_path / "run")
+        run_script("train_net.py", "--config-file", config, *data_flags, "OUTPUT_DIR", tmp_path / "run")
     assert caught.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: {wrong}: 1 of 4 annotations have no usable mask")

@@ -1,4 +1,4 @@
-"""detectron2's own tools, unmodified, on our configs: the plugin comes in by an environment variable alone."""
+"""detectron2's unmodified tools with this project's configs; only an environment variable imports the plugin."""
 
 import json
 import os
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.skipif(not TOOLS.is_dir(), reason=f"this detectron2 was
 
 
 def write_coco(root: Path) -> None:
-    """A small COCO, where detectron2 looks for the large one: kites are its persons, trapezoids its bicycles."""
+    """Writes a small data set in place of COCO; kites are persons and trapezoids bicycles."""
     categories = [
         {"id": category["id"], "name": category["name"]} for category in COCO_CATEGORIES if category["isthing"]
     ]
@@ -68,7 +68,7 @@ def write_coco(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def stock(module_path) -> SimpleNamespace:
-    """`run`, which runs a tool on the small COCO; and the folder of a run of two steps that one of them has trained."""
+    """`run`, a function that runs a tool on the small COCO, and the folder of a run of two iterations."""
     write_coco(module_path)
     environment = {
         **{"PATH": os.environ["PATH"], "HOME": str(module_path), "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
@@ -81,7 +81,7 @@ def stock(module_path) -> SimpleNamespace:
             list(map(str, command)), cwd=module_path, env=environment, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        # Without the colours of the log.
+        # Without the ANSI colours of the log.
         return re.sub(r"\x1b\[\d+m", "", done.stdout + done.stderr)
 
     folder = module_path / "run"
@@ -105,9 +105,9 @@ def test_plain_train_net_trains_and_evaluates(stock) -> None:
     weights = torch.load(stock.trained / "model_final.pth", weights_only=True)["model"]
     assert any(".se.fc1." in key for key in weights)
     written = stock.trained / "inference" / "coco_2017_val" / "coco_instances_results.json"
-    found = json.loads(written.read_text())
-    assert len(found) == 60
-    assert all({"bbox", "segmentation"} <= item.keys() for item in found)
+    detections = json.loads(written.read_text())
+    assert len(detections) == 60
+    assert all({"bbox", "segmentation"} <= item.keys() for item in detections)
     annotations = stock.root / "coco" / "annotations" / "instances_val2017.json"
     evaluated = stock.run(
         "plain_train_net.py",
@@ -117,7 +117,7 @@ def test_plain_train_net_trains_and_evaluates(stock) -> None:
     printed = [line.rsplit("copypaste: ", 1)[1] for line in evaluated.splitlines() if "copypaste: " in line]
     for task, place in (("bbox", 0), ("segm", 1)):
         truth = COCO(str(annotations))
-        results = [{k: v for k, v in item.items() if task == "bbox" or k != "bbox"} for item in found]
+        results = [{k: v for k, v in item.items() if task == "bbox" or k != "bbox"} for item in detections]
         evaluation = COCOeval(truth, truth.loadRes(results), task)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -154,7 +154,7 @@ def test_analyze_model_counts_what_fvcore_counts(stock) -> None:
         assert float(by_operator[operator]) == pytest.approx(expected[operator] / 2 / 1e9)
 
 
-def test_visualize_json_results_draws_what_was_found_beside_the_truth(stock, tmp_path) -> None:
+def test_visualize_json_results_draws_detections_and_truth(stock, tmp_path) -> None:
     written = stock.trained / "inference" / "coco_2017_val" / "coco_instances_results.json"
     stock.run("visualize_json_results.py", "--input", written, "--output", tmp_path, "--conf-threshold", "0.0")
     sources = sorted((stock.root / "coco" / "val2017").iterdir())
@@ -164,7 +164,7 @@ def test_visualize_json_results_draws_what_was_found_beside_the_truth(stock, tmp
         sheet = np.asarray(Image.open(tmp_path / source.name)).astype(int)
         assert sheet.shape == (plain.shape[0], 2 * plain.shape[1], 3)
         for half in np.split(sheet, 2, axis=1):
-            # JPEG changes a pixel by less than ink does.
+            # JPEG changes pixels by less than 60, drawn lines by more.
             assert (abs(half - plain).max(axis=2) > 60).mean() > 0.01
 
 

@@ -1,4 +1,4 @@
-"""docs/DETECTORS.md against the files that there are and the detectors that are tested."""
+"""Compares docs/DETECTORS.md with the config files and the tested detectors."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from .detectors import CHECKS, DETECTORS
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_table_says_what_there_is_and_what_is_tested() -> None:
+def test_the_table_matches_the_files_and_tests() -> None:
     lines = (ROOT / "docs" / "DETECTORS.md").read_text().splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| detector |"))
     header = cells(lines[start])
@@ -29,5 +29,5 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def tick(done: bool) -> str:
-    return "✓" if done else "–"
+def tick(condition: bool) -> str:
+    return "✓" if condition else "–"

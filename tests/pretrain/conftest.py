@@ -8,13 +8,13 @@ from PIL import Image
 
 from se_detection import model_zoo
 from se_detection.pretrain.pretrain_config import load_pretrain_config
+from se_detection.pretrain.pretrainer import Pretrainer
 from se_detection_cli import pretrain_command
 from se_detection_cli.main import command_parser
-from se_detection.pretrain.pretrainer import Pretrainer
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 
-# Small images, some steps of a second together.
+# Small images; an epoch takes less than a second.
 SMALL = [
     *("PRETRAIN.TRAIN_SIZE", "32", "PRETRAIN.TEST_SIZE", "32", "PRETRAIN.TEST_RESIZE", "36"),
     *("SOLVER.IMS_PER_BATCH", "6", "SOLVER.BASE_LR", "0.02", "DATALOADER.NUM_WORKERS", "0", "SEED", "5"),
@@ -24,33 +24,35 @@ SMALL = [
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory) -> Path:
-    """An image folder of three colours with noise: 12 images a class to train on, 4 to test, of several sizes."""
-    root = tmp_path_factory.mktemp("pictures")
-    chance = np.random.default_rng(0)
+    """An image folder of three colours with noise: 12 training and 4 test images per class, of several sizes."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 4)):
         for name, colour in COLOURS.items():
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(count):
-                noise = chance.integers(-30, 30, (40 + number, 48, 3))
+                noise = rng.integers(-30, 30, (40 + number, 48, 3))
                 Image.fromarray((np.array(colour) + noise).astype(np.uint8)).save(folder / f"{number:02}.png")
     return root
 
 
 @pytest.fixture
 def arguments(images, tmp_path):
-    """A function that gives the parsed command line of a small run."""
+    """A function that returns the parsed command line of a small run."""
 
     def make(*overrides: str, config: str = "Toy/faster_rcnn_SE_R_18_FPN", flags: tuple[str, ...] = ()) -> Namespace:
         words = ["--config-file", model_zoo.get_config_file(config), "--data", str(images), *flags]
-        return command_parser(pretrain_command).parse_args([*words, *SMALL, "OUTPUT_DIR", str(tmp_path / "run"), *overrides])
+        return command_parser(pretrain_command).parse_args(
+            [*words, *SMALL, "OUTPUT_DIR", str(tmp_path / "run"), *overrides]
+        )
 
     return make
 
 
 @pytest.fixture
 def build(arguments, tmp_path):
-    """A function that makes a trainer, ready to train."""
+    """A function that returns a trainer, ready to train."""
 
     def make(*overrides: str, name: str = "run", resume: bool = False, flags=(), **options) -> Pretrainer:
         flags = (*flags, *(["--resume"] if resume else []))

@@ -39,16 +39,16 @@ def make_batch(count: int = 4, size: int = 32) -> list[dict]:
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_backbone_computes_in_the_precision_that_is_asked_for(bf16) -> None:
+def test_bf16_sets_the_precision_of_the_backbone(bf16) -> None:
     model = Classifier(create_backbone("resnet18"), 3, **{**OPTIONS, "bf16": bf16})
-    seen = []
-    model.backbone.register_forward_hook(lambda module, inputs, output: seen.append(output["res5"].dtype))
+    dtypes = []
+    model.backbone.register_forward_hook(lambda module, inputs, output: dtypes.append(output["res5"].dtype))
     model.eval()(make_batch())
-    assert seen == [torch.bfloat16 if bf16 else torch.float32]
+    assert dtypes == [torch.bfloat16 if bf16 else torch.float32]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_logits_are_torchvisions(channels_last) -> None:
+def test_logits_equal_torchvisions(channels_last) -> None:
     theirs = torchvision.models.resnet18(num_classes=5).eval()
     ours = Classifier(create_backbone("resnet18"), 5, **{**OPTIONS, "channels_last": channels_last}).eval()
     ours.backbone.load_state_dict(convert_state_dict(theirs.state_dict(), "torchvision"), strict=False)
@@ -60,7 +60,7 @@ def test_logits_are_torchvisions(channels_last) -> None:
 
 
 @pytest.mark.parametrize("order", ["RGB", "BGR"])
-def test_it_sees_what_the_detector_sees(order) -> None:
+def test_preprocessing_equals_the_detectors(order) -> None:
     """detectron2 reads an image in the config's channel order and then subtracts the mean."""
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
     cfg.MODEL.DEVICE, cfg.INPUT.FORMAT = "cpu", order
@@ -77,7 +77,7 @@ def test_it_sees_what_the_detector_sees(order) -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_loss_is_timms(smoothing) -> None:
+def test_the_loss_equals_timms(smoothing) -> None:
     model = Classifier(create_backbone("resnet18", norm="GN"), 3, **{**OPTIONS, "label_smoothing": smoothing})
     batch = make_batch()
     logits = model.logits(model.preprocess(batch))
@@ -87,55 +87,55 @@ def test_loss_is_timms(smoothing) -> None:
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (0.0, 1.0), (0.2, 1.0)])
-def test_mixing_is_timms(mixup, cutmix) -> None:
+def test_mixup_and_cutmix_equal_timms(mixup, cutmix) -> None:
     options = {**OPTIONS, "label_smoothing": 0.1, "mixup": mixup, "cutmix": cutmix}
     model = Classifier(create_backbone("resnet18", norm="GN"), 3, **options)
     batch = make_batch()
     np.random.seed(0)
-    found = model(batch)["loss_cls"]
+    loss = model(batch)["loss_cls"]
     np.random.seed(0)
     mixer = Mixup(mixup, cutmix, label_smoothing=0.1, num_classes=3)
     images, targets = mixer(model.preprocess(batch), torch.tensor([item["label"] for item in batch]))
-    torch.testing.assert_close(found, SoftTargetCrossEntropy()(model.logits(images), targets))
+    torch.testing.assert_close(loss, SoftTargetCrossEntropy()(model.logits(images), targets))
 
 
 @pytest.mark.parametrize("position", [None, "standard", "pre", "post", "identity", "3x3"])
 def test_stochastic_depth_drops_the_residual_branch(position) -> None:
-    """Of a block in training, each image's output is that without the branch, or with the branch doubled."""
+    """In training with a rate of 0.5, the branch of each image is dropped or doubled."""
     name = "resnet50" if position is None else "se_resnet50"
     backbone = create_backbone(name, norm="GN", se=None if position is None else SEConfig(position=position))
     block = backbone.res5[-1]
     x = torch.randn(16, 2048, 4, 4).relu()
-    # The branch alone, by making its end known.
-    ends: list[torch.Tensor] = []
-    gated = position == "standard"
-    handle = block.conv3.register_forward_hook(lambda module, inputs, output: ends.append(output.clone()))
+    conv3_outputs: list[torch.Tensor] = []
+    handle = block.conv3.register_forward_hook(lambda module, inputs, output: conv3_outputs.append(output.clone()))
     with torch.no_grad():
         plain = block(x)
     handle.remove()
-    branch = ends[0] * block.se.gate(ends[0]) if gated else ends[0]
+    (branch,) = conv3_outputs
+    if position == "standard":
+        branch = branch * block.se.gate(branch)
     shortcut = block.se(x) if position == "identity" else x
 
-    def out(factor: float) -> torch.Tensor:
+    def expected(factor: float) -> torch.Tensor:
         total = F.relu(shortcut + factor * branch)
         return block.se(total) if position == "post" else total
 
-    torch.testing.assert_close(out(1), plain)
+    torch.testing.assert_close(expected(1), plain)
     add_stochastic_depth(backbone, 0.5)
     backbone.train()
     with torch.no_grad():
         dropped = block(x)
-        kinds = [
-            [bool(torch.allclose(dropped[n], out(factor)[n], atol=1e-5)) for factor in (0, 2)] for n in range(len(x))
+        matches = [
+            tuple(bool(torch.allclose(dropped[n], expected(factor)[n], atol=1e-5)) for factor in (0, 2))
+            for n in range(len(x))
         ]
         backbone.eval()
         torch.testing.assert_close(block(x), plain)
-    assert all(sum(kind) == 1 for kind in kinds)
-    assert {tuple(kind) for kind in kinds} == {(True, False), (False, True)}
+    assert set(matches) == {(True, False), (False, True)}
 
 
-def test_stochastic_depth_rises_as_timms(monkeypatch) -> None:
-    """timm spreads the rate over the blocks from 0 to the last; here the first block has a share already."""
+def test_stochastic_depth_increases_as_in_timm(monkeypatch) -> None:
+    """timm's rate is 0 in the first block; here it is 1/16 of the last block's rate."""
     rates = []
     monkeypatch.setattr("se_detection.pretrain.classifier.DropPath", lambda rate: rates.append(rate) or nn.Identity())
     add_stochastic_depth(create_backbone("resnet50"), 0.2)
@@ -149,7 +149,7 @@ def test_stochastic_depth_rises_as_timms(monkeypatch) -> None:
     np.testing.assert_allclose(np.diff(rates), 0.2 / 16)
 
 
-def test_a_backbone_that_is_no_resnet_is_refused() -> None:
+def test_other_backbones_are_refused() -> None:
     cfg = model_zoo.get_config("Toy/faster_rcnn_R_18_FPN")
     cfg.MODEL.BACKBONE.NAME = "build_dla_fpn_backbone"
     with pytest.raises(UserError, match="can't be pre-trained; choose from"):
@@ -157,14 +157,14 @@ def test_a_backbone_that_is_no_resnet_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in model_zoo.names() if name.startswith(("Ablations", "Study"))])
-def test_every_ablation_has_a_classifier(arguments, name) -> None:
-    """Each of its parameters learns, and none is left out of the detector's backbone."""
+def test_every_ablation_can_be_pre_trained(arguments, name) -> None:
+    """All parameters are trained, and they are those of the detector's backbone."""
     cfg = load_pretrain_config(arguments(config=name))
     with torch.device("meta"):
         model = Classifier.from_cfg(cfg)
         detector = build_model(on_meta(model_zoo.get_config(name)))
     assert all(parameter.requires_grad for parameter in model.parameters())
-    # FrozenBN counts no batches.
+    # FrozenBN has no num_batches_tracked.
     backbones = [
         {key for key in backbone.state_dict() if not key.endswith("num_batches_tracked")}
         for backbone in (model.backbone, detector.backbone.bottom_up)

@@ -25,28 +25,28 @@ def item(tmp_path):
 
 
 @pytest.mark.parametrize("resize", [40, 33, 57])
-def test_testing_is_resize_and_centre_crop(cfg, item, resize) -> None:
+def test_test_images_are_resized_and_centre_cropped(cfg, item, resize) -> None:
     cfg.PRETRAIN.TEST_RESIZE = resize
     theirs = F.center_crop(F.resize(Image.open(item["file_name"]), resize), 32)
-    found = ImageMapper(cfg, is_train=False)(item)
-    np.testing.assert_array_equal(found["image"], np.asarray(theirs).transpose(2, 0, 1))
-    assert found["label"] == 3
+    ours = ImageMapper(cfg, is_train=False)(item)
+    np.testing.assert_array_equal(ours["image"], np.asarray(theirs).transpose(2, 0, 1))
+    assert ours["label"] == 3
 
 
-def test_training_crops_and_flips(cfg, item) -> None:
-    """An image with a left half and a right half shows which way round it is."""
+def test_training_images_are_cropped_and_flipped(cfg, item) -> None:
+    """An image with a dark and a bright half shows whether it is flipped."""
     pixels = np.zeros((60, 60, 3), np.uint8)
     pixels[:, 30:] = 255
     Image.fromarray(pixels).save(item["file_name"])
     cfg.PRETRAIN.CROP_SCALE = [1.0, 1.0]
-    found = [ImageMapper(cfg, is_train=True)(item)["image"] for _ in range(30)]
-    assert {image.shape for image in found} == {(3, 24, 24)}
-    left_is_dark = [bool(image[0, 12, 2] < image[0, 12, -3]) for image in found]
+    images = [ImageMapper(cfg, is_train=True)(item)["image"] for _ in range(30)]
+    assert {image.shape for image in images} == {(3, 24, 24)}
+    left_is_dark = [bool(image[0, 12, 2] < image[0, 12, -3]) for image in images]
     assert {True, False} == set(left_is_dark)
 
 
-def test_crops_have_the_size_that_is_asked_for(cfg, item) -> None:
-    """On an image that gets lighter from left to right, a crop's range shows its width."""
+def test_crop_scale_sets_the_size_of_crops(cfg, item) -> None:
+    """In a horizontal gradient, the range of a crop's values shows its width."""
     ramp = np.tile(np.arange(200, dtype=np.uint8), (200, 1))
     Image.fromarray(ramp).save(item["file_name"])
     for scale, low, high in ((0.04, 30, 50), (1.0, 180, 200)):
@@ -57,31 +57,31 @@ def test_crops_have_the_size_that_is_asked_for(cfg, item) -> None:
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5])
-def test_colours_change_where_they_are_meant_to(cfg, item, jitter) -> None:
+def test_color_jitter_changes_colours(cfg, item, jitter) -> None:
     Image.new("RGB", (50, 50), (90, 120, 150)).save(item["file_name"])
     cfg.PRETRAIN.COLOR_JITTER = jitter
-    found = {tuple(ImageMapper(cfg, is_train=True)(item)["image"][:, 5, 5]) for _ in range(5)}
-    assert (found == {(90, 120, 150)}) == (jitter == 0)
+    colours = {tuple(ImageMapper(cfg, is_train=True)(item)["image"][:, 5, 5]) for _ in range(5)}
+    assert (colours == {(90, 120, 150)}) == (jitter == 0)
 
 
-def test_an_image_is_turned_as_detectors_see_it(cfg, item) -> None:
-    """detectron2 reads EXIF's orientation."""
+def test_exif_orientation_is_applied(cfg, item) -> None:
+    """As detectron2 does."""
     path = Path(item["file_name"]).with_suffix(".jpg")
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.open(item["file_name"]).save(path, exif=exif, quality=95)
     theirs = Image.fromarray(read_image(str(path), "RGB"))
     expected = F.center_crop(F.resize(theirs, 40), 32)
-    found = ImageMapper(cfg, is_train=False)({"file_name": str(path), "label": 0})
-    np.testing.assert_array_equal(found["image"], np.asarray(expected).transpose(2, 0, 1))
+    ours = ImageMapper(cfg, is_train=False)({"file_name": str(path), "label": 0})
+    np.testing.assert_array_equal(ours["image"], np.asarray(expected).transpose(2, 0, 1))
 
 
-def test_an_image_of_one_channel_has_three(cfg, item) -> None:
+def test_grey_images_get_three_channels(cfg, item) -> None:
     Image.open(item["file_name"]).convert("L").save(item["file_name"])
     assert ImageMapper(cfg, is_train=False)(item)["image"].shape == (3, 32, 32)
 
 
-def test_a_broken_image_is_named(cfg, item) -> None:
+def test_a_broken_image_is_refused_by_name(cfg, item) -> None:
     with open(item["file_name"], "wb") as file:
         file.write(b"no image")
     with pytest.raises(UserError, match=r"image\.png can't be used"):

@@ -23,14 +23,14 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def _no_trainers_are_kept():
+def _trainers_are_freed():
     yield
     gc.collect()
 
 
 @pytest.fixture(scope="module")
 def trained(images, module_path) -> Path:
-    """What the tool leaves after eight epochs."""
+    """The run folder of `tools/pretrain.py` after eight epochs."""
     folder = module_path / "run"
     config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
     command = [REPOSITORY / "tools" / "pretrain.py", "--config-file", config, "--data", images, *SMALL]
@@ -40,7 +40,7 @@ def trained(images, module_path) -> Path:
     return folder
 
 
-def test_it_learns_colours(trained) -> None:
+def test_training_learns_the_colours(trained) -> None:
     results = json.loads((trained / "inference" / "results.json").read_text())
     assert results["images"] == 12
     assert results["top1"] > 90
@@ -76,7 +76,7 @@ def test_another_channel_order_is_refused(trained) -> None:
         StrictCheckpointer(model, assumptions=WeightsAssumptions.from_cfg(cfg)).load(str(trained / "backbone.pth"))
 
 
-def test_it_goes_on_as_if_it_had_not_been_stopped(build) -> None:
+def test_a_resumed_run_equals_an_uninterrupted_one(build) -> None:
     epochs = ("PRETRAIN.EPOCHS", "1.5", "PRETRAIN.MIXUP", "0.2", "PRETRAIN.STOCHASTIC_DEPTH", "0.2")
     ema = ("SOLVER.EMA_DECAY", "0.9")
     whole = build(*epochs, *ema, name="whole")
@@ -96,10 +96,11 @@ def test_it_goes_on_as_if_it_had_not_been_stopped(build) -> None:
     assert resumed.start_iter == 5
     resumed.train()
     ours, theirs = (
-        torch.load(Path(it.cfg.OUTPUT_DIR, "backbone.pth"), weights_only=True)["model"] for it in (resumed, whole)
+        torch.load(Path(trainer.cfg.OUTPUT_DIR, "backbone.pth"), weights_only=True)["model"]
+        for trainer in (resumed, whole)
     )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
-    # It is the average that was evaluated.
+    # The moving average is evaluated and written, not the trained weights.
     final = torch.load(Path(resumed.cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)
     trained = final["trainer"]["hooks"]["MovingAverage"]["trained"]
     for key, tensor in ours.items():
@@ -110,11 +111,11 @@ def test_it_goes_on_as_if_it_had_not_been_stopped(build) -> None:
 def test_epochs_become_iterations(arguments) -> None:
     overrides = ("PRETRAIN.EPOCHS", "3", "PRETRAIN.STEP_EPOCHS", "[1.0, 2.5]", "PRETRAIN.WARMUP_EPOCHS", "0.5")
     cfg = load_pretrain_config(arguments(*overrides))
-    # 36 images, 6 a step
+    # 36 images, 6 per iteration
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS, cfg.TEST.EVAL_PERIOD) == (18, (6, 15), 3, 6)
 
 
-def test_what_is_frozen_in_a_detector_learns_here(arguments) -> None:
+def test_layers_that_are_frozen_in_a_detector_are_trained(arguments) -> None:
     cfg = load_pretrain_config(arguments(config="COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"))
     assert (cfg.MODEL.RESNETS.NORM, cfg.MODEL.BACKBONE.FREEZE_AT, cfg.MODEL.WEIGHTS) == ("BN", 0, "")
     detector_config = model_zoo.get_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
@@ -139,12 +140,12 @@ def test_what_is_frozen_in_a_detector_learns_here(arguments) -> None:
         ((), ("--recipe", "old.yaml"), "no such file"),
     ],
 )
-def test_mistakes_are_explained(arguments, overrides, flags, message) -> None:
+def test_user_errors_are_explained(arguments, overrides, flags, message) -> None:
     with pytest.raises(UserError, match=message):
         load_pretrain_config(arguments(*overrides, flags=flags))
 
 
-def test_a_backbone_that_is_there_is_not_replaced(arguments, tmp_path) -> None:
+def test_an_existing_backbone_is_not_replaced(arguments, tmp_path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "backbone.pth").write_text("mine")
     with pytest.raises(UserError, match=r"holds a run already \(backbone\.pth\)"):

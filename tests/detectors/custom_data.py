@@ -1,4 +1,4 @@
-"""A person's own COCO data, with masks and keypoints, and trainings on it."""
+"""Custom COCO data with masks and keypoints, and training runs on it."""
 
 import json
 from pathlib import Path
@@ -10,17 +10,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from se_detection import model_zoo
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 
 from .detectors import DETECTORS, SMALL
 from .shapes import SHAPES, draw
 
 KEYPOINTS = ["top", "right_wing", "bottom", "left_wing"]
 SIGMAS = [0.1, 0.2, 0.3, 0.2]
-# From scratch, as configs/Toy does it.
+# From scratch, as in configs/Toy.
 RECIPE = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
     "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
@@ -40,7 +40,7 @@ RECIPE = {
 
 
 def write_set(folder: Path, name: str, *, count: int, classes: int = len(SHAPES), suffix: str = ".png") -> Path:
-    """Images of shapes, and their annotations with polygons and keypoints."""
+    """Writes images of shapes and a COCO file with their polygons and keypoints."""
     images, annotations = [], []
     (folder / name).mkdir(parents=True)
     for number in range(1, count + 1):
@@ -71,11 +71,11 @@ def changed(path: Path, target: Path, change) -> Path:
     return target
 
 
-def use_run_length_codes(content) -> None:
+def use_rle(content) -> None:
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     for annotation in content["annotations"]:
-        (code,) = masks.frPyObjects(annotation["segmentation"], *sizes[annotation["image_id"]])
-        annotation["segmentation"] = {"size": code["size"], "counts": code["counts"].decode()}
+        (rle,) = masks.frPyObjects(annotation["segmentation"], *sizes[annotation["image_id"]])
+        annotation["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode()}
 
 
 def flags(train: Path, images: Path, val: Path | None = None) -> list[str]:
@@ -83,15 +83,15 @@ def flags(train: Path, images: Path, val: Path | None = None) -> list[str]:
     return [part for split, path in pairs for part in (f"--{split}-json", str(path), f"--{split}-images", str(images))]
 
 
-def load(name: str, given: list[str], run: Path, overrides: dict[str, object] | None = None):
-    """The config of a run, from the command line's words."""
+def load(name: str, data_flags: list[str], run: Path, overrides: dict[str, object] | None = None):
+    """The config of a run, loaded as from the command line."""
     values = {**SMALL, **RECIPE, "OUTPUT_DIR": run, **(overrides or {})}
     if "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS" not in (overrides or {}):
-        # The data tells it.
+        # Set from the data.
         del values["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"]
     words = [word for key, value in values.items() for word in (key, str(value))]
     config = model_zoo.get_config_file(DETECTORS[name].config)
-    return load_config(command_parser(train_command).parse_args(["--config-file", config, *given, *words]))
+    return load_config(command_parser(train_command).parse_args(["--config-file", config, *data_flags, *words]))
 
 
 def train(cfg) -> None:
@@ -100,12 +100,12 @@ def train(cfg) -> None:
     trainer.train()
 
 
-def reference(annotations: Path, written: Path, task: str) -> list[float]:
-    """pycocotools' AP, AP50, ... of a file of results, in percent."""
+def reference(annotations: Path, results_file: Path, task: str) -> list[float]:
+    """pycocotools' AP, AP50, ... of a results file, in percent."""
     truth = COCO(str(annotations))
-    results = json.loads(written.read_text())
+    results = json.loads(results_file.read_text())
     if task == "segm":
-        # COCO's areas are those of masks; a box would be taken for one.
+        # With a bbox, pycocotools would use the area of the box instead of the mask's.
         results = [{key: value for key, value in result.items() if key != "bbox"} for result in results]
     evaluation = COCOeval(truth, truth.loadRes(results), task)
     if task == "keypoints":

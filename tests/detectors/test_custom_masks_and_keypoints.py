@@ -1,4 +1,4 @@
-"""AP of masks and keypoints of a person's own data, in tools/train_net.py."""
+"""AP of masks and keypoints on custom data, as in tools/train_net.py."""
 
 import json
 
@@ -9,12 +9,12 @@ from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from pycocotools import mask as masks
 
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 
-from .own_data import RECIPE, SIGMAS, flags, load, reference, train
+from .custom_data import RECIPE, SIGMAS, flags, load, reference, train
 from .shapes import SHAPES, draw
 
 pytestmark = pytest.mark.usefixtures("catalogs")
@@ -31,23 +31,23 @@ CASES = {
         ["bbox", "segm"],
         {"TEST.AUG.ENABLED": True, "TEST.AUG.MIN_SIZES": (64, 96)},
     ),
-    "codes": ("mask_rcnn_fpn", "codes", ["bbox", "segm"], {}),
+    "rle": ("mask_rcnn_fpn", "rle", ["bbox", "segm"], {}),
     "cascade": ("cascade_mask_rcnn", "things", ["bbox", "segm"], {}),
     "keypoints": ("keypoint_rcnn", "kites", ["bbox", "keypoints"], {"TEST.KEYPOINT_OKS_SIGMAS": SIGMAS}),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_ap_is_pycocotools_of_what_was_written(data, case, tmp_path) -> None:
+def test_ap_equals_pycocotools_on_the_written_results(data, case, tmp_path) -> None:
     name, source, tasks, overrides = CASES[case]
     json_file = vars(data)[source]
     images = data.images[source]
-    # Evaluated twice: at half of the steps, and at the end.
+    # Two evaluations: after half of the iterations, and at the end.
     evaluations = {"TEST.EVAL_PERIOD": RECIPE["SOLVER.MAX_ITER"] // 2, "SOLVER.BEST_METRIC": f"{tasks[-1]}/AP"}
     cfg = load(name, flags(json_file, images), tmp_path, evaluations | overrides)
     train(cfg)
 
-    assert cfg.INPUT.MASK_FORMAT == ("bitmask" if case == "codes" else "polygon")
+    assert cfg.INPUT.MASK_FORMAT == ("bitmask" if case == "rle" else "polygon")
     results = json.loads((tmp_path / "inference" / "results.json").read_text())
     logged = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     for task in tasks:
@@ -60,7 +60,7 @@ def test_ap_is_pycocotools_of_what_was_written(data, case, tmp_path) -> None:
             written = tmp_path / "inference_TTA" / cfg.DATASETS.TEST[0] / "coco_instances_results.json"
             expected = reference(json_file, written, task)
             assert logged[-1][f"{task}_TTA/AP"] == pytest.approx(expected[0], abs=1e-6)
-            # Other boxes than those of one size, unflipped.
+            # TTA changes the boxes.
             assert written.read_text() != (tmp_path / "inference" / "coco_instances_results.json").read_text()
     best = torch.load(tmp_path / "model_best.pth", weights_only=True)
     assert best[f"{tasks[-1]}/AP"] == max(line[f"{tasks[-1]}/AP"] for line in logged if f"{tasks[-1]}/AP" in line)
@@ -68,10 +68,10 @@ def test_ap_is_pycocotools_of_what_was_written(data, case, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("case", "tasks"),
-    [("polygons", ["bbox", "segm"]), ("codes", ["bbox", "segm"]), ("keypoints", ["bbox", "keypoints"])],
+    [("polygons", ["bbox", "segm"]), ("rle", ["bbox", "segm"]), ("keypoints", ["bbox", "keypoints"])],
 )
-def test_what_is_nearly_right_has_pycocotools_ap(data, case, tasks, tmp_path) -> None:
-    """The truth a few pixels off, as it would be found, in the evaluation of a run's config."""
+def test_ap_of_shifted_truth_equals_pycocotools(data, case, tasks, tmp_path) -> None:
+    """Detections that are the truth shifted by a few pixels, in the evaluator of a run's config."""
     name, source, _, _ = CASES[case]
     json_file = vars(data)[source]
     sigmas = {"TEST.KEYPOINT_OKS_SIGMAS": SIGMAS} if case == "keypoints" else {}
@@ -80,30 +80,30 @@ def test_what_is_nearly_right_has_pycocotools_ap(data, case, tasks, tmp_path) ->
     evaluator.reset()
     for number in (1, 2):
         image = draw(number, classes=1 if case == "keypoints" else len(SHAPES))
-        found = Instances(image.semantic.shape)
+        detections = Instances(image.semantic.shape)
         boxes = torch.tensor([item["bbox"] for item in image.annotations])
         boxes[:, 2:] += boxes[:, :2]
-        found.pred_boxes = Boxes(boxes + 2 * number)
-        found.scores = torch.tensor([0.9, 0.8]) / number
-        found.pred_classes = torch.tensor([item["category_id"] for item in image.annotations])
+        detections.pred_boxes = Boxes(boxes + 2 * number)
+        detections.scores = torch.tensor([0.9, 0.8]) / number
+        detections.pred_classes = torch.tensor([item["category_id"] for item in image.annotations])
         if case == "keypoints":
             points = torch.tensor([item["keypoints"] for item in image.annotations]).reshape(2, -1, 3)
-            found.pred_keypoints = points + torch.tensor([2.0 * number, 0, 0])
+            detections.pred_keypoints = points + torch.tensor([2.0 * number, 0, 0])
         else:
-            codes = [masks.frPyObjects(item["segmentation"], *found.image_size) for item in image.annotations]
-            shapes = np.stack([masks.decode(masks.merge(code)) for code in codes])
-            found.pred_masks = torch.from_numpy(np.roll(shapes, 2 * number, axis=2)).bool()
-        evaluator.process([{"image_id": number}], [{"instances": found}])
-    returned = evaluator.evaluate()
-    assert list(returned) == tasks
+            rles = [masks.frPyObjects(item["segmentation"], *detections.image_size) for item in image.annotations]
+            shapes = np.stack([masks.decode(masks.merge(rle)) for rle in rles])
+            detections.pred_masks = torch.from_numpy(np.roll(shapes, 2 * number, axis=2)).bool()
+        evaluator.process([{"image_id": number}], [{"instances": detections}])
+    results = evaluator.evaluate()
+    assert list(results) == tasks
     for task in tasks:
         expected = reference(json_file, tmp_path / "inference" / "coco_instances_results.json", task)
         assert 10 < expected[0] < 95
         for metric, value in zip(METRICS[task], expected, strict=False):
-            assert returned[task][metric] == pytest.approx(value if value >= 0 else np.nan, abs=1e-6, nan_ok=True)
+            assert results[task][metric] == pytest.approx(value if value >= 0 else np.nan, abs=1e-6, nan_ok=True)
 
 
-def test_nothing_found_has_no_ap_of_masks_either(data, tmp_path) -> None:
+def test_without_detections_there_is_no_ap(data, tmp_path) -> None:
     cfg = load(
         "mask_rcnn_fpn",
         flags(data.things, data.images["things"]),
@@ -115,16 +115,16 @@ def test_nothing_found_has_no_ap_of_masks_either(data, tmp_path) -> None:
     assert set(results["bbox"].values()) == set(results["segm"].values()) == {None}
 
 
-def test_keypoints_are_known_as_detectron2_knows_its_own(data, tmp_path) -> None:
-    """A person's own copy of COCO's category gives the metadata that detectron2 has built in, and its sigmas do."""
-    own, builtin = tmp_path / "persons.json", MetadataCatalog.get("keypoints_coco_2017_val")
+def test_keypoint_metadata_is_as_detectron2s(data, tmp_path) -> None:
+    """Custom data with COCO's person category gets detectron2's builtin metadata, and needs no sigmas."""
+    custom, builtin = tmp_path / "persons.json", MetadataCatalog.get("keypoints_coco_2017_val")
     names = list(builtin.keypoint_names)
     content = json.loads(data.kites.read_text())
     content["categories"] = [{"id": 10, "name": "person", "keypoints": names, "skeleton": [[16, 14], [14, 12]]}]
     for annotation in content["annotations"]:
         annotation |= {"keypoints": [*annotation["keypoints"], *[0] * 39]}
-    own.write_text(json.dumps(content))
-    cfg = load("keypoint_rcnn", flags(own, data.images["kites"]), tmp_path / "run")
+    custom.write_text(json.dumps(content))
+    cfg = load("keypoint_rcnn", flags(custom, data.images["kites"]), tmp_path / "run")
     assert cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS == 17
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     assert metadata.keypoint_names == names
@@ -133,14 +133,14 @@ def test_keypoints_are_known_as_detectron2_knows_its_own(data, tmp_path) -> None
         ("left_ankle", "left_knee"),
         ("left_knee", "left_hip"),
     ]
-    # And the run's own config evaluates it where the training data is gone.
+    # Evaluation with the run's config works without the training data.
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(cfg.dump())
     arguments = ["--eval-only", "--config-file", str(tmp_path / "run" / "config.yaml")]
     arguments += [
-        *flags(own, data.images["kites"])[4:],
+        *flags(custom, data.images["kites"])[4:],
         "MODEL.WEIGHTS",
-        str(own),
+        str(custom),
         "OUTPUT_DIR",
         str(tmp_path / "other"),
     ]
