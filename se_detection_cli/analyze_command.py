@@ -115,7 +115,7 @@ def explain_gates(args: Namespace) -> None:
         split=args.split,
         images=args.images,
         ablation=not args.no_ablation,
-        picture=args.picture,
+        image=args.picture,
         overwrite=args.overwrite,
     )
     paths = write_excitations(found)

@@ -1,1 +1,1 @@
-"""What the gates of a trained detector do: recorded, summarised, ablated and drawn."""
+"""What the SE gates of a trained detector do: recorded, summarised, ablated and plotted."""

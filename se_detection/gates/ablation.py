@@ -1,7 +1,7 @@
-"""AP when a gate is held at its mean: which SE blocks a detector could do without (the paper's Sec. 7.2 for ImageNet).
+"""AP when a gate is held at its mean: which SE blocks a detector does not need (the paper's Sec. 7.2 for ImageNet).
 
-A gate that is constant is no longer computed: it goes into the scales of the norm before it or, with SE before the
-residual branch (`pre`), into the convolution after it.
+A constant gate need not be computed: it can be folded into the norm before it or, with SE before the residual branch
+(`pre`), into the convolution after it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,14 +21,14 @@ from ..data.coco_format import Entry
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..modeling.complexity import count_parameters
-from ..runs.evaluation_data import EvaluationData, batches, coco_results
+from ..runs.evaluation_data import EvaluationData, coco_results, image_batches
 from ..runs.trained_run import TrainedRun
 from .recorder import Array, Gates, constant_gates
 from .time_share import GateTime, measure_gate_time
 
-# Drawings of images for the intervals; with 200, a standard error is right to a twentieth.
+# Bootstrap samples of the images, for the intervals; with 200, a standard error is accurate to about 5 %.
 SAMPLES = 200
-# A block that costs less AP than that, whichever images are drawn, is one to do without.
+# A block is dispensable if the interval of the AP without it stays within this loss.
 MARGIN = 0.5
 TIMED_IMAGES = 10
 UNCHANGED, ALL, TOGETHER = "unchanged", "all blocks", "together"
@@ -41,11 +41,11 @@ class AblatedBlocks:
 
     Args:
         blocks: their names.
-        metrics: AP and AP50 in percent; None where there is nothing to find.
-        difference: of these from the unchanged detector's, with 95 % intervals over images.
-        parameters: what the blocks' SE has, which is saved.
-        parameter_share: the same as a part of the detector's.
-        time_share: the part of the detector's time that computing these gates takes.
+        metrics: AP and AP50 in percent; None if the data has no objects.
+        difference: from the unchanged detector, with 95 % intervals over images.
+        parameters: number of parameters of the blocks' SE, which is saved.
+        parameter_share: the same as a share of the detector's parameters.
+        time_share: share of the detector's time that computing these gates takes.
     """
 
     blocks: tuple[str, ...]
@@ -57,7 +57,7 @@ class AblatedBlocks:
 
     @property
     def dispensable(self) -> bool:
-        """Whether the detector could do without: it has more than 0.5 AP, and loses no more at the interval's end."""
+        """Whether the detector has more than 0.5 AP, and loses at most 0.5 AP at the lower end of the interval."""
         ap, change = self.metrics["AP"], self.difference["AP"]
         if ap is None or change.value is None or change.low is None:
             return False
@@ -66,9 +66,9 @@ class AblatedBlocks:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The unchanged detector, each block alone, all of them, and those together that are dispensable alone.
+    """The unchanged detector, each block alone, all blocks, and together all blocks that are dispensable alone.
 
-    The last two are None where they would repeat another row, or have not been evaluated yet.
+    The last two are None if they would repeat another row, or are not evaluated yet.
     """
 
     unchanged: dict[str, float | None]
@@ -78,17 +78,17 @@ class Ablation:
     time: GateTime
 
     def rows(self) -> dict[str, AblatedBlocks]:
-        """Each, by its name or what it is."""
+        """All rows: by block, and `all blocks` and `together` if evaluated."""
         joint = {ALL: self.all_blocks, TOGETHER: self.together}
         return {**self.blocks, **{name: row for name, row in joint.items() if row is not None}}
 
 
 class AblationState:
-    """What has been evaluated, in a file that is written after each evaluation.
+    """Evaluations done so far, in a file that is written after each of them.
 
     Args:
-        path: the file; what it holds is taken over.
-        of: what it must be of: a :func:`~.trained_run.fingerprint`.
+        path: the file; its content is read if it exists.
+        of: what a new file is for: a :func:`~.evaluation_data.fingerprint`.
 
     Raises:
         UserError: the file can't be read.
@@ -102,16 +102,16 @@ class AblationState:
 
     @property
     def rows(self) -> dict[str, Entry]:
-        """Of each evaluation the `blocks` that were constant, and AP and AP50 on the images and on each drawing."""
+        """For each evaluation the constant `blocks`, and AP and AP50 on the images and on each bootstrap sample."""
         return self.content["rows"]
 
     @property
     def time(self) -> GateTime | None:
-        """What was timed."""
+        """The measured time of the gates."""
         return GateTime(**self.content["time"]) if self.content["time"] else None
 
     def save(self, **changes: Any) -> None:
-        """Adds to the file."""
+        """Updates the file."""
         self.content |= changes
         write_json(self.path, self.content)
 
@@ -119,41 +119,41 @@ class AblationState:
 def detections(
     run: TrainedRun, images: Sequence[Entry], step: Callable[[], object]
 ) -> Iterator[tuple[Entry, Instances]]:
-    """Each image and what the detector finds on it, one after another; `step` is called after each."""
-    for image, batch in zip(images, batches(run.cfg, images), strict=True):
+    """Yields each image and its detections; `step` is called after each image."""
+    for image, batch in zip(images, image_batches(run.cfg, images), strict=True):
         with torch.inference_mode():
             output = run.model(batch)
         yield image, output[0]["instances"]
         step()
 
 
-def evaluations(names: Sequence[str]) -> int:
-    """At most so many times all images are evaluated."""
+def max_evaluations(names: Sequence[str]) -> int:
+    """The largest number of evaluations for these blocks."""
     return 1 + len(names) + 2 * (len(names) > 1)
 
 
 def ablate(
     run: TrainedRun,
-    split: EvaluationData,
+    data: EvaluationData,
     gates: Gates,
     means: Mapping[str, Array],
     state: AblationState,
     step: Callable[[], object],
     begin: Callable[[str], object],
 ) -> Ablation:
-    """Evaluates the detector with each gate held at its mean; goes on from what `state` has.
+    """Evaluates the detector with each gate held at its mean; skips the evaluations in `state`.
 
     Args:
-        gates: of :func:`se_gates`.
-        means: (channels,) of each gate.
+        gates: from :func:`se_gates`.
+        means: (channels,) for each gate.
         step: called after each image.
-        begin: called with what is evaluated next.
+        begin: called with the name of each evaluation before it starts.
     """
     if state.time is None:
         begin("time")
-        images = split.images[:TIMED_IMAGES]
-        state.save(time=asdict(measure_gate_time(run.model, gates, list(batches(run.cfg, images)))))
-    coco = split.coco()
+        images = data.images[:TIMED_IMAGES]
+        state.save(time=asdict(measure_gate_time(run.model, gates, list(image_batches(run.cfg, images)))))
+    coco = data.coco()
     weights = image_weights(len(coco.imgs), SAMPLES)
 
     def evaluate(label: str, names: Sequence[str]) -> None:
@@ -161,8 +161,8 @@ def ablate(
             return
         begin(label)
         with constant_gates(gates, {name: means[name] for name in names}):
-            found = [entry for pair in detections(run, split.images, step) for entry in coco_results(*pair, split)]
-        metrics = score_run(coco, found, weights, [], lambda: None).metrics
+            results = [entry for pair in detections(run, data.images, step) for entry in coco_results(*pair, data)]
+        metrics = score_run(coco, results, weights, [], lambda: None).metrics
         row = {"blocks": list(names), **{name: _without_nan(metrics[name]) for name in METRICS}}
         state.save(rows={**state.rows, label: row})
 
@@ -178,7 +178,7 @@ def ablate(
 
 
 def summarise(run: TrainedRun, gates: Gates, state: AblationState, coco: COCO) -> Ablation:
-    """What a state says; at least time and the unchanged detector must be there."""
+    """The evaluations of a state, which must have at least the time and the unchanged detector."""
     if state.time is None:
         raise ValueError("nothing has been evaluated yet")
     objects = images_by_size(coco)[0]
@@ -213,5 +213,5 @@ def _without_nan(values: Array) -> list[float | None]:
 
 
 def _samples(values: Sequence[float | None]) -> Array:
-    """(1, 1 + samples), NaN for None."""
+    """(1, 1 + samples), with NaN for None."""
     return np.array([values], dtype=np.float64)

@@ -1,7 +1,7 @@
-"""A detector's gates, explained: what they are by class, and what they are worth.
+"""Analyses a detector's gates: their values by class, and AP without them.
 
-The images are gone through once to record the gates, and once more for each block whose gate is then held constant.
-What is done is saved as it goes: the same command goes on with an analysis that was stopped.
+One pass over the images records the gates; one more pass for each block evaluates the detector with a constant gate.
+Progress is saved, so that the same command resumes a stopped analysis.
 """
 
 import shutil
@@ -16,9 +16,9 @@ from tqdm import tqdm
 from ..engine.signals import Interrupted, RankMaximum, StopRequest
 from ..errors import UserError
 from ..files import read_json
-from ..runs.evaluation_data import EvaluationData, fingerprint, open_evaluation_data, read_image
+from ..runs.evaluation_data import EvaluationData, fingerprint, load_image, open_evaluation_data
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
-from .ablation import UNCHANGED, Ablation, AblationState, ablate, detections, evaluations, summarise
+from .ablation import UNCHANGED, Ablation, AblationState, ablate, detections, max_evaluations, summarise
 from .recorder import GateRecorder, Gates, se_gates
 from .statistics import BlockStatistics, load_statistics, save_statistics
 
@@ -29,10 +29,10 @@ SAVE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Excitations:
-    """What was found of a run's gates; `ablation` is None where nothing was evaluated."""
+    """An analysis of a run's gates; `ablation` is None if nothing was evaluated."""
 
     run: TrainedRun
-    split: EvaluationData
+    data: EvaluationData
     gates: Gates
     statistics: dict[str, BlockStatistics]
     ablation: Ablation | None
@@ -49,28 +49,29 @@ def explain(
     image: Path | None = None,
     overwrite: bool = False,
 ) -> Excitations:
-    """Records a run's gates over a split and evaluates the detector without each; goes on where it was stopped.
+    """Records a run's gates and evaluates the detector with each gate held at its mean; resumes a stopped analysis.
 
     Args:
-        run_folder: of tools/train_net.py.
-        output: what is found is kept there; `excitations` in the run's folder unless given.
-        split: a COCO file and the folder of its images, instead of the run's test set.
-        images: at most so many, spread evenly over the set.
-        ablation: whether the detector is evaluated without each gate; if not, what has been evaluated before is kept.
-        image: a file that is to be drawn afterwards, and must be readable.
-        overwrite: begin anew where the folder has an analysis already.
+        run_folder: the folder of the run.
+        output: the folder for the results; `excitations` in the run's folder by default.
+        split: a COCO file and its image folder, to use instead of the run's test set.
+        images: use at most this many images, spread evenly over the set.
+        ablation: evaluate the detector without each gate; if false, earlier evaluations are kept.
+        image: an image file to draw later; it is only checked here.
+        overwrite: replace an analysis in the folder.
 
     Raises:
-        UserError: it is no run with SE gates, the data can't be used, or the folder has another analysis.
-        Interrupted: it was asked to stop; what was done is saved.
+        UserError: the folder is not a run's, or its detector has no SE gates; the data can't be used; or `output` has
+            another analysis.
+        Interrupted: a signal stopped it; progress is saved.
     """
     cfg = read_run_config(run_folder)
     if image is not None:
-        read_image(cfg, image)
+        load_image(cfg, image)
     run = load_trained_run(run_folder, cfg)
     gates = se_gates(run.model)
     if not gates:
-        raise UserError(f"{run_folder}: its backbone, {cfg.MODEL.BACKBONE.NAME}, has no SE gates; give an SE run")
+        raise UserError(f"{run_folder}: its detector ({cfg.MODEL.BACKBONE.NAME}) has no SE gates; give a run with SE")
     data = open_evaluation_data(run, split, images)
     of = fingerprint(run, data)
     folder = _open_folder(output or run_folder / "excitations", of, overwrite=overwrite)
@@ -82,14 +83,14 @@ def explain(
     if (folder / STATISTICS).is_file():
         blocks, seen = load_statistics(folder / STATISTICS)
     total = len(data.images)
-    parts = 1 + ablation * evaluations(list(gates))
+    passes = 1 + ablation * max_evaluations(list(gates))
     if seen:
-        print(f"{folder}: goes on after {_done(seen, total, len(state.rows))}", file=sys.stderr)
+        print(f"{folder}: resumes after {_done(seen, total, len(state.rows))}", file=sys.stderr)
     stop = StopRequest(RankMaximum())
     done = seen + ablation * len(state.rows) * total
     with (
         stop.listening(),
-        tqdm(total=parts * total, initial=done, desc="gates", unit="image", mininterval=0.5) as progress,
+        tqdm(total=passes * total, initial=done, desc="gates", unit="image", mininterval=0.5) as progress,
     ):
 
         def step() -> None:
@@ -111,38 +112,38 @@ def explain(
         except Interrupted:
             progress.close()
             _, seen = load_statistics(folder / STATISTICS)
-            has = _done(seen, total, len(state.rows))
-            print(f"stopped: {folder} has {has}; the same command goes on", file=sys.stderr)
+            done_so_far = _done(seen, total, len(state.rows))
+            print(f"stopped: {folder} has {done_so_far}; run the same command to resume", file=sys.stderr)
             raise
-        # What would have been the same as another evaluation was left out.
+        # Evaluations that would repeat another one were skipped.
         progress.total = progress.n
     return Excitations(run, data, gates, blocks, ablated, folder)
 
 
 def _record(
     run: TrainedRun,
-    split: EvaluationData,
+    data: EvaluationData,
     gates: Gates,
     blocks: dict[str, BlockStatistics],
     seen: int,
     path: Path,
     step: Callable[[], object],
 ) -> int:
-    """Adds the images from `seen` on to the statistics, which are saved now and then, and at the end."""
-    if seen == len(split.images):
+    """Adds the images from index `seen` on to the statistics; saves them regularly and at the end."""
+    if seen == len(data.images):
         return seen
     saved = time.monotonic()
     try:
         with GateRecorder(gates) as recorder:
-            for image, _ in detections(run, split.images[seen:], step):
+            for image, _ in detections(run, data.images[seen:], step):
                 for name, values in recorder.take().items():
-                    blocks[name].add(values, split.classes_in(image))
+                    blocks[name].add(values, data.classes_in(image))
                 seen += 1
                 if time.monotonic() - saved > SAVE_SECONDS:
-                    save_statistics(blocks, split.classes, seen, path)
+                    save_statistics(blocks, data.classes, seen, path)
                     saved = time.monotonic()
     finally:
-        save_statistics(blocks, split.classes, seen, path)
+        save_statistics(blocks, data.classes, seen, path)
     return seen
 
 
@@ -153,18 +154,18 @@ def _done(seen: int, images: int, rows: int) -> str:
 def _open_folder(folder: Path, of: dict[str, str], *, overwrite: bool) -> Path:
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise UserError(f"--output {folder}: {existing} is a file; name a folder")
-    there = [folder / name for name in FILES if (folder / name).exists()]
-    if there and not overwrite:
-        known = read_json(folder / STATE) if (folder / STATE).is_file() else None
-        made_of = known.get("of") if isinstance(known, dict) else None
-        differing = [key for key, value in of.items() if not isinstance(made_of, dict) or made_of.get(key) != value]
+        raise UserError(f"--output {folder}: {existing} is a file; give a folder")
+    existing_files = [folder / name for name in FILES if (folder / name).exists()]
+    if existing_files and not overwrite:
+        state = read_json(folder / STATE) if (folder / STATE).is_file() else None
+        old = state.get("of") if isinstance(state, dict) else None
+        differing = [key for key, value in of.items() if not isinstance(old, dict) or old.get(key) != value]
         if differing:
             raise UserError(
-                f"{there[0]} is there already, and of other {', '.join(differing)}; choose another --output, or "
+                f"{existing_files[0]} exists and is for other {', '.join(differing)}; choose another --output, or "
                 "replace it with --overwrite"
             )
-    for path in there if overwrite else []:
+    for path in existing_files if overwrite else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     return folder

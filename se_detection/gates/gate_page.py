@@ -1,10 +1,10 @@
-"""What was found of a detector's gates, as one page to send."""
+"""The analysis of a detector's gates as one HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..runs.record import read_record
-from ..visualization.embedded_images import EmbeddedImage, image_from_file
+from ..visualization.embedded_images import EmbeddedImage, embed_file
 from ..visualization.page import Page, write_page
 from ..visualization.page_blocks import Block, Cell, Code, ImageGrid, Interval, Number, Section, Table, Text
 from .ablation import MARGIN, Ablation
@@ -13,17 +13,17 @@ from .gate_tables import excitations_notes, findings
 
 
 def write_excitation_page(found: Excitations, paths: Sequence[Path], page: Path, command: str) -> Path:
-    """Writes the page, replacing an older one, and returns its path.
+    """Writes the page, replaces an older one, and returns its path.
 
     Args:
-        paths: of :func:`write_excitations` and :func:`draw_effect`; the images among them are shown.
-        command: what made it.
+        paths: from :func:`write_excitations` and :func:`draw_effect`; the page shows the images among them.
+        command: the command line of the analysis.
 
     Raises:
         UserError: an image can't be read.
     """
-    trained_by = read_record(found.run.folder).get("command", "")
-    commands = [Code(str(line), label) for label, line in (("The run", trained_by), ("This page", command)) if line]
+    training = read_record(found.run.folder).get("command", "")
+    commands = [Code(str(line), label) for label, line in (("Training", training), ("This page", command)) if line]
     blocks: list[Block] = [_gates(found)]
     if found.ablation is not None:
         blocks.append(_ablation(found.ablation))
@@ -35,20 +35,20 @@ def write_excitation_page(found: Excitations, paths: Sequence[Path], page: Path,
         Section("Commands", commands),
     ]
     title = f"The SE gates of {found.run.folder.resolve().name}"
-    about = f"on {len(found.split.images)} images of {found.split.annotations.name}"
+    about = f"on {len(found.data.images)} images of {found.data.annotations.name}"
     write_page(Page(title, verdict(found), sections, about=about), page)
     return page
 
 
 def verdict(found: Excitations) -> str:
-    """One line: what the detector could do without; if that was not evaluated, which blocks tell classes apart."""
-    named, total = findings(found), len(found.statistics)
-    dispensable = named.get("dispensable")
+    """One line: the number of dispensable blocks; if not evaluated, of blocks whose gates depend on the class."""
+    lists, total = findings(found), len(found.statistics)
+    dispensable = lists.get("dispensable")
     if dispensable is None:
-        return f"{len(named['tell_classes_apart'])} of {total} SE blocks tell classes apart"
+        return f"The gates of {len(lists['tell_classes_apart'])} of {total} SE blocks depend on the class"
     if not dispensable:
-        return "No SE block is shown to be one that this detector could do without"
-    return f"{len(dispensable)} of {total} SE blocks could go for at most {MARGIN} AP each"
+        return "No SE block is shown to be dispensable"
+    return f"{len(dispensable)} of {total} SE blocks are dispensable: without each, AP drops by at most {MARGIN}"
 
 
 def _gates(found: Excitations) -> Table:
@@ -67,13 +67,13 @@ def _gates(found: Excitations) -> Table:
 
 
 def _ablation(ablation: Ablation) -> Table:
-    found = ablation.rows()
-    ends = [end for row in found.values() for end in (row.difference["AP"].low, row.difference["AP"].high) if end]
+    ablated = ablation.rows()
+    ends = [end for row in ablated.values() for end in (row.difference["AP"].low, row.difference["AP"].high) if end]
     reach = max(map(abs, ends), default=1.0)
     headings = ["held at its mean", "AP", "change in AP, 95 % interval", "AP@0.5", "parameters saved", "time saved (%)"]
     unchanged = ablation.unchanged
     rows: list[list[Cell]] = [["none", Number(unchanged["AP"]), "", Number(unchanged["AP50"]), "", ""]]
-    for name, row in found.items():
+    for name, row in ablated.items():
         change = row.difference["AP"]
         rows.append(
             [
@@ -90,7 +90,7 @@ def _ablation(ablation: Ablation) -> Table:
 
 def _images(title: str, found: Excitations, paths: Sequence[Path], folder: str) -> list[ImageGrid]:
     images: list[EmbeddedImage] = [
-        image_from_file(path, f"{path.stem.replace('_', ' ')} of {found.run.folder.name}", title=path.stem)
+        embed_file(path, f"{path.stem.replace('_', ' ')} of {found.run.folder.name}", title=path.stem)
         for path in paths
         if path.parent.name == folder and path.suffix == ".png"
     ]

@@ -1,4 +1,4 @@
-"""The gates in images: activation by channel and class as in the paper's Fig. 6 to 9, and all blocks at a glance."""
+"""Plots of the gates: activation by channel and class as in the paper's Fig. 6 to 9, and an overview of all blocks."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from .ablation import AblatedBlocks
 from .excitations import Excitations
 from .recorder import LIMITS, stage_of
-from .statistics import HARDLY_VARIES, SATURATED, TELLS_APART, BlockStatistics
+from .statistics import CLASS_DEPENDENT, NEARLY_CONSTANT, SATURATED, BlockStatistics
 
-# Okabe and Ito's colours, which colour-blind people tell apart; lines and markers say the same again.
+# Okabe and Ito's colours, safe for colour-blind readers; line styles and markers repeat the distinction.
 CLASS_STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0072B2", "linestyle": "-"},
     {"color": "#D55E00", "linestyle": "--"},
@@ -22,13 +22,13 @@ CLASS_STYLES: tuple[dict[str, Any], ...] = (
 MARKERS = ("o", "s", "^", "D")
 ALL_IMAGES = "#222222"
 DPI = 130
-# So many channels are drawn as a line, and more as points.
+# Up to this many channels are plotted as a line, more as points.
 LINES_UP_TO = 256
 LOW, HIGH = "#0072B2", "#E69F00"
 
 
 def shown_blocks(names: list[str]) -> list[str]:
-    """The blocks that the paper shows: the last of each stage, and all of the last stage."""
+    """The blocks shown in the paper: the last block of each stage, and all blocks of the last stage."""
     last = {stage_of(name): name for name in names}
     return [name for name in names if name in last.values() or stage_of(name) == stage_of(names[-1])]
 
@@ -36,7 +36,7 @@ def shown_blocks(names: list[str]) -> list[str]:
 def draw_excitation_plots(found: Excitations, folder: Path) -> list[Path]:
     """Draws `blocks.png` and `<block>.png` for each of :func:`shown_blocks`, and returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"blocks": blocks_at_a_glance(found)}
+    figures = {"blocks": block_overview(found)}
     figures |= {name: by_channel(found, name) for name in shown_blocks(list(found.statistics))}
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=DPI)
@@ -44,12 +44,11 @@ def draw_excitation_plots(found: Excitations, folder: Path) -> list[Path]:
 
 
 def by_channel(found: Excitations, name: str) -> Figure:
-    """A block's gate by channel: its mean over all images with the spread, and the classes' means; below, how these
-    differ from the mean over all.
+    """A block's gate by channel: mean and spread over all images, and the means of classes; below, the differences of
+    the classes from the mean over all images.
     """
     block = found.statistics[name]
     channels = np.arange(block.mean.shape[1])
-    # Lines between so many points would hide each other.
     points = {"linestyle": "none", "markersize": 1.6} if len(channels) > LINES_UP_TO else {}
     figure = Figure(figsize=(10, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
@@ -59,12 +58,12 @@ def by_channel(found: Excitations, name: str) -> Figure:
     lower.fill_between(channels, -std, std, color="#dddddd", linewidth=0)
     lower.axhline(0, color=ALL_IMAGES, linewidth=1)
     shown = most_frequent(block)
-    for place, style, marker in zip(shown, CLASS_STYLES, MARKERS, strict=False):
-        label = f"{found.split.classes[place]} ({block.images[place]})"
-        drawn = {"linewidth": 0.9, **style, **points, "marker": marker if points else ""}
-        upper.plot(channels, block.mean[place], label=label, **drawn)
-        lower.plot(channels, block.mean[place] - mean, **drawn)
-    # On top of the classes, which often hide each other; how they differ is below.
+    for index, style, marker in zip(shown, CLASS_STYLES, MARKERS, strict=False):
+        label = f"{found.data.classes[index]} ({block.images[index]})"
+        line = {"linewidth": 0.9, **style, **points, "marker": marker if points else ""}
+        upper.plot(channels, block.mean[index], label=label, **line)
+        lower.plot(channels, block.mean[index] - mean, **line)
+    # On top of the classes, which often overlap; the lower plot shows their differences.
     label = f"all {block.images[-1]} images"
     upper.plot(
         channels,
@@ -87,26 +86,30 @@ def by_channel(found: Excitations, name: str) -> Figure:
 
 
 def most_frequent(block: BlockStatistics) -> list[int]:
-    """The classes in most images, at most four, by their place."""
+    """Indices of the four classes that occur in most images; classes without images are omitted."""
     order = np.argsort(-block.images[:-1], kind="stable")[: len(CLASS_STYLES)]
-    return [int(place) for place in order if block.images[place]]
+    return [int(index) for index in order if block.images[index]]
 
 
-def blocks_at_a_glance(found: Excitations) -> Figure:
-    """Of every block: classes told apart, spread, saturation and, where evaluated, AP without it."""
+def block_overview(found: Excitations) -> Figure:
+    """For each block: variance explained by classes, spread, saturation and, if evaluated, AP without it."""
     names = list(found.statistics)
     blocks = list(found.statistics.values())
     panels = 3 + (found.ablation is not None)
     figure = Figure(figsize=(max(7.0, 0.32 * len(names) + 2), 1.9 * panels + 0.6), layout="constrained")
     axes = figure.subplots(panels, 1, sharex=True)
-    places = np.arange(len(names))
-    axes[0].bar(places, _percent(axes[0], [block.class_share or 0 for block in blocks], TELLS_APART), color="#009E73")
-    axes[0].set_title("variance between images that the classes in them explain (%)", fontsize=10, loc="left")
-    axes[1].bar(places, _percent(axes[1], [block.relative_spread for block in blocks], HARDLY_VARIES), color="#56B4E9")
+    positions = np.arange(len(names))
+    axes[0].bar(
+        positions, _percent(axes[0], [block.class_share or 0 for block in blocks], CLASS_DEPENDENT), color="#009E73"
+    )
+    axes[0].set_title("variance between images explained by their classes (%)", fontsize=10, loc="left")
+    axes[1].bar(
+        positions, _percent(axes[1], [block.relative_spread for block in blocks], NEARLY_CONSTANT), color="#56B4E9"
+    )
     axes[1].set_title("spread over images, relative to the gate (%)", fontsize=10, loc="left")
     low, high = (np.array([100 * getattr(block, side).mean() for block in blocks]) for side in ("low", "high"))
-    axes[2].bar(places, low, color=LOW, label="near the lower limit")
-    axes[2].bar(places, high, bottom=low, color=HIGH, hatch="///", edgecolor="white", label="near the upper limit")
+    axes[2].bar(positions, low, color=LOW, label="near the lower limit")
+    axes[2].bar(positions, high, bottom=low, color=HIGH, hatch="///", edgecolor="white", label="near the upper limit")
     axes[2].set_title("saturated gates (%)", fontsize=10, loc="left")
     _percent(axes[2], [block.saturated for block in blocks], SATURATED)
     axes[2].legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.98))
@@ -114,26 +117,26 @@ def blocks_at_a_glance(found: Excitations) -> Figure:
         _ap_changes(axes[3], {names.index(name): row for name, row in found.ablation.blocks.items()})
     for panel in axes:
         _grid(panel)
-    axes[-1].set_xticks(places, names, rotation=90 if len(names) > 10 else 0)
+    axes[-1].set_xticks(positions, names, rotation=90 if len(names) > 10 else 0)
     return figure
 
 
 def _percent(axes: Axes, shares: list[float], threshold: float) -> list[float]:
-    """The shares in percent; a dotted line shows from where a block is named for it."""
+    """The shares in percent; adds a dotted line at the threshold."""
     axes.axhline(100 * threshold, color=ALL_IMAGES, linewidth=1, linestyle=":")
     axes.set_ylim(0, 110 * max(threshold, *shares))
     return [100 * share for share in shares]
 
 
 def _ap_changes(axes: Axes, rows: dict[int, AblatedBlocks]) -> None:
-    """By their places."""
     axes.axhline(0, color=ALL_IMAGES, linewidth=1)
-    for place, row in rows.items():
+    for position, row in rows.items():
         change = row.difference["AP"]
         if change.low is not None and change.high is not None:
-            axes.plot([place, place], [change.low, change.high], color="#555555", linewidth=2)
+            axes.plot([position, position], [change.low, change.high], color="#555555", linewidth=2)
         if change.value is not None:
-            axes.plot(place, change.value, color="#555555", marker="o", fillstyle="none" if row.dispensable else "full")
+            fill = "none" if row.dispensable else "full"
+            axes.plot(position, change.value, color="#555555", marker="o", fillstyle=fill)
     axes.set_title("AP when the gate is held at its mean, 95 % interval (hollow: dispensable)", fontsize=10, loc="left")
 
 

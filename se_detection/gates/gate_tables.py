@@ -1,4 +1,4 @@
-"""What was found of a detector's gates: a table for the screen, JSON, and CSV for a spreadsheet."""
+"""The analysis of a detector's gates as a table for the screen, JSON, and CSV for a spreadsheet."""
 
 import csv
 import io
@@ -17,68 +17,68 @@ from .ablation import MARGIN, METRICS, SAMPLES, UNCHANGED, AblatedBlocks, Ablati
 from .excitations import Excitations
 from .gate_plots import draw_excitation_plots
 from .recorder import NEAR
-from .statistics import HARDLY_VARIES, SATURATED, TELLS_APART, BlockStatistics
+from .statistics import CLASS_DEPENDENT, NEARLY_CONSTANT, SATURATED, BlockStatistics
 
-# Of a machine that does nothing else, repeats differ by less.
-RESTLESS = 0.2
-# How a constant gate disappears, by where the SE block sits.
+# On an idle machine, the jitter is smaller.
+NOISY = 0.2
+# How a constant gate can be removed, by position of the SE block.
 FOLDED = {
-    "standard": "A constant gate goes into the norm before it, so that nothing of the SE block is left",
-    "3x3": "A constant gate goes into the norm before it, so that nothing of the SE block is left",
-    "pre": "A constant gate goes into the convolution after it, so that nothing of the SE block is left",
-    "identity": "Of a constant gate a factor by channel is left on the shortcut",
-    "post": "Of a constant gate a factor by channel is left",
+    "standard": "A constant gate can be folded into the norm before it, which removes the SE block",
+    "3x3": "A constant gate can be folded into the norm before it, which removes the SE block",
+    "pre": "A constant gate can be folded into the convolution after it, which removes the SE block",
+    "identity": "A constant gate leaves a factor for each channel on the shortcut",
+    "post": "A constant gate leaves a factor for each channel",
 }
 MEASURES = {
-    "class_share": "part of the variance between images, of all channels of a gate together, that the classes in an "
-    "image explain (adjusted R² of a linear regression on which classes are there; null: can't be told)",
-    "saturated": f"part of the gates within {NEAR} of a limit of the gate's range",
-    "relative_spread": "standard deviation over images over the gate itself, root mean squares over channels",
+    "class_share": "share of the variance between images, over all channels of a gate, that is explained by the "
+    "classes in an image (adjusted R² of a linear regression on the presence of classes; null: undefined)",
+    "saturated": f"share of the gates within {NEAR} of a limit of the gate's range",
+    "relative_spread": "standard deviation over images divided by the gate, both as root mean squares over channels",
 }
 
 
 def findings(found: Excitations) -> dict[str, list[str]]:
-    """The blocks that tell classes apart, are saturated, hardly vary, and, where evaluated, are dispensable."""
+    """The blocks whose gates depend on the class, are saturated, hardly vary, and, if evaluated, are dispensable."""
     blocks = found.statistics
     by_class = sorted(blocks, key=lambda name: -(blocks[name].class_share or 0))
-    named = {
-        "tell_classes_apart": [name for name in by_class if (blocks[name].class_share or 0) >= TELLS_APART],
+    lists = {
+        "tell_classes_apart": [name for name in by_class if (blocks[name].class_share or 0) >= CLASS_DEPENDENT],
         "saturated": [name for name, block in blocks.items() if block.saturated >= SATURATED],
-        "hardly_vary": [name for name, block in blocks.items() if block.relative_spread <= HARDLY_VARIES],
+        "hardly_vary": [name for name, block in blocks.items() if block.relative_spread <= NEARLY_CONSTANT],
     }
     if found.ablation is not None:
-        named["dispensable"] = [name for name, row in found.ablation.blocks.items() if row.dispensable]
-    return named
+        lists["dispensable"] = [name for name, row in found.ablation.blocks.items() if row.dispensable]
+    return lists
 
 
 def excitations_table(found: Excitations, tablefmt: str = "simple") -> str:
-    """A row for each block: what its gate is like and, where evaluated, AP when it is held; then what that means.
+    """A table with a row for each block: its gate and, if evaluated, AP without it; and notes below the table.
 
     Args:
-        tablefmt: one of tabulate's, such as `simple` for the screen and `github` for Markdown.
+        tablefmt: a format of tabulate, such as `simple` for the screen and `github` for Markdown.
     """
     headings = ["block", "mean gate", "spread %", "classes %", "saturated %"]
-    described = [[name, *_described(block)] for name, block in found.statistics.items()]
-    rows = described
+    gate_rows = [[name, *_gate_cells(block)] for name, block in found.statistics.items()]
+    rows = gate_rows
     if found.ablation is not None:
         headings += ["AP", "change", "95 % interval", "AP50", "change", "params", "%", "time %"]
         ap, ap50 = (_plain(found.ablation.unchanged[name]) for name in METRICS)
-        evaluated = {name: _ablated(row) for name, row in found.ablation.rows().items()}
+        evaluated = {name: _ablation_cells(row) for name, row in found.ablation.rows().items()}
         rows = [[UNCHANGED, *[""] * 4, ap, "", "", ap50]]
-        rows += [[*row, *evaluated.get(row[0], [])] for row in described]
+        rows += [[*row, *evaluated.get(row[0], [])] for row in gate_rows]
         rows += [[name, *[""] * 4, *row] for name, row in evaluated.items() if name not in found.statistics]
     align = ["left"] + ["right"] * (len(headings) - 1)
     table = tabulate(rows, headings, tablefmt=tablefmt, disable_numparse=True, colalign=align)
     return "\n\n".join([table, *excitations_notes(found)])
 
 
-def _described(block: BlockStatistics) -> list[str]:
+def _gate_cells(block: BlockStatistics) -> list[str]:
     shares = [block.relative_spread, block.class_share, block.saturated]
     percents = ["–" if share is None else f"{100 * share:.1f}" for share in shares]
     return [f"{block.mean[-1].mean():.3f}", *percents]
 
 
-def _ablated(row: AblatedBlocks) -> list[str]:
+def _ablation_cells(row: AblatedBlocks) -> list[str]:
     ap, ap50 = (row.difference[name] for name in METRICS)
     figures = [_plain(row.metrics["AP"]), _number(ap.value), _interval(ap)]
     saved = [f"{row.parameters:,}", f"{100 * row.parameter_share:.2f}", f"{100 * row.time_share:.1f}"]
@@ -98,29 +98,29 @@ def _limits(block: BlockStatistics) -> tuple[float, float]:
 
 
 def excitations_notes(found: Excitations) -> list[str]:
-    """What the columns of :func:`excitations_table` mean, and what is found in them."""
-    named = findings(found)
-    listed = {what: _listed(names, len(found.statistics)) for what, names in named.items()}
+    """The meaning of the columns of :func:`excitations_table`, and the findings."""
+    lists = findings(found)
+    texts = {finding: _join(names, len(found.statistics)) for finding, names in lists.items()}
     notes = [
-        f"{len(found.split.images)} images. Spread: over images, relative to the gate. Classes: part of the variance "
-        "between images that\nthe classes in them explain (–: can't be told). Saturated: gates within "
+        f"{len(found.data.images)} images. Spread: over images, relative to the gate. Classes: share of the variance "
+        "between images\nthat is explained by their classes (–: undefined). Saturated: gates within "
         f"{NEAR} of a limit.",
-        f"Tell classes apart ({100 * TELLS_APART:.0f} % or more): {listed['tell_classes_apart']}.\n"
-        f"Saturated ({100 * SATURATED:.0f} % or more): {listed['saturated']}.\n"
-        f"Hardly vary between images (spread of {100 * HARDLY_VARIES:.0f} % or less): {listed['hardly_vary']}.",
+        f"Depend on the class ({100 * CLASS_DEPENDENT:.0f} % or more): {texts['tell_classes_apart']}.\n"
+        f"Saturated ({100 * SATURATED:.0f} % or more): {texts['saturated']}.\n"
+        f"Hardly vary between images (spread of {100 * NEARLY_CONSTANT:.0f} % or less): {texts['hardly_vary']}.",
     ]
     if found.ablation is not None:
-        notes += _ablation_notes(found, found.ablation, named["dispensable"])
+        notes += _ablation_notes(found, found.ablation, lists["dispensable"])
     return notes
 
 
 def _ablation_notes(found: Excitations, ablation: Ablation, dispensable: list[str]) -> list[str]:
     time = ablation.time
-    unrest = "; the machine did other work, so that times are rough" if time.unrest > RESTLESS else ""
+    noise = "; the machine was busy, so the times are rough" if time.jitter > NOISY else ""
     return [
         "AP when a block's gate is held at its mean, and the change with a 95 % interval over images; the parameters\n"
-        "of its SE, and their part of all; and the part of the detector's time that computing the gate takes\n"
-        f"({1000 * time.image:.0f} ms an image, {time.device}{unrest}).\n"
+        "of its SE, and their share of all; and the share of the detector's time that computing the gate takes\n"
+        f"({1000 * time.seconds_per_image:.0f} ms per image, {time.device}{noise}).\n"
         f"{FOLDED[found.run.cfg.MODEL.SE.POSITION]}.",
         _verdict(ablation, dispensable),
     ]
@@ -128,13 +128,13 @@ def _ablation_notes(found: Excitations, ablation: Ablation, dispensable: list[st
 
 def _verdict(ablation: Ablation, dispensable: list[str]) -> str:
     if not dispensable:
-        return f"No block is shown to be one that this detector could do without (at most {MARGIN} AP less)."
-    listed = _listed(dispensable, len(ablation.blocks))
-    verdict = f"This detector could do without the SE of {listed}, one at a time (each at most {MARGIN} AP less)"
+        return f"No block is shown to be dispensable (at most {MARGIN} AP less without its SE)."
+    listed = _join(dispensable, len(ablation.blocks))
+    verdict = f"Dispensable, one at a time (at most {MARGIN} AP less without its SE): {listed}"
     together = ablation.all_blocks if len(dispensable) == len(ablation.blocks) else ablation.together
     if together is not None:
         change = together.difference["AP"]
-        verdict += f";\nwithout all of these together, AP changes by {_number(change.value)} ({_interval(change)})"
+        verdict += f";\nwithout all of them together, AP changes by {_number(change.value)} ({_interval(change)})"
     return f"{verdict}."
 
 
@@ -142,20 +142,20 @@ def _plain(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _listed(names: Sequence[str], total: int) -> str:
+def _join(names: Sequence[str], total: int) -> str:
     return f"all {total} blocks" if len(names) == total > 1 else ", ".join(names) or "none"
 
 
 def to_dict(found: Excitations) -> dict[str, Any]:
-    """The content of `excitations.json`; AP in percent, shares from 0 to 1, null where there is nothing to tell."""
+    """The content of `excitations.json`; AP in percent, shares from 0 to 1, null if undefined."""
     some = next(iter(found.statistics.values()))
     content: dict[str, Any] = {
         "run": str(found.run.folder.absolute()),
         "weights": str(found.run.weights.absolute()),
-        "annotations": str(found.split.annotations),
-        "image_root": str(found.split.image_root),
-        "images": len(found.split.images),
-        "images_with": dict(zip(found.split.classes, some.images[:-1].tolist(), strict=True)),
+        "annotations": str(found.data.annotations),
+        "image_root": str(found.data.image_root),
+        "images": len(found.data.images),
+        "images_with": dict(zip(found.data.classes, some.images[:-1].tolist(), strict=True)),
         "measures": MEASURES,
         "blocks": {
             name: {
@@ -183,10 +183,10 @@ def to_dict(found: Excitations) -> dict[str, Any]:
 
 
 def write_excitations(found: Excitations) -> list[Path]:
-    """Writes `excitations.json`, `blocks.csv`, `channels.csv` and `plots/`, and returns all paths, the npz's too.
+    """Writes `excitations.json`, `blocks.csv`, `channels.csv` and `plots/`; returns their paths and that of the npz.
 
-    `blocks.csv` has a row for each block and class, and for all images; `channels.csv` one for each block and channel,
-    with the mean and spread over all images and the mean of each class.
+    `blocks.csv` has a row for each block and class, and for all images. `channels.csv` has a row for each block and
+    channel, with mean and spread over all images and the mean of each class.
     """
     paths = [found.folder / name for name in ("excitations.json", "blocks.csv", "channels.csv")]
     write_json(paths[0], to_dict(found), indent=2)
@@ -198,7 +198,7 @@ def write_excitations(found: Excitations) -> list[Path]:
 def _block_rows(found: Excitations) -> Iterable[Sequence[Any]]:
     yield ["block", "class", "images", "mean gate", "spread over images", "distance from the mean of all images"]
     for name, block in found.statistics.items():
-        for row, label in enumerate([*found.split.classes, "all images"]):
+        for row, label in enumerate([*found.data.classes, "all images"]):
             distance = math.sqrt(((block.mean[row] - block.mean[-1]) ** 2).mean())
             spread = math.sqrt((block.std[row] ** 2).mean())
             values = [block.mean[row].mean(), spread, distance] if block.images[row] else ["", "", ""]
@@ -206,7 +206,7 @@ def _block_rows(found: Excitations) -> Iterable[Sequence[Any]]:
 
 
 def _channel_rows(found: Excitations) -> Iterable[Sequence[Any]]:
-    yield ["block", "channel", "mean", "spread", *found.split.classes]
+    yield ["block", "channel", "mean", "spread", *found.data.classes]
     for name, block in found.statistics.items():
         means = np.where(block.images[:-1, None] > 0, block.mean[:-1], np.nan)
         for channel in range(block.mean.shape[1]):

@@ -1,4 +1,4 @@
-"""What the gates do to one photo: channels lifted and lowered, where features change, and what is detected."""
+"""The effect of the gates on one image: channels raised and lowered, changes in the features, and detections."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,31 +16,32 @@ from torch import Tensor, nn
 
 from ..data.coco_format import Entry
 from ..errors import UserError
-from ..runs.evaluation_data import coco_results, read_image
+from ..runs.evaluation_data import coco_results, load_image
 from ..visualization.drawing import class_colours, draw_boxes, side_by_side
 from .excitations import Excitations
 from .gate_plots import DPI, shown_blocks
 from .recorder import Array, GateRecorder, Gates, constant_gates, se_gates
 
 MIN_SCORE = 0.5
-# Blue lowers, red lifts, white leaves as it is; all three can be told apart without seeing colours of a kind.
+# Blue: lower, white: unchanged, red: higher; safe for colour-blind readers.
 COLOUR_MAP = "RdBu_r"
-# Of all values, what lies outside the scale's ends.
+# Share of the values that may lie outside the colour scale.
 OUTSIDE = 0.02
-# How many times an image's longer side may be the shorter: its panels have its shape, and letters of one size.
+# Largest aspect ratio of an image: the panels have its shape, but text of a fixed size.
 LONGEST = 20
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What the gates do to one image, compared with gates that are held at their mean over the split.
+    """The effect of the gates on one image, compared with gates held at their mean over the data.
 
     Args:
         lift: by block, gate minus mean: (channels,).
-        energy: by block of the backbone, the binary logarithm of the gated features' energy over what it is with the
-            mean gate: (height, width) of the map, of which a part covers the photo.
-        covered: that part, as height and width from 0 to 1; the rest is padding.
-        detections: with the gates as they are, and with all of them held at their mean; COCO's results.
+        energy: by block of the backbone, log2 of the energy of the gated features over that with the mean gate:
+            (height, width) of the feature map.
+        covered: the part of the feature map that covers the image, as height and width from 0 to 1; the rest is
+            padding.
+        detections: with the unchanged gates, and with all gates held at their mean; in COCO's results format.
     """
 
     lift: dict[str, Array]
@@ -50,7 +51,7 @@ class Effect:
 
 
 class _EnergyRecorder:
-    """Keeps, while it is entered, how each gate changes the energy of the map that it is multiplied with."""
+    """Within the context, records how each gate changes the energy of the features that it multiplies."""
 
     def __init__(self, gates: Gates, means: Mapping[str, Array]) -> None:
         self.gates = gates
@@ -81,23 +82,23 @@ class _EnergyRecorder:
         features = self._maps.pop(name)
         mean = torch.from_numpy(self.means[name]).to(features).reshape(1, -1, 1, 1)
         gated, held = (((gate * features) ** 2).sum(dim=1)[0] for gate in (output.double(), mean))
-        # Where there is nothing, nothing changes.
+        # Where all features are 0, nothing changes.
         smallest = torch.finfo(torch.float32).tiny
         self.energy[name] = ((gated + smallest) / (held + smallest)).log2().cpu().numpy()
 
 
 def measure_effect(found: Excitations, photo: Path | Entry) -> Effect:
-    """Runs the detector on an image, as it is and with constant gates.
+    """Runs the detector on an image, with its gates and with constant gates.
 
     Args:
-        found: the detector, and its mean gates.
-        photo: a file, or what a detectron2 model takes of an image, resized.
+        found: the detector and its mean gates.
+        photo: a file, or an input of a detectron2 model: a dictionary with the resized image.
 
     Raises:
         UserError: the file can't be read.
     """
     run = found.run
-    batch = [read_image(run.cfg, photo) if isinstance(photo, Path) else photo]
+    batch = [load_image(run.cfg, photo) if isinstance(photo, Path) else photo]
     means = {name: block.mean[-1] for name, block in found.statistics.items()}
     detector: Any = run.model
     backbone = se_gates(detector.backbone)
@@ -110,7 +111,7 @@ def measure_effect(found: Excitations, photo: Path | Entry) -> Effect:
     step = max(detector.backbone.size_divisibility, 1)
     covered = tuple(length / (-(-length // step) * step) for length in size)
     detections = tuple(
-        [entry for entry in coco_results({"image_id": 0}, instances, found.split) if entry["score"] >= MIN_SCORE]
+        [entry for entry in coco_results({"image_id": 0}, instances, found.data) if entry["score"] >= MIN_SCORE]
         for instances in (with_gates, without)
     )
     lift = {name: values.mean - means[name] for name, values in gates.take().items()}
@@ -118,25 +119,25 @@ def measure_effect(found: Excitations, photo: Path | Entry) -> Effect:
 
 
 def effect_files(folder: Path, photo: Path) -> list[Path]:
-    """Where :func:`draw_effect` draws an image's three.
+    """The three files that :func:`draw_effect` writes for an image.
 
     Raises:
-        UserError: one of them is there already.
+        UserError: one of them exists.
     """
     paths = [folder / "pictures" / f"{photo.stem}_{what}.png" for what in ("channels", "energy", "detections")]
     for path in paths:
         if path.exists():
-            raise UserError(f"{path} is there already; remove it, or give the image another name")
+            raise UserError(f"{path} exists; remove it, or rename the image")
     return paths
 
 
 def draw_effect(found: Excitations, photo: Path) -> list[Path]:
     """Draws channels, energy and detections of an image into `pictures/`, and returns the paths.
 
-    Energy is of the backbone: there is none to draw where only the heads of a C4 detector have SE.
+    The energy is that of the backbone; it is not drawn if only the heads of a C4 detector have SE.
 
     Raises:
-        UserError: the image can't be read, is too long and thin, or is drawn already.
+        UserError: the image can't be read, its aspect ratio is too large, or one of the files exists.
     """
     paths = effect_files(found.folder, photo)
     effect = measure_effect(found, photo)
@@ -144,7 +145,7 @@ def draw_effect(found: Excitations, photo: Path) -> list[Path]:
     try:
         maps = energy_maps(effect, image) if effect.energy else None
     except UserError as error:
-        raise UserError(f"{image}: {error}") from error
+        raise UserError(f"{photo}: {error}") from error
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"text.parse_math": False}):
         channel_strips(effect.lift, photo.name).savefig(paths[0], dpi=DPI, bbox_inches="tight")
@@ -155,7 +156,7 @@ def draw_effect(found: Excitations, photo: Path) -> list[Path]:
 
 
 def channel_strips(lift: dict[str, Array], title: str) -> Figure:
-    """A strip for each block: how far each channel's gate is from its mean."""
+    """A strip for each block: the difference of each channel's gate from its mean."""
     figure = Figure(figsize=(10, 1.2 + 0.34 * len(lift)), layout="constrained")
     panels = figure.subplots(len(lift), 1, squeeze=False)[:, 0]
     limit = _limit(list(lift.values()))
@@ -166,25 +167,27 @@ def channel_strips(lift: dict[str, Array], title: str) -> Figure:
         axes.yaxis.set_label_position("right")
         changed = float(np.sqrt((values**2).mean()))
         axes.set_ylabel(f"±{changed:.3f}", rotation=0, ha="left", va="center", fontsize=9)
-    panels[0].set_title(f"{title}: channels that the gates lift (red) and lower (blue)", fontsize=11, loc="left")
-    panels[-1].set_xlabel("channels in their order; left: how many there are, right: root mean square", fontsize=9)
+    panels[0].set_title(f"{title}: channels raised (red) and lowered (blue) by the gates", fontsize=11, loc="left")
+    panels[-1].set_xlabel("channels; left: number of channels, right: root mean square", fontsize=9)
     figure.colorbar(strip, ax=panels, label="gate − mean over images", shrink=0.9)
     return figure
 
 
 def energy_maps(effect: Effect, image: Image.Image) -> Figure:
-    """The image, and over it for the last block of each stage and all of the last stage: where features change.
+    """The image, and maps of changed features over it, for the last block of each stage and all of the last stage.
 
     Raises:
-        UserError: the image is too long and thin.
+        UserError: the aspect ratio of the image is too large.
     """
     names = shown_blocks(list(effect.energy))
     width, height = image.size
     if max(width, height) > LONGEST * min(width, height):
-        raise UserError(f"one side is more than {LONGEST} times the other, too long and thin for a gates' map; crop it")
+        raise UserError(
+            f"one side is more than {LONGEST} times the other, too long and thin for a map of the gates; crop it"
+        )
     columns = min(len(names) + 1, 3 if width >= height else 4)
     rows = -(-(len(names) + 1) // columns)
-    # Compressed: panels of a fixed shape would lie far apart otherwise.
+    # The compressed layout keeps panels of a fixed aspect ratio close together.
     size = 3.6 * columns + 1, 3.6 * rows * height / width + 0.4 * rows
     figure = Figure(figsize=size, layout="compressed")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -197,7 +200,7 @@ def energy_maps(effect: Effect, image: Image.Image) -> Figure:
     for axes, name in zip(panels[1:], names, strict=False):
         energy = effect.energy[name]
         axes.imshow(grey, cmap="gray")
-        # The map covers the padded photo.
+        # The map covers the padded image.
         extent = (0, width / effect.covered[1], height / effect.covered[0], 0)
         shown = axes.imshow(
             energy, cmap=COLOUR_MAP, vmin=-limit, vmax=limit, alpha=0.5, extent=extent, interpolation="bilinear"
@@ -211,14 +214,14 @@ def energy_maps(effect: Effect, image: Image.Image) -> Figure:
 
 
 def _detections(found: Excitations, effect: Effect, image: Image.Image) -> Image.Image:
-    names = dict(zip(found.split.category_ids, found.split.classes, strict=True))
+    names = dict(zip(found.data.category_ids, found.data.classes, strict=True))
     colours = class_colours(names)
     panels = [draw_boxes(image, entries, names, colours) for entries in effect.detections]
     counts = [len(entries) for entries in effect.detections]
-    return side_by_side(panels, [f"gates as they are: {counts[0]}", f"gates held at their mean: {counts[1]}"])
+    return side_by_side(panels, [f"unchanged gates: {counts[0]}", f"gates held at their mean: {counts[1]}"])
 
 
 def _limit(values: list[Array]) -> float:
-    """The end of a scale that is the same on both sides of zero."""
+    """The limit of a colour scale that is symmetric around zero."""
     joined = np.abs(np.concatenate([item.ravel() for item in values]))
     return float(np.quantile(joined, 1 - OUTSIDE)) or 1.0

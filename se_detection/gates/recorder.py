@@ -1,4 +1,4 @@
-"""The SE gates of a detector: found by the paper's names, recorded as they are computed, and held constant."""
+"""The SE gates of a detector: by the paper's names, recorded during inference, and held constant."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 Gates = Mapping[str, SqueezeExcitation]
 
 IN_STAGE = re.compile(r"(?:^|\.)res(\d)\.(\d+)\.se$")
-# How close to its limit a gate counts as saturated.
+# A gate this close to a limit is saturated.
 NEAR = 0.05
 LIMITS: dict[type[nn.Module], tuple[float, float]] = {
     nn.Sigmoid: (0.0, 1.0),
@@ -32,8 +32,8 @@ LIMITS: dict[type[nn.Module], tuple[float, float]] = {
 class GateValues:
     """A block's gate for one image: (channels,) each.
 
-    `mean` is over positions where nothing is squeezed, and over regions in the heads of a C4 detector; `low` and `high`
-    are the parts of those values that lie within 0.05 of the gate's limits (0 and 1 of a sigmoid).
+    `mean` is the mean over positions if the block has no squeeze, and over regions in the heads of a C4 detector. `low`
+    and `high` are the shares of these values within 0.05 of the gate's limits (0 and 1 for a sigmoid).
     """
 
     mean: Array
@@ -42,11 +42,11 @@ class GateValues:
 
 
 def se_gates(model: nn.Module) -> dict[str, SqueezeExcitation]:
-    """A model's SE blocks under the paper's names: `SE_stage_block`, both as in `res2`, counted from 1."""
+    """A model's SE blocks by the paper's names, `SE_stage_block`: the stage as in `res2`, blocks counted from 1."""
     return {
-        f"SE_{found[1]}_{int(found[2]) + 1}": module
+        f"SE_{match[1]}_{int(match[2]) + 1}": module
         for path, module in model.named_modules()
-        if isinstance(module, SqueezeExcitation) and (found := IN_STAGE.search(path))
+        if isinstance(module, SqueezeExcitation) and (match := IN_STAGE.search(path))
     }
 
 
@@ -56,10 +56,10 @@ def stage_of(name: str) -> str:
 
 
 class GateRecorder:
-    """While it is entered, keeps what the gates are for the images that the model sees; :meth:`take` hands it over.
+    """Within the context, records the gates during the model's forward passes; :meth:`take` returns them.
 
     Args:
-        gates: of :func:`se_gates`.
+        gates: from :func:`se_gates`.
     """
 
     def __init__(self, gates: Gates) -> None:
@@ -67,7 +67,7 @@ class GateRecorder:
         self._values: dict[str, list[Tensor]] = {}
 
     def __enter__(self) -> "GateRecorder":
-        # The activation, not the block: a residual block may call `gate` and multiply itself.
+        # Hook the activation, not the block: residual blocks call `gate`, not `forward`.
         self._hooks = [
             gate.activation.register_forward_hook(partial(self._keep, name)) for name, gate in self.gates.items()
         ]
@@ -78,7 +78,7 @@ class GateRecorder:
             hook.remove()
 
     def take(self) -> dict[str, GateValues]:
-        """The gates since the last call, without those that were not computed."""
+        """The gates recorded since the last call; gates that were not computed are omitted."""
         taken = {name: _summary(self.gates[name], values) for name, values in self._values.items()}
         self._values = {}
         return taken
@@ -89,7 +89,7 @@ class GateRecorder:
 
 
 def _summary(gate: SqueezeExcitation, values: list[Tensor]) -> GateValues:
-    """Of (channels, values) tensors."""
+    """Summarises (channels, values) tensors."""
     joined = torch.cat(values, dim=1)
     low, high = LIMITS[type(gate.activation)]
     parts = joined, (joined <= low + NEAR).double(), (joined >= high - NEAR).double()
@@ -98,11 +98,11 @@ def _summary(gate: SqueezeExcitation, values: list[Tensor]) -> GateValues:
 
 @contextmanager
 def constant_gates(gates: Gates, means: Mapping[str, Array]) -> Iterator[None]:
-    """While it is entered, the gates are what `means` has, whatever the image; the others are as they were.
+    """Within the context, the gates in `means` are constant; the others are unchanged.
 
     Args:
-        gates: of :func:`se_gates`.
-        means: (channels,) for each gate that is to be constant.
+        gates: from :func:`se_gates`.
+        means: (channels,) for each constant gate.
     """
     with ExitStack() as hooks:
         for name, mean in means.items():

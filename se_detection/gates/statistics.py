@@ -1,4 +1,4 @@
-"""What the gates of a block are like over many images, in memory that does not grow with their number."""
+"""Statistics of a block's gate over many images, in constant memory."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,26 +10,26 @@ from numpy.typing import NDArray
 from ..files import write_whole
 from .recorder import Array, GateValues
 
-# From here on a block is named in a finding; see `class_share`, `saturated`, `relative_spread`.
-TELLS_APART, SATURATED, HARDLY_VARIES = 0.1, 0.25, 0.05
+# Thresholds of the findings: of `class_share`, `saturated` and `relative_spread`.
+CLASS_DEPENDENT, SATURATED, NEARLY_CONSTANT = 0.1, 0.25, 0.05
 FIELDS = ("images", "mean", "std", "together", "low", "high")
-# Of the largest eigenvalue; presence of classes is counted in whole numbers, and only rounding lies below.
+# Eigenvalues below this share of the largest one are rounding errors: the matrix has integer counts.
 SINGULAR = 1e-9
 
 
 class BlockStatistics:
-    """Mean and spread of a block's gate over images: of each class, and last of all images.
+    """Mean and spread of a block's gate over the images of each class and, in the last row, over all images.
 
-    An image counts for each class in it, as single-label images do in the paper's Sec. 7.2. The sums are Welford's.
+    An image counts for each class in it (images in the paper's Sec. 7.2 have one class). The sums use Welford's method.
 
     Args:
-        channels: of the gate.
-        classes: how many.
+        channels: number of the gate's channels.
+        classes: number of classes.
 
     Attributes:
-        images: (classes + 1,), how many there were.
+        images: (classes + 1,), number of images.
         mean: (classes + 1, channels).
-        together: (classes, classes), in how many images two classes are.
+        together: (classes, classes), number of images with both classes.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -41,7 +41,7 @@ class BlockStatistics:
         self._high: Array = np.zeros(channels)
 
     def add(self, values: GateValues, classes: Sequence[int]) -> None:
-        """One image's gate, and the classes in it."""
+        """Adds the gate of one image with these classes."""
         rows = [*classes, -1]
         self.images[rows] += 1
         difference = values.mean - self.mean[rows]
@@ -53,37 +53,37 @@ class BlockStatistics:
 
     @property
     def std(self) -> Array:
-        """The spread over images, with n for their number: (classes + 1, channels)."""
+        """Standard deviation over images, with divisor n: (classes + 1, channels)."""
         return np.sqrt(self._squares / np.maximum(self.images, 1)[:, None])
 
     @property
     def low(self) -> Array:
-        """The part of each channel's gates that is near its lower limit: (channels,)."""
+        """Share of each channel's gates near the lower limit: (channels,)."""
         return self._low / max(self.images[-1], 1)
 
     @property
     def high(self) -> Array:
-        """The same of its upper limit."""
+        """Share of each channel's gates near the upper limit: (channels,)."""
         return self._high / max(self.images[-1], 1)
 
     @property
     def saturated(self) -> float:
-        """The part of all gates that is near one of the limits."""
+        """Share of all gates near one of the limits."""
         return float((self.low + self.high).mean())
 
     @property
     def relative_spread(self) -> float:
-        """The spread over all images, relative to the gate itself; both are root mean squares over channels."""
+        """Spread over all images, relative to the gate; both are root mean squares over channels."""
         size = float((self.mean[-1] ** 2).sum())
         return float((self.std[-1] ** 2).sum() / size) ** 0.5 if size else 0.0
 
     @property
     def class_share(self) -> float | None:
-        """How much of the variance between images the classes in them explain, from 0 to 1.
+        """Share of the variance between images that is explained by their classes, from 0 to 1.
 
-        Adjusted R² of the gates, all channels together, regressed on which classes are there. With one class in each
-        image, that is the variance between classes over the whole. None where that can't be told: too few images, the
-        same classes in all of them, or gates that don't vary.
+        This is the adjusted R² of a regression of the gates, over all channels, on the presence of classes. With one
+        class in each image it is the variance between classes over the total variance. None if it is undefined: too few
+        images, the same classes in all images, or gates that don't vary.
         """
         images, present = int(self.images[-1]), self.images[:-1]
         total = float(self._squares[-1].sum())
@@ -91,20 +91,20 @@ class BlockStatistics:
             return None
         values, vectors = np.linalg.eigh(self.together - np.outer(present, present) / images)
         used = values > SINGULAR * max(values.max(initial=0.0), 1.0)
-        left = images - 1 - int(used.sum())
-        if not used.any() or left < 1:
+        freedom = images - 1 - int(used.sum())
+        if not used.any() or freedom < 1:
             return None
         moments = present[:, None] * (self.mean[:-1] - self.mean[-1])
         explained = float(((vectors[:, used].T @ moments) ** 2 / values[used, None]).sum())
-        return max(0.0, 1 - (1 - explained / total) * (images - 1) / left)
+        return max(0.0, 1 - (1 - explained / total) * (images - 1) / freedom)
 
     def to_arrays(self) -> dict[str, Any]:
-        """Everything, by the names of `FIELDS`."""
+        """The arrays by the names of `FIELDS`."""
         return {field: getattr(self, field) for field in FIELDS}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> "BlockStatistics":
-        """The opposite of :meth:`to_arrays`."""
+        """The inverse of :meth:`to_arrays`."""
         images, mean = arrays["images"], arrays["mean"]
         block = cls(mean.shape[1], len(images) - 1)
         block.images, block.mean, block.together = images, mean, arrays["together"]
@@ -114,14 +114,14 @@ class BlockStatistics:
 
 
 def save_statistics(blocks: Mapping[str, BlockStatistics], classes: Sequence[str], seen: int, path: Path) -> None:
-    """Writes `<block>/<field>` arrays, `blocks`, `classes` and how many images were `seen` into an npz file."""
+    """Writes an npz file: `<block>/<field>` arrays, `blocks`, `classes`, and `seen`, the number of images."""
     arrays = {f"{name}/{field}": array for name, block in blocks.items() for field, array in block.to_arrays().items()}
     arrays |= {"blocks": np.array(list(blocks)), "classes": np.array(classes), "seen": np.array(seen)}
     write_whole(path, lambda file: np.savez(file, **arrays))
 
 
 def load_statistics(path: Path) -> tuple[dict[str, BlockStatistics], int]:
-    """The blocks that :func:`save_statistics` wrote, and how many images were seen."""
+    """Reads the file of :func:`save_statistics`: the blocks, and the number of images seen."""
     with np.load(path, allow_pickle=False) as file:
         blocks = {
             str(name): BlockStatistics.from_arrays({field: file[f"{name}/{field}"] for field in FIELDS})

@@ -1,4 +1,4 @@
-"""The part of a detector's time that its gates take."""
+"""The share of a detector's time that its gates take."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -13,57 +13,57 @@ from torch import nn
 from ..modeling.squeeze_excitation import SqueezeExcitation
 from .recorder import Gates
 
-# Of each image; the fastest counts, which other work on the machine disturbs least.
+# Repeats for each image; the fastest counts, as other work on the machine disturbs it least.
 REPEATS = 5
-# A mark in time, and the seconds between two of them, once all work is done.
+# A point in time (a CUDA event on a GPU), and an interval of two.
 Mark = Any
 TimeInterval = tuple[Mark, Mark]
 
 
 @dataclass(frozen=True)
 class GateTime:
-    """What was measured: `share` of the detector's time for each gate, medians over images.
+    """Measured times, as medians over images.
 
     Args:
         device: the GPU's name, or `cpu`.
-        images: how many were timed.
-        image: seconds that the detector takes for one.
-        unrest: by what part the middle of the repeats took longer than the fastest; much on a machine that does other
-            work, where the shares are rough.
+        images: number of timed images.
+        seconds_per_image: time of the whole detector.
+        jitter: median repeat over the fastest repeat, minus 1; large on a busy machine, where the shares are rough.
+        share: for each gate, its share of the detector's time.
     """
 
     device: str
     images: int
-    image: float
-    unrest: float
+    seconds_per_image: float
+    jitter: float
     share: dict[str, float]
 
 
 def measure_gate_time(model: nn.Module, gates: Gates, batches: Sequence[Any]) -> GateTime:
-    """Times every gate and the whole detector in the same forward calls: what else a machine does slows both.
+    """Times all gates and the whole detector in the same forward passes, so that other work slows both.
 
-    A gate's time is that of squeeze, both layers and activation. The multiplication isn't in it.
+    A gate's time includes the squeeze, both layers and the activation, but not the multiplication.
 
     Args:
         model: in evaluation mode.
-        gates: of :func:`se_gates`.
-        batches: what the model takes, an image each.
+        gates: from :func:`se_gates`.
+        batches: inputs of the model, with one image each.
     """
-    # (images, repeats, whole and gates)
+    # (images, repeats, 1 + gates)
     seconds = np.array([[_time(model, gates, batch) for _ in range(REPEATS)] for batch in batches])
     fastest = seconds.min(axis=1)
     shares = np.median(fastest[:, 1:] / fastest[:, :1], axis=0)
     return GateTime(
         device=torch.cuda.get_device_name() if _on_gpu(model) else "cpu",
         images=len(batches),
-        image=float(np.median(fastest[:, 0])),
-        unrest=float(np.median(np.median(seconds[:, :, 0], axis=1) / fastest[:, 0])) - 1,
+        seconds_per_image=float(np.median(fastest[:, 0])),
+        jitter=float(np.median(np.median(seconds[:, :, 0], axis=1) / fastest[:, 0])) - 1,
         share={name: float(share) for name, share in zip(gates, shares, strict=True)},
     )
 
 
 def _time(model: nn.Module, gates: Gates, batch: Any) -> list[float]:
-    """Seconds of the whole model, and of each gate."""
+    """Seconds of the whole model, then of each gate."""
     mark, seconds = (_gpu_mark, _gpu_seconds) if _on_gpu(model) else (time.perf_counter, _cpu_seconds)
     intervals: dict[str, list[TimeInterval]] = {name: [] for name in gates}
     with torch.inference_mode(), ExitStack() as hooks:
@@ -73,7 +73,7 @@ def _time(model: nn.Module, gates: Gates, batch: Any) -> list[float]:
         started = mark()
         model(batch)
         ended = mark()
-    return [seconds((started, ended)), *(sum(map(seconds, found)) for found in intervals.values())]
+    return [seconds((started, ended)), *(sum(map(seconds, marks)) for marks in intervals.values())]
 
 
 def _on_gpu(model: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""A run folder with an SE detector on a few toy images, and what an analysis of it finds."""
+"""A run with an SE detector on a few toy images, and its analysis."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ CONSTANT = "SE_3_1"
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory) -> Path:
-    """Twelve images: `annotations/val.json` and `val/`. The last one's objects are taken away."""
+    """Twelve images: `annotations/val.json` and `val/`. The last image has no objects."""
     folder = tmp_path_factory.mktemp("pictures")
     json_file = make_toy_dataset(folder, split="val", count=IMAGES)
     content = json.loads(json_file.read_text())
@@ -38,9 +38,9 @@ def toy(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_run(toy, tmp_path_factory):
-    """A function that leaves a run of random weights, as tools/train_net.py leaves one, with overrides of its config.
+    """A function that writes a run with random weights, with overrides of its config.
 
-    Its gates depend on the image as those of a trained network do.
+    Its gates depend on the image, like those of a trained network.
     """
 
     def make(name: str, *overrides: object) -> Path:
@@ -70,7 +70,7 @@ def se_run(make_run) -> Path:
 
 @pytest.fixture(scope="session")
 def some_explained(se_run, tmp_path_factory):
-    """An analysis of a few of the images alone."""
+    """An analysis of only a few of the images."""
     return explain(se_run, tmp_path_factory.mktemp("some"), images=SOME)
 
 

@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from se_detection.compare.compare import compare
 from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator
-from se_detection.gates.ablation import ALL, TOGETHER, UNCHANGED, AblationState, evaluations, summarise
+from se_detection.gates.ablation import ALL, TOGETHER, UNCHANGED, AblationState, max_evaluations, summarise
 from se_detection.runs.evaluation_data import open_evaluation_data
 from se_detection.runs.trained_run import load_trained_run, read_run_config
 
@@ -19,8 +19,8 @@ from .conftest import CONSTANT
 
 @pytest.fixture
 def evaluate(explained, tmp_path):
-    """A function that evaluates a detector as detectron2 does: its metrics, and the file of its detections."""
-    # The analysis may be of another file's tests, whose data sets are forgotten.
+    """A function that evaluates a detector with detectron2: returns its metrics and the file of its detections."""
+    # The analysis may come from tests of another file, whose data sets are no longer registered.
     open_evaluation_data(explained.run, None, None)
 
     def evaluate(model, name: str):
@@ -32,7 +32,7 @@ def evaluate(explained, tmp_path):
 
 
 def with_gate_at(run, name: str, mean):
-    """The run's detector, loaded anew, with a block whose layers give the same gate for every image."""
+    """The run's detector, loaded again, with a block whose layers give the same gate for every image."""
     model = load_trained_run(run, read_run_config(run)).model
     stage, block = int(name[3]), int(name[5]) - 1
     se = getattr(model.backbone.bottom_up, f"res{stage}")[block].se
@@ -41,7 +41,7 @@ def with_gate_at(run, name: str, mean):
     return model
 
 
-def test_ap_and_its_interval_against_detectron2s_evaluation(explained, evaluate) -> None:
+def test_ap_and_interval_match_detectron2s_evaluation(explained, evaluate) -> None:
     ablation = explained.ablation
     before, unchanged = evaluate(explained.run.model, "unchanged")
     assert before["AP"] > 0
@@ -50,16 +50,18 @@ def test_ap_and_its_interval_against_detectron2s_evaluation(explained, evaluate)
     row = ablation.blocks[name]
     after, held = evaluate(with_gate_at(explained.run.folder, name, explained.statistics[name].mean[-1]), name)
     assert after["AP"] != before["AP"]
-    # The bias is a logarithm, so that the last digits of the gate are others.
+    # The bias is a float32 logit, so the gate differs in the last digits.
     for key in ("AP", "AP50"):
         assert row.metrics[key] == pytest.approx(after[key], rel=1e-2)
         assert row.difference[key].value == pytest.approx(row.metrics[key] - before[key], rel=1e-9)
-    told = compare(unchanged, held, explained.split.annotations, n_bootstrap=200).difference["AP"]
-    assert told.low < told.high
-    assert [row.difference["AP"].low, row.difference["AP"].high] == pytest.approx([told.low, told.high], rel=0.1)
+    expected = compare(unchanged, held, explained.data.annotations, n_bootstrap=200).difference["AP"]
+    assert expected.low < expected.high
+    assert [row.difference["AP"].low, row.difference["AP"].high] == pytest.approx(
+        [expected.low, expected.high], rel=0.1
+    )
 
 
-def test_a_gate_that_is_constant_anyway_changes_nothing(explained) -> None:
+def test_ablating_a_constant_gate_changes_nothing(explained) -> None:
     rows = json.loads((explained.folder / "state.json").read_text())["rows"]
     assert list(rows) == [UNCHANGED, *explained.gates, ALL]
     for label, row in rows.items():
@@ -69,28 +71,28 @@ def test_a_gate_that_is_constant_anyway_changes_nothing(explained) -> None:
     assert row.difference["AP"].value == row.difference["AP"].low == row.difference["AP"].high == 0
 
 
-def test_what_is_saved(explained) -> None:
+def test_saved_parameters_and_time(explained) -> None:
     ablation = explained.ablation
     weights = torch.load(explained.run.weights, weights_only=True)["model"]
     sizes = {key: tensor.numel() for key, tensor in weights.items() if not key.startswith("pixel_")}
     for name, row in ablation.blocks.items():
         path = f"backbone.bottom_up.res{name[3]}.{int(name[5]) - 1}.se."
-        own = sum(size for key, size in sizes.items() if key.startswith(path))
-        assert row.parameters == own > 0
-        assert row.parameter_share == pytest.approx(own / sum(sizes.values()))
+        se_size = sum(size for key, size in sizes.items() if key.startswith(path))
+        assert row.parameters == se_size > 0
+        assert row.parameter_share == pytest.approx(se_size / sum(sizes.values()))
         assert 0 < row.time_share < 0.5
     for field in ("parameters", "parameter_share", "time_share"):
-        every = sum(getattr(row, field) for row in ablation.blocks.values())
-        assert getattr(ablation.all_blocks, field) == pytest.approx(every)
+        total = sum(getattr(row, field) for row in ablation.blocks.values())
+        assert getattr(ablation.all_blocks, field) == pytest.approx(total)
 
 
-def test_some_images_alone(some_explained, explained, tmp_path) -> None:
+def test_a_subset_of_the_images(some_explained, explained, tmp_path) -> None:
     found = some_explained
-    ids = [image["image_id"] for image in found.split.images]
-    everything = [image["image_id"] for image in explained.split.images]
+    ids = [image["image_id"] for image in found.data.images]
+    all_ids = [image["image_id"] for image in explained.data.images]
     # Spread evenly over the set, from the first to the last.
-    assert ids == [everything[place] for place in (0, 4, 7, 11)]
-    annotations = COCO(str(explained.split.annotations))
+    assert ids == [all_ids[index] for index in (0, 4, 7, 11)]
+    annotations = COCO(str(explained.data.annotations))
     evaluator = COCODetectionEvaluator("pictures", output_dir=str(tmp_path / "all"))
     inference_on_dataset(found.run.model, build_detection_test_loader(found.run.cfg, "pictures"), evaluator)
     results = annotations.loadRes(str(tmp_path / "all" / "coco_instances_results.json"))
@@ -101,16 +103,16 @@ def test_some_images_alone(some_explained, explained, tmp_path) -> None:
     reference.summarize()
     assert found.ablation.unchanged == pytest.approx({"AP": 100 * reference.stats[0], "AP50": 100 * reference.stats[1]})
     assert len(found.ablation.blocks) == 4
-    # Too few images for intervals, so no block is told to be dispensable.
+    # Too few images for intervals: no block is dispensable.
     assert not any(row.dispensable for row in found.ablation.rows().values())
 
 
-def test_dispensable_is_what_loses_little_by_the_interval(explained, tmp_path) -> None:
-    drawn = np.random.default_rng(0).normal(0, 1, 200)
+def test_a_block_is_dispensable_if_the_interval_of_the_loss_is_small(explained, tmp_path) -> None:
+    samples = np.random.default_rng(0).normal(0, 1, 200)
 
     def row(blocks, loss, spread):
-        """AP 40 less a loss, the same on each drawing but for a spread."""
-        ap = [40 - loss, *(40 + drawn - loss + spread * np.sign(np.arange(200) % 2 - 0.5))]
+        """AP 40 minus a loss, which varies over bootstrap samples by a spread."""
+        ap = [40 - loss, *(40 + samples - loss + spread * np.sign(np.arange(200) % 2 - 0.5))]
         return {"blocks": blocks, "AP": ap, "AP50": ap}
 
     names = list(explained.gates)
@@ -119,7 +121,7 @@ def test_dispensable_is_what_loses_little_by_the_interval(explained, tmp_path) -
     rows[TOGETHER] = row(names[:2], 0.4, 0.01)
     time = json.loads((explained.folder / "state.json").read_text())["time"]
     (tmp_path / "state.json").write_text(json.dumps({"of": {}, "time": time, "rows": rows}))
-    coco = explained.split.coco()
+    coco = explained.data.coco()
     ablation = summarise(explained.run, explained.gates, AblationState(tmp_path / "state.json", {}), coco)
     assert [row.dispensable for row in ablation.blocks.values()] == [True, True, False, False]
     # Student's t with ten degrees of freedom (eleven images have objects): 2.228; variance with n - 1 over both.
@@ -128,12 +130,12 @@ def test_dispensable_is_what_loses_little_by_the_interval(explained, tmp_path) -
     assert (change.value, change.low, change.high) == pytest.approx((-0.3, -0.3 - reach, -0.3 + reach), rel=1e-3)
     assert ablation.all_blocks is None
     assert ablation.together.blocks == tuple(names[:2])
-    # A detector that finds nothing has nothing to lose.
+    # Without AP, no block is dispensable.
     rows = {label: {**row, "AP": [0.0] * 201} for label, row in rows.items()}
     (tmp_path / "state.json").write_text(json.dumps({"of": {}, "time": time, "rows": rows}))
     nothing = summarise(explained.run, explained.gates, AblationState(tmp_path / "state.json", {}), coco)
     assert not any(row.dispensable for row in nothing.blocks.values())
 
 
-def test_how_often_a_set_is_evaluated() -> None:
-    assert [evaluations(list("abcd")[:count]) for count in (1, 2, 4)] == [2, 5, 7]
+def test_number_of_evaluations() -> None:
+    assert [max_evaluations(list("abcd")[:count]) for count in (1, 2, 4)] == [2, 5, 7]

@@ -22,14 +22,14 @@ def run_tool(run_script):
 
 
 @pytest.mark.parametrize(("stop_after", "images", "evaluations"), [(3, 3, 0), (2 * SOME + 1, SOME, 1)])
-def test_a_stopped_analysis_says_what_it_has_and_goes_on(
+def test_a_stopped_analysis_reports_its_progress_and_resumes(
     se_run, some_explained, tmp_path, monkeypatch, capsys, stop_after, images, evaluations
 ) -> None:
-    """Stopped while gates are recorded, and in the second evaluation."""
+    """Stopped while gates are recorded, or in the second evaluation."""
     seen = []
 
-    def watched(run, rest, step):
-        for item in detections(run, rest, step):
+    def watched(run, images, step):
+        for item in detections(run, images, step):
             seen.append(item)
             if len(seen) == stop_after:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -41,15 +41,15 @@ def test_a_stopped_analysis_says_what_it_has_and_goes_on(
         explain(se_run, tmp_path, images=SOME)
     assert stopped.value.code == 128 + signal.SIGTERM
     assert len(seen) == stop_after
-    has = f"the gates of {images} of {SOME} images and {evaluations} evaluations"
-    assert f"stopped: {tmp_path} has {has}; the same command goes on" in capsys.readouterr().err
+    progress = f"the gates of {images} of {SOME} images and {evaluations} evaluations"
+    assert f"stopped: {tmp_path} has {progress}; run the same command to resume" in capsys.readouterr().err
 
     resumed = explain(se_run, tmp_path, images=SOME)
-    assert f"goes on after {has}" in capsys.readouterr().err
-    # Once for the gates, and once more for each of six evaluations; the one that was stopped begins anew.
+    assert f"resumes after {progress}" in capsys.readouterr().err
+    # One pass for the gates and one for each of six evaluations; the one that was stopped starts again.
     assert len(seen) == 7 * SOME + stop_after - images - evaluations * SOME
     rows = [json.loads((folder / "state.json").read_text())["rows"] for folder in (tmp_path, some_explained.folder)]
-    # Gates that were read back from a file may have another last digit.
+    # Gates that are read from a file may differ in the last digit.
     for label in rows[0] | rows[1]:
         np.testing.assert_allclose(rows[0][label]["AP"], rows[1][label]["AP"], rtol=1e-2)
     for name, block in some_explained.statistics.items():
@@ -57,13 +57,13 @@ def test_a_stopped_analysis_says_what_it_has_and_goes_on(
             np.testing.assert_allclose(resumed.statistics[name].to_arrays()[field], array, rtol=1e-9, atol=1e-12)
 
 
-def test_evaluations_can_be_left_out_and_follow_later(se_run, some_explained, tmp_path) -> None:
+def test_evaluations_can_be_skipped_and_added_later(se_run, some_explained, tmp_path) -> None:
     options = {"images": SOME, "ablation": False}
     assert explain(se_run, tmp_path, **options).ablation is None
     assert json.loads((tmp_path / "state.json").read_text())["rows"] == {}
     ablation = explain(se_run, tmp_path, images=SOME).ablation
     assert ablation.unchanged == some_explained.ablation.unchanged
-    # What has been evaluated is kept.
+    # Earlier evaluations are kept.
     assert explain(se_run, tmp_path, **options).ablation == ablation
 
 
@@ -77,7 +77,7 @@ def test_memory_does_not_grow_with_the_number_of_images(explained) -> None:
 def test_other_data_on_the_command_line(se_run, tmp_path) -> None:
     json_file = make_toy_dataset(tmp_path, split="other", count=2)
     found = explain(se_run, tmp_path / "out", split=[json_file, tmp_path / "other"], ablation=False)
-    assert found.split.annotations == json_file
+    assert found.data.annotations == json_file
     assert {block.images[-1] for block in found.statistics.values()} == {2}
     content = json.loads(json_file.read_text())
     content["categories"][1]["name"] = "blob"
@@ -92,25 +92,25 @@ def test_other_data_on_the_command_line(se_run, tmp_path) -> None:
 def test_a_folder_keeps_one_analysis(se_run, tmp_path) -> None:
     explain(se_run, tmp_path, images=1, ablation=False)
     before = (tmp_path / "excitations.npz").read_bytes()
-    with pytest.raises(UserError, match=r"excitations.npz is there already, and of other images; choose another"):
+    with pytest.raises(UserError, match=r"excitations.npz exists and is for other images; choose another"):
         explain(se_run, tmp_path, images=2, ablation=False)
     assert (tmp_path / "excitations.npz").read_bytes() == before
     (tmp_path / "notes.txt").write_text("mine")
     explain(se_run, tmp_path, images=2, ablation=False, overwrite=True)
     assert (tmp_path / "excitations.npz").read_bytes() != before
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    # A report whose origin is unknown is not replaced either.
+    # Without state.json the analysis is unknown, and not replaced either.
     (tmp_path / "state.json").unlink()
-    with pytest.raises(UserError, match="is there already, and of other weights, config, annotations, images"):
+    with pytest.raises(UserError, match="exists and is for other weights, config, annotations, images"):
         explain(se_run, tmp_path, images=2, ablation=False)
 
 
-def test_a_plain_run_is_refused(make_run, run_tool, capsys) -> None:
+def test_a_run_without_se_is_rejected(make_run, run_tool, capsys) -> None:
     run = make_run("R_18_FPN")
     with pytest.raises(SystemExit) as caught:
         run_tool("--run", run)
     assert caught.value.code == 2
-    expected = f"error: {run}: its backbone, build_resnet_fpn_backbone, has no SE gates; give an SE run\n"
+    expected = f"error: {run}: its detector (build_resnet_fpn_backbone) has no SE gates; give a run with SE\n"
     assert capsys.readouterr().err == expected
     assert not (run / "excitations").exists()
 
@@ -119,23 +119,23 @@ def test_a_plain_run_is_refused(make_run, run_tool, capsys) -> None:
     ("damage", "arguments", "message"),
     [
         (lambda run: (run / "config.yaml").unlink(), [], "{run}: no config.yaml; give the OUTPUT_DIR of a training"),
-        (lambda run: (run / "run.json").unlink(), [], "data set 'images-of-old' is not registered"),
+        (lambda run: (run / "run.json").unlink(), [], "data set 'pictures-of-old' is not registered"),
         (lambda run: drop_checkpoint(run), [], "{run} has no checkpoint; train the run first"),
-        (lambda run: None, [], "{run}/run.json: /nowhere/val.json is gone; bring it back, or name the data by --split"),
+        (lambda run: None, [], "{run}/run.json: /nowhere/val.json is gone; restore it, or name the data by --split"),
         (lambda run: None, ["--images", "0"], "--images 0: give at least 1"),
         (lambda run: None, ["--picture", "none.jpg"], "image none.jpg can't be used"),
         (lambda run: None, ["--split", "none.json", "none"], "none.json"),
-        (lambda run: two_sets(run), [], "{run} has 2 test sets; name what to look at by --split JSON IMAGES"),
+        (lambda run: two_sets(run), [], "{run} has 2 test sets; name one by --split JSON IMAGES"),
     ],
 )
-def test_what_cant_be_looked_at_is_said_in_one_line(se_run, tmp_path, run_tool, capsys, damage, arguments, message):
+def test_errors_are_one_line(se_run, tmp_path, run_tool, capsys, damage, arguments, message):
     run = tmp_path / "run"
     run.mkdir()
     for name in ("config.yaml", "run.json", "model_final.pth", "last_checkpoint"):
         (run / name).write_bytes((se_run / name).read_bytes())
-    config = (run / "config.yaml").read_text().replace("- images", "- images-of-old")
+    config = (run / "config.yaml").read_text().replace("- pictures", "- pictures-of-old")
     (run / "config.yaml").write_text(config)
-    record = {"data": {"images-of-old": {"json": "/nowhere/val.json", "images": "/nowhere"}}}
+    record = {"data": {"pictures-of-old": {"json": "/nowhere/val.json", "images": "/nowhere"}}}
     (run / "run.json").write_text(json.dumps(record))
     damage(run)
     with pytest.raises(SystemExit) as caught:
@@ -153,10 +153,10 @@ def drop_checkpoint(run) -> None:
 
 def two_sets(run) -> None:
     config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("- images-of-old", "- images-of-old\n  - more"))
+    (run / "config.yaml").write_text(config.replace("- pictures-of-old", "- pictures-of-old\n  - more"))
 
 
-def test_the_newest_checkpoint_is_looked_at(se_run, make_run) -> None:
+def test_the_newest_checkpoint_is_used(se_run, make_run) -> None:
     run = make_run("SE_R_18_FPN")
     (run / "model_final.pth").rename(run / "model_0000099.pth")
     (run / "last_checkpoint").write_text("model_0000099.pth")

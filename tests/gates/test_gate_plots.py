@@ -9,7 +9,7 @@ from se_detection.gates.recorder import GateValues
 from se_detection.gates.statistics import BlockStatistics
 
 
-def test_the_papers_choice_of_blocks() -> None:
+def test_shown_blocks_are_those_of_the_paper() -> None:
     names = [
         f"SE_{stage}_{block}" for stage, count in ((2, 3), (3, 4), (4, 6), (5, 3)) for block in range(1, count + 1)
     ]
@@ -18,12 +18,12 @@ def test_the_papers_choice_of_blocks() -> None:
 
 
 def coloured(path, colour: str) -> int:
-    """How many pixels have a colour."""
+    """Number of pixels of a colour."""
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
     return int((np.abs(pixels - [int(colour[start : start + 2], 16) for start in (1, 3, 5)]).max(axis=2) < 8).sum())
 
 
-def test_images_show_what_they_are_to_show(explained, tmp_path) -> None:
+def test_plots_have_the_lines_of_all_classes(explained, tmp_path) -> None:
     paths = plots.draw_excitation_plots(explained, tmp_path)
     assert [path.stem for path in paths] == ["blocks", "SE_3_2", "SE_5_1", "SE_5_2"]
     for path in paths[1:]:
@@ -34,15 +34,15 @@ def test_images_show_what_they_are_to_show(explained, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["SE_3_2", "SE_5_1"])  # 128 channels as a line, 512 as points
-def test_curves_are_the_statistics(explained, name) -> None:
+def test_lines_are_the_statistics(explained, name) -> None:
     figure = plots.by_channel(explained, name)
     block = explained.statistics[name]
     upper, lower = ({line.get_label(): line.get_ydata() for line in axes.lines} for axes in figure.axes)
     np.testing.assert_array_equal(upper["all 12 images"], block.mean[-1])
-    for place, label in enumerate(explained.split.classes):
-        np.testing.assert_array_equal(upper[f"{label} ({block.images[place]})"], block.mean[place])
+    for index, label in enumerate(explained.data.classes):
+        np.testing.assert_array_equal(upper[f"{label} ({block.images[index]})"], block.mean[index])
     differences = [values for values in lower.values() if len(values) == block.mean.shape[1]]
-    expected = [block.mean[place] - block.mean[-1] for place in plots.most_frequent(block)]
+    expected = [block.mean[index] - block.mean[-1] for index in plots.most_frequent(block)]
     np.testing.assert_array_equal(differences, expected)
 
 
@@ -53,8 +53,8 @@ def test_one_class_and_eighty(explained, classes) -> None:
     for _ in range(200):
         values = rng.random(512)
         block.add(GateValues(values, values < 0.05, values > 0.95), np.flatnonzero(rng.random(classes) < 0.1).tolist())
-    split = replace(explained.split, classes=tuple(f"class ${number}_x$" for number in range(classes)))
-    found = replace(explained, split=split, statistics={"SE_5_1": block})
+    data = replace(explained.data, classes=tuple(f"class ${number}_x$" for number in range(classes)))
+    found = replace(explained, data=data, statistics={"SE_5_1": block})
     figure = plots.by_channel(found, "SE_5_1")
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert len(texts) == 2 + min(classes, 4)
@@ -64,7 +64,7 @@ def test_one_class_and_eighty(explained, classes) -> None:
     assert ("the 4 most frequent of 80 classes" in title) == (classes == 80)
 
 
-def test_classes_that_no_image_shows_are_not_drawn() -> None:
+def test_classes_without_images_are_not_plotted() -> None:
     block = BlockStatistics(3, 4)
     block.add(GateValues(*np.zeros((3, 3))), [2])
     block.add(GateValues(*np.zeros((3, 3))), [0, 2])

@@ -27,7 +27,7 @@ def test_the_files(paths, explained) -> None:
     assert all(path.is_file() for path in paths)
 
 
-def test_all_files_have_the_same_figures(paths, explained) -> None:
+def test_all_files_have_the_same_numbers(paths, explained) -> None:
     content = json.loads(paths[0].read_text())
     with np.load(paths[3]) as arrays:
         blocks = [str(name) for name in arrays["blocks"]]
@@ -41,12 +41,12 @@ def test_all_files_have_the_same_figures(paths, explained) -> None:
             mean, std = arrays[f"{name}/mean"], arrays[f"{name}/std"]
             assert content["blocks"][name]["channels"] == mean.shape[1]
             assert content["blocks"][name]["mean"] == pytest.approx(mean[-1].mean())
-            for place, label in enumerate([*classes, "all images"]):
+            for index, label in enumerate([*classes, "all images"]):
                 row = rows[name, label]
-                assert int(row["images"]) == arrays[f"{name}/images"][place]
-                assert float(row["mean gate"]) == pytest.approx(mean[place].mean(), rel=1e-4)
-                assert float(row["spread over images"]) == pytest.approx((std[place] ** 2).mean() ** 0.5, rel=1e-4)
-                distance = ((mean[place] - mean[-1]) ** 2).mean() ** 0.5
+                assert int(row["images"]) == arrays[f"{name}/images"][index]
+                assert float(row["mean gate"]) == pytest.approx(mean[index].mean(), rel=1e-4)
+                assert float(row["spread over images"]) == pytest.approx((std[index] ** 2).mean() ** 0.5, rel=1e-4)
+                distance = ((mean[index] - mean[-1]) ** 2).mean() ** 0.5
                 assert float(row["distance from the mean of all images"]) == pytest.approx(distance, rel=1e-4)
             for channel in (0, mean.shape[1] - 1):
                 row = channels[name, channel]
@@ -55,7 +55,7 @@ def test_all_files_have_the_same_figures(paths, explained) -> None:
     assert len(channels) == sum(block["channels"] for block in content["blocks"].values())
 
 
-def test_the_json_is_what_was_found(paths, explained) -> None:
+def test_the_json_has_the_ablation(paths, explained) -> None:
     content = json.loads(paths[0].read_text())
     assert content == json.loads(json.dumps(to_dict(explained)))
     rows = content["ablation"]["rows"]
@@ -63,10 +63,10 @@ def test_the_json_is_what_was_found(paths, explained) -> None:
     assert rows["SE_5_1"]["difference"]["AP"]["value"] == explained.ablation.blocks["SE_5_1"].difference["AP"].value
     assert content["ablation"]["unchanged"] == explained.ablation.unchanged
     assert content["ablation"]["time"]["device"] == "cpu"
-    assert "goes into the norm before it" in content["ablation"]["folding"]
+    assert "can be folded into the norm before it" in content["ablation"]["folding"]
 
 
-def test_findings_follow_from_the_figures(explained) -> None:
+def test_findings_follow_from_the_statistics(explained) -> None:
     found = findings(explained)
     assert CONSTANT in found["hardly_vary"]
     assert CONSTANT not in found["tell_classes_apart"]

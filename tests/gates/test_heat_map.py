@@ -14,7 +14,7 @@ from .conftest import CONSTANT
 
 @pytest.fixture
 def photo(toy, tmp_path):
-    """A photo of another shape than the set's: 128 wide and 100 high, which is padded."""
+    """A photo of another shape than the data: 128 wide and 100 high, so it is padded."""
     path = tmp_path / "street $1.png"
     Image.open(next(iter(sorted((toy / "val").glob("*.png"))))).crop((0, 0, 128, 100)).save(path)
     return path
@@ -25,8 +25,8 @@ def effect(explained, photo):
     return measure_effect(explained, photo)
 
 
-def test_lift_and_energy_against_the_maps_themselves(explained, effect, photo) -> None:
-    """In numpy, of maps and gates kept while the detector sees the photo, resized to 64 x 82, padded to 64 x 96."""
+def test_lift_and_energy_match_the_feature_maps(explained, effect, photo) -> None:
+    """Computed in numpy from hooked maps and gates; the photo is resized to 64 x 82 and padded to 64 x 96."""
     maps, gates = {}, {}
     hooks = []
     for name, gate in explained.gates.items():
@@ -52,29 +52,29 @@ def test_detections_with_and_without(explained, photo, monkeypatch) -> None:
     with_gates, without = measure_effect(explained, photo).detections
     assert with_gates
     assert with_gates != without
-    # With the statistics of this photo alone, gates at their mean are the photo's own.
-    (image,) = json.loads(explained.split.annotations.read_text())["images"][:1]
-    alone = explained.split.image_root / image["file_name"]
-    lifted = measure_effect(explained, alone)
+    # If the statistics are those of this photo, its gates are at their mean.
+    (image,) = json.loads(explained.data.annotations.read_text())["images"][:1]
+    first = explained.data.image_root / image["file_name"]
+    effect = measure_effect(explained, first)
     for name, block in explained.statistics.items():
-        monkeypatch.setattr(block, "mean", np.vstack([block.mean[:-1], block.mean[-1] + lifted.lift[name]]))
-    again = measure_effect(explained, alone)
+        monkeypatch.setattr(block, "mean", np.vstack([block.mean[:-1], block.mean[-1] + effect.lift[name]]))
+    again = measure_effect(explained, first)
     assert max(np.abs(values).max() for values in again.lift.values()) < 1e-12
     assert again.detections[0] == again.detections[1]
 
 
-def test_images_are_drawn_once(explained, photo) -> None:
+def test_existing_drawings_are_not_replaced(explained, photo) -> None:
     paths = draw_effect(explained, photo)
     assert [path.name for path in paths] == [f"street $1_{what}.png" for what in ("channels", "energy", "detections")]
     for path in paths:
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert min(pixels.shape[:2]) > 250
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100, path
-    with pytest.raises(UserError, match=r"street \$1_channels.png is there already; remove it, or give the photo"):
+    with pytest.raises(UserError, match=r"street \$1_channels.png exists; remove it, or rename the image"):
         draw_effect(explained, photo)
 
 
-def test_strips_and_maps_are_the_effect(effect, photo) -> None:
+def test_strips_and_maps_show_the_effect(effect, photo) -> None:
     strips = channel_strips(effect.lift, "a photo").axes[: len(effect.lift)]
     for axes, values in zip(strips, effect.lift.values(), strict=True):
         np.testing.assert_array_equal(axes.images[0].get_array()[0], values)
@@ -85,12 +85,12 @@ def test_strips_and_maps_are_the_effect(effect, photo) -> None:
     assert list(shown) == ["SE_3_2", "SE_5_1", "SE_5_2"]
     for name, axes in shown.items():
         np.testing.assert_array_equal(axes.images[1].get_array(), effect.energy[name])
-        # The map goes beyond the photo by what was padded.
+        # The map extends beyond the photo by the padding.
         assert axes.images[1].get_extent() == [0, pytest.approx(128 * 96 / 82), 100, 0]
         assert (axes.get_xlim(), axes.get_ylim()) == ((0, 128), (100, 0))
 
 
-def test_long_thin_images_are_refused_before_anything_is_drawn(explained, tmp_path) -> None:
+def test_long_thin_images_are_rejected_before_anything_is_drawn(explained, tmp_path) -> None:
     path = tmp_path / "tall.png"
     Image.new("RGB", (10, 201)).save(path)
     with pytest.raises(
@@ -99,7 +99,7 @@ def test_long_thin_images_are_refused_before_anything_is_drawn(explained, tmp_pa
         draw_effect(explained, path)
     assert str(caught.value).endswith("; crop it")
     assert list((explained.folder / "pictures").glob("tall*")) == []
-    # A side of just 20 times the other has a map.
+    # An aspect ratio of 20 is allowed.
     Image.new("RGB", (10, 200)).save(path)
     assert max(energy_maps(measure_effect(explained, path), Image.open(path)).get_size_inches()) < 200
 
@@ -108,6 +108,6 @@ def test_the_tool_draws_an_image_of_a_finished_analysis(se_run, explained, photo
     photo = photo.rename(photo.with_name("another.png"))
     run_script("analyze.py", "excitations", "--run", se_run, "--output", explained.folder, "--picture", photo)
     shown = capsys.readouterr()
-    assert "goes on after the gates of 12 of 12 images and 6 evaluations" in shown.err
+    assert "resumes after the gates of 12 of 12 images and 6 evaluations" in shown.err
     assert str(explained.folder / "pictures" / "another_energy.png") in shown.out
     assert "SE_5_2" in shown.out

@@ -12,7 +12,7 @@ CHANNELS, CLASSES, IMAGES = 7, 5, 60
 
 @pytest.fixture
 def gates():
-    """Gates that depend on the classes in an image, of which one is in none, and two only together."""
+    """Gates that depend on the classes in an image; one class never occurs, and two only together."""
     rng = np.random.default_rng(0)
     present = rng.random((IMAGES, CLASSES)) < (0.3, 0.5, 0.9, 0, 0)
     present[:, 4] = present[:, 1]
@@ -28,15 +28,15 @@ def collect(present, values) -> BlockStatistics:
     return block
 
 
-def test_against_all_gates_at_once(gates) -> None:
+def test_statistics_match_those_of_all_gates_at_once(gates) -> None:
     present, values = gates
     block = collect(present, values)
     assert block.images.tolist() == [*present.sum(axis=0), IMAGES]
     assert block.images[3] == 0
-    for place in (0, 1, 2, 4):
-        of_class = values[present[:, place]]
-        np.testing.assert_allclose(block.mean[place], of_class.mean(axis=0), rtol=1e-12)
-        np.testing.assert_allclose(block.std[place], of_class.std(axis=0), rtol=1e-12)
+    for index in (0, 1, 2, 4):
+        of_class = values[present[:, index]]
+        np.testing.assert_allclose(block.mean[index], of_class.mean(axis=0), rtol=1e-12)
+        np.testing.assert_allclose(block.std[index], of_class.std(axis=0), rtol=1e-12)
     np.testing.assert_allclose(block.mean[-1], values.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(block.std[-1], values.std(axis=0), rtol=1e-12)
     np.testing.assert_allclose(block.low, (values < 0.45).mean(axis=0))
@@ -47,7 +47,7 @@ def test_against_all_gates_at_once(gates) -> None:
 
 
 def test_class_share_is_adjusted_r_squared(gates) -> None:
-    """Against numpy's least squares, on gates far from zero, where sums of squares would lose digits."""
+    """Compares with numpy's least squares; also for gates far from zero, where sums of squares lose digits."""
     present, values = gates
     design = np.column_stack([np.ones(IMAGES), present])
     fitted = design @ np.linalg.lstsq(design, values, rcond=None)[0]
@@ -58,7 +58,7 @@ def test_class_share_is_adjusted_r_squared(gates) -> None:
     assert collect(present, values + 1e4).class_share == pytest.approx(expected, rel=1e-6)
 
 
-def test_with_one_class_an_image_it_is_the_variance_between_classes() -> None:
+def test_class_share_with_one_class_per_image_is_the_variance_between_classes() -> None:
     rng = np.random.default_rng(1)
     label = rng.integers(0, 3, IMAGES)
     values = rng.normal(0, 1, (IMAGES, 2)) + np.array([[0, 0], [1, 0], [0, 2]])[label]
@@ -68,7 +68,7 @@ def test_with_one_class_an_image_it_is_the_variance_between_classes() -> None:
     assert collect(np.eye(3, dtype=bool)[label], values).class_share == pytest.approx(expected)
 
 
-def test_where_classes_can_tell_nothing() -> None:
+def test_class_share_is_undefined_or_small_without_information() -> None:
     rng = np.random.default_rng(2)
     values = rng.random((20, 3))
     everywhere = np.ones((20, 1), dtype=bool)
@@ -77,7 +77,7 @@ def test_where_classes_can_tell_nothing() -> None:
     assert collect(some, np.full((20, 3), 0.5)).class_share is None
     assert collect(some[:3], values[:3]).class_share is None
     assert BlockStatistics(3, 4).class_share is None
-    # 20 classes at random over 60 images: a third of the variance, were it not adjusted.
+    # 20 random classes in 60 images: a third of the variance without the adjustment.
     shares = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -85,7 +85,7 @@ def test_where_classes_can_tell_nothing() -> None:
     assert np.mean(shares) < 0.03
 
 
-def test_statistics_go_on_from_a_file(gates, tmp_path) -> None:
+def test_statistics_resume_from_a_file(gates, tmp_path) -> None:
     present, values = gates
     save_statistics({"SE_2_1": collect(present[:23], values[:23])}, list("abcde"), 23, tmp_path / "some.npz")
     blocks, seen = load_statistics(tmp_path / "some.npz")
@@ -97,8 +97,8 @@ def test_statistics_go_on_from_a_file(gates, tmp_path) -> None:
         np.testing.assert_allclose(blocks["SE_2_1"].to_arrays()[name], array, rtol=1e-12)
 
 
-def test_a_detectors_gates_against_a_pass_of_detectron2s_own(explained, toy) -> None:
-    """All gates kept in memory, in float64, of images that detectron2's mapper reads."""
+def test_gates_match_those_of_detectron2s_mapper_and_model(explained, toy) -> None:
+    """Compares with all gates kept in memory, in float64, for images read by detectron2's mapper."""
     run = explained.run
     images = load_coco_json(str(toy / "annotations" / "val.json"), str(toy / "val"), "unregistered")
     mapper = DatasetMapper(run.cfg, is_train=False)
@@ -119,10 +119,10 @@ def test_a_detectors_gates_against_a_pass_of_detectron2s_own(explained, toy) -> 
     assert list(explained.statistics) == ["SE_3_1", "SE_3_2", "SE_5_1", "SE_5_2"]
     for name, block in explained.statistics.items():
         values = torch.stack(stored[name]).numpy()
-        for place in range(4):
-            of_class = values[[place in present for present in classes]]
-            assert len(of_class) == block.images[place] > 0
-            np.testing.assert_allclose(block.mean[place], of_class.mean(axis=0), rtol=1e-12)
-            np.testing.assert_allclose(block.std[place], of_class.std(axis=0), rtol=1e-9, atol=1e-15)
+        for index in range(4):
+            of_class = values[[index in present for present in classes]]
+            assert len(of_class) == block.images[index] > 0
+            np.testing.assert_allclose(block.mean[index], of_class.mean(axis=0), rtol=1e-12)
+            np.testing.assert_allclose(block.std[index], of_class.std(axis=0), rtol=1e-9, atol=1e-15)
         np.testing.assert_allclose(block.mean[-1], values.mean(axis=0), rtol=1e-12)
         assert (block.relative_spread == 0) == (name == "SE_3_1")

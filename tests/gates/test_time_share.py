@@ -18,7 +18,7 @@ class Slow(nn.Identity):
 
 
 class Gate(nn.Module):
-    """In place of an SE block: its parts sleep instead of computing."""
+    """Stands in for an SE block: its parts sleep instead of computing."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -40,13 +40,13 @@ class Model(nn.Module):
         return self.rest(self.twice(self.twice(self.short(x))))
 
 
-def test_shares_of_a_known_time() -> None:
+def test_shares_of_known_times() -> None:
     model = Model()
     measured = measure_gate_time(model, {"short": model.short, "twice": model.twice}, [torch.zeros(1)] * 3)
     assert (measured.device, measured.images) == ("cpu", 3)
-    assert measured.image == pytest.approx(0.1, rel=0.3)
-    assert measured.unrest >= 0
-    # A busy machine prolongs sleep.
+    assert measured.seconds_per_image == pytest.approx(0.1, rel=0.3)
+    assert measured.jitter >= 0
+    # Sleeps last longer on a busy machine.
     assert measured.share["short"] == pytest.approx(0.1, rel=0.4)
     assert measured.share["twice"] == pytest.approx(0.4, rel=0.4)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
