@@ -34,9 +34,9 @@ FOLLOWED = (
     ("docs/YOUR_DATA.md", "se-det check-data my_data/all.json"),
     ("docs/YOUR_DATA.md", "se-det sample"),
     ("docs/YOUR_DATA.md", "se-det check-data my_data/train.json"),
-    ("docs/YOUR_DATA.md", "for arm in R SE_R; do\n  se-det train --config-file COCO-Detection"),
+    ("docs/YOUR_DATA.md", "for model in R SE_R; do\n  se-det train --config-file COCO-Detection"),
     ("docs/YOUR_DATA.md", "se-det compare --baseline output/R"),
-    ("docs/DEPLOYING.md", "from se_detection.inference import SEPredictor"),
+    ("docs/DEPLOYING.md", "from se_detection import SEPredictor"),
     ("docs/EXPORT.md", "se-det export --run output/SE_R --format onnx --output exported"),
 )
 
@@ -158,24 +158,25 @@ def test_both_arms_are_trained_and_compared(folder, printed) -> None:
 
 
 def test_a_backbone_from_outside_is_built(tmp_path) -> None:
-    """`narrow_backbone.py` and `narrow.yaml`, as far as tools/train_net.py builds it before anything is written."""
+    """`narrow_backbone.py` and `narrow.yaml`, as far as `se-det train` builds it before anything is written."""
     page = ROOT / "docs" / "ADDING_A_BACKBONE.md"
     code, config = (block.text for block in blocks("python", "yaml") if block.page == page)
     (tmp_path / "narrow_backbone.py").write_text(code)
     (tmp_path / "narrow.yaml").write_text(config)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (command,) = (block.text for block in blocks("bash") if "narrow_backbone.py" in block.text)
-    name, _, value = shlex.split(command)[0].partition("=")
-    words = [*shlex.split(command)[2:], "MODEL.WEIGHTS", "none.pth"]
+    setting, program, *words = shlex.split(command)
+    assert program == "se-det"
+    name, _, value = setting.partition("=")
     done = subprocess.run(
-        [sys.executable, ROOT / words[0], *words[1:]],
+        [sys.executable, "-m", "se_detection", *words, "MODEL.WEIGHTS", "none.pth"],
         cwd=tmp_path,
         env={**os.environ, name: value, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
-    # Behind the check of the backbone.
+    # This check comes after the check of the backbone.
     assert "error: MODEL.WEIGHTS: there is no file none.pth" in done.stderr
 
 
