@@ -28,7 +28,7 @@ WORDS = re.compile("|".join(rf"(?P<rule{number}>\b(?:{rule})\b)" for number, rul
 # Names that are fixed: flags, folders that a command writes, keys of files, and a figure, which is drawn.
 FIXED = re.compile(
     r"--(pictures?|arms|allow-partial-trunk)\b|\bargs\.(pictures?|arms)\b|\bpictures?/|[\"'`](pictures?|arms?)[\"'`]"
-    r"|byId\(\"pictures\"\)|settings\.pictures|robot arm"
+    r"|byId\(\"pictures\"\)|settings\.pictures|robot arm|`trunk\.pth`"
 )
 FILES = ("*.py", "*.md", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.js", "*.css", "Makefile", "*.cff")
 
