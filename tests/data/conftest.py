@@ -13,7 +13,7 @@ NAMES = ("mast", "buoy", "gull")
 
 
 class DataSet:
-    """A COCO-format set on disk whose content a test can break: `content` is written by `write`."""
+    """A COCO-format data set on disk. Tests change `content` and call `write`."""
 
     def __init__(self, folder: Path, seed: int = 0, count: int = 12) -> None:
         self.json_file, self.images = folder / "set.json", folder / "images"
@@ -48,7 +48,7 @@ class DataSet:
 
 @pytest.fixture
 def data_set(tmp_path) -> DataSet:
-    """Twelve images, each with a box of each of three classes: nothing is wrong with it."""
+    """A valid data set: twelve images, each with a box of each of three classes."""
     return DataSet(tmp_path / "set")
 
 

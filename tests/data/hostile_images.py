@@ -1,4 +1,4 @@
-"""Image files of every kind, broken ones among them."""
+"""Valid and broken image files of many kinds."""
 
 import io
 import struct
@@ -29,21 +29,21 @@ def chunk(name: bytes, data: bytes) -> bytes:
 
 
 def png(width: int, height: int, *extra: bytes) -> bytes:
-    """A PNG whose header may say anything; its pixels are few."""
+    """A PNG with any size in its header, but few pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(bytes(1000)))
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(extra) + pixels + chunk(b"IEND", b"")
 
 
-def with_size(data: bytes, before: bytes, layout: str, width: int, height: int) -> bytes:
-    """A file with another size in its header, as the layout packs it, after some bytes."""
+def with_size(data: bytes, before: bytes, struct_format: str, width: int, height: int) -> bytes:
+    """Replaces the size in a file's header, which follows the bytes `before`."""
     place = data.index(before) + len(before)
-    size = struct.pack(layout, width, height)
+    size = struct.pack(struct_format, width, height)
     return data[:place] + size + data[place + len(size) :]
 
 
 def bombs() -> dict[str, bytes]:
-    """Small files that say that they have 3.6 thousand million pixels, or as many as their kind can."""
+    """Small files whose headers claim 3.6 billion pixels, or the maximum of their format."""
     side = 60_000
     jpeg = saved(noise(), "JPEG")
     start = jpeg[: jpeg.index(b"\xff\xc0") + 5]
@@ -59,13 +59,13 @@ def bombs() -> dict[str, bytes]:
         "bomb.ppm": f"P6 {side} {side} 255\n".encode() + bytes(1000),
         "bomb.tif": tiff,
         "bomb_exif.png": png(side, side, chunk(b"eXIf", b"MM\0*" + bytes(20))),
-        # Of text: a thousand times as much as it takes.
+        # Compressed text that expands a thousandfold.
         "text_bomb.png": png(4, 4, *[chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10_000_000)))] * 30),
     }
 
 
 def images() -> dict[str, bytes]:
-    """Files that detectron2 reads, by name."""
+    """Files that detectron2 can read, by name."""
     rgb = noise()
     transparent = rgb.quantize(8)
     transparent.info["transparency"] = 3
@@ -84,8 +84,8 @@ def images() -> dict[str, bytes]:
         "palette_transparent.png": saved(transparent, "PNG"),
         "palette_transparent.gif": saved(transparent, "GIF"),
         "colour_key.png": saved(rgb, "PNG", transparency=(1, 2, 3)),
-        "inks.jpg": saved(rgb.convert("CMYK"), "JPEG"),
-        "inks.tif": saved(rgb.convert("CMYK"), "TIFF"),
+        "cmyk.jpg": saved(rgb.convert("CMYK"), "JPEG"),
+        "cmyk.tif": saved(rgb.convert("CMYK"), "TIFF"),
         "lab.tif": saved(Image.frombytes("LAB", SIZE, rgb.tobytes()), "TIFF"),
         "animated.gif": saved(frames[0], "GIF", **animated),
         "animated.webp": saved(frames[0], "WEBP", **animated),
@@ -98,7 +98,7 @@ def images() -> dict[str, bytes]:
         "broken_profile.jpg": saved(rgb, "JPEG", icc_profile=b"not a profile" * 20),
         "broken_exif.jpg": saved(rgb, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01\x12" * 30),
         "cut_exif.jpg": saved(rgb, "JPEG", exif=b"Exif\0\0II"),
-        "text_exif.png": png(4, 4, chunk(b"eXIf", b"no EXIF at all")),
+        "text_exif.png": png(4, 4, chunk(b"eXIf", b"not EXIF")),
         "progressive.jpg": saved(rgb, "JPEG", progressive=True),
         "with space.png": saved(rgb, "PNG"),
         "ünïcödé 图.png": saved(rgb, "PNG"),
@@ -117,7 +117,7 @@ def images() -> dict[str, bytes]:
 
 
 def broken() -> dict[str, bytes]:
-    """Files that detectron2 can't read, or would make nothing of."""
+    """Files that detectron2 can't read, or would clip, by name."""
     rgb = noise()
     deep = np.random.default_rng(0).integers(0, 65535, SIZE[::-1])
     found = {
@@ -152,7 +152,7 @@ def write_all(folder: Path, make: Callable[[], dict[str, bytes]]) -> list[Path]:
 
 
 def no_files(folder: Path) -> list[Path]:
-    """What has an image's name, and is no file."""
+    """Paths with an image's name that are not files."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "folder.jpg").mkdir()
     (folder / "loop.jpg").symlink_to("loop.jpg")

@@ -66,7 +66,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def name(request):
-    """A data set's name that is free, and free again after the test."""
+    """An unused data set name, which is removed from the catalogs after the test."""
     name = request.node.name
     yield name
     for catalog in (DatasetCatalog, MetadataCatalog):
@@ -86,7 +86,7 @@ def check(folder, **kwargs):
     return check_coco(folder / "train.json", folder / "images", **kwargs)
 
 
-def test_healthy_file_gives_the_names_that_pycocotools_gives(folder):
+def test_category_names_match_pycocotools(folder):
     api = COCO(folder / "train.json")
     assert check(folder) == [category["name"] for category in api.loadCats(sorted(api.getCatIds()))]
 
@@ -104,14 +104,14 @@ def test_healthy_file_gives_the_names_that_pycocotools_gives(folder):
         (b'{"images": {}, "annotations": [], "categories": []}', "'images'"),
     ],
 )
-def test_what_is_no_coco_file(folder, data, expected):
+def test_files_that_are_not_coco_are_refused(folder, data, expected):
     (folder / "train.json").write_bytes(data)
     message = refused(check, folder)
     assert str(folder / "train.json") in message
     assert expected in message
 
 
-def test_json_that_cannot_be_read(tmp_path):
+def test_unreadable_json_is_refused(tmp_path):
     (tmp_path / "loop.json").symlink_to("loop.json")
     for path, reason in [("none.json", "No such file"), ("", "Is a directory"), ("loop.json", "Too many levels")]:
         message = refused(check_coco, tmp_path / path, tmp_path)
@@ -156,7 +156,7 @@ def test_json_that_cannot_be_read(tmp_path):
         ("categories", {"id": "x\ny", "name": "x"}, [r"id 'x\ny'"]),
     ],
 )
-def test_a_broken_entry_is_named(folder, content, kind, entry, expected):
+def test_broken_entries_are_named(folder, content, kind, entry, expected):
     content[kind].append(entry)
     write(folder / "train.json", content)
     message = refused(check, folder)
@@ -166,7 +166,7 @@ def test_a_broken_entry_is_named(folder, content, kind, entry, expected):
 
 
 @pytest.mark.parametrize("kind", ["images", "annotations", "categories"])
-def test_every_required_key_is_missed(folder, content, kind):
+def test_missing_keys_are_reported(folder, content, kind):
     required = {
         "images": ["id", "file_name", "height", "width"],
         "annotations": ["id", "image_id", "category_id", "bbox", "area", "iscrowd"],
@@ -181,25 +181,25 @@ def test_every_required_key_is_missed(folder, content, kind):
         assert f"no {key!r}" in message
 
 
-def test_empty_lists(folder, content):
+def test_empty_lists_are_refused(folder, content):
     for kind in content:
         write(folder / "train.json", content | {kind: []})
         assert kind in refused(check, folder)
 
 
-def test_crowds_alone_are_nothing_to_train_on(folder, content):
+def test_data_with_only_crowds_is_refused(folder, content):
     write(folder / "train.json", content | {"annotations": [ANNOTATION | {"iscrowd": 1}]})
     assert "crowds" in refused(check, folder)
 
 
-def test_lost_annotations_are_counted(folder, content):
+def test_annotations_of_unknown_images_are_counted(folder, content):
     for annotation in content["annotations"][1:]:
         annotation["image_id"] = 4711
     write(folder / "train.json", content)
     assert "annotation 17 names image 4711, which the file does not have (2 such" in refused(check, folder)
 
 
-def test_training_alone_needs_neither_area_nor_iscrowd(folder, content):
+def test_training_needs_neither_area_nor_iscrowd(folder, content):
     for annotation in content["annotations"]:
         del annotation["area"], annotation["iscrowd"]
     content["annotations"][0]["id"] = 0
@@ -208,7 +208,7 @@ def test_training_alone_needs_neither_area_nor_iscrowd(folder, content):
     refused(check, folder, evaluated=True)
 
 
-def test_annotation_id_0_spoils_pycocotools_ap_and_is_refused(folder, content):
+def test_annotation_id_0_lowers_pycocotools_ap_and_is_refused(folder, content):
     def ap(annotations):
         truth = COCO()
         truth.dataset = content | {"annotations": annotations}
@@ -227,7 +227,7 @@ def test_annotation_id_0_spoils_pycocotools_ap_and_is_refused(folder, content):
     assert "annotations[0] (id 0)" in refused(check, folder)
 
 
-def test_image_folder(folder):
+def test_a_missing_image_folder_is_refused(folder):
     for path in (folder / "none", folder / "train.json"):
         message = refused(check_coco, folder / "train.json", path)
         assert message.startswith(f"{path}: not a folder")
@@ -251,7 +251,7 @@ def test_missing_images_are_counted(folder, content):
     ],
 )
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.4, 0.7, 0.98])
-def test_a_truncated_image_is_found_as_detectron2_would_find_it(folder, file_name, options, kept):
+def test_truncated_images_are_refused_as_in_detectron2(folder, file_name, options, kept):
     path = folder / "images" / file_name
     size = Image.open(path).size
     save_noise(path, *size, **options)
@@ -344,7 +344,7 @@ def test_categories_must_be_the_same(folder, content):
             assert part in message
 
 
-def test_registered_records_are_those_that_pycocotools_reads(folder, name):
+def test_registered_records_match_pycocotools(folder, name):
     json_file, image_root = folder / "train.json", folder / "images"
     register_coco_json(name, json_file, image_root)
     metadata = MetadataCatalog.get(name)
@@ -367,7 +367,7 @@ def assert_records_match(name, api):
         assert [a["category_id"] for a in record["annotations"]] == [to_contiguous[a["category_id"]] for a in truth]
 
 
-def test_registering_twice(folder, name, monkeypatch):
+def test_registering_again_needs_the_same_paths(folder, name, monkeypatch):
     register_coco_json(name, folder / "train.json", folder / "images")
     monkeypatch.chdir(folder)
     register_coco_json(name, "train.json", "images/")
@@ -377,7 +377,7 @@ def test_registering_twice(folder, name, monkeypatch):
         assert str(folder / "train.json") in message
 
 
-def test_names_that_detectron2_has_taken():
+def test_names_of_builtin_data_sets_are_refused():
     builtin = MetadataCatalog.get("coco_2017_val")
     register_coco_json("coco_2017_val", builtin.json_file, builtin.image_root)
     for name in ("coco_2017_val", "cityscapes_fine_sem_seg_val"):
@@ -390,7 +390,7 @@ def test_a_broken_file_is_not_registered(folder, name):
     assert name not in DatasetCatalog
 
 
-def test_real_coco_ids_are_mapped_as_in_detectron2s_own_set(shared_data, name):
+def test_real_coco_ids_are_mapped_as_in_detectron2(shared_data, name):
     json_file, image_root = (
         shared_data / "coco_mini/annotations/instances_val2017.json",
         shared_data / "coco_mini/val2017",
@@ -404,7 +404,7 @@ def test_real_coco_ids_are_mapped_as_in_detectron2s_own_set(shared_data, name):
     assert_records_match(name, COCO(json_file))
 
 
-def test_unknown_name_in_a_config():
+def test_unknown_data_sets_are_reported_with_similar_names():
     message = refused(check_registered, "coco_2017_trian")
     assert "'coco_2017_trian'" in message
     assert "coco_2017_train" in message
@@ -412,7 +412,7 @@ def test_unknown_name_in_a_config():
     assert "did you mean" not in refused(check_registered, "xyzzy")
 
 
-def test_registered_set_whose_files_are_missing(folder, name, monkeypatch):
+def test_missing_files_of_a_registered_set_are_reported(folder, name, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "/data/sets")
     json_file, image_root = folder / "val.json", folder / "val"
     register_coco_instances(name, {}, str(json_file), str(image_root))
@@ -431,7 +431,7 @@ def test_a_set_made_on_first_use_needs_no_files(folder, name):
 
 
 @pytest.mark.parametrize("width", [500, 511, 512, 513, 514, 700, 20_000])
-def test_images_of_which_detectron2_would_leave_nothing_are_refused(width, tmp_path) -> None:
+def test_images_too_thin_for_resizing_are_refused(width, tmp_path) -> None:
     Image.new("L", (width, 1)).save(tmp_path / "thin.png")
     image = {"id": 3, "file_name": "thin.png", "width": width, "height": 1}
     content = {"images": [image], "annotations": [{"image_id": 3}]}

@@ -1,4 +1,4 @@
-"""Annotation files with anything in them end in one line, or are read as pycocotools and detectron2 read them."""
+"""Damaged annotation files are refused in one line, or read as pycocotools and detectron2 read them."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ from ..fuzzing import Tally, damaged, examples
 from .conftest import save_noise
 
 BOX = {"category_id": 1, "area": 360, "iscrowd": 0}
-OUTLINE = [[2, 5, 22, 5, 22, 23]]
+POLYGON = [[2, 5, 22, 5, 22, 23]]
 CONTENT = {
     "info": {"year": 2014},
     "images": [
@@ -39,7 +39,7 @@ CONTENT = {
         {"id": 8, "file_name": "a.png", "width": 60, "height": 40},
     ],
     "annotations": [
-        {"id": 1, "image_id": 7, "bbox": [2, 5.5, 20, 18], "segmentation": OUTLINE, **BOX},
+        {"id": 1, "image_id": 7, "bbox": [2, 5.5, 20, 18], "segmentation": POLYGON, **BOX},
         {"id": 2, "image_id": 9, "bbox": [1, 1, 20, 18], **BOX, "category_id": 40, "keypoints": [3, 4, 2]},
         {"id": 3, "image_id": 9, "bbox": [9, 9, 20, 18], **BOX, "segmentation": [], "ignore": 0},
         {
@@ -97,15 +97,15 @@ def detections(mapper: DatasetMapper, record: dict) -> np.ndarray:
 @pytest.mark.parametrize("tally", ["COCO JSON, check"], indirect=True)
 @examples(150)
 @given(data=damaged(CONTENT), evaluated=st.booleans())
-def test_what_the_check_accepts_is_read_whole(tally, images, tmp_path, data, evaluated) -> None:
+def test_accepted_files_are_read_completely(tally, images, tmp_path, data, evaluated) -> None:
     json_file = write(tmp_path, data)
     names = tally.refused(check_coco, json_file, images, evaluated=evaluated)
     if names is None:
         return
-    theirs = index(json_file)
-    assert [theirs.cats[key]["name"] for key in sorted(theirs.cats)] == names
+    coco = index(json_file)
+    assert [coco.cats[key]["name"] for key in sorted(coco.cats)] == names
     content = json.loads(data)
-    assert len(theirs.anns) == len(content["annotations"])
+    assert len(coco.anns) == len(content["annotations"])
     records = load_coco_json(str(json_file), str(images))
     assert sum(len(record["annotations"]) for record in records) == len(content["annotations"])
     assert len(records) == len(content["images"])
@@ -116,13 +116,13 @@ def test_what_the_check_accepts_is_read_whole(tally, images, tmp_path, data, eva
         assert Path(record["file_name"]).resolve().is_relative_to(images)
         assert np.isfinite(detections(mapper, record)).all()
     if evaluated:
-        assert all(theirs.anns[key]["area"] >= 0 for key in theirs.anns)
+        assert all(coco.anns[key]["area"] >= 0 for key in coco.anns)
 
 
 @pytest.mark.parametrize("tally", ["COCO JSON, --skip-bad-images"], indirect=True)
 @examples(80)
 @given(data=damaged(CONTENT))
-def test_bad_images_are_those_that_the_check_stops_at(tally, images, tmp_path, data) -> None:
+def test_bad_images_are_those_that_the_check_refuses(tally, images, tmp_path, data) -> None:
     json_file = write(tmp_path, data)
 
     def find():
@@ -142,33 +142,33 @@ def test_bad_images_are_those_that_the_check_stops_at(tally, images, tmp_path, d
 @pytest.mark.parametrize("tally", ["COCO JSON, health and fix"], indirect=True)
 @examples(30)
 @given(data=damaged(CONTENT))
-def test_health_and_fix(tally, fixes, images, cfg, tmp_path, data) -> None:
+def test_health_and_fix_accept_any_file(tally, fixes, images, cfg, tmp_path, data) -> None:
     json_file = write(tmp_path, data)
-    split = tally.refused(read_annotated_folder, json_file, images)
-    if split is None:
+    annotated = tally.refused(read_annotated_folder, json_file, images)
+    if annotated is None:
         return
-    decoded = decode_images(split)
-    health = check_health(split, decoded, [split], cfg)
+    decoded = decode_images(annotated)
+    health = check_health(annotated, decoded, [annotated], cfg)
     json.dumps(health_dict(health), allow_nan=False).encode()
     health_tables(health).encode()
     if not [finding for finding in health.findings if finding.level == "error" and not finding.key.startswith("over")]:
         assert check_coco(json_file, images)
-    done = fixes.refused(fix_annotations, split, decoded)
+    done = fixes.refused(fix_annotations, annotated, decoded)
     if done is None:
         return
     fixed, changes = done
     changes_text(changes).encode()
     write_json(tmp_path / "fixed.json", fixed.content)
     assert check_coco(tmp_path / "fixed.json", images)
-    kept = [entry for entry in fixed.content["annotations"] if entry in split.content["annotations"]]
+    kept = [entry for entry in fixed.content["annotations"] if entry in annotated.content["annotations"]]
     changed = sum(len(change.entries) for change in changes)
-    assert len(kept) + changed >= len(split.content["annotations"])
+    assert len(kept) + changed >= len(annotated.content["annotations"])
 
 
 @pytest.mark.parametrize("tally", ["COCO JSON, sample"], indirect=True)
 @examples(80)
 @given(data=damaged(CONTENT), count=st.integers(-1, 4))
-def test_sample(tally, tmp_path, data, count) -> None:
+def test_sample_accepts_any_file(tally, tmp_path, data, count) -> None:
     json_file = write(tmp_path, data)
     parts = tally.refused(sample_coco, json_file, count)
     if parts is None:
@@ -184,7 +184,7 @@ def test_sample(tally, tmp_path, data, count) -> None:
 @pytest.mark.parametrize("tally", ["image ids of minival"], indirect=True)
 @examples(100)
 @given(data=damaged(CONTENT) | st.binary(max_size=60) | st.lists(st.sampled_from(WORDS)).map("\n".join).map(str.encode))
-def test_image_ids(tally, tmp_path, data) -> None:
+def test_image_ids_are_read_from_any_file(tally, tmp_path, data) -> None:
     path = write(tmp_path, data)
     ids = tally.refused(read_image_ids, path)
     assert ids is None or all(type(id_) is int for id_ in ids)
@@ -200,6 +200,6 @@ def test_image_ids(tally, tmp_path, data) -> None:
         }
     )
 )
-def test_lists_of_bad_images(tally, tmp_path, data) -> None:
+def test_damaged_lists_of_bad_images_are_refused(tally, tmp_path, data) -> None:
     (tmp_path / BAD_IMAGES).write_bytes(data)
     tally.refused(read_bad_images, tmp_path)

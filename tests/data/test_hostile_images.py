@@ -1,4 +1,4 @@
-"""Image files of every kind are read as detectron2 reads them, or refused in one line."""
+"""All kinds of image files are read as in detectron2, or refused in one line."""
 
 import copy
 import os
@@ -27,14 +27,14 @@ from se_detection.data.mapper import CheckedMapper
 from ..fuzzing import Tally, examples
 from .hostile_images import SIZE, bombs, broken, images, no_files, noise, saved, write_all
 
-# What Pillow says of odd EXIF data, and of images that are large for it.
+# Pillow warns about odd EXIF data and large images.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 MORE_MEMORY = 1 << 29
 
 
 @contextmanager
 def little_memory() -> Iterator[None]:
-    """No more than half a GB more than there is."""
+    """Limits the process to 512 MiB more memory than it uses."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MORE_MEMORY, before[1]))
@@ -66,7 +66,7 @@ def item(path: Path) -> dict:
 
 
 @pytest.mark.parametrize("tally", ["image files"], indirect=True)
-def test_all_kinds(tally, small, tmp_path) -> None:
+def test_images_are_read_as_in_detectron2_or_refused(tally, small, tmp_path) -> None:
     ours, theirs = (mapper(small, is_train=False) for mapper in (CheckedMapper, DatasetMapper))
     for path in write_all(tmp_path / "good", images):
         height, width = read_image(str(path)).shape[:2]
@@ -85,7 +85,7 @@ def test_all_kinds(tally, small, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", bombs())
-def test_a_bomb_is_refused_by_its_header(name, small, tmp_path) -> None:
+def test_decompression_bombs_are_refused_by_their_header(name, small, tmp_path) -> None:
     path = tmp_path / name
     path.write_bytes(bombs()[name])
     assert path.stat().st_size < 1_000_000
@@ -105,7 +105,7 @@ def test_images_up_to_twice_pillows_limit_are_read(tmp_path, monkeypatch) -> Non
     assert "exceeds limit" in inspect_image(path).reason
 
 
-def test_no_program_in_a_file_is_run(tmp_path, monkeypatch) -> None:
+def test_postscript_is_not_run(tmp_path, monkeypatch) -> None:
     path, ghostscript, trace = tmp_path / "program.jpg", tmp_path / "bin" / "gs", tmp_path / "trace"
     path.write_bytes(saved(noise(), "EPS"))
     ghostscript.parent.mkdir()
@@ -114,13 +114,13 @@ def test_no_program_in_a_file_is_run(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
     assert isinstance(inspect_image(path), Undecodable)
     assert not trace.exists()
-    # As Pillow would have it.
+    # With Pillow's default.
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     inspect_image(path)
     assert trace.exists()
 
 
-def test_images_that_are_long_and_thin(small, tmp_path) -> None:
+def test_long_and_thin_images(small, tmp_path) -> None:
     mapper = CheckedMapper(small, is_train=False)
     for size, expected in (((20_000, 210), (1, 96)), ((210, 20_000), (96, 1))):
         Image.new("RGB", size).save(tmp_path / "long.png")
@@ -133,15 +133,15 @@ def test_images_that_are_long_and_thin(small, tmp_path) -> None:
 
 WHOLE = [
     images()[name]
-    for name in ("alpha.png", "palette_transparent.gif", "inks.jpg", "turned_6.jpg", "alpha.webp", "lab.tif")
+    for name in ("alpha.png", "palette_transparent.gif", "cmyk.jpg", "turned_6.jpg", "alpha.webp", "lab.tif")
 ]
 
 
 @st.composite
-def spoilt(draw):
+def damaged_images(draw):
     data = bytearray(draw(st.sampled_from(WHOLE)))
     for _ in range(draw(st.integers(0, 3))):
-        # Most of what is in headers, which are small.
+        # Mostly in the headers, which are short.
         where = draw(st.integers(0, 200) | st.integers(0, len(data))) % (len(data) + 1)
         change = draw(st.sampled_from(["byte", "cut", "insert", "drop", "large"]))
         if change == "cut":
@@ -157,10 +157,10 @@ def spoilt(draw):
     return bytes(data)
 
 
-@pytest.mark.parametrize("tally", ["spoilt images"], indirect=True)
+@pytest.mark.parametrize("tally", ["damaged images"], indirect=True)
 @examples(120)
-@given(data=spoilt())
-def test_spoilt_images(tally, small, tmp_path, data) -> None:
+@given(data=damaged_images())
+def test_damaged_images_are_read_as_in_detectron2_or_refused(tally, small, tmp_path, data) -> None:
     path = tmp_path / "image"
     path.write_bytes(data)
     with little_memory():
@@ -174,7 +174,7 @@ def test_spoilt_images(tally, small, tmp_path, data) -> None:
         assert torch.equal(ours["image"], theirs["image"])
 
 
-def test_the_health_check_counts_them(data_set, cfg) -> None:
+def test_the_health_check_counts_bad_images(data_set, cfg) -> None:
     good, bad, none = images(), broken(), no_files(data_set.images)
     for name, content in {**good, **bad}.items():
         (data_set.images / name).write_bytes(content)
@@ -185,9 +185,9 @@ def test_the_health_check_counts_them(data_set, cfg) -> None:
         size = {"width": found.width, "height": found.height} if isinstance(found, ImageFile) else {}
         data_set.content["images"].append({**first, "id": number, "file_name": name, **size})
     data_set.write()
-    split = read_annotated_folder(data_set.json_file, data_set.images)
+    annotated = read_annotated_folder(data_set.json_file, data_set.images)
     with little_memory():
-        health = check_health(split, decode_images(split), [split], cfg)
+        health = check_health(annotated, decode_images(annotated), [annotated], cfg)
     counts = {finding.key: finding.count for finding in health.findings}
     assert counts["images-undecodable"] == len(bad)
     assert counts["images-missing"] == len(none)

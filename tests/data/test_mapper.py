@@ -19,14 +19,14 @@ def image(tmp_path) -> dict:
     return {"file_name": str(path), "width": 64, "height": 48, "image_id": 1, "annotations": []}
 
 
-def test_a_good_image_is_read_as_detectron2_reads_it(image) -> None:
+def test_images_are_read_as_in_detectron2(image) -> None:
     theirs = DatasetMapper(get_cfg(), is_train=False)(copy.deepcopy(image))
     ours = CheckedMapper(get_cfg(), is_train=False)(image)
     assert torch.equal(ours["image"], theirs["image"])
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_training_images_are_detectron2s_with_outlines_or_without(image, masks) -> None:
+def test_training_images_match_detectron2_with_and_without_masks(image, masks) -> None:
     cfg = get_cfg()
     cfg.MODEL.MASK_ON = masks
     for left in (2.0, 30.0):
@@ -47,7 +47,7 @@ def test_training_images_are_detectron2s_with_outlines_or_without(image, masks) 
     assert image == before
 
 
-def test_a_missing_truncated_or_resized_image_is_named(image, tmp_path) -> None:
+def test_bad_images_are_named(image, tmp_path) -> None:
     mapper = CheckedMapper(get_cfg(), is_train=False)
     cases = [image | {"width": 65}, image | {"file_name": str(tmp_path / "missing.png")}]
     whole = (tmp_path / "image.png").read_bytes()

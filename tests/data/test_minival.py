@@ -15,7 +15,7 @@ MINIVAL_IDS = sorted(IDS[::8])[:5000]
 
 @pytest.fixture(scope="module")
 def content():
-    """As many images as val2014 has, with COCO's file names; every other one has an annotation."""
+    """As many images as val2014, with COCO's file names; every second image has an annotation."""
     return {
         "info": {"year": 2014},
         "images": [{"id": id_, "file_name": f"COCO_val2014_{id_:012}.jpg", "height": 480, "width": 640} for id_ in IDS],
@@ -51,12 +51,12 @@ def refused(*args, **kwargs):
     return str(caught.value)
 
 
-def test_both_halves_are_where_detectron2_looks_and_what_they_should_be(inputs, content, tmp_path) -> None:
+def test_both_files_have_the_right_names_and_content(inputs, content, tmp_path) -> None:
     paths = make_minival(*inputs, tmp_path)
     splits = _PREDEFINED_SPLITS_COCO["coco"]
-    looked_for = [Path(splits[f"coco_2014_{name}"][1]).name for name in ("minival", "valminusminival")]
-    assert [path.name for path in paths] == looked_for
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(looked_for)
+    expected_names = [Path(splits[f"coco_2014_{name}"][1]).name for name in ("minival", "valminusminival")]
+    assert [path.name for path in paths] == expected_names
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(expected_names)
     minival, rest = map(COCO, paths)
     assert set(minival.getImgIds()) == set(MINIVAL_IDS)
     assert len(rest.getImgIds()) == 35504
@@ -73,19 +73,19 @@ def test_both_halves_are_where_detectron2_looks_and_what_they_should_be(inputs, 
     assert len(minival.anns) + len(rest.anns) == len(whole.anns)
 
 
-def test_files_are_not_overwritten_unasked(inputs, tmp_path) -> None:
+def test_existing_files_are_not_overwritten_by_default(inputs, tmp_path) -> None:
     (tmp_path / "instances_valminusminival2014.json").write_text("mine")
     assert "instances_valminusminival2014.json is there already" in refused(*inputs, tmp_path)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
     make_minival(*inputs, tmp_path, overwrite=True)
     assert len(COCO(tmp_path / "instances_valminusminival2014.json").imgs) == 35504
-    # Not even then is an input replaced by what is made of it.
+    # An input is never overwritten.
     message = refused(inputs[0], tmp_path / "instances_minival2014.json", tmp_path, overwrite=True)
     assert "both read and written" in message
     assert "there is no folder" in refused(*inputs, tmp_path / "none")
 
 
-def test_other_files_are_told_by_their_numbers(inputs, content, tmp_path) -> None:
+def test_wrong_files_are_refused_by_their_counts(inputs, content, tmp_path) -> None:
     val2014, ids = inputs
     assert "5000 images instead of val2014's 40504" in refused(ids_only(tmp_path, "few"), ids, tmp_path)
     assert "40504 images instead of val2017's 5000" in refused(ids, val2014, tmp_path)
@@ -117,7 +117,7 @@ def ids_only(folder, name):
         json.dumps([f"{id_:012}.jpg" for id_ in MINIVAL_IDS]),
     ],
 )
-def test_ids_are_read_from_what_people_have(tmp_path, text) -> None:
+def test_image_ids_are_read_from_common_formats(tmp_path, text) -> None:
     path = tmp_path / "ids"
     path.write_text(text)
     assert read_image_ids(path) == set(MINIVAL_IDS)
@@ -134,7 +134,7 @@ def test_ids_are_read_from_what_people_have(tmp_path, text) -> None:
         (b'{"images": [', "not JSON"),
     ],
 )
-def test_what_gives_no_ids_is_refused(tmp_path, data, expected) -> None:
+def test_files_without_image_ids_are_refused(tmp_path, data, expected) -> None:
     path = tmp_path / "ids"
     path.write_bytes(data)
     with pytest.raises(UserError) as caught:

@@ -7,7 +7,7 @@ from se_detection.errors import UserError
 from se_detection.files import check_output, write_json
 
 
-def test_what_may_be_written(tmp_path) -> None:
+def test_invalid_outputs_are_refused(tmp_path) -> None:
     path, other = tmp_path / "a.json", tmp_path / "b.json"
     check_output(path, inputs=[other])
     path.write_text("mine")
@@ -25,7 +25,7 @@ def test_what_may_be_written(tmp_path) -> None:
             check_output(output, inputs=inputs, overwrite=overwrite)
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+def test_files_are_written_completely_or_not_at_all(tmp_path, monkeypatch) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"name": "möwe \ud800"})
     assert json.loads(path.read_bytes()) == {"name": "möwe \ud800"}

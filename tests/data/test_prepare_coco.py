@@ -26,7 +26,7 @@ def run_tool(run_script, capsys):
     return run
 
 
-def run_apart(*arguments, cwd):
+def run_process(*arguments, cwd):
     return subprocess.run(
         [sys.executable, TOOL, *map(str, arguments)],
         cwd=cwd,
@@ -37,14 +37,14 @@ def run_apart(*arguments, cwd):
     )
 
 
-def test_check_and_fix_as_a_user_would_run_them(data_set, run_tool) -> None:
+def test_check_and_fix_from_the_command_line(data_set, run_tool) -> None:
     folder = data_set.json_file.parent
     data_set.content["annotations"][0]["bbox"] = [50, 5, 30, 10]
     data_set.content["annotations"][1]["id"] = 0
     data_set.content["annotations"][2]["category_id"] = 9
     data_set.write()
     before = data_set.json_file.read_bytes()
-    checked = run_apart("check", "set.json", "images", "--fix", "fixed.json", "--json", "report.json", cwd=folder)
+    checked = run_process("check", "set.json", "images", "--fix", "fixed.json", "--json", "report.json", cwd=folder)
     assert checked.returncode == 0, checked.stderr
     assert checked.stderr == ""
     assert data_set.json_file.read_bytes() == before
@@ -56,7 +56,7 @@ def test_check_and_fix_as_a_user_would_run_them(data_set, run_tool) -> None:
     }
     assert (report["errors"], report["warnings"]) == (2, 1)
     for finding in report["findings"]:
-        # On the screen too, though in narrow columns.
+        # The table has it too, wrapped in narrow columns.
         assert finding["examples"][0].split(":")[0].split()[0] in checked.stdout
     lines = checked.stdout.splitlines()
     written = lines.index("Written: fixed.json")
@@ -64,7 +64,7 @@ def test_check_and_fix_as_a_user_would_run_them(data_set, run_tool) -> None:
     assert lines[-1] == "fixed.json: fit for training and evaluation; errors: 0, warnings: 0, notes: 0"
     assert check_coco(folder / "fixed.json", folder / "images")
 
-    # Without --fix the errors are the result.
+    # Without --fix, errors set the exit code.
     assert run_tool("check", data_set.json_file, data_set.images)[0] == 1
 
 
@@ -83,7 +83,7 @@ def test_check_and_fix_as_a_user_would_run_them(data_set, run_tool) -> None:
         (["check", "set.json", "images", "--fix", "there.json"], "there.json is there already"),
         (["check", "set.json", "images", "--json", "there.json"], "there.json is there already"),
         (["check", "set.json", "images", "--against", "images"], "images: a folder; give it after"),
-        (["check", "set.json", "images", "--config-file", "none.yaml"], "--config-file none.yaml: there is no such"),
+        (["check", "set.json", "images", "--config-file", "none.yaml"], "no config is named 'none.yaml'"),
         (["sample", "set.json", "--count", "99", "--output", "a.json"], "--count 99: set.json has 12 images"),
         (["sample", "set.json", "--count", "3", "--output", "set.json"], "set.json is both read and written"),
         (["sample", "set.json", "--count", "3", "--output", "a", "--rest", "set.json"], "set.json is both read and"),
@@ -97,7 +97,7 @@ def test_check_and_fix_as_a_user_would_run_them(data_set, run_tool) -> None:
         (["minival", "--val2014", "set.json", "--val2017", "set.json"], "set.json: 12 images instead of val2017's"),
     ],
 )
-def test_a_users_mistakes_are_one_line(data_set, run_tool, monkeypatch, arguments, expected) -> None:
+def test_user_errors_are_one_line(data_set, run_tool, monkeypatch, arguments, expected) -> None:
     folder = data_set.json_file.parent
     monkeypatch.chdir(folder)
     (folder / "there.json").write_text("mine")
@@ -109,7 +109,7 @@ def test_a_users_mistakes_are_one_line(data_set, run_tool, monkeypatch, argument
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
 
 
-def test_what_cannot_be_fixed_is_reported_first(data_set, run_tool) -> None:
+def test_problems_that_cannot_be_fixed_are_reported(data_set, run_tool) -> None:
     data_set.content["categories"][1]["name"] = "mast"
     data_set.write()
     fixed = data_set.json_file.with_name("fixed.json")
@@ -120,7 +120,7 @@ def test_what_cannot_be_fixed_is_reported_first(data_set, run_tool) -> None:
     assert not fixed.exists()
 
 
-def test_warnings_alone_are_no_failure(data_set, run_tool) -> None:
+def test_warnings_do_not_fail(data_set, run_tool) -> None:
     data_set.content["categories"].append({"id": 4, "name": "crab"})
     data_set.write()
     code, out, _ = run_tool("check", data_set.json_file, data_set.images)
@@ -161,7 +161,7 @@ def test_progress_is_shown_for_many_images(data_set, run_tool) -> None:
     assert "2012/2012" in errors
 
 
-def test_sample(data_set, run_tool, tmp_path) -> None:
+def test_sample_writes_the_requested_images(data_set, run_tool, tmp_path) -> None:
     output = tmp_path / "sample.json"
     arguments = ["sample", data_set.json_file, "--count", 4, "--output", output]
     code, out, _ = run_tool(*arguments)
@@ -181,7 +181,7 @@ def test_sample(data_set, run_tool, tmp_path) -> None:
     assert "2 images, 6 annotations; without any of (too few images): " in out
 
 
-def test_a_sample_and_its_rest_are_a_split(data_set, run_tool, tmp_path) -> None:
+def test_a_sample_and_the_rest_are_disjoint(data_set, run_tool, tmp_path) -> None:
     for index, annotation in enumerate(data_set.content["annotations"]):
         annotation["category_id"] = 1 + (index > 5) + (index > 32)
     data_set.write()
@@ -204,7 +204,7 @@ def test_a_sample_and_its_rest_are_a_split(data_set, run_tool, tmp_path) -> None
     assert (val.read_bytes(), train.read_bytes()) == before
 
 
-def test_minival_goes_beside_val2014(tmp_path, run_tool) -> None:
+def test_minival_is_written_next_to_val2014(tmp_path, run_tool) -> None:
     images = [{"id": id_, "file_name": f"COCO_val2014_{id_:012}.jpg"} for id_ in range(40504)]
     val2014 = tmp_path / "instances_val2014.json"
     val2014.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
@@ -220,9 +220,9 @@ def test_minival_goes_beside_val2014(tmp_path, run_tool) -> None:
     assert run_tool("minival", "--val2014", val2014, "--val2017", ids, "--output", tmp_path / "elsewhere")[0] == 0
 
 
-@pytest.mark.parametrize("command", ["minival", "check", "sample"])
-def test_help_ends_with_an_example(run_tool, command) -> None:
+@pytest.mark.parametrize(("command", "name"), [("minival", "minival"), ("check", "check-data"), ("sample", "sample")])
+def test_help_ends_with_an_example(run_tool, command, name) -> None:
     code, out, _ = run_tool(command, "--help")
     assert code == 0
-    assert out.rstrip().splitlines()[-1].lstrip().startswith(f"$ tools/prepare_coco.py {command} ")
-    assert f"$ tools/prepare_coco.py {command} " in run_tool("--help")[1]
+    assert out.rstrip().splitlines()[-1].lstrip().startswith(f"$ se-det {name} ")
+    assert f"se-det {name}" in " ".join(run_tool("--help")[1].split())

@@ -14,7 +14,7 @@ from se_detection.errors import UserError
 
 
 def deviations(chosen, classes):
-    """By how many images each class is off its share, and the number of classes that are missing."""
+    """How many images each class differs from its share, and the number of missing classes."""
     totals = Counter(class_ for present in classes.values() for class_ in present)
     found = Counter(class_ for id_ in chosen for class_ in classes[id_])
     share = len(chosen) / len(classes)
@@ -27,7 +27,7 @@ def deviations(chosen, classes):
     st.integers(1, 40),
     st.integers(0, 3),
 )
-def test_every_class_is_there_as_soon_as_it_can_be(classes, count, seed) -> None:
+def test_every_class_is_present_if_possible(classes, count, seed) -> None:
     count = min(count, len(classes))
     chosen = choose(classes, count, seed)
     assert len(chosen) == count
@@ -35,23 +35,23 @@ def test_every_class_is_there_as_soon_as_it_can_be(classes, count, seed) -> None
     assert chosen == choose(dict(reversed(classes.items())), count, seed)
     present = set().union(*classes.values())
     seen = set().union(*(classes[id_] for id_ in chosen))
-    # Every image of a greedy search adds a class, and the first as many as any image shows.
+    # Every image of a greedy search adds a class; the first adds as many as any image shows.
     assert len(seen) >= max(min(count, len(present)), *map(len, classes.values()), 0)
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.floats(0.1, 1))
-def test_one_class_an_image_gives_its_share_within_rounding(sizes, part) -> None:
-    """The closed form: a class of n images gets n times the share, to the next image, and one at least.
+def test_single_class_images_are_sampled_in_proportion(sizes, part) -> None:
+    """A class of n images gets n times the share, rounded to images, and at least one.
 
-    Where the others' shares are rounded alike, a class gives way to them by as much.
+    The rounding of the other classes may move it further.
     """
     classes = {(number, index): {number} for number, size in enumerate(sizes) for index in range(size)}
     numbered = dict(enumerate(classes.values()))
     count = max(len(sizes), round(part * len(numbered)))
     count = min(count, len(numbered))
     found = Counter(class_ for id_ in choose(numbered, count) for class_ in numbered[id_])
-    # The images that small classes get beyond their share are missing from the others.
+    # Small classes get more than their share, at the cost of the others.
     extra = sum(max(0, 1 - size * count / len(numbered)) for size in sizes)
     for number, size in enumerate(sizes):
         share = size * count / len(numbered)
@@ -62,7 +62,7 @@ def test_one_class_an_image_gives_its_share_within_rounding(sizes, part) -> None
 
 
 @pytest.mark.parametrize("count", [80, 120, 184])
-def test_real_classes_are_closer_to_their_shares_than_at_random(shared_data, count) -> None:
+def test_real_classes_are_closer_to_their_shares_than_in_random_samples(shared_data, count) -> None:
     path = shared_data / "coco_mini" / "annotations" / "instances_train2017.json"
     truth = COCO(path)
     classes = {
@@ -76,7 +76,7 @@ def test_real_classes_are_closer_to_their_shares_than_at_random(shared_data, cou
         assert ours.mean() < 1
         assert ours.max() <= 0.05 * len(classes)
         assert ours.mean() < 0.6 * min(random_.mean() for random_, _ in at_random)
-    # 80 images drawn at random lack about ten of the 80 classes.
+    # 80 randomly sampled images lack about ten of the 80 classes.
     assert count > 80 or min(lost for _, lost in at_random) > 3
 
 
@@ -89,7 +89,7 @@ def json_file(data_set):
     return data_set.json_file
 
 
-def test_all_but_images_and_annotations_stays(json_file) -> None:
+def test_other_keys_are_kept(json_file) -> None:
     whole = json.loads(json_file.read_bytes())
     parts = sample_coco(json_file, 5)
     for (content, lost), size in zip(parts, (5, 7), strict=True):
@@ -106,7 +106,7 @@ def test_all_but_images_and_annotations_stays(json_file) -> None:
     assert sample_coco(json_file, 12)[0].content == whole
 
 
-def test_classes_that_do_not_fit_are_named(json_file, data_set) -> None:
+def test_missing_classes_are_named(json_file, data_set) -> None:
     for index, annotation in enumerate(data_set.content["annotations"]):
         annotation["category_id"] = 1 + index // 3 % 3
     data_set.write()
@@ -119,7 +119,7 @@ def test_classes_that_do_not_fit_are_named(json_file, data_set) -> None:
 
 
 @pytest.mark.parametrize("count", [0, -1, 13])
-def test_a_count_that_cannot_be_met_is_refused(json_file, count) -> None:
+def test_counts_out_of_range_are_refused(json_file, count) -> None:
     with pytest.raises(UserError, match=f"--count {count}: .* has 12 images"):
         sample_coco(json_file, count)
 

@@ -27,7 +27,7 @@ def empty_catalogs(monkeypatch):
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """The folder of both registered sets, and what detectron2's catalog gives for each."""
+    """The folder of both registered sets, and detectron2's dataset dicts of each."""
     root = tmp_path_factory.mktemp("datasets") / "se_toy"
     with pytest.MonkeyPatch.context() as monkeypatch:
         isolate_catalogs(monkeypatch)
@@ -38,7 +38,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    """The files of a small set, made undisturbed."""
+    """The files of a small set, made without interruption."""
     folder = tmp_path_factory.mktemp("reference")
     make_toy_dataset(folder, split="train", count=6)
     return files(folder)
@@ -71,7 +71,7 @@ def test_detectron2_reads_both_sets(toy):
 
 
 @pytest.mark.parametrize("split", COUNTS)
-def test_pycocotools_finds_a_consistent_set(toy, split):
+def test_annotations_are_consistent(toy, split):
     coco = load(toy[0], split)
     annotations = coco.dataset["annotations"]
     assert [item["id"] for item in annotations] == list(range(1, len(annotations) + 1))
@@ -84,7 +84,7 @@ def test_pycocotools_finds_a_consistent_set(toy, split):
 
 
 @pytest.mark.parametrize("split", COUNTS)
-def test_every_class_is_there_small_and_medium(toy, split):
+def test_every_class_has_small_and_medium_objects(toy, split):
     coco = load(toy[0], split)
     assert {category["id"]: category["name"] for category in coco.dataset["categories"]} == {
         1: "circle",
@@ -107,7 +107,7 @@ def test_train_and_val_share_no_image(toy):
     assert len(set(pixels)) == sum(COUNTS.values())
 
 
-def test_boxes_and_areas_are_those_of_the_polygons(toy):
+def test_boxes_and_areas_match_the_polygons(toy):
     coco = load(toy[0], "train")
     for item in coco.anns.values():
         corners = np.reshape(item["segmentation"][0], (-1, 2))
@@ -118,8 +118,8 @@ def test_boxes_and_areas_are_those_of_the_polygons(toy):
         assert item["area"] == pytest.approx(cv2.contourArea(corners.astype(np.float32)), abs=0.01)
 
 
-def test_a_category_is_its_shape(toy):
-    # 4 pi area / perimeter^2 depends on neither size nor tilt.
+def test_categories_match_the_shapes(toy):
+    # 4 pi area / perimeter^2 does not depend on size or tilt.
     expected = {"circle": 1, "square": np.pi / 4, "triangle": np.pi / 27**0.5, "cross": 4 * np.pi * 5 / 12**2}
     coco = load(toy[0], "train")
     for item in coco.anns.values():
@@ -129,8 +129,8 @@ def test_a_category_is_its_shape(toy):
         assert 4 * np.pi * item["area"] / perimeter**2 == pytest.approx(expected[name], rel=0.01)
 
 
-def test_boxes_are_tight_around_the_pixels(toy):
-    """The last object of an image is covered by none: the pixels of its colour must fill its polygon and box."""
+def test_boxes_match_the_pixels(toy):
+    """Nothing covers the last object of an image, so the pixels of its colour must fill its polygon and box."""
     root, _ = toy
     coco = load(root, "train")
     for image in coco.imgs.values():
@@ -179,13 +179,13 @@ def test_an_image_does_not_depend_on_the_others(tmp_path, reference):
     assert images.items() <= reference.items()
 
 
-def test_a_whole_set_is_not_drawn_again(tmp_path, monkeypatch):
+def test_a_complete_set_is_not_made_again(tmp_path, monkeypatch):
     json_file = make_toy_dataset(tmp_path, split="train", count=2)
     monkeypatch.delattr(Image.Image, "save")
     assert make_toy_dataset(tmp_path, split="train", count=2) == json_file == tmp_path / "annotations" / "train.json"
 
 
-def test_two_processes_at_once_make_one_whole_set(tmp_path, reference):
+def test_two_processes_make_one_complete_set(tmp_path, reference):
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(2)
 
@@ -216,7 +216,7 @@ def test_the_set_of_a_faster_process_is_used(tmp_path, monkeypatch, reference):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError()])
-def test_an_interrupted_set_leaves_nothing(tmp_path, monkeypatch, reference, error):
+def test_an_interruption_leaves_no_files(tmp_path, monkeypatch, reference, error):
     save = Image.Image.save
 
     def interrupted_save(image, path):
@@ -233,7 +233,7 @@ def test_an_interrupted_set_leaves_nothing(tmp_path, monkeypatch, reference, err
     assert files(tmp_path) == reference
 
 
-def test_images_without_annotations_are_no_set(tmp_path, reference):
+def test_images_without_annotations_are_replaced(tmp_path, reference):
     """A process was killed between the two renames."""
     json_file = make_toy_dataset(tmp_path, split="train", count=6)
     json_file.unlink()
@@ -241,7 +241,7 @@ def test_images_without_annotations_are_no_set(tmp_path, reference):
     assert files(tmp_path) == reference
 
 
-def test_annotations_without_images_are_no_set(tmp_path, reference):
+def test_missing_images_are_made_again(tmp_path, reference):
     make_toy_dataset(tmp_path, split="train", count=6)
     (tmp_path / "train").rename(tmp_path / "elsewhere")
     make_toy_dataset(tmp_path, split="train", count=6)
@@ -274,7 +274,7 @@ def test_other_images_are_refused_and_kept(tmp_path):
     assert files(tmp_path) == {"train/000001.png": b"an image"}
 
 
-def test_a_folder_that_cannot_be_made_is_named_in_one_line(tmp_path):
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path):
     (tmp_path / "datasets").write_text("")
     with pytest.raises(UserError, match="datasets/se_toy: the toy set cannot be written there") as error:
         make_toy_dataset(tmp_path / "datasets" / "se_toy", split="train", count=2)
@@ -282,7 +282,7 @@ def test_a_folder_that_cannot_be_made_is_named_in_one_line(tmp_path):
 
 
 @pytest.mark.usefixtures("empty_catalogs")
-def test_metadata_is_there_before_anything_is_drawn(tmp_path, monkeypatch):
+def test_metadata_is_registered_before_images_exist(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     register_toy()
     assert sorted(DatasetCatalog) == ["se_toy_train", "se_toy_val"]

@@ -1,4 +1,4 @@
-"""Random damage to a COCO file's content, for hypothesis."""
+"""Hypothesis strategies for random damage to a COCO file's content."""
 
 import math
 
@@ -16,7 +16,7 @@ NAMES = ["0_1.png", "sub/turned.jpg", "broken.jpg", "gone.jpg", "../a", "/a"]
 anything = st.sampled_from([*NUMBERS, *ODD, *NAMES])
 integers = st.sampled_from([0, 1, 2, 3, 5, 40, 60, 100, 101, 4711])
 coordinates = st.integers(-20, 80) | st.floats(-20, 80) | st.sampled_from(NUMBERS)
-# What is wrong only in its value, which is harder to see than what is no value at all.
+# Values of the right type, which are harder to recognize as wrong.
 PLAUSIBLE = {
     "file_name": st.sampled_from(NAMES),
     "bbox": st.lists(coordinates, min_size=4, max_size=4),
@@ -27,7 +27,7 @@ PLAUSIBLE = {
 
 
 def breakages(max_size=5):
-    """A strategy for steps: (action, kind, index, key, value)."""
+    """A strategy for lists of steps (action, kind, index, key, value)."""
     steps = st.sampled_from(["annotations"] * 5 + ["images"] * 3 + ["categories"]).flatmap(
         lambda kind: st.sampled_from(KEYS[kind]).flatmap(
             lambda key: st.tuples(
@@ -43,7 +43,7 @@ def breakages(max_size=5):
 
 
 def break_content(content, steps) -> None:
-    """Damages the content in place; the entries that it puts in are its own."""
+    """Damages the content in place; changed entries are copies."""
     for action, kind, position, key, value in steps:
         entries = content[kind]
         index = position % len(entries) if entries else 0

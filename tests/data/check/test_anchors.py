@@ -29,7 +29,7 @@ def c4(cfg):
 
 
 @pytest.mark.parametrize("change", [lambda cfg: cfg, retinanet, c4])
-def test_best_iou_is_that_over_all_of_detectron2s_anchors(cfg, change) -> None:
+def test_best_iou_matches_detectron2s_anchors(cfg, change) -> None:
     cfg = change(cfg)
     with torch.device("meta"):
         backbone = build_backbone(cfg)
@@ -53,7 +53,7 @@ def test_best_iou_is_that_over_all_of_detectron2s_anchors(cfg, change) -> None:
         np.testing.assert_allclose(ours, expected.numpy(), atol=1e-4)
 
 
-def test_boxes_are_resized_as_detectron2_resizes_them(cfg) -> None:
+def test_boxes_are_resized_as_in_detectron2(cfg) -> None:
     sizes = [(333, 500), (40, 1000), (480, 640)]
     boxes = np.array([[1.0, 2, 30, 40], [5, 6, 900, 8], [0, 0, 640, 480]])
     after, resized = resize_boxes(boxes, sizes, cfg)
@@ -69,8 +69,8 @@ def test_boxes_are_resized_as_detectron2_resizes_them(cfg) -> None:
     np.testing.assert_array_equal(resize_boxes(boxes, sizes, unchanged)[1], boxes)
 
 
-def test_boxes_are_counted_by_size_and_by_what_no_anchor_meets(cfg) -> None:
-    # The images are 800×800 and stay so; anchors have sides of 32 to 512 and height / width of 0.5 to 2.
+def test_boxes_are_counted_by_size_and_coverage(cfg) -> None:
+    # The 800×800 images are not resized; anchors have sides of 32 to 512 and height / width of 0.5 to 2.
     boxes = [[100, 100, 8, 8], [200, 300, 20, 20], [200, 300, 64, 64], [0, 0, 799, 799], [0, 300, 800, 40]]
     fit = fit_anchors(boxes, [(800, 800)] * len(boxes), cfg)
     assert [(row.name, row.boxes, row.uncovered) for row in fit.classes] == [
@@ -83,7 +83,7 @@ def test_boxes_are_counted_by_size_and_by_what_no_anchor_meets(cfg) -> None:
     assert fit.sides == pytest.approx((32, 512))
     assert fit.ratios == pytest.approx((0.5, 2))
     assert fit.classes[-1].side == pytest.approx(64)
-    # The nearest centre of an anchor of 64 pixels, on a grid of 8, is 4 pixels off in y.
+    # The nearest anchor of 64 pixels, on a grid of 8, is 4 pixels away in y.
     assert fit.classes[1].iou == pytest.approx(60 / 68)
 
 
@@ -94,6 +94,6 @@ def test_a_config_with_other_anchors_is_refused(cfg) -> None:
         fit_anchors([[0, 0, 9, 9]], [(40, 60)], cfg)
 
 
-def test_every_config_of_the_project_can_be_compared() -> None:
+def test_project_configs_are_supported() -> None:
     for name in ("Toy/faster_rcnn_SE_R_18_FPN", "Paper/faster_rcnn_SE_R_50_FPN_2x"):
         assert fit_anchors([[0, 0, 9, 9]], [(40, 60)], model_zoo.get_config(name)).classes[-1].boxes == 1

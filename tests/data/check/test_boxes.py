@@ -12,7 +12,7 @@ boxes = st.tuples(numbers, numbers, st.floats(0, 200, width=16), st.floats(0, 20
 
 
 @given(boxes)
-def test_clipping_and_emptiness_are_detectron2s(box) -> None:
+def test_clipping_and_emptiness_match_detectron2(box) -> None:
     x, y, width, height = box
     theirs = Boxes(torch.tensor([[x, y, x + width, y + height]], dtype=torch.float64))
     whole = theirs.clone()
@@ -44,15 +44,15 @@ def test_places(box, where, reach) -> None:
     assert overhang(box, SIZE) == pytest.approx(reach)
 
 
-def test_what_is_inside_is_not_changed_by_a_digit() -> None:
+def test_boxes_inside_the_image_are_not_changed() -> None:
     assert clip([0.1, 0.2, 0.7, 39.8], SIZE) == [0.1, 0.2, 0.7, 39.8]
 
 
-def test_another_notation_is_suspected_only_on_evidence() -> None:
+def test_another_notation_needs_evidence() -> None:
     right = [[float(x), 5.0, 20.0, 18.0] for x in range(12)]
     corners = [[x + 30, y, x + 30 + width, y + height] for x, y, width, height in right]
-    shares = [[x / 60, y / 40, width / 60, height / 40] for x, y, width, height in right]
-    cases = {Notation.CORNERS: corners, Notation.FRACTIONS: shares, None: right}
+    fractions = [[x / 60, y / 40, width / 60, height / 40] for x, y, width, height in right]
+    cases = {Notation.CORNERS: corners, Notation.FRACTIONS: fractions, None: right}
     for expected, items in cases.items():
         assert suspected_notation([(box, SIZE) for box in items]) is expected
         assert suspected_notation([(box, SIZE) for box in items[:9]]) is None

@@ -12,57 +12,57 @@ from ..conftest import DataSet, save_noise
 
 
 @pytest.fixture
-def found(tmp_path):
-    """A smooth found, which compression and resizing change little."""
+def smooth_image(tmp_path):
+    """A smooth image, which compression and resizing hardly change."""
     grey = np.random.default_rng(5).integers(0, 255, (6, 8), dtype=np.uint8)
     return Image.fromarray(grey).resize((320, 240), Image.Resampling.BICUBIC).convert("RGB")
 
 
-def split(data_set, with_images=True):
+def load(data_set, with_images=True):
     data_set.write()
     return read_annotated_folder(data_set.json_file, data_set.images if with_images else None)
 
 
-def test_splits_of_other_images_share_nothing(make_data_set) -> None:
+def test_different_images_do_not_overlap(make_data_set) -> None:
     one, two = make_data_set("one"), make_data_set("two", seed=1)
-    assert not any(find_overlap(split(one), split(two)))
-    # Not even if the images have the same names.
+    assert not any(find_overlap(load(one), load(two)))
+    # Also if the images have the same names.
     for mine, theirs in zip(one.content["images"], two.content["images"], strict=True):
         (two.images / theirs["file_name"]).rename(two.images / mine["file_name"])
         theirs["file_name"] = mine["file_name"]
-    assert not any(find_overlap(split(one), split(two)))
-    assert len(find_overlap(split(one), split(two, with_images=False)).same_name) == 12
+    assert not any(find_overlap(load(one), load(two)))
+    assert len(find_overlap(load(one), load(two, with_images=False)).same_name) == 12
     (two.images / "0_3.png").unlink()
-    assert find_overlap(split(one), split(two)).same_name == [("0_3.png", "0_3.png")]
+    assert find_overlap(load(one), load(two)).same_name == [("0_3.png", "0_3.png")]
 
 
-def test_a_renamed_copy_is_the_same_content(make_data_set) -> None:
+def test_a_renamed_copy_has_the_same_content(make_data_set) -> None:
     one, two = make_data_set("one"), make_data_set("two", seed=1)
     shutil.copy(one.images / "0_4.png", two.images / "1_7.png")
-    overlap = find_overlap(split(one), split(two))
+    overlap = find_overlap(load(one), load(two))
     assert overlap == ([("0_4.png", "1_7.png")], [], [], [])
 
 
 @pytest.mark.parametrize(
     "save",
     [
-        lambda found, path: found.resize((200, 150)).save(path, quality=60),
-        lambda found, path: found.save(path, progressive=True, quality=30),
-        # Turned a quarter in the file, and back by EXIF.
-        lambda found, path: found.transpose(Image.Transpose.ROTATE_90).save(path, exif=turned_by(6)),
+        lambda image, path: image.resize((200, 150)).save(path, quality=60),
+        lambda image, path: image.save(path, progressive=True, quality=30),
+        # Rotated in the file, and back by EXIF.
+        lambda image, path: image.transpose(Image.Transpose.ROTATE_90).save(path, exif=turned_by(6)),
     ],
 )
-def test_another_copy_is_known_by_its_look(make_data_set, found, save) -> None:
+def test_resized_and_compressed_copies_are_found(make_data_set, smooth_image, save) -> None:
     one, two = make_data_set("one"), make_data_set("two", seed=1)
-    found.save(one.images / "0_4.jpg", quality=95)
-    save(found, two.images / "1_7.jpg")
+    smooth_image.save(one.images / "0_4.jpg", quality=95)
+    save(smooth_image, two.images / "1_7.jpg")
     one.content["images"][4]["file_name"] = "0_4.jpg"
     two.content["images"][7]["file_name"] = "1_7.jpg"
-    assert find_overlap(split(one), split(two)) == ([], [], [("0_4.jpg", "1_7.jpg")], [])
+    assert find_overlap(load(one), load(two)) == ([], [], [("0_4.jpg", "1_7.jpg")], [])
     (two.images / "sub").mkdir()
     (two.images / "1_7.jpg").rename(two.images / "sub" / "0_4.jpg")
     two.content["images"][7]["file_name"] = "sub/0_4.jpg"
-    assert find_overlap(split(one), split(two)) == ([], [("0_4.jpg", "sub/0_4.jpg")], [], [])
+    assert find_overlap(load(one), load(two)) == ([], [("0_4.jpg", "sub/0_4.jpg")], [], [])
 
 
 def turned_by(orientation):
@@ -71,13 +71,13 @@ def turned_by(orientation):
     return exif
 
 
-def test_plain_and_broken_images_look_like_nothing(make_data_set) -> None:
+def test_uniform_and_broken_images_are_not_compared(make_data_set) -> None:
     one, two = make_data_set("one"), make_data_set("two", seed=1)
     Image.new("RGB", (60, 40)).save(one.images / "0_0.png")
     Image.new("RGB", (61, 40)).save(two.images / "1_0.png")
     (one.images / "0_1.png").write_bytes(b"nothing")
     (two.images / "1_1.png").write_bytes(b"nothing at all")
-    assert not any(find_overlap(split(one), split(two)))
+    assert not any(find_overlap(load(one), load(two)))
 
 
 def test_files_are_compared_by_all_their_bytes(tmp_path) -> None:
@@ -88,8 +88,8 @@ def test_files_are_compared_by_all_their_bytes(tmp_path) -> None:
     assert same_files({name: tmp_path / name for name in "abcdefg"}) == [["a", "c"], ["d", "f"], ["e", "g"]]
 
 
-def test_the_coco_images_that_two_real_sets_share(shared_data) -> None:
-    """About 180 images of one set are in the other, smaller and compressed anew; COCO's names tell which."""
+def test_shared_images_of_two_real_sets_are_found(shared_data) -> None:
+    """About 180 images of one set are in the other, resized and compressed again; COCO's names identify them."""
     mini = shared_data / "coco_mini"
     val = read_annotated_folder(mini / "annotations" / "instances_val2017.json", mini / "val2017")
     names = {image["file_name"] for image in val.content["images"]}
@@ -104,7 +104,7 @@ def test_the_coco_images_that_two_real_sets_share(shared_data) -> None:
         assert overlap.same_content == overlap.near_look == overlap.same_name == []
 
 
-def test_noise_is_not_taken_for_a_copy(tmp_path) -> None:
+def test_noise_images_are_not_duplicates(tmp_path) -> None:
     one, two = DataSet(tmp_path / "one", count=60), DataSet(tmp_path / "two", seed=1, count=60)
     save_noise(two.images / "1_0.png", 60, 40, seed=0, compress_level=0)
-    assert find_overlap(split(one), split(two)).near_look == [("0_0.png", "1_0.png")]
+    assert find_overlap(load(one), load(two)).near_look == [("0_0.png", "1_0.png")]

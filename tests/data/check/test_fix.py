@@ -23,12 +23,12 @@ from .breakage import break_content, breakages
 
 
 def fix(data_set):
-    """The content and what was changed; what is in memory and on disk stays as it is."""
+    """The fixed annotations and the changes; checks that the input is not modified."""
     data_set.write()
-    split = read_annotated_folder(data_set.json_file, data_set.images)
-    before = repr(split.content)
-    fixed, changes = fix_annotations(split, decode_images(split))
-    assert repr(split.content) == before
+    annotated = read_annotated_folder(data_set.json_file, data_set.images)
+    before = repr(annotated.content)
+    fixed, changes = fix_annotations(annotated, decode_images(annotated))
+    assert repr(annotated.content) == before
     return fixed, {change.what: list(change.entries) for change in changes}
 
 
@@ -38,7 +38,7 @@ def turned():
     return exif
 
 
-def test_a_healthy_set_stays_as_it_is(data_set) -> None:
+def test_a_valid_set_is_not_changed(data_set) -> None:
     fixed, changes = fix(data_set)
     assert fixed.content == data_set.content
     assert changes == {}
@@ -46,7 +46,7 @@ def test_a_healthy_set_stays_as_it_is(data_set) -> None:
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
-    """A set that is right, in a folder with one image that is turned by EXIF and one that is broken."""
+    """A valid set, in a folder that also has an image rotated by EXIF and a broken image."""
     data_set = DataSet(tmp_path_factory.mktemp("damaged") / "set", count=4)
     (data_set.images / "sub").mkdir()
     save_noise(data_set.images / "sub" / "turned.jpg", 60, 40, exif=turned())
@@ -56,7 +56,7 @@ def damaged(tmp_path_factory):
 
 @settings(max_examples=80, deadline=None)
 @given(breakages())
-def test_whatever_is_broken_is_fixed_or_named(damaged, cfg, steps) -> None:
+def test_damage_is_fixed_or_reported(damaged, cfg, steps) -> None:
     whole = deepcopy(damaged.content)
     break_content(damaged.content, steps)
     broken = damaged.content
@@ -70,13 +70,13 @@ def test_whatever_is_broken_is_fixed_or_named(damaged, cfg, steps) -> None:
     if problem is not None:
         assert "\n" not in problem
         assert str(damaged.json_file) in problem
-        # Only categories can't be fixed, and a file of which nothing is left.
+        # Only bad categories, or a file with nothing left, can't be fixed.
         damaged_kinds = {kind for _, kind, *_ in steps}
         assert "categories" in damaged_kinds or "nothing to train on would be left" in problem
         assert damaged_kinds != {"annotations"} or any(action == "empty" for action, *_ in steps)
         return
     assert_usable(fixed, damaged, cfg)
-    # What nobody touched is still there, unless its image or category is not.
+    # Undamaged annotations are kept if their image and category are.
     kept = {kind: {entry["id"] for entry in fixed.content[kind]} for kind in ("images", "categories")}
     for entry in whole["annotations"]:
         is_whole = broken["annotations"].count(entry) == 1
@@ -91,7 +91,7 @@ def test_whatever_is_broken_is_fixed_or_named(damaged, cfg, steps) -> None:
 
 
 def assert_usable(fixed, data_set, cfg) -> None:
-    """The quick check, the health check, pycocotools and detectron2's own loader all take it."""
+    """The quick check, the health check, pycocotools and detectron2's loader all accept it."""
     path = data_set.json_file.with_name("fixed.json")
     write_json(path, fixed.content)
     assert check_coco(path, data_set.images)
@@ -107,14 +107,14 @@ def assert_usable(fixed, data_set, cfg) -> None:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    # A detector that finds every box is right everywhere.
+    # A detector that finds every box has a recall of 1.
     assert evaluation.stats[8] == pytest.approx(1)
     for record in load_coco_json(str(path), str(data_set.images)):
         pixels = detection_utils.read_image(record["file_name"], "BGR")
         detection_utils.check_image_size(record, pixels)
 
 
-def test_a_fixed_file_is_evaluated_as_its_boxes_say(data_set, cfg) -> None:
+def test_each_kind_of_damage_is_fixed(data_set, cfg) -> None:
     annotations = data_set.content["annotations"]
     annotations[0]["id"] = 0
     annotations[1]["id"] = annotations[2]["id"]
@@ -164,7 +164,7 @@ def test_a_fixed_file_is_evaluated_as_its_boxes_say(data_set, cfg) -> None:
     assert_usable(fixed, data_set, cfg)
 
 
-def test_images_that_can_not_be_used_go_with_their_annotations(data_set, cfg) -> None:
+def test_bad_images_are_removed_with_their_annotations(data_set, cfg) -> None:
     images = data_set.content["images"]
     (data_set.images / images[0]["file_name"]).unlink()
     (data_set.images / images[1]["file_name"]).write_bytes(b"no image")
@@ -188,23 +188,23 @@ def test_images_that_can_not_be_used_go_with_their_annotations(data_set, cfg) ->
 @pytest.mark.parametrize(
     ("file", "stated", "boxes", "kept"),
     [
-        # Nothing contradicts the image's own size.
+        # The boxes fit the decoded size.
         ({"width": 60, "height": 40}, (61, 40), [[1, 1, 20, 30]], True),
         ({"width": 60, "height": 40}, (40, 60), [[1, 1, 20, 30]], True),
         ({"width": 60, "height": 40}, (0, 40), [[1, 1, 20, 30]], True),
         ({"width": 60, "height": 40}, (120, 80), [], True),
-        # The boxes are of a larger file, or may be.
+        # The boxes are, or may be, those of an image of another size.
         ({"width": 60, "height": 40}, (120, 80), [[1, 1, 100, 70]], False),
         ({"width": 60, "height": 40}, (120, 80), [[1, 1, 20, 30]], False),
         ({"width": 60, "height": 40}, (30, 20), [[1, 1, 20, 10]], False),
-        # EXIF turns 60×40 to 40×60: boxes that fit only one of the two tell which way up they were drawn.
+        # EXIF rotates 60×40 to 40×60: boxes that fit only one size show which one they were made for.
         ({"width": 60, "height": 40, "exif": True}, (60, 40), [[1, 1, 30, 50]], True),
         ({"width": 60, "height": 40, "exif": True}, (60, 40), [[1, 1, 50, 30]], False),
         ({"width": 60, "height": 40, "exif": True}, (60, 40), [[1, 1, 20, 20]], False),
         ({"width": 60, "height": 40, "exif": True}, (60, 40), [], True),
     ],
 )
-def test_a_wrong_size_is_corrected_where_the_boxes_are_the_images(data_set, cfg, file, stated, boxes, kept) -> None:
+def test_a_wrong_size_is_corrected_if_the_boxes_fit(data_set, cfg, file, stated, boxes, kept) -> None:
     options = {"exif": turned()} if file.pop("exif", False) else {}
     save_noise(data_set.images / "0_0.png", **file, **options)
     image, annotation = data_set.content["images"][0], data_set.content["annotations"][0]
@@ -228,7 +228,7 @@ def refused(data_set):
     return str(caught.value)
 
 
-def test_what_cannot_be_fixed_is_named(data_set) -> None:
+def test_problems_that_cannot_be_fixed_are_reported(data_set) -> None:
     content = deepcopy(data_set.content)
     for categories, expected in [
         ([], "'categories' is empty"),
@@ -257,7 +257,7 @@ def test_corners_are_not_clipped(data_set) -> None:
     assert "look like (x1, y1, x2, y2)" in refused(data_set)
 
 
-def test_other_keys_stay(data_set) -> None:
+def test_other_keys_are_kept(data_set) -> None:
     data_set.content["annotations"][0] |= {"id": 0, "keypoints": [1, 2, 2], "score": 0.5}
     data_set.content["images"][0] |= {"width": 61, "license": 3}
     data_set.content["licenses"] = [{"id": 3}]

@@ -17,8 +17,8 @@ from .breakage import break_content, breakages
 
 def check(data_set, cfg, *others):
     data_set.write()
-    split = read_annotated_folder(data_set.json_file, data_set.images)
-    return check_health(split, decode_images(split), read_annotated_folders(others), cfg)
+    annotated = read_annotated_folder(data_set.json_file, data_set.images)
+    return check_health(annotated, decode_images(annotated), read_annotated_folders(others), cfg)
 
 
 def found(health):
@@ -26,7 +26,7 @@ def found(health):
     return {finding.key: (finding.level, finding.count) for finding in health.findings}
 
 
-def test_nothing_is_wrong_with_a_healthy_set(data_set, cfg) -> None:
+def test_a_valid_set_has_no_findings(data_set, cfg) -> None:
     health = check(data_set, cfg)
     assert health.findings == ()
     assert [(count.name, count.boxes, count.images, count.crowds) for count in health.classes] == [
@@ -76,7 +76,7 @@ def as_corners(data_set):
         annotation["bbox"] = [x + 22, y + 10, x + 22 + width - 16, y + height]
 
 
-def as_shares(data_set):
+def as_fractions(data_set):
     for annotation in data_set.content["annotations"]:
         x, y, width, height = annotation["bbox"]
         annotation["bbox"] = [x / 60, y / 40, width / 60, height / 40]
@@ -112,7 +112,7 @@ def tiny_boxes(data_set):
         ([files(turn)], {"images-turned": 1}),
         ([change("annotations", 3, bbox=[61, 2, 3, 4])], {"boxes-outside": 1}),
         ([as_corners], {"boxes-notation": 36}),
-        ([as_shares], {"boxes-notation": 36}),
+        ([as_fractions], {"boxes-notation": 36}),
         ([append("categories", {"id": 4})], {"categories-repeated-name": 1}),
         ([change("images", 1, file_name="0_0.png")], {"images-repeated-name": 1}),
     ],
@@ -123,7 +123,7 @@ def test_each_error_is_found_and_counted(data_set, cfg, breakages, expected) -> 
     health = check(data_set, cfg)
     counts = {key: count for key, (_, count) in found(health).items()}
     assert expected.items() <= counts.items()
-    # The quick check of tools/train_net.py accepts what is only wrong, and refuses what can't be used.
+    # The quick check of tools/train_net.py accepts wrong values that are usable, and refuses all others.
     if set(expected) <= {"boxes-outside", "boxes-notation", "images-repeated-name"}:
         assert check_coco(data_set.json_file, data_set.images)
     else:
@@ -154,7 +154,7 @@ def test_each_error_is_found_and_counted(data_set, cfg, breakages, expected) -> 
         ([append("categories", {"id": 0, "name": "crab"})], "note", "category-gaps", 1),
     ],
 )
-def test_what_may_be_meant_is_no_error(data_set, cfg, breakages, level, key, count) -> None:
+def test_possible_problems_are_not_errors(data_set, cfg, breakages, level, key, count) -> None:
     for breakage in breakages:
         breakage(data_set)
     health = check(data_set, cfg)
@@ -163,7 +163,7 @@ def test_what_may_be_meant_is_no_error(data_set, cfg, breakages, level, key, cou
     assert check_coco(data_set.json_file, data_set.images)
 
 
-def test_everything_is_found_at_once(data_set, cfg) -> None:
+def test_all_problems_are_found_at_once(data_set, cfg) -> None:
     for breakage in (
         change("annotations", 3, image_id=4711),
         change("annotations", 0, id=0),
@@ -183,7 +183,7 @@ def test_everything_is_found_at_once(data_set, cfg) -> None:
     assert "'crab'" in examples["classes-empty"]
 
 
-def test_gaps_are_named(data_set, cfg) -> None:
+def test_gaps_in_category_ids_are_listed(data_set, cfg) -> None:
     ids = {1: 3, 2: 4, 3: 90}
     for category in data_set.content["categories"]:
         category["id"] = ids[category["id"]]
@@ -193,7 +193,7 @@ def test_gaps_are_named(data_set, cfg) -> None:
     assert finding.examples == ["1 to 2", "5 to 89"]
 
 
-def test_images_in_both_splits_and_other_categories(data_set, make_data_set, cfg) -> None:
+def test_overlap_and_different_categories_are_found(data_set, make_data_set, cfg) -> None:
     other = make_data_set("other", seed=1)
     paths = other.json_file, other.images
     assert check(data_set, cfg, *paths).findings == ()
@@ -207,7 +207,7 @@ def test_images_in_both_splits_and_other_categories(data_set, make_data_set, cfg
     assert "'gull'" in health.findings[0].examples[0]
     assert "'crab'" in health.findings[0].examples[0]
     assert health.findings[1].examples == [f"'0_2.png' = '{name}'"]
-    # Without the folder only names can be compared.
+    # Without the folder, only names can be compared.
     assert "overlap-same-content" not in found(check(data_set, cfg, other.json_file))
     other.content["images"][5]["file_name"] = "0_2.png"
     other.write()
@@ -229,7 +229,7 @@ def test_without_errors_the_quick_check_accepts_the_file(data_set, cfg, steps) -
         data_set.content = whole
 
 
-def test_the_table_and_the_json_tell_the_same(data_set, cfg) -> None:
+def test_the_table_and_the_json_agree(data_set, cfg) -> None:
     for index in range(5):
         data_set.content["annotations"][index]["bbox"] = [61, 2, 3, 4 + index]
     health = check(data_set, cfg)
@@ -255,8 +255,8 @@ def test_a_long_list_of_classes_is_shortened(data_set, cfg) -> None:
 
 def test_folders_follow_their_files(data_set, make_data_set) -> None:
     other = make_data_set("other", seed=1)
-    splits = read_annotated_folders([data_set.json_file, other.json_file, other.images])
-    assert [(split.json_file, split.image_root) for split in splits] == [
+    folders = read_annotated_folders([data_set.json_file, other.json_file, other.images])
+    assert [(folder.json_file, folder.image_root) for folder in folders] == [
         (data_set.json_file, None),
         (other.json_file, other.images),
     ]
@@ -276,8 +276,8 @@ def test_folders_follow_their_files(data_set, make_data_set) -> None:
     ],
 )
 def test_real_sets_have_no_errors(shared_data, cfg, json_file, images) -> None:
-    split = read_annotated_folder(shared_data / json_file, shared_data / images)
-    health = check_health(split, decode_images(split), [], cfg)
+    annotated = read_annotated_folder(shared_data / json_file, shared_data / images)
+    health = check_health(annotated, decode_images(annotated), [], cfg)
     assert health.count("error") == 0
-    boxes = [entry for entry in split.content["annotations"] if not entry["iscrowd"]]
+    boxes = [entry for entry in annotated.content["annotations"] if not entry["iscrowd"]]
     assert sum(count.boxes for count in health.classes) == len(boxes)
