@@ -150,7 +150,7 @@ def read_coco(json_file: str | Path, lists: Sequence[str] = KINDS) -> Content:
 
 
 def problems(entry: Any, rules: dict[str, Rule]) -> Iterator[Problem]:
-    """All problems of an entry of one of the three lists."""
+    """All problems of an entry."""
     if not isinstance(entry, dict):
         yield Problem(None, False, f"is {short(entry)}, not an object; correct it")
         return
@@ -208,7 +208,7 @@ def check_references(json_file: str | Path, annotations: list[Entry], target: st
 
 
 def category_names(json_file: str | Path, content: Content) -> dict[int, str]:
-    """Category names by id, in the order of the ids, in which detectron2 numbers the classes.
+    """Category names by id, sorted by id, which is how detectron2 numbers the classes.
 
     Raises:
         UserError: a category is not valid, two have the same name, or there are none.

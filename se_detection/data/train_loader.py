@@ -5,7 +5,6 @@ augmentation as a run without interruption.
 """
 
 import hashlib
-import logging
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,8 +31,6 @@ ORDER, AUGMENTATION, STEP, REPLACEMENT = range(4)
 # The key of an image dict that lists the bad images it replaces, as `BadImage`.
 SKIPPED = "skipped"
 
-logger = logging.getLogger(__name__)
-
 
 class Phase(NamedTuple):
     """The number of processes and the batch size of each process, from an iteration on."""
@@ -58,7 +55,7 @@ def seed_cpu(*key: int) -> None:
 
 
 class TrainLoader:
-    """An endless iterator over one process's batches, as `build_detection_train_loader`, from any iteration on.
+    """Endless batches for one process, as from `build_detection_train_loader`, starting at any iteration.
 
     All processes share one stream of images from detectron2's sampler. With aspect ratio grouping, a batch has only
     images that are wider than high, or only others; images wait until their group is large enough for a batch, also
