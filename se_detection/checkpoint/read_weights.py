@@ -55,7 +55,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     else:
         raise UserError(f"{path} is {_what_else(start)}; get the file again, or name another")
     try:
-        return _state_dict_first(read(path), path, status.st_size)
+        return _checked_checkpoint(read(path), path, status.st_size)
     except UserError:
         raise
     except pickle.UnpicklingError as error:
@@ -135,10 +135,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def _state_dict_first(content: Any, path: Path, size: int) -> dict[str, Any]:
+def _checked_checkpoint(content: Any, path: Path, size: int) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(
-            f"{path} holds a {type(content).__name__}, not a state dict; save the model's state_dict() alone"
+            f"{path} holds a {type(content).__name__}, not a state dict; save only the model's state_dict()"
         )
     if "model_state" in content:
         content = {"model": content["model_state"], "matching_heuristics": True}
@@ -146,14 +146,14 @@ def _state_dict_first(content: Any, path: Path, size: int) -> dict[str, Any]:
         content = {"model": content.get("state_dict", content)}
     state_dict = content["model"]
     if not isinstance(state_dict, dict):
-        raise UserError(f"{path}: model is a {type(state_dict).__name__}, not a state dict; save a state_dict() alone")
+        raise UserError(f"{path}: model is a {type(state_dict).__name__}, not a state dict; save only a state_dict()")
     if len(state_dict) > MAX_TENSORS:
         raise UserError(f"{path} has {len(state_dict)} tensors; no detector has more than {MAX_TENSORS}")
     for key, value in state_dict.items():
         if not isinstance(value, Tensor | PickledArray):
-            raise UserError(f"{path}: {key} is a {type(value).__name__}, not a tensor; save a state_dict() alone")
+            raise UserError(f"{path}: {key} is a {type(value).__name__}, not a tensor; save only a state_dict()")
         if not isinstance(key, str):
-            raise UserError(f"{path}: {key!r} is not a layer name; save a state_dict() alone")
+            raise UserError(f"{path}: {key!r} is not a layer name; save only a state_dict()")
     tensors = {key: value if isinstance(value, Tensor) else value.tensor() for key, value in state_dict.items()}
     for tensor in _tensors([value for value in content.values() if value is not state_dict]):
         _check_tensor(path, "a tensor", tensor, size)
@@ -195,7 +195,7 @@ def _unpicklable(path: Path, error: pickle.UnpicklingError) -> UserError:
         return _broken(path, error)
     return UserError(
         f"{path} holds Python objects ({found[1]}) that could run any code, and was not read; if you trust its "
-        "origin, load it with torch.load(..., weights_only=False) yourself and save its state dict alone"
+        "origin, load it with torch.load(..., weights_only=False) yourself and save only its state dict"
     )
 
 

@@ -41,7 +41,7 @@ def find_image_folder(path: Path) -> Path:
     for folder in (root, *sorted(item for item in root.iterdir() if item.is_dir())):
         if all((folder / split).is_dir() for split in SPLITS.values()):
             return folder
-    raise UserError(f"--data {path}: it has no train/ and val/; both must have a folder of images for each class")
+    raise UserError(f"--data {path}: it must have train/ and val/, both with a folder of images for each class")
 
 
 def register_image_folder(folder: Path) -> None:
@@ -124,7 +124,7 @@ def _unpack(archive: Path) -> Path:
 
 
 def _check_end(file: tarfile.TarFile) -> None:
-    """Raises unless an archive is complete: Python takes a damaged header for its end, and skips the final checksum."""
+    """Raises unless an archive is complete: tarfile takes a damaged header for the end, and skips the last checksum."""
     content = file.fileobj
     assert content is not None
     content.seek(file.offset)

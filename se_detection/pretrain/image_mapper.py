@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from PIL import Image, ImageOps
 from timm.data import create_transform
 
-from ..data.image_files import reason
+from ..data.image_files import reason, refuse_postscript
 from ..errors import UserError
 
 
@@ -45,6 +45,7 @@ class ImageMapper:
             UserError: the image can't be read.
         """
         try:
+            refuse_postscript(item["file_name"])
             with Image.open(item["file_name"]) as image:
                 # detectron2 applies the EXIF orientation too.
                 upright = ImageOps.exif_transpose(image).convert("RGB")

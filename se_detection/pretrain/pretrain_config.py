@@ -121,9 +121,7 @@ def _check_recipe(cfg: CfgNode, processes: int) -> None:
             if isinstance(item, bool) or not isinstance(item, int | float) or item < 0:
                 raise UserError(f"PRETRAIN.{key}: {item!r} is not a number of at least 0")
     if len(recipe.CROP_SCALE) != 2 or not 0 < recipe.CROP_SCALE[0] <= recipe.CROP_SCALE[1] <= 1:
-        raise UserError(
-            f"PRETRAIN.CROP_SCALE: {recipe.CROP_SCALE} is not two fractions of an image's area, in order"
-        )
+        raise UserError(f"PRETRAIN.CROP_SCALE: {recipe.CROP_SCALE} is not two fractions of an image's area, in order")
     if recipe.TEST_RESIZE < recipe.TEST_SIZE:
         raise UserError(f"PRETRAIN.TEST_RESIZE: {recipe.TEST_RESIZE} is below TEST_SIZE, {recipe.TEST_SIZE}")
     for key in ("LABEL_SMOOTHING", "STOCHASTIC_DEPTH"):

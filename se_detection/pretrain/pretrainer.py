@@ -15,6 +15,7 @@ from torch import nn
 
 from ..data.train_loader import TrainLoader
 from ..data.worker_signals import SignalSafeLoader
+from ..engine.checks import check_settings
 from ..engine.trainer import Trainer, in_memory_order
 from ..files import write_whole
 from ..runs.run_folder import BACKBONE, INFERENCE
@@ -31,6 +32,11 @@ class Pretrainer(Trainer):
     def register_data(args: Namespace) -> None:
         """See :func:`register_image_folder`."""
         register_image_folder(Path(args.data))
+
+    @classmethod
+    def check_config(cls, cfg: CfgNode) -> None:
+        """Checks the machine; :func:`load_pretrain_config` checks the rest."""
+        check_settings(cfg, comm.get_world_size())
 
     @staticmethod
     def image_size(cfg: CfgNode) -> tuple[int, int]:

@@ -157,7 +157,7 @@ def test_missing_folders_are_named(images, tmp_path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         find_image_folder(tmp_path / "nowhere")
     (tmp_path / "train").mkdir()
-    with pytest.raises(UserError, match=r"has no train/ and val/"):
+    with pytest.raises(UserError, match=r"must have train/ and val/"):
         find_image_folder(tmp_path)
     other = tmp_path / "other"
     shutil.copytree(images, other)
