@@ -131,11 +131,11 @@ def _addcmul_as_mul_and_add() -> Iterator[None]:
     PyTorch's exporter also multiplies by `value`, a float32 constant, which turns the rest of a float16 network into
     float32.
     """
-    torch.onnx.register_custom_op_symbolic("aten::addcmul", _addcmul, OPSET)
+    torch.onnx.register_custom_op_symbolic("aten::addcmul", _addcmul, OPSET)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch.onnx.unregister_custom_op_symbolic("aten::addcmul", OPSET)
+        torch.onnx.unregister_custom_op_symbolic("aten::addcmul", OPSET)  # type: ignore[attr-defined]
 
 
 def _addcmul(graph: Any, x: Any, first: Any, second: Any, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What trained detectors find in images, videos and a camera: as Instances, drawn, and in COCO's results format."""
+"""Runs trained detectors on images, videos and a camera: as Instances, drawn, and in COCO's results format."""
 
 from .detector import Detector
 from .predict import Prediction, predict

@@ -1,4 +1,4 @@
-"""A detector in one file: weights, what they assume, config and classes."""
+"""A detector in one file: weights, their assumptions, config and classes."""
 
 import zipfile
 from functools import partial
@@ -18,23 +18,24 @@ from ..config.yaml_file import BASE, read_yaml
 from ..data.coco_format import is_integer
 from ..errors import UserError
 from ..files import write_whole
+from ..runs.run_folder import CONFIG
 from ..runs.trained_run import read_run_config
 
-# What makes a weights file one of these.
+# Entry of the weights file with config and classes.
 KEY = "se_predictor"
 
 
-def write_exported(path: Path, model: nn.Module, cfg: CfgNode, categories: dict[int, str]) -> None:
-    """Writes a detector; :func:`read_exported` reads it. A file that is there is left alone.
+def write_detector_file(path: Path, model: nn.Module, cfg: CfgNode, categories: dict[int, str]) -> None:
+    """Writes a detector for :func:`read_detector_file`.
 
     Raises:
-        UserError: there is a file already, or no folder for it.
-        OSError: it can't be written.
+        UserError: the file exists, or its folder does not.
+        OSError: the file can't be written.
     """
     if path.exists():
-        raise UserError(f"{path} is there already; remove it, or choose another name")
+        raise UserError(f"{path} exists; remove it, or choose another name")
     if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}")
+        raise UserError(f"{path}: the folder {path.parent} does not exist; create it")
     assumptions = WeightsAssumptions.from_cfg(cfg)
     content = {
         "model": model.state_dict(),
@@ -44,53 +45,55 @@ def write_exported(path: Path, model: nn.Module, cfg: CfgNode, categories: dict[
     write_whole(path, partial(torch.save, content))
 
 
-def read_exported(path: Path) -> tuple[CfgNode, dict[int, str]]:
-    """The config, for the device at hand, and the classes of a file of :func:`write_exported`, which may be anyone's.
+def read_detector_file(path: Path) -> tuple[CfgNode, dict[int, str]]:
+    """Reads config (with an available device) and classes from a file of :func:`write_detector_file`.
 
-    Nothing in it is run, and its config names no other file. The weights are what
-    :class:`~se_detection.checkpoint.checkpointer.StrictCheckpointer` loads from the same file.
+    The file may be untrusted: no code in it is run, and its config can't refer to other files.
+    :class:`~se_detection.checkpoint.checkpointer.StrictCheckpointer` loads the weights from the same file.
 
     Raises:
-        UserError: it is damaged or no such file.
+        UserError: the file is damaged or of another kind.
     """
     content = read_checkpoint(path).get(KEY)
     if content is None:
         raise UserError(
-            f"{path} holds weights alone; name a file of SEPredictor.save, or give a run's folder to from_run"
+            f"{path} has only weights; give a file of SEPredictor.save, or use from_run with the folder of a run"
         )
     if not zipfile.is_zipfile(path) or not isinstance(content, dict) or set(content) != {"config", "categories"}:
         raise UserError(f"{path} is damaged: it has no config and classes; export the detector again")
     with zipfile.ZipFile(path) as archive:
-        # torch writes checksums, and doesn't look at them.
+        # torch writes checksums, but doesn't check them.
         if (changed := archive.testzip()) is not None:
-            raise UserError(f"{path} is damaged: {changed} in it is not what was written; get the file again")
+            raise UserError(f"{path} is damaged: {changed} in it has a wrong checksum; get the file again")
     categories = _categories(path, content["categories"])
     cfg = _config(path, content["config"])
     if len(categories) != (number := cfg.MODEL[classes_node(cfg)].NUM_CLASSES):
-        raise UserError(f"{path} is damaged: it has {len(categories)} classes, and its config has {number}")
+        raise UserError(
+            f"{path} is damaged: it has {len(categories)} classes, but its config has {number}; get the file again"
+        )
     return cfg, categories
 
 
 def _categories(path: Path, content: Any) -> dict[int, str]:
     pairs = content if isinstance(content, list) else []
-    good = all(
+    valid = all(
         isinstance(pair, list) and len(pair) == 2 and is_integer(pair[0]) and isinstance(pair[1], str) for pair in pairs
     )
-    if not pairs or not good or len({id_ for id_, _ in pairs}) < len(pairs):
-        raise UserError(f"{path} is damaged: its classes are no list of different ids with names")
+    if not pairs or not valid or len({id_ for id_, _ in pairs}) < len(pairs):
+        raise UserError(f"{path} is damaged: its classes are not a list of names with unique ids; get the file again")
     return dict(pairs)
 
 
 def _config(path: Path, content: Any) -> CfgNode:
     if not isinstance(content, str):
-        raise UserError(f"{path} is damaged: its config is a {type(content).__name__}")
+        raise UserError(f"{path} is damaged: its config is of type {type(content).__name__}; get the file again")
     with TemporaryDirectory() as folder:
-        file = Path(folder, "config.yaml")
-        # What can't be written is no YAML, and is told below.
+        file = Path(folder, CONFIG)
+        # Text that can't be encoded is not valid YAML, which is reported below.
         file.write_text(content, encoding="utf-8", errors="replace")
         try:
             if BASE in (read_yaml(file) or {}):
-                raise UserError(f"{BASE} would have another file read")
+                raise UserError(f"{BASE} refers to another file")
             cfg = read_run_config(Path(folder))
             check_model(cfg)
         except UserError as error:

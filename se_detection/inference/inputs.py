@@ -1,4 +1,4 @@
-"""What a command line names: images, folders, patterns, videos, a camera; and what of it can't be read."""
+"""The inputs of a command line: images, folders, patterns, videos or a camera; and the unreadable files among them."""
 
 import glob
 import os
@@ -15,10 +15,10 @@ CAMERA = "camera:"
 
 
 def find_camera(inputs: Sequence[str]) -> int | None:
-    """The number of the camera that is named, if one is.
+    """The number of the camera, or None if the inputs are files.
 
     Raises:
-        UserError: it has no number, or is not the only input.
+        UserError: the camera has no number, or is not the only input.
     """
     cameras = [name for name in inputs if name.startswith(CAMERA)]
     if not cameras:
@@ -27,28 +27,28 @@ def find_camera(inputs: Sequence[str]) -> int | None:
     if not number.isdecimal():
         raise UserError(f"{cameras[0]}: a camera has a number, as in {CAMERA}0")
     if len(inputs) > 1:
-        raise UserError(f"{cameras[0]} goes on until it is stopped (Ctrl-C): give it alone")
+        raise UserError(f"{cameras[0]} is recorded until Ctrl-C, so it must be the only input")
     return int(number)
 
 
 def find_files(inputs: Sequence[str], outside: Path) -> list[Path]:
-    """The images and videos that are named, absolute, each once: files, all in folders, and what patterns match.
+    """The absolute paths of all images and videos, without duplicates.
 
-    Files stay in the order of the inputs, and those of a folder or pattern in that of their names. A file that is named
-    itself may have any ending.
+    They are in the order of the inputs, and sorted by name within a folder or pattern. A file that is given by itself
+    may have any extension.
 
     Args:
-        inputs: paths, or patterns such as `photos/**/*.jpg`.
-        outside: a folder that is passed over, as what is found is drawn there.
+        inputs: files, folders, or patterns such as `photos/**/*.jpg`.
+        outside: a folder to skip: the output folder.
 
     Raises:
-        UserError: an input is not there, or has no images.
+        UserError: an input does not exist, or has no images or videos.
     """
     found: dict[Path, None] = {}
     for name in inputs:
         matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
         if not matches:
-            raise UserError(f"{name}: there is no such file or folder, and nothing matches it as a pattern")
+            raise UserError(f"{name}: no such file or folder, and no file matches it as a pattern")
         files = [file for match in matches for file in _files(Path(os.path.abspath(match)))]
         files = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(outside))]
         if not files:
@@ -58,12 +58,12 @@ def find_files(inputs: Sequence[str], outside: Path) -> list[Path]:
 
 
 def is_video(path: Path) -> bool:
-    """By its ending."""
+    """Whether a path has the extension of a video."""
     return path.suffix.lower() in VIDEOS
 
 
 def unreadable(files: Sequence[Path]) -> dict[Path, str]:
-    """The reason for each file that can't be read, after decoding every image and each video's first frame."""
+    """Decodes every image and the first frame of every video; returns the files that fail, with the reason."""
     reasons = map_files(_reason, files)
     return {file: reason for file, reason in zip(files, reasons, strict=True) if reason}
 
@@ -79,10 +79,10 @@ def _files(path: Path) -> Iterator[Path]:
 
 def _reason(path: Path) -> str:
     if not path.is_file():
-        return "there is no such file"
+        return "no such file"
     if is_video(path):
-        return "" if count_frames(path) is not None else "no frame of it can be decoded"
+        return "" if count_frames(path) is not None else "none of its frames can be decoded"
     found = inspect_image(path)
     if found is None:
-        return "there is no such file"
+        return "no such file"
     return "" if isinstance(found, ImageFile) else found.reason

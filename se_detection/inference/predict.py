@@ -1,4 +1,4 @@
-"""Detects in images, videos or a camera, and draws what is found; can be stopped at any moment, and goes on."""
+"""Detects objects in images, videos or a camera, and draws them; a stopped prediction can be resumed."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..data.coco_format import Entry
-from ..data.image_files import reason
+from ..data.image_files import reason, refuse_postscript
 from ..engine.signals import Interrupted, RankMaximum, StopRequest
 from ..errors import UserError
 from ..files import write_whole
@@ -26,23 +26,23 @@ from ..gates.heat_map import energy_maps, measure_effect
 from ..visualization.drawing import class_colours, draw_boxes, side_by_side
 from .detector import Detector
 from .inputs import CAMERA, find_camera, find_files, is_video, unreadable
-from .prediction_folder import IMAGES, VIDEOS, PredictionFolder
+from .prediction_folder import PICTURES, VIDEOS, PredictionFolder
 from .video import VideoFile, count_frames, frame_rate, read_frames
 
-# The longer side, in pixels, of each of two images side by side; a single one stays as large as it is.
+# The longer side, in pixels, of each of two images side by side; a single image keeps its size.
 PANEL = 1280
-# JPEG has no larger ones.
+# Limit of JPEG, in pixels.
 LONGEST = 65500
 JPEG_QUALITY = 92
-# A file name has room for that much of another's, in whatever script.
+# Characters of an input's name in the name of an output.
 STEM = 60
-# Frames per second of a camera's video: how many are looked at depends on the machine.
+# Frames per second of a camera's video.
 CAMERA_RATE = 10.0
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was done: the paths that were written, the number of images and frames, and what could not be read."""
+    """The written paths, the number of images and frames, and the files that could not be read, with the reason."""
 
     written: list[Path]
     images: int
@@ -59,33 +59,37 @@ def predict(
     skip_bad_images: bool = False,
     gates: Excitations | None = None,
 ) -> Prediction:
-    """Draws what one detector finds, or two side by side, and writes all that they find in COCO's results format.
+    """Draws the detections of one detector, or of two side by side, and writes them in COCO's results format.
 
-    That is boxes, and the masks (`segmentation`, a run-length code) and `keypoints` of detectors that find them.
+    The results have boxes and, if the detector has them, masks (`segmentation`, run-length encoded) and `keypoints`.
 
-    Written: `pictures/<number>_<name>.jpg`; `videos/<number>_<name>.mp4`; `coco_instances_results.json`, and
-    `coco_instances_results_compared.json` of the second detector; `images.json`, whose `images` have the numbers that
-    the results refer to, the absolute paths (`file_name`; a video's frames have `frame` too, counted from 0) and sizes,
-    and whose `categories` have names; `predictions.jsonl`, from which a prediction that was stopped goes on. Images
-    are turned as their EXIF data says, as detectron2 does.
+    The output folder has:
+        - `pictures/<number>_<name>.jpg` and `videos/<number>_<name>.mp4`: the drawings;
+        - `coco_instances_results.json`, and `coco_instances_results_compared.json` for a second detector;
+        - `images.json`: the `images` (id, size, absolute path as `file_name`, and for videos the `frame`, counted from
+          0) and `categories` of the results;
+        - `predictions.jsonl`: the progress, to resume a stopped prediction.
+
+    Images are rotated by their EXIF orientation, as in detectron2.
 
     Args:
         inputs: files, folders, patterns, or `camera:N`, which is recorded until a signal stops it.
         detectors: one or two.
         output: the folder.
-        score: what is drawn has that or more; the results have all that the run's config lets through.
-        overwrite: replace what is in the folder; otherwise images that are done are passed over, if the detectors and
-            the score are the same.
-        gates: of the first detector; a heat map of what its gates do is drawn beside each image, videos left out, as
+        score: draw detections with at least this score; the results have all detections that the run's config keeps.
+        overwrite: replace existing predictions; otherwise finished images are skipped, if detectors and score are the
+            same.
+        skip_bad_images: skip unreadable files; otherwise they are an error before anything is written.
+        gates: of the first detector: also draw a heat map of their effect on each image (not on videos), as
             `pictures/<number>_<name>_gates.png`.
-        skip_bad_images: leave out files that can't be read; otherwise nothing is done if there are any.
 
     Raises:
-        UserError: see above; or the detectors know different classes.
-        Interrupted: a signal asked to stop; what was done is noted.
+        UserError: an argument or input is invalid, `output` has other predictions, or the detectors have different
+            classes.
+        Interrupted: a signal stopped it; progress is saved.
     """
     if not 0 <= score <= 1:
-        raise UserError(f"--score {score}: it is not from 0 to 1")
+        raise UserError(f"--score {score}: give a number from 0 to 1")
     categories = _common_categories(detectors)
     made_by = {"weights": [f"{d.weights.name} {d.fingerprint[:16]}" for d in detectors], "score": score}
     made_by |= {"gates": "drawn"} if gates is not None else {}
@@ -93,32 +97,32 @@ def predict(
     camera = find_camera(inputs)
     if camera is not None and folder.images:
         raise UserError(
-            f"{output} holds predictions already, and {inputs[0]} shows something else now; choose another --output, "
-            "or replace them with --overwrite"
+            f"{output} already has predictions, and a recording of {inputs[0]} can't be resumed; choose another "
+            "--output, or replace them with --overwrite"
         )
     files = find_files(inputs, outside=output) if camera is None else []
     files = [file for file in files if str(file) not in folder.finished]
     bad = _unreadable(files, skip_bad_images)
     files = [file for file in files if file not in bad]
 
-    # Nothing is written for a camera that is not there.
+    # Read the first frame before anything is written: the camera may be missing.
     live = read_frames(camera) if camera is not None else iter(())
     live = chain(list(islice(live, 1)), live)
     videos = {file: count_frames(file) or 0 for file in files if is_video(file)}
     total = len(files) - len(videos) + sum(videos.values()) if camera is None else None
     stop = StopRequest(RankMaximum())
     with folder.opened(), tqdm(desc="detecting", total=total, unit="image") as bar, stop.listening():
-        work = _Work(detectors, categories, folder, score, gates, stop, bar)
+        job = _Job(detectors, categories, folder, score, gates, stop, bar)
         try:
             if camera is not None:
-                work.record(camera, live)
+                job.record(camera, live)
             for file in files:
                 if file in videos:
-                    if (read := work.detect_in_video(file)) < videos[file]:
+                    if (read := job.detect_in_video(file)) < videos[file]:
                         bad[file] = f"only the first {read} of {videos[file]} frames can be decoded"
                     continue
                 try:
-                    work.detect_in_image(file)
+                    job.detect_in_image(file)
                 except UserError as error:
                     if not skip_bad_images:
                         raise UserError(f"{file}: {error}") from error
@@ -126,11 +130,11 @@ def predict(
         except Interrupted as request:
             bar.close()
             done = f"{Signals(int(request.code or 0) - 128).name}: stopped after {folder.images} images and frames"
-            print(f"{done}; the same command goes on", file=sys.stderr)
+            print(f"{done}; run the same command to resume", file=sys.stderr)
             raise
-    gathered = folder.gather(categories, len(detectors))
-    drawn = [path for name in (IMAGES, VIDEOS) if (path := output / name).is_dir()]
-    return Prediction([*drawn, *gathered], folder.images, bad)
+    results = folder.write_results(categories, len(detectors))
+    drawings = [path for name in (PICTURES, VIDEOS) if (path := output / name).is_dir()]
+    return Prediction([*drawings, *results], folder.images, bad)
 
 
 def _unreadable(files: Sequence[Path], skip: bool) -> dict[Path, str]:
@@ -138,11 +142,11 @@ def _unreadable(files: Sequence[Path], skip: bool) -> dict[Path, str]:
     if bad and not skip:
         path, reason = next(iter(bad.items()))
         raise UserError(
-            f"{len(bad)} of {len(files)} files can't be read, the first of them {path}: {reason}; mend or remove them, "
-            "or leave them out with --skip-bad-images"
+            f"{len(bad)} of {len(files)} files can't be read, first {path}: {reason}; fix or remove them, "
+            "or skip them with --skip-bad-images"
         )
     if bad and len(bad) == len(files):
-        raise UserError(f"{files[0]}: {bad[files[0]]}; nor can any other of the inputs be read")
+        raise UserError(f"none of {len(files)} files can be read, first {files[0]}: {bad[files[0]]}; give other inputs")
     return bad
 
 
@@ -151,15 +155,15 @@ def _common_categories(detectors: Sequence[Detector]) -> dict[int, str]:
     for other in others:
         if list(other.categories.values()) != list(first.categories.values()):
             raise UserError(
-                f"{first.weights} and {other.weights} know different classes ({', '.join(first.categories.values())}; "
-                f"{', '.join(other.categories.values())}); compare detectors of the same ones"
+                f"{first.weights} and {other.weights} have different classes ({', '.join(first.categories.values())}; "
+                f"{', '.join(other.categories.values())}); compare detectors with the same classes"
             )
-        # The data set's own ids may be known of one run alone.
+        # The ids of the data set may be known for only one of the runs.
         other.categories = first.categories
     return first.categories
 
 
-class _Work:
+class _Job:
     def __init__(
         self,
         detectors: Sequence[Detector],
@@ -184,11 +188,12 @@ class _Work:
     def detect_in_image(self, file: Path) -> None:
         self.stop.raise_if_any()
         try:
+            refuse_postscript(file)
             pixels = read_image(str(file), "BGR")
-        except Exception as error:  # of any class, if the file has changed since it was looked at
-            raise UserError(f"it can't be read any more ({reason(error)})") from error
+        except Exception as error:  # of any class, if the file has changed since it was checked
+            raise UserError(f"the file can no longer be read ({reason(error)})") from error
         found = self._detect(pixels)
-        path = self._path(IMAGES, self.folder.images + 1, file, ".jpg")
+        path = self._path(PICTURES, self.folder.images + 1, file, ".jpg")
         sheet = self._draw(pixels, found)
         write_whole(path, partial(sheet.save, format="JPEG", quality=JPEG_QUALITY, subsampling=0))
         if self.gates is not None:
@@ -197,15 +202,15 @@ class _Work:
         self.bar.update()
 
     def detect_in_video(self, file: Path) -> int:
-        """Returns the number of frames; those that are noted are only drawn again, as a video can't be appended to."""
+        """Returns the number of frames. The video of a stopped prediction is written again from the notes."""
         name = str(file)
         done = self.folder.frames[name]
-        noted = islice(self.folder.frame_detections(name), done)
+        finished = islice(self.folder.frame_detections(name), done)
         path = self._path(VIDEOS, self.folder.first_frames.get(name, self.folder.images + 1), file, ".mp4")
         with VideoFile(path, frame_rate(file)) as video:
             for number, frame in enumerate(read_frames(file)):
                 self.stop.raise_if_any()
-                found = next(noted) if number < done else self._detect(frame)
+                found = next(finished) if number < done else self._detect(frame)
                 if number >= done:
                     self.folder.add_frame(name, _size(frame), found)
                 video.write(self._draw(frame, found))
@@ -214,7 +219,7 @@ class _Work:
         return video.frames
 
     def record(self, camera: int, live: Iterator[NDArray[np.uint8]]) -> None:
-        """Until it is asked to stop; each image lasts until the next one, so that the video is as long as it took."""
+        """Records until a signal. Frames are repeated so that the video has the duration of the recording."""
         name = f"{CAMERA}{camera}"
         started = time.monotonic()
         with VideoFile(self._path(VIDEOS, 1, Path(f"camera_{camera}"), ".mp4"), CAMERA_RATE) as video:
@@ -237,8 +242,8 @@ class _Work:
         longest = PANEL if len(found) > 1 else LONGEST
         panels = []
         for entries in found:
-            sure = [entry for entry in entries if entry["score"] >= self.score]
-            panels.append(draw_boxes(image, sure, self.names, self.colours, longest=longest))
+            shown = [entry for entry in entries if entry["score"] >= self.score]
+            panels.append(draw_boxes(image, shown, self.names, self.colours, longest=longest))
         return side_by_side(panels, self.titles) if len(panels) > 1 else panels[0]
 
     def _path(self, kind: str, number: int, source: Path, suffix: str) -> Path:
@@ -251,7 +256,7 @@ def _size(pixels: NDArray[np.uint8]) -> tuple[int, int]:
 
 def _draw_gates(gates: Excitations, file: Path, path: Path) -> None:
     effect = measure_effect(gates, file)
-    # There is none where only the heads of a C4 detector have SE.
+    # Empty if only the heads of a C4 detector have SE.
     if effect.energy:
         image = Image.fromarray(read_image(str(file), "RGB"))
         write_whole(path, partial(energy_maps(effect, image).savefig, format="png", bbox_inches="tight"))

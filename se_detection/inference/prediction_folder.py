@@ -1,4 +1,4 @@
-"""The folder that predictions go to: what is found is noted at once, so that work that was stopped goes on."""
+"""The output folder of predictions; it records each image at once, so that a stopped prediction can be resumed."""
 
 import json
 from collections import Counter
@@ -13,31 +13,31 @@ from ..data.coco_files import is_detection
 from ..data.coco_format import Entry, is_integer, is_number
 from ..errors import UserError
 from ..files import parse_json, write_whole
-from ..runs.evaluated_run import DETECTIONS
+from ..runs.run_folder import DETECTIONS
 
 NOTES = "predictions.jsonl"
-IMAGES = "images.json"
-# Of the second run, where two are compared.
+IMAGE_LIST = "images.json"
+# Of the second detector.
 COMPARED_DETECTIONS = "coco_instances_results_compared.json"
-IMAGES, VIDEOS = "pictures", "videos"
-DRAWN = (f"{IMAGES}/[0-9]*_*.jpg*", f"{IMAGES}/[0-9]*_*_gates.png*", f"{VIDEOS}/[0-9]*_*.mp4")
-WRITTEN = (DETECTIONS, COMPARED_DETECTIONS, IMAGES, *DRAWN, NOTES)
+PICTURES, VIDEOS = "pictures", "videos"
+DRAWINGS = (f"{PICTURES}/[0-9]*_*.jpg*", f"{PICTURES}/[0-9]*_*_gates.png*", f"{VIDEOS}/[0-9]*_*.mp4")
+WRITTEN = (DETECTIONS, COMPARED_DETECTIONS, IMAGE_LIST, *DRAWINGS, NOTES)
 
 
 class PredictionFolder:
-    """Notes each image or frame when it is done (a line of `predictions.jsonl`), and gathers them in COCO's formats.
+    """Appends a line to `predictions.jsonl` for each finished image or frame; writes the results in COCO's formats.
 
-    The first line says what the predictions are of. No path in the file is opened.
+    The first line of the file records the detectors and options. Paths in the file are never opened.
 
     Args:
-        path: the folder; nothing is written to it before :meth:`opened`.
-        made_by: what the predictions depend on, in plain containers; `weights` has an entry for each detector.
-        categories: the ids of what can be found.
-        overwrite: replace what is there; otherwise it is gone on with.
+        path: the folder; nothing is written before :meth:`opened`.
+        made_by: what the predictions depend on, as JSON; `weights` has an entry for each detector.
+        categories: the category ids of the detectors.
+        overwrite: replace existing predictions; otherwise they are resumed.
 
     Raises:
-        UserError: the predictions that are there are of something else, or damaged; or other files have the names of
-            those that are to be written.
+        UserError: the folder has predictions of other detectors or options, damaged ones, or other files with the same
+            names.
     """
 
     def __init__(self, path: Path, made_by: Entry, categories: Container[int], *, overwrite: bool = False) -> None:
@@ -46,33 +46,33 @@ class PredictionFolder:
         self.categories = categories
         self.notes = path / NOTES
         self.finished: set[str] = set()
-        # Of each video, how many frames are done, and the first one's number.
+        # For each video, the number of finished frames, and the id of its first frame.
         self.frames: Counter[str] = Counter()
         self.first_frames: dict[str, int] = {}
         self.images = 0
         self._kept = 0
         self._check()
         if self.notes.is_file() and not overwrite:
-            self._look_back()
+            self._read_progress()
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Within, notes can be made. What is replaced is removed first; in the end, folders that stayed empty are.
+        """Within the context, images and frames can be added; removes replaced files first, empty folders last.
 
         Raises:
-            UserError: the folder can't be made.
+            UserError: the folder can't be created.
         """
-        folders = [self.path / name for name in (IMAGES, VIDEOS)]
+        folders = [self.path / name for name in (PICTURES, VIDEOS)]
         try:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"{error.filename} can't be made ({error.strerror}); choose another --output") from error
+            raise UserError(f"{error.filename} can't be created ({error.strerror}); choose another --output") from error
         if not self._kept:
             for path in self._written():
                 path.unlink()
         with self.notes.open("ab") as self._file:
-            # A line that was cut off goes.
+            # Drop an incomplete last line.
             self._file.truncate(self._kept)
             if not self._kept:
                 self._append({"made_by": self.made_by})
@@ -82,42 +82,42 @@ class PredictionFolder:
                 folder.rmdir()
 
     def add_image(self, file: str, size: tuple[int, int], detections: Sequence[list[Entry]]) -> None:
-        """Notes an image, its width and height, and what each detector found."""
+        """Adds an image: its width and height, and the detections of each detector."""
         self._add({"file_name": file}, size, detections)
         self.finished.add(file)
 
     def add_frame(self, file: str, size: tuple[int, int], detections: Sequence[list[Entry]]) -> None:
-        """Notes the next frame of a video."""
+        """Adds the next frame of a video."""
         self.first_frames.setdefault(file, self.images + 1)
         self._add({"file_name": file, "frame": self.frames[file]}, size, detections)
         self.frames[file] += 1
 
     def finish_video(self, file: str) -> None:
-        """Notes that a video has no more frames."""
+        """Records that a video has no more frames."""
         self._append({"finished": file})
         self.finished.add(file)
 
     def frame_detections(self, file: str) -> Iterator[list[list[Entry]]]:
-        """What each detector found in the frames of a video that are done, in their order."""
+        """The detections of each detector in the finished frames of a video, in order."""
         return (note["detections"] for note in self._read() if note["image"]["file_name"] == file)
 
-    def gather(self, categories: dict[int, str], detectors: int) -> list[Path]:
-        """Writes a file of results for each detector, and the list of images; returns their paths.
+    def write_results(self, categories: dict[int, str], detectors: int) -> list[Path]:
+        """Writes the results of each detector, and the list of images; returns the paths.
 
         Args:
             categories: names by id.
-            detectors: how many there are.
+            detectors: number of detectors.
         """
         names = [{"id": id_, "name": name} for id_, name in categories.items()]
         content = {"images": [note["image"] for note in self._read()], "categories": names}
         paths = [self.path / name for name in (DETECTIONS, COMPARED_DETECTIONS)[:detectors]]
         for number, path in enumerate(paths):
-            write_whole(path, partial(self._write_results, number))
-        write_whole(self.path / IMAGES, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
-        return [*paths, self.path / IMAGES]
+            write_whole(path, partial(self._write_detections, number))
+        write_whole(self.path / IMAGE_LIST, lambda file: file.write(json.dumps(content, indent=1).encode() + b"\n"))
+        return [*paths, self.path / IMAGE_LIST]
 
-    def _write_results(self, detector: int, file: BinaryIO) -> None:
-        # One by one: those of a long video would fill the memory.
+    def _write_detections(self, detector: int, file: BinaryIO) -> None:
+        # One by one: the results of a long video may not fit in memory.
         file.write(b"[")
         separator = b"\n"
         for note in self._read():
@@ -136,7 +136,7 @@ class PredictionFolder:
         self._file.flush()
 
     def _read(self) -> Iterator[Entry]:
-        """The notes of images and frames."""
+        """The lines of images and frames."""
         with self.notes.open("rb") as file:
             for line in file:
                 note = json.loads(line)
@@ -145,13 +145,12 @@ class PredictionFolder:
 
     def _check(self) -> None:
         if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is no folder; choose another --output")
-        there = self._written()
-        if there and not self.notes.is_file():
-            raise UserError(f"{there[0]} is there already, and is no prediction's; choose another --output")
+            raise UserError(f"{self.path} is not a folder; choose another --output")
+        existing = self._written()
+        if existing and not self.notes.is_file():
+            raise UserError(f"{existing[0]} exists, but {NOTES} does not; choose another --output")
 
-    def _look_back(self) -> None:
-        """Learns what is done."""
+    def _read_progress(self) -> None:
         made_by = None
         with self.notes.open("rb") as file:
             for line in file:
@@ -162,23 +161,23 @@ class PredictionFolder:
                     note = parse_json(line)
                     if made_by is None:
                         made_by = dict(note["made_by"])
-                        self._check_maker(made_by)
+                        self._check_made_by(made_by)
                     else:
-                        self._take_in(note)
+                        self._count(note)
                 except UserError:
                     raise
                 except (ValueError, LookupError, TypeError, AttributeError) as error:
                     raise UserError(f"{self.notes} is damaged; replace the predictions with --overwrite") from error
 
-    def _check_maker(self, made_by: Entry) -> None:
+    def _check_made_by(self, made_by: Entry) -> None:
         if made_by != self.made_by:
             raise UserError(
-                f"{self.path} holds predictions of {_text(made_by)}, and now it would be {_text(self.made_by)}; choose "
-                "another --output, or replace them with --overwrite"
+                f"{self.path} has predictions with {_text(made_by)}, not with {_text(self.made_by)}; choose another "
+                "--output, or replace them with --overwrite"
             )
 
-    def _take_in(self, note: Entry) -> None:
-        """Raises ValueError or another of its kind where a note is none of this class's."""
+    def _count(self, note: Entry) -> None:
+        """Raises ValueError, TypeError or the like if the line is invalid."""
         if "finished" in note:
             self.finished.add(note["finished"])
             return
@@ -187,8 +186,8 @@ class PredictionFolder:
         is_image = image["id"] == self.images and image.get("frame", self.frames[file]) == self.frames[file]
         if not is_image or not all(is_integer(image[side]) for side in ("width", "height")):
             raise ValueError(image)
-        known = all(is_drawable(item) and item["category_id"] in self.categories for item in chain(*detections))
-        if len(detections) != len(self.made_by["weights"]) or not known:
+        valid = all(is_drawable(item) and item["category_id"] in self.categories for item in chain(*detections))
+        if len(detections) != len(self.made_by["weights"]) or not valid:
             raise ValueError(detections)
         if "frame" in image:
             self.frames[file] += 1
@@ -201,7 +200,7 @@ class PredictionFolder:
 
 
 def is_drawable(item: Any) -> bool:
-    """Whether a value is a detection whose mask and keypoints, if it has any, can be drawn."""
+    """Whether a value is a detection, with a mask and keypoints that can be drawn if it has them."""
     if not is_detection(item):
         return False
     code, points = item.get("segmentation", {"size": None, "counts": ""}), item.get("keypoints", [])

@@ -1,4 +1,4 @@
-"""A trained detector for images of any kind, alone or in batches."""
+"""Runs a trained detector on single images or batches."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -17,30 +17,31 @@ from ..errors import UserError
 from ..modeling.fuse.fuse import fuse_for_inference
 from ..runs.categories import run_categories
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
-from .detector_file import read_exported, write_exported
+from .detector_file import read_detector_file, write_detector_file
 from .image_array import ORDERS, ImageInput, image_array
 
-# Of images, without a word of the caller's: some gigabytes of a ResNet-50-FPN's maps at 800 pixels.
+# Default batch size: a ResNet-50-FPN at 800 pixels takes some gigabytes.
 BATCH_SIZE = 4
 
 
 class SEPredictor:
-    """Images to detectron2's `Instances`, on a GPU if there is one; :meth:`from_run` and :meth:`from_file` make it.
+    """Maps images to detectron2's `Instances`, on a GPU if there is one. Create it with :meth:`from_run` or
+    :meth:`from_file`.
 
-    An image is a path, a PIL image, or an (H, W, 3) array of uint8, in BGR as for detectron2's `DefaultPredictor`, or
-    in RGB with `channel_order="RGB"`: an array in the other order than is said raises nothing, and costs AP. Files and
-    images have their own order, are turned as their EXIF data says, and are made colours of 8 bits.
+    An image is a path, a PIL image, or an (H, W, 3) array of uint8. Arrays are BGR as in detectron2's
+    `DefaultPredictor`, or RGB with `channel_order="RGB"`; the wrong order is not detected, and lowers AP. Files and PIL
+    images are rotated by their EXIF orientation and converted to 8-bit colour.
 
-    An image alone has the answer that `DefaultPredictor` has. Of a list, `batch_size` images at a time are padded to
-    one size and are one batch. In detectron2 an image's answer depends on its batch, somewhat; with
-    `MODEL.SE.IGNORE_PADDING` or `batch_size=1` it does not (docs/PADDING.md).
+    For a single image the result is that of `DefaultPredictor`. A list is split into batches of `batch_size` images,
+    which are padded to the same size. In detectron2 the detections in an image depend slightly on its batch; with
+    `MODEL.SE.IGNORE_PADDING` or `batch_size=1` they do not (docs/PADDING.md).
 
-    The package `supervision` takes an answer as `supervision.Detections.from_detectron2({"instances": instances})`.
+    For the package `supervision`, use `supervision.Detections.from_detectron2({"instances": instances})`.
 
     Args:
         trained: the config, and the detector with its weights.
         categories: names by the data set's category id, in the model's order.
-        fuse: make the detector faster by :func:`se_detection.export.fuse_for_inference`.
+        fuse: make the detector faster with :func:`se_detection.fuse_for_inference`.
     """
 
     def __init__(self, trained: TrainedRun, categories: dict[int, str], *, fuse: bool = False) -> None:
@@ -53,17 +54,17 @@ class SEPredictor:
 
     @classmethod
     def from_run(cls, run: Path | str, weights: Path | str | None = None, *, fuse: bool = False) -> Self:
-        """The detector of a run's folder, as tools/train_net.py leaves it.
+        """Loads the detector of a run.
 
-        A run of a lazy config is refused: its `config.yaml` makes Python objects, which could be any.
+        Runs of a lazy config are rejected: their `config.yaml` can create arbitrary Python objects.
 
         Args:
-            run: the folder, with `config.yaml`, a checkpoint and `run.json`.
-            weights: a checkpoint; by default the run's newest, which is what its evaluation is of.
+            run: the folder of the run, with `config.yaml`, a checkpoint and `run.json`.
+            weights: a checkpoint; by default the run's newest.
             fuse: see above.
 
         Raises:
-            UserError: the folder is no run's, the weights can't be read or don't fit, or the classes are unknown.
+            UserError: the folder is not a run's, the weights can't be read or don't fit, or the classes are unknown.
         """
         run = Path(run)
         cfg = read_run_config(run)
@@ -72,31 +73,31 @@ class SEPredictor:
 
     @classmethod
     def from_file(cls, path: Path | str, *, fuse: bool = False) -> Self:
-        """The detector of a file that :meth:`save` wrote; no code in it is run.
+        """Loads a file of :meth:`save`. No code in the file is run.
 
         Raises:
-            UserError: the file is damaged, or something else.
+            UserError: the file is damaged or of another kind.
         """
         path = Path(path)
-        cfg, categories = read_exported(path)
+        cfg, categories = read_detector_file(path)
         return cls(load_trained_run(path.parent, cfg, path), categories, fuse=fuse)
 
     def save(self, path: Path | str) -> None:
-        """Writes weights, what they assume of their input, config and classes into one file, for :meth:`from_file`.
+        """Writes weights, their assumptions, config and classes into one file, for :meth:`from_file`.
 
         Raises:
-            UserError: there is a file already, no folder for it, or the detector was made faster.
-            OSError: it can't be written.
+            UserError: the file exists, its folder does not, or the detector is fused.
+            OSError: the file can't be written.
         """
         if self.fused:
             raise UserError(
-                f"{path}: a fused detector can't be saved; save it without fuse=True, and fuse it when read"
+                f"{path}: a fused detector can't be saved; load it without fuse=True, save it, and fuse it in from_file"
             )
-        write_exported(Path(path), self.model, self.cfg, self.categories)
+        write_detector_file(Path(path), self.model, self.cfg, self.categories)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The name of each number in `pred_classes`."""
+        """Class names, indexed by `pred_classes`."""
         return tuple(self.categories.values())
 
     @overload
@@ -108,52 +109,52 @@ class SEPredictor:
     ) -> list[Instances]: ...
 
     def __call__(self, images: Any, *, channel_order: str = "BGR", batch_size: int = BATCH_SIZE) -> Any:
-        """What is found, the surest first, on the CPU: `Instances` for an image, a list of them for a list or tuple.
+        """Detections on the CPU, the highest-scoring first: `Instances` for an image, a list for a list or tuple.
 
-        Boxes are (x0, y0, x1, y1) in pixels of the image as it is turned; with a mask or keypoint head, `pred_masks`
-        (N, H, W) and `pred_keypoints` (N, K, 3) are. Of a Panoptic FPN these are its objects; :meth:`outputs` has the
-        rest.
+        Boxes are (x0, y0, x1, y1) in pixels of the rotated image. A mask head adds `pred_masks` (N, H, W), a keypoint
+        head `pred_keypoints` (N, K, 3). For a Panoptic FPN these are the objects; see :meth:`outputs` for the rest.
 
         Args:
-            images: one, or a list or tuple.
-            channel_order: `BGR` or `RGB`, of arrays.
-            batch_size: how many images are in memory, read and resized, at a time.
+            images: one image, or a list or tuple.
+            channel_order: of arrays, `BGR` or `RGB`.
+            batch_size: number of images per batch; only these are in memory.
 
         Raises:
-            UserError: something is no image, can't be read, or is too long and thin to be resized; or the model finds
-                no objects.
+            UserError: an input is not an image, can't be read, or is too long and thin to be resized; or the model has
+                no `instances`.
         """
         several = isinstance(images, list | tuple)
         outputs = self.outputs(images if several else [images], channel_order=channel_order, batch_size=batch_size)
-        found = [self._instances(output) for output in outputs]
-        return found if several else found[0]
+        instances = [self._instances(output) for output in outputs]
+        return instances if several else instances[0]
 
     def outputs(
         self, images: Iterable[ImageInput], *, channel_order: str = "BGR", batch_size: int = BATCH_SIZE
     ) -> Iterator[dict[str, Any]]:
-        """detectron2's dictionary for each image, one batch after another, on the model's device.
+        """Yields detectron2's output dictionary for each image, on the model's device.
 
-        It has `instances`, and of a Panoptic FPN `sem_seg` and `panoptic_seg` as well.
+        It has `instances`; for a Panoptic FPN also `sem_seg` and `panoptic_seg`.
 
         Args:
-            images: as many as there are; they are taken when their batch's turn comes.
-            others: as above.
+            images: any iterable; a batch is read when it is needed.
+            channel_order: of arrays, `BGR` or `RGB`.
+            batch_size: number of images per batch.
 
         Raises:
-            UserError: something is no image, can't be read, or is too long and thin to be resized.
+            UserError: an input is not an image, can't be read, or is too long and thin to be resized.
         """
         if channel_order not in ORDERS:
             raise UserError(f"channel_order: {channel_order!r} is not one of {', '.join(ORDERS)}")
         if batch_size < 1:
             raise UserError(f"batch_size: {batch_size} is less than 1")
-        waiting = iter(images)
-        while batch := [self.entry(given, channel_order) for given in islice(waiting, batch_size)]:
+        remaining = iter(images)
+        while batch := [self.entry(given, channel_order) for given in islice(remaining, batch_size)]:
             with torch.no_grad():
                 outputs = self.model(batch)
             yield from outputs
 
     def entry(self, given: ImageInput, array_order: str) -> dict[str, Any]:
-        """What the model takes of one image: the resized `image`, and its own `height` and `width`.
+        """The model's input for one image: the resized `image`, and the original `height` and `width`.
 
         Raises:
             UserError: as above.
@@ -167,15 +168,15 @@ class SEPredictor:
 
     def _instances(self, output: dict[str, Any]) -> Instances:
         if "instances" not in output:
-            raise UserError(f"{self.weights}: a {type(self.model).__name__} gives no boxes; name a detector")
+            raise UserError(f"{self.weights}: {type(self.model).__name__} has no box outputs; give a detector")
         return output["instances"].to("cpu")
 
 
 def check_shape(image: NDArray[np.uint8], cfg: CfgNode) -> None:
-    """Whether anything is left of an image when it is resized for a config's detector.
+    """Checks that an image still has pixels after it is resized for a detector.
 
     Raises:
-        UserError: nothing is.
+        UserError: it is too long and thin.
     """
     (height, width), limits = image.shape[:2], cfg.INPUT
     short, longest = limits.MIN_SIZE_TEST, limits.MAX_SIZE_TEST

@@ -1,4 +1,4 @@
-"""Videos and cameras, frame by frame, through OpenCV."""
+"""Reads and writes videos and reads cameras, frame by frame, with OpenCV."""
 
 import math
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ from ..files import UNFINISHED
 
 Frame = NDArray[np.uint8]
 
-# MPEG-4: what every build of OpenCV writes.
+# MPEG-4, which all builds of OpenCV can write.
 CODEC, SUFFIX = "mp4v", ".mp4"
 USUAL_RATE = 25.0
 
 
 def count_frames(path: Path) -> int | None:
-    """How many frames a video says that it has, 0 if it doesn't say; None if the first can't be decoded."""
+    """Number of frames by a video's header, 0 if unknown; None if the first frame can't be decoded."""
     with _capture(str(path)) as capture:
         if not capture.read()[0]:
             return None
@@ -31,34 +31,34 @@ def count_frames(path: Path) -> int | None:
 
 
 def frame_rate(path: Path) -> float:
-    """Frames per second; 25 if the video doesn't say."""
+    """Frames per second; 25 if unknown."""
     with _capture(str(path)) as capture:
         rate = capture.get(cv2.CAP_PROP_FPS)
         return rate if math.isfinite(rate) and rate > 0 else USUAL_RATE
 
 
 def read_frames(source: Path | int) -> Iterator[Frame]:
-    """The frames of a video, or of the camera with a number, (H, W, 3) in BGR, turned as the video says.
+    """Yields the frames of a video, or of the camera with this number: (H, W, 3) in BGR, rotated by its metadata.
 
     Raises:
-        UserError: the first can't be had.
+        UserError: the first frame can't be read.
     """
     name = f"camera {source}" if isinstance(source, int) else str(source)
     with _capture(source if isinstance(source, int) else name) as capture:
-        there, frame = capture.read()
-        if not there:
-            raise UserError(f"{name}: no frame of it can be read; is it there, and not in use elsewhere?")
-        while there:
+        success, frame = capture.read()
+        if not success:
+            raise UserError(f"{name}: no frame can be read; check that it is connected or exists, and is not in use")
+        while success:
             yield frame
-            there, frame = capture.read()
+            success, frame = capture.read()
 
 
 class VideoFile:
-    """A video that is written frame by frame under a temporary name, and renamed when it is whole.
+    """Writes a video frame by frame under a temporary name, and renames it when it is complete.
 
     Args:
-        path: ends with `.mp4`.
-        rate: in frames per second.
+        path: with the extension `.mp4`.
+        rate: frames per second.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
@@ -69,12 +69,12 @@ class VideoFile:
         self.frames = 0
 
     def write(self, image: Image.Image) -> None:
-        """Appends a frame; all have the first one's size.
+        """Appends a frame, of the same size as the first one.
 
         Raises:
             UserError: the file can't be written.
         """
-        # The codec cuts odd sizes.
+        # The codec crops odd sizes, so pad them to even ones.
         width, height = (side + side % 2 for side in image.size)
         frame = np.asarray(image.crop((0, 0, width, height)))[:, :, ::-1]
         if self.writer is None:
@@ -89,7 +89,7 @@ class VideoFile:
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        """Renames the file, or removes it if something failed; without a frame there is none."""
+        """Renames the file, or removes it after an error; without frames there is no file."""
         if self.writer is None:
             return
         self.writer.release()

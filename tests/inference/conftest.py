@@ -1,4 +1,4 @@
-"""A trained run on a set whose category ids have gaps, and a detector that finds what a test tells it to."""
+"""A trained run on data whose category ids have gaps, and a fake detector."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ CATEGORIES = {3: "circle", 7: "square", 9: "triangle", 20: "cross"}
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """The run folder of two steps; beside it, `val/` and `annotations/val.json`. All that it scores is kept."""
+    """A run of two steps that keeps all detections; next to it, `val/` and `annotations/val.json`."""
     folder = tmp_path_factory.mktemp("trained")
     for split, count in (("train", 4), ("val", 3)):
         json_file = make_toy_dataset(folder, split=split, count=count)
@@ -45,14 +45,11 @@ def trained(tmp_path_factory) -> Path:
     return folder / "run"
 
 
-class Told:
-    """Stands in for a detector of two classes: finds a plate whose left edge is at the mean grey of the image.
-
-    Or where it is told; and a cup, of which it is less sure.
-    """
+class FakeDetector:
+    """Detects a plate, whose left edge is at `left` or the mean grey of the image, and a cup with a lower score."""
 
     def __init__(
-        self, folder: Path, name: str = "told", *, fingerprint: str = "0" * 64, left: float | None = None
+        self, folder: Path, name: str = "fake", *, fingerprint: str = "0" * 64, left: float | None = None
     ) -> None:
         self.left = left
         self.name = name
@@ -66,14 +63,14 @@ class Told:
         self.before(len(self.calls))
         self.calls.append(image_id)
         left = float(round(image.mean())) if self.left is None else self.left
-        sure = {"image_id": image_id, "category_id": 7, "bbox": [left, 20.0, 30.0, 30.0], "score": 0.9}
-        unsure = {"image_id": image_id, "category_id": 3, "bbox": [5.0, 60.0, 20.0, 20.0], "score": 0.4}
-        return [sure, unsure]
+        plate = {"image_id": image_id, "category_id": 7, "bbox": [left, 20.0, 30.0, 30.0], "score": 0.9}
+        cup = {"image_id": image_id, "category_id": 3, "bbox": [5.0, 60.0, 20.0, 20.0], "score": 0.4}
+        return [plate, cup]
 
 
 @pytest.fixture
-def told(tmp_path) -> Told:
-    return Told(tmp_path)
+def fake(tmp_path) -> FakeDetector:
+    return FakeDetector(tmp_path)
 
 
 @pytest.fixture
@@ -88,7 +85,7 @@ def photos(tmp_path) -> Path:
 
 @pytest.fixture
 def clip(tmp_path) -> Path:
-    """A video of six grey frames, 160x120, of grey 20, 40, ..., 5 a second."""
+    """A video of six grey frames, 160x120, of grey 20, 40, ..., at 5 frames per second."""
     path = tmp_path / "clip.avi"
     write_video(path, [np.full((120, 160, 3), 20 * (number + 1), np.uint8) for number in range(6)])
     return path

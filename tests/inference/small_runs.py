@@ -1,4 +1,4 @@
-"""Runs of small detectors with random weights, images for them, and whether two answers are the same."""
+"""Runs of small detectors with random weights, images for them, and a comparison of their detections."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ SMALL = [
     *("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"),
     *("MODEL.RETINANET.NUM_CLASSES", "4", "MODEL.DEVICE", "cpu", "TEST.DETECTIONS_PER_IMAGE", "30"),
-    # Other channels have other means, so that their order is seen.
+    # Each channel has another mean, so that their order matters.
     *("MODEL.PIXEL_MEAN", "[60.0, 110.0, 160.0]", "INPUT.MIN_SIZE_TEST", "96"),
 ]
 MASK = ["MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "MODEL.ROI_MASK_HEAD.CONV_DIM", "16"]
@@ -43,7 +43,7 @@ KINDS = {
 
 
 def write_run(folder: Path, *overrides: str) -> Path:
-    """A run's folder as a training leaves it, of weights that find different things in different places."""
+    """Writes the folder of a run, with random weights that give different detections in different images."""
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
     cfg.merge_from_list([*SMALL, *overrides])
     torch.manual_seed(0)
@@ -66,7 +66,7 @@ def run_config(run: Path) -> CfgNode:
 
 
 def image(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Noise whose blue is darker than its red, in BGR."""
+    """Noise in BGR, with red brighter than blue."""
     noise = np.random.default_rng(seed).integers(0, 160, (height // 8, width // 8, 3), dtype=np.uint8)
     return noise.repeat(8, axis=0).repeat(8, axis=1) + np.array([0, 40, 90], np.uint8)
 
@@ -74,10 +74,10 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
 IMAGES = [image(96, 128), image(160, 104, 1), image(64, 200, 2)]
 
 
-def assert_same(found: Instances, expected: Instances, atol: float = 0) -> None:
-    fields, others = found.get_fields(), expected.get_fields()
-    assert found.image_size == expected.image_size
-    assert len(found) == len(expected) > 10
+def assert_same(instances: Instances, expected: Instances, atol: float = 0) -> None:
+    fields, others = instances.get_fields(), expected.get_fields()
+    assert instances.image_size == expected.image_size
+    assert len(instances) == len(expected) > 10
     assert fields.keys() == others.keys() >= {"pred_boxes", "scores", "pred_classes"}
     for name, values in fields.items():
         ours, theirs = (item.tensor if name == "pred_boxes" else item for item in (values, others[name]))

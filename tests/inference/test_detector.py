@@ -31,7 +31,7 @@ def config(run: Path):
     return cfg
 
 
-def test_answers_are_those_of_detectron2s_predictor(trained, detector, tmp_path) -> None:
+def test_detections_match_detectron2s_predictor(trained, detector, tmp_path) -> None:
     source = next(iter(sorted((trained.parent / "val").glob("*.png"))))
     exif = Image.Exif()
     exif[274] = 6
@@ -55,7 +55,7 @@ def test_answers_are_those_of_detectron2s_predictor(trained, detector, tmp_path)
 
 
 @pytest.mark.parametrize("fuse", [False, True])
-def test_answers_are_those_of_the_runs_evaluation(trained, detector, fuse) -> None:
+def test_detections_match_the_runs_evaluation(trained, detector, fuse) -> None:
     if fuse:
         unfused, detector = detector, Detector(trained, fuse=True)
         assert detector.fingerprint != unfused.fingerprint
@@ -72,7 +72,7 @@ def test_answers_are_those_of_the_runs_evaluation(trained, detector, fuse) -> No
             )
 
 
-def test_weights_can_be_named_and_must_fit(trained, detector, tmp_path) -> None:
+def test_weights_can_be_given_and_must_fit(trained, detector, tmp_path) -> None:
     content = torch.load(trained / "model_final.pth", weights_only=True)
     key = "roi_heads.box_predictor.cls_score.bias"
     content["model"][key][-1] += 50  # the background's
@@ -90,10 +90,10 @@ def test_weights_can_be_named_and_must_fit(trained, detector, tmp_path) -> None:
         Detector(trained, tmp_path / "nowhere.pth")
 
 
-def test_what_is_no_run_is_told(trained, tmp_path) -> None:
+def test_invalid_runs_are_rejected(trained, tmp_path) -> None:
     with pytest.raises(UserError, match=r"no config\.yaml"):
         Detector(tmp_path)
-    # Names of data sets that no test of this process has registered.
+    # Data sets that no test of this process has registered.
     text = re.sub(r"\b(train|val)_(train|val)\b", r"unknown_\1", (trained / "config.yaml").read_text())
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(UserError, match="has no checkpoint"):
@@ -106,7 +106,7 @@ def test_what_is_no_run_is_told(trained, tmp_path) -> None:
         Detector(tmp_path)
 
 
-def test_category_ids_are_the_data_sets_where_they_are_known(trained, tmp_path) -> None:
+def test_category_ids_are_those_of_the_data_set_if_known(trained, tmp_path) -> None:
     cfg = config(trained)
     assert run_categories(trained, cfg) == CATEGORIES
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
@@ -119,7 +119,7 @@ def test_category_ids_are_the_data_sets_where_they_are_known(trained, tmp_path) 
     (tmp_path / "run.json").write_text(json.dumps(record))
     names = list(CATEGORIES.values())
     assert run_categories(tmp_path, cfg) == dict(enumerate(names, 1))
-    # Annotations of other classes are another set's by now.
+    # Annotations with other classes belong to other data.
     for name, data in record["data"].items():
         data["json"] = str(tmp_path / f"{name}.json")
         content = {"images": [], "annotations": [], "categories": [{"id": 5, "name": "spoon"}]}

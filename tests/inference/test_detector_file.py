@@ -1,4 +1,4 @@
-"""A detector in one file: the same answers, and one line where the file is damaged or a stranger's."""
+"""A detector in one file: the same detections, and one-line errors for damaged or hostile files."""
 
 import zipfile
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def expected(predictor) -> list[Instances]:
     return predictor(IMAGES)
 
 
-def test_a_file_has_the_same_answers_and_needs_nothing_else(file, predictor, expected, tmp_path) -> None:
+def test_a_file_alone_gives_the_same_detections(file, predictor, expected, tmp_path) -> None:
     moved = tmp_path / "moved.pth"
     moved.write_bytes(file.read_bytes())
     for read in (SEPredictor.from_file(moved), SEPredictor.from_file(str(moved), fuse=True)):
@@ -48,7 +48,7 @@ def test_a_file_has_the_same_answers_and_needs_nothing_else(file, predictor, exp
         for found, other in zip(read(IMAGES), expected, strict=True):
             assert_same(found, other, atol=1e-2 if read.fused else 0)
     assert SEPredictor.from_file(moved).cfg == predictor.cfg
-    # It is a weights file as well, which says what it assumes of its input.
+    # It is also a weights file, with the assumptions of the weights.
     content = torch.load(file, weights_only=True)
     assert content["assumptions"]["pixel_mean"] == [60.0, 110.0, 160.0]
     model = build_model(predictor.cfg)
@@ -67,12 +67,12 @@ def test_category_ids_are_kept(predictor, tmp_path) -> None:
     }
 
 
-def test_nothing_is_overwritten_and_a_fused_one_is_not_saved(file, run, predictor, tmp_path) -> None:
+def test_save_rejects_existing_files_and_fused_detectors(file, run, predictor, tmp_path) -> None:
     before = file.read_bytes()
-    with pytest.raises(UserError, match=r"detector\.pth is there already; remove it"):
+    with pytest.raises(UserError, match=r"detector\.pth exists; remove it"):
         predictor.save(file)
     assert file.read_bytes() == before
-    with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
+    with pytest.raises(UserError, match=r"the folder .*nowhere does not exist"):
         predictor.save(tmp_path / "nowhere" / "a.pth")
     with pytest.raises(UserError, match=r"a fused detector can't be saved"):
         SEPredictor.from_run(run, fuse=True).save(tmp_path / "fused.pth")
@@ -84,7 +84,7 @@ def part(**changes: object) -> Callable[[dict], None]:
 
 
 def config(*overrides: str) -> Callable[[dict], None]:
-    """Another config, so that the weights don't fit or the detector can't be built."""
+    """Changes the config, so that the weights don't fit or the detector can't be built."""
 
     def change(content: dict) -> None:
         cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
@@ -101,20 +101,26 @@ def add(text: str) -> Callable[[dict], None]:
 
 
 CHANGES = {
-    "weights alone": (lambda content: content.pop(KEY), "holds weights alone; name a file of SEPredictor.save"),
+    "weights alone": (lambda content: content.pop(KEY), "has only weights; give a file of SEPredictor.save"),
     "another thing": (lambda content: content.update({KEY: 3}), "is damaged: it has no config and classes"),
     "no classes": (lambda content: content[KEY].pop("categories"), "is damaged: it has no config and classes"),
     "more": (part(more=1), "is damaged: it has no config and classes"),
-    "class names": (part(categories=[[1, "a"], [2, 3]]), "is damaged: its classes are no list of different ids"),
-    "class ids": (part(categories=[[1, "a"], [1, "b"]]), "is damaged: its classes are no list of different ids"),
-    "other number": (part(categories=[[1, "a"]]), "is damaged: it has 1 classes, and its config has 4"),
-    "config of bytes": (part(config=b"a: 1"), "is damaged: its config is a bytes"),
-    "no yaml": (part(config="a: [1"), r"its config can't be used: .*config\.yaml is no valid YAML"),
+    "class names": (
+        part(categories=[[1, "a"], [2, 3]]),
+        "is damaged: its classes are not a list of names",
+    ),
+    "class ids": (
+        part(categories=[[1, "a"], [1, "b"]]),
+        "is damaged: its classes are not a list of names",
+    ),
+    "other number": (part(categories=[[1, "a"]]), "is damaged: it has 1 classes, but its config has 4"),
+    "config of bytes": (part(config=b"a: 1"), "is damaged: its config is of type bytes"),
+    "no yaml": (part(config="a: [1"), r"its config can't be used: .*config\.yaml is not valid YAML"),
     "surrogates": (part(config="\ud800"), "its config can't be used"),
-    "empty": (part(config=""), r"its config can't be used: .*is no config"),
+    "empty": (part(config=""), r"its config can't be used: .*is not a config"),
     "a list": (part(config="[1, 2]"), "its config can't be used"),
     "python": (add("SEED: !!python/object/apply:os.getcwd []\n"), "it makes Python objects"),
-    "a base": (add("_BASE_: /etc/passwd\n"), "its config can't be used: _BASE_ would have another file read"),
+    "a base": (add("_BASE_: /etc/passwd\n"), "its config can't be used: _BASE_ refers to another file"),
     "unknown key": (add("NEW: 1\n"), "its config can't be used: unknown config key NEW"),
     "no detector": (
         config("MODEL.META_ARCHITECTURE", "Nothing"),
@@ -132,7 +138,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_file_of_something_else_is_told_in_one_line(file, tmp_path, change) -> None:
+def test_other_files_are_rejected_in_one_line(file, tmp_path, change) -> None:
     act, message = CHANGES[change]
     content = torch.load(file, weights_only=True)
     act(content)
@@ -143,15 +149,15 @@ def test_a_file_of_something_else_is_told_in_one_line(file, tmp_path, change) ->
     assert "\n" not in str(raised.value)
 
 
-def test_a_damaged_file_is_told(file, run, tmp_path) -> None:
+def test_damaged_files_are_rejected(file, run, tmp_path) -> None:
     data = file.read_bytes()
     with zipfile.ZipFile(file) as archive:
         largest = max(archive.infolist(), key=lambda item: item.file_size)
     middle = largest.header_offset + largest.file_size // 2
-    # The lowest bit of a number that stays finite.
+    # The lowest bit of a number, which stays finite.
     changed = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
     for name, content, message in [
-        ("bit", changed, "is damaged: .* in it is not what was written"),
+        ("bit", changed, "is damaged: .* in it has a wrong checksum"),
         ("cut", data[: len(data) // 2], "is truncated, broken or not a weights file"),
         ("end", data[:-30], "is truncated, broken or not a weights file"),
         ("empty", b"", "is empty"),
@@ -161,13 +167,13 @@ def test_a_damaged_file_is_told(file, run, tmp_path) -> None:
         path.write_bytes(content)
         with pytest.raises(UserError, match=message):
             SEPredictor.from_file(path)
-    with pytest.raises(UserError, match=r"holds weights alone; .* from_run"):
+    with pytest.raises(UserError, match=r"has only weights; .* from_run"):
         SEPredictor.from_file(run / "model_final.pth")
     with pytest.raises(UserError, match="No such file"):
         SEPredictor.from_file(tmp_path / "nowhere.pth")
 
 
-def test_no_code_of_a_file_is_run(tmp_path) -> None:
+def test_code_in_a_file_is_not_run(tmp_path) -> None:
     class Runs:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "was run",))

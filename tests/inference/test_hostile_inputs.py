@@ -1,4 +1,4 @@
-"""Images, and a folder of predictions, with anything in them."""
+"""Damaged and hostile images and prediction folders."""
 
 import json
 import os
@@ -34,15 +34,15 @@ def tally(request) -> Iterator[Tally]:
 
 
 @pytest.mark.parametrize("tally", ["inputs of predict"], indirect=True)
-def test_all_kinds_of_files(tally, told, tmp_path) -> None:
+def test_all_kinds_of_image_files(tally, fake, tmp_path) -> None:
     good = write_all(tmp_path / "good", images)
     bad = [*write_all(tmp_path / "bad", broken), *no_files(tmp_path / "none")[1:]]
     for number, path in enumerate(bad):
-        done = tally.refused(predict, [str(path)], [told], tmp_path / f"out{number}")
+        done = tally.refused(predict, [str(path)], [fake], tmp_path / f"out{number}")
         assert done is None
         assert not (tmp_path / f"out{number}").exists()
     named = [path for path in bad if path.is_file()]
-    done = tally.refused(predict, [*map(str, good), *map(str, named)], [told], tmp_path / "out", skip_bad_images=True)
+    done = tally.refused(predict, [*map(str, good), *map(str, named)], [fake], tmp_path / "out", skip_bad_images=True)
     assert done.images == len(good)
     assert set(done.unreadable) == set(named)
     assert all(map(str.isprintable, done.unreadable.values()))
@@ -57,33 +57,33 @@ def test_all_kinds_of_files(tally, told, tmp_path) -> None:
             image.load()
 
 
-def test_a_name_that_is_no_text_comes_back_as_it_is(told, photos, tmp_path) -> None:
+def test_file_names_that_are_not_utf8_are_kept(fake, photos, tmp_path) -> None:
     path = os.fsencode(photos) + b"/\xff\xfe.png"
     shutil.copy(photos / "0.png", path)
-    predict([str(photos)], [told], tmp_path / "out")
+    predict([str(photos)], [fake], tmp_path / "out")
     listed = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
     assert path in [os.fsencode(image["file_name"]) for image in listed]
-    # It goes on from there.
-    assert predict([str(photos)], [told], tmp_path / "out").images == 4
+    # It can be resumed.
+    assert predict([str(photos)], [fake], tmp_path / "out").images == 4
 
 
-def test_a_pipe_is_no_video(tmp_path) -> None:
+def test_pipes_are_not_images_or_videos(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     os.mkfifo(tmp_path / "pipe.png")
-    assert list(unreadable([tmp_path / "pipe.mp4", tmp_path / "pipe.png"]).values()) == ["there is no such file"] * 2
+    assert list(unreadable([tmp_path / "pipe.mp4", tmp_path / "pipe.png"]).values()) == ["no such file"] * 2
 
 
-def test_an_image_too_long_for_jpeg_is_drawn_smaller(told, tmp_path) -> None:
+def test_drawings_are_resized_to_the_limit_of_jpeg(fake, tmp_path) -> None:
     Image.new("RGB", (66_000, 40)).save(tmp_path / "long.png")
-    predict([str(tmp_path / "long.png")], [told], tmp_path / "out")
+    predict([str(tmp_path / "long.png")], [fake], tmp_path / "out")
     assert Image.open(tmp_path / "out" / "pictures" / "00001_long.jpg").width == 65_500
 
 
 class Thin(Detector):
-    """A detector that finds nothing, and has a real one's limits."""
+    """A detector without detections, with the size limits of a real one."""
 
-    def __init__(self, told) -> None:
-        self.name, self.weights, self.categories, self.fingerprint = "thin", told.weights, told.categories, "0" * 64
+    def __init__(self, fake) -> None:
+        self.name, self.weights, self.categories, self.fingerprint = "thin", fake.weights, fake.categories, "0" * 64
         self.cfg = get_cfg()
         self.cfg.INPUT.MIN_SIZE_TEST, self.cfg.INPUT.MAX_SIZE_TEST = 192, 320
 
@@ -92,12 +92,12 @@ class Thin(Detector):
         return []
 
 
-def test_an_image_too_thin_is_refused_or_skipped(told, photos, tmp_path) -> None:
+def test_thin_images_are_rejected_or_skipped(fake, photos, tmp_path) -> None:
     thin = photos / "thin.png"
     Image.new("RGB", (20_000, 10)).save(thin)
     with pytest.raises(UserError, match=r"thin\.png: 20000x10 pixels are too long and thin for .* 320"):
-        predict([str(photos)], [Thin(told)], tmp_path / "out")
-    done = predict([str(photos)], [Thin(told)], tmp_path / "other", skip_bad_images=True)
+        predict([str(photos)], [Thin(fake)], tmp_path / "out")
+    done = predict([str(photos)], [Thin(fake)], tmp_path / "other", skip_bad_images=True)
     assert done.images == 3
     assert list(done.unreadable) == [thin]
 
@@ -116,7 +116,7 @@ NOTES = [
 @pytest.mark.parametrize("tally", ["predictions.jsonl"], indirect=True)
 @examples(60)
 @given(data=damaged(NOTES))
-def test_predictions_to_go_on_from(tally, told, photos, tmp_path, data) -> None:
+def test_damaged_predictions_are_resumed_or_rejected(tally, fake, photos, tmp_path, data) -> None:
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
     try:
@@ -125,7 +125,7 @@ def test_predictions_to_go_on_from(tally, told, photos, tmp_path, data) -> None:
     except (ValueError, RecursionError):
         pass
     (out / "predictions.jsonl").write_bytes(data)
-    done = tally.refused(predict, [str(photos / "0.png")], [told], out)
+    done = tally.refused(predict, [str(photos / "0.png")], [fake], out)
     if done is not None:
         results = json.loads((out / "coco_instances_results.json").read_text())
         listed = json.loads((out / "images.json").read_text())["images"]

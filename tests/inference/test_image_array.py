@@ -1,4 +1,4 @@
-"""Images are read as detectron2 reads them, whatever they are given as."""
+"""Files, PIL images and arrays are read as by detectron2."""
 
 import os
 
@@ -14,7 +14,7 @@ from ..data.hostile_images import images, noise
 
 
 @pytest.mark.parametrize("order", ["BGR", "RGB"])
-def test_files_and_images_are_those_of_detectron2(order, tmp_path) -> None:
+def test_files_and_pil_images_match_detectron2(order, tmp_path) -> None:
     files = images()
     assert len(files) > 20
     for name, data in files.items():
@@ -29,13 +29,13 @@ def test_files_and_images_are_those_of_detectron2(order, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_images_are_turned_as_exif_says(orientation, tmp_path) -> None:
+def test_images_are_rotated_by_exif(orientation, tmp_path) -> None:
     exif = Image.Exif()
     exif[274] = orientation
     path = tmp_path / "turned.png"
     noise().save(path, exif=exif)
     rgb = np.asarray(noise())
-    # EXIF: where the first row and the first column of the file belong in the image.
+    # The EXIF orientation gives the sides of the image for the first row and column of the file.
     turned = {
         1: rgb,
         2: rgb[:, ::-1],
@@ -50,25 +50,25 @@ def test_images_are_turned_as_exif_says(orientation, tmp_path) -> None:
     assert np.array_equal(image_array(Image.open(path), "BGR", "BGR"), turned[:, :, ::-1])
 
 
-def test_an_array_is_reversed_if_its_order_is_another() -> None:
+def test_arrays_are_converted_to_the_channel_order() -> None:
     rgb = np.asarray(noise())
     assert np.array_equal(image_array(rgb, "BGR", "RGB"), rgb[:, :, ::-1])
     assert image_array(rgb, "BGR", "BGR") is rgb
 
 
-def test_a_file_that_is_broken_or_none_is_told(tmp_path) -> None:
+def test_broken_files_are_rejected(tmp_path) -> None:
     whole = tmp_path / "whole.png"
     noise().save(whole)
     (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:-100])
     (tmp_path / "text.png").write_text("hello")
     os.mkfifo(tmp_path / "pipe.png")
-    # 16 bits would be cut off at 255; of 8 bits in 16, nothing is lost.
+    # 16-bit values above 255 would be clipped; smaller ones are kept.
     Image.fromarray(np.full((4, 5), 300, np.uint16)).save(tmp_path / "deep.png")
     Image.fromarray(np.full((4, 5), 200, np.uint16)).save(tmp_path / "shallow.png")
     for name, message in {
-        "cut.png": "cut.png can't be used: .*mend it or leave it out",
+        "cut.png": "cut.png can't be used: .*fix or skip it",
         "text.png": "text.png can't be used: cannot identify image file",
-        "pipe.png": "pipe.png: there is no such file",
+        "pipe.png": "pipe.png: no such file",
         "deep.png": r"deep.png can't be used: pixels above 255 \(mode I;16\)",
     }.items():
         with pytest.raises(UserError, match=message):

@@ -33,7 +33,7 @@ def tree(tmp_path, monkeypatch) -> Path:
         (["a"], ["a/10.png", "a/2.JPG", "a/b/1.webp"]),
         (["c", "a/2.JPG"], ["c/street.mp4", "c/x[1].png", "a/2.JPG"]),
         (["a/**/*.webp", "a/*.png"], ["a/b/1.webp", "a/10.png"]),
-        # A name comes before the pattern that it looks like; another ending is taken where the file itself is named.
+        # An existing name is not a pattern; a file that is given by itself may have any extension.
         (["c/x[1].png", "a/notes.txt"], ["c/x[1].png", "a/notes.txt"]),
         (["a/2.JPG", "a", "a/../a/2.JPG"], ["a/2.JPG", "a/10.png", "a/b/1.webp"]),
         (["."], ["a/10.png", "a/2.JPG", "a/b/1.webp", "c/street.mp4", "c/x[1].png"]),
@@ -44,8 +44,8 @@ def test_files_folders_and_patterns(tree, inputs, expected) -> None:
     assert [path.relative_to(tree).as_posix() for path in found] == expected
 
 
-def test_what_is_not_there_is_named(tree) -> None:
-    with pytest.raises(UserError, match=r"^a/3\.png: there is no such file or folder"):
+def test_missing_inputs_are_rejected(tree) -> None:
+    with pytest.raises(UserError, match=r"^a/3\.png: no such file or folder"):
         find_files(["a", "a/3.png"], outside=tree / "out")
     with pytest.raises(UserError, match=r"^out: no images or videos in it"):
         find_files(["out"], outside=tree / "out")
@@ -54,7 +54,7 @@ def test_what_is_not_there_is_named(tree) -> None:
 def test_cameras() -> None:
     assert find_camera(["camera:2"]) == 2
     assert find_camera(["a", "b.jpg"]) is None
-    for inputs, message in ((["camera:front"], "has a number"), (["camera:0", "a"], "give it alone")):
+    for inputs, message in ((["camera:front"], "has a number"), (["camera:0", "a"], "must be the only input")):
         with pytest.raises(UserError, match=message):
             find_camera(inputs)
 
@@ -71,4 +71,4 @@ def test_each_unreadable_file_has_a_reason(photos, clip) -> None:
     assert list(reasons) == [cut, text, empty, video, photos / "gone.png"]
     assert "truncated" in reasons[cut]
     assert "cannot identify image file" in reasons[text]
-    assert reasons[photos / "gone.png"] == "there is no such file"
+    assert reasons[photos / "gone.png"] == "no such file"

@@ -19,7 +19,7 @@ from se_detection.inference.detector import Detector
 from se_detection.inference.predict import predict
 from se_detection.visualization.drawing import class_colours
 
-from .conftest import CATEGORIES, Told, write_video
+from .conftest import CATEGORIES, FakeDetector, write_video
 
 PLATE = class_colours({3: "cup", 7: "plate"})[7]
 CUP = class_colours({3: "cup", 7: "plate"})[3]
@@ -41,18 +41,18 @@ def frames(path: Path) -> list:
     return found
 
 
-def stop_at(told: Told, call: int) -> None:
-    told.before = lambda number: os.kill(os.getpid(), signal.SIGTERM) if number == call else None
+def stop_at(fake: FakeDetector, call: int) -> None:
+    fake.before = lambda number: os.kill(os.getpid(), signal.SIGTERM) if number == call else None
 
 
-def test_boxes_are_drawn_where_they_are(told, photos, tmp_path) -> None:
-    done = predict([str(photos)], [told], tmp_path / "out")
+def test_boxes_are_drawn(fake, photos, tmp_path) -> None:
+    done = predict([str(photos)], [fake], tmp_path / "out")
     assert (done.images, done.unreadable) == (3, {})
     images = sorted((tmp_path / "out" / "pictures").iterdir())
     assert [path.name for path in images] == ["00001_0.jpg", "00002_1.jpg", "00003_2.jpg"]
     for path, grey in zip(images, (20, 60, 100), strict=True):
         drawn = np.asarray(Image.open(path))
-        # Four times the image, which is too small to read names on.
+        # Four times the size of the image, so that labels can be read.
         assert drawn.shape == (480, 640, 3)
         left, right, top, bottom = 4 * grey, 4 * (grey + 30), 4 * 20, 4 * 50
         edges = [
@@ -61,25 +61,25 @@ def test_boxes_are_drawn_where_they_are(told, photos, tmp_path) -> None:
             drawn[bottom - 1 : bottom + 1, left + 60],
         ]
         assert all(is_near(edge.mean(axis=0), PLATE, 25) for edge in edges)
-        # The class and score are lettered above it, in black on the class's colour.
+        # Above the box are class and score, in black on the class's colour.
         label = drawn[top - 15 : top - 1, left + 1 : left + 40]
         assert label.min() < 60
         assert is_near(np.median(label.reshape(-1, 3), axis=0), PLATE, 25)
-        # What has a lower score than 0.5 is not drawn, and the rest of the image is what it was.
+        # Detections with a score below 0.5 are not drawn, and the rest of the image is unchanged.
         assert is_near(drawn[240, 20], (grey,) * 3, 3)
         assert is_near(drawn[140, left + 60], (grey,) * 3, 3)
 
 
-def test_the_score_decides_what_is_drawn_and_not_what_is_written(told, photos, tmp_path) -> None:
-    predict([str(photos / "0.png")], [told], tmp_path / "out", score=0.4)
+def test_score_applies_to_drawings_only(fake, photos, tmp_path) -> None:
+    predict([str(photos / "0.png")], [fake], tmp_path / "out", score=0.4)
     drawn = np.asarray(Image.open(tmp_path / "out" / "pictures" / "00001_0.jpg"))
     assert is_near(drawn[280, 20:22].mean(axis=0), CUP, 25)
     with pytest.raises(UserError, match=r"--score 40\.0"):
-        predict([str(photos)], [told], tmp_path / "other", score=40.0)
+        predict([str(photos)], [fake], tmp_path / "other", score=40.0)
 
 
-def test_results_are_cocos(told, photos, clip, tmp_path) -> None:
-    predict([str(photos), str(clip)], [told], tmp_path / "out")
+def test_results_are_in_cocos_format(fake, photos, clip, tmp_path) -> None:
+    predict([str(photos), str(clip)], [fake], tmp_path / "out")
     truth = COCO(str(tmp_path / "out" / "images.json"))
     results = truth.loadRes(str(tmp_path / "out" / "coco_instances_results.json"))
     assert truth.getImgIds() == list(range(1, 10))
@@ -93,29 +93,29 @@ def test_results_are_cocos(told, photos, clip, tmp_path) -> None:
         assert (cup["score"], plate["score"]) == (0.4, 0.9)
 
 
-class Seer(Told):
-    """Finds the mask of its plate too, the upper half of the box, and one keypoint, its middle."""
+class FakeMaskDetector(FakeDetector):
+    """Also has a mask for the plate, the upper half of its box, and one keypoint, its centre."""
 
     def __call__(self, image, image_id):
-        sure, unsure = super().__call__(image, image_id)
+        plate, cup = super().__call__(image, image_id)
         inside = np.zeros(image.shape[:2], np.uint8, order="F")
-        left = int(sure["bbox"][0])
+        left = int(plate["bbox"][0])
         inside[20:35, left : left + 30] = 1
         code = masks.encode(inside)
         code = {"size": code["size"], "counts": code["counts"].decode()}
-        return [{**sure, "segmentation": code, "keypoints": [left + 14.5, 34.5, 0.9]}, unsure]
+        return [{**plate, "segmentation": code, "keypoints": [left + 14.5, 34.5, 0.9]}, cup]
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["at once", "stopped"])
 def test_masks_and_keypoints_are_drawn_and_written(clip, photos, tmp_path, stopped) -> None:
-    seer = Seer(tmp_path)
+    detector = FakeMaskDetector(tmp_path)
     if stopped:
-        # In the video: what was found in its first frames is drawn again from the notes.
-        stop_at(seer, 5)
+        # In the video: its first frames are drawn again from the notes.
+        stop_at(detector, 5)
         with pytest.raises(Interrupted):
-            predict([str(photos), str(clip)], [seer], tmp_path / "out")
-        seer.before = lambda number: None
-    predict([str(photos), str(clip)], [seer], tmp_path / "out")
+            predict([str(photos), str(clip)], [detector], tmp_path / "out")
+        detector.before = lambda number: None
+    predict([str(photos), str(clip)], [detector], tmp_path / "out")
     truth = COCO(str(tmp_path / "out" / "images.json"))
     found = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
     plates = [item for item in found if item["category_id"] == 7]
@@ -138,20 +138,20 @@ def test_masks_and_keypoints_are_drawn_and_written(clip, photos, tmp_path, stopp
 @pytest.mark.parametrize(
     "change",
     [{"segmentation": [[1, 2]]}, {"segmentation": {"size": [9, 9], "counts": "é"}}, {"keypoints": [1, 2]}],
-    ids=["no code", "no text", "half a point"],
+    ids=["polygon", "not ASCII", "half a point"],
 )
-def test_damaged_masks_and_keypoints_in_the_notes_are_told(clip, photos, tmp_path, change) -> None:
-    predict([str(photos)], [Seer(tmp_path)], tmp_path / "out")
+def test_damaged_masks_and_keypoints_in_the_notes_are_reported(clip, photos, tmp_path, change) -> None:
+    predict([str(photos)], [FakeMaskDetector(tmp_path)], tmp_path / "out")
     notes = tmp_path / "out" / "predictions.jsonl"
     lines = [json.loads(line) for line in notes.read_text().splitlines()]
     lines[1]["detections"][0][0] |= change
     notes.write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(UserError, match="is damaged; replace the predictions with --overwrite"):
-        predict([str(photos)], [Seer(tmp_path)], tmp_path / "out")
+        predict([str(photos)], [FakeMaskDetector(tmp_path)], tmp_path / "out")
 
 
-def test_a_video_has_as_many_frames_as_before(told, clip, tmp_path) -> None:
-    predict([str(clip)], [told], tmp_path / "out")
+def test_videos_keep_their_frames_and_rate(fake, clip, tmp_path) -> None:
+    predict([str(clip)], [fake], tmp_path / "out")
     path = tmp_path / "out" / "videos" / "00001_clip.mp4"
     assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FPS) == 5
     shown = frames(path)
@@ -164,18 +164,18 @@ def test_a_video_has_as_many_frames_as_before(told, clip, tmp_path) -> None:
     assert not (tmp_path / "out" / "pictures").exists()
 
 
-def test_two_detectors_stand_side_by_side(told, photos, clip, tmp_path) -> None:
-    other = Told(tmp_path, "other", left=3.0)
-    # As where the second run's annotations are gone.
+def test_two_detectors_are_drawn_side_by_side(fake, photos, clip, tmp_path) -> None:
+    other = FakeDetector(tmp_path, "other", left=3.0)
+    # As if the annotations of the second run are missing.
     other.categories = {1: "cup", 2: "plate"}
-    predict([str(photos), str(clip)], [told, other], tmp_path / "out")
+    predict([str(photos), str(clip)], [fake, other], tmp_path / "out")
     drawn = np.asarray(Image.open(tmp_path / "out" / "pictures" / "00002_1.jpg"))
     assert drawn.shape[1] == 2 * 640 + 8
     panels = drawn[-480:, :640], drawn[-480:, 648:]
     for panel, left in zip(panels, (4 * 60, 4 * 3), strict=True):
         assert is_near(panel[140, left : left + 2].mean(axis=0), PLATE, 25)
     assert is_near(panels[1][140, 4 * 60], (60,) * 3, 3)
-    # A name stands above each.
+    # Each has its name above.
     assert all(drawn[:-480, half].min() < 60 for half in (slice(0, 640), slice(648, None)))
     assert len(frames(tmp_path / "out" / "videos" / "00004_clip.mp4")) == 6
     names = ("coco_instances_results.json", "coco_instances_results_compared.json")
@@ -184,59 +184,62 @@ def test_two_detectors_stand_side_by_side(told, photos, clip, tmp_path) -> None:
     assert {entry["bbox"][0] for entry in both[1] if entry["score"] > 0.5} == {3}
 
     other.categories = {1: "cup", 2: "fork"}
-    with pytest.raises(UserError, match="know different classes"):
-        predict([str(photos)], [told, other], tmp_path / "third")
+    with pytest.raises(UserError, match="have different classes"):
+        predict([str(photos)], [fake, other], tmp_path / "third")
 
 
-def test_large_images_stay_large_and_wide_ones_share_the_sheet(told, tmp_path) -> None:
+def test_single_images_keep_their_size_and_pairs_are_limited(fake, tmp_path) -> None:
     Image.new("RGB", (2000, 1000), (40,) * 3).save(tmp_path / "large.png")
-    predict([str(tmp_path / "large.png")], [told], tmp_path / "one")
+    predict([str(tmp_path / "large.png")], [fake], tmp_path / "one")
     assert Image.open(tmp_path / "one" / "pictures" / "00001_large.jpg").size == (2000, 1000)
-    predict([str(tmp_path / "large.png")], [told, Told(tmp_path, "other")], tmp_path / "two")
+    predict([str(tmp_path / "large.png")], [fake, FakeDetector(tmp_path, "other")], tmp_path / "two")
     sheet = Image.open(tmp_path / "two" / "pictures" / "00001_large.jpg")
     assert sheet.width == 2 * 1280 + 8
     assert 640 < sheet.height < 700
 
 
 @pytest.mark.parametrize("call", [1, 5], ids=["in an image", "in a video"])
-def test_what_was_stopped_goes_on(told, photos, clip, tmp_path, call, capsys) -> None:
+def test_a_stopped_prediction_can_be_resumed(fake, photos, clip, tmp_path, call, capsys) -> None:
     inputs = [str(photos), str(clip)]
-    whole = Told(tmp_path)
+    whole = FakeDetector(tmp_path)
     predict(inputs, [whole], tmp_path / "whole")
 
-    stop_at(told, call)
+    stop_at(fake, call)
     with pytest.raises(Interrupted) as caught:
-        predict(inputs, [told], tmp_path / "out")
+        predict(inputs, [fake], tmp_path / "out")
     assert caught.value.code == 143
-    assert f"SIGTERM: stopped after {call + 1} images and frames; the same command goes on" in capsys.readouterr().err
+    assert (
+        f"SIGTERM: stopped after {call + 1} images and frames; run the same command to resume"
+        in capsys.readouterr().err
+    )
     assert not (tmp_path / "out" / "images.json").exists()
-    # A process that is killed may leave half a line.
+    # A killed process may leave half a line.
     with (tmp_path / "out" / "predictions.jsonl").open("a") as notes:
         notes.write('{"image": {"id": 7, "file_n')
-    told.before = lambda number: None
-    predict(inputs, [told], tmp_path / "out")
-    assert told.calls == whole.calls == list(range(1, 10))
+    fake.before = lambda number: None
+    predict(inputs, [fake], tmp_path / "out")
+    assert fake.calls == whole.calls == list(range(1, 10))
     assert files(tmp_path / "out") == files(tmp_path / "whole")
 
-    # What is done is not done again; what is new is added.
+    # Finished images are skipped; new ones are added.
     Image.new("RGB", (160, 120)).save(photos / "new.png")
-    done = predict(inputs, [told], tmp_path / "out")
-    assert told.calls == list(range(1, 11))
+    done = predict(inputs, [fake], tmp_path / "out")
+    assert fake.calls == list(range(1, 11))
     assert str(photos / "new.png") in (tmp_path / "out" / "images.json").read_text()
     assert done.images == 10
 
 
-def test_nothing_of_anothers_is_replaced(told, photos, tmp_path) -> None:
+def test_other_files_and_predictions_are_not_replaced(fake, photos, tmp_path) -> None:
     out = tmp_path / "out"
-    predict([str(photos)], [told], out)
+    predict([str(photos)], [fake], out)
     (out / "notes.txt").write_text("mine")
     (out / "pictures" / "mine.jpg").write_text("mine")
     before = files(out)
-    for score, detector in ((0.3, told), (0.5, Told(tmp_path, fingerprint="1" * 64))):
-        with pytest.raises(UserError, match=r"holds predictions of .* and now it would be .* --overwrite"):
+    for score, detector in ((0.3, fake), (0.5, FakeDetector(tmp_path, fingerprint="1" * 64))):
+        with pytest.raises(UserError, match=r"has predictions with .*, not with .* --overwrite"):
             predict([str(photos)], [detector], out, score=score)
     assert files(out) == before
-    predict([str(photos / "1.png")], [told], out, score=0.3, overwrite=True)
+    predict([str(photos / "1.png")], [fake], out, score=0.3, overwrite=True)
     after = files(out)
     assert after["notes.txt"] == after["pictures/mine.jpg"] == b"mine"
     assert sorted(name for name in after if name.startswith("pictures")) == [
@@ -248,43 +251,41 @@ def test_nothing_of_anothers_is_replaced(told, photos, tmp_path) -> None:
     evaluation.mkdir()
     (evaluation / "coco_instances_results.json").write_text("[]")
     for overwrite in (False, True):
-        with pytest.raises(UserError, match="is there already, and is no prediction's"):
-            predict([str(photos)], [told], evaluation, overwrite=overwrite)
+        with pytest.raises(UserError, match=r"exists, but predictions\.jsonl does not"):
+            predict([str(photos)], [fake], evaluation, overwrite=overwrite)
     assert files(evaluation) == {"coco_instances_results.json": b"[]"}
-    with pytest.raises(UserError, match=r"notes\.txt/out/images can't be made \(Not a directory\)"):
-        predict([str(photos)], [told], out / "notes.txt" / "out")
+    with pytest.raises(UserError, match=r"notes\.txt/out/pictures can't be created \(Not a directory\)"):
+        predict([str(photos)], [fake], out / "notes.txt" / "out")
     (out / "predictions.jsonl").write_text("spoilt\n")
     with pytest.raises(UserError, match=r"predictions\.jsonl is damaged; replace"):
-        predict([str(photos)], [told], out)
+        predict([str(photos)], [fake], out)
 
 
-def test_files_that_cannot_be_read_stop_it_or_are_listed(told, photos, clip, tmp_path) -> None:
+def test_unreadable_files_are_an_error_or_skipped(fake, photos, clip, tmp_path) -> None:
     (photos / "1.png").write_text("no image")
     shutil.copy(clip, photos)
     os.truncate(photos / "clip.avi", 300)
-    with pytest.raises(
-        UserError, match=rf"^2 of 4 files can't be read, the first of them {photos}/1\.png: .*--skip-bad"
-    ):
-        predict([str(photos)], [told], tmp_path / "out")
+    with pytest.raises(UserError, match=rf"^2 of 4 files can't be read, first {photos}/1\.png: .*--skip-bad"):
+        predict([str(photos)], [fake], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert not told.calls
-    done = predict([str(photos)], [told], tmp_path / "out", skip_bad_images=True)
+    assert not fake.calls
+    done = predict([str(photos)], [fake], tmp_path / "out", skip_bad_images=True)
     assert list(done.unreadable) == [photos / "1.png", photos / "clip.avi"]
     assert done.images == 2
-    with pytest.raises(UserError, match="nor can any other of the inputs be read"):
-        predict([str(photos / "1.png")], [told], tmp_path / "none", skip_bad_images=True)
+    with pytest.raises(UserError, match="none of 1 files can be read"):
+        predict([str(photos / "1.png")], [fake], tmp_path / "none", skip_bad_images=True)
 
 
-def test_a_video_that_breaks_off_is_told(told, tmp_path) -> None:
+def test_truncated_videos_are_reported(fake, tmp_path) -> None:
     path = tmp_path / "noise.avi"
     write_video(path, list(np.random.default_rng(0).integers(0, 255, (6, 120, 160, 3), dtype=np.uint8)))
     os.truncate(path, path.stat().st_size * 2 // 3)
-    done = predict([str(path)], [told], tmp_path / "out")
+    done = predict([str(path)], [fake], tmp_path / "out")
     assert 2 <= done.images <= 4
     assert done.unreadable == {path: f"only the first {done.images} of 6 frames can be decoded"}
 
 
-def test_a_camera_is_recorded_until_it_is_asked_to_stop(told, clip, photos, tmp_path, monkeypatch) -> None:
+def test_a_camera_is_recorded_until_a_signal(fake, clip, photos, tmp_path, monkeypatch) -> None:
     opened = cv2.VideoCapture
     monkeypatch.setattr(cv2, "VideoCapture", lambda source: opened(str(clip) if source == 2 else source))
 
@@ -293,27 +294,29 @@ def test_a_camera_is_recorded_until_it_is_asked_to_stop(told, clip, photos, tmp_
         if number == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    told.before = look
-    done = predict(["camera:2"], [told], tmp_path / "out")
+    fake.before = look
+    done = predict(["camera:2"], [fake], tmp_path / "out")
     assert done.images == 4
     images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
     assert [(image["file_name"], image["frame"]) for image in images] == [("camera:2", number) for number in range(4)]
-    # Ten frames of a video for each second.
+    # Ten frames per second.
     assert 8 <= len(frames(tmp_path / "out" / "videos" / "00001_camera_2.mp4")) <= 20
-    with pytest.raises(UserError, match="camera 63: no frame of it can be read"):
-        predict(["camera:63"], [told], tmp_path / "none")
+    with pytest.raises(UserError, match="camera 63: no frame can be read"):
+        predict(["camera:63"], [fake], tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    with pytest.raises(UserError, match="shows something else now"):
-        predict(["camera:2"], [told], tmp_path / "out")
+    with pytest.raises(UserError, match="a recording of camera:2 can't be resumed"):
+        predict(["camera:2"], [fake], tmp_path / "out")
 
 
 def test_the_tool_on_a_run(trained, run_script, tmp_path, capsys) -> None:
-    images = trained.parent / "val"
+    folder = trained.parent / "val"
     out = tmp_path / "out"
-    run_script("predict.py", "--run", trained, "--output", out, "--score", "0.01", images)
-    said = capsys.readouterr()
-    assert f"Written (3 images and frames):\n  {out / 'pictures'}\n  {out / 'coco_instances_results.json'}" in said.out
-    assert "3/3" in said.err
+    run_script("predict.py", "--run", trained, "--output", out, "--score", "0.01", folder)
+    printed = capsys.readouterr()
+    assert (
+        f"Written (3 images and frames):\n  {out / 'pictures'}\n  {out / 'coco_instances_results.json'}" in printed.out
+    )
+    assert "3/3" in printed.err
     images = json.loads((out / "images.json").read_text())
     assert {category["id"]: category["name"] for category in images["categories"]} == CATEGORIES
     detector = Detector(trained)
@@ -326,18 +329,18 @@ def test_the_tool_on_a_run(trained, run_script, tmp_path, capsys) -> None:
         plain = np.asarray(Image.open(image["file_name"]).resize((640, 640), Image.Resampling.BICUBIC)).astype(int)
         assert (np.abs(np.asarray(Image.open(path)) - plain).max(axis=2) > 60).mean() > 0.02
 
-    run_script("predict.py", "--run", trained, "--compare", trained, "--output", tmp_path / "two", images)
+    run_script("predict.py", "--run", trained, "--compare", trained, "--output", tmp_path / "two", folder)
     assert (tmp_path / "two" / "coco_instances_results_compared.json").read_bytes() == (
         out / "coco_instances_results.json"
     ).read_bytes()
     with pytest.raises(SystemExit) as caught:
-        run_script("predict.py", "--run", tmp_path / "nowhere", images)
+        run_script("predict.py", "--run", tmp_path / "nowhere", folder)
     assert caught.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {tmp_path / 'nowhere'}: no config.yaml")
 
 
-def test_gates_are_drawn_beside_each_image(trained, run_script, tmp_path, capsys) -> None:
-    """Their mean over the test set is found first, and kept with the run."""
+def test_gates_are_drawn_for_each_image(trained, run_script, tmp_path, capsys) -> None:
+    """Their mean over the test set is computed first, and kept in the run's folder."""
     images = trained.parent / "val"
     arguments = ["predict.py", "--run", trained, "--output", tmp_path / "out", "--gates", images]
     run_script(*arguments)

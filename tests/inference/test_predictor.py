@@ -1,4 +1,4 @@
-"""What the predictor finds with random weights, and what detectron2's own finds."""
+"""The predictor with random weights, compared with detectron2's."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from .small_runs import CLASSES, IMAGES, KINDS, assert_same, run_config, write_r
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run of each kind, made when it is first asked for."""
+    """A function that returns the run of a kind, created at the first call."""
     made: dict[str, Path] = {}
 
     def run(kind: str) -> Path:
@@ -46,7 +46,7 @@ def differs(one: Instances, other: Instances) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_are_those_of_detectron2s_predictor(runs, kind) -> None:
+def test_predictor_matches_detectron2s(runs, kind) -> None:
     run = runs(kind)
     theirs = DefaultPredictor(run_config(run))
     predictor = SEPredictor.from_run(str(run))
@@ -65,12 +65,12 @@ def test_answers_are_those_of_detectron2s_predictor(runs, kind) -> None:
         assert output["panoptic_seg"][0].shape == IMAGES[1].shape[:2]
 
 
-def test_a_list_is_padded_into_batches_and_keeps_its_order(steady) -> None:
+def test_lists_are_batched_in_order(steady) -> None:
     shapes = []
     hook = steady.model.backbone.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
     together = steady(IMAGES, batch_size=2)
     hook.remove()
-    # 96x128 and 148x96, and then 82x256 with the longer side as it must be, rounded up to 32.
+    # The resized images, padded to multiples of 32.
     assert shapes == [(2, 3, 160, 128), (1, 3, 96, 320)]
     for array, found in zip(IMAGES, together, strict=True):
         assert found.image_size == array.shape[:2]
@@ -79,14 +79,14 @@ def test_a_list_is_padded_into_batches_and_keeps_its_order(steady) -> None:
     assert steady([]) == []
 
 
-def test_without_ignore_padding_a_batch_of_one_is_an_image_alone(predictor) -> None:
+def test_without_ignore_padding_batches_of_one_match_single_images(predictor) -> None:
     alone = [predictor(array) for array in IMAGES[:2]]
     assert differs(predictor(IMAGES[:2])[0], alone[0])
     for found, expected in zip(predictor(IMAGES[:2], batch_size=1), alone, strict=True):
         assert_same(found, expected)
 
 
-def test_no_more_images_are_taken_than_a_batch_holds(predictor) -> None:
+def test_one_batch_is_read_at_a_time(predictor) -> None:
     taken = []
 
     def endless():
@@ -102,7 +102,7 @@ def test_no_more_images_are_taken_than_a_batch_holds(predictor) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Faster R-CNN", "RGB"])
-def test_each_kind_of_image_has_its_channel_order(runs, kind, tmp_path) -> None:
+def test_channel_order_of_files_images_and_arrays(runs, kind, tmp_path) -> None:
     predictor = SEPredictor.from_run(runs(kind))
     bgr = IMAGES[0]
     path = tmp_path / "image.png"
@@ -115,17 +115,17 @@ def test_each_kind_of_image_has_its_channel_order(runs, kind, tmp_path) -> None:
         assert_same(predictor(same, channel_order="RGB"), expected)
     assert_same(predictor(rgb, channel_order="RGB"), expected)
     assert differs(predictor(rgb), expected)
-    # A list may have all of them.
+    # A list may mix them.
     for found in predictor([path, bgr, Image.open(path)], batch_size=3):
         assert_same(found, expected, atol=1e-3)
 
 
-def test_classes_are_the_runs(predictor) -> None:
+def test_classes_are_those_of_the_run(predictor) -> None:
     assert predictor.classes == tuple(CLASSES)
     assert {0, 1, 2, 3} >= set(predictor(IMAGES[0]).pred_classes.tolist())
 
 
-def test_fused_it_finds_the_same(runs) -> None:
+def test_a_fused_predictor_gives_the_same_detections(runs) -> None:
     run = runs("Mask R-CNN")
     fused = SEPredictor.from_run(run, fuse=True)
     assert len(fused.model.state_dict()) < len(SEPredictor.from_run(run).model.state_dict())
@@ -135,11 +135,11 @@ def test_fused_it_finds_the_same(runs) -> None:
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        ("nowhere.jpg", {}, r"nowhere\.jpg: there is no such file"),
-        (Path("/"), {}, "/: there is no such file"),
-        (3, {}, "a int is no image; give a numpy array, a PIL image or a path"),
-        (IMAGES[0].astype(np.float32), {}, r"an array of shape \(96, 128, 3\) and type float32 is no image"),
-        (IMAGES[0][:, :, 0], {}, r"shape \(96, 128\) and type uint8 is no image"),
+        ("nowhere.jpg", {}, r"nowhere\.jpg: no such file"),
+        (Path("/"), {}, "/: no such file"),
+        (3, {}, "int is not an image type; give a numpy array, a PIL image or a path"),
+        (IMAGES[0].astype(np.float32), {}, r"an array of shape \(96, 128, 3\) and type float32 is not an image"),
+        (IMAGES[0][:, :, 0], {}, r"shape \(96, 128\) and type uint8 is not an image"),
         (np.stack([IMAGES[0]] * 2), {}, "several images as a list"),
         (IMAGES[0][:0], {}, r"shape \(0, 128, 3\)"),
         (Image.new("RGB", (0, 4)), {}, "the Image has no pixels"),
@@ -150,13 +150,13 @@ def test_fused_it_finds_the_same(runs) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_no_image_is_told(predictor, given, options, message) -> None:
+def test_invalid_images_are_rejected(predictor, given, options, message) -> None:
     with pytest.raises(UserError, match=message):
         predictor(given, **options)
 
 
-def test_a_model_without_objects_is_told(tmp_path) -> None:
+def test_a_model_without_boxes_is_rejected(tmp_path) -> None:
     overrides = ("MODEL.META_ARCHITECTURE", "ProposalNetwork")
     predictor = SEPredictor.from_run(write_run(tmp_path / "run", *overrides))
-    with pytest.raises(UserError, match="a ProposalNetwork gives no boxes; name a detector"):
+    with pytest.raises(UserError, match="ProposalNetwork has no box outputs; give a detector"):
         predictor(IMAGES[0])

@@ -1,4 +1,4 @@
-"""What the predictor finds, as the package `supervision` takes it."""
+"""The predictor's detections in the package `supervision`."""
 
 import importlib.util
 
@@ -18,7 +18,7 @@ def predictor(request, tmp_path_factory) -> SEPredictor:
 
 
 def read_as_supervision_does(result: dict[str, Instances]) -> dict[str, np.ndarray | None]:
-    """What `supervision.Detections.from_detectron2` reads (0.31.2), and the shapes and types that it demands."""
+    """What `supervision.Detections.from_detectron2` (0.31.2) reads, converted as it does."""
     instances = result["instances"]
     return {
         "xyxy": instances.pred_boxes.tensor.cpu().numpy(),
@@ -28,7 +28,7 @@ def read_as_supervision_does(result: dict[str, Instances]) -> dict[str, np.ndarr
     }
 
 
-def test_instances_have_what_supervision_reads(predictor) -> None:
+def test_instances_have_the_fields_of_supervision(predictor) -> None:
     for array, instances in zip(IMAGES, predictor(IMAGES), strict=True):
         read = read_as_supervision_does({"instances": instances})
         number, (height, width) = len(instances), array.shape[:2]
@@ -47,7 +47,7 @@ def test_instances_have_what_supervision_reads(predictor) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("supervision") is None, reason="supervision is not installed")
-def test_supervision_takes_them(predictor) -> None:
+def test_supervision_reads_instances(predictor) -> None:
     import supervision
 
     instances = predictor(IMAGES[1])
@@ -56,15 +56,15 @@ def test_supervision_takes_them(predictor) -> None:
     for name, values in read_as_supervision_does({"instances": instances}).items():
         assert np.array_equal(getattr(detections, name), values) if values is not None else detections.mask is None
     detections["class_name"] = np.array(predictor.classes)[detections.class_id]
-    sure = detections[detections.confidence > instances.scores.median().item()]
-    assert len(sure) == int((instances.scores > instances.scores.median()).sum())
-    assert list(sure["class_name"]) == [predictor.classes[number] for number in sure.class_id]
-    drawn = supervision.BoxAnnotator().annotate(IMAGES[1].copy(), sure)
+    best = detections[detections.confidence > instances.scores.median().item()]
+    assert len(best) == int((instances.scores > instances.scores.median()).sum())
+    assert list(best["class_name"]) == [predictor.classes[number] for number in best.class_id]
+    drawn = supervision.BoxAnnotator().annotate(IMAGES[1].copy(), best)
     assert drawn.shape == IMAGES[1].shape
     assert (drawn != IMAGES[1]).any()
 
 
-def test_nothing_found_is_empty_for_supervision_too(predictor) -> None:
+def test_supervision_reads_empty_instances(predictor) -> None:
     nothing = predictor(IMAGES[0])[:0]
     read = read_as_supervision_does({"instances": nothing})
     assert read["xyxy"].shape == (0, 4)

@@ -7,14 +7,14 @@ from se_detection import UserError
 from se_detection.inference.video import VideoFile, count_frames, frame_rate, read_frames
 
 
-def test_frames_are_opencvs(clip) -> None:
+def test_frames_and_rate(clip) -> None:
     assert (count_frames(clip), frame_rate(clip)) == (6, 5.0)
     frames = list(read_frames(clip))
     assert [frame.shape for frame in frames] == [(120, 160, 3)] * 6
     assert [round(frame.mean()) for frame in frames] == [20, 40, 60, 80, 100, 120]
 
 
-def test_what_is_written_is_read_again(tmp_path) -> None:
+def test_videos_round_trip(tmp_path) -> None:
     path = tmp_path / "out.mp4"
     with VideoFile(path, 12.5) as video:
         for number in range(8):
@@ -25,14 +25,14 @@ def test_what_is_written_is_read_again(tmp_path) -> None:
     assert capture.get(cv2.CAP_PROP_FPS) == 12.5
     frames = [capture.read()[1] for _ in range(8)]
     assert not capture.read()[0]
-    # The odd sides are rounded up.
+    # Odd sides are rounded up.
     assert {frame.shape for frame in frames} == {(120, 162, 3)}
     middles = np.array([frame[60, 80] for frame in frames]).astype(int)
     expected = np.array([[200, 0, 25 * number] for number in range(8)])
     assert np.abs(middles - expected).max() < 12
 
 
-def test_a_video_that_fails_leaves_nothing(tmp_path) -> None:
+def test_a_failed_video_is_removed(tmp_path) -> None:
     def fail() -> None:
         with VideoFile(tmp_path / "out.mp4", 10) as video:
             video.write(Image.new("RGB", (64, 64)))
@@ -43,6 +43,6 @@ def test_a_video_that_fails_leaves_nothing(tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_camera_that_is_not_there_is_told() -> None:
-    with pytest.raises(UserError, match=r"^camera 63: no frame of it can be read"):
+def test_missing_cameras_are_reported() -> None:
+    with pytest.raises(UserError, match=r"^camera 63: no frame can be read"):
         next(read_frames(63))
