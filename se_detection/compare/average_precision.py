@@ -80,16 +80,16 @@ def area_under_curve(
     hits = np.flatnonzero(hit)
     after = np.concatenate([[0], hits[:-1] + 1])
     until_last = slice(hits[-1] + 1)
-    mine = weight[until_last] if counted.all() else weight[until_last] * counted[until_last, None]
-    seen = np.cumsum(np.add.reduceat(mine, after, axis=0), axis=0)
+    counted_weight = weight[until_last] if counted.all() else weight[until_last] * counted[until_last, None]
+    total = np.cumsum(np.add.reduceat(counted_weight, after, axis=0), axis=0)
     true = np.cumsum(weight[hits], axis=0)
-    precision = true / (seen + np.spacing(1))
-    best_from_here = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    precision = true / (total + np.spacing(1))
+    interpolated = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     recall = true / np.where(positives > 0, positives, 1.0)
     # The number of levels that each recall reaches. The nearest level is not reached if it is above the recall.
     nearest = np.rint(recall * (len(levels) - 1)).astype(np.intp)
     reached = nearest + (levels[nearest] <= recall)
-    area = (best_from_here * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(levels)
+    area = (interpolated * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(levels)
     return np.where(positives > 0, area, np.nan)
 
 

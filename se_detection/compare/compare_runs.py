@@ -66,7 +66,7 @@ def compare_runs(
         candidate={**comparison.candidate, **costs[1]},
         difference={**comparison.difference, **differences},
         verdict=comparison.verdict + warning,
-        notes=[*obstacles, *_unchecked(runs), *comparison.notes],
+        notes=[*obstacles, *_notes_on_recipes(runs), *comparison.notes],
         names={role: [str(run.path) for run in model] for role, model in zip(ROLES, models, strict=True)},
         recipe=recipe,
         models=(_describe(models[0]), _describe(models[1])),
@@ -118,13 +118,13 @@ def _recipe(models: list[list[EvaluatedRun]]) -> tuple[dict[str, dict[str, list[
             if not all(item.path.joinpath(CONFIG).is_file() for item in (first, run)):
                 found.pop("MODEL.WEIGHTS", None)
             if found:
-                obstacles.append(f"{first.path} and {run.path} are not runs of one detector: {_listed(found)}")
+                obstacles.append(f"{first.path} and {run.path} are not runs of one detector: {_format_keys(found)}")
         obstacles += _same_seeds(model)
     between = _differences(models[0][0], models[1][0])
     backbone = {key: values for key, values in between.items() if is_of_backbone(key)}
     others = {key: values for key, values in between.items() if key not in backbone}
     if others:
-        obstacles.append(f"{models[0][0].path} and {models[1][0].path} have different recipes: {_listed(others)}")
+        obstacles.append(f"{models[0][0].path} and {models[1][0].path} have different recipes: {_format_keys(others)}")
     return {"backbone and weights": backbone, "others": others}, obstacles
 
 
@@ -171,11 +171,11 @@ def _same_seeds(runs: list[EvaluatedRun]) -> list[str]:
     return lines
 
 
-def _listed(differences: dict[str, list[Any]]) -> str:
+def _format_keys(differences: dict[str, list[Any]]) -> str:
     return ", ".join(f"{key} ({first!r} and {other!r})" for key, (first, other) in differences.items())
 
 
-def _unchecked(runs: list[EvaluatedRun]) -> list[str]:
+def _notes_on_recipes(runs: list[EvaluatedRun]) -> list[str]:
     unknown = [run.name for run in runs if run.recipe is None]
     return [f"without a saved config, the recipe was not checked: {', '.join(unknown)}"] if unknown else []
 

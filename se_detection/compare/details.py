@@ -74,9 +74,9 @@ def describe(evaluations: Sequence[CategoryEvaluation]) -> RunDetails:
     counted = [match.counted[0] for match in matches]
     return RunDetails(
         error_types(evaluations),
-        {name: mean[place] for name, place in CURVES.items()},
-        np.concatenate([match.score[mine] for match, mine in zip(matches, counted, strict=True)]),
-        np.concatenate([match.hit[0][mine] for match, mine in zip(matches, counted, strict=True)]),
+        {name: mean[index] for name, index in CURVES.items()},
+        np.concatenate([match.score[keep] for match, keep in zip(matches, counted, strict=True)]),
+        np.concatenate([match.hit[0][keep] for match, keep in zip(matches, counted, strict=True)]),
     )
 
 
@@ -129,8 +129,8 @@ def calibration(runs: Sequence[RunDetails]) -> Calibration | None:
 
 def _bins(score: Array, correct: NDArray[np.bool_]) -> tuple[NDArray[np.intp], Array, Array]:
     """The number of detections, their mean score and their precision in each bin: (bins,) each."""
-    place = np.minimum((score * SCORE_BINS).astype(np.intp), SCORE_BINS - 1)
-    count = np.bincount(place, minlength=SCORE_BINS)
-    sums = (np.bincount(place, values, minlength=SCORE_BINS) for values in (score, correct))
+    index = np.minimum((score * SCORE_BINS).astype(np.intp), SCORE_BINS - 1)
+    count = np.bincount(index, minlength=SCORE_BINS)
+    sums = (np.bincount(index, values, minlength=SCORE_BINS) for values in (score, correct))
     mean, precision = (np.divide(total, count, out=np.full(SCORE_BINS, np.nan), where=count > 0) for total in sums)
     return count, mean, precision

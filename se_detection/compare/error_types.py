@@ -55,14 +55,14 @@ def error_types(evaluations: Sequence[CategoryEvaluation]) -> dict[str, ErrorTyp
     objects = np.bincount(category, minlength=len(evaluations))
     has_objects = objects > 0
 
-    def ap50(chosen: _Detections, forgiven: NDArray[np.bool_] | None = None) -> float:
-        positives = objects if forgiven is None else objects - np.bincount(category[forgiven], minlength=len(objects))
-        areas = [
-            _area(chosen.score[mine], chosen.hit[mine], positives[number])
+    def ap50(chosen: _Detections, removed: NDArray[np.bool_] | None = None) -> float:
+        positives = objects if removed is None else objects - np.bincount(category[removed], minlength=len(objects))
+        aps = [
+            _ap(chosen.score[of_class], chosen.hit[of_class], positives[number])
             for number in np.flatnonzero(has_objects)
-            for mine in [chosen.category == number]
+            for of_class in [chosen.category == number]
         ]
-        return 100 * float(np.mean(areas)) if areas else float("nan")
+        return 100 * float(np.mean(aps)) if aps else float("nan")
 
     before = ap50(detections)
     result = {}
@@ -71,17 +71,17 @@ def error_types(evaluations: Sequence[CategoryEvaluation]) -> dict[str, ErrorTyp
         result[name] = ErrorType(ap50(fixed) - before, int((detections.error == name).sum()))
     missed = ~found
     missed[detections.target[detections.target >= 0]] = False
-    right = _select(detections, detections.hit)
+    correct = _select(detections, detections.hit)
     for name, gain, wrong in (
         ("missed", ap50(detections, missed), missed),
-        ("false_positives", ap50(right), ~detections.hit),
+        ("false_positives", ap50(correct), ~detections.hit),
         ("false_negatives", ap50(detections, ~found), ~found),
     ):
         result[name] = ErrorType(gain - before, int(wrong.sum()))
     return result
 
 
-def _area(score: Array, hit: NDArray[np.bool_], positives: int) -> float:
+def _ap(score: Array, hit: NDArray[np.bool_], positives: int) -> float:
     if positives == 0:
         return 0.0
     hit = hit[np.argsort(-score, kind="stable")]
@@ -99,13 +99,13 @@ def _fix(detections: _Detections, name: str, category: NDArray[np.intp], found: 
 
     The highest-scoring detection with a missed object as its target becomes a hit; the other wrong ones are removed.
     """
-    mine = detections.error == name
-    able = np.flatnonzero(mine & (detections.target >= 0))
-    able = able[~found[detections.target[able]]]
-    able = able[np.argsort(-detections.score[able], kind="stable")]
-    _, first = np.unique(detections.target[able], return_index=True)
-    best = able[first]
-    hit, new_category, kept = detections.hit.copy(), detections.category.copy(), ~mine
+    wrong = detections.error == name
+    fixable = np.flatnonzero(wrong & (detections.target >= 0))
+    fixable = fixable[~found[detections.target[fixable]]]
+    fixable = fixable[np.argsort(-detections.score[fixable], kind="stable")]
+    _, first = np.unique(detections.target[fixable], return_index=True)
+    best = fixable[first]
+    hit, new_category, kept = detections.hit.copy(), detections.category.copy(), ~wrong
     hit[best], kept[best], new_category[best] = True, True, category[detections.target[best]]
     return _select(_Detections(new_category, detections.score, hit, detections.error, detections.target), kept)
 
@@ -119,8 +119,8 @@ def _classify(
     rows: list[tuple[int, float, bool, str, int]] = []
     for objects, detections in _by_image(evaluations):
         for detection, (error, target) in zip(detections, _name_errors(objects, detections), strict=True):
-            place = target + len(categories) if target >= 0 else -1
-            rows.append((detection.category, detection.score, detection.matched, error, place))
+            index = target + len(categories) if target >= 0 else -1
+            rows.append((detection.category, detection.score, detection.matched, error, index))
         categories += [item.category for item in objects]
         found += [item.matched for item in objects]
     fields = list(zip(*rows, strict=True)) or [()] * 5
@@ -142,8 +142,8 @@ def _by_image(evaluations: Sequence[CategoryEvaluation]) -> Iterable[tuple[list[
     """The objects and detections of each image, without ignored ones, in the order of the images."""
     grouped: dict[int, tuple[list[_Box], list[_Box]]] = {}
     for category, evaluation in enumerate(evaluations):
-        for place, image in zip(evaluation.places, evaluation.evalImgs, strict=False):
-            objects, detections = grouped.setdefault(int(place), ([], []))
+        for index, image in zip(evaluation.image_indices, evaluation.evalImgs, strict=False):
+            objects, detections = grouped.setdefault(int(index), ([], []))
             truth = zip(image["gtIds"], image["gtMatches"][0], image["gtIgnore"], strict=True)
             objects += [
                 _Box(category, evaluation.cocoGt.anns[key]["bbox"], match != 0)
@@ -156,7 +156,7 @@ def _by_image(evaluations: Sequence[CategoryEvaluation]) -> Iterable[tuple[list[
                 for key, match, ignored, score in results
                 if not ignored
             ]
-    return [grouped[place] for place in sorted(grouped)]
+    return [grouped[index] for index in sorted(grouped)]
 
 
 def _name_errors(objects: list[_Box], detections: list[_Box]) -> list[tuple[str, int]]:

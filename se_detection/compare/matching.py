@@ -21,37 +21,37 @@ THRESHOLDS: Array = Params("bbox").iouThrs
 
 
 class CategoryEvaluation(COCOeval):
-    """COCOeval of one category, on the images with its objects or detections; `places` are their indices in the set.
+    """COCOeval of one category, on the images with its objects or detections; `image_indices` are their indices.
 
-    If a range of areas contains all objects of an image, or none, the matches of the first range, which contains all
-    objects, are reused. This saves most of the time.
+    The first range of areas contains all objects. Its matches are reused for an image if another range contains all or
+    none of the image's objects, which saves most of the time.
     """
 
-    def __init__(self, objects: COCO, detections: COCO, areas: Sequence[Area], places: NDArray[np.intp]) -> None:
+    def __init__(self, objects: COCO, detections: COCO, areas: Sequence[Area], image_indices: NDArray[np.intp]) -> None:
         super().__init__(objects, detections, "bbox")
-        self.places = places
+        self.image_indices = image_indices
         self.params.areaRng = [list(area) for area in areas]
         self.params.areaRngLbl = [str(area) for area in areas]
-        self.whole: dict[Any, Any] = {}
+        self.first_range: dict[Any, Any] = {}
 
     def evaluateImg(self, imgId: Any, catId: Any, aRng: list[float], maxDet: int) -> Any:  # noqa: N802, N803
         """See `COCOeval.evaluateImg`."""
         if aRng == self.params.areaRng[0]:
-            self.whole[imgId] = super().evaluateImg(imgId, catId, aRng, maxDet)
-            return self.whole[imgId]
+            self.first_range[imgId] = super().evaluateImg(imgId, catId, aRng, maxDet)
+            return self.first_range[imgId]
         objects = self._gts[imgId, catId]
         outside = [_outside(item["area"], aRng) for item in objects]
         crowd = any(item["iscrowd"] for item in objects)
         if any(outside) and (crowd or not all(outside)):
             return super().evaluateImg(imgId, catId, aRng, maxDet)
-        whole = self.whole[imgId]
-        matched = whole["dtMatches"] != 0
-        box_outside = np.array([_outside(self.cocoDt.anns[key]["area"], aRng) for key in whole["dtIds"]], dtype=bool)
+        first = self.first_range[imgId]
+        matched = first["dtMatches"] != 0
+        box_outside = np.array([_outside(self.cocoDt.anns[key]["area"], aRng) for key in first["dtIds"]], dtype=bool)
         return {
-            **whole,
+            **first,
             "aRng": aRng,
-            "gtIgnore": np.ones_like(whole["gtIgnore"]) if any(outside) else whole["gtIgnore"],
-            "dtIgnore": np.where(matched, whole["dtIgnore"] | any(outside), box_outside),
+            "gtIgnore": np.ones_like(first["gtIgnore"]) if any(outside) else first["gtIgnore"],
+            "dtIgnore": np.where(matched, first["dtIgnore"] | any(outside), box_outside),
         }
 
 
@@ -69,12 +69,12 @@ def match_boxes(
         detections: from :func:`load_results`.
         areas: ranges of area, in pixels; the first must contain all objects.
     """
-    found = [
+    numbered = [
         {**item, "id": number, "area": item["bbox"][2] * item["bbox"][3], "iscrowd": 0}
         for number, item in enumerate(detections, start=1)
     ]
-    objects, boxes = (_by_category(entries) for entries in (annotations.dataset["annotations"], found))
-    places = {image: place for place, image in enumerate(sorted(annotations.imgs))}
+    objects, boxes = (_by_category(entries) for entries in (annotations.dataset["annotations"], numbered))
+    indices = {image: index for index, image in enumerate(sorted(annotations.imgs))}
     for category in sorted(annotations.cats):
         pair = objects.get(category, []), boxes.get(category, [])
         images = sorted({item["image_id"] for entries in pair for item in entries})
@@ -83,7 +83,7 @@ def match_boxes(
             "categories": [annotations.cats[category]],
         }
         truth, results = (load_coco({**data, "annotations": entries}) for entries in pair)
-        evaluation = CategoryEvaluation(truth, results, areas, np.array([places[image] for image in images], np.intp))
+        evaluation = CategoryEvaluation(truth, results, areas, np.array([indices[image] for image in images], np.intp))
         with silenced():
             evaluation.evaluate()
         yield evaluation
@@ -116,21 +116,21 @@ class Matches:
     @classmethod
     def of(cls, evaluation: CategoryEvaluation, area: int) -> "Matches":
         """The matches in the range of areas with this index."""
-        number = len(evaluation.places)
+        number = len(evaluation.image_indices)
         images = evaluation.evalImgs[area * number : (area + 1) * number]
         counts = [len(image["dtScores"]) for image in images]
         rank = np.concatenate([np.arange(count) for count in [0, *counts]]).astype(np.intp)
         score = np.concatenate([np.zeros(0), *(image["dtScores"] for image in images)])
         none = np.zeros((len(evaluation.params.iouThrs), 0))
-        found = np.concatenate([none, *(image["dtMatches"] for image in images)], axis=1) != 0
+        matched = np.concatenate([none, *(image["dtMatches"] for image in images)], axis=1) != 0
         ignored = np.concatenate([none, *(image["dtIgnore"] for image in images)], axis=1) != 0
         order = np.argsort(-score, kind="stable")
         return cls(
-            np.repeat(evaluation.places, counts)[order],
+            np.repeat(evaluation.image_indices, counts)[order],
             rank[order],
             score[order],
-            (found & ~ignored)[:, order],
+            (matched & ~ignored)[:, order],
             ~ignored[:, order],
             np.array([np.count_nonzero(image["gtIgnore"] == 0) for image in images], dtype=np.float64),
-            evaluation.places,
+            evaluation.image_indices,
         )

@@ -45,7 +45,7 @@ def score_run(
     for evaluation in match_boxes(coco, results, (*COCO_AREAS, *sizes)):
         categories.append(average_precision(evaluation, weights))
         # The details need only the first range of areas; keeping all ranges of all categories takes too much memory.
-        del evaluation.evalImgs[len(evaluation.places) :]
+        del evaluation.evalImgs[len(evaluation.image_indices) :]
         evaluations.append(evaluation)
         progress()
     by_iou = _mean_of_defined([category.thresholds for category in categories])

@@ -60,7 +60,7 @@ def comparison_markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> s
         _table(comparison, RECALLS, "github"),
         *_each_run(comparison),
         "## Errors",
-        "What AP@0.5 would gain if one type of error were fixed (TIDE, Bolya et al. 2020), and the number of errors.",
+        "The gain in AP@0.5 if one type of error were fixed (TIDE, Bolya et al. 2020), and the number of errors.",
         _error_table(comparison),
         "## By IoU threshold",
         _curve_table(comparison.details.ap_by_iou, "IoU", "{:.2f}"),
@@ -72,7 +72,7 @@ def comparison_markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> s
         _class_table(comparison),
     ]
     if plots:
-        parts += ["## Images", *(f"![{path.stem.replace('_', ' ')}]({path.as_posix()})" for path in plots)]
+        parts += ["## Plots", *(f"![{path.stem.replace('_', ' ')}]({path.as_posix()})" for path in plots)]
     return "\n\n".join(parts) + "\n"
 
 

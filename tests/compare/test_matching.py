@@ -24,10 +24,10 @@ def test_matches_equal_those_of_pycocotools(source, annotations, detect, request
     expected = np.array(whole.evalImgs, dtype=object).reshape(len(coco.cats), len(areas), len(coco.imgs))
 
     for evaluation, theirs in zip(match_boxes(coco, results, areas), expected, strict=True):
-        ours = np.array(evaluation.evalImgs, dtype=object).reshape(len(areas), len(evaluation.places))
-        assert sum(item is not None for item in theirs[0]) == len(evaluation.places)
+        ours = np.array(evaluation.evalImgs, dtype=object).reshape(len(areas), len(evaluation.image_indices))
+        assert sum(item is not None for item in theirs[0]) == len(evaluation.image_indices)
         for ours_of_area, theirs_of_area in zip(ours, theirs, strict=True):
-            for mine, place in zip(ours_of_area, evaluation.places, strict=True):
+            for mine, place in zip(ours_of_area, evaluation.image_indices, strict=True):
                 other = theirs_of_area[place]
                 assert (mine["image_id"], mine["category_id"], mine["aRng"]) == (
                     *(other["image_id"], other["category_id"], other["aRng"]),

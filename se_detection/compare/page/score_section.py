@@ -42,7 +42,7 @@ def lead_blocks(comparison: Comparison) -> list[Block]:
     ap = comparison.difference["AP"]
     if ap.low is not None:
         interval = interval_cell(ap, common_reach([ap]), significant=ap.excludes_zero)
-        label = "Difference in AP, with its 95\u00a0% interval; the vertical line is no difference."
+        label = "Difference in AP, with its 95\u00a0% interval; the vertical line marks no difference."
         blocks.append(Scale(interval, "baseline better", "candidate better", label))
     figures = []
     for key in ("AP", "AP50", *COSTS):
