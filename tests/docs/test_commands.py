@@ -55,7 +55,7 @@ PASSED_ON = {
     (
         "benchmark",
         "--part",
-    ): "projects/benchmark/tests/test_timed_models.py::test_fused_models_have_the_outputs_of_the_eager_ones",
+    ): "projects/benchmark/tests/test_timed_models.py::test_fused_models_have_the_outputs_of_eager_ones",
     (
         "se-det export",
         "--evaluate",
