@@ -141,7 +141,7 @@ def reshape(key: str) -> object:
             drop(r"\.se\."),
             [
                 "missing (",
-                "the file's backbone is plain and the config's has SE, which helps a detector only when",
+                "the file's backbone is plain and the config's has SE, which helps a detector only if",
                 "timm://",
             ],
         ),

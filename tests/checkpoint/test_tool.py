@@ -123,7 +123,7 @@ def test_plain_weights_in_an_se_config_need_a_flag(tmp_path, resnet18) -> None:
     line = refused.stderr.splitlines()[-1]
     assert line.startswith("error: the weights don't fit the config: of the backbone's")
     assert (
-        "the file's backbone is plain and the config's has SE, which helps a detector only when its backbone was"
+        "the file's backbone is plain and the config's has SE, which helps a detector only if its backbone was"
         in line
     )
     allowed = run("train_net.py", tmp_path, "--allow-partial-backbone", *config, *data, *overrides)
