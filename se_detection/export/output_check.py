@@ -58,15 +58,15 @@ def compare_detections(
     result = OutputDifference()
     with torch.no_grad(), _float32():
         for image in itertools.chain.from_iterable(map(resized_copies, images)):
-            expected, found = original(image).to("cpu"), exported(image).to("cpu")
-            pairs = pair_detections(expected, found)
+            expected, actual = original(image).to("cpu"), exported(image).to("cpu")
+            pairs = pair_detections(expected, actual)
             result.images += 1
             result.detections += len(expected)
-            result.unpaired += len(expected) + len(found) - 2 * len(pairs)
+            result.unpaired += len(expected) + len(actual) - 2 * len(pairs)
             first, second = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
             for name, field_name in FIELDS.items():
                 if name != "classes" and expected.has(field_name):
-                    ours, theirs = (_values(it.get(field_name)) for it in (expected, found))
+                    ours, theirs = (_values(it.get(field_name)) for it in (expected, actual))
                     result.add(name, ours[first] - theirs[second])
     return result
 
@@ -91,10 +91,10 @@ def compare_maps(
     result = OutputDifference()
     with torch.no_grad(), _float32():
         for batch in batches:
-            expected, found = original(batch), exported(batch)
+            expected, actual = original(batch), exported(batch)
             result.images += len(batch)
             for name, values in expected.items():
-                result.add(name, (values - found[name]) / values.abs().max())
+                result.add(name, (values - actual[name]) / values.abs().max())
     return result
 
 

@@ -12,7 +12,7 @@ from .excitations import Excitations
 from .gate_tables import excitations_notes, findings
 
 
-def write_excitation_page(found: Excitations, paths: Sequence[Path], page: Path, command: str) -> Path:
+def write_excitation_page(analysis: Excitations, paths: Sequence[Path], page: Path, command: str) -> Path:
     """Writes the page, replaces an older one, and returns its path.
 
     Args:
@@ -22,27 +22,27 @@ def write_excitation_page(found: Excitations, paths: Sequence[Path], page: Path,
     Raises:
         UserError: an image can't be read.
     """
-    training = read_record(found.run.folder).get("command", "")
+    training = read_record(analysis.run.folder).get("command", "")
     commands = [Code(str(line), label) for label, line in (("Training", training), ("This page", command)) if line]
-    blocks: list[Block] = [_gates(found)]
-    if found.ablation is not None:
-        blocks.append(_ablation(found.ablation))
-    blocks += [Text(" ".join(note.split())) for note in excitations_notes(found)]
+    blocks: list[Block] = [_gates(analysis)]
+    if analysis.ablation is not None:
+        blocks.append(_ablation(analysis.ablation))
+    blocks += [Text(" ".join(note.split())) for note in excitations_notes(analysis)]
     sections = [
         Section("Blocks", blocks),
-        Section("Channels", _images("By block", found, paths, "plots")),
-        Section("One image", _images("With and without gates", found, paths, "pictures")),
+        Section("Channels", _images("By block", analysis, paths, "plots")),
+        Section("One image", _images("With and without gates", analysis, paths, "pictures")),
         Section("Commands", commands),
     ]
-    title = f"The SE gates of {found.run.folder.resolve().name}"
-    about = f"on {len(found.data.images)} images of {found.data.annotations.name}"
-    write_page(Page(title, verdict(found), sections, about=about), page)
+    title = f"The SE gates of {analysis.run.folder.resolve().name}"
+    about = f"on {len(analysis.data.images)} images of {analysis.data.annotations.name}"
+    write_page(Page(title, verdict(analysis), sections, about=about), page)
     return page
 
 
-def verdict(found: Excitations) -> str:
+def verdict(analysis: Excitations) -> str:
     """One line: the number of dispensable blocks; if not evaluated, of blocks whose gates depend on the class."""
-    lists, total = findings(found), len(found.statistics)
+    lists, total = findings(analysis), len(analysis.statistics)
     dispensable = lists.get("dispensable")
     if dispensable is None:
         return f"The gates of {len(lists['tell_classes_apart'])} of {total} SE blocks depend on the class"
@@ -51,7 +51,7 @@ def verdict(found: Excitations) -> str:
     return f"{len(dispensable)} of {total} SE blocks are dispensable: without each, AP drops by at most {MARGIN}"
 
 
-def _gates(found: Excitations) -> Table:
+def _gates(analysis: Excitations) -> Table:
     headings = ["block", "mean gate", "spread over images (%)", "explained by classes (%)", "saturated (%)"]
     rows: list[list[Cell]] = [
         [
@@ -61,7 +61,7 @@ def _gates(found: Excitations) -> Table:
             Number(None if block.class_share is None else 100 * block.class_share, places=1),
             Number(100 * block.saturated, places=1),
         ]
-        for name, block in found.statistics.items()
+        for name, block in analysis.statistics.items()
     ]
     return Table("The gates of each SE block", headings, rows, wide=True)
 
@@ -88,9 +88,9 @@ def _ablation(ablation: Ablation) -> Table:
     return Table("The detector with gates held at their mean", headings, rows, wide=True)
 
 
-def _images(title: str, found: Excitations, paths: Sequence[Path], folder: str) -> list[ImageGrid]:
+def _images(title: str, analysis: Excitations, paths: Sequence[Path], folder: str) -> list[ImageGrid]:
     images: list[EmbeddedImage] = [
-        embed_file(path, f"{path.stem.replace('_', ' ')} of {found.run.folder.name}", title=path.stem)
+        embed_file(path, f"{path.stem.replace('_', ' ')} of {analysis.run.folder.name}", title=path.stem)
         for path in paths
         if path.parent.name == folder and path.suffix == ".png"
     ]

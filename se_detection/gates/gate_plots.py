@@ -33,33 +33,33 @@ def shown_blocks(names: list[str]) -> list[str]:
     return [name for name in names if name in last.values() or stage_of(name) == stage_of(names[-1])]
 
 
-def draw_excitation_plots(found: Excitations, folder: Path) -> list[Path]:
+def draw_excitation_plots(analysis: Excitations, folder: Path) -> list[Path]:
     """Draws `blocks.png` and `<block>.png` for each of :func:`shown_blocks`, and returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"blocks": block_overview(found)}
-    figures |= {name: by_channel(found, name) for name in shown_blocks(list(found.statistics))}
+    figures = {"blocks": block_overview(analysis)}
+    figures |= {name: by_channel(analysis, name) for name in shown_blocks(list(analysis.statistics))}
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=DPI)
     return [folder / f"{name}.png" for name in figures]
 
 
-def by_channel(found: Excitations, name: str) -> Figure:
+def by_channel(analysis: Excitations, name: str) -> Figure:
     """A block's gate by channel: mean and spread over all images, and the means of classes; below, the differences of
     the classes from the mean over all images.
     """
-    block = found.statistics[name]
+    block = analysis.statistics[name]
     channels = np.arange(block.mean.shape[1])
     points = {"linestyle": "none", "markersize": 1.6} if len(channels) > LINES_UP_TO else {}
     figure = Figure(figsize=(10, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     mean, std = block.mean[-1], block.std[-1]
-    band = np.clip([mean - std, mean + std], *LIMITS[type(found.gates[name].activation)])
+    band = np.clip([mean - std, mean + std], *LIMITS[type(analysis.gates[name].activation)])
     upper.fill_between(channels, *band, color="#bbbbbb", linewidth=0, label="spread over images")
     lower.fill_between(channels, -std, std, color="#dddddd", linewidth=0)
     lower.axhline(0, color=ALL_IMAGES, linewidth=1)
     shown = most_frequent(block)
     for index, style, marker in zip(shown, CLASS_STYLES, MARKERS, strict=False):
-        label = f"{found.data.classes[index]} ({block.images[index]})"
+        label = f"{analysis.data.classes[index]} ({block.images[index]})"
         line = {"linewidth": 0.9, **style, **points, "marker": marker if points else ""}
         upper.plot(channels, block.mean[index], label=label, **line)
         lower.plot(channels, block.mean[index] - mean, **line)
@@ -91,11 +91,11 @@ def most_frequent(block: BlockStatistics) -> list[int]:
     return [int(index) for index in order if block.images[index]]
 
 
-def block_overview(found: Excitations) -> Figure:
+def block_overview(analysis: Excitations) -> Figure:
     """For each block: variance explained by classes, spread, saturation and, if evaluated, AP without it."""
-    names = list(found.statistics)
-    blocks = list(found.statistics.values())
-    panels = 3 + (found.ablation is not None)
+    names = list(analysis.statistics)
+    blocks = list(analysis.statistics.values())
+    panels = 3 + (analysis.ablation is not None)
     figure = Figure(figsize=(max(7.0, 0.32 * len(names) + 2), 1.9 * panels + 0.6), layout="constrained")
     axes = figure.subplots(panels, 1, sharex=True)
     positions = np.arange(len(names))
@@ -113,8 +113,8 @@ def block_overview(found: Excitations) -> Figure:
     axes[2].set_title("saturated gates (%)", fontsize=10, loc="left")
     _percent(axes[2], [block.saturated for block in blocks], SATURATED)
     axes[2].legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.98))
-    if found.ablation is not None:
-        _ap_changes(axes[3], {names.index(name): row for name, row in found.ablation.blocks.items()})
+    if analysis.ablation is not None:
+        _ap_changes(axes[3], {names.index(name): row for name, row in analysis.ablation.blocks.items()})
     for panel in axes:
         _grid(panel)
     axes[-1].set_xticks(positions, names, rotation=90 if len(names) > 10 else 0)

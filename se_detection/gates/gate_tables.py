@@ -37,39 +37,39 @@ MEASURES = {
 }
 
 
-def findings(found: Excitations) -> dict[str, list[str]]:
+def findings(analysis: Excitations) -> dict[str, list[str]]:
     """The blocks whose gates depend on the class, are saturated, hardly vary, and, if evaluated, are dispensable."""
-    blocks = found.statistics
+    blocks = analysis.statistics
     by_class = sorted(blocks, key=lambda name: -(blocks[name].class_share or 0))
     lists = {
         "tell_classes_apart": [name for name in by_class if (blocks[name].class_share or 0) >= CLASS_DEPENDENT],
         "saturated": [name for name, block in blocks.items() if block.saturated >= SATURATED],
         "hardly_vary": [name for name, block in blocks.items() if block.relative_spread <= NEARLY_CONSTANT],
     }
-    if found.ablation is not None:
-        lists["dispensable"] = [name for name, row in found.ablation.blocks.items() if row.dispensable]
+    if analysis.ablation is not None:
+        lists["dispensable"] = [name for name, row in analysis.ablation.blocks.items() if row.dispensable]
     return lists
 
 
-def excitations_table(found: Excitations, tablefmt: str = "simple") -> str:
+def excitations_table(analysis: Excitations, tablefmt: str = "simple") -> str:
     """A table with a row for each block: its gate and, if evaluated, AP without it; and notes below the table.
 
     Args:
         tablefmt: a format of tabulate, such as `simple` for the screen and `github` for Markdown.
     """
     headings = ["block", "mean gate", "spread %", "classes %", "saturated %"]
-    gate_rows = [[name, *_gate_cells(block)] for name, block in found.statistics.items()]
+    gate_rows = [[name, *_gate_cells(block)] for name, block in analysis.statistics.items()]
     rows = gate_rows
-    if found.ablation is not None:
+    if analysis.ablation is not None:
         headings += ["AP", "change", "95 % interval", "AP50", "change", "params", "%", "time %"]
-        ap, ap50 = (_plain(found.ablation.unchanged[name]) for name in METRICS)
-        evaluated = {name: _ablation_cells(row) for name, row in found.ablation.rows().items()}
+        ap, ap50 = (_plain(analysis.ablation.unchanged[name]) for name in METRICS)
+        evaluated = {name: _ablation_cells(row) for name, row in analysis.ablation.rows().items()}
         rows = [[UNCHANGED, *[""] * 4, ap, "", "", ap50]]
         rows += [[*row, *evaluated.get(row[0], [])] for row in gate_rows]
-        rows += [[name, *[""] * 4, *row] for name, row in evaluated.items() if name not in found.statistics]
+        rows += [[name, *[""] * 4, *row] for name, row in evaluated.items() if name not in analysis.statistics]
     align = ["left"] + ["right"] * (len(headings) - 1)
     table = tabulate(rows, headings, tablefmt=tablefmt, disable_numparse=True, colalign=align)
-    return "\n\n".join([table, *excitations_notes(found)])
+    return "\n\n".join([table, *excitations_notes(analysis)])
 
 
 def _gate_cells(block: BlockStatistics) -> list[str]:
@@ -97,31 +97,31 @@ def _limits(block: BlockStatistics) -> tuple[float, float]:
     return float(block.low.mean()), float(block.high.mean())
 
 
-def excitations_notes(found: Excitations) -> list[str]:
+def excitations_notes(analysis: Excitations) -> list[str]:
     """The meaning of the columns of :func:`excitations_table`, and the findings."""
-    lists = findings(found)
-    texts = {finding: _join(names, len(found.statistics)) for finding, names in lists.items()}
+    lists = findings(analysis)
+    texts = {finding: _join(names, len(analysis.statistics)) for finding, names in lists.items()}
     notes = [
-        f"{len(found.data.images)} images. Spread: over images, relative to the gate. Classes: share of the variance "
-        "between images\nthat is explained by their classes (–: undefined). Saturated: gates within "
+        f"{len(analysis.data.images)} images. Spread: over images, relative to the gate. Classes: share of the "
+        "variance between images\nthat is explained by their classes (–: undefined). Saturated: gates within "
         f"{NEAR} of a limit.",
         f"Depend on the class ({100 * CLASS_DEPENDENT:.0f} % or more): {texts['tell_classes_apart']}.\n"
         f"Saturated ({100 * SATURATED:.0f} % or more): {texts['saturated']}.\n"
         f"Hardly vary between images (spread of {100 * NEARLY_CONSTANT:.0f} % or less): {texts['hardly_vary']}.",
     ]
-    if found.ablation is not None:
-        notes += _ablation_notes(found, found.ablation, lists["dispensable"])
+    if analysis.ablation is not None:
+        notes += _ablation_notes(analysis, analysis.ablation, lists["dispensable"])
     return notes
 
 
-def _ablation_notes(found: Excitations, ablation: Ablation, dispensable: list[str]) -> list[str]:
+def _ablation_notes(analysis: Excitations, ablation: Ablation, dispensable: list[str]) -> list[str]:
     time = ablation.time
     noise = "; the machine was busy, so the times are rough" if time.jitter > NOISY else ""
     return [
         "AP when a block's gate is held at its mean, and the change with a 95 % interval over images; the parameters\n"
         "of its SE, and their share of all; and the share of the detector's time that computing the gate takes\n"
         f"({1000 * time.seconds_per_image:.0f} ms per image, {time.device}{noise}).\n"
-        f"{FOLDED[found.run.cfg.MODEL.SE.POSITION]}.",
+        f"{FOLDED[analysis.run.cfg.MODEL.SE.POSITION]}.",
         _verdict(ablation, dispensable),
     ]
 
@@ -146,16 +146,16 @@ def _join(names: Sequence[str], total: int) -> str:
     return f"all {total} blocks" if len(names) == total > 1 else ", ".join(names) or "none"
 
 
-def to_dict(found: Excitations) -> dict[str, Any]:
+def to_dict(analysis: Excitations) -> dict[str, Any]:
     """The content of `excitations.json`; AP in percent, shares from 0 to 1, null if undefined."""
-    some = next(iter(found.statistics.values()))
+    first = next(iter(analysis.statistics.values()))
     content: dict[str, Any] = {
-        "run": str(found.run.folder.absolute()),
-        "weights": str(found.run.weights.absolute()),
-        "annotations": str(found.data.annotations),
-        "image_root": str(found.data.image_root),
-        "images": len(found.data.images),
-        "images_with": dict(zip(found.data.classes, some.images[:-1].tolist(), strict=True)),
+        "run": str(analysis.run.folder.absolute()),
+        "weights": str(analysis.run.weights.absolute()),
+        "annotations": str(analysis.data.annotations),
+        "image_root": str(analysis.data.image_root),
+        "images": len(analysis.data.images),
+        "images_with": dict(zip(analysis.data.classes, first.images[:-1].tolist(), strict=True)),
         "measures": MEASURES,
         "blocks": {
             name: {
@@ -165,49 +165,49 @@ def to_dict(found: Excitations) -> dict[str, Any]:
                 "class_share": block.class_share,
                 **dict(zip(("near_low", "near_high"), _limits(block), strict=True)),
             }
-            for name, block in found.statistics.items()
+            for name, block in analysis.statistics.items()
         },
-        "findings": findings(found),
+        "findings": findings(analysis),
         "ablation": None,
     }
-    if (ablation := found.ablation) is not None:
+    if (ablation := analysis.ablation) is not None:
         content["ablation"] = {
             "unchanged": ablation.unchanged,
             "rows": {name: {**asdict(row), "dispensable": row.dispensable} for name, row in ablation.rows().items()},
             "dispensable_if": f"the 95 % interval of the difference in AP begins at -{MARGIN} or above",
             "bootstrap_samples": SAMPLES,
             "time": asdict(ablation.time),
-            "folding": FOLDED[found.run.cfg.MODEL.SE.POSITION],
+            "folding": FOLDED[analysis.run.cfg.MODEL.SE.POSITION],
         }
     return content
 
 
-def write_excitations(found: Excitations) -> list[Path]:
+def write_excitations(analysis: Excitations) -> list[Path]:
     """Writes `excitations.json`, `blocks.csv`, `channels.csv` and `plots/`; returns their paths and that of the npz.
 
     `blocks.csv` has a row for each block and class, and for all images. `channels.csv` has a row for each block and
     channel, with mean and spread over all images and the mean of each class.
     """
-    paths = [found.folder / name for name in ("excitations.json", "blocks.csv", "channels.csv")]
-    write_json(paths[0], to_dict(found), indent=2)
-    _write_csv(paths[1], _block_rows(found))
-    _write_csv(paths[2], _channel_rows(found))
-    return [*paths, found.folder / "excitations.npz", *draw_excitation_plots(found, found.folder / "plots")]
+    paths = [analysis.folder / name for name in ("excitations.json", "blocks.csv", "channels.csv")]
+    write_json(paths[0], to_dict(analysis), indent=2)
+    _write_csv(paths[1], _block_rows(analysis))
+    _write_csv(paths[2], _channel_rows(analysis))
+    return [*paths, analysis.folder / "excitations.npz", *draw_excitation_plots(analysis, analysis.folder / "plots")]
 
 
-def _block_rows(found: Excitations) -> Iterable[Sequence[Any]]:
+def _block_rows(analysis: Excitations) -> Iterable[Sequence[Any]]:
     yield ["block", "class", "images", "mean gate", "spread over images", "distance from the mean of all images"]
-    for name, block in found.statistics.items():
-        for row, label in enumerate([*found.data.classes, "all images"]):
+    for name, block in analysis.statistics.items():
+        for row, label in enumerate([*analysis.data.classes, "all images"]):
             distance = math.sqrt(((block.mean[row] - block.mean[-1]) ** 2).mean())
             spread = math.sqrt((block.std[row] ** 2).mean())
             values = [block.mean[row].mean(), spread, distance] if block.images[row] else ["", "", ""]
             yield [name, label, int(block.images[row]), *map(_short, values)]
 
 
-def _channel_rows(found: Excitations) -> Iterable[Sequence[Any]]:
-    yield ["block", "channel", "mean", "spread", *found.data.classes]
-    for name, block in found.statistics.items():
+def _channel_rows(analysis: Excitations) -> Iterable[Sequence[Any]]:
+    yield ["block", "channel", "mean", "spread", *analysis.data.classes]
+    for name, block in analysis.statistics.items():
         means = np.where(block.images[:-1, None] > 0, block.mean[:-1], np.nan)
         for channel in range(block.mean.shape[1]):
             values = [block.mean[-1, channel], block.std[-1, channel], *means[:, channel]]

@@ -87,31 +87,31 @@ class _EnergyRecorder:
         self.energy[name] = ((gated + smallest) / (held + smallest)).log2().cpu().numpy()
 
 
-def measure_effect(found: Excitations, photo: Path | Entry) -> Effect:
+def measure_effect(analysis: Excitations, photo: Path | Entry) -> Effect:
     """Runs the detector on an image, with its gates and with constant gates.
 
     Args:
-        found: the detector and its mean gates.
+        analysis: the detector and its mean gates.
         photo: a file, or an input of a detectron2 model: a dictionary with the resized image.
 
     Raises:
         UserError: the file can't be read.
     """
-    run = found.run
+    run = analysis.run
     batch = [load_image(run.cfg, photo) if isinstance(photo, Path) else photo]
-    means = {name: block.mean[-1] for name, block in found.statistics.items()}
+    means = {name: block.mean[-1] for name, block in analysis.statistics.items()}
     detector: Any = run.model
     backbone = se_gates(detector.backbone)
     with torch.inference_mode():
-        with GateRecorder(found.gates) as gates, _EnergyRecorder(backbone, means) as energies:
+        with GateRecorder(analysis.gates) as gates, _EnergyRecorder(backbone, means) as energies:
             with_gates = run.model(batch)[0]["instances"]
-        with constant_gates(found.gates, means):
+        with constant_gates(analysis.gates, means):
             without = run.model(batch)[0]["instances"]
     size = batch[0]["image"].shape[-2:]
     step = max(detector.backbone.size_divisibility, 1)
     covered = tuple(length / (-(-length // step) * step) for length in size)
     detections = tuple(
-        [entry for entry in coco_results({"image_id": 0}, instances, found.data) if entry["score"] >= MIN_SCORE]
+        [entry for entry in coco_results({"image_id": 0}, instances, analysis.data) if entry["score"] >= MIN_SCORE]
         for instances in (with_gates, without)
     )
     lift = {name: values.mean - means[name] for name, values in gates.take().items()}
@@ -131,7 +131,7 @@ def effect_files(folder: Path, photo: Path) -> list[Path]:
     return paths
 
 
-def draw_effect(found: Excitations, photo: Path) -> list[Path]:
+def draw_effect(analysis: Excitations, photo: Path) -> list[Path]:
     """Draws channels, energy and detections of an image into `pictures/`, and returns the paths.
 
     The energy is that of the backbone; it is not drawn if only the heads of a C4 detector have SE.
@@ -139,8 +139,8 @@ def draw_effect(found: Excitations, photo: Path) -> list[Path]:
     Raises:
         UserError: the image can't be read, its aspect ratio is too large, or one of the files exists.
     """
-    paths = effect_files(found.folder, photo)
-    effect = measure_effect(found, photo)
+    paths = effect_files(analysis.folder, photo)
+    effect = measure_effect(analysis, photo)
     image = Image.fromarray(detection_utils.read_image(str(photo), "RGB"))
     try:
         maps = energy_maps(effect, image) if effect.energy else None
@@ -151,7 +151,7 @@ def draw_effect(found: Excitations, photo: Path) -> list[Path]:
         channel_strips(effect.lift, photo.name).savefig(paths[0], dpi=DPI, bbox_inches="tight")
         if maps is not None:
             maps.savefig(paths[1], dpi=DPI, bbox_inches="tight")
-    _detections(found, effect, image).save(paths[2])
+    _detections(analysis, effect, image).save(paths[2])
     return [path for path in paths if path.exists()]
 
 
@@ -213,8 +213,8 @@ def energy_maps(effect: Effect, image: Image.Image) -> Figure:
     return figure
 
 
-def _detections(found: Excitations, effect: Effect, image: Image.Image) -> Image.Image:
-    names = dict(zip(found.data.category_ids, found.data.classes, strict=True))
+def _detections(analysis: Excitations, effect: Effect, image: Image.Image) -> Image.Image:
+    names = dict(zip(analysis.data.category_ids, analysis.data.classes, strict=True))
     colours = class_colours(names)
     panels = [draw_boxes(image, entries, names, colours) for entries in effect.detections]
     counts = [len(entries) for entries in effect.detections]

@@ -44,7 +44,7 @@ def find_files(inputs: Sequence[str], outside: Path) -> list[Path]:
     Raises:
         UserError: an input does not exist, or has no images or videos.
     """
-    found: dict[Path, None] = {}
+    unique: dict[Path, None] = {}
     for name in inputs:
         matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
         if not matches:
@@ -53,8 +53,8 @@ def find_files(inputs: Sequence[str], outside: Path) -> list[Path]:
         files = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(outside))]
         if not files:
             raise UserError(f"{name}: no images or videos in it ({', '.join((*IMAGES, *VIDEOS))})")
-        found |= dict.fromkeys(files)
-    return list(found)
+        unique |= dict.fromkeys(files)
+    return list(unique)
 
 
 def is_video(path: Path) -> bool:
@@ -82,7 +82,7 @@ def _reason(path: Path) -> str:
         return "no such file"
     if is_video(path):
         return "" if count_frames(path) is not None else "none of its frames can be decoded"
-    found = inspect_image(path)
-    if found is None:
+    image = inspect_image(path)
+    if image is None:
         return "no such file"
-    return "" if isinstance(found, ImageFile) else found.reason
+    return "" if isinstance(image, ImageFile) else image.reason

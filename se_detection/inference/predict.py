@@ -192,13 +192,13 @@ class _Job:
             pixels = read_image(str(file), "BGR")
         except Exception as error:  # of any class, if the file has changed since it was checked
             raise UserError(f"the file can no longer be read ({reason(error)})") from error
-        found = self._detect(pixels)
+        detections = self._detect(pixels)
         path = self._path(PICTURES, self.folder.images + 1, file, ".jpg")
-        sheet = self._draw(pixels, found)
+        sheet = self._draw(pixels, detections)
         write_whole(path, partial(sheet.save, format="JPEG", quality=JPEG_QUALITY, subsampling=0))
         if self.gates is not None:
             _draw_gates(self.gates, file, path.with_name(f"{path.stem}_gates.png"))
-        self.folder.add_image(str(file), _size(pixels), found)
+        self.folder.add_image(str(file), _size(pixels), detections)
         self.bar.update()
 
     def detect_in_video(self, file: Path) -> int:
@@ -210,10 +210,10 @@ class _Job:
         with VideoFile(path, frame_rate(file)) as video:
             for number, frame in enumerate(read_frames(file)):
                 self.stop.raise_if_any()
-                found = next(finished) if number < done else self._detect(frame)
+                detections = next(finished) if number < done else self._detect(frame)
                 if number >= done:
-                    self.folder.add_frame(name, _size(frame), found)
-                video.write(self._draw(frame, found))
+                    self.folder.add_frame(name, _size(frame), detections)
+                video.write(self._draw(frame, detections))
                 self.bar.update()
         self.folder.finish_video(name)
         return video.frames
@@ -224,9 +224,9 @@ class _Job:
         started = time.monotonic()
         with VideoFile(self._path(VIDEOS, 1, Path(f"camera_{camera}"), ".mp4"), CAMERA_RATE) as video:
             for frame in live:
-                found = self._detect(frame)
-                self.folder.add_frame(name, _size(frame), found)
-                sheet = self._draw(frame, found)
+                detections = self._detect(frame)
+                self.folder.add_frame(name, _size(frame), detections)
+                sheet = self._draw(frame, detections)
                 missing = round((time.monotonic() - started) * CAMERA_RATE) - video.frames
                 for _ in range(max(missing, 1)):
                     video.write(sheet)
@@ -237,11 +237,11 @@ class _Job:
     def _detect(self, pixels: NDArray[np.uint8]) -> list[list[Entry]]:
         return [detector(pixels, self.folder.images + 1) for detector in self.detectors]
 
-    def _draw(self, pixels: NDArray[np.uint8], found: list[list[Entry]]) -> Image.Image:
+    def _draw(self, pixels: NDArray[np.uint8], detections: list[list[Entry]]) -> Image.Image:
         image = Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))
-        longest = PANEL if len(found) > 1 else LONGEST
+        longest = PANEL if len(detections) > 1 else LONGEST
         panels = []
-        for entries in found:
+        for entries in detections:
             shown = [entry for entry in entries if entry["score"] >= self.score]
             panels.append(draw_boxes(image, shown, self.names, self.colours, longest=longest))
         return side_by_side(panels, self.titles) if len(panels) > 1 else panels[0]

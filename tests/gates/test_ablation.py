@@ -87,24 +87,26 @@ def test_saved_parameters_and_time(explained) -> None:
 
 
 def test_a_subset_of_the_images(some_explained, explained, tmp_path) -> None:
-    found = some_explained
-    ids = [image["image_id"] for image in found.data.images]
+    analysis = some_explained
+    ids = [image["image_id"] for image in analysis.data.images]
     all_ids = [image["image_id"] for image in explained.data.images]
     # Spread evenly over the set, from the first to the last.
     assert ids == [all_ids[index] for index in (0, 4, 7, 11)]
     annotations = COCO(str(explained.data.annotations))
     evaluator = COCODetectionEvaluator("pictures", output_dir=str(tmp_path / "all"))
-    inference_on_dataset(found.run.model, build_detection_test_loader(found.run.cfg, "pictures"), evaluator)
+    inference_on_dataset(analysis.run.model, build_detection_test_loader(analysis.run.cfg, "pictures"), evaluator)
     results = annotations.loadRes(str(tmp_path / "all" / "coco_instances_results.json"))
     reference = COCOeval(annotations, results, "bbox")
     reference.params.imgIds = ids
     reference.evaluate()
     reference.accumulate()
     reference.summarize()
-    assert found.ablation.unchanged == pytest.approx({"AP": 100 * reference.stats[0], "AP50": 100 * reference.stats[1]})
-    assert len(found.ablation.blocks) == 4
+    assert analysis.ablation.unchanged == pytest.approx(
+        {"AP": 100 * reference.stats[0], "AP50": 100 * reference.stats[1]}
+    )
+    assert len(analysis.ablation.blocks) == 4
     # Too few images for intervals: no block is dispensable.
-    assert not any(row.dispensable for row in found.ablation.rows().values())
+    assert not any(row.dispensable for row in analysis.ablation.rows().values())
 
 
 def test_a_block_is_dispensable_if_the_interval_of_the_loss_is_small(explained, tmp_path) -> None:

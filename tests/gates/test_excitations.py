@@ -76,9 +76,9 @@ def test_memory_does_not_grow_with_the_number_of_images(explained) -> None:
 
 def test_other_data_on_the_command_line(se_run, tmp_path) -> None:
     json_file = make_toy_dataset(tmp_path, split="other", count=2)
-    found = explain(se_run, tmp_path / "out", split=[json_file, tmp_path / "other"], ablation=False)
-    assert found.data.annotations == json_file
-    assert {block.images[-1] for block in found.statistics.values()} == {2}
+    analysis = explain(se_run, tmp_path / "out", split=[json_file, tmp_path / "other"], ablation=False)
+    assert analysis.data.annotations == json_file
+    assert {block.images[-1] for block in analysis.statistics.values()} == {2}
     content = json.loads(json_file.read_text())
     content["categories"][1]["name"] = "blob"
     json_file = tmp_path / "renamed.json"
@@ -160,10 +160,10 @@ def test_the_newest_checkpoint_is_used(se_run, make_run) -> None:
     run = make_run("SE_R_18_FPN")
     (run / "model_final.pth").rename(run / "model_0000099.pth")
     (run / "last_checkpoint").write_text("model_0000099.pth")
-    found = explain(run, images=2, ablation=False)
-    assert found.run.weights == run / "model_0000099.pth"
-    assert found.folder == run / "excitations"
-    assert not found.run.model.training
+    analysis = explain(run, images=2, ablation=False)
+    assert analysis.run.weights == run / "model_0000099.pth"
+    assert analysis.folder == run / "excitations"
+    assert not analysis.run.model.training
     saved = torch.load(se_run / "model_final.pth", weights_only=True)["model"]
-    for key, tensor in found.run.model.state_dict().items():
+    for key, tensor in analysis.run.model.state_dict().items():
         assert key.startswith("pixel_") or torch.equal(tensor, saved[key])

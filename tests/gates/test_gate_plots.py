@@ -54,8 +54,8 @@ def test_one_class_and_eighty(explained, classes) -> None:
         values = rng.random(512)
         block.add(GateValues(values, values < 0.05, values > 0.95), np.flatnonzero(rng.random(classes) < 0.1).tolist())
     data = replace(explained.data, classes=tuple(f"class ${number}_x$" for number in range(classes)))
-    found = replace(explained, data=data, statistics={"SE_5_1": block})
-    figure = plots.by_channel(found, "SE_5_1")
+    analysis = replace(explained, data=data, statistics={"SE_5_1": block})
+    figure = plots.by_channel(analysis, "SE_5_1")
     texts = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert len(texts) == 2 + min(classes, 4)
     counts = sorted(block.images[:-1].tolist(), reverse=True)[:4]
