@@ -59,8 +59,8 @@ PASSED_ON = {
     (
         "se-det export",
         "--evaluate",
-    ): "tests/export/test_exporter.py::test_int8_keeps_weights_in_8_bits_and_its_ap_is_measured",
-    ("study", "--page"): "projects/study/tests/test_results.py::test_the_page_is_made_of_the_records",
+    ): "tests/export/test_exporter.py::test_int8_has_8_bit_weights_and_ap",
+    ("study", "--page"): "projects/study/tests/test_results.py::test_the_page_is_made_from_the_records",
 }
 # Other commands, and what runs them or looks at them.
 OTHERS = {
