@@ -13,14 +13,13 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import settings
 
-# The toy set is registered for this folder when se_detection is imported, and drawn there on first use.
+# Importing se_detection registers the toy set in this folder; its images are drawn on first use.
 DATASETS = tempfile.TemporaryDirectory(prefix="datasets-")
 os.environ["DETECTRON2_DATASETS"] = DATASETS.name
-# Examples that a busy machine is slow with are no mistakes; and the same code passes or fails each time, but where more
-# inputs are asked for than usual.
+# No deadline, because a busy machine is slow. The examples are the same in each run, unless FUZZ asks for more of them.
 settings.register_profile("busy", deadline=None, derandomize="FUZZ" not in os.environ)
 settings.load_profile("busy")
-# The files that take longest. They go first, so that all processes of pytest-xdist end about together.
+# The slowest files run first, so that all processes of pytest-xdist end at about the same time.
 LONGEST = (
     "engine/test_many_processes.py",
     "engine/test_train_net.py",
@@ -41,7 +40,7 @@ LONGEST = (
 
 
 def pytest_addoption(parser) -> None:
-    parser.addoption("--faults", type=int, default=1, help="how often each random fault of a run is tried")
+    parser.addoption("--faults", type=int, default=1, help="how often each random fault of a run is tested")
 
 
 def pytest_collection_modifyitems(config, items) -> None:
@@ -60,7 +59,7 @@ def _seeded() -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def _own_data_sets() -> Iterator[None]:
-    """What a file's tests register with detectron2 is gone after them."""
+    """Removes the data sets that the tests of a file register with detectron2."""
     with pytest.MonkeyPatch.context() as patch:
         for catalog in (DatasetCatalog, MetadataCatalog):
             patch.setattr(catalog, "data", dict(catalog.data))
@@ -69,7 +68,7 @@ def _own_data_sets() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def module_path(tmp_path_factory) -> Iterator[Path]:
-    """As `tmp_path`, for all tests of a file: runs of all files at once would be 20 GB of checkpoints."""
+    """As `tmp_path`, for all tests of a file; removed after them, because all checkpoints together take 20 GB."""
     folder = tmp_path_factory.mktemp("module")
     yield folder
     shutil.rmtree(folder)
@@ -89,20 +88,20 @@ def run_script(monkeypatch) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real images beside the checkout; it is no part of the project."""
+    """The folder of real images next to the checkout; it is not part of the project."""
     folder = Path(__file__).resolve().parents[1] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip(f"real images are not at hand: {folder}")
+        pytest.skip(f"there are no real images in {folder}")
     return folder
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A browser without a window."""
+    """A headless browser."""
     executable = shutil.which("chromium")
     if executable is None:
-        pytest.skip("no chromium to open the page in; Debian has it: apt-get install chromium")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by pip install playwright")
+        pytest.skip("this test needs chromium: apt-get install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="this test needs playwright: pip install playwright")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable, args=["--disable-gpu", "--disable-quic"])
         yield browser

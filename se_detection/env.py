@@ -1,8 +1,8 @@
-"""For `DETECTRON2_ENV_MODULE=se_detection.env`: makes detectron2's own tools know this plugin."""
+"""Registers the plugin in detectron2's own tools: `DETECTRON2_ENV_MODULE=se_detection.env`."""
 
-# detectron2 is half imported when it imports this module: name nothing of se_detection here.
+# detectron2 imports this module during its own import, so nothing can be imported from se_detection here.
 import se_detection  # noqa: F401
 
 
 def setup_environment() -> None:
-    """What detectron2 calls; importing the package has registered everything already."""
+    """detectron2 calls this function; the import above has already registered everything."""

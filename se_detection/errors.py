@@ -1,4 +1,4 @@
-"""The one exception for what a person can mend, and how command-line tools show it."""
+"""The exception for errors that the user can fix, and how command-line tools print it."""
 
 import errno
 import re
@@ -6,29 +6,29 @@ import sys
 from collections.abc import Callable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What torch says where the machine gives it no more.
+# torch's message if it can't allocate memory on the CPU.
 NO_MEMORY = "can't allocate memory"
 
 
 class UserError(ValueError):
-    """A mistake that its maker can mend. The message is one line: what is wrong, where, and what to do."""
+    """An error that the user can fix. The message is one line: what is wrong, where, and what to do."""
 
     def __str__(self) -> str:
         text = printable(super().__str__())
-        # What is wrong stands at the beginning, what to do at the end, and what a file holds between them.
+        # The beginning says what is wrong, the end what to do; long values from files are in the middle.
         return text if len(text) <= 2000 else f"{text[:1400]} ... {text[-400:]}"
 
 
 def printable(text: str) -> str:
-    """A text in one line that does nothing to a terminal: names from files may hold anything, which is escaped."""
+    """Escapes line breaks and control characters, which names from files may contain."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Runs a command-line tool's `main`; a :class:`UserError` ends it with that one line and exit code 2.
+    """Runs the `main` of a command-line tool; for a :class:`UserError` it prints one line and exits with code 2.
 
-    An error raised in a child process (a data loader's worker, a launched rank) arrives as another exception whose
-    text ends with the child's traceback; its line is found there.
+    An error in a child process (a worker of a data loader, a launched rank) arrives as another exception whose text
+    contains the traceback; the line is taken from there.
     """
     try:
         main()
@@ -41,16 +41,16 @@ def run_tool(main: Callable[[], None]) -> None:
 
 
 def user_message(error: BaseException) -> str | None:
-    """What a person can do about an exception, in one line; None where that is nothing.
+    """One line for the user: what is wrong and what to do; None for other exceptions.
 
-    That is the message of a :class:`UserError`, or of one in a child process that the exception tells of; or that a
-    disk or the memory is full, or a file can't be used.
+    There is a line for a :class:`UserError` of this or of a child process, a full disk, full memory, and files that
+    can't be used.
     """
-    # Of an error in a child, its traceback, of many lines.
+    # For an error in a child process, this text is a traceback.
     text = str(error.args[0]) if isinstance(error, UserError) and error.args else str(error)
     if isinstance(error, OSError) and error.errno in FULL:
         where = f"{error.filename} could not be written" if error.filename else "a file could not be written"
-        return f"{where}: {error.strerror}; free some space, then try again (a training goes on with --resume)"
+        return f"{where}: {error.strerror}; free some space, then try again (--resume continues a training)"
     if isinstance(error, OSError) and error.filename and error.strerror:
         return printable(f"{error.filename}: {error.strerror}")
     if is_out_of_memory(error):
@@ -63,8 +63,8 @@ def user_message(error: BaseException) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine, or its GPU, had no memory left."""
-    # torch's for GPUs has a class of its own, which importing torch for would take seconds.
+    """Whether an exception means that the memory of the machine or of its GPU is full."""
+    # By name, because importing torch for its OutOfMemoryError takes seconds.
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

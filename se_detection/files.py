@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON that can be worked with."""
+"""Atomic writing of files, checks of output paths, and JSON."""
 
 import hashlib
 import json
@@ -11,15 +11,15 @@ from typing import Any, BinaryIO
 from .errors import UserError
 
 UNFINISHED = ".part"
-# How much of Python's stack the work on a file's content may take; json's parser takes what nesting needs.
+# Stack frames that are reserved for code that later walks through the content of a JSON file.
 FRAMES = 250
 
 
 def parse_json(data: bytes) -> Any:
-    """The content of JSON in UTF-8.
+    """Parses JSON in UTF-8.
 
     Raises:
-        ValueError: it is none, or is nested so deeply that what reads it again, compares or writes it could fail.
+        ValueError: it is not JSON, or it is nested so deeply that code which compares or writes it could fail.
     """
     try:
         return _parse(data.decode("utf-8"), FRAMES)
@@ -32,10 +32,10 @@ def _parse(text: str, frames: int) -> Any:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file under a temporary name, syncs it, and renames it: whoever reads `path` finds a whole file.
+    """Writes a file atomically: under a temporary name, which is synced and then renamed.
 
     Raises:
-        OSError: it can't be written, as on a full disk; what was there before is still there.
+        OSError: the file can't be written, for example because the disk is full; an existing file stays as it was.
     """
     part = path.with_name(path.name + UNFINISHED)
     try:
@@ -46,13 +46,13 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
-        # torch.save hides it behind an error of its own archive.
+        # torch.save hides it behind another exception.
         if reason := _os_error(error):
             raise OSError(reason.errno, reason.strerror, str(path)) from error
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        # Some network file systems can't, and the file is there all the same.
+        # Some network file systems can't sync a folder; the file is complete nevertheless.
         with suppress(OSError):
             os.fsync(folder)
     finally:
@@ -66,26 +66,26 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 
 def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
-    """Makes sure that a file may be written.
+    """Checks that a file may be written.
 
     Raises:
-        UserError: it is one of the inputs; it is there already and is not to be overwritten; there is no such folder.
+        UserError: it is one of the inputs, it exists and `overwrite` is False, or its folder does not exist.
     """
     if os.path.realpath(path) in {os.path.realpath(other) for other in inputs}:
-        raise UserError(f"{path} is both read and written; choose another name for what is written")
+        raise UserError(f"{path} is both read and written; choose another name for the output")
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite:
         raise UserError(f"{path} is there already; choose another name, or replace it with --overwrite")
     if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}; make it, or choose another")
+        raise UserError(f"{path}: there is no folder {path.parent}; create it, or choose another")
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Writes a file under a temporary name, then renames it.
+    """Writes a JSON file atomically.
 
     Raises:
-        UserError: it can't be written.
+        UserError: the file can't be written.
     """
     data = json.dumps(content, indent=indent).encode() + b"\n"
     try:
@@ -95,21 +95,21 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """A file's content.
+    """Reads a JSON file.
 
     Raises:
-        UserError: there is no such file, or it holds no JSON.
+        UserError: there is no such file, or it is not JSON.
     """
     try:
         return parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"{path}: no valid JSON ({error})") from error
+        raise UserError(f"{path} is not valid JSON ({error})") from error
 
 
 def check_html_file(path: Path, *, overwrite: bool) -> None:
-    """Raises a :class:`UserError` if the file can't be written, or is there and not to be replaced."""
+    """Raises a :class:`UserError` if the file can't be written, or exists and `overwrite` is False."""
     if path.is_dir():
         raise UserError(f"--html {path} is a folder; name a file, such as {path / 'report.html'}")
     if path.exists() and not overwrite:

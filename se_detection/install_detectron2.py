@@ -1,10 +1,11 @@
-"""Installs detectron2 where it is missing: `python se_detection/install_detectron2.py`.
+"""Installs detectron2 if it is missing: `python se_detection/install_detectron2.py`.
 
-detectron2 is not on PyPI under its own name. The wheel pinned here holds upstream's Python files (commit a59f0563) and
-the configs of its zoo. Its label says Python 3.10, but nothing in it is compiled, so it is relabelled for any Python 3;
-it is installed without its own requirements, which exclude numpy 2. An installed detectron2 is left alone.
+detectron2 is not on PyPI under its own name. The wheel pinned here contains upstream's Python files (commit a59f0563)
+and the configs of its zoo. It is tagged for Python 3.10, but nothing in it is compiled, so it is retagged for any
+Python 3. It is installed without its requirements, because they exclude numpy 2. An installed detectron2 is not
+changed.
 
-This file is run by its path and imports nothing of the package, which cannot be imported before detectron2 is there.
+This file is run by its path and imports nothing from the package, which can't be imported without detectron2.
 """
 
 import hashlib
@@ -26,14 +27,14 @@ MISSING_DETECTRON2 = (
 
 
 def install() -> str:
-    """Installs the pinned wheel with this interpreter's pip and returns a line that says what was done.
+    """Installs the pinned wheel with this interpreter's pip; returns a line that reports the result.
 
     Raises:
-        RuntimeError: what was downloaded is not the file that was tested.
-        subprocess.CalledProcessError: pip failed; it has said why.
+        RuntimeError: the downloaded file is not the tested one.
+        subprocess.CalledProcessError: pip failed; its output says why.
     """
     if importlib.util.find_spec("detectron2"):
-        return "detectron2 is installed already: left alone"
+        return "detectron2 is already installed: not changed"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     with tempfile.TemporaryDirectory() as folder:
         any_python = ["--only-binary=:all:", "--python-version", "3.10", "--abi", "none", "--platform", "any"]

@@ -1,4 +1,4 @@
-"""The oldest Python and torch that the project runs on; docs/COMPATIBILITY.md has what was seen with which."""
+"""The oldest supported Python and torch; docs/COMPATIBILITY.md lists the tested combinations."""
 
 import re
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ OLDEST_TORCH = (2, 8)
 
 
 def check_versions(python: Sequence[int], torch: str) -> None:
-    """Whether the project runs here.
+    """Checks that Python and torch are new enough.
 
     Args:
-        python: its major and minor version, or more of `sys.version_info`.
+        python: major and minor version, as in `sys.version_info`.
         torch: `torch.__version__`.
 
     Raises:

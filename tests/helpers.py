@@ -1,14 +1,13 @@
-"""What several tests do with networks."""
+"""Helpers for tests of networks."""
 
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 
 def randomise_norms(model: nn.Module) -> nn.Module:
-    """Norms as after training: with those of a new network, a swapped or missing one would go unseen.
+    """Gives norms random values, as after training; with initial values, tests would not notice a swapped norm.
 
-    Their scales are below 1, as a trained network's are: with larger ones a deep random network is chaotic, and
-    amplifies the rounding of the last digit.
+    Scales are below 1, as in trained networks. With larger ones, a deep random network amplifies rounding errors.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | FrozenBatchNorm2d):

@@ -1,4 +1,4 @@
-"""configs/Ablations against the paper's tables: each builds, trains and is exported."""
+"""configs/Ablations against the paper's tables: each config builds, trains and can be exported."""
 
 import copy
 from pathlib import Path
@@ -13,15 +13,15 @@ from detectron2.utils.events import EventStorage
 
 from projects.paper.paper_tables import ROWS
 from se_detection import SEConfig, UserError, model_zoo
+from se_detection.engine.checks import load_config
 from se_detection_cli import train_command
 from se_detection_cli.main import command_parser
-from se_detection.engine.checks import load_config
 
 FOLDER = Path(model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")).parents[1] / "Ablations"
 BASE = "se_r50_reduction_16"
-# Rows that the paper repeats in each table: one network.
+# The paper repeats the standard network in each table.
 SAME_AS_BASE = [f"se_r50_{row}" for row in ("squeeze_avg", "gate_sigmoid", "stage_all", "position_standard")]
-# What each row changes in the paper's SE-ResNet-50 (Tables 10 to 16)
+# The changes of each row to the paper's SE-ResNet-50 (Tables 10 to 16).
 CHANGES = {
     BASE: {},
     "r50_no_se": {"stages": []},
@@ -39,7 +39,7 @@ def config(name: str) -> CfgNode:
 
 
 def small(name: str) -> CfgNode:
-    """The config with its backbone as it is, batch norm that learns from random weights, and small heads."""
+    """The config with small heads, and with BN instead of FrozenBN, for random weights."""
     cfg = config(name)
     cfg.merge_from_list(
         [
@@ -65,7 +65,7 @@ def test_a_row_changes_one_thing(name) -> None:
     assert {field: _plain(value) for field, value in vars(found).items()} == {
         field: _plain(value) for field, value in fields.items()
     }
-    # Beside that, all are the same detector, on the layers of the paper's Caffe models.
+    # The rest of the detector is the same; its layers are those of the paper's Caffe models.
     base = config(BASE)
     assert base.MODEL.RESNETS.STEM_TYPE == "caffe"
     assert base.MODEL.RESNETS.STRIDE_IN_1X1
@@ -83,7 +83,7 @@ def test_rows_of_the_same_network(name) -> None:
     assert config(name) == config(BASE)
 
 
-def test_the_rows_that_are_counted_are_these() -> None:
+def test_the_configs_match_the_counted_rows() -> None:
     for row in ROWS:
         if row.table >= 10 and row.name != "no SE":
             cfg = config(f"se_r50_{row.name.replace(' ', '_')}")
@@ -92,7 +92,7 @@ def test_the_rows_that_are_counted_are_these() -> None:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_it_trains_a_step_and_is_exported(name) -> None:
+def test_it_trains_a_step_and_can_be_exported(name) -> None:
     torch.manual_seed(0)
     detector = build_model(small(name)).train()
     gates = {key for key, _ in detector.named_parameters() if ".se." in key}
@@ -101,7 +101,7 @@ def test_it_trains_a_step_and_is_exported(name) -> None:
     instances = Instances(
         (64, 64), gt_boxes=Boxes(torch.tensor([[8.0, 8.0, 48.0, 40.0]])), gt_classes=torch.tensor([1])
     )
-    # Two different images: BN makes the mean over equal ones 0, and with it what SE squeezes.
+    # Two different images: for equal images, the means after BN, which SE squeezes, are 0.
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     optimizer = torch.optim.SGD(detector.parameters(), lr=1e-3)
     before = copy.deepcopy(detector.backbone.state_dict())
@@ -111,7 +111,7 @@ def test_it_trains_a_step_and_is_exported(name) -> None:
     optimizer.step()
     for key, parameter in detector.backbone.named_parameters():
         assert torch.isfinite(parameter).all(), key
-        # A bias that BN follows may rest; every convolution learns, the gates' too.
+        # A bias before BN may not change; every convolution learns, also those of the gates.
         assert parameter.dim() < 4 or parameter.grad.abs().max() > 0, key
     after = detector.backbone.state_dict()
     assert not any(torch.equal(before[key], after[key]) for key in before if key.endswith("conv2.weight"))
@@ -125,7 +125,7 @@ def test_it_trains_a_step_and_is_exported(name) -> None:
         torch.testing.assert_close(exported[key], feature)
 
 
-def test_none_starts_without_a_backbone_of_its_own(tmp_path) -> None:
+def test_training_needs_a_pretrained_backbone(tmp_path) -> None:
     arguments = ["--config-file", str(FOLDER / "se_r50_reduction_8.yaml"), "OUTPUT_DIR", str(tmp_path / "run")]
     data = [
         "DATASETS.TRAIN",

@@ -71,7 +71,7 @@ def test_detectron2_knows_the_plugin_by_the_environment_variable(tmp_path, first
 def test_an_installed_detectron2_is_left_alone() -> None:
     command = [sys.executable, REPOSITORY / "se_detection" / "install_detectron2.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "detectron2 is installed already: left alone\n"
+    assert done.stdout == "detectron2 is already installed: not changed\n"
 
 
 def test_another_file_under_detectron2s_name_is_not_installed(monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""What is imported at the start: besides detectron2 and what it needs itself, next to nothing."""
+"""Importing the package imports little in addition to detectron2."""
 
 import subprocess
 import sys
@@ -25,5 +25,5 @@ print(*{{name.partition(".")[0] for name in set(sys.modules) - before}} - sys.st
 def test_no_package_is_imported_that_detectron2_does_not_need(ours, theirs) -> None:
     command = [sys.executable, "-c", CODE.format(ours=ours, theirs=theirs)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    # Some of numpy's and Pillow's own modules are imported when they are first used.
+    # NumPy and Pillow import some of their modules on first use.
     assert set(done.stdout.split()) - {"numpy", "PIL"} == {"se_detection", "safetensors"}

@@ -10,7 +10,7 @@ REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("torch", ["2.8.0", "2.11.0+cu130", "2.13.0a0+git1234567", "3.0", "10.1.0.dev20300101"])
-def test_these_are_new_enough(torch) -> None:
+def test_supported_versions(torch) -> None:
     check_versions((3, 11, 7, "final", 0), torch)
 
 
@@ -30,16 +30,16 @@ def test_these_are_new_enough(torch) -> None:
         ((3, 12, 0), "1.13.1", r"^se_detection needs torch 2\.8 or newer, and this is 1\.13;"),
     ],
 )
-def test_these_are_too_old(python, torch, message) -> None:
+def test_old_versions_are_refused(python, torch, message) -> None:
     with pytest.raises(ImportError, match=message):
         check_versions(python, torch)
 
 
-def test_what_is_claimed_is_said_alike_everywhere() -> None:
+def test_setup_and_documentation_state_the_same_versions() -> None:
     setup = (REPOSITORY / "setup.py").read_text()
     matrix = (REPOSITORY / "docs" / "COMPATIBILITY.md").read_text()
     python, torch = (".".join(map(str, oldest)) for oldest in (OLDEST_PYTHON, OLDEST_TORCH))
     assert f'python_requires=">={python}"' in setup
     assert re.search(rf"^\| {re.escape(torch)}\.\d \|", matrix, flags=re.MULTILINE)
-    # The pinned one, with which all else is tested.
+    # The pinned version, which all other tests use.
     assert re.search(rf"^\| {re.escape(version('torch').partition('+')[0])} \|", matrix, flags=re.MULTILINE)

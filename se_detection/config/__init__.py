@@ -1,1 +1,1 @@
-"""`MODEL.SE` and the trainer's keys: defaults, reading, checking."""
+"""Configs: the keys of this project, reading, and the checks of values."""

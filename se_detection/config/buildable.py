@@ -1,4 +1,4 @@
-"""Whether the model that a config describes can be built, found out without memory or arithmetic."""
+"""Checks that the model of a config can be built, on the meta device: without memory or arithmetic."""
 
 import os
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from ..errors import UserError
 
 
 def check_backbone(cfg: CfgNode) -> None:
-    """Builds the config's backbone without memory or arithmetic, to see whether it can be.
+    """Builds the backbone of a config on the meta device.
 
     Raises:
-        UserError: it can't be.
+        UserError: it can't be built.
     """
     if cfg.MODEL.BACKBONE.NAME not in BACKBONE_REGISTRY:
         close = get_close_matches(cfg.MODEL.BACKBONE.NAME, [name for name, _ in BACKBONE_REGISTRY], n=1)
@@ -30,10 +30,10 @@ def check_backbone(cfg: CfgNode) -> None:
 
 
 def check_model(cfg: CfgNode) -> None:
-    """Builds the config's detector, optimizer and schedule as :func:`check_backbone` builds the backbone.
+    """Builds the detector, the optimizer and the schedule of a config on the meta device.
 
     Raises:
-        UserError: one of them can't be built, or test-time augmentation is asked for that detectron2 doesn't have.
+        UserError: one of them can't be built, or detectron2 does not support test-time augmentation for the detector.
     """
     on_meta = cfg.clone()
     on_meta.defrost()
@@ -44,44 +44,44 @@ def check_model(cfg: CfgNode) -> None:
     check_memory(model)
     with explained("the schedule of SOLVER.LR_SCHEDULER_NAME, MAX_ITER, STEPS and WARMUP_ITERS"):
         build_lr_scheduler(cfg, optimizer)
-    # What detectron2 says of its GeneralizedRCNNWithTTA in assertions, or stumbles over, when the training is over.
+    # detectron2's GeneralizedRCNNWithTTA fails on other detectors, but only after the training.
     boxes_or_masks = isinstance(model, GeneralizedRCNN) and not isinstance(model, PanopticFPN)
     if cfg.TEST.AUG.ENABLED and (not boxes_or_masks or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS):
         kind = f"{cfg.MODEL.META_ARCHITECTURE}{' with keypoints' * cfg.MODEL.KEYPOINT_ON}"
         raise UserError(
-            f"TEST.AUG.ENABLED: detectron2 has test-time augmentation for boxes and masks of a GeneralizedRCNN alone, "
-            f"and this is a {kind}; set it to False"
+            f"TEST.AUG.ENABLED: detectron2 supports test-time augmentation only for boxes and masks of a "
+            f"GeneralizedRCNN, and this is a {kind}; set it to False"
         )
 
 
 @contextmanager
 def explained(what: str) -> Iterator[None]:
-    """Turns whatever a builder raises into a :class:`UserError` that says what could not be built."""
+    """Turns any exception of a builder into a :class:`UserError` that names `what`."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # of whatever class: detectron2 says with many what it can't build
-        # Torch's may go on with a stack of C++.
+    except Exception as error:  # detectron2 raises many classes for what it can't build
+        # torch's message may contain a C++ stack.
         reason = " ".join(str(error).split())[:300] or "an assertion of detectron2's failed"
         raise UserError(f"{what} can't be built: {type(error).__name__}: {reason}") from error
 
 
 def check_memory(model: nn.Module) -> None:
-    """Whether the CPU, on which a model's weights are made, has memory for them.
+    """Checks that the machine has enough memory for the weights, which are initialised on the CPU.
 
     Args:
         model: on the meta device.
 
     Raises:
-        UserError: it has not.
+        UserError: there is not enough memory.
     """
     tensors = [*model.parameters(), *model.buffers()]
     needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there:
+    available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > available:
         name, largest = max(model.named_parameters(), key=lambda item: item[1].numel())
         raise UserError(
-            f"this {type(model).__name__} has weights of {needed / 2**30:.0f} GiB, and the machine {there / 2**30:.0f} "
-            f"GiB of memory; the largest is {name}, {tuple(largest.shape)}"
+            f"the weights of this {type(model).__name__} need {needed / 2**30:.0f} GiB, and the machine has "
+            f"{available / 2**30:.0f} GiB of memory; the largest is {name}, {tuple(largest.shape)}"
         )

@@ -1,4 +1,4 @@
-"""A config file and overrides, merged into detectron2's defaults and checked."""
+"""Reads a config: detectron2's defaults, a file, overrides, and the checks of their values."""
 
 import os
 import shlex
@@ -12,35 +12,35 @@ from .defaults import flatten
 from .values import check_values
 from .yaml_file import check_yaml_config
 
-# What detectron2 and yacs raise for a key or a value that they can't merge.
+# Raised by detectron2 and yacs for a key or a value that they can't merge.
 UNMERGEABLE = (KeyError, ValueError, AssertionError, AttributeError, TypeError, RecursionError, MemoryError, OSError)
 
 
 def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNode | None = None) -> CfgNode:
-    """detectron2's defaults under a config file under overrides (`KEY VALUE ...`); not frozen.
+    """A config that is not frozen: detectron2's defaults, changed by a file, then by overrides (`KEY VALUE ...`).
 
     Args:
-        base: other defaults, which are left as they are.
+        base: other defaults; not changed.
 
     Raises:
-        UserError: the file can't be read or is no YAML, or a key or value is unknown.
+        UserError: the file can't be read or is not YAML, or a key or value is wrong.
     """
     if not config_file:
-        raise UserError("--config-file is missing; configs/ has the project's own")
+        raise UserError("--config-file is missing; the configs of this project are in configs/")
     if not os.path.isfile(config_file):
         raise UserError(f"--config-file {config_file}: there is no such file")
     cfg = get_cfg() if base is None else base.clone()
     defaults = flatten(cfg)
     check_yaml_config(config_file)
     try:
-        # Without allow_unsafe=False, detectron2 lets a yaml file construct any Python object.
+        # By default, detectron2 lets a yaml file construct any Python object.
         cfg.merge_from_file(config_file, allow_unsafe=False)
     except UNMERGEABLE as error:
         raise UserError(f"{config_file}: {_explain(error, defaults)}") from error
     if flag := next((word for word in overrides[::2] if word.startswith("--") and word != "--"), None):
-        raise UserError(f"config overrides: {flag[:300]}: flags stand before the first KEY VALUE")
+        raise UserError(f"config overrides: {flag[:300]}: put flags before the first KEY VALUE")
     if len(overrides) % 2:
-        raise UserError(f"config overrides: {shlex.join(overrides)[:300]}: these are no pairs of KEY and VALUE")
+        raise UserError(f"config overrides: {shlex.join(overrides)[:300]}: these are not pairs of KEY and VALUE")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         try:
             cfg.merge_from_list([key, _as_float(value) if isinstance(defaults.get(key), float) else value])
@@ -52,7 +52,7 @@ def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNod
 
 
 def _as_float(word: str) -> str:
-    """Writes `4` as `4.0`; detectron2 refuses it otherwise where a value has been one with a point."""
+    """Writes `4` as `4.0`, because detectron2 refuses an integer for a float."""
     return f"{word}.0" if word.lstrip("+-").isdecimal() else word
 
 

@@ -1,4 +1,4 @@
-"""Which values a config may have, whatever machine and data it is for."""
+"""Checks of the values of a config that do not depend on the machine or the data."""
 
 import math
 from collections.abc import Iterator
@@ -12,16 +12,16 @@ from torch import finfo, float32
 from ..errors import UserError
 from .defaults import flatten
 
-# What counts in torch, numpy and OpenCV, and float32, can hold.
+# The largest integer of torch, numpy and OpenCV, and the largest float32.
 LARGEST_INTEGER = 2**31 - 1
 LARGEST = finfo(float32).max
-# Of an image's side in pixels, and of a text.
+# The largest side of an image in pixels, and the longest text.
 LARGEST_SIZE = 10_000
 LONGEST = 1000
-# As detectron2 documents it: the largest element's norm.
+# Infinity is allowed: detectron2 documents it as the norm of the largest element.
 INFINITE = ("SOLVER.CLIP_GRADIENTS.NORM_TYPE",)
 ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
-# These two detectron2 looks at in a training's first step. Rotated boxes have a fifth weight.
+# detectron2 reads these two only in the first step of a training. Rotated boxes have a fifth weight.
 BOX_WEIGHTS = tuple(f"MODEL.{head}.BBOX_REG_WEIGHTS" for head in ("RPN", "ROI_BOX_HEAD", "RETINANET"))
 BOX_LOSSES = tuple(f"MODEL.{head}.BBOX_REG_LOSS_TYPE" for head in ("RPN", "ROI_BOX_HEAD", "RETINANET"))
 LOSSES = ("smooth_l1", "giou", "diou", "ciou")
@@ -53,7 +53,7 @@ RANGES: tuple[tuple[float, float, tuple[str, ...]], ...] = (
             *("SOLVER.SKIP_NON_FINITE", "SOLVER.BACKBONE_FREEZE_ITERS", "TEST.EVAL_PERIOD", "VIS_PERIOD"),
         ),
     ),
-    # What is made one by one, or is in memory at once.
+    # Created one by one, or in memory at the same time.
     (0, 64, ("MODEL.ROI_BOX_HEAD.NUM_CONV", "MODEL.ROI_BOX_HEAD.NUM_FC", "MODEL.ROI_MASK_HEAD.NUM_CONV")),
     (0, 64, ("MODEL.RETINANET.NUM_CONVS",)),
     (0, 1024, ("DATALOADER.NUM_WORKERS",)),
@@ -62,25 +62,24 @@ RANGES: tuple[tuple[float, float, tuple[str, ...]], ...] = (
     (0, 1024, tuple(f"MODEL.ROI_{head}_HEAD.POOLER_SAMPLING_RATIO" for head in ("BOX", "MASK", "KEYPOINT"))),
     (1, LARGEST_SIZE, ("INPUT.MIN_SIZE_TRAIN", "TEST.AUG.MIN_SIZES")),
     (0, LARGEST_SIZE, ("INPUT.MIN_SIZE_TEST",)),
-    # What is divided by, or taken the logarithm of.
+    # Divisors, and arguments of logarithms.
     (1e-3, 1e6, ("MODEL.PIXEL_STD", *ANCHORS, *BOX_WEIGHTS, "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS")),
     (1e-3, 1e6, ("TEST.KEYPOINT_OKS_SIGMAS",)),
 )
 
 
 def check_values(cfg: CfgNode, defaults: dict[str, Any]) -> None:
-    """Finds values that would be stumbled over later, or be taken for something else.
+    """Refuses values that would fail later in a run, or be misread.
 
     Args:
-        defaults: the values by full key, before a person's were merged into them.
+        defaults: the default values by full key.
 
     Raises:
-        UserError: a value is missing, is no number where there must be one, or is none that can be computed with; or
-            a text has control characters.
+        UserError: a value is missing, not a number or out of range, or a text has control characters.
     """
     values = flatten(cfg)
     for key, value in values.items():
-        # yacs lets None take the place of anything.
+        # yacs accepts None for any value.
         if value is None and defaults.get(key) is not None:
             raise UserError(f"{key}: it has no value; its default is {defaults[key]!r}")
         for item in _items(value):
@@ -100,7 +99,7 @@ def check_values(cfg: CfgNode, defaults: dict[str, Any]) -> None:
         if values[key] not in LOSSES:
             raise UserError(f"{key}: {values[key]!r} is not one of {', '.join(LOSSES)}")
 
-    # When all is trained and evaluated, detectron2 takes them apart.
+    # detectron2 reads these only after training and evaluation.
     for expected in values["TEST.EXPECTED_RESULTS"]:
         if not isinstance(expected, list | tuple) or [type(item) for item in expected] not in EXPECTED:
             raise UserError(f"TEST.EXPECTED_RESULTS: {expected!r} is not [task, metric, value, tolerance]")
@@ -118,22 +117,22 @@ def _items(value: Any) -> Iterator[Any]:
 
 def _check_item(key: str, item: Any) -> None:
     if isinstance(item, str) and len(item) > LONGEST:
-        raise UserError(f"{key}: {item[:40]!r}... has {len(item)} characters; no value needs more than {LONGEST}")
+        raise UserError(f"{key}: {item[:40]!r}... has {len(item)} characters; at most {LONGEST} are allowed")
     if isinstance(item, str) and any(category(character) in ("Cc", "Cs") for character in item):
         raise UserError(f"{key}: {item!r} has characters that can't be printed")
     if isinstance(item, bool) or not isinstance(item, int | float):
         return
     largest = LARGEST_INTEGER if isinstance(item, int) else LARGEST
     if math.isnan(item) or (abs(item) > largest and not (math.isinf(item) and key in INFINITE)):
-        # Python doesn't print numbers of very many digits.
+        # Python does not print integers with very many digits.
         shown = f"{item:g}" if isinstance(item, float) else f"a whole number of {item.bit_length()} bits"
-        raise UserError(f"{key}: {shown} can't be computed with; give a number between {-largest:g} and {largest:g}")
+        raise UserError(f"{key}: {shown} is out of range; give a number between {-largest:g} and {largest:g}")
 
 
 def _check_range(key: str, items: list[Any], low: float, high: float) -> None:
     for item in items:
         if isinstance(item, bool) or not isinstance(item, int | float):
-            raise UserError(f"{key}: {item!r} is no number")
+            raise UserError(f"{key}: {item!r} is not a number")
         if item < low:
             raise UserError(f"{key}: {item} is {f'less than {low:g}' if low else 'negative'}")
         if item > high and key not in INFINITE:

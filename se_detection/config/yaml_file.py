@@ -1,4 +1,4 @@
-"""Reading YAML that may be anything: no Python object is made of it, and it neither grows nor goes on without end."""
+"""Safe reading of YAML from any source: it creates no Python objects, and its size is limited."""
 
 import math
 import os
@@ -11,19 +11,19 @@ from detectron2.utils.file_io import PathManager
 from ..errors import UserError
 
 BASE = "_BASE_"
-# detectron2's own config has 400 values in 10 kB; a few lines with aliases of aliases make billions.
+# detectron2's own config has 400 values in 10 kB. A few lines with aliases of aliases expand to billions of values.
 MAX_BYTES = 2**18
 MAX_VALUES = 100_000
 MAX_FILES = 100
 
 
 def read_yaml(path: Path | str) -> Any:
-    """What a file holds: mappings, lists and plain values.
+    """The content of a file: mappings, lists and plain values.
 
     Raises:
-        UserError: the file can't be read, is no YAML, makes Python objects, or is too large for a config.
+        UserError: the file can't be read, is not YAML, creates Python objects, or is too large for a config.
     """
-    # Whatever opens a pipe would wait for its other end.
+    # Opening a pipe would block.
     if "://" not in str(path) and not os.path.isfile(path):
         raise UserError(f"{path}: there is no such file")
     try:
@@ -32,14 +32,16 @@ def read_yaml(path: Path | str) -> Any:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     if len(content) > MAX_BYTES:
-        raise UserError(f"{path} is no config: it has more than {MAX_BYTES} bytes")
+        raise UserError(f"{path} is not a config: it has more than {MAX_BYTES} bytes")
     try:
         loader = yaml.SafeLoader(content)
         tree = loader.get_single_node()
         if tree is None:
             return None
         if _count_values(tree, {}) > MAX_VALUES:
-            raise UserError(f"{path} is no config: it has more than {MAX_VALUES} values with its aliases written out")
+            raise UserError(
+                f"{path} is not a config: it has more than {MAX_VALUES} values after its aliases are expanded"
+            )
         return loader.construct_document(tree)
     except UserError:
         raise
@@ -50,14 +52,14 @@ def read_yaml(path: Path | str) -> Any:
             "DETECTRON2_ENV_MODULE=se_detection.env"
         ) from error
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
 
 
 def check_yaml_config(path: str) -> None:
-    """Reads a config and those that it names as `_BASE_`, as detectron2 will.
+    """Checks a config file and its `_BASE_` files before detectron2 reads them.
 
     Raises:
-        UserError: one of them can't be read or has no keys, one is a base of its own, or there are too many.
+        UserError: a file can't be read or has no keys, is its own base, or there are too many files.
     """
     _check_config(path, (), [])
 
@@ -67,26 +69,26 @@ def _check_config(path: str, above: tuple[str, ...], read: list[str]) -> None:
         raise UserError(f"{path} is a lazy config; detectron2's own tools/lazyconfig_train_net.py trains those")
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no config: it has no keys with values")
+        raise UserError(f"{path} is not a config: it has no keys with values")
     read.append(path)
     if len(read) > MAX_FILES:
-        raise UserError(f"{read[0]} reads more than {MAX_FILES} files by {BASE}; write some of them out")
+        raise UserError(f"{read[0]} reads more than {MAX_FILES} files through {BASE}; merge some of them")
     above = (*above, os.path.realpath(path))
     bases = content.get(BASE, [])
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or not base:
-            raise UserError(f"{path}: {BASE}: {base!r} is no path of a config")
-        beside = base
+            raise UserError(f"{path}: {BASE}: {base!r} is not the path of a config")
+        base_path = base
         if not base.startswith(("https://", "http://")):
-            # detectron2's rule: relative to the config itself.
-            beside = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-        if os.path.realpath(beside) in above:
-            raise UserError(f"{path}: {BASE}: {base} is this file, or has it as its base")
-        _check_config(beside, above, read)
+            # As in detectron2, relative to the config.
+            base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+        if os.path.realpath(base_path) in above:
+            raise UserError(f"{path}: {BASE}: {base} is this file, or a file whose base is this file")
+        _check_config(base_path, above, read)
 
 
 def _count_values(node: yaml.Node, known: dict[int, float]) -> float:
-    """How many values a tree has with its aliases written out; infinitely many if a part holds itself."""
+    """The number of values after the aliases are expanded; infinite if a node contains itself."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in known:

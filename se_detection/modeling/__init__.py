@@ -1,7 +1,12 @@
 """The networks: the SE block, residual blocks, stems, SE-ResNets, and the builders in detectron2's registry."""
 
-from .padding import ignore_padding
-from .se_resnet import build_retinanet_se_resnet_fpn_backbone, build_se_resnet_backbone, build_se_resnet_fpn_backbone
+from .padding import ignore_padding, ignore_padding_in_heads
+from .se_resnet import (
+    build_retinanet_se_resnet_fpn_backbone,
+    build_se_resnet_backbone,
+    build_se_resnet_fpn_backbone,
+    make_se_resnet,
+)
 from .squeeze_excitation import SqueezeExcitation
 
 __all__ = [
@@ -10,4 +15,6 @@ __all__ = [
     "build_se_resnet_backbone",
     "build_se_resnet_fpn_backbone",
     "ignore_padding",
+    "ignore_padding_in_heads",
+    "make_se_resnet",
 ]

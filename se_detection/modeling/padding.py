@@ -1,4 +1,9 @@
-"""What of a batch is image and what is padding, and an SE squeeze that sees the images alone."""
+"""MODEL.SE.IGNORE_PADDING: a network that ignores the padding of its batch.
+
+:func:`ignore_padding` changes a backbone, alone or with FPN, and :func:`ignore_padding_in_heads` the heads of a
+detector. Both install hooks that set the padding to 0 where a layer would look at it, and replace the squeezes of SE.
+The hooks of a network share one :class:`Padding`, which knows the sizes of the images in the current batch.
+"""
 
 import math
 from functools import partial
@@ -19,19 +24,99 @@ from ..errors import UserError
 from .squeeze_excitation import AvgMaxSqueeze, SqueezeExcitation
 from .stems import CaffeStem, DeepStem
 
-# The largest sum of float16 values is that of a whole map; counted in these units it stays within float16's range.
+# Sums of float16 values are computed in this unit, so that the sum over a whole map stays in the range of float16.
 UNIT = 2.0**-8
 
 
-class Padding:
-    """The sizes of a batch's images, for the layers of the network that works on it; one batch at a time.
+def ignore_padding(backbone: Backbone) -> Backbone:
+    """Makes a backbone compute the features of each image as if the image were alone and not padded.
 
-    Padding is what lies to the right of and below the last value that isn't exactly 0, as detectron2's `ImageList`
-    pads what is normalised already. A border of the image itself is 0 only where it has the pixel mean's exact
-    colour: black, with a mean of 0. That is then taken for padding, in each batch alike.
+    detectron2 pads the images of a batch to one size. After a norm or a bias the padding is no longer 0, and it leaks
+    into the features: through each convolution near the border of the image, and through SE's average everywhere. Here
+    the padding is set to 0 before each layer that looks beyond one position, as a convolution pads a map, and squeezes
+    skip it. The output is 0 in the padding. In training, the statistics of BN still include the padding.
 
     Args:
-        unpadded_pool: the stem's max pool is the Caffe models', which gives one row less where their number is odd.
+        backbone: detectron2's `ResNet` (of plain or SE blocks), alone or as the `bottom_up` of an `FPN`. It is changed
+            in place; its weights and the names of its parameters stay the same.
+
+    Returns:
+        The same backbone, for lazy configs: `model.backbone = LazyCall(ignore_padding)(backbone=model.backbone)`.
+
+    Raises:
+        UserError: it is another backbone, or has norms whose statistics always include the padding (GN).
+    """
+    bottom_up = backbone.bottom_up if isinstance(backbone, FPN) else backbone
+    if not isinstance(bottom_up, ResNet):
+        raise UserError(f"MODEL.SE.IGNORE_PADDING: {type(bottom_up).__name__} is not a ResNet; set it to False")
+    if any(isinstance(module, nn.GroupNorm) for module in backbone.modules()):
+        raise UserError(
+            "MODEL.SE.IGNORE_PADDING: the statistics of GN include the padding; set it to False, or choose another "
+            "MODEL.RESNETS.NORM and MODEL.FPN.NORM"
+        )
+    padding = Padding(unpadded_pool=isinstance(bottom_up.stem, CaffeStem | DeepStem))
+    # The heads use it too.
+    backbone.padding = padding
+    backbone.register_forward_pre_hook(partial(_find_sizes, padding=padding))
+    for module in bottom_up.stem.children():
+        _clear_output(module, padding, 1)
+    level = _halvings(bottom_up.stem.stride)
+    for stage in bottom_up.stages:
+        for block in stage:
+            _in_block(block, padding, level)
+            level += _halvings(block.stride)
+    if isinstance(backbone, FPN):
+        _in_fpn(backbone, padding)
+    else:
+        levels = {name: _halvings(shape.stride) for name, shape in bottom_up.output_shape().items()}
+        backbone.register_forward_hook(partial(_clear_maps, padding=padding, levels=levels))
+    return backbone
+
+
+def ignore_padding_in_heads(model: nn.Module) -> None:
+    """Makes the heads of a detector ignore padding, if its backbone does; other detectors are not changed.
+
+    Convolutions in the heads see the padding as 0, and their norms (GN) skip it. In inference there are no proposals
+    and no detections at positions in the padding, a head for semantic segmentation works on one image at a time, and
+    RoIAlign continues the last row and column of an image, as it does at the end of a map. The detections in an image
+    then do not depend on its batch. detectron2's own tools do not call this function; there only the features do not
+    depend on the batch.
+
+    Args:
+        model: detectron2's `GeneralizedRCNN` or `PanopticFPN` with its RPN, `RetinaNet` or `FCOS`; changed in place.
+            The dense heads of other detectors are not changed.
+    """
+    backbone: Any = getattr(model, "backbone", None)
+    padding = getattr(backbone, "padding", None)
+    if padding is None:
+        return
+    strides = {name: shape.stride for name, shape in backbone.output_shape().items()}
+    rpn: Any = getattr(model, "proposal_generator", None)
+    if isinstance(model, DenseDetector):
+        _HeadPadding(padding, [strides[name] for name in model.head_in_features]).install(model.head)
+    elif isinstance(rpn, RPN):
+        _HeadPadding(padding, [strides[name] for name in rpn.in_features]).install(rpn.rpn_head)
+    module: Any
+    for module in model.modules():
+        if isinstance(module, ROIPooler):
+            module.register_forward_pre_hook(partial(_extend_images, padding=padding))
+        # Not a subclass, which may do something else.
+        elif type(module) is SemSegFPNHead:
+            module.__class__ = _ImagewiseSemSegHead
+            module.padding = padding
+            module.strides = {name: strides[name] for name in module.in_features}
+
+
+class Padding:
+    """The sizes of the images in the current batch, for the layers of one network.
+
+    Padding is everything to the right of and below the last value that is not exactly 0, because detectron2's
+    `ImageList` pads normalised images with 0. A border of the image itself is 0 only if it has exactly the colour of
+    the pixel mean: black, if the mean is 0. Such a border counts as padding, in every batch.
+
+    Args:
+        unpadded_pool: the max pool of the stem has no padding, as in the Caffe models; its output has one row and
+            column less if the size of its input is odd.
     """
 
     def __init__(self, *, unpadded_pool: bool) -> None:
@@ -39,8 +124,8 @@ class Padding:
         self._sizes = torch.empty(0)
         self._masks: dict[tuple[int, torch.dtype], Tensor] = {}
 
-    def look_at(self, images: Tensor) -> None:
-        """Finds the sizes; from now on the layers are asked about this batch.
+    def find_sizes(self, images: Tensor) -> None:
+        """Starts a new batch.
 
         Args:
             images: (N, 3, H, W), normalised and padded with 0.
@@ -54,7 +139,7 @@ class Padding:
         self._sizes = torch.stack(ends, dim=1)
 
     def sizes(self, level: int) -> Tensor:
-        """(N, 2), height and width of each image where the network has halved the map `level` times; 1 at least."""
+        """(N, 2): height and width of each image in a map that was halved `level` times; at least 1."""
         sizes = self._sizes
         for halved in range(1, level + 1):
             dropped = 1 if halved == 2 and self._unpadded_pool else 0
@@ -62,7 +147,7 @@ class Padding:
         return sizes.clamp(min=1)
 
     def mask(self, x: Tensor, level: int) -> Tensor:
-        """(N, 1, H, W) of the type of `x`: 1 in the image, 0 in the padding.
+        """(N, 1, H, W) in the dtype of `x`: 1 in the image, 0 in the padding.
 
         Args:
             x: (N, C, H, W), a map that was halved `level` times.
@@ -75,8 +160,8 @@ class Padding:
             self._masks[key] = (rows[:, None, :, None] & columns[:, None, None, :]).to(x.dtype)
         return self._masks[key]
 
-    def continue_images(self, x: Tensor, level: int) -> Tensor:
-        """A map in whose first row and column of padding stand the image's last ones.
+    def extend_images(self, x: Tensor, level: int) -> Tensor:
+        """Copies the last row and column of each image into the first row and column of its padding.
 
         Args:
             x: (N, C, H, W), a map that was halved `level` times, with 0 in the padding.
@@ -93,11 +178,11 @@ class Padding:
 
 
 class ImageSqueeze(nn.Module):
-    """Another squeeze's average or maximum, of the images without their padding.
+    """The average or the maximum (or both) over the positions of each image, without its padding.
 
     Args:
-        squeeze: `nn.AdaptiveAvgPool2d(1)`, `nn.AdaptiveMaxPool2d(1)` or :class:`AvgMaxSqueeze`.
-        padding: of the batch.
+        squeeze: the squeeze to replace: `nn.AdaptiveAvgPool2d(1)`, `nn.AdaptiveMaxPool2d(1)` or :class:`AvgMaxSqueeze`.
+        padding: the padding of the batch.
         level: how often the map was halved.
     """
 
@@ -109,63 +194,17 @@ class ImageSqueeze(nn.Module):
         self.level = level
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, 1, 1), or to (N, 2C, 1, 1) where it is average and maximum."""
+        """(N, C, H, W) to (N, C, 1, 1), or to (N, 2C, 1, 1) for average and maximum."""
         mask = self.padding.mask(x, self.level)
         squeezed = []
         if self.average:
-            # A product with the mask would be a map more to write; as a matrix product it is one pass.
+            # A matrix product reads the map once; a product with the mask would write another map.
             total = torch.bmm(x.flatten(2), (mask * UNIT).flatten(2).transpose(1, 2))
             pixels = self.padding.sizes(self.level).prod(dim=1)[:, None, None]
             squeezed.append((total / (UNIT * pixels)).to(x.dtype)[..., None])
         if self.maximum:
             squeezed.append(F.adaptive_max_pool2d(x.masked_fill(mask == 0, -torch.inf), 1))
         return squeezed[0] if len(squeezed) == 1 else torch.cat(squeezed, dim=1)
-
-
-def ignore_padding(backbone: Backbone) -> Backbone:
-    """From now on, a backbone computes each image's features as if the image were alone and not padded.
-
-    detectron2 pads a batch's images to one size. Once a norm or a bias has made that padding another value than 0, it
-    leaks into the features: by each convolution near the image's border, and by SE's average everywhere. Here the
-    padding is 0 again before each layer that looks beyond one position, as it is outside of a map, and squeezes leave
-    it out. What the backbone gives is 0 in the padding. In training, the statistics of BN still take it in.
-
-    Args:
-        backbone: detectron2's `ResNet` (of plain or SE blocks), alone or under its `FPN`; changed in place. Weights and
-            the names of parameters stay as they are.
-
-    Returns:
-        The same backbone: in a lazy config, `model.backbone = LazyCall(ignore_padding)(backbone=model.backbone)`.
-
-    Raises:
-        UserError: it is another backbone, or has norms whose statistics always take in the padding (GN).
-    """
-    bottom_up = backbone.bottom_up if isinstance(backbone, FPN) else backbone
-    if not isinstance(bottom_up, ResNet):
-        raise UserError(f"MODEL.SE.IGNORE_PADDING: {type(bottom_up).__name__} is no ResNet; set it to False")
-    for module in backbone.modules():
-        if isinstance(module, nn.GroupNorm):
-            raise UserError(
-                "MODEL.SE.IGNORE_PADDING: a norm of kind GN takes in the padding; set it to False, or choose another "
-                "MODEL.RESNETS.NORM and MODEL.FPN.NORM"
-            )
-    padding = Padding(unpadded_pool=isinstance(bottom_up.stem, CaffeStem | DeepStem))
-    # For heads, which may ask it too.
-    backbone.padding = padding
-    backbone.register_forward_pre_hook(partial(_look_at, padding=padding))
-    for module in bottom_up.stem.children():
-        _clear_output(module, padding, 1)
-    level = _halvings(bottom_up.stem.stride)
-    for stage in bottom_up.stages:
-        for block in stage:
-            _in_block(block, padding, level)
-            level += _halvings(block.stride)
-    if isinstance(backbone, FPN):
-        _in_fpn(backbone, padding)
-    else:
-        levels = {name: _halvings(shape.stride) for name, shape in bottom_up.output_shape().items()}
-        backbone.register_forward_hook(partial(_clear_maps, padding=padding, levels=levels))
-    return backbone
 
 
 def _in_block(block: Any, padding: Padding, level: int) -> None:
@@ -202,17 +241,17 @@ def _clear_output(layer: nn.Module, padding: Padding, level: int) -> None:
     layer.register_forward_hook(partial(_clear, padding=padding, level=level))
 
 
-def _look_at(backbone: nn.Module, inputs: tuple[Tensor], *, padding: Padding) -> None:
-    padding.look_at(inputs[0])
+def _find_sizes(backbone: nn.Module, inputs: tuple[Tensor], *, padding: Padding) -> None:
+    padding.find_sizes(inputs[0])
 
 
 def _clear_inputs(layer: nn.Module, inputs: tuple[Tensor], *, padding: Padding, level: int) -> tuple[Tensor]:
-    # Others hold this map as well, so it isn't changed.
+    # Not in place: other layers use this map too.
     return (inputs[0] * padding.mask(inputs[0], level),)
 
 
 def _clear(layer: nn.Module, inputs: Any, output: Tensor, *, padding: Padding, level: int) -> Tensor:
-    # A convolution's output is needed by no gradient, and nobody has seen it yet.
+    # In place: no gradient needs the output of a convolution, and no other layer has it yet.
     return output.mul_(padding.mask(output, level))
 
 
@@ -224,46 +263,12 @@ def _clear_maps(
     }
 
 
-def ignore_padding_in_heads(model: nn.Module) -> None:
-    """Keeps padding from what a detector finds, where its backbone ignores it; other detectors stay as they are.
-
-    A head's convolutions take the padding as 0, as they do outside of a map, and its norms (GN) leave it out; in
-    inference nothing is proposed or found at a position in the padding, and a head for semantic segmentation works on
-    one image after another; and RoIAlign goes on with an image's last row and column beyond it, as it does at the
-    end of a map. With that, what is found in an image does not depend on its batch. Without, which is what
-    detectron2's own tools build, the features alone don't.
-
-    Args:
-        model: detectron2's `GeneralizedRCNN` or `PanopticFPN` with its RPN, `RetinaNet` or `FCOS`; changed in place. In
-            another detector, heads are left as they are.
-    """
-    backbone: Any = getattr(model, "backbone", None)
-    padding = getattr(backbone, "padding", None)
-    if padding is None:
-        return
-    strides = {name: shape.stride for name, shape in backbone.output_shape().items()}
-    rpn: Any = getattr(model, "proposal_generator", None)
-    if isinstance(model, DenseDetector):
-        _HeadPadding(padding, [strides[name] for name in model.head_in_features]).install(model.head)
-    elif isinstance(rpn, RPN):
-        _HeadPadding(padding, [strides[name] for name in rpn.in_features]).install(rpn.rpn_head)
-    module: Any
-    for module in model.modules():
-        if isinstance(module, ROIPooler):
-            module.register_forward_pre_hook(partial(_continue_images, padding=padding))
-        # What a subclass does is not known.
-        elif type(module) is SemSegFPNHead:
-            module.__class__ = _ImagewiseSemSegHead
-            module.padding = padding
-            module.strides = {name: strides[name] for name in module.in_features}
-
-
 class _HeadPadding:
-    """Clears the padding in a head that works on several maps, one after another.
+    """Clears the padding in a head that is applied to several maps, one after another.
 
     Args:
-        padding: of the batch.
-        strides: of the maps, in their order.
+        padding: the padding of the batch.
+        strides: the strides of the maps, in order.
     """
 
     def __init__(self, padding: Padding, strides: list[int]) -> None:
@@ -278,10 +283,10 @@ class _HeadPadding:
                 module.register_forward_pre_hook(self.clear)
             elif isinstance(module, nn.GroupNorm):
                 module.register_forward_hook(self.normalize)
-        head.register_forward_hook(self.find_nothing)
+        head.register_forward_hook(self.remove_detections)
 
     def begin(self, head: nn.Module, inputs: tuple[list[Tensor]]) -> None:
-        # Where two maps have one size, it is 1x1, and all of it is image.
+        # Maps of the same size are 1x1, without padding.
         self.by_size = {_size(x): level for x, level in zip(inputs[0], self.levels, strict=True)}
 
     def mask(self, x: Tensor) -> Tensor:
@@ -291,7 +296,7 @@ class _HeadPadding:
         return (inputs[0] * self.mask(inputs[0]),)
 
     def normalize(self, norm: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        """GN whose mean and variance are of the images alone, in float32 as PyTorch's own."""
+        """GN with mean and variance over the images without padding, in float32 like PyTorch's GN."""
         x = inputs[0].float().unflatten(1, (norm.num_groups, -1))
         mask = self.mask(inputs[0]).float().unsqueeze(1)
         values = mask.sum(dim=(2, 3, 4), keepdim=True) * x.shape[2]
@@ -302,9 +307,11 @@ class _HeadPadding:
             x = x * norm.weight[:, None, None] + norm.bias[:, None, None]
         return x.to(output.dtype)
 
-    def find_nothing(self, head: nn.Module, inputs: Any, output: tuple[list[Tensor], ...]) -> tuple[list[Tensor], ...]:
-        """The first output is the logits."""
-        # In training an anchor in the padding is background as any other.
+    def remove_detections(
+        self, head: nn.Module, inputs: Any, output: tuple[list[Tensor], ...]
+    ) -> tuple[list[Tensor], ...]:
+        """Sets the logits, the first output of the head, to -inf in the padding."""
+        # In training, anchors in the padding count as background.
         if head.training:
             return output
         masks = [self.padding.mask(x, level) for x, level in zip(output[0], self.levels, strict=True)]
@@ -313,14 +320,14 @@ class _HeadPadding:
 
 
 def _size(x: Tensor) -> tuple[int, int]:
-    # In a trace sizes are tensors, and the level of a map is the same whatever its size.
+    # In a trace, sizes are tensors.
     return int(x.shape[2]), int(x.shape[3])
 
 
 class _ImagewiseSemSegHead(SemSegFPNHead):
-    """detectron2's head, that sees of a batch one image after another in inference.
+    """detectron2's head, applied to one image at a time in inference.
 
-    Its norm (GN, unless `MODEL.SEM_SEG_HEAD.NORM` is another) and its bilinear upsampling look beyond the image.
+    In a batch, its norm (by default GN) and its bilinear upsampling would look beyond the image.
     """
 
     padding: Padding
@@ -332,7 +339,7 @@ class _ImagewiseSemSegHead(SemSegFPNHead):
             return super().layers(features)
         first = features[self.in_features[0]]
         height, width = first.shape[2:]
-        # So that all maps end at one place, as those of an image alone do.
+        # All maps must end at the same place, as for a single image.
         coarsest = max(self.strides.values())
         outputs = []
         for place, size in enumerate(-(-self.padding.sizes(0) // coarsest) * coarsest):
@@ -341,12 +348,12 @@ class _ImagewiseSemSegHead(SemSegFPNHead):
                 rows, columns = (size // stride).tolist()
                 alone[name] = features[name][place : place + 1, :, :rows, :columns]
             output = super().layers(alone)
-            # Goes on as it ends: so it is resized as a map that ends here.
+            # Repeat the last row and column, so that resizing sees the end of a map here.
             outputs.append(F.pad(output, (0, width - output.shape[3], 0, height - output.shape[2]), mode="replicate"))
         return torch.cat(outputs)
 
 
-def _continue_images(pooler: Any, inputs: tuple[Any, ...], *, padding: Padding) -> tuple[Any, ...]:
+def _extend_images(pooler: Any, inputs: tuple[Any, ...], *, padding: Padding) -> tuple[Any, ...]:
     maps, *rest = inputs
     levels = [round(-math.log2(level_pooler.spatial_scale)) for level_pooler in pooler.level_poolers]
-    return ([padding.continue_images(x, level) for x, level in zip(maps, levels, strict=True)], *rest)
+    return ([padding.extend_images(x, level) for x, level in zip(maps, levels, strict=True)], *rest)

@@ -1,4 +1,4 @@
-"""The res5 head of C4 detectors, with SE; detectron2's own builds res5 of plain blocks."""
+"""The ROI heads of C4 detectors with SE in res5; detectron2's heads build res5 of plain blocks."""
 
 from detectron2.config import CfgNode
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
@@ -12,14 +12,14 @@ from .se_resnet import make_stage
 
 @ROI_HEADS_REGISTRY.register()
 class SERes5ROIHeads(Res5ROIHeads):
-    """detectron2's `Res5ROIHeads` whose res5 has the SE blocks that `MODEL.SE` describes."""
+    """detectron2's `Res5ROIHeads` with the SE blocks of `MODEL.SE` in res5."""
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
         resnets = cfg.MODEL.RESNETS
         if resnets.DEFORM_ON_PER_STAGE[-1]:
             raise UserError(
-                "MODEL.RESNETS.DEFORM_ON_PER_STAGE: SERes5ROIHeads has no deformable res5; end it with False"
+                "MODEL.RESNETS.DEFORM_ON_PER_STAGE: SERes5ROIHeads has no deformable res5; set the last value to False"
             )
         channels = 8 * resnets.RES2_OUT_CHANNELS
         blocks = make_stage(

@@ -1,4 +1,4 @@
-"""Stems that detectron2 lacks."""
+"""The stems of the released Caffe models and of SENet-154."""
 
 import torch.nn.functional as F
 from detectron2.layers import CNNBlockBase, Conv2d, get_norm
@@ -10,11 +10,11 @@ from torch import Tensor
 class CaffeStem(BasicStem):
     """7x7 convolution, ReLU, and the max pool of the released Caffe models: no padding, ceil mode.
 
-    detectron2's stem pads the pool by 1, which shifts its grid, and gives another size where the map is odd.
+    detectron2's stem pads the pool by 1, which shifts its grid and changes the output size of odd maps.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, C, H / 4, W / 4), where H and W are multiples of 4."""
+        """(N, 3, H, W) to (N, C, H / 4, W / 4), if H and W are multiples of 4."""
         return caffe_pool(F.relu_(self.conv1(x)))
 
 
@@ -22,8 +22,8 @@ class DeepStem(CNNBlockBase):
     """SENet-154's stem: three 3x3 convolutions, the first with stride 2, and the pool of the Caffe models.
 
     Args:
-        in_channels: of the image.
-        out_channels: of the last convolution; the others have half as many.
+        in_channels: the channels of the image.
+        out_channels: the output channels of the last convolution; the others have half as many.
         norm: see detectron2's `get_norm`.
     """
 
@@ -38,12 +38,12 @@ class DeepStem(CNNBlockBase):
             c2_msra_fill(layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 3, H, W) to (N, C, H / 4, W / 4), where H and W are multiples of 4."""
+        """(N, 3, H, W) to (N, C, H / 4, W / 4), if H and W are multiples of 4."""
         x = F.relu_(self.conv1(x))
         x = F.relu_(self.conv2(x))
         return caffe_pool(F.relu_(self.conv3(x)))
 
 
 def caffe_pool(x: Tensor) -> Tensor:
-    """3x3 max pool of stride 2 without padding, in ceil mode: H becomes (H - 1) / 2 rounded up, and so does W."""
+    """3x3 max pool of stride 2 without padding, in ceil mode: H becomes (H - 1) / 2, rounded up, and W likewise."""
     return F.max_pool2d(x, kernel_size=3, stride=2, ceil_mode=True)

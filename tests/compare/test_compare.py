@@ -235,7 +235,7 @@ def test_bad_input_is_refused_with_a_one_line_message(annotations, tmp_path) -> 
     refuse(tmp_path / "missing.json", annotations, r"missing\.json: No such file")
     refuse([tmp_path / "missing.json"], annotations, r"missing\.json: No such file")
     refuse(no_list, annotations, r"results\.json: not COCO results")
-    refuse(broken, annotations, r"broken\.json: no valid JSON")
+    refuse(broken, annotations, r"broken\.json is not valid JSON")
     refuse([good, {**good, "image_id": 6}], annotations, "baseline: detection 1 has image_id 6")
     refuse([[good], [{**good, "image_id": 6}]], annotations, "baseline, run 2: detection 0 has image_id 6")
     refuse([[good], [], [dict(good)]], annotations, "baseline: runs 1 and 3 have the same detections")

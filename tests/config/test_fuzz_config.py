@@ -1,4 +1,4 @@
-"""Configs with anything in them end in one line, or in a detector that is built and trains a step."""
+"""Random configs end in a one-line error, or in a detector that is built and trains one step."""
 
 import os
 from collections.abc import Iterator
@@ -23,19 +23,19 @@ from se_detection.config.defaults import flatten
 from se_detection.config.read_config import read_config
 from se_detection.config.values import LOSSES
 from se_detection.config.yaml_file import read_yaml
-from se_detection_cli import pretrain_command, train_command
-from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
 from se_detection.pretrain.image_mapper import ImageMapper
 from se_detection.pretrain.pretrain_config import config_base
+from se_detection_cli import pretrain_command, train_command
+from se_detection_cli.main import command_parser
 
 from ..fuzzing import NUMBERS, TEXTS, Tally, examples
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 READ = ("MODEL.SE.", "MODEL.RESNETS.", "MODEL.FPN.", "MODEL.BACKBONE.", "MODEL.PIXEL", "SOLVER.", "INPUT.", "SEED")
 KEYS = sorted(key for key in flatten(get_cfg()) if key.startswith(READ))
-# One of these keeps a detector buildable, more often than not.
+# With most of these values a detector can be built.
 FITTING = [1, 2, 4, 64, 0.5, True, False, "BN", "GN", "avg", "max", "relu", "pre", "post", "caffe", "deep", "sum"]
 FITTING += [["res2", "res3", "res4", "res5"], ["res4"], [8, 8, 16, 16], [64], [1, 1, 1], "WarmupCosineLR", "choice"]
 scalars = st.one_of(st.none(), st.booleans(), st.sampled_from([*NUMBERS, *TEXTS]), st.integers(), st.floats())
@@ -64,7 +64,7 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 
 def write(folder: Path, content: dict[str, Any]) -> str:
     path = folder / "config.yaml"
-    # PyYAML writes what it then can't read: halves of surrogate pairs, and whole numbers of too many digits.
+    # PyYAML can't write halves of surrogate pairs and integers with too many digits.
     try:
         path.write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
     except ValueError:
@@ -73,7 +73,7 @@ def write(folder: Path, content: dict[str, Any]) -> str:
 
 
 def step(cfg: CfgNode) -> None:
-    """Makes the detector and takes one step of its backbone."""
+    """Builds the detector and trains its backbone for one step."""
     model = Trainer.build_model(cfg)
     optimizer = Trainer.build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
@@ -121,7 +121,8 @@ def test_values_of_a_pre_training(tally, tmp_path, monkeypatch) -> None:
     @given(st.sampled_from(sorted(config_base().PRETRAIN)), values)
     def check(key: str, value: Any) -> None:
         words = [*small, f"PRETRAIN.{key}", printed(value), "OUTPUT_DIR", "run"]
-        cfg = tally.refused(pretrain.load_pretrain_config, command_parser(pretrain_command).parse_args([*flags, *words]))
+        args = command_parser(pretrain_command).parse_args([*flags, *words])
+        cfg = tally.refused(pretrain.load_pretrain_config, args)
         if cfg is not None:
             for is_train in (True, False):
                 ImageMapper(cfg, is_train)({"file_name": str(tmp_path / "data" / "train" / "a" / "1.png")})
@@ -131,8 +132,8 @@ def test_values_of_a_pre_training(tally, tmp_path, monkeypatch) -> None:
 
 
 @st.composite
-def spoilt(draw: Any, text: str) -> bytes:
-    """A file with a piece taken out, put in or put elsewhere."""
+def corrupted(draw: Any, text: str) -> bytes:
+    """A file with a random piece removed, inserted or moved."""
     data = bytearray(text.encode())
     begin = draw(st.integers(0, len(data)))
     end = draw(st.integers(begin, min(len(data), begin + 40)))
@@ -156,7 +157,7 @@ def test_files(tally, tmp_path, monkeypatch) -> None:
     path = tmp_path / "config.yaml"
 
     @examples(60)
-    @given(spoilt(text))
+    @given(corrupted(text))
     def check(data: bytes) -> None:
         path.write_bytes(data)
         tally.refused(read_config, str(path))
@@ -175,7 +176,7 @@ def test_studies(tally, tmp_path) -> None:
     fitting = st.sampled_from([1, [1, 2], [0.5, 0.25], "ok", content["RECIPE"], content["ARMS"]])
 
     @examples(25)
-    # Of those that are drawn, one in twenty is accepted.
+    # Only one in twenty random examples is accepted.
     @example("NAME", "ok")
     @given(st.sampled_from([*content, "OTHER"]), st.one_of(fitting, values, texts, st.dictionaries(texts, values)))
     def check(key: str, value: Any) -> None:
@@ -194,20 +195,20 @@ def test_studies(tally, tmp_path) -> None:
         ("!!python/name:os.mkdir ''", "no code is run from a config"),
         ("!!python/module:antigravity ''", "no code is run from a config"),
         ("!!python/tuple [1, 2]", "no code is run from a config"),
-        ("{a: &a [*a]}", "values with its aliases written out"),
+        ("{a: &a [*a]}", "values after its aliases are expanded"),
         (
             "\n".join(["a0: &a0 [x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30))]),
             "aliases",
         ),
-        ("[" * 500, "no valid YAML"),
-        ("a: " + "9" * 5000, "no valid YAML"),
-        ("a: 2020-13-45", "no valid YAML"),
+        ("[" * 500, "not valid YAML"),
+        ("a: " + "9" * 5000, "not valid YAML"),
+        ("a: 2020-13-45", "not valid YAML"),
         ("? {a: b}\n: c", "no code is run from a config"),
         ("a" * 300_000, "more than 262144 bytes"),
-        ("\0", "no valid YAML"),
+        ("\0", "not valid YAML"),
     ],
 )
-def test_yaml_that_is_more_than_values(tmp_path, monkeypatch, text, message) -> None:
+def test_yaml_with_more_than_values_is_refused(tmp_path, monkeypatch, text, message) -> None:
     monkeypatch.chdir(tmp_path)
     Path("config.yaml").write_text(text)
     for read in (read_yaml, read_config):
@@ -217,8 +218,8 @@ def test_yaml_that_is_more_than_values(tmp_path, monkeypatch, text, message) -> 
     assert os.listdir() == ["config.yaml"]
 
 
-def test_what_this_guards_against(tmp_path, monkeypatch) -> None:
-    """detectron2 itself runs what a config says, unless it is told not to."""
+def test_detectron2_runs_code_from_a_config(tmp_path, monkeypatch) -> None:
+    """The danger: without `allow_unsafe=False`, detectron2 runs the code of a config."""
     monkeypatch.chdir(tmp_path)
     Path("config.yaml").write_text("SEED: !!python/object/apply:os.mkdir [made]")
     get_cfg().merge_from_file("config.yaml")
@@ -228,21 +229,21 @@ def test_what_this_guards_against(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("bases", "message"),
     [
-        ({"a.yaml": "a.yaml"}, "a.yaml is this file, or has it as its base"),
-        ({"a.yaml": "b.yaml", "b.yaml": "sub/../a.yaml"}, "is this file, or has it as its base"),
+        ({"a.yaml": "a.yaml"}, "a.yaml is this file, or a file whose base is this file"),
+        ({"a.yaml": "b.yaml", "b.yaml": "sub/../a.yaml"}, "is this file, or a file whose base is this file"),
         ({"a.yaml": "none.yaml"}, "none.yaml: there is no such file"),
         ({"a.yaml": "pipe"}, "pipe: there is no such file"),
         ({"a.yaml": "loop"}, "loop: there is no such file"),
         ({"a.yaml": "."}, "there is no such file"),
-        ({"a.yaml": 5}, "5 is no path of a config"),
-        ({"a.yaml": [["b.yaml"]]}, "is no path of a config"),
+        ({"a.yaml": 5}, "5 is not the path of a config"),
+        ({"a.yaml": [["b.yaml"]]}, "is not the path of a config"),
         (
             {f"{chr(97 + n)}.yaml": [f"{chr(98 + n)}.yaml"] * 2 for n in range(20)} | {"u.yaml": []},
             "more than 100 files",
         ),
     ],
 )
-def test_bases_that_are_none(tmp_path, bases, message) -> None:
+def test_bad_bases_are_refused(tmp_path, bases, message) -> None:
     (tmp_path / "sub").mkdir()
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "loop").symlink_to("loop")
@@ -252,8 +253,8 @@ def test_bases_that_are_none(tmp_path, bases, message) -> None:
         read_config(str(tmp_path / "a.yaml"))
 
 
-def test_bases_may_lie_anywhere(tmp_path) -> None:
-    """They are as detectron2 reads them: several, relative to their config, the later before the earlier."""
+def test_several_bases_in_other_folders(tmp_path) -> None:
+    """As in detectron2: relative to the config, and later ones override earlier ones."""
     (tmp_path / "sub").mkdir()
     (tmp_path / "one.yaml").write_text("SEED: 1\nVIS_PERIOD: 1")
     (tmp_path / "two.yaml").write_text("SEED: 2")
@@ -266,21 +267,21 @@ def test_bases_may_lie_anywhere(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["MODEL.SE.REDUCTION"], "no pairs of KEY and VALUE"),
-        (["MODEL.SE.REDUCTION", "8", "SEED"], "no pairs of KEY and VALUE"),
-        (["SEED", "1", "--resume"], "--resume: flags stand before the first KEY VALUE"),
-        (["SEED", "1", "--num-gpus", "2"], "--num-gpus: flags stand before the first KEY VALUE"),
+        (["MODEL.SE.REDUCTION"], "not pairs of KEY and VALUE"),
+        (["MODEL.SE.REDUCTION", "8", "SEED"], "not pairs of KEY and VALUE"),
+        (["SEED", "1", "--resume"], "--resume: put flags before the first KEY VALUE"),
+        (["SEED", "1", "--num-gpus", "2"], "--num-gpus: put flags before the first KEY VALUE"),
         (["MODEL.SE.REDUCTION", "-" * 100_000 + "1"], "MODEL.SE.REDUCTION"),
         (["MODEL.WEIGHTS.x", "1"], "config overrides: MODEL.WEIGHTS.x '1'"),
         (["MODEL", "1"], "config overrides: MODEL '1'"),
         (["_BASE_", "a.yaml"], "config overrides: _BASE_"),
         (["x" * 100_000, "1"], "unknown config key"),
         (["MODEL.SE.REDUCTION", "None"], "MODEL.SE.REDUCTION: it has no value; its default is 16"),
-        (["MODEL.SE.GATE_BIAS", "1e999"], "MODEL.SE.GATE_BIAS: inf can't be computed with"),
-        (["SEED", "9" * 30], "SEED: a whole number of 100 bits can't be computed with"),
+        (["MODEL.SE.GATE_BIAS", "1e999"], "MODEL.SE.GATE_BIAS: inf is out of range"),
+        (["SEED", "9" * 30], "SEED: a whole number of 100 bits is out of range"),
         (["OUTPUT_DIR", "a\nb"], "OUTPUT_DIR: 'a\\\\nb' has characters that can't be printed"),
         (["MODEL.WEIGHTS", "w" * 5000], "MODEL.WEIGHTS: 'www.* has 5000 characters"),
-        (["SOLVER.WEIGHT_DECAY_BIAS", "(1,)"], r"SOLVER.WEIGHT_DECAY_BIAS: \[1\] is no number"),
+        (["SOLVER.WEIGHT_DECAY_BIAS", "(1,)"], r"SOLVER.WEIGHT_DECAY_BIAS: \[1\] is not a number"),
         (["MODEL.FPN.OUT_CHANNELS", "0"], "MODEL.FPN.OUT_CHANNELS: 0 is less than 1"),
         (["MODEL.RPN.PRE_NMS_TOPK_TEST", "-1"], "MODEL.RPN.PRE_NMS_TOPK_TEST: -1 is less than 1"),
         (["MODEL.PIXEL_STD", "[0.0, 1.0, 1.0]"], r"MODEL.PIXEL_STD: 0.0 is less than 0.001"),
@@ -290,7 +291,7 @@ def test_bases_may_lie_anywhere(tmp_path) -> None:
             ["MODEL.RPN.BBOX_REG_WEIGHTS", "(1.0, 1.0)"],
             r"MODEL.RPN.BBOX_REG_WEIGHTS: \[1.0, 1.0\] has 2 values; give 4",
         ),
-        (["TEST.KEYPOINT_OKS_SIGMAS", "[0.1, 'x']"], "TEST.KEYPOINT_OKS_SIGMAS: 'x' is no number"),
+        (["TEST.KEYPOINT_OKS_SIGMAS", "[0.1, 'x']"], "TEST.KEYPOINT_OKS_SIGMAS: 'x' is not a number"),
         (
             ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 30]]"],
             r"\['bbox', 'AP', 30\] is not \[task, metric, value, toler",
@@ -300,19 +301,19 @@ def test_bases_may_lie_anywhere(tmp_path) -> None:
         (["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE", "iou"], "'iou' is not one of smooth_l1, giou, diou, ciou"),
     ],
 )
-def test_command_lines(words, message) -> None:
+def test_bad_overrides_are_refused(words, message) -> None:
     with pytest.raises(UserError, match=message) as caught:
         read_config(model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN"), words)
     assert len(str(caught.value)) < 1000
 
 
-def test_expected_results_are_those_that_detectron2_takes() -> None:
+def test_expected_results_work_in_detectron2() -> None:
     words = ["TEST.EXPECTED_RESULTS", "[['bbox', 'AP', 30, 0.5], ['bbox', 'AP50', 51.5, 1]]"]
     cfg = read_config(model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN"), words)
     assert verify_results(cfg, {"bbox": {"AP": 30.4, "AP50": 51.0}})
 
 
-def test_losses_and_weights_of_boxes_are_those_that_detectron2_has() -> None:
+def test_box_losses_and_weights_are_those_of_detectron2() -> None:
     anchors, deltas = [Boxes(torch.tensor([[0.0, 0.0, 8.0, 8.0]]))], [torch.zeros(1, 1, 4)]
 
     def loss(name: str, weights: tuple[float, ...]) -> torch.Tensor:
@@ -331,8 +332,8 @@ def test_losses_and_weights_of_boxes_are_those_that_detectron2_has() -> None:
     ("key", "value"),
     [("FPN.OUT_CHANNELS", 2**25), ("ROI_BOX_HEAD.FC_DIM", 2**30), ("RESNETS.STEM_OUT_CHANNELS", 2**30)],
 )
-def test_a_detector_that_is_larger_than_the_memory(tmp_path, key, value) -> None:
+def test_a_detector_larger_than_the_memory_is_refused(tmp_path, key, value) -> None:
     words = [f"MODEL.{key}", str(value), "OUTPUT_DIR", str(tmp_path / "run")]
     config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
-    with pytest.raises(UserError, match=rf"has weights of \d+ GiB, and the machine \d+ GiB of memory; .*{value}"):
+    with pytest.raises(UserError, match=rf"need \d+ GiB, and the machine has \d+ GiB of memory; .*{value}"):
         load_config(command_parser(train_command).parse_args(["--config-file", config, *words]))

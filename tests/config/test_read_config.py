@@ -6,12 +6,12 @@ import torch
 from detectron2.data import get_detection_dataset_dicts
 
 from se_detection import UserError, model_zoo
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
 from se_detection.errors import user_message
 from se_detection.runs.run_folder import result_files, training_files
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 
 SE = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
 
@@ -37,7 +37,7 @@ def test_missing_unreadable_and_broken_configs(tmp_path) -> None:
     assert "--config-file is missing" in refusal(tmp_path, config="")
     broken = tmp_path / "broken.yaml"
     for text, message in [
-        ("MODEL: [1, 2", "is no valid YAML"),
+        ("MODEL: [1, 2", "is not valid YAML"),
         ("MODEL: !!python/object/apply:os.system ['true']", "no code is run from a config"),
         ("MODEL:\n  SE:\n    REDUCTIO: 8", "unknown config key MODEL.SE.REDUCTIO; did you mean MODEL.SE.REDUCTION?"),
         ("MODEL:\n  SE:\n    REDUCTION: many", "Type mismatch"),
@@ -64,15 +64,15 @@ def test_missing_unreadable_and_broken_configs(tmp_path) -> None:
         (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "SOLVER.AMP.ENABLED"),
         (["--num-gpus", "3", "MODEL.DEVICE", "cpu"], "IMS_PER_BATCH: 8 can't be shared equally by 3 processes"),
         (["MODEL.WEIGHTS", "/no/such.pth"], "MODEL.WEIGHTS: there is no file /no/such.pth (looked for in /no)"),
-        (["--eval-only"], "--eval-only: name what to evaluate"),
-        (["--fuse"], "--fuse: a detector is made faster for evaluation alone; add --eval-only"),
+        (["--eval-only"], "--eval-only: give the detector's MODEL.WEIGHTS"),
+        (["--fuse"], "--fuse: it makes a detector faster for evaluation only; add --eval-only"),
         (["--eval-only", "--resume"], "has no checkpoint to evaluate"),
         (
             ["DATASETS.TRAIN", "('se_toy_trian',)"],
             "data set 'se_toy_trian' is not registered (did you mean se_toy",
         ),
         (["DATASETS.TRAIN", "()", "DATASETS.TEST", "()"], "DATASETS.TRAIN"),
-        (["DATASETS.TEST", "('voc_2007_test',)"], "'voc_2007_test' is not evaluated as COCO is"),
+        (["DATASETS.TEST", "('voc_2007_test',)"], "data set 'voc_2007_test' has evaluator_type 'pascal_voc', and coco"),
         (
             ["MODEL.ROI_HEADS.NUM_CLASSES", "5"],
             "5 contradicts data set 'se_toy_train', which has 4 classes",
@@ -100,28 +100,28 @@ def test_bad_values(tmp_path, arguments, message) -> None:
     assert message in refusal(tmp_path, *arguments)
 
 
-def test_a_coco_set_that_is_not_there_names_the_path(tmp_path) -> None:
+def test_the_path_of_a_missing_coco_set_is_named(tmp_path) -> None:
     message = refusal(tmp_path, "DATASETS.TRAIN", "('coco_2014_minival',)")
     assert "coco/annotations/instances_minival2014.json does not exist" in message
     assert "DETECTRON2_DATASETS" in message
     assert message.endswith("; the files of 2017 have the same images: docs/COCO.md")
 
 
-def test_cuda_is_refused_where_there_is_none(tmp_path) -> None:
+def test_cuda_is_refused_without_a_gpu(tmp_path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    assert "MODEL.DEVICE: cuda is not there" in refusal(tmp_path, "MODEL.DEVICE", "cuda")
+    assert "MODEL.DEVICE: cuda is not available" in refusal(tmp_path, "MODEL.DEVICE", "cuda")
     assert load(tmp_path).MODEL.DEVICE == "cpu"
 
 
-def test_ones_own_data_sets_names_and_classes(tmp_path, tiny_flags) -> None:
+def test_names_and_classes_of_custom_data(tmp_path, tiny_flags) -> None:
     cfg = load(tmp_path, *tiny_flags, config=model_zoo.get_config_file("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"))
     assert cfg.DATASETS.TRAIN == ("train_train",)
     assert cfg.DATASETS.TEST == ("val_val",)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 4
 
 
-def test_ones_own_data_refused(tmp_path, tiny, tiny_flags) -> None:
+def test_bad_custom_data_is_refused(tmp_path, tiny, tiny_flags) -> None:
     assert "--val-json and --val-images are missing" in refusal(tmp_path, *tiny_flags[:4])
     assert "--train-json was given 1 times and --train-images 0 times" in refusal(tmp_path, *tiny_flags[:2])
     contradiction = refusal(tmp_path, *tiny_flags, "MODEL.ROI_HEADS.NUM_CLASSES", "80")
@@ -137,7 +137,7 @@ def test_ones_own_data_refused(tmp_path, tiny, tiny_flags) -> None:
     assert "give all files the same categories" in refusal(tmp_path, *flags)
 
 
-def test_overwrite_and_resume_lose_nothing(tmp_path) -> None:
+def test_overwrite_and_resume_delete_nothing_when_refused(tmp_path) -> None:
     run = tmp_path / "old"
     run.mkdir()
     weights = run / "model_final.pth"
@@ -161,15 +161,15 @@ def test_overwrite_and_resume_lose_nothing(tmp_path) -> None:
     record |= {"backbone": "build_se_resnet_fpn_backbone", "classes": ["a", "b", "c", "d"]}
     (run / "run.json").write_text(json.dumps(record))
     assert "has classes ['a', 'b', 'c', 'd'], and now" in refusal(tmp_path, "--resume", *output)
-    for text, message in (("[]", "run.json is not the record of a run"), ("{", "run.json: no valid JSON")):
+    for text, message in (("[]", "run.json is not the record of a run"), ("{", "run.json is not valid JSON")):
         (run / "run.json").write_text(text)
         assert message in refusal(tmp_path, "--resume", *output)
-    # An evaluation leaves a training's files alone, whatever it may replace.
+    # An evaluation does not change the files of a training.
     load(tmp_path, "--eval-only", *output, "MODEL.WEIGHTS", str(weights))
     assert weights.read_text() == "weights"
 
 
-def test_only_what_a_run_makes_is_taken_for_one(tmp_path) -> None:
+def test_other_files_are_not_a_run(tmp_path) -> None:
     run = tmp_path / "old"
     (run / "inference").mkdir(parents=True)
     for name in ("mine.pth", "inference/mine.txt", "inference/log.txt", "inference/config.yaml", "run.json"):
@@ -178,7 +178,7 @@ def test_only_what_a_run_makes_is_taken_for_one(tmp_path) -> None:
     assert training_files(run) == result_files(run) == []
 
 
-def test_several_files_have_names_of_their_own(tmp_path, tiny, tiny_flags) -> None:
+def test_several_files_have_different_names(tmp_path, tiny, tiny_flags) -> None:
     again = ["--train-json", str(tiny / "annotations" / "train.json"), "--train-images", str(tiny / "train")]
     cfg = load(tmp_path, *tiny_flags, *again)
     assert cfg.DATASETS.TRAIN == ("train_train_1", "train_train_2")
@@ -196,13 +196,13 @@ def test_a_folder_with_a_run_is_refused(tmp_path, leftover) -> None:
     assert load(tmp_path, "--overwrite", "OUTPUT_DIR", str(run)).OUTPUT_DIR == str(run)
 
 
-def test_a_whole_number_will_do_where_others_are_meant(tmp_path) -> None:
-    """detectron2 takes no `1` for a learning rate."""
+def test_integers_are_accepted_for_floats(tmp_path) -> None:
+    """detectron2 refuses `1` as a learning rate."""
     cfg = load(tmp_path, "SOLVER.BASE_LR", "1", "MODEL.SE.GATE_BIAS", "-2", "SOLVER.MAX_ITER", "7")
     assert (cfg.SOLVER.BASE_LR, cfg.MODEL.SE.GATE_BIAS, cfg.SOLVER.MAX_ITER) == (1.0, -2.0, 7)
 
 
-def test_what_a_failed_start_leaves_is_not_in_the_way(tmp_path) -> None:
+def test_files_of_a_failed_start_do_not_prevent_a_new_one(tmp_path) -> None:
     run = tmp_path / "old"
     run.mkdir()
     (run / "config.yaml").write_text("")
@@ -210,7 +210,7 @@ def test_what_a_failed_start_leaves_is_not_in_the_way(tmp_path) -> None:
     assert load(tmp_path, "OUTPUT_DIR", str(run)).OUTPUT_DIR == str(run)
 
 
-def test_several_test_sets_have_a_folder_each(tmp_path) -> None:
+def test_each_test_set_has_a_folder(tmp_path) -> None:
     cfg = load(tmp_path, "DATASETS.TEST", "('se_toy_val', 'se_toy_train')")
     cfg.defrost()
     for name in cfg.DATASETS.TEST:
@@ -221,7 +221,7 @@ def test_several_test_sets_have_a_folder_each(tmp_path) -> None:
     assert Trainer.build_evaluator(cfg, "se_toy_val")._output_dir == f"{cfg.OUTPUT_DIR}/inference"
 
 
-def test_a_mistake_found_in_a_child_process_is_one_line() -> None:
+def test_a_user_error_in_a_child_process_is_one_line() -> None:
     text = "\n\n-- Process 1 terminated:\nTraceback ...\nse_detection.errors.UserError: image a.jpg can't be used\n"
     assert user_message(RuntimeError(text)) == "image a.jpg can't be used"
     assert user_message(RuntimeError("out of memory")) is None

@@ -1,7 +1,7 @@
-"""Run with TRITON_INTERPRET=1: prints the kernels' largest error, as JSON, for layouts, types and shapes.
+"""Prints the largest errors of the kernels as JSON, for memory formats, dtypes and shapes; run with TRITON_INTERPRET=1.
 
-The expected values are those of the formula in float64, by PyTorch's own differentiation; errors are relative to the
-largest expected value. A process of its own, because Triton must be told before it is first imported.
+The expected values are those of the formula in float64 with PyTorch's own differentiation. Errors are relative to the
+largest expected value. This is a separate process, because Triton reads the variable on its first import.
 """
 
 import json
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from se_detection.modeling.ops.residual_gate_triton import backward, forward
 
-# Tiles have 2048 elements, and at most 1024 positions, or 64 channels in channels-last memory: each of these but the
-# first fills some in part, and the last two need several.
+# Tiles have 2048 elements, and at most 1024 positions, or 64 channels in channels-last memory. Except for the first,
+# these shapes fill some tiles only in part, and the last two need several tiles.
 SHAPES = ((1, 1, 1, 1), (2, 3, 5, 7), (2, 97, 3, 11), (1, 3, 33, 37))
 
 
@@ -40,7 +40,7 @@ def errors(shape: tuple[int, ...], dtype: torch.dtype, memory: str) -> list[floa
     found = backward(grad, gate, out, shortcut, False)
     again = backward(grad, gate, out, residual, True)
     assert all(x.stride() == out.stride() for x in (*found[:2], *again[:2]))
-    # Of the total, what is left by the output's rounding is as large as that, however small the gate.
+    # The error of the total comes from the rounding of the output, however small the gate.
     wanted = (expected, to_shortcut, to_residual, to_gate * inputs[1], to_shortcut, to_residual, to_gate)
     return [error(x, y.detach()) for x, y in zip((out, *found, *again), wanted, strict=True)]
 

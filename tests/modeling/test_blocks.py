@@ -1,4 +1,4 @@
-"""SE blocks in training: gradients, and what is kept for them, against blocks put together of plain operations."""
+"""SE blocks in training: gradients and memory, against blocks of plain operations."""
 
 from collections.abc import Callable
 from functools import partial
@@ -33,8 +33,8 @@ SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def naive(block: nn.Module, x: Tensor, position: str, squeeze: str, gate: str) -> Tensor:
-    """The paper's Figure 5, of detectron2's convolutions and norms."""
+def figure_5(block: nn.Module, x: Tensor, position: str, squeeze: str, gate: str) -> Tensor:
+    """The paper's Figure 5, with detectron2's convolutions and norms."""
 
     def scaled(x: Tensor) -> Tensor:
         hidden = nn.Conv2d.forward(block.se.fc1, SQUEEZES[squeeze](x)).clamp(min=0)
@@ -68,9 +68,9 @@ def gradients(out: Tensor, block: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return dict(zip(leaves, torch.autograd.grad(out, list(leaves.values()), grad), strict=True))
 
 
-def agrees(block: nn.Module, x: Tensor, position: str, squeeze: str, gate: str) -> None:
-    ours, theirs = block(x), naive(block, x, position, squeeze, gate)
-    # PyTorch's hardsigmoid has its 1 / 6 in single precision.
+def check_gradients(block: nn.Module, x: Tensor, position: str, squeeze: str, gate: str) -> None:
+    ours, theirs = block(x), figure_5(block, x, position, squeeze, gate)
+    # PyTorch's hardsigmoid computes 1 / 6 in single precision.
     close = partial(torch.testing.assert_close, rtol=1e-6, atol=1e-6)
     close(ours, theirs)
     expected = gradients(theirs, block, x)
@@ -82,11 +82,11 @@ def agrees(block: nn.Module, x: Tensor, position: str, squeeze: str, gate: str) 
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize("position", POSITIONS)
 def test_gradients_of_every_position_squeeze_and_gate(position, squeeze, gate) -> None:
-    """On maps of which all, some or none of the convolutions fold their norm."""
+    """On maps where all, some or none of the convolutions fold their norm."""
     first, second, *_ = stage(se=SEConfig(position=position, squeeze=squeeze, gate=gate))
     for block, size in ((first, 51), (second, 11), (second, 5)):
         x = torch.randn(1, block.in_channels, size, size - 2, dtype=torch.float64, requires_grad=True)
-        agrees(block.double(), x, position, squeeze, gate)
+        check_gradients(block.double(), x, position, squeeze, gate)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -106,11 +106,11 @@ def test_gradients_of_every_kind_of_block(depth, options, norm, channels_last) -
     memory = torch.channels_last if channels_last else torch.contiguous_format
     for block in stage(depth, norm, **options)[:2]:
         x = torch.randn(2, block.in_channels, 15, 13, dtype=torch.float64).to(memory_format=memory).requires_grad_()
-        agrees(block.double(), x, "standard", "avg", "sigmoid")
+        check_gradients(block.double(), x, "standard", "avg", "sigmoid")
 
 
 def kept(model: nn.Module, x: Tensor) -> int:
-    """The bytes that forward pass and loss keep for the backward pass, beside the model's own."""
+    """The bytes that are kept for the backward pass, without the tensors of the model."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     found: dict[int, Tensor] = {}
 
@@ -126,8 +126,11 @@ def kept(model: nn.Module, x: Tensor) -> int:
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_se_keeps_no_more_maps_than_a_plain_backbone(depth) -> None:
-    """The settings of detectron2's fine-tuning: FrozenBN, stem and res2 frozen. Beyond the maps there may be, of each
-    block, what was squeezed, the hidden layer before and after its ReLU, the gate, and each norm's scale and bias."""
+    """With detectron2's settings for fine-tuning: FrozenBN, stem and res2 frozen.
+
+    In addition to the maps, a block may keep its squeezed values, the hidden layer before and after its ReLU, the gate,
+    and the scale and bias of its norms.
+    """
     plain, gated = (
         make_se_resnet(depth, se=se, norm="FrozenBN", out_features=STAGES, freeze_at=2) for se in (PLAIN, SEConfig())
     )
@@ -144,8 +147,8 @@ def test_se_keeps_no_more_maps_than_a_plain_backbone(depth) -> None:
     assert most <= kept(gated, x) <= most + allowed
 
 
-def test_the_plain_formula_would_keep_more() -> None:
-    """What the test above can see: a backbone whose gates are not sigmoids keeps every residual."""
+def test_other_gates_keep_every_residual() -> None:
+    """The measure of the test above: gates that are not sigmoids use the plain formula."""
     x = torch.randn(2, 3, 96, 128)
     sigmoid, other = (
         make_se_resnet(50, se=SEConfig(gate=gate), norm="FrozenBN", out_features=STAGES, freeze_at=2)
@@ -155,10 +158,10 @@ def test_the_plain_formula_would_keep_more() -> None:
 
 
 def test_autocast() -> None:
-    """In bfloat16 the gradients are as near to float32's as those of the formula."""
+    """In bfloat16 the gradients are as close to float32's as those of the formula."""
 
     def formula(block: nn.Module, x: Tensor) -> Tensor:
-        return naive(block, x, "standard", "avg", "sigmoid")
+        return figure_5(block, x, "standard", "avg", "sigmoid")
 
     def run(forward: Callable[[Tensor], Tensor], block: nn.Module, x: Tensor) -> dict[str, Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
@@ -184,7 +187,7 @@ def test_activation_checkpointing() -> None:
             torch.testing.assert_close(found, expected[key])
 
 
-def test_compiled_whole() -> None:
+def test_compiles_without_graph_breaks() -> None:
     """One graph forward and one backward, in either memory order."""
     for block in stage()[:2]:
         x = torch.randn(2, block.in_channels, 15, 13).to(memory_format=torch.channels_last).requires_grad_()
@@ -202,8 +205,8 @@ def test_an_empty_batch() -> None:
         assert all(parameter.grad is None or not parameter.grad.any() for parameter in block.parameters())
 
 
-def test_without_gradients_it_is_as_it_was() -> None:
-    """To the bit, where nothing is trained: evaluation, and the frozen stages."""
+def test_without_gradients_it_equals_the_formula_exactly() -> None:
+    """In evaluation and in frozen stages, nothing is folded."""
     for block in stage()[:2]:
         x = torch.randn(2, block.in_channels, 15, 13)
         with torch.no_grad():

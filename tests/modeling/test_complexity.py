@@ -11,7 +11,7 @@ from se_detection.modeling.complexity import backbone_gflops, count_parameters, 
 
 
 class Countable(nn.Module):
-    """A network whose multiply-adds can be counted by hand; norm, pool, activation and resizing count nothing."""
+    """A network whose multiply-adds can be counted by hand; norms, pools, activations and resizing are not counted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Countable(nn.Module):
         return self.fc(self.pool(self.resize(self.norms(self.grouped(self.stem(x))))).flatten(1))
 
 
-def test_a_network_counted_by_hand() -> None:
+def test_counts_equal_those_by_hand() -> None:
     model = Countable()
     counts = multiply_adds(model, torch.zeros(2, 3, 10, 12))
     stem = 2 * 8 * 5 * 6 * (3 * 3 * 3)
@@ -43,7 +43,7 @@ def test_a_network_counted_by_hand() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_and_the_statistics_stay(training) -> None:
+def test_mode_and_statistics_are_not_changed(training) -> None:
     model = Countable().train(training)
     multiply_adds(model, torch.ones(1, 3, 8, 8))
     assert model.training == model.stem[1].training == training
@@ -51,7 +51,7 @@ def test_the_mode_and_the_statistics_stay(training) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
-def test_torchvisions_own_counts(name) -> None:
+def test_counts_equal_torchvisions(name) -> None:
     """torchvision's models carry their 10⁹ multiply-adds, stride in the 3x3 convolutions, rounded to 0.001."""
     meta = get_model_weights(name).IMAGENET1K_V1.meta
     backbone = create_backbone(name, num_classes=1000, out_features=("res5", "linear"))
@@ -59,12 +59,12 @@ def test_torchvisions_own_counts(name) -> None:
     assert count_parameters(backbone) == meta["num_params"]
 
 
-def test_images_are_counted_as_detectron2_pads_them() -> None:
+def test_images_are_padded_as_in_detectron2() -> None:
     cfg = get_cfg()
     assert image_size(cfg) == (800, 1067)
     cfg.INPUT.MAX_SIZE_TEST = 1000
     assert image_size(cfg) == (800, 1000)
     fpn = build_backbone(model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN"))
     assert backbone_gflops(fpn, 65, 97) == multiply_adds(fpn, torch.zeros(1, 3, 96, 128))[""] / 1e9
-    # A backbone alone divides by nothing.
+    # Without FPN there is no padding.
     assert padded_size(fpn.bottom_up, 65, 97) == (65, 97)

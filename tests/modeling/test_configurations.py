@@ -1,4 +1,4 @@
-"""Whatever MODEL.SE says, over the whole space of its values."""
+"""Every combination of the values of MODEL.SE."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from se_detection.modeling.se_resnet import make_se_resnet
 
 from ..helpers import randomise_norms, relative_error
 
-# The bias at which each gate is exactly 1 in float32, whatever is squeezed, when the weights before it are zero.
+# With zero weights and this bias, each gate is exactly 1 in float32.
 OPEN = {"sigmoid": 50.0, "tanh": 50.0, "relu": 1.0, "hardsigmoid": 50.0}
 
 reductions = st.integers(1, 16)
@@ -55,7 +55,7 @@ def test_it_builds_trains_a_step_and_exports(se, layout) -> None:
     gated = {key.split(".")[0] for key, _ in model.named_parameters() if ".se." in key}
     assert gated == set(se.stages)
     for key, parameter in model.named_parameters():
-        if ".se.fc2." in key:  # Gates without bound (relu) square their input in every block: sixteen overflow.
+        if ".se.fc2." in key:  # Unbounded gates (relu) square their input; sixteen blocks overflow.
             parameter.data.mul_(0.01)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     sum(feature.square().mean() for feature in model(torch.randn(2, 3, 64, 64)).values()).backward()
@@ -74,7 +74,7 @@ def test_it_builds_trains_a_step_and_exports(se, layout) -> None:
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(se=configs.filter(lambda se: se.bias), layout=layouts)
 def test_with_open_gates_it_is_the_plain_backbone(se, layout) -> None:
-    """A gate of 1 changes nothing, wherever it sits: the outputs are those of detectron2's plain blocks."""
+    """A gate of 1 changes nothing in any position: the outputs are those of detectron2's plain blocks."""
     plain = randomise_norms(backbone(PLAIN, **layout)).eval()
     model = backbone(se, **layout).eval()
     model.load_state_dict(plain.state_dict(), strict=False)

@@ -96,7 +96,7 @@ def test_retinanet(write_config) -> None:
     assert counted.parts["head"][1] * 1e9 == pytest.approx(positions * layers)
 
 
-def test_the_count_needs_no_particular_weights() -> None:
+def test_counts_do_not_depend_on_the_weights() -> None:
     cfg = read_config(FPN, [])
     torch.manual_seed(0)
     first = detector_complexity(cfg, (64, 64))
@@ -104,7 +104,7 @@ def test_the_count_needs_no_particular_weights() -> None:
     assert detector_complexity(cfg, (64, 64)) == first
 
 
-def test_the_size_is_the_configs_unless_given() -> None:
+def test_the_default_size_is_the_test_size() -> None:
     cfg = read_config(FPN, ["INPUT.MIN_SIZE_TEST", "64"])
     assert detector_complexity(cfg).size == (64, 85)
     with pytest.raises(UserError, match="--size 31 64: give a height and a width of at least 32"):
@@ -122,12 +122,12 @@ def test_the_size_is_the_configs_unless_given() -> None:
             ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads"],
             "NAME: detectors with CascadeROIHeads are not counted, only Stan",
         ),
-        (["MODEL.ROI_BOX_HEAD.NAME", "NoHead"], "can't be built, and detectron2 gives as the reason: KeyError.*NoHead"),
+        (["MODEL.ROI_BOX_HEAD.NAME", "NoHead"], "can't be built: KeyError.*NoHead"),
         (["MODEL.RESNETS.NORM", "XN"], "can't be built: KeyError.*XN"),
         (["MODEL.MASK_ON", "True"], "MODEL.MASK_ON: detectors with True are not counted, only False"),
     ],
 )
-def test_what_cant_be_counted_is_refused(overrides, message) -> None:
+def test_other_detectors_are_refused(overrides, message) -> None:
     with pytest.raises(UserError, match=message) as caught:
         detector_complexity(read_config(FPN, overrides), (64, 64))
     assert "\n" not in str(caught.value)
@@ -170,7 +170,7 @@ def test_the_tool_prints_and_writes(run_tool, tmp_path, capsys) -> None:
         (["--json", "/nowhere/counts.json"], "--json /nowhere/counts.json: there is no folder /nowhere"),
     ],
 )
-def test_the_tool_refuses_in_one_line(run_tool, capsys, arguments, message) -> None:
+def test_the_tool_prints_errors_in_one_line(run_tool, capsys, arguments, message) -> None:
     with pytest.raises(SystemExit) as caught:
         run_tool("complexity", *arguments)
     assert caught.value.code == 2

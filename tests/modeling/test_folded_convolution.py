@@ -24,7 +24,7 @@ def folded(conv: Conv2d) -> Conv2d:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_weights_are_torchs(bias) -> None:
+def test_folded_weights_equal_torchs(bias) -> None:
     conv = conv_with("BN", bias=bias).double()
     expected = fuse_conv_bn_eval(conv, copy.deepcopy(conv.norm))
     ours = folded(conv)
@@ -37,7 +37,7 @@ def test_weights_are_torchs(bias) -> None:
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN", "SyncBN", ""])
 @pytest.mark.parametrize("activation", [None, F.relu])
-def test_output_is_that_of_the_norm_written_out(norm, activation) -> None:
+def test_output_equals_convolution_and_norm(norm, activation) -> None:
     conv = conv_with(norm, activation=activation)
     x = torch.randn(2, 16, 9, 12).contiguous(memory_format=torch.channels_last)
     expected = F.conv2d(x.double(), conv.weight.double(), None if norm else conv.bias.double(), padding=1)
@@ -54,11 +54,11 @@ def test_output_is_that_of_the_norm_written_out(norm, activation) -> None:
     with torch.no_grad():
         assert ours.has_onednn(x)
         assert relative_error(ours(x), expected.float()) < 1e-6
-        # Where oneDNN's operators are not to be had.
+        # Without oneDNN's operators.
         assert relative_error(ours.double()(x.double()), expected) < 1e-6
 
 
-def test_what_is_no_scale_and_shift_stays() -> None:
+def test_other_norms_and_activations_stay() -> None:
     model = nn.Sequential(
         conv_with("GN"),
         Conv2d(32, 8, 1, norm=nn.BatchNorm2d(8, track_running_stats=False)),
@@ -77,8 +77,8 @@ def test_what_is_no_scale_and_shift_stays() -> None:
 @pytest.mark.parametrize("gated", [True, False])
 @pytest.mark.parametrize("size", [(16, 20), (1, 1)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sum(groups, gated, size, dtype) -> None:
-    """The map of 1x1 has fewer values than the weights, and the other more."""
+def test_add_to(groups, gated, size, dtype) -> None:
+    """On a map with fewer values than the weights, and on one with more."""
     conv = conv_with("FrozenBN", groups=groups, bias=False).to(dtype)
     x, total = torch.randn(3, 16, *size, dtype=dtype), torch.randn(3, 32, *size, dtype=dtype)
     x, total = (map_.contiguous(memory_format=torch.channels_last) for map_ in (x, total))
@@ -106,7 +106,7 @@ def test_the_norm_of_another_dtype() -> None:
 
 
 def test_weights_stay_on_their_device() -> None:
-    """Which a scale and a shift have to be on too; `meta` stands in for a GPU."""
+    """`meta` replaces a GPU here."""
     model = nn.Sequential(conv_with("BN"), conv_with("", bias=True), conv_with("", bias=False)).to("meta")
     fold_norms(model)
     assert {type(conv) for conv in model} == {FoldedConv2d}

@@ -19,7 +19,7 @@ KINDS = {
 
 
 def pair(norm: str = "FrozenBN", **options: int) -> tuple[nn.Module, nn.Module]:
-    """Ours and detectron2's, of the same weights."""
+    """Our layer and detectron2's, with the same weights."""
     theirs = Conv2d(8, 12, bias=False, norm=get_norm(norm, 12), **options)
     randomise_norms(theirs)
     block = nn.Sequential(copy.deepcopy(theirs))
@@ -30,7 +30,7 @@ def pair(norm: str = "FrozenBN", **options: int) -> tuple[nn.Module, nn.Module]:
 
 
 def kept(layer: nn.Module, x: Tensor) -> list[Tensor]:
-    """What the layer's backward pass needs."""
+    """The tensors that are kept for the backward pass."""
     found: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: found.append(t.detach()), lambda t: t):
         layer(x)
@@ -39,7 +39,7 @@ def kept(layer: nn.Module, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_output_and_gradients_are_detectron2s(kind, channels_last) -> None:
+def test_output_and_gradients_equal_detectron2s(kind, channels_last) -> None:
     ours, theirs = (layer.double() for layer in pair(**KINDS[kind]))
     memory = torch.channels_last if channels_last else torch.contiguous_format
     x = torch.randn(2, 8, 19, 14, dtype=torch.float64).to(memory_format=memory).requires_grad_()
@@ -53,7 +53,7 @@ def test_output_and_gradients_are_detectron2s(kind, channels_last) -> None:
 
 
 @pytest.mark.parametrize("trained", ["x", "weight"])
-def test_only_one_of_the_two_is_trained(trained) -> None:
+def test_input_or_weight_is_frozen(trained) -> None:
     ours, theirs = pair(kernel_size=1)
     x = torch.randn(2, 8, 9, 9, requires_grad=trained == "x")
     for layer in (ours, theirs):
@@ -76,7 +76,7 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(run, (x, layer.weight))
 
 
-def test_it_keeps_no_second_weight_and_no_second_map() -> None:
+def test_it_keeps_only_input_and_weight() -> None:
     ours, _ = pair(kernel_size=3, padding=1)
     x = torch.randn(2, 8, 19, 14, requires_grad=True)
     large = [t.data_ptr() for t in kept(ours, x) if t.numel() > 12]
@@ -84,8 +84,8 @@ def test_it_keeps_no_second_weight_and_no_second_map() -> None:
 
 
 @pytest.mark.parametrize("case", ["no gradients", "frozen", "small map", "BN", "GN", ""])
-def test_where_nothing_is_folded_it_is_detectron2s_to_the_bit(case) -> None:
-    """And where it is folded, it isn't: rounding shows which."""
+def test_without_folding_it_equals_detectron2_exactly(case) -> None:
+    """With folding, rounding differs."""
     ours, theirs = pair(
         {"GN": lambda width: nn.GroupNorm(4, width)}.get(case, "BN" if case == "BN" else "FrozenBN"), kernel_size=3
     )
@@ -114,7 +114,7 @@ def test_an_empty_batch() -> None:
 
 
 def test_autocast() -> None:
-    """The output is bfloat16 and as near to float32's as detectron2's; gradients have the types of what they are of."""
+    """The output is bfloat16 and as close to float32's as detectron2's; gradients have the dtypes of their tensors."""
     ours, theirs = pair(kernel_size=3, padding=1)
     x = torch.randn(2, 8, 19, 14, requires_grad=True)
     grad = torch.randn(2, 12, 19, 14)

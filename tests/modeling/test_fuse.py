@@ -18,7 +18,7 @@ from se_detection.modeling.fuse.fused_blocks import FusedBlock
 
 from ..helpers import randomise_norms, relative_error
 
-DEEP = {"RES2_OUT_CHANNELS": 64, "WIDTH_PER_GROUP": 16, "STEM_OUT_CHANNELS": 16}  # narrow: quick
+DEEP = {"RES2_OUT_CHANNELS": 64, "WIDTH_PER_GROUP": 16, "STEM_OUT_CHANNELS": 16}  # narrow, for speed
 VARIANTS = [
     ({"DEPTH": 50, **DEEP}, {}),
     ({"DEPTH": 50, **DEEP, "NORM": "BN", "STRIDE_IN_1X1": False}, {}),
@@ -47,8 +47,8 @@ def with_fpn(resnets: dict, se: dict | None = None) -> nn.Module:
 
 
 @pytest.mark.parametrize(("resnets", "se"), [*VARIANTS, (VARIANTS[0][0], None), (VARIANTS[4][0], None)])
-def test_every_level_is_that_of_the_model(resnets, se) -> None:
-    # What isn't folded can amplify the order of summation, as a random network does, but for float64's.
+def test_every_level_equals_the_models(resnets, se) -> None:
+    # Without folding, a random network can amplify rounding; float64 avoids that.
     dtype = torch.float64 if resnets.get("NORM") == "GN" else torch.float32
     model = with_fpn(resnets, se).to(dtype)
     before = copy.deepcopy(model.state_dict())
@@ -67,8 +67,8 @@ def test_every_level_is_that_of_the_model(resnets, se) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet18", "se_resnet18", "se_resnet50"])
-def test_asked_for_maps_are_not_written_over(name) -> None:
-    """res2's first block has the stem's output as its shortcut, and the stages' outputs go into the next stage."""
+def test_returned_maps_are_not_overwritten(name) -> None:
+    """The stem's output is the shortcut of res2's first block, and each stage's output is the input of the next."""
     features = ("stem", "res2", "res3", "res4", "res5")
     model = randomise_norms(create_backbone(name, out_features=features)).eval()
     fused = fuse_for_inference(model)
@@ -82,8 +82,8 @@ def test_asked_for_maps_are_not_written_over(name) -> None:
     assert sum(isinstance(module, FusedBlock) for module in fused.modules()) == (16 if name.endswith("50") else 8)
 
 
-def test_a_block_of_ones_own_stays() -> None:
-    """A subclass may do anything: here its residual is halved."""
+def test_a_custom_block_is_not_fused() -> None:
+    """A subclass may do something else: here it halves its residual."""
     model = create_backbone("se_resnet18").eval()
     block = model.res3[1]
     block.__class__ = type("Halved", (SEBasicBlock,), {"residual": lambda self, x: SEBasicBlock.residual(self, x) / 2})
@@ -94,7 +94,7 @@ def test_a_block_of_ones_own_stays() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 2e-3)], ids=str)
 def test_half_precision(dtype, tolerance) -> None:
-    """Against float64; within a few units of the last digit (2^-8, 2^-11) of the largest value."""
+    """Against float64, within a few units of the last digit (2^-8, 2^-11) of the largest value."""
     model = with_fpn(*VARIANTS[0])
     fused = fuse_for_inference(model, dtype=dtype)
     x = torch.randn(2, 3, 64, 96)
@@ -185,7 +185,7 @@ def test_detectron2s_own_detectors(name) -> None:
 
 
 class TwoBlocks(nn.Module):
-    """Gives what both of its blocks give."""
+    """Returns the outputs of both of its blocks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ class TwoBlocks(nn.Module):
         return {"a": first, "b": self.b(first)}
 
 
-def test_blocks_outside_of_a_stage_keep_their_input() -> None:
+def test_blocks_outside_a_stage_keep_their_input() -> None:
     model = randomise_norms(TwoBlocks()).eval()
     x = torch.randn(1, 8, 64, 64)
     with torch.no_grad():
@@ -205,9 +205,9 @@ def test_blocks_outside_of_a_stage_keep_their_input() -> None:
 
 
 def test_compiled(monkeypatch) -> None:
-    """Few graphs for all heights and widths: even and odd p5 make two, and PyTorch's other ways with tiny maps some.
+    """Few graphs serve all heights and widths: one for even and one for odd p5.
 
-    Without the half minute that inductor takes: what it would be given is run as it is.
+    The backend is `eager`, because inductor takes half a minute.
     """
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, mode, **options: compile_(model, backend="eager", **options))
@@ -224,17 +224,17 @@ def test_compiled(monkeypatch) -> None:
                 assert relative_error(found[name], expected[name]) < 1e-5
             graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert not torch._dynamo.utils.counters["graph_break"]
-    # One is the entry's, which makes the image channels-last.
+    # One graph is the hook's, which makes the image channels-last.
     assert 2 <= graphs[1] == graphs[2] <= 3
 
 
-def test_an_unknown_mode() -> None:
+def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(UserError, match="compile: 'fast' is not one of default, reduce-overhead, max-autotune"):
         fuse_for_inference(create_backbone("resnet18"), compile="fast")
 
 
 def test_activations_of_the_heads_stay() -> None:
-    """RetinaNet's and the mask head's convolutions have their own; what they give is compared here, alone."""
+    """The convolutions of the RPN keep their own activations."""
     _, model = detector("Toy/faster_rcnn_SE_R_18_FPN")
     fused = fuse_for_inference(model)
     channels = model.backbone.output_shape()["p2"].channels

@@ -16,12 +16,12 @@ from se_detection.modeling.padding import ignore_padding
 
 from ..helpers import randomise_norms, relative_error
 
-# Of the larger one's maps, some have an odd size.
+# Some maps of the largest image have an odd size.
 SIZES = [(101, 75), (160, 128), (64, 97)]
 
 
 def images() -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Images, and their batch as detectron2 pads it."""
+    """Images, and their batch with detectron2's padding."""
     alone = [torch.randn(1, 3, *size) for size in SIZES]
     return alone, torch.cat([F.pad(x, (0, 128 - x.shape[3], 0, 160 - x.shape[2])) for x in alone])
 
@@ -31,7 +31,7 @@ def backbone(name: str, **options) -> torch.nn.Module:
 
 
 def check_same_as_alone(ignoring, reference, tolerance: float = 2e-6) -> None:
-    """`reference` sees each image alone and not padded."""
+    """`reference` computes each image alone, without padding."""
     alone, batch = images()
     with torch.no_grad():
         ours = ignoring(batch)
@@ -45,7 +45,7 @@ def check_same_as_alone(ignoring, reference, tolerance: float = 2e-6) -> None:
                 assert not outside.any(), (name, row)
 
 
-def test_detectron2s_plain_backbone_gives_what_it_gives_for_the_image_alone() -> None:
+def test_detectron2s_backbone_equals_itself_on_single_images() -> None:
     reference = randomise_norms(build_resnet_backbone(get_cfg(), ShapeSpec(channels=3))).eval()
     ignoring = copy.deepcopy(reference)
     ignore_padding(ignoring)
@@ -67,7 +67,7 @@ def test_detectron2s_plain_backbone_gives_what_it_gives_for_the_image_alone() ->
         ("se_resnet18", {"se": SEConfig(position="pre", stages=("res3", "res5"))}),
     ],
 )
-def test_every_backbone_gives_what_it_gives_for_the_image_alone(name, options) -> None:
+def test_backbones_equal_themselves_on_single_images(name, options) -> None:
     reference = backbone(name, **options)
     ignoring = copy.deepcopy(reference)
     ignore_padding(ignoring)
@@ -75,9 +75,9 @@ def test_every_backbone_gives_what_it_gives_for_the_image_alone(name, options) -
     check_same_as_alone(ignoring, reference)
 
 
-def test_senets_stem_and_wide_shortcuts_do() -> None:
+def test_senet154_equals_itself_on_single_images() -> None:
     reference = backbone("senet154")
-    # One block of each stage has all that is special about it.
+    # One block of each stage is enough.
     reference.stages = [torch.nn.Sequential(stage[0]) for stage in reference.stages]
     for name, stage in zip(reference.stage_names, reference.stages, strict=True):
         setattr(reference, name, stage)
@@ -101,8 +101,8 @@ def fpn(*overrides: str, depth: int = 18) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("kind", [(), RETINANETS], ids=["R-CNN's", "RetinaNet's"])
-def test_fpn_gives_the_same_in_every_batch(kind) -> None:
-    """Its maps must be even, so that the reference is an image whose size needs no padding."""
+def test_fpn_does_not_depend_on_the_batch(kind) -> None:
+    """FPN needs even maps, so the reference is an image whose size needs no padding."""
     stock, ignoring = fpn(*kind), fpn(*kind, *IGNORE)
     image = torch.randn(1, 3, 128, 64)
     others = torch.randn(2, 3, 256, 192)
@@ -119,7 +119,7 @@ def test_fpn_gives_the_same_in_every_batch(kind) -> None:
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_fused_it_gives_the_same(depth) -> None:
+def test_fused_backbones_ignore_padding(depth) -> None:
     ignoring = fpn(*IGNORE, depth=depth)
     fused = fuse_for_inference(ignoring)
     _, batch = images()
@@ -128,7 +128,7 @@ def test_fused_it_gives_the_same(depth) -> None:
             assert relative_error(fused(batch)[level], theirs) < 1e-5
 
 
-def test_training_has_the_gradients_of_the_image_alone() -> None:
+def test_gradients_are_those_of_single_images() -> None:
     reference = backbone("se_resnet18").train().double()
     ignoring = copy.deepcopy(reference)
     ignore_padding(ignoring)
@@ -145,19 +145,19 @@ def test_training_has_the_gradients_of_the_image_alone() -> None:
         assert relative_error(parameter.grad, theirs[name].grad) < 1e-9, name
 
 
-def test_where_black_borders_can_not_be_told_from_padding_it_is_said(caplog) -> None:
+def test_a_pixel_mean_of_zero_is_warned_about(caplog) -> None:
     fpn(*IGNORE)
     assert "black borders" not in caplog.text
     fpn(*IGNORE, "MODEL.PIXEL_MEAN", "[0.0, 0.0, 0.0]")
     assert "black borders" in caplog.text
 
 
-def test_norms_that_take_in_the_padding_are_refused() -> None:
-    with pytest.raises(UserError, match=r"IGNORE_PADDING: a norm of kind GN takes in the padding"):
+def test_group_norm_is_refused() -> None:
+    with pytest.raises(UserError, match=r"IGNORE_PADDING: the statistics of GN include the padding"):
         fpn(*IGNORE, "MODEL.FPN.NORM", "GN")
 
 
-def test_a_trace_of_one_batch_serves_others() -> None:
+def test_a_trace_works_for_other_batches() -> None:
     ignoring = fpn(*IGNORE)
     images = [torch.randn(3, *size) for size in SIZES]
     small, large = (ImageList.from_tensors(some, 32).tensor for some in (images[::2], images))

@@ -15,9 +15,9 @@ def padded(sizes=SIZES) -> torch.Tensor:
     return images
 
 
-def seen(images, **options) -> Padding:
+def padding_of(images, **options) -> Padding:
     padding = Padding(**{"unpadded_pool": False, **options})
-    padding.look_at(images)
+    padding.find_sizes(images)
     return padding
 
 
@@ -25,16 +25,16 @@ def test_sizes_are_found() -> None:
     images = padded()
     images[0, :, :10] = 0
     images[1, :, :, 20] = 0
-    assert seen(images).sizes(0).tolist() == [list(size) for size in SIZES]
+    assert padding_of(images).sizes(0).tolist() == [list(size) for size in SIZES]
 
 
 @pytest.mark.parametrize("unpadded_pool", [False, True])
-def test_sizes_are_those_of_the_maps_of_an_image_alone(unpadded_pool) -> None:
-    padding = seen(padded(), unpadded_pool=unpadded_pool)
+def test_sizes_are_those_of_the_maps_of_a_single_image(unpadded_pool) -> None:
+    padding = padding_of(padded(), unpadded_pool=unpadded_pool)
     for row, size in enumerate(SIZES):
         x = F.conv2d(torch.zeros(1, 1, *size), torch.zeros(1, 1, 7, 7), stride=2, padding=3)
         assert padding.sizes(1)[row].tolist() == list(x.shape[2:])
-        if min(size) < 3 and unpadded_pool:  # the Caffe models have no map for such an image
+        if min(size) < 3 and unpadded_pool:  # the pool of the Caffe models has no output for such an image
             assert padding.sizes(2)[row].min() == 1
             continue
         x = F.max_pool2d(x, 3, 2, ceil_mode=True) if unpadded_pool else F.max_pool2d(x, 3, 2, padding=1)
@@ -44,15 +44,15 @@ def test_sizes_are_those_of_the_maps_of_an_image_alone(unpadded_pool) -> None:
             assert padding.sizes(level)[row].tolist() == list(x.shape[2:])
 
 
-def test_an_image_of_nothing_but_zeros_has_one_pixel() -> None:
-    assert seen(torch.zeros(1, 3, 32, 32)).sizes(0).tolist() == [[1, 1]]
+def test_an_image_of_zeros_counts_as_one_pixel() -> None:
+    assert padding_of(torch.zeros(1, 3, 32, 32)).sizes(0).tolist() == [[1, 1]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("kind", ["avg", "max", "avgmax"])
-def test_a_squeeze_is_that_of_each_image_cut_out(kind, memory_format, dtype) -> None:
-    padding = seen(padded())
+def test_squeezes_equal_those_of_the_cropped_images(kind, memory_format, dtype) -> None:
+    padding = padding_of(padded())
     original = make_squeeze(kind)
     x = torch.randn(4, 5, 32, 32).to(dtype).contiguous(memory_format=memory_format)
     squeezed = ImageSqueeze(original, padding, 1)(x)
@@ -63,14 +63,14 @@ def test_a_squeeze_is_that_of_each_image_cut_out(kind, memory_format, dtype) -> 
         torch.testing.assert_close(squeezed[row : row + 1].float(), original(alone), rtol=tolerance, atol=tolerance)
 
 
-def test_large_sums_stay_in_the_range_of_float16() -> None:
-    padding = seen(torch.ones(1, 3, 256, 256))
+def test_large_sums_do_not_overflow_in_float16() -> None:
+    padding = padding_of(torch.ones(1, 3, 256, 256))
     x = torch.full((1, 2, 256, 256), 30.0, dtype=torch.float16)
     assert ImageSqueeze(torch.nn.AdaptiveAvgPool2d(1), padding, 0)(x).flatten().tolist() == [30, 30]
 
 
-def test_a_squeeze_has_the_gradients_of_the_image_cut_out() -> None:
-    padding = seen(padded())
+def test_squeezes_have_the_gradients_of_the_cropped_images() -> None:
+    padding = padding_of(padded())
     squeeze = ImageSqueeze(make_squeeze("avgmax"), padding, 0)
     x = torch.randn(4, 2, 64, 64, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(4, 4, 1, 1, dtype=torch.float64)
@@ -84,13 +84,13 @@ def test_a_squeeze_has_the_gradients_of_the_image_cut_out() -> None:
     torch.testing.assert_close(x.grad, expected)
 
 
-def test_an_image_goes_on_beyond_its_end_by_one_row_and_column() -> None:
-    padding = seen(padded())
+def test_images_are_extended_by_one_row_and_column() -> None:
+    padding = padding_of(padded())
     x = torch.randn(4, 2, 64, 64)
     for row, (height, width) in enumerate(SIZES):
         x[row, :, height:] = 0
         x[row, :, :, width:] = 0
-    ours = padding.continue_images(x, 0)
+    ours = padding.extend_images(x, 0)
     for row, (height, width) in enumerate(SIZES):
         image = F.pad(x[row : row + 1, :, :height, :width], (0, 1, 0, 1), mode="replicate")[0]
         expected = torch.zeros(2, 65, 65)

@@ -26,7 +26,7 @@ RETINANET = [
 
 
 def detector(*overrides: str) -> torch.nn.Module:
-    """With weights that find different things in different places."""
+    """With weights whose detections depend on the position."""
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
     cfg.merge_from_list([*SMALL, *overrides])
     torch.manual_seed(0)
@@ -38,7 +38,7 @@ def detector(*overrides: str) -> torch.nn.Module:
 
 
 def found(model, *sizes) -> list:
-    """In images of these sizes: of a size, always the same one."""
+    """The detections in images of these sizes; there is one image for each size."""
     chance = torch.Generator()
     inputs = [{"image": torch.rand(3, *size, generator=chance.manual_seed(sum(size))) * 255} for size in sizes]
     with torch.no_grad():
@@ -52,7 +52,7 @@ def largest_difference(one, other) -> float:
     return max(moved.item(), (one.scores - other.scores).abs().max().item())
 
 
-# The first one needs no padding: a map ends where it does.
+# The first size needs no padding.
 @pytest.mark.parametrize("size", [(128, 96), (101, 75)])
 @pytest.mark.parametrize(
     "overrides",
@@ -64,7 +64,7 @@ def largest_difference(one, other) -> float:
     ],
     ids=["Faster R-CNN", "RPN of two convolutions", "Cascade R-CNN", "RetinaNet"],
 )
-def test_an_image_has_the_same_boxes_in_every_batch(overrides, size) -> None:
+def test_boxes_do_not_depend_on_the_batch(overrides, size) -> None:
     stock = detector(*overrides, "MODEL.SE.IGNORE_PADDING", "False")
     assert largest_difference(found(stock, size)[0], found(stock, size, (160, 192))[0]) > 1e-3
     model = detector(*overrides)
@@ -74,18 +74,18 @@ def test_an_image_has_the_same_boxes_in_every_batch(overrides, size) -> None:
     assert largest_difference(alone, found(model, size, (160, 192), (64, 200))[0]) < 1e-4
 
 
-def test_it_takes_the_heads_as_well() -> None:
-    """A map that ends with its image, and one that goes on, differ for the heads where the features don't."""
+def test_an_ignoring_backbone_is_not_enough() -> None:
+    """The heads look beyond the end of the image, where the map of a larger batch continues."""
     size = (128, 96)
     model = detector()
     assert largest_difference(found(model, size)[0], found(model, size, (160, 192))[0]) > 1e-3
 
 
-def test_fused_it_has_the_same_boxes_in_every_batch() -> None:
+def test_boxes_of_a_fused_detector_do_not_depend_on_the_batch() -> None:
     model = detector()
     ignore_padding_in_heads(model)
     fused = fuse_for_inference(model)
-    # The copy must ask about its own batch, not about the original's.
+    # The fused copy must use the sizes of its own batch.
     found(model, (64, 64))
     alone = found(fused, (101, 75))[0]
     assert largest_difference(alone, found(fused, (101, 75), (160, 192))[0]) < 1e-4
@@ -93,15 +93,15 @@ def test_fused_it_has_the_same_boxes_in_every_batch() -> None:
 
 
 @pytest.mark.parametrize("kind", [FASTER, RETINANET], ids=["Faster R-CNN", "RetinaNet"])
-def test_an_image_that_needs_no_padding_has_detectron2s_boxes(kind) -> None:
-    """Alone, such an image has no padding to be ignored."""
+def test_without_padding_the_boxes_are_detectron2s(kind) -> None:
+    """A single image of this size has no padding."""
     stock = detector(*kind, "MODEL.SE.IGNORE_PADDING", "False")
     ours = detector(*kind)
     ignore_padding_in_heads(ours)
     assert largest_difference(found(stock, (128, 96))[0], found(ours, (128, 96))[0]) < 1e-4
 
 
-def test_in_training_anchors_in_the_padding_are_background_as_others_are() -> None:
+def test_in_training_anchors_in_the_padding_have_finite_logits() -> None:
     model = detector().train()
     ignore_padding_in_heads(model)
     images = ImageList.from_tensors([torch.randn(3, 96, 64), torch.randn(3, 64, 128)], 32)
@@ -110,8 +110,8 @@ def test_in_training_anchors_in_the_padding_are_background_as_others_are() -> No
     assert all(values.isfinite().all() for values in logits)
 
 
-def test_a_dense_heads_group_norm_is_of_the_images_alone() -> None:
-    """Against PyTorch's own, of each image's part of the map."""
+def test_group_norm_in_a_dense_head_ignores_the_padding() -> None:
+    """Against PyTorch's GN on the part of the map with the image."""
     strides = {"p3": 8, "p4": 16}
     shapes = [ShapeSpec(channels=8, stride=stride) for stride in strides.values()]
     head = FCOSHead(input_shape=shapes, num_classes=3, conv_dims=[64], norm="GN")

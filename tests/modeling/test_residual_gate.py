@@ -32,7 +32,7 @@ def test_gradcheck() -> None:
         )
 
 
-def test_gradcheck_of_a_shortcut_that_is_computed_again() -> None:
+def test_gradcheck_of_a_recomputed_shortcut() -> None:
     residual, logits, shortcut = inputs((2, 3, 4, 5))
     calls = []
 
@@ -67,8 +67,8 @@ def test_equals_the_formula(shape, memory) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
-def test_gates_that_are_shut() -> None:
-    """There the residual can't be told from output and shortcut, nor does it matter: the sigmoid's slope is 0."""
+def test_closed_gates() -> None:
+    """The residual can't be computed from output and shortcut, but the slope of the sigmoid is 0 there."""
     residual, _, shortcut = inputs((1, 6, 4, 4), torch.float32)
     logits = torch.tensor([-1e4, -200.0, -90.0, -30.0, -14.0, 1e4]).reshape(1, 6, 1, 1).requires_grad_()
     grad = torch.randn(1, 6, 4, 4)
@@ -84,9 +84,9 @@ def test_gates_that_are_shut() -> None:
 @pytest.mark.parametrize("opening", [0, -3, -7])
 @pytest.mark.parametrize("scale", [1, 10])
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.03), (torch.float16, 0.02)])
-def test_the_gates_gradient_in_half_precision(dtype, limit, scale, opening) -> None:
-    """Against the formula in float64, for gates around 0.5, 0.05 and 0.001, and shortcuts larger than the residual; the
-    formula itself is as far from it, mostly because outputs near 0 are rounded to the other side of the ReLU."""
+def test_the_gradient_of_the_gate_in_half_precision(dtype, limit, scale, opening) -> None:
+    """Against the formula in float64, for gates around 0.5, 0.05 and 0.001, and shortcuts larger than the residual. The
+    formula in half precision has the same error, mostly because outputs near 0 are rounded across the ReLU."""
     residual, logits, shortcut = inputs((4, 200, 16, 16), dtype)
     leaves = (residual, logits, (scale * shortcut).detach().requires_grad_())
     grad = torch.randn(4, 200, 16, 16).to(dtype)
@@ -102,7 +102,7 @@ def test_the_gates_gradient_in_half_precision(dtype, limit, scale, opening) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_it_keeps(dtype) -> None:
+def test_tensors_kept_for_the_backward_pass(dtype) -> None:
     """Output, shortcut and gate, but not the residual; in half precision the residual, but not the shortcut."""
     residual, logits, shortcut = inputs((2, 3, 4, 5), dtype)
     residual, gate, shortcut = residual * 1, logits.sigmoid(), shortcut * 1
@@ -114,10 +114,10 @@ def test_what_it_keeps(dtype) -> None:
 
 
 def test_triton_in_its_interpreter_equals_the_formula() -> None:
-    """float32 and float16 only: the interpreter computes with NumPy, which has no bfloat16."""
-    pytest.importorskip("triton", reason="Triton is not installed: its kernels can't be tested")
+    """Only float32 and float16: the interpreter computes with NumPy, which has no bfloat16."""
+    pytest.importorskip("triton", reason="Triton is not installed")
     script = Path(__file__).with_name("interpreted_kernels.py")
-    # The interpreter is slow with numpy's threads.
+    # The interpreter is slow if NumPy uses threads.
     env = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -127,7 +127,7 @@ def test_triton_in_its_interpreter_equals_the_formula() -> None:
         assert max(errors) < (1e-5 if "float32" in case else 4e-3), (case, errors)
 
 
-def test_without_triton_there_is_one_line_and_pytorch(monkeypatch, caplog) -> None:
+def test_without_triton_there_is_one_warning_and_pytorch_is_used(monkeypatch, caplog) -> None:
     monkeypatch.setitem(sys.modules, "se_detection.modeling.ops.residual_gate_triton", None)
     _kernels.cache_clear()
     with caplog.at_level(logging.WARNING):
@@ -139,7 +139,7 @@ def test_without_triton_there_is_one_line_and_pytorch(monkeypatch, caplog) -> No
     assert "\n" not in message
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU at hand for the Triton kernels")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the Triton kernels need a GPU")
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_triton_on_a_gpu_equals_the_formula(dtype, channels_last, caplog) -> None:

@@ -94,7 +94,7 @@ def test_strides_and_shapes(layout) -> None:
     assert [spec.stride for spec in backbone.output_shape().values()] == [4, 4, 8, 16, 32]
 
 
-def test_se_is_where_it_was_asked_for() -> None:
+def test_stages_and_reductions_are_those_of_the_config() -> None:
     cfg = config()
     cfg.MODEL.SE.STAGES = ["res3", "res5"]
     cfg.MODEL.SE.REDUCTION_PER_STAGE = [1, 8, 1, 32]
@@ -106,7 +106,7 @@ def test_se_is_where_it_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("freeze_at", [0, 1, 2, 5])
-def test_freezing_is_detectron2s(freeze_at) -> None:
+def test_freeze_at_equals_detectron2s(freeze_at) -> None:
     cfg = config(NORM="BN")
     cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
     cfg.MODEL.SE.STAGES = ["res2", "res5"]
@@ -129,7 +129,7 @@ def test_every_parameter_gets_a_gradient(position) -> None:
     sum((feature**2).mean() for feature in features.values()).backward()
     for key, parameter in backbone.named_parameters():
         assert parameter.grad is not None, key
-        # Under a bias that BN follows, or one shared by all positions of a ReLU at rest, zero is right.
+        # The gradient of a bias before BN, or before a ReLU that is 0 everywhere, is 0.
         assert torch.isfinite(parameter.grad).all(), key
         if parameter.dim() == 4:
             assert parameter.grad.abs().max() > 0, key
@@ -137,7 +137,7 @@ def test_every_parameter_gets_a_gradient(position) -> None:
 
 @pytest.mark.parametrize("position", ["standard", "pre", "post", "identity", "3x3"])
 def test_position_is_the_papers_figure_5(position) -> None:
-    """Each position against detectron2's plain block, taken apart and put together as the figure draws it."""
+    """Each position against the layers of the block, combined as in the figure."""
     block = randomise_norms(create_backbone("se_resnet50", se=SEConfig(position=position))).eval().res3[0]
     x = torch.randn(2, 256, 9, 7)
     with torch.no_grad():
@@ -176,7 +176,7 @@ def test_torchscript(builder) -> None:
         ("build_retinanet_se_resnet_fpn_backbone", ["p3", "p4", "p5", "p6", "p7"]),
     ],
 )
-def test_fpn_levels_are_those_of_detectron2s_builder(builder, levels) -> None:
+def test_fpn_levels_equal_detectron2s(builder, levels) -> None:
     cfg = config(DEPTH=50)
     cfg.MODEL.FPN.IN_FEATURES = [f"res{level[1]}" for level in levels if int(level[1]) <= 5]
     ours = BACKBONE_REGISTRY.get(builder)(cfg, RGB)
@@ -190,7 +190,7 @@ def test_fpn_levels_are_those_of_detectron2s_builder(builder, levels) -> None:
     }
 
 
-def test_c4_detector_keeps_se_in_res5() -> None:
+def test_a_c4_detector_has_se_in_res5() -> None:
     cfg = config(OUT_FEATURES=["res4"])
     cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
     cfg.MODEL.ROI_HEADS.NAME = "SERes5ROIHeads"
@@ -240,7 +240,7 @@ def test_c4_head_without_se_equals_detectron2s() -> None:
         ),
     ],
 )
-def test_bad_values_get_one_line(changes, message) -> None:
+def test_bad_values_are_refused_in_one_line(changes, message) -> None:
     cfg = config()
     cfg.merge_from_list([part for change in changes.items() for part in change])
     with pytest.raises(UserError, match=message) as caught:
@@ -248,7 +248,7 @@ def test_bad_values_get_one_line(changes, message) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_deformable_convolution_where_it_was_compiled() -> None:
+def test_deformable_convolution() -> None:
     cfg = config(DEFORM_ON_PER_STAGE=[False, True, True, True])
     try:
         from detectron2 import _C  # noqa: F401
@@ -274,13 +274,13 @@ def test_deformable_convolution_where_it_was_compiled() -> None:
         ({"name": "se_resnet50", "freeze_at": 6}, "freeze_at: 6 is not from 0 \\(nothing\\) to 5 \\(stem to res5\\)"),
     ],
 )
-def test_create_backbone_refuses(arguments, message) -> None:
+def test_create_backbone_refuses_bad_arguments(arguments, message) -> None:
     with pytest.raises(UserError, match=message):
         create_backbone(**arguments)
 
 
 @pytest.mark.parametrize("freeze_at", [0, 2, 5])
-def test_create_backbone_freezes_what_detectron2_freezes(freeze_at) -> None:
+def test_freeze_at_of_create_backbone_equals_detectron2s(freeze_at) -> None:
     ours = create_backbone("resnet18", freeze_at=freeze_at)
     cfg = config(DEPTH=18, RES2_OUT_CHANNELS=64)
     cfg.MODEL.BACKBONE.FREEZE_AT = freeze_at
@@ -290,16 +290,16 @@ def test_create_backbone_freezes_what_detectron2_freezes(freeze_at) -> None:
     assert [type(module) for module in ours.modules()] == [type(module) for module in theirs.modules()]
 
 
-def test_weights_in_part_are_refused_by_name_too() -> None:
+def test_a_named_backbone_refuses_partial_weights() -> None:
     plain = create_backbone("resnet18").state_dict()
     with pytest.raises(UserError, match="backbone is plain and the config's has SE"):
         create_backbone("se_resnet18").load_state_dict(plain, strict=False)
-    # A classifier may take all but its last layer from elsewhere.
+    # A classifier may be loaded without its last layer.
     classifier = create_backbone("resnet18", num_classes=5, out_features=("res5", "linear"))
     assert classifier.load_state_dict(plain, strict=False).missing_keys == ["linear.weight", "linear.bias"]
 
 
-def test_res5_by_name_is_the_backbones() -> None:
+def test_create_res5_equals_res5_of_the_backbone() -> None:
     backbone = randomise_norms(create_backbone("se_resnet50", out_features=("res4", "res5"))).eval()
     res5 = create_res5("se_resnet50").eval()
     weights = backbone.res5.state_dict()
@@ -310,12 +310,12 @@ def test_res5_by_name_is_the_backbones() -> None:
     assert res5(x).shape == (1, 2048, 4, 3)
     del weights["1.se.fc1.weight"]
     with pytest.raises(
-        UserError, match=r"1 of the backbone's \d+ tensors are missing or of another shape \(1.se.fc1.weight"
+        UserError, match=r"1 of the backbone's \d+ tensors are missing or have another shape \(1.se.fc1.weight"
     ):
         res5.load_state_dict(weights, strict=False)
 
 
-def test_a_config_made_before_the_import_is_refused() -> None:
+def test_a_config_without_our_keys_is_refused() -> None:
     cfg = config()
     before = copy.deepcopy(cfg)
     del before.MODEL["SE"]
@@ -343,7 +343,7 @@ BACKBONES = {
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_as_fpn_c4_and_retinanet(name) -> None:
-    """Built from a config, each has the layers of the backbone by name, and detectron2's levels come out."""
+    """Built from a config, each has the layers of the backbone by name and detectron2's levels."""
     with torch.device("meta"):
         layers = {key: tensor.shape for key, tensor in create_backbone(name, layout="caffe").state_dict().items()}
         x = torch.empty(1, 3, 128, 128)

@@ -100,13 +100,13 @@ def test_a_run_that_was_only_evaluated_has_the_config_of_that(recipe_of, tmp_pat
     ("text", "message"),
     [
         ("SEED: !!python/object/apply:os.mkdir [made]", "no code is run from a config"),
-        ("a: &a {b: *a}", "values with its aliases written out"),
+        ("a: &a {b: *a}", "values after its aliases are expanded"),
         ("DATASETS: {TRAIN: 5}", "'DATASETS.TRAIN' 5, which must be a list of names"),
         ("DATASETS: {TRAIN: [[a]]}", "'DATASETS.TRAIN' .* which must be a list of names"),
         ("MODEL: {ROI_HEADS: {NAME: [a]}}", "'MODEL.ROI_HEADS.NAME' .* which must be a name"),
         ("SEED: high", "'SEED' 'high', which must be an integer"),
         ("- a", r"config\.yaml is not a saved config"),
-        ("a: [", r"config\.yaml is no valid YAML"),
+        ("a: [", r"config\.yaml is not valid YAML"),
     ],
 )
 def test_what_is_no_saved_config(tmp_path, monkeypatch, text, message) -> None:

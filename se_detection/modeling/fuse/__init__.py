@@ -1,4 +1,4 @@
-"""A detector made faster for inference, with the same outputs."""
+"""Faster inference with the same outputs: :func:`fuse_for_inference`."""
 
 from .fuse import fuse_for_inference
 

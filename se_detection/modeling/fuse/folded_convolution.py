@@ -1,4 +1,4 @@
-"""Convolutions that hold the norm after them, and do the ReLU and a sum in the same pass where PyTorch can."""
+"""Convolutions with a folded norm, which compute the ReLU and a sum in the same pass if PyTorch supports it."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..ops.residual_gate import residual_sigmoid_gate
 class FoldedConv2d(Conv2d):
     """detectron2's convolution with a bias instead of a norm; `activation` is None or `F.relu`.
 
-    On the CPU it is oneDNN's operator with the ReLU inside, in which also ends what `torch.compile` makes of the two.
+    On the CPU it calls oneDNN's operator that includes the ReLU, as `torch.compile` does.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,12 +29,12 @@ class FoldedConv2d(Conv2d):
         )
 
     def add_to(self, total: Tensor, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        """`relu(total + gate * conv(x))`, where possible in the place of `total`.
+        """`relu(total + gate * conv(x))`, written into `total` if possible.
 
         Args:
-            total: (N, C_out, H, W), of no use afterwards.
+            total: (N, C_out, H, W); its content is undefined afterwards.
             x: (N, C_in, H, W)
-            gate: (N, C_out, 1, 1); 1 everywhere unless given.
+            gate: (N, C_out, 1, 1); by default 1.
 
         Returns:
             (N, C_out, H, W)
@@ -43,7 +43,7 @@ class FoldedConv2d(Conv2d):
             if self.has_onednn(x):
                 return self._add_to(total, x, self.weight, self.bias)
             return total.add_(self(x)).relu_()
-        # A gate that is known beforehand scales the weights, where these are fewer than the values of a map.
+        # The gate scales the weights, if there are fewer weights than values in a map.
         if not self.has_onednn(x) or self.weight.numel() > total[0].numel():
             return residual_sigmoid_gate(self(x), gate, total)
         for own_total, own_x, own_gate in zip(total.split(1), x.split(1), gate, strict=True):
@@ -57,7 +57,7 @@ class FoldedConv2d(Conv2d):
         )
 
     def has_onednn(self, x: Tensor) -> bool:
-        """Whether oneDNN's operators take `x`; what is compiled or traced is left to the compiler's own fusing."""
+        """Whether oneDNN's operators support `x`; False under a compiler, which fuses the layers itself."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return False
         half = x.dtype == torch.bfloat16
@@ -66,20 +66,20 @@ class FoldedConv2d(Conv2d):
             and x.dtype == self.weight.dtype
             and (half or x.dtype == torch.float32)
             and x.numel() > 0
-            # detectron2's convolution may be given "same", which the operators don't know.
+            # detectron2's convolution accepts "same", which the operators do not.
             and isinstance(self.padding, tuple)
             and torch.backends.mkldnn.is_available()
             and torch.backends.mkldnn.enabled
-            # Under autocast a float32 convolution is to be computed in half precision.
+            # Under autocast, a float32 convolution must be computed in half precision.
             and (torch.ops.mkldnn._is_mkldnn_bf16_supported() if half else not torch.is_autocast_enabled("cpu"))
         )
 
 
 def fold_norms(model: nn.Module) -> None:
-    """Makes, in place, a :class:`FoldedConv2d` of every detectron2 `Conv2d` whose norm has fixed statistics, or none.
+    """Turns every detectron2 `Conv2d` with fixed statistics or without a norm into a :class:`FoldedConv2d`, in place.
 
-    In evaluation BN and FrozenBN are a scale and a shift of each channel. They are computed in float64, so that one
-    rounding is all that changes. Other norms (GN, LN, BN without running statistics) stay as they are.
+    In evaluation, BN and FrozenBN are a scale and a shift of each channel. They are computed in float64, so that the
+    weights are rounded only once. Other norms (GN, LN, BN without running statistics) are not changed.
     """
     conv: Any
     for conv in model.modules():
@@ -93,7 +93,7 @@ def fold_norms(model: nn.Module) -> None:
         conv.bias = nn.Parameter(shift.to(conv.weight), requires_grad=False)
         conv.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
         conv.norm = None
-        # Others hold the module itself (FPN does, in lists), so that it can't be replaced by another.
+        # In place, because other objects refer to the module (FPN does, in lists).
         conv.__class__ = FoldedConv2d
 
 

@@ -1,4 +1,4 @@
-"""A detector made faster for inference, with the same outputs."""
+"""Makes a detector or a backbone faster for inference, with the same outputs."""
 
 import copy
 from functools import partial
@@ -13,7 +13,7 @@ from ..blocks import HalvedBottleneckBlock, SEBasicBlock, SEBottleneckBlock, SEN
 from .folded_convolution import FoldedConv2d, fold_norms
 from .fused_blocks import FusedBlock
 
-# Exactly these types: what a subclass does is not known. The convolutions of the residual branch, in order.
+# The convolutions of the residual branch, in order. Exactly these types: a subclass may do something else.
 FUSIBLE: dict[type[nn.Module], tuple[str, ...]] = {
     **dict.fromkeys((BasicBlock, SEBasicBlock), ("conv1", "conv2")),
     **dict.fromkeys(
@@ -24,23 +24,23 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
 
 def fuse_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None, compile: str | None = None) -> nn.Module:
-    """A faster copy of a detector or backbone, for inference alone; the model itself is left as it is.
+    """Makes a faster copy of a detector or backbone, for inference only; the model itself is not changed.
 
-    BN and FrozenBN are folded into the convolutions, and memory is channels-last in backbone and FPN. In the blocks of
-    detectron2's ResNet and of SE backbones, a bottleneck's gate is computed before its last convolution; on a CPU each
-    convolution and its ReLU are one pass over memory, the last one with the gate and the sum; on a GPU gate, sum and
-    ReLU are. A block of another kind, or with SE in another position, is folded and otherwise as it was. What a block
-    gives is written over by the next one of its stage: the stages' outputs last, those between them don't.
+    BN and FrozenBN are folded into the convolutions, and the memory format of the backbone is channels-last. In the
+    blocks of detectron2's ResNet and of SE backbones, the gate of a bottleneck is computed before its last convolution.
+    On a CPU each convolution and its ReLU are one pass over memory, and the last one includes the gate and the sum. On
+    a GPU, gate, sum and ReLU are one pass. Other blocks, and blocks with SE in another position, only have their norms
+    folded. Within a stage, a block may overwrite the output of the block before it; the outputs of stages are kept.
 
-    Outputs are those of the model in evaluation within rounding: 1e-5 of the largest value at each FPN level in
+    The outputs equal those of the model in evaluation within rounding: 1e-5 of the largest value at each FPN level in
     float32.
 
     Args:
-        model: a detectron2 detector, or a backbone.
-        dtype: what the backbone (backbone and FPN) computes in; `torch.bfloat16` or `torch.float16` keep about 2 or 3
-            digits. Their maps are given as float32 unless autocast is on, under which the heads take them as they are.
-        compile: a mode of `torch.compile` for backbone and FPN, with dynamic height and width: `default`,
-            `reduce-overhead` (CUDA graphs, one for each shape that it meets) or `max-autotune`.
+        model: a detectron2 detector or backbone.
+        dtype: the dtype in which the backbone (with its FPN) computes. `torch.bfloat16` and `torch.float16` keep about
+            2 and 3 digits. The maps are returned in float32, or under autocast in this dtype.
+        compile: a mode of `torch.compile` for the backbone (with its FPN), with dynamic height and width: `default`,
+            `reduce-overhead` (CUDA graphs, one for each shape) or `max-autotune`.
 
     Raises:
         UserError: an unknown mode.
@@ -67,10 +67,10 @@ def _fuse_blocks(module: nn.Module) -> None:
         standard = getattr(child, "position", "standard") == "standard"
         # A norm such as GN can't be folded.
         if convs and standard and all(isinstance(conv, FoldedConv2d) for conv in convs):
-            # A stage's input is the output of another, which the caller may have asked for.
+            # The input of a stage is the output of another stage, which may be an output of the backbone.
             within = isinstance(module, nn.Sequential) and name != "0"
             fused = FusedBlock(convs, child.shortcut, getattr(child, "se", None), keep_input=not within)
-            fused._forward_pre_hooks.update(child._forward_pre_hooks)  # that which clears the padding
+            fused._forward_pre_hooks.update(child._forward_pre_hooks)  # clears the padding
             module.add_module(name, fused)
         else:
             _fuse_blocks(child)

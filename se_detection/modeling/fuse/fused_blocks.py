@@ -10,14 +10,14 @@ from .folded_convolution import FoldedConv2d
 
 
 class EarlyGate(nn.Module):
-    """The gate of a 1x1 convolution's output, from the convolution's input, which has fewer channels.
+    """The SE gate for the output of a 1x1 convolution, computed from its input, which has fewer channels.
 
-    The mean of what a 1x1 convolution gives is the convolution of the mean; between it and the first layer of the
-    excitation there is no ReLU, so that both are one matrix.
+    The mean of the output of a 1x1 convolution is the convolution of the mean of its input. There is no ReLU between it
+    and the first layer of the excitation, so both are one matrix.
 
     Args:
-        conv: 1x1, with stride 1 and no groups.
-        se: with the average as its squeeze.
+        conv: a 1x1 convolution with stride 1 and without groups.
+        se: with the squeeze `avg`.
     """
 
     def __init__(self, conv: FoldedConv2d, se: SqueezeExcitation) -> None:
@@ -34,19 +34,19 @@ class EarlyGate(nn.Module):
         self.activation = se.activation
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W), the convolution's input, to (N, C_out, 1, 1)."""
+        """(N, C_in, H, W), the input of the convolution, to (N, C_out, 1, 1)."""
         hidden = F.relu(F.linear(self.squeeze(x).flatten(1), self.weight, self.bias))
         return self.activation(F.linear(hidden, self.fc2.weight.flatten(1), self.fc2.bias))[:, :, None, None]
 
 
 class FusedBlock(nn.Module):
-    """A residual block whose output takes the place of its shortcut where it can.
+    """A residual block that writes its output into the memory of its shortcut if possible.
 
     Args:
-        convs: of the residual branch, in order; between each two comes a ReLU.
-        shortcut: the projection, if there is one.
-        se: on the residual, if there is one.
-        keep_input: the block's input is needed elsewhere, so where it is the shortcut, a copy is.
+        convs: the convolutions of the residual branch, in order, each but the last followed by a ReLU.
+        shortcut: the projection, or None.
+        se: SE on the residual, or None.
+        keep_input: don't overwrite the input of the block; an identity shortcut is copied.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class FusedBlock(nn.Module):
         if self.se is not None:
             residual = self.last(x)
             squeezed = not isinstance(self.se.squeeze, nn.Identity)
-            # Without gradients any gate will do for the first, if it is one value a channel.
+            # Without gradients, the first supports every gate with one value per channel.
             join = residual_sigmoid_gate if squeezed else residual_gate
             return join(residual, self.se.gate(residual), shortcut)
         return self.last.add_to(shortcut, x, None if self.early_gate is None else self.early_gate(x))

@@ -1,1 +1,1 @@
-"""The operators of SE-ResNets: the residual gate and its Triton kernels, and the folded frozen convolution."""
+"""The operators of SE-ResNets: the residual gate with its Triton kernels, and the convolution with a folded norm."""

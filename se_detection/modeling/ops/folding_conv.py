@@ -1,4 +1,4 @@
-"""A convolution and the FrozenBN after it as one convolution, also while its weight is trained."""
+"""A convolution that folds the FrozenBN after it into its weight, in training too."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
-@dataclass  # not a frozen one, which torch.compile can't follow
+@dataclass  # not frozen: torch.compile does not support frozen dataclasses
 class ScaledConvolution:
-    """A convolution of scaled weights, without its tensors; called with `x, weight, scale, bias`, it is computed.
+    """A convolution with scaled weights; it has no tensors of its own and is called with `x, weight, scale, bias`.
 
     Args:
-        dtype: of the products, and of the output.
-        others: of `torch.nn.functional.conv2d`.
+        dtype: the dtype of the products and of the output.
+        others: those of `torch.nn.functional.conv2d`.
     """
 
     dtype: torch.dtype
@@ -33,13 +33,13 @@ class ScaledConvolution:
         )
 
     def fold(self, weight: Tensor, scale: Tensor) -> Tensor:
-        """The product in the weight's own precision, rounded once."""
+        """The scaled weight, computed in the dtype of the weight and rounded once."""
         return (weight * scale[:, None, None, None]).to(self.dtype)
 
     def backward(
         self, grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, needed: tuple[bool, bool]
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of x and weight, where needed."""
+        """The gradients of x and weight, or None if not needed."""
         grad_x, grad_folded, _ = torch.ops.aten.convolution_backward(
             grad,
             x.to(self.dtype),
@@ -57,11 +57,11 @@ class ScaledConvolution:
 
 
 class FoldingConv2d(Conv2d):
-    """detectron2's convolution, whose FrozenBN is part of the weight where that spares a training step passes.
+    """detectron2's convolution; in training its FrozenBN is folded into the weight if that is faster.
 
-    Where there are gradients, detectron2's FrozenBN is a multiplication and an addition, two passes over the map; its
-    scale and bias are constant, so the weight can be scaled instead. Without gradients, with other norms, and on maps
-    smaller than the weight, it is what detectron2 does.
+    With gradients, detectron2's FrozenBN is a multiplication and an addition, two passes over the map. Its scale and
+    bias are constant, so the weight can be scaled instead. Without gradients, with other norms, and on maps smaller
+    than the weight, the layer does what detectron2 does.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,23 +70,23 @@ class FoldingConv2d(Conv2d):
             positions = x.shape[0] * (x.shape[2] // self.stride[0]) * (x.shape[3] // self.stride[1])
             if positions > self.weight[0].numel():
                 convolution, *tensors = self.folded(x)
-                # A compiler sees through the formula, and decides by itself what to keep; a trace has no other.
+                # A compiler decides itself what to keep for the backward pass; a trace can only record the formula.
                 if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
                     return convolution(*tensors)
                 return _Folded.apply(convolution, *tensors)
-        # As detectron2's, whose `forward` TorchScript can't reach from here.
+        # As detectron2's forward, which TorchScript can't call from here.
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return x if self.norm is None else self.norm(x)
 
     @torch.jit.unused
     def folds(self, x: Tensor) -> bool:
-        """Whether the norm is frozen, and there are gradients."""
+        """Whether the norm is frozen and gradients are needed."""
         trained = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
         return trained and self.bias is None and isinstance(self.norm, FrozenBatchNorm2d)
 
     @torch.jit.unused
     def folded(self, x: Tensor) -> tuple[ScaledConvolution, Tensor, Tensor, Tensor, Tensor]:
-        """The convolution of scaled weights, and what it is called with."""
+        """The convolution with scaled weights, and its arguments."""
         norm = self.norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = norm.bias - norm.running_mean * scale
@@ -98,9 +98,9 @@ class FoldingConv2d(Conv2d):
 
 
 def fold_frozen_norms(block: nn.Module) -> None:
-    """From now on, detectron2's convolutions among the block's children fold their FrozenBN.
+    """Turns detectron2's convolutions among the children of a block into :class:`FoldingConv2d`.
 
-    Their class is changed in place: new layers would draw other initial weights.
+    Their class is changed in place, because new layers would have other initial weights.
     """
     for layer in block.children():
         if type(layer) is Conv2d and layer.activation is None:
@@ -108,7 +108,7 @@ def fold_frozen_norms(block: nn.Module) -> None:
 
 
 class _Folded(torch.autograd.Function):
-    """The scaled weight is computed again in the backward pass: kept, it would be a second copy of all weights."""
+    """Recomputes the scaled weight in the backward pass, instead of keeping a second copy of all weights."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""The one hot operation of an SE-ResNet: gate the residual, add the shortcut, ReLU."""
+"""The operation that SE adds to a ResNet: scale the residual by the gate, add the shortcut, ReLU."""
 
 import logging
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from torch.autograd.function import once_differentiable
 
 Shortcut = Callable[..., Tensor]
 
-# Of the gates that the gradient is divided by. A sigmoid that is smaller has a derivative as small, and multiplies it.
+# The gradient is divided by the gate, which is at least this. A smaller sigmoid has a derivative as small.
 SMALLEST = 1e-6
-# CUDA's limit for the axis of a grid that counts images, or regions in a C4 head.
+# CUDA's limit for a grid axis, here of images, or of regions in a C4 head.
 MOST_IMAGES = 65535
 
 logger = logging.getLogger(__name__)
@@ -24,12 +24,12 @@ logger = logging.getLogger(__name__)
 def residual_gate(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     """`relu(gate * residual + shortcut)`, the `Axpy` and ReLU of the released models.
 
-    Multiply and add are one pass over memory: written apart they cost a second one, which is most of the time that
-    SE adds to a ResNet.
+    Multiplication and addition are one pass over memory. As two operations they are two passes, which is most of the
+    time that SE adds to a ResNet.
 
     Args:
         residual: (N, C, H, W), the output of the residual branch.
-        gate: (N, C, 1, 1), or (N, C, H, W) where nothing was squeezed.
+        gate: (N, C, 1, 1), or (N, C, H, W) with the squeeze `none`.
         shortcut: (N, C, H, W).
 
     Returns:
@@ -41,20 +41,20 @@ def residual_gate(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
 def residual_sigmoid_gate(
     residual: Tensor, gate: Tensor, shortcut: Tensor, again: Shortcut | None = None, sources: tuple[Tensor, ...] = ()
 ) -> Tensor:
-    """:func:`residual_gate` for gates that are sigmoids; in float32 its backward pass needs nothing that a plain block
-    lets go.
+    """:func:`residual_gate` for sigmoid gates; in float32 it keeps no more for the backward pass than a plain block.
 
-    The gate's gradient is the sum over positions of `d * residual`, where `d` is the gradient before the ReLU. It is 0
-    where the output is, and elsewhere the residual is `(out - shortcut) / gate`: so output and shortcut, which plain
-    blocks keep too, stand in for the residual. Half precision rounds the output too coarsely for that (where gates are
-    small, the gradient would be off by a third), so there the residual is kept. On a GPU one Triton kernel passes over
-    the maps forward, and one backward. Compiled or traced, it is the formula.
+    The gradient of the gate is the sum over positions of `d * residual`, where `d` is the gradient before the ReLU. `d`
+    is 0 where the output is 0; elsewhere the residual is `(out - shortcut) / gate`. The output and the shortcut, which
+    plain blocks keep too, thus replace the residual. In half precision the output is rounded too coarsely for that
+    (with small gates, the gradient would be wrong by a third), so the residual is kept. On a GPU there is one Triton
+    kernel for the forward pass and one for the backward pass. Compiled or traced, this is :func:`residual_gate`.
 
     Args:
         residual: (N, C, H, W).
-        gate: (N, C, 1, 1), from 0 to 1; where it is near 0, so must be its derivative.
+        gate: (N, C, 1, 1), from 0 to 1; if it is near 0, its derivative must be near 0 too.
         shortcut: (N, C, H, W).
-        again: computes the shortcut in the backward pass, from `sources`, so that it isn't kept; without gradients.
+        again: recomputes the shortcut from `sources` in the backward pass, so that it is not kept; no gradient flows
+            through it.
         sources: tensors that are kept anyway.
 
     Returns:
@@ -104,16 +104,16 @@ def _forward(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
 def _backward(
     grad: Tensor, gate: Tensor, out: Tensor, kept: Tensor, is_residual: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As the kernel's."""
+    """Computes what the kernel `residual_gate_triton.backward` does."""
     d = torch.ops.aten.threshold_backward(grad, out, 0)
     product = kept * d if is_residual else (out - kept).mul_(d)
     total = product.sum(dim=(2, 3), keepdim=True, dtype=torch.promote_types(product.dtype, torch.float32))
-    # In place: a map of its own costs more than its values.
+    # In place: allocating another map costs more than computing its values.
     return d, torch.mul(d, gate, out=product), total
 
 
 def _kernels_for(x: Tensor) -> ModuleType | None:
-    """The kernels, where they are for maps like this; they count in float32."""
+    """The Triton kernels, or None if they do not support `x`; they compute in float32."""
     if not x.is_cuda or x.dtype == torch.float64 or x.numel() == 0 or len(x) > MOST_IMAGES:
         return None
     return _kernels(x.dtype)
@@ -121,15 +121,15 @@ def _kernels_for(x: Tensor) -> ModuleType | None:
 
 @cache
 def _kernels(dtype: torch.dtype) -> ModuleType | None:
-    """The Triton kernels, or, said once, None where they can't run."""
+    """The Triton kernels, or None, with a warning, if they can't run."""
     try:
         from . import residual_gate_triton as kernels
 
-        # Whether they compile and load shows only when they do.
+        # They are compiled on their first call.
         x = torch.ones(1, 1, 1, 1, device="cuda", dtype=dtype)
         kernels.backward(x, x, kernels.forward(x, x, x), x, False)
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        logger.warning(f"no Triton kernels ({type(error).__name__}: {reason}); SE gates take PyTorch's, and more time")
+        logger.warning(f"no Triton kernels ({type(error).__name__}: {reason}); SE gates use slower PyTorch operations")
         return None
     return kernels

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Elements of a program's tile, of which rows are channels and columns positions.
+# Elements of the tile of a program; its rows are channels, its columns positions.
 TILE = 2048
 
 
@@ -14,8 +14,8 @@ def forward(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     """relu(gate * residual + shortcut), in float32 and rounded once.
 
     Args:
-        residual: (N, C, H, W), not empty, on a GPU; contiguous or channels-last (others are copied), and so is the
-            output.
+        residual: (N, C, H, W), not empty, on a GPU, contiguous or channels-last (others are copied). The output has the
+            same memory format.
         gate: (N, C, 1, 1).
         shortcut: (N, C, H, W).
     """
@@ -29,18 +29,18 @@ def forward(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
 
 
 def backward(grad: Tensor, gate: Tensor, out: Tensor, kept: Tensor, is_residual: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """What flows back through :func:`forward`.
+    """The backward pass of :func:`forward`.
 
     Args:
-        grad: (N, C, H, W), of the output.
-        gate: of the forward pass, as is `out`.
+        grad: the gradient of the output, (N, C, H, W).
+        gate, out: those of the forward pass.
         kept: the residual or the shortcut of the forward pass, (N, C, H, W).
-        is_residual: which of the two.
+        is_residual: whether `kept` is the residual.
 
     Returns:
-        The gradients of shortcut and residual, and the sum over positions of `d * residual`, or of
-        `d * (out - shortcut)`, (N, C, 1, 1) in float32, where `d` is the gradient before the ReLU. Each sum is taken in
-        the same order every time.
+        The gradients of shortcut and residual, and the sum over positions of `d * residual` or of
+        `d * (out - shortcut)`, (N, C, 1, 1) in float32, where `d` is the gradient before the ReLU. The order of
+        summation is always the same.
     """
     memory_order = _memory_order(out)
     grad, out, kept = (x.contiguous(memory_format=memory_order) for x in (grad, out, kept))
@@ -58,10 +58,10 @@ def _memory_order(x: Tensor) -> torch.memory_format:
 
 
 def _plan(x: Tensor, memory_order: torch.memory_format) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """The grid of tiles, and the sizes and strides that the kernels take."""
+    """The grid of tiles, and the sizes and strides for the kernels."""
     images, channels, height, width = x.shape
     positions = height * width
-    # Along memory it is long, but no longer than the map.
+    # A tile is long in the direction of memory, but not longer than the map.
     if memory_order == torch.channels_last:
         strides = (1, channels)
         rows = min(64, triton.next_power_of_2(channels))
@@ -76,8 +76,8 @@ def _plan(x: Tensor, memory_order: torch.memory_format) -> tuple[tuple[int, int,
 
 @triton.jit
 def _tile(channels, positions, channel_stride, position_stride, rows: tl.constexpr, columns: tl.constexpr):
-    """Of this program: its channels, their gates' places, the places of its elements, and which of them there are."""
-    # Large maps have more elements than 32 bits count.
+    """For this program: its channels, the indices of their gates and of its elements, and a mask of valid elements."""
+    # Indices into large maps do not fit into 32 bits.
     image = tl.program_id(2).to(tl.int64)
     channel = (tl.program_id(1) * rows + tl.arange(0, rows)).to(tl.int64)
     position = tl.program_id(0) * columns + tl.arange(0, columns)
@@ -103,7 +103,7 @@ def _forward(
     factor = tl.load(gate + row, channel < channels).to(tl.float32)[:, None]
     branch = tl.load(residual + place, inside).to(tl.float32)
     value = factor * branch + tl.load(shortcut + place, inside).to(tl.float32)
-    # A comparison, not a maximum: like PyTorch's ReLU it lets NaN through.
+    # A comparison, not a maximum: like PyTorch's ReLU it propagates NaN.
     tl.store(out + place, tl.where(value < 0, 0.0, value), inside)
 
 
