@@ -65,8 +65,10 @@ class Converted:
                 f"the file is not a complete backbone of depth {described.depth}: {len(wrong)} tensors are missing, "
                 f"unexpected or of another shape (in detectron2's names: {first})"
             )
-        if odd := next((key for key, tensor in converted.items() if not tensor.is_floating_point()), None):
-            raise UserError(f"{odd} is {converted[odd].dtype}, not floating point; quantized weights are not supported")
+        if integer := next((key for key, tensor in converted.items() if not tensor.is_floating_point()), None):
+            raise UserError(
+                f"{integer} is {converted[integer].dtype}, not floating point; quantized weights are not supported"
+            )
         return result
 
     def build(self, out_features: Sequence[str]) -> ResNet:
