@@ -21,6 +21,8 @@ from se_detection.runs.run_folder import METRICS as METRICS_FILE
 
 from .definition import Study, Variant
 
+# The key of the pre-training in a record.
+BACKBONE = "trunk"
 KEPT = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 # Bootstrap samples. The relative standard error of the variance is sqrt(2 / 500), 6 %.
 SAMPLES = 500
@@ -134,7 +136,7 @@ def write_record(
         "learning_rate_trials": {str(rate): ap for rate, ap in rates.items()},
         "parameters": finished.record["parameters"],
         "backbone_gflops": finished.record["backbone_gflops"],
-        "backbone": {
+        BACKBONE: {
             "arm": variant.backbone,
             **pretraining,
             "curve": _curve(backbone, "loss_cls", "classification/top1"),

@@ -8,11 +8,10 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from se_detection.engine.loss_guard import REPORT as NON_FINITE
 from se_detection.engine.signals import Interrupted, handling
 from se_detection.errors import UserError
 from se_detection.files import read_json, write_whole
-from se_detection.runs.run_folder import INFERENCE, RESULTS
+from se_detection.runs.run_folder import INFERENCE, NON_FINITE, RESULTS
 
 from .definition import Study, Variant
 from .run_records import read_records, times_file, write_record

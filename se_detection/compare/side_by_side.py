@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from ..data.coco_files import load_annotations, load_results
 from ..data.coco_format import Entry, image_path
-from ..data.image_files import reason
+from ..data.image_files import reason, refuse_postscript
 from ..errors import UserError
 from ..runs.evaluated_run import EvaluatedRun, read_run
 from ..visualization.drawing import category_colours, draw_panel, named_boxes, side_by_side
@@ -85,7 +85,8 @@ def read_pixels(path: Path) -> Image.Image:
         UserError: it can't be read.
     """
     try:
+        refuse_postscript(path)
         return Image.fromarray(read_image(str(path), "RGB"))
-    except Exception as error:  # of any class: see `data.image_files.decode`
+    except Exception as error:  # decoders raise many classes, see `data.image_files.decode`
         short = error.strerror if isinstance(error, OSError) else None
         raise UserError(f"{path}: the image can't be read ({short or reason(error)})") from error

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from PIL import EpsImagePlugin, ExifTags, Image
+from detectron2.utils.file_io import PathManager
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# PostScript is a program, which Pillow has Ghostscript run where it finds some, whatever the file's name ends with.
-EpsImagePlugin.gs_binary = False
-
+# The first bytes of a PostScript file, also of one with a preview.
+POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 SHOW_PROGRESS_FROM = 2000
 MAX_THREADS = 8
 QUARTER_TURNS = (5, 6, 7, 8)
@@ -83,6 +83,7 @@ def decode(path: str | Path) -> ImageFile:
     Raises:
         Exception: of any class; Pillow's decoders do not wrap the errors that broken data causes.
     """
+    refuse_postscript(path)
     with Image.open(path) as image:
         width, height = image.size
         orientation = None
@@ -96,6 +97,18 @@ def decode(path: str | Path) -> ImageFile:
     if orientation in QUARTER_TURNS:
         return ImageFile(height, width, turned=True)
     return ImageFile(width, height, turned=False)
+
+
+def refuse_postscript(path: str | Path) -> None:
+    """Refuses a PostScript file, whatever its suffix: it is a program, which Pillow would have Ghostscript run.
+
+    Raises:
+        ValueError: the file is PostScript.
+        OSError: it can't be read.
+    """
+    with PathManager.open(str(path), "rb") as file:
+        if file.read(4).startswith(POSTSCRIPT):
+            raise ValueError("PostScript is not supported; convert it to PNG or JPEG")
 
 
 def refuse_deep(image: Image.Image) -> None:

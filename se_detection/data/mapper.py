@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 
 from ..errors import UserError
-from .image_files import reason
+from .image_files import reason, refuse_postscript
 
 
 class CheckedMapper(DatasetMapper):
@@ -29,6 +29,9 @@ class CheckedMapper(DatasetMapper):
             UserError: the image is missing, can't be decoded or resized, or has another size than the annotations say.
         """
         try:
+            for key in ("file_name", "sem_seg_file_name"):
+                if key in dataset_dict:
+                    refuse_postscript(dataset_dict[key])
             return super().__call__(self._drop_unused_masks(dataset_dict))
         except Exception as error:  # decoders raise any class: see `image_files.decode`
             name = dataset_dict["file_name"]

@@ -1,4 +1,4 @@
-"""From the command line to a config that was checked against the machine, the data and the output folder."""
+"""Checks before a training or an evaluation: machine, config, data, output folder and weights."""
 
 import os
 from argparse import Namespace
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 from detectron2.data.transforms import AugInput
 
@@ -17,150 +17,223 @@ from ..checkpoint.timm_handler import PREFIX, source_of
 from ..config.buildable import check_backbone, check_model, explained
 from ..config.defaults import classes_node
 from ..config.read_config import read_config
-from ..data.coco_sets import check_registered
+from ..data.coco_sets import check_registered, name_failing_dataset
 from ..data.mapper import CheckedMapper
 from ..errors import UserError
 from ..evaluation.coco_evaluator import EVALUATED
+from ..model_zoo import find_config_file
 from ..runs.checkpoints import newest_checkpoint
-from ..runs.run_folder import check_run_folder
+from ..runs.record import class_names, read_record
+from ..runs.run_folder import INFERENCE, result_files, training_files
 from .user_data import use_user_data
 
-# Detectors that find no stuff, or nothing else.
+# Architectures without a semantic segmentation, or without boxes.
 NOT_PANOPTIC = ("GeneralizedRCNN", "RetinaNet", "SemanticSegmentor")
 
 
 def load_config(args: Namespace) -> CfgNode:
-    """The frozen config of a run; whatever can be found wrong before anything is written is found here.
+    """The checked and frozen config of a command line; nothing is written before.
 
     Args:
-        args: of :func:`argument_parser`.
+        args: the arguments of the train command.
 
     Raises:
-        UserError: see the checks below.
+        UserError: a check below fails.
     """
-    cfg = read_config(args.config_file, args.opts)
-    check_machine(cfg, args)
+    cfg = read_config(config_file(args.config_file), args.opts)
+    check_machine(
+        cfg,
+        device_given="MODEL.DEVICE" in args.opts,
+        num_gpus=args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+    )
     check_backbone(cfg)
     use_user_data(cfg, args)
-    _check_data(cfg, args)
-    check_run_folder(cfg, args)
-    check_weights(cfg, args)
+    check_data(cfg, eval_only=args.eval_only)
+    main_machine = args.machine_rank == 0
+    check_run_folder(
+        cfg, resume=args.resume, overwrite=args.overwrite, eval_only=args.eval_only, main_machine=main_machine
+    )
+    check_start(cfg, resume=args.resume, eval_only=args.eval_only, main_machine=main_machine)
+    if args.fuse and not args.eval_only:
+        raise UserError("--fuse: it makes a detector faster for evaluation only; add --eval-only")
     check_model(cfg)
-    _check_images(cfg, args)
+    check_augmentation(cfg, train=not args.eval_only)
     cfg.freeze()
     return cfg
 
 
-def check_machine(cfg: CfgNode, args: Namespace) -> None:
-    """Sets the config's device, and sees whether machine, processes and solver fit each other.
+def config_file(name_or_path: str) -> str:
+    """The path of the config that --config-file names.
 
     Raises:
-        UserError: they don't.
+        UserError: it is neither a file nor the name of a config.
     """
-    if not torch.cuda.is_available():
-        if "MODEL.DEVICE" in args.opts and cfg.MODEL.DEVICE != "cpu":
-            raise UserError(f"MODEL.DEVICE: {cfg.MODEL.DEVICE} is not there; leave it out to use the CPU")
-        cfg.MODEL.DEVICE = "cpu"
+    if not name_or_path:
+        raise UserError("--config-file is missing; give a file, or the name of a config (MODEL_ZOO.md)")
+    try:
+        return find_config_file(name_or_path)
+    except UserError as error:
+        raise UserError(f"--config-file {name_or_path}: there is no such file, and {error}") from error
+
+
+def on_available_device(cfg: CfgNode) -> CfgNode:
+    """The config, with `MODEL.DEVICE` cpu (in a copy) if there is no GPU."""
+    if torch.cuda.is_available() or cfg.MODEL.DEVICE == "cpu":
+        return cfg
+    frozen, cfg = cfg.is_frozen(), cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cpu"
+    if frozen:
+        cfg.freeze()
+    return cfg
+
+
+def check_machine(
+    cfg: CfgNode, *, device_given: bool, num_gpus: int, num_machines: int, machine_rank: int, dist_url: str
+) -> None:
+    """Sets `MODEL.DEVICE` to cpu if there is no GPU, and checks the processes of a command line.
+
+    Args:
+        device_given: whether the command line names the device.
+        num_gpus: the number of processes on each machine.
+        num_machines, machine_rank, dist_url: as in detectron2's `launch`.
+
+    Raises:
+        UserError: the device is not available, or the processes fit neither the machine nor the config.
+    """
+    if device_given and cfg.MODEL.DEVICE != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"MODEL.DEVICE: {cfg.MODEL.DEVICE} is not available; omit it to use the CPU")
+    cfg.MODEL.DEVICE = on_available_device(cfg).MODEL.DEVICE
+    if cfg.MODEL.DEVICE != "cpu" and num_gpus > torch.cuda.device_count():
+        raise UserError(f"--num-gpus {num_gpus}: this machine has {torch.cuda.device_count()}; give at most as many")
+    if min(num_gpus, num_machines) < 1 or not 0 <= machine_rank < num_machines:
+        raise UserError(
+            f"--num-gpus {num_gpus} --num-machines {num_machines} --machine-rank {machine_rank}: "
+            "give at least one GPU (or process) and one machine, and a rank from 0 to the number of machines less 1"
+        )
+    if num_machines > 1 and dist_url == "auto":
+        raise UserError(
+            "--dist-url auto: it is for one machine; give the address of the first, such as tcp://10.0.0.1:29500"
+        )
+    check_settings(cfg, num_gpus * num_machines)
+
+
+def check_settings(cfg: CfgNode, processes: int) -> None:
+    """Checks the config's device, input and solver for a number of processes.
+
+    Raises:
+        UserError: settings contradict each other, or the device or the processes don't support them.
+    """
     if cfg.MODEL.DEVICE == "cpu":
         if cfg.SOLVER.AMP.ENABLED:
             raise UserError("SOLVER.AMP.ENABLED: detectron2's mixed precision needs a GPU; set it to False")
         if cfg.MODEL.RESNETS.NORM == "SyncBN":
             raise UserError("MODEL.RESNETS.NORM: SyncBN needs a GPU; set it to BN or GN")
-    elif args.num_gpus > torch.cuda.device_count():
-        raise UserError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")
-    if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
-        raise UserError(
-            f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank}: "
-            "give at least one GPU (or process) and machine, and a rank from 0 on"
-        )
-    if args.num_machines > 1 and args.dist_url == "auto":
-        raise UserError("--dist-url auto: several machines need the first one's address, such as tcp://10.0.0.1:29500")
     if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-        raise UserError(f"INPUT.FORMAT: {cfg.INPUT.FORMAT!r} is neither RGB nor BGR")
+        raise UserError(f"INPUT.FORMAT: {cfg.INPUT.FORMAT!r} is neither RGB nor BGR; use one of them")
     if cfg.INPUT.MASK_FORMAT not in ("polygon", "bitmask"):
-        raise UserError(f"INPUT.MASK_FORMAT: {cfg.INPUT.MASK_FORMAT!r} is neither polygon nor bitmask")
+        raise UserError(f"INPUT.MASK_FORMAT: {cfg.INPUT.MASK_FORMAT!r} is neither polygon nor bitmask; use one of them")
     if not 0 <= cfg.SOLVER.EMA_DECAY < 1:
         raise UserError(f"SOLVER.EMA_DECAY: {cfg.SOLVER.EMA_DECAY} is not from 0 (off) to below 1; 0.999 is usual")
     if cfg.SOLVER.EMA_DECAY and cfg.TEST.PRECISE_BN.ENABLED:
         raise UserError(
-            "SOLVER.EMA_DECAY: TEST.PRECISE_BN would mend the norms of other weights than are evaluated; take one"
+            "SOLVER.EMA_DECAY: TEST.PRECISE_BN would update the norms of the trained weights, not those of the average "
+            "that is evaluated; use only one of the two"
         )
-    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
-    if reference < 0 or (reference and cfg.SOLVER.IMS_PER_BATCH % reference):
+    images, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference < 0 or (reference and images % reference):
         raise UserError(
-            f"SOLVER.REFERENCE_WORLD_SIZE: SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} can't be shared equally by "
-            f"{reference} processes"
+            f"SOLVER.REFERENCE_WORLD_SIZE: SOLVER.IMS_PER_BATCH {images} can't be shared equally by {reference} "
+            "processes; use a divisor of it"
         )
-    world_size = args.num_gpus * args.num_machines
-    if cfg.SOLVER.IMS_PER_BATCH % world_size and not cfg.SOLVER.REFERENCE_WORLD_SIZE:
+    if images % processes and not reference:
         raise UserError(
-            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} can't be shared equally by {world_size} processes"
+            f"SOLVER.IMS_PER_BATCH: {images} can't be shared equally by {processes} processes; use a multiple of "
+            f"{processes}"
         )
 
 
-def _check_images(cfg: CfgNode, args: Namespace) -> None:
-    """Resizes, crops and flips an image, as those of the data will be."""
-    with explained("INPUT: its augmentation"):
-        for is_train in (False,) if args.eval_only else (True, False):
-            CheckedMapper(cfg, is_train=is_train).augmentations(AugInput(np.zeros((96, 128, 3), np.uint8)))
+def check_data(cfg: CfgNode, *, eval_only: bool = False, coco_evaluation: bool = True) -> None:
+    """Checks that the data sets exist and fit the config.
 
+    Args:
+        coco_evaluation: whether this project's evaluators are used.
 
-def _check_data(cfg: CfgNode, args: Namespace) -> None:
-    names = [*cfg.DATASETS.TEST] if args.eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    key = "TEST" if args.eval_only else "TRAIN"
+    Raises:
+        UserError: a data set is missing, can't be evaluated, or has other numbers of classes or keypoints.
+    """
+    key = "TEST" if eval_only else "TRAIN"
     if not cfg.DATASETS[key]:
         raise UserError(f"DATASETS.{key} is empty; name data sets, or give --train-json and --val-json")
+    names = [*cfg.DATASETS.TEST] if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     for name in map(str, names):
-        check_registered(name)
-        metadata = MetadataCatalog.get(name)
-        if metadata.get("evaluator_type") not in EVALUATED:
-            raise UserError(
-                f"data set {name!r} is not evaluated as COCO is; run detectron2's own tools/train_net.py on it, "
-                "with DETECTRON2_ENV_MODULE=se_detection.env"
-            )
-        for key, (entry, what) in _numbers(cfg).items():
+        metadata = _known_metadata(name)
+        for key, (entry, what) in _counts(cfg).items():
             there = metadata.get(entry, ())
             number = reduce(getattr, key.split("."), cfg)
             if there and len(there) != number:
-                raise UserError(f"{key}: {number} contradicts data set {name!r}, which has {len(there)} {what}")
+                raise UserError(
+                    f"{key}: {number} contradicts data set {name!r}, which has {len(there)} {what}; set it to "
+                    f"{len(there)}"
+                )
         if cfg.MODEL.KEYPOINT_ON and not metadata.get("keypoint_names"):
             raise UserError(
-                f"MODEL.KEYPOINT_ON: data set {name!r} names no keypoints; take one that does, such as "
+                f"MODEL.KEYPOINT_ON: data set {name!r} has no keypoint names; use one that has, such as "
                 "keypoints_coco_2017_train, or set it to False"
             )
-    if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN" and not args.eval_only:
+    if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN" and not eval_only:
         for name in cfg.DATASETS.TRAIN:
             if not MetadataCatalog.get(name).get("stuff_classes"):
                 raise UserError(
-                    f"data set {name!r} has no stuff, which a PanopticFPN learns too; take one that has, such as "
+                    f"data set {name!r} has no stuff, which a PanopticFPN needs; use one that has, such as "
                     "coco_2017_train_panoptic_separated"
                 )
-    for name in cfg.DATASETS.TEST:
+    for name in cfg.DATASETS.TEST if coco_evaluation else ():
         _check_evaluated(cfg, name)
 
 
-def _numbers(cfg: CfgNode) -> dict[str, tuple[str, str]]:
-    """The keys that count what a data set's metadata names, the metadata's key, and a word for it."""
-    numbers = {f"MODEL.{classes_node(cfg)}.NUM_CLASSES": ("thing_classes", "classes")}
+def _known_metadata(name: str) -> Metadata:
+    check_registered(name)
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("json_file") and metadata.get("thing_classes") is None:
+        # detectron2 adds the classes to the metadata when it loads the annotations.
+        with name_failing_dataset([name]):
+            DatasetCatalog.get(name)
+    return metadata
+
+
+def _counts(cfg: CfgNode) -> dict[str, tuple[str, str]]:
+    """The config keys that count classes or keypoints, with the metadata key that lists them, and a word for them."""
+    counts = {f"MODEL.{classes_node(cfg)}.NUM_CLASSES": ("thing_classes", "classes")}
     if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
-        numbers["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = ("stuff_classes", "classes of stuff")
+        counts["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = ("stuff_classes", "classes of stuff")
     if cfg.MODEL.KEYPOINT_ON:
-        numbers["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = ("keypoint_names", "keypoints")
-    return numbers
+        counts["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = ("keypoint_names", "keypoints")
+    return counts
 
 
 def _check_evaluated(cfg: CfgNode, name: str) -> None:
-    """Whether detectron2's evaluators find what they look for in a test set and in what is predicted on it."""
+    """Checks that detectron2's evaluators can evaluate this detector on a test set."""
     metadata = MetadataCatalog.get(name)
-    if metadata.evaluator_type == "coco_panoptic_seg":
+    kind = metadata.get("evaluator_type")
+    if kind not in EVALUATED:
+        raise UserError(
+            f"data set {name!r} has evaluator_type {kind!r}, and {' and '.join(EVALUATED)} are supported; set it in "
+            "MetadataCatalog, override Trainer.build_evaluator, or use detectron2's own tools/train_net.py with "
+            "DETECTRON2_ENV_MODULE=se_detection.env"
+        )
+    if kind == "coco_panoptic_seg":
         if cfg.MODEL.META_ARCHITECTURE in NOT_PANOPTIC:
             raise UserError(
-                f"data set {name!r} is evaluated with stuff, of which a {cfg.MODEL.META_ARCHITECTURE} finds none; take "
-                "one of things alone, such as coco_2017_val"
+                f"data set {name!r} is evaluated with stuff, which a {cfg.MODEL.META_ARCHITECTURE} does not detect; "
+                "use a set of things only, such as coco_2017_val"
             )
         if find_spec("panopticapi") is None:
             raise UserError(
-                f"data set {name!r} is evaluated by panopticapi, which is not there; install it: "
+                f"data set {name!r} is evaluated by panopticapi, which is not installed; install it: "
                 "pip install --no-deps git+https://github.com/cocodataset/panopticapi.git"
             )
     if not cfg.MODEL.KEYPOINT_ON:
@@ -168,32 +241,113 @@ def _check_evaluated(cfg: CfgNode, name: str) -> None:
     sigmas, names = cfg.TEST.KEYPOINT_OKS_SIGMAS, metadata.keypoint_names
     if sigmas and len(sigmas) != len(names):
         raise UserError(
-            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers, {name!r} {len(names)} keypoints; give one for each"
+            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers, and {name!r} has {len(names)} keypoints; give "
+            "one for each"
         )
     if not sigmas and tuple(names) != COCO_PERSON_KEYPOINT_NAMES:
         raise UserError(
-            f"TEST.KEYPOINT_OKS_SIGMAS is empty, which means COCO's for its 17 keypoints of persons, and {name!r} has "
-            f"others; give {len(names)} numbers, COCO's are from 0.025 (eyes) to 0.107 (hips)"
+            f"TEST.KEYPOINT_OKS_SIGMAS is empty, which means COCO's for the 17 keypoints of a person, and {name!r} has "
+            f"others; give {len(names)} numbers (COCO's are from 0.025 for eyes to 0.107 for hips)"
         )
 
 
-def check_weights(cfg: CfgNode, args: Namespace) -> None:
-    """Whether there is what a run begins with, or goes on from.
+def check_run_folder(
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    eval_only: bool = False,
+    main_machine: bool = True,
+) -> None:
+    """Checks that a run may write into `OUTPUT_DIR` without replacing another one.
+
+    Args:
+        main_machine: whether this machine writes the run; another may find files that the main one has just written.
 
     Raises:
-        UserError: there isn't.
+        UserError: the folder can't be written to, or holds a run that is not to be resumed or overwritten.
     """
-    weights = cfg.MODEL.WEIGHTS
-    # Other machines may not see the checkpoint that the first has.
-    if args.resume and (args.machine_rank > 0 or newest_checkpoint(Path(cfg.OUTPUT_DIR))[0]):
+    output = Path(cfg.OUTPUT_DIR)
+    if not cfg.OUTPUT_DIR:
+        raise UserError("OUTPUT_DIR is empty; name a folder for the run")
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists() or path.is_symlink())
+    for path in (existing, output / INFERENCE):
+        if (path.exists() or path.is_symlink()) and not path.is_dir():
+            raise UserError(f"OUTPUT_DIR: {path} is not a folder; choose another")
+    if not os.access(existing, os.W_OK):
+        raise UserError(f"OUTPUT_DIR: {existing} can't be written to; choose another")
+    if resume and overwrite:
+        raise UserError("--resume continues a run and --overwrite replaces it: give one of them")
+    if resume:
+        _check_same_run(cfg, output)
         return
-    if args.eval_only and args.resume:
-        raise UserError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint to evaluate; name one by MODEL.WEIGHTS instead")
-    if args.eval_only and not weights:
-        raise UserError("--eval-only: name what to evaluate, by MODEL.WEIGHTS or by --resume and the run's OUTPUT_DIR")
-    if args.fuse and not args.eval_only:
-        raise UserError("--fuse: a detector is made faster for evaluation alone; add --eval-only")
+    trained, evaluated = training_files(output), result_files(output)
+    if overwrite and not eval_only and Path(cfg.MODEL.WEIGHTS).absolute() in [path.absolute() for path in trained]:
+        raise UserError(
+            f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is of the run that --overwrite replaces; choose another OUTPUT_DIR"
+        )
+    found = evaluated if eval_only else [*trained, *evaluated]
+    if found and main_machine and not overwrite:
+        what = "an evaluation" if eval_only else "a run"
+        again = "evaluate its last checkpoint (--resume)" if eval_only else "resume it (--resume; resume_or_load(True))"
+        raise UserError(
+            f"OUTPUT_DIR: {output} holds {what} already ({found[0].name}); {again}, replace it (--overwrite; "
+            "Trainer(cfg, overwrite=True)), or choose another OUTPUT_DIR"
+        )
+
+
+def _check_same_run(cfg: CfgNode, output: Path) -> None:
+    """Checks that a resumed run has the backbone and the classes of its record."""
+    record = read_record(output)
+    now = {
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "depth": cfg.MODEL.RESNETS.DEPTH,
+        "classes": class_names(cfg.DATASETS.TEST),
+    }
+    for key, value in now.items():
+        if value and record.get(key, value) != value:
+            raise UserError(
+                f"--resume: the run in {output} has {key} {record[key]}, and now it is {value}; use the config and "
+                "data of that run, or choose another OUTPUT_DIR"
+            )
+
+
+def check_start(cfg: CfgNode, *, resume: bool = False, eval_only: bool = False, main_machine: bool = True) -> None:
+    """Checks that the checkpoint to resume from, or `MODEL.WEIGHTS`, exists.
+
+    Args:
+        main_machine: whether this machine has the checkpoints; the others may not see them.
+
+    Raises:
+        UserError: it does not exist.
+    """
+    if resume and (not main_machine or newest_checkpoint(Path(cfg.OUTPUT_DIR))[0]):
+        return
+    if eval_only and resume:
+        raise UserError(f"--resume: {cfg.OUTPUT_DIR} has no checkpoint to evaluate; give MODEL.WEIGHTS instead")
+    if eval_only and not cfg.MODEL.WEIGHTS:
+        raise UserError("--eval-only: give the detector's MODEL.WEIGHTS, or --resume and the OUTPUT_DIR of a run")
+    check_weights_file(cfg.MODEL.WEIGHTS)
+
+
+def check_weights_file(weights: str) -> None:
+    """Checks that `MODEL.WEIGHTS` is empty, a URL, or a file that exists.
+
+    Raises:
+        UserError: it is not.
+    """
     if weights.startswith(PREFIX):
         source_of(weights.removeprefix(PREFIX))
     if weights and "://" not in weights and not os.path.isfile(weights):
         raise UserError(f"MODEL.WEIGHTS: there is no file {weights} (looked for in {Path(weights).absolute().parent})")
+
+
+def check_augmentation(cfg: CfgNode, *, train: bool = True) -> None:
+    """Checks that the config's resizing, cropping and flipping work, on one image.
+
+    Raises:
+        UserError: they don't.
+    """
+    with explained("INPUT: its augmentation"):
+        for is_train in (True, False) if train else (False,):
+            CheckedMapper(cfg, is_train=is_train).augmentations(AugInput(np.zeros((96, 128, 3), np.uint8)))

@@ -1,4 +1,4 @@
-"""A pre-trained backbone in a detector for few images: frozen at first, then trained at a lower rate."""
+"""Fine-tuning: a pre-trained backbone is frozen at first, or trained at a lower learning rate."""
 
 import logging
 from collections.abc import Callable
@@ -13,22 +13,24 @@ logger = logging.getLogger(__name__)
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
-    """A detector's backbone: its backbone, without the FPN, or the res5 that a C4 detector has in its heads.
+    """The network below the FPN (`bottom_up`), or the backbone itself if there is no FPN.
+
+    The res5 in the heads of a C4 detector is not part of it.
 
     Raises:
-        UserError: the detector has no backbone.
+        UserError: the model has no backbone.
     """
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, nn.Module):
         raise UserError(
-            f"SOLVER.BACKBONE_FREEZE_ITERS and BACKBONE_MULTIPLIER: a {type(model).__name__} has no backbone"
+            f"SOLVER.BACKBONE_FREEZE_ITERS and BACKBONE_MULTIPLIER: a {type(model).__name__} has no backbone; omit them"
         )
     return getattr(backbone, "bottom_up", backbone)
 
 
-def scale_rate(optimizer: Optimizer, part: nn.Module, factor: float) -> None:
-    """Multiplies the learning rate of a part of what a new optimizer trains."""
-    scaled = set(map(id, part.parameters()))
+def scale_rate(optimizer: Optimizer, module: nn.Module, factor: float) -> None:
+    """Multiplies the learning rate of one module's parameters in a new optimizer."""
+    scaled = set(map(id, module.parameters()))
     groups = []
     for group in optimizer.param_groups:
         for chosen, rate in ((False, group["lr"]), (True, group["lr"] * factor)):
@@ -39,12 +41,12 @@ def scale_rate(optimizer: Optimizer, part: nn.Module, factor: float) -> None:
 
 
 class FrozenBackbone(HookBase):
-    """Freezes a backbone, the statistics of its norms too, for a run's first iterations.
+    """Freezes a backbone, with the statistics of its norms, for the first iterations (`SOLVER.BACKBONE_FREEZE_ITERS`).
 
     Args:
-        backbone: what is frozen; it depends on the iteration alone, also in a run that goes on.
-        iterations: how long.
-        wrap: called after what is trained has changed, which DDP looks at when it wraps a model.
+        backbone: the module to freeze.
+        iterations: the number of iterations, counted from the start of the run even if it is resumed.
+        wrap: called when the set of trained parameters has changed; DDP must then wrap the model again.
     """
 
     def __init__(self, backbone: nn.Module, iterations: int, wrap: Callable[[], None]) -> None:
@@ -54,17 +56,17 @@ class FrozenBackbone(HookBase):
         self.frozen: list[nn.Parameter] = []
 
     def before_train(self) -> None:
-        """Freezes the backbone, unless the run goes on from a later iteration."""
+        """Freezes the backbone, unless the run resumes at a later iteration."""
         if self.trainer.start_iter < self.iterations:
             self.frozen = [item for item in self.backbone.parameters() if item.requires_grad]
             self._set_trained(False)
 
     def before_step(self) -> None:
-        """Keeps the backbone frozen, or releases it."""
+        """Keeps the backbone frozen, or unfreezes it."""
         if not self.frozen:
             return
         if self.trainer.iter < self.iterations:
-            # Each step: an evaluation sets the whole model back to training.
+            # At each step, because an evaluation sets the whole model back to training mode.
             self.backbone.eval()
             return
         self.backbone.train()

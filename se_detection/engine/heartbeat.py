@@ -1,7 +1,7 @@
-"""Notices in every process when another is gone: killed, frozen, or on a machine that is.
+"""Ends every process of a run when one of them is lost: killed, frozen, or on a machine that is.
 
-A collective operation that waits for it would wait for half an hour, detectron2's time-out; a shorter one would end
-processes that wait while the main one computes AP.
+Without it, the others would wait for the lost process for half an hour, detectron2's time-out. A shorter time-out would
+end the processes that wait while the main one computes AP.
 """
 
 import os
@@ -23,28 +23,28 @@ LIMIT = 50.0
 
 @contextmanager
 def heartbeat(output_dir: str) -> Iterator[None]:
-    """Ends this process with exit code 1 and one line when another has shown no sign of life for 50 seconds.
+    """Ends this process with exit code 1 and one line when another has not sent a heartbeat for 50 seconds.
 
     Args:
-        output_dir: named in the message.
+        output_dir: the run folder, named in the message.
     """
     if comm.get_world_size() == 1:
         yield
         return
     ended = threading.Event()
-    # A connection of its own: the default one may be waited on.
+    # A separate connection: another thread may be waiting on the default one.
     store: Any = _get_default_store()
     store = store.clone()
     store.set_timeout(timedelta(seconds=LIMIT))
     store.set(_key(comm.get_rank()), "0")
     comm.synchronize()
     heard = {rank: time.monotonic() for rank in range(comm.get_world_size()) if rank != comm.get_rank()}
-    # Two threads: whoever asks a machine that has vanished may wait for the answer far longer than any time-out.
+    # Two threads: a request to a lost machine may block for much longer than the time-out.
     for task in (partial(_exchange, store, heard, ended), partial(_watch, heard, ended, output_dir)):
         threading.Thread(target=task, daemon=True).start()
     try:
         yield
-        # Whoever leaves early looks dead to the others.
+        # A process that leaves early would look lost to the others.
         comm.synchronize()
     except SystemExit:
         comm.synchronize()
@@ -58,7 +58,7 @@ def _key(rank: int) -> str:
 
 
 def _exchange(store: Any, heard: dict[int, float], ended: threading.Event) -> None:
-    """Shows the others that this process lives, and keeps in `heard` when each of them last did."""
+    """Sends this process's heartbeats, and keeps in `heard` when each of the others was last received."""
     seen = dict.fromkeys(heard, b"")
     beats = 0
     while not ended.wait(INTERVAL):
@@ -69,7 +69,7 @@ def _exchange(store: Any, heard: dict[int, float], ended: threading.Event) -> No
                 if beat != seen[other]:
                     seen[other], heard[other] = beat, time.monotonic()
         except RuntimeError:
-            # The first process holds the store, or torchrun does.
+            # The first process, or torchrun, holds the store.
             heard[0] = float("-inf")
             return
 
@@ -79,10 +79,10 @@ def _watch(heard: dict[int, float], ended: threading.Event, output_dir: str) -> 
     while not ended.wait(1):
         lost = [other for other, last in list(heard.items()) if time.monotonic() - last > LIMIT]
         if lost and not ended.is_set():
-            who = f"process {lost[0]} of {size}" if lost[0] != rank else "what started the processes"
+            who = f"process {lost[0]} of {size}" if lost[0] != rank else "the launcher of the processes"
             print(
-                f"error: {who} is gone (its machine may be, or its memory may have run out); process {rank} stops "
-                f"too. --resume goes on from the last checkpoint in {output_dir}",
+                f"error: {who} is lost (its machine may be down, or its memory full); process {rank} stops too. "
+                f"--resume continues from the last checkpoint in {output_dir}",
                 file=sys.stderr,
                 flush=True,
             )

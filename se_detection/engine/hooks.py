@@ -1,4 +1,4 @@
-"""What happens around a training step: checkpoints, evaluation, the best weights, and their moving average."""
+"""Hooks of the trainer: checkpoints, evaluation, the best weights, and the moving average of the weights."""
 
 import logging
 import signal
@@ -11,10 +11,11 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter
 from torch import nn
 
-from ..checkpoint.checkpointer import StrictCheckpointer
+from ..checkpoint.checkpointer import LAST, StrictCheckpointer
 from ..errors import UserError, user_message
-from ..runs.checkpoints import FINAL, numbered_checkpoints
+from ..runs.checkpoints import numbered_checkpoints
 from ..runs.metrics import MetricsFile
+from ..runs.run_folder import BEST, FINAL
 from .loss_guard import weights_are_finite
 from .signals import Interrupted, StopRequest
 
@@ -22,13 +23,13 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints(HookBase):
-    """Saves every `period` iterations, at the end, and when the run is asked to stop, which it then does.
+    """Saves a checkpoint every `period` iterations, at the end, and when the run is asked to stop, and then stops it.
 
     Args:
-        checkpointer: what saves, in the main process.
+        checkpointer: saves, in the main process.
         period: in iterations.
-        keep: how many of those saved along the way are kept, the newest; 0 for all.
-        stop: the request.
+        keep: the number of periodic checkpoints to keep, the newest; 0 for all.
+        stop: the request to stop.
     """
 
     def __init__(self, checkpointer: StrictCheckpointer, period: int, keep: int, stop: StopRequest) -> None:
@@ -39,7 +40,7 @@ class Checkpoints(HookBase):
         self.saved = -1
 
     def after_step(self) -> None:
-        """Saves if it is time; all processes leave together."""
+        """Saves if it is due; stops all processes together."""
         done = self.trainer.iter + 1
         try:
             self.stop.raise_if_any()
@@ -50,17 +51,17 @@ class Checkpoints(HookBase):
             self.save()
 
     def save_for(self, request: Interrupted) -> None:
-        """Saves for a run that was asked to stop, and says so."""
+        """Saves for a run that was asked to stop, and logs it."""
         self.save()
         name = signal.Signals(int(request.code or 0) - 128).name
         iteration = self.trainer.iter
-        logger.info("%s: stopped after iteration %d, which was saved; --resume goes on", name, iteration)
+        logger.info("%s: stopped after iteration %d, which was saved; --resume continues", name, iteration)
 
     def save(self) -> None:
-        """Saves the state after the present iteration, unless that was done.
+        """Saves the state after the current iteration, unless it is saved already.
 
         Raises:
-            UserError: the weights are not finite, or the disk is full; the checkpoints that are there stay.
+            UserError: the weights are not finite, or the disk is full; older checkpoints are kept.
         """
         if not comm.is_main_process():
             return
@@ -71,7 +72,7 @@ class Checkpoints(HookBase):
             return
         if not weights_are_finite(self.checkpointer.model):
             raise UserError(
-                f"iteration {iteration}: the weights are not finite, and were not saved; go on from the checkpoint "
+                f"iteration {iteration}: the weights are not finite, and were not saved; continue from the checkpoint "
                 "before with --resume, or start with a lower SOLVER.BASE_LR"
             )
         try:
@@ -79,18 +80,18 @@ class Checkpoints(HookBase):
         except OSError as error:
             raise _unsaved(error, folder) from error
         self.saved = iteration
-        # Later ones are there where a person went back to an earlier one.
-        mine = [path for number, path in numbered_checkpoints(folder).items() if number <= iteration]
-        for path in mine[: -self.keep] if self.keep else []:
+        # There are later ones if the user went back to an earlier one.
+        earlier = [path for number, path in numbered_checkpoints(folder).items() if number <= iteration]
+        for path in earlier[: -self.keep] if self.keep else []:
             path.unlink()
 
 
 class Evaluation(HookBase):
-    """Evaluates every `period` iterations and at the end; also what a run missed that was stopped while it evaluated.
+    """Evaluates every `period` iterations and at the end. A resumed run repeats an evaluation that was interrupted.
 
     Args:
-        evaluate: gives metrics by task.
-        period: in iterations; 0 for the end alone.
+        evaluate: returns metrics by task.
+        period: in iterations; 0 for the end only.
         checkpoints: saves when the evaluation is asked to stop.
         metrics: what the main process has logged so far.
     """
@@ -104,7 +105,7 @@ class Evaluation(HookBase):
         self.metrics = metrics
 
     def before_train(self) -> None:
-        """Evaluates where the checkpoint that the run goes on from was due for it and the log has nothing of it."""
+        """Evaluates the checkpoint from which the run resumes, if that was due and is not in the log."""
         self.hook.trainer = self.trainer
         start = self.trainer.start_iter
         due = 0 < start < self.trainer.max_iter and self.period and start % self.period == 0
@@ -114,7 +115,7 @@ class Evaluation(HookBase):
             self.trainer.storage.iter = start
 
     def after_step(self) -> None:
-        """Evaluates if it is time."""
+        """Evaluates if it is due."""
         done = self.trainer.iter + 1
         if self.period and done % self.period == 0 and done < self.trainer.max_iter:
             try:
@@ -124,18 +125,18 @@ class Evaluation(HookBase):
                 raise
 
     def after_train(self) -> None:
-        """Evaluates a training that came to its end, now or before."""
+        """Evaluates a finished training, even if it was finished before."""
         if self.trainer.iter >= self.trainer.max_iter:
             self.trainer.storage.iter = self.trainer.max_iter
             self.hook._do_eval()
 
 
 class BestCheckpoint(HookBase):
-    """Keeps the weights of the evaluation with the highest value of a metric, as `model_best.pth`.
+    """Saves the weights with the highest value of a metric as `model_best.pth`.
 
     Args:
-        checkpointer: what saves, in the main process.
-        metric: as detectron2 logs it, such as `bbox/AP`.
+        checkpointer: saves, in the main process.
+        metric: the name under which detectron2 logs it, such as `bbox/AP`.
         metrics: what has been logged so far.
     """
 
@@ -148,27 +149,27 @@ class BestCheckpoint(HookBase):
         self.warned = False
 
     def before_train(self) -> None:
-        """Looks at what was evaluated since the checkpoint that the run goes on from."""
+        """Checks the evaluation of the checkpoint from which the run resumes."""
         iteration = self.trainer.start_iter - 1
         self._judge(self.metrics.at(iteration).get(self.metric, float("nan")), iteration)
-        self._look()
+        self._check_latest()
 
     def after_step(self) -> None:
-        """Looks at what was evaluated after a step."""
-        self._look()
+        """Checks an evaluation after the step."""
+        self._check_latest()
 
     def after_train(self) -> None:
-        """Looks at what was evaluated at the end."""
-        self._look()
+        """Checks the evaluation at the end."""
+        self._check_latest()
 
-    def _look(self) -> None:
+    def _check_latest(self) -> None:
         latest = self.trainer.storage.latest()
         value, iteration = latest.get(self.metric, (float("nan"), -1))
         evaluated = sorted(key for key in latest if key.endswith("/AP"))
         if evaluated and self.metric not in latest and not self.warned:
             self.warned = True
             logger.warning(
-                "SOLVER.BEST_METRIC: %s was not evaluated, so there is no model_best.pth; there are %s",
+                f"SOLVER.BEST_METRIC: %s was not evaluated, so there is no {BEST}; choose from %s",
                 self.metric,
                 ", ".join(evaluated),
             )
@@ -180,12 +181,12 @@ class BestCheckpoint(HookBase):
         if value > self.best["value"]:
             self.best = {"value": float(value), "iteration": iteration}
             try:
-                self.checkpointer.save_weights("model_best", iteration=iteration, **{self.metric: float(value)})
+                self.checkpointer.save_weights(Path(BEST).stem, iteration=iteration, **{self.metric: float(value)})
             except OSError as error:
                 raise _unsaved(error, Path(self.checkpointer.save_dir)) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value and its iteration."""
+        """The best value, and its iteration."""
         return self.best
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -194,18 +195,18 @@ class BestCheckpoint(HookBase):
 
 
 class MovingAverage(HookBase):
-    """The exponential moving average of the weights (timm's), which is what is evaluated and saved as the model.
+    """timm's exponential moving average of the weights, which is evaluated and saved as the model.
 
-    The weights that are trained go on in its state. The decay rises to its value (timm's warm-up), as a short run's
-    average would otherwise be mostly the weights that it began with.
+    The trained weights are in the state of this hook. The decay rises to its value (timm's warm-up): otherwise the
+    average of a short run would be mostly its initial weights.
 
     Args:
         checkpointer: saves the average as its model from now on.
-        decay: how much of the average stays at each step in the end, below 1.
+        decay: the final decay, below 1.
     """
 
     def __init__(self, checkpointer: StrictCheckpointer, decay: float) -> None:
-        # Here, because importing timm takes a fifth of a short run's start.
+        # Imported here, because it takes a fifth of the start of a short run.
         from timm.utils import ModelEmaV3
 
         self.model: nn.Module = checkpointer.model
@@ -214,30 +215,30 @@ class MovingAverage(HookBase):
         self.resumed = False
 
     def before_train(self) -> None:
-        """Begins with the weights that were loaded."""
+        """Starts from the weights that were loaded."""
         if not self.resumed:
             self.average.module.load_state_dict(self.model.state_dict())
 
     def after_step(self) -> None:
-        """Takes the new weights in."""
+        """Adds the new weights to the average."""
         self.average.update(self.model, step=self.trainer.iter + 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights that are trained."""
+        """The trained weights."""
         return {"trained": self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """After the model was loaded with the average."""
+        """Restores the average, which was loaded as the model, and the trained weights."""
         self.average.module.load_state_dict(self.model.state_dict())
         self.model.load_state_dict(state["trained"])
         self.resumed = True
 
 
 class Writers(hooks.PeriodicWriter):
-    """detectron2's, which also write after each evaluation: they would lose it with the next checkpoint otherwise.
+    """detectron2's periodic writers, which also write after each evaluation: a resumed run would lose it otherwise.
 
     Args:
-        writers: detectron2's.
+        writers: the writers.
         eval_period: in iterations; 0 for none.
     """
 
@@ -247,17 +248,17 @@ class Writers(hooks.PeriodicWriter):
         self.written = -1
 
     def after_step(self) -> None:
-        """Writes if it is time."""
+        """Writes if it is due."""
         done = self.trainer.iter + 1
         evaluated = self.eval_period and done % self.eval_period == 0
-        # Once: at a second time detectron2's printer would divide by the steps between the two.
+        # Once per iteration: detectron2's printer divides by the steps since the last time.
         if evaluated or done % self._period == 0 or done == self.trainer.max_iter:
             self.written = self.trainer.iter
             for writer in self._writers:
                 writer.write()
 
     def after_train(self) -> None:
-        """Writes what has come since, and closes; nothing has where a run ends in the step after it wrote."""
+        """Writes what is new since the last time, if anything, and closes."""
         if self.trainer.storage.iter != self.written:
             super().after_train()
             return
@@ -266,22 +267,22 @@ class Writers(hooks.PeriodicWriter):
 
 
 class PreciseBN(hooks.PreciseBN):
-    """detectron2's, on the same images each time: a run that was stopped would begin with them again."""
+    """detectron2's PreciseBN, on the same images each time, so that a resumed run uses the same ones."""
 
     def update_stats(self) -> None:
-        """See detectron2's."""
+        """Updates the statistics from the first images of the loader."""
         self._data_iter = None
         super().update_stats()
 
 
 def _unsaved(error: OSError, folder: Path) -> UserError:
-    last = folder / "last_checkpoint"
-    kept = f"{last.read_text()} stays" if last.is_file() else "there is none before it"
+    last = folder / LAST
+    kept = f"{last.read_text()} is kept" if last.is_file() else "there is no earlier one"
     return UserError(f"the checkpoint could not be saved ({kept}): {user_message(error) or error}")
 
 
 class DeferredWriters(EventWriter):
-    """Writers that are made at the first writing, so that a run which never gets so far leaves no files of theirs."""
+    """Writers that are built when they first write: a run that fails before leaves no files of theirs."""
 
     def __init__(self, build: Callable[[], list[EventWriter]]) -> None:
         self._build = build

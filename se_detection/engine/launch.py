@@ -1,4 +1,4 @@
-"""The processes of a run: those that detectron2's `launch` starts here, or those that torchrun has started."""
+"""Starts the processes of a run with detectron2's `launch`, or joins those that torchrun has started."""
 
 import multiprocessing
 import os
@@ -22,20 +22,20 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from ..errors import UserError
 from .signals import SAME_REQUEST_SECONDS, handling
 
-# How gloo and NCCL say that they lost a process.
+# In the messages of gloo and NCCL when they lose a process.
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|store", re.IGNORECASE)
 
 
 def use_torchrun(args: Namespace) -> bool:
-    """Whether torchrun started this process; the number of processes and machines is then torchrun's.
+    """Whether torchrun started this process; `args` then get torchrun's numbers of processes and machines.
 
     Raises:
-        UserError: the command line says how many, too.
+        UserError: the command line has numbers of its own.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return False
     if args.num_gpus != 1 or args.num_machines != 1:
-        raise UserError("--num-gpus and --num-machines: torchrun says how many processes there are; leave them out")
+        raise UserError("--num-gpus and --num-machines: torchrun sets the number of processes; omit them")
     args.num_gpus = int(os.environ["LOCAL_WORLD_SIZE"])
     args.num_machines = int(os.environ["WORLD_SIZE"]) // args.num_gpus
     args.machine_rank = int(os.environ["RANK"]) // args.num_gpus
@@ -45,7 +45,7 @@ def use_torchrun(args: Namespace) -> bool:
 def start_processes(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, args: Namespace, torchrun: bool) -> None:
     """Calls `run(cfg, args)` in every process of this machine, and returns or exits when all have ended.
 
-    Exit codes: 128 + N after signal N, which is passed on to the processes; 1 when one of them has died.
+    Exit codes: 128 + N after signal N, which is forwarded to the processes; 1 if one of them has died.
     """
     if torchrun:
         _join_group(cfg, args)
@@ -55,7 +55,7 @@ def start_processes(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, arg
         run(cfg, args)
         return
     try:
-        with _passing_signals_on() as passed:
+        with _hidden_gpus(cfg.MODEL.DEVICE == "cpu"), _forwarded_signals() as forwarded:
             launch(
                 _run_and_explain,
                 args.num_gpus,
@@ -68,13 +68,13 @@ def start_processes(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, arg
         code, died_of = error.exit_code, error.signal_name
         if code > 1:
             sys.exit(code)
-        if died_of and passed:
-            sys.exit(128 + passed[0])
+        if died_of and forwarded:
+            sys.exit(128 + forwarded[0])
         if died_of in (signal.Signals.SIGTERM.name, signal.Signals.SIGINT.name):
             sys.exit(128 - code)
-        reason = f"was ended by {died_of} (memory may have run out)" if died_of else f"ended with exit code {code}"
+        reason = f"was killed by {died_of} (perhaps the memory was full)" if died_of else f"ended with exit code {code}"
         rank = args.machine_rank * args.num_gpus + error.error_index
-        sys.exit(f"error: process {rank} {reason}, and the run with it; {_go_on(cfg)}")
+        sys.exit(f"error: process {rank} {reason}, which ends the run; {_resume(cfg)}")
 
 
 def _run_and_explain(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, args: Namespace) -> None:
@@ -88,21 +88,21 @@ def _run_and_explain(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, ar
             raise
         reason = " ".join(str(error).split())[:200]
         sys.stderr.write(
-            f"error: process {comm.get_rank()} lost another one, which may have died with its machine; {_go_on(cfg)} "
+            f"error: process {comm.get_rank()} lost another one, which may have died with its machine; {_resume(cfg)} "
             f"({reason})\n"
         )
         sys.stderr.flush()
-        # Not sys.exit: what tidies up at an ordinary exit would wait for the lost process.
+        # Not sys.exit, whose clean-up would wait for the lost process.
         os._exit(1)
 
 
 def lost_process(error: BaseException | None) -> bool:
-    """Whether an exception says that another process of the run can't be reached."""
+    """Whether an exception says that another process of the run is lost."""
     return isinstance(error, RuntimeError) and comm.get_world_size() > 1 and LOST.search(str(error)) is not None
 
 
-def _go_on(cfg: CfgNode) -> str:
-    return f"--resume goes on from the last checkpoint in {cfg.OUTPUT_DIR}"
+def _resume(cfg: CfgNode) -> str:
+    return f"--resume continues from the last checkpoint in {cfg.OUTPUT_DIR}"
 
 
 def _join_group(cfg: CfgNode, args: Namespace) -> None:
@@ -115,22 +115,38 @@ def _join_group(cfg: CfgNode, args: Namespace) -> None:
 
 
 @contextmanager
-def _passing_signals_on() -> Iterator[list[int]]:
-    """The process that launches others does nothing but wait for them; gives what it has passed on."""
-    passed: list[int] = []
+def _hidden_gpus(hidden: bool) -> Iterator[None]:
+    """Starts processes that see no GPU: `launch` gives each process a GPU if it sees any."""
+    if not hidden:
+        yield
+        return
+    before = os.environ.get("CUDA_VISIBLE_DEVICES")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    try:
+        yield
+    finally:
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+        if before is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = before
+
+
+@contextmanager
+def _forwarded_signals() -> Iterator[list[int]]:
+    """Forwards signals to the launched processes, while this one waits for them; yields the list of those forwarded."""
+    forwarded: list[int] = []
     first_at = time.monotonic()
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
+    def forward(number: int, frame: FrameType | None) -> None:
         nonlocal first_at
-        if not passed:
+        if not forwarded:
             first_at = time.monotonic()
         elif time.monotonic() - first_at > SAME_REQUEST_SECONDS:
-            # Whoever waits for another process doesn't hear a second request.
+            # A process that waits for another one does not handle a second request.
             number = signal.SIGKILL
-        passed.append(number)
+        forwarded.append(number)
         for child in multiprocessing.active_children():
             if child.pid is not None:
                 os.kill(child.pid, number)
 
-    with handling(pass_on):
-        yield passed
+    with handling(forward):
+        yield forwarded

@@ -1,4 +1,4 @@
-"""Losses that are not finite: the step is not taken, and whoever looks into it gets what there is to know."""
+"""Losses that are not finite: the step is skipped or the run stops, with a report of the losses and images."""
 
 import json
 import logging
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import parse_json, write_whole
+from ..runs.run_folder import NON_FINITE
 from .signals import RankMaximum
 
-REPORT = "non_finite.json"
 # detectron2's recipes: a learning rate of 0.02 for 16 images.
 RATE_PER_IMAGE = 0.02 / 16
 MOST_NAMES = 8
@@ -25,13 +25,13 @@ logger = logging.getLogger(__name__)
 
 
 class LossGuard:
-    """Looks at every process's losses before a step is taken; `SOLVER.SKIP_NON_FINITE` in a row may be left out.
+    """Checks the losses of all processes before a step; skips up to `SOLVER.SKIP_NON_FINITE` steps in a row.
 
-    detectron2 looks in the main process alone, and the others then wait for it.
+    detectron2 checks only the main process, and the others then wait for it.
 
     Args:
-        cfg: the run's.
-        agreement: of all processes.
+        cfg: the config of the run.
+        agreement: lets all processes know of each other's losses.
     """
 
     def __init__(self, cfg: CfgNode, agreement: RankMaximum) -> None:
@@ -42,24 +42,24 @@ class LossGuard:
         self.normalizer: float | None = None
 
     def remember(self, model: nn.Module) -> None:
-        """Keeps what a step changes before its loss is known: the norms' statistics, and RetinaNet's normalizer."""
+        """Remembers what a forward pass changes: the statistics of the norms, and RetinaNet's normalizer."""
         self.statistics = [(tensor, tensor.clone()) for tensor in norm_statistics(model)]
         self.normalizer = get_normalizer(model)
 
     def may_step(
         self, model: nn.Module, iteration: int, losses: Mapping[str, Tensor], images: Sequence[str], rate: float
     ) -> bool:
-        """Whether the gradients may be applied; called by all processes. If not, the model is as remembered.
+        """Whether the gradients may be applied; all processes must call it. If not, the model is restored.
 
         Args:
-            model: that which was remembered.
-            iteration: the present one.
-            losses: this process's.
+            model: the model that was remembered.
+            iteration: the current iteration.
+            losses: the losses of this process.
             images: the files of this process's batch.
             rate: the learning rate.
 
         Raises:
-            UserError: they may not, and so it was too often in a row.
+            UserError: they may not, too often in a row.
         """
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         if not self.agreement.largest(int(not all(map(math.isfinite, values.values()))))[0]:
@@ -68,17 +68,17 @@ class LossGuard:
         for tensor, before in self.statistics:
             tensor.copy_(before)
         set_normalizer(model, self.normalizer)
-        everyones = comm.all_gather({"losses": values, "images": list(images)})
+        gathered = comm.all_gather({"losses": values, "images": list(images)})
         if comm.is_main_process():
             # JSON has no NaN.
             shown = [
                 {**process, "losses": {k: v if math.isfinite(v) else str(v) for k, v in process["losses"].items()}}
-                for process in everyones
+                for process in gathered
             ]
             self._report({"iteration": iteration, "learning_rate": rate, "processes": shown})
         infinite = [
             (name, process["images"])
-            for process in everyones
+            for process in gathered
             for name, value in process["losses"].items()
             if not math.isfinite(value)
         ]
@@ -94,29 +94,31 @@ class LossGuard:
             self.skipped += 1
             logger.warning("%s; the step is skipped (%d so far)", what, self.skipped)
             return False
-        causes = "; ".join(usual_causes(self.cfg, sum(len(process["images"]) for process in everyones)))
-        raise UserError(f"{what}; usual causes: {causes}. {REPORT} in {self.cfg.OUTPUT_DIR} has the losses and images")
+        causes = "; ".join(usual_causes(self.cfg, sum(len(process["images"]) for process in gathered)))
+        raise UserError(
+            f"{what}; usual causes: {causes}. {NON_FINITE} in {self.cfg.OUTPUT_DIR} lists losses and images"
+        )
 
     def _report(self, entry: dict[str, object]) -> None:
-        path = Path(self.cfg.OUTPUT_DIR, REPORT)
+        path = Path(self.cfg.OUTPUT_DIR, NON_FINITE)
         try:
             entries = parse_json(path.read_bytes()) if path.is_file() else []
         except ValueError:
-            # Damaged, which must not hide what there is to tell now.
+            # The old report is corrupt: start a new one.
             entries = []
         text = json.dumps([*(entries if isinstance(entries, list) else []), entry], indent=2, allow_nan=False) + "\n"
         write_whole(path, lambda file: file.write(text.encode()))
 
 
 def usual_causes(cfg: CfgNode, images: int) -> list[str]:
-    """What most often makes a loss infinite, as far as it applies to a config and a batch of all processes."""
+    """The most usual causes of an infinite loss that apply to a config and a batch of all processes."""
     usual = RATE_PER_IMAGE * images
     causes = [
         f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g} for a batch of {images} images (detectron2's recipes have {usual:g})"
     ]
     if not cfg.MODEL.WEIGHTS and (cfg.MODEL.RESNETS.NORM == "FrozenBN" or cfg.MODEL.BACKBONE.FREEZE_AT > 0):
         causes.append(
-            "MODEL.WEIGHTS is empty, and a random backbone can't learn with MODEL.RESNETS.NORM FrozenBN or "
+            "MODEL.WEIGHTS is empty, and a random backbone does not learn with MODEL.RESNETS.NORM FrozenBN or "
             "MODEL.BACKBONE.FREEZE_AT above 0 (from scratch: BN or GN, and 0)"
         )
     if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
@@ -125,7 +127,7 @@ def usual_causes(cfg: CfgNode, images: int) -> list[str]:
 
 
 class _Guarded(nn.Module):
-    """What :func:`guard_forward` puts before a model's class."""
+    """The base class that :func:`guard_forward` adds to a model's class."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -133,30 +135,30 @@ class _Guarded(nn.Module):
         except FloatingPointError:
             if not self.training:
                 raise
-            # A loss of all weights, so that the gradients of other processes find their counterparts.
+            # A loss that depends on all weights: DDP waits for the gradient of each.
             return {"predicted_boxes": float("nan") * sum(p.sum() for p in self.parameters() if p.requires_grad)}
 
 
 def guard_forward(model: nn.Module) -> None:
-    """Lets a model give a loss that is not finite where detectron2's region proposals raise FloatingPointError.
+    """Makes a model return a loss that is not finite where detectron2's region proposals raise FloatingPointError.
 
-    In one process of several the others would wait for it.
+    If one of several processes raised it, the others would wait for that process.
     """
     model.__class__ = type(type(model).__name__, (_Guarded, type(model)), {})
 
 
 def weights_are_finite(model: nn.Module) -> bool:
-    """Whether all parameters are."""
+    """Whether all parameters are finite."""
     return all(bool(torch.isfinite(tensor).all()) for tensor in model.parameters())
 
 
 def get_normalizer(model: nn.Module) -> float | None:
-    """The running mean by which RetinaNet divides its loss, which its state dict leaves out; None for others."""
+    """The running mean by which RetinaNet divides its loss, which is not in its state dict; None for other models."""
     return getattr(model, "loss_normalizer", None)
 
 
 def set_normalizer(model: nn.Module, value: float | None) -> None:
-    """See :func:`get_normalizer`."""
+    """Sets the value of :func:`get_normalizer`."""
     if value is not None:
         model.loss_normalizer = value  # type: ignore[assignment]
     elif "loss_normalizer" in vars(model):

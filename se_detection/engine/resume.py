@@ -1,11 +1,11 @@
-"""A run that goes on, with a config that may have changed since."""
+"""Resuming a run, whose config may have changed since it started."""
 
 import logging
 import math
-from collections.abc import Mapping
-from functools import reduce
+from collections.abc import Callable, Mapping
+from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from detectron2.config import CfgNode
@@ -19,10 +19,12 @@ from ..config.yaml_file import read_yaml
 from ..errors import UserError
 from ..runs.checkpoints import newest_checkpoint
 from ..runs.record import read_record
+from ..runs.run_folder import CONFIG
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
-# A checkpoint holds the optimizer's state, and with it these; a new value would have no effect.
+# A checkpoint's optimizer state holds these values: a new value would have no effect.
 FIXED = (
     "SEED",
     "SOLVER.AMP.ENABLED",
@@ -36,17 +38,17 @@ FIXED = (
     "SOLVER.WEIGHT_DECAY_BIAS",
     "SOLVER.WEIGHT_DECAY_NORM",
 )
-# Where a run lies, on what machine, and what it began with, change nothing.
+# These make no difference to a resumed run.
 UNIMPORTANT = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "MODEL.WEIGHTS")
 
 
 def changed_keys(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
-    """The keys whose values are not those of the run in `OUTPUT_DIR`: the run's value and the present one.
+    """The keys whose values are not those of the run in `OUTPUT_DIR`, each with the run's value and the new one.
 
-    Empty where the run has no `config.yaml`.
+    Empty if the run has no `config.yaml`.
     """
     try:
-        before = read_yaml(Path(cfg.OUTPUT_DIR, "config.yaml"))
+        before = read_yaml(Path(cfg.OUTPUT_DIR, CONFIG))
     except UserError:
         return {}
     now = flatten(yaml.safe_load(cfg.dump()))
@@ -59,37 +61,38 @@ def changed_keys(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
 
 
 def fixed_values(cfg: CfgNode) -> dict[str, Any]:
-    """What a checkpoint keeps of a config, by key."""
+    """The config values that a checkpoint keeps, by key."""
     return {key: reduce(getattr, key.split("."), cfg) for key in FIXED}
 
 
 def check_fixed_values(cfg: CfgNode, kept: dict[str, Any]) -> None:
-    """Refuses values that a checkpoint would override without a word.
+    """Refuses config values that a checkpoint would override silently.
 
     Args:
-        cfg: the present config.
+        cfg: the new config.
         kept: :func:`fixed_values` of the checkpoint.
 
     Raises:
-        UserError: there is one.
+        UserError: a value differs.
     """
     for key, now in fixed_values(cfg).items():
         if kept.get(key, now) != now:
             raise UserError(
                 f"--resume: {key} was {kept[key]} in the run in {cfg.OUTPUT_DIR}, whose checkpoint keeps it, and is "
-                f"{now} now; leave it as it was, or start elsewhere with MODEL.WEIGHTS of that run"
+                f"{now} now; set it back, or start a new run with MODEL.WEIGHTS of that run"
             )
 
 
 def check_state(found: Any, expected: Any, where: str = "the trainer's state") -> None:
-    """Finds what a checkpoint says of a training that no training can have said, before it is gone on with.
+    """Refuses a checkpoint's training state that no training can have saved.
 
     Args:
-        found: the checkpoint's.
-        expected: the present one, at its beginning; what it doesn't have, or has no value of, is not looked at.
+        found: the state in the checkpoint.
+        expected: the state of the new trainer; keys that it does not have, or that are None, are not checked.
+        where: the name of the state in the message.
 
     Raises:
-        UserError: a part is of another kind, is a number that is not finite, or a tensor of another shape.
+        UserError: an entry has another type, is a number that is not finite, or is a tensor of another shape.
     """
     if isinstance(expected, Mapping) and isinstance(found, Mapping):
         for key in expected.keys() & found.keys():
@@ -99,7 +102,7 @@ def check_state(found: Any, expected: Any, where: str = "the trainer's state") -
             check_state(item, expected[min(place, len(expected) - 1)], where)
     elif isinstance(expected, Tensor) and isinstance(found, Tensor):
         if found.shape != expected.shape:
-            raise UserError(f"{where} has shape {tuple(found.shape)}, and it is {tuple(expected.shape)}")
+            raise UserError(f"{where} has shape {tuple(found.shape)}, and {tuple(expected.shape)} is expected")
     elif not _alike(found, expected):
         raise UserError(f"{where} is {found!r:.80}, which no training has saved")
 
@@ -109,15 +112,15 @@ def _alike(found: Any, expected: Any) -> bool:
         return True
     if type(expected) not in (int, float):
         return type(found) is type(expected)
-    # The best value so far is at first lower than any.
+    # The best metric is minus infinity at first.
     largest = LARGEST if type(found) is float else LARGEST_INTEGER
     return type(found) in {int, type(expected)} and (abs(found) <= largest or math.isinf(expected))
 
 
 def as_begun(cfg: CfgNode) -> CfgNode:
-    """The config for as many processes as a run began with, where `SOLVER.REFERENCE_WORLD_SIZE` scales by them.
+    """The config scaled for the number of processes with which the run began, if `SOLVER.REFERENCE_WORLD_SIZE` is set.
 
-    Batch, learning rate and schedule then stay what they were, and a resumed iteration means what it meant.
+    Batch size, learning rate and schedule then stay the same when a run is resumed by another number of processes.
     """
     if not cfg.SOLVER.REFERENCE_WORLD_SIZE:
         return cfg
@@ -131,28 +134,39 @@ def as_begun(cfg: CfgNode) -> CfgNode:
 
 
 def shared_checkpoint(folder: Path, *, set_aside: bool) -> Path | None:
-    """The newest whole checkpoint that the main process sees.
+    """The newest whole checkpoint that the main process sees; the same path in all processes.
 
     Args:
-        folder: the run's.
-        set_aside: whether broken ones that are newer are renamed, to `NAME.corrupt`, or only passed over.
+        folder: the run folder.
+        set_aside: rename the corrupt ones that are newer to `NAME.corrupt`; by default they are only skipped.
 
     Raises:
         UserError: see :func:`newest_checkpoint`.
     """
-    found, reason = None, ""
+    return on_main_process(partial(_find_checkpoint, folder, set_aside))
+
+
+def _find_checkpoint(folder: Path, set_aside: bool) -> Path | None:
+    found, corrupt = newest_checkpoint(folder)
+    for path in corrupt:
+        aside = path.with_name(f"{path.name}.corrupt")
+        if set_aside:
+            path.replace(aside)
+        done = f"was set aside as {aside.name}" if set_aside else "is skipped"
+        logger.warning("%s is truncated or corrupt and %s; %s is used", path, done, found)
+    return found
+
+
+def on_main_process(function: Callable[[], T]) -> T:
+    """Calls a function in the main process; all processes return its result, or raise its :class:`UserError`."""
+    result: Any = None
+    reason = ""
     if comm.is_main_process():
         try:
-            found, broken = newest_checkpoint(folder)
+            result = function()
         except UserError as error:
-            broken, reason = [], str(error)
-        for path in broken:
-            aside = path.with_name(f"{path.name}.corrupt")
-            if set_aside:
-                path.replace(aside)
-            done = f"was set aside as {aside.name}" if set_aside else "is passed over"
-            logger.warning("%s is truncated or corrupt and %s; %s is used", path, done, found)
-    found, reason = comm.all_gather((found, reason))[0]
+            reason = str(error)
+    result, reason = comm.all_gather((result, reason))[0]
     if reason:
         raise UserError(reason)
-    return found
+    return result

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, as schedulers and people send them: a request to stop at the next good moment."""
+"""SIGTERM and SIGINT as a request to stop: after the current step, with a checkpoint."""
 
 import os
 import signal
@@ -16,23 +16,23 @@ from detectron2.utils import comm
 
 from ..data.worker_signals import SIGNALS
 
-# One Ctrl-C reaches a process from the terminal, and again from whatever started it.
+# Signals within this time are one request: Ctrl-C reaches a process from the terminal and again from its parent.
 SAME_REQUEST_SECONDS = 2.0
 
 
 class Interrupted(SystemExit):
-    """Ends a run that was asked to stop, with exit code 128 + the signal's number, as shells give it."""
+    """Ends a run that was asked to stop, with exit code 128 + the signal's number, as in a shell."""
 
 
 class RankMaximum:
-    """What one process has found, all of them know."""
+    """Max-reduces small integers over all processes (gloo)."""
 
     def __init__(self) -> None:
-        # A single number is not worth a GPU's time.
+        # On the CPU, so that no GPU has to wait.
         self.group = dist.new_group(backend="gloo") if comm.get_world_size() > 1 else None
 
     def largest(self, *numbers: int) -> list[int]:
-        """The largest that any process gives, place by place; all must call it."""
+        """The largest of each number over all processes; all must call it."""
         if self.group is None:
             return list(numbers)
         tensor = torch.tensor(numbers)
@@ -42,7 +42,7 @@ class RankMaximum:
 
 @contextmanager
 def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Takes the signals over; afterwards who had them before has them again."""
+    """Handles the signals; restores the previous handlers afterwards."""
     before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         yield
@@ -52,7 +52,7 @@ def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[Non
 
 
 class StopRequest:
-    """Remembers the first signal while it listens; a second one ends the process at once."""
+    """Remembers the first signal while listening; a second one ends the process at once."""
 
     def __init__(self, agreement: RankMaximum) -> None:
         self.agreement = agreement
@@ -61,7 +61,7 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the signals over, in the main thread: Python delivers them to no other."""
+        """Handles the signals. Only the main thread can: in another one, this does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -83,11 +83,11 @@ class StopRequest:
 
 
 class InterruptibleEvaluator(DatasetEvaluator):
-    """An evaluator that stops as soon as its process is asked to, and before the results if another one is.
+    """An evaluator that stops when its process is asked to, and before the results when another process is asked to.
 
     Args:
-        build: makes the evaluator when it is first needed: a data set's files may be made when its images are first.
-        stop: the request.
+        build: builds the evaluator when it is first needed: a data set may create its files when it is first loaded.
+        stop: the request to stop.
     """
 
     def __init__(self, build: Callable[[], DatasetEvaluator], stop: StopRequest) -> None:
@@ -95,17 +95,17 @@ class InterruptibleEvaluator(DatasetEvaluator):
         self.stop = stop
 
     def reset(self) -> None:
-        """See detectron2's."""
+        """Builds the evaluator and resets it."""
         self.evaluator = self.build()
         self.evaluator.reset()
 
     def process(self, inputs: Any, outputs: Any) -> None:
-        """See detectron2's."""
+        """Processes a batch, unless asked to stop."""
         if self.stop.received:
             self.stop.raise_if_any()
         self.evaluator.process(inputs, outputs)
 
     def evaluate(self) -> Any:
-        """See detectron2's."""
+        """The results of the evaluator."""
         self.stop.raise_if_any()
         return self.evaluator.evaluate()

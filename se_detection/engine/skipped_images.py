@@ -1,4 +1,4 @@
-"""Training images that can't be used, left out when that was asked for: counted, told, and listed."""
+"""Training images that can't be used and are skipped: counted, logged, and listed in `bad_images.json`."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -9,20 +9,21 @@ from detectron2.utils import comm
 
 from ..data.image_files import BadImage
 from ..errors import printable
-from ..runs.bad_images import BAD_IMAGES, read_bad_images, write_bad_images
+from ..runs.bad_images import read_bad_images, write_bad_images
+from ..runs.run_folder import BAD_IMAGES
 from .signals import RankMaximum
 
 logger = logging.getLogger(__name__)
 
 
 class SkippedImages(HookBase):
-    """Keeps `bad_images.json` of the run, of what all processes know.
+    """Keeps `bad_images.json` of the run, with the skipped images of all processes.
 
     Args:
-        folder: the run's.
-        known: what this process was told before training.
-        found: gives what this process has found since it was last asked.
-        agreement: of all processes.
+        folder: the run folder.
+        known: the images that are skipped from the start.
+        found: returns the images that this process has skipped since the last call.
+        agreement: lets all processes know when one has skipped an image.
     """
 
     def __init__(
@@ -39,18 +40,18 @@ class SkippedImages(HookBase):
         self.images: dict[tuple[str, int | None, int | None], BadImage] = {}
 
     def before_train(self) -> None:
-        """Begins the list, or goes on with that of a run that is resumed."""
-        everyones = comm.all_gather(self.known)
+        """Starts the list, or continues that of a resumed run."""
+        gathered = comm.all_gather(self.known)
         if not comm.is_main_process():
             return
         before = read_bad_images(self.folder) if self.trainer.start_iter else []
-        for image in [*before, *(image for known in everyones for image in known)]:
+        for image in [*before, *(image for known in gathered for image in known)]:
             self.images.setdefault(image.key, image)
         write_bad_images(self.folder, self.images.values())
         if self.images:
             first = next(iter(self.images.values()))
             logger.warning(
-                "%d images can't be used and are left out; %s lists them. The first: %s (%s)",
+                "%d images can't be used and are skipped; %s lists them. The first: %s (%s)",
                 len(self.images),
                 self.folder / BAD_IMAGES,
                 printable(first.file_name),
@@ -58,18 +59,18 @@ class SkippedImages(HookBase):
             )
 
     def after_step(self) -> None:
-        """Adds what the images of a step have brought to light."""
+        """Adds the images that were skipped in this step."""
         found = self.found()
         if not self.agreement.largest(len(found))[0]:
             return
-        everyones = comm.all_gather(found)
+        gathered = comm.all_gather(found)
         if not comm.is_main_process():
             return
-        new = {image.key: image for images in everyones for image in images if image.key not in self.images}
+        new = {image.key: image for images in gathered for image in images if image.key not in self.images}
         for key, image in new.items():
             self.images[key] = image._replace(iteration=self.trainer.iter)
             logger.warning(
-                "Iteration %d: %s can't be used and is left out, the %d. so far (%s)",
+                "Iteration %d: %s can't be used and is skipped, %d so far (%s)",
                 self.trainer.iter,
                 printable(image.file_name),
                 len(self.images),

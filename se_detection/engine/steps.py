@@ -1,4 +1,4 @@
-"""The batches that a trainer goes through, and the check before each step."""
+"""The batches of a training, and the check before each step."""
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ from ..data.train_loader import SKIPPED, STEP, seed_everything
 
 
 class SeededBatches:
-    """A loader's batches; before each, what the model draws from is seeded by the iteration."""
+    """The batches of a loader. Before each, the random number generators of the model are seeded by the iteration."""
 
     def __init__(self, loader: Iterable[list[dict[str, Any]]]) -> None:
         self.loader = loader
@@ -22,12 +22,12 @@ class SeededBatches:
         self.start_at(0, 0)
 
     def start_at(self, iteration: int, seed: int) -> None:
-        """Takes the next batch for that of an iteration, in a run of that seed."""
+        """Sets the iteration of the next batch, and the seed of the run."""
         self.iteration = iteration
         self.seed = seed
 
     def take_skipped(self) -> list[BadImage]:
-        """What was left out of the batches since this was last called."""
+        """The images that were skipped since the last call."""
         taken, self.skipped = self.skipped, []
         return taken
 
@@ -35,13 +35,13 @@ class SeededBatches:
         for iteration, batch in enumerate(self.loader, self.iteration):
             self.files = [str(item.get("file_name")) for item in batch]
             self.skipped += [image for item in batch for image in item.pop(SKIPPED, ())]
-            # After the images: where no workers load them, augmentation draws from the same generators.
+            # After the images are loaded: without workers, augmentation uses the same generators.
             seed_everything(self.seed, STEP, iteration, comm.get_rank())
             yield batch
 
 
 class CheckedTrainer(SimpleTrainer):
-    """Asks before it applies gradients. detectron2 looks at the loss in the main process alone; others then wait."""
+    """Calls `may_step` before it applies gradients; detectron2 checks the loss only in the main process."""
 
     may_step: weakref.WeakMethod[Callable[[dict[str, Tensor]], bool]]
 

@@ -1,4 +1,4 @@
-"""detectron2's trainer, on the CPU as well, that can be stopped at any moment and goes on as if it had not been."""
+"""detectron2's trainer, extended: exact resumption, checks before the first step, a record of the run, CPU training."""
 
 import logging
 import math
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
+from ..config.buildable import check_backbone, check_model
 from ..data.coco_sets import name_failing_dataset
 from ..data.image_files import BadImage
 from ..data.mapper import CheckedMapper
@@ -38,13 +39,30 @@ from ..errors import UserError
 from ..evaluation.coco_evaluator import build_evaluator
 from ..modeling.complexity import image_size
 from ..modeling.padding import ignore_padding_in_heads
-from ..runs.checkpoints import INITIAL
 from ..runs.metrics import MetricsFile
+from ..runs.record import write_run_record
+from ..runs.run_folder import (
+    CONFIG,
+    INFERENCE_TTA,
+    INITIAL,
+    METRICS,
+    evaluation_folder,
+    result_files,
+    training_files,
+)
+from .checks import (
+    check_augmentation,
+    check_data,
+    check_run_folder,
+    check_settings,
+    check_weights_file,
+    on_available_device,
+)
 from .fine_tuning import FrozenBackbone, backbone_of, scale_rate
 from .heartbeat import heartbeat
 from .hooks import BestCheckpoint, Checkpoints, DeferredWriters, Evaluation, MovingAverage, PreciseBN, Writers
 from .loss_guard import LossGuard, get_normalizer, guard_forward, norm_statistics, set_normalizer, weights_are_finite
-from .resume import check_fixed_values, check_state, fixed_values, shared_checkpoint
+from .resume import changed_keys, check_fixed_values, check_state, fixed_values, on_main_process, shared_checkpoint
 from .signals import InterruptibleEvaluator, RankMaximum, StopRequest
 from .skipped_images import SkippedImages
 from .steps import CheckedAMPTrainer, CheckedTrainer, SeededBatches
@@ -55,50 +73,61 @@ logger = logging.getLogger(__name__)
 
 
 class Trainer(DefaultTrainer):
-    """What `DefaultTrainer` does, with these differences.
+    """detectron2's `DefaultTrainer`, with these differences.
 
-    - A run goes on as if it had not been stopped: images, augmentation and whatever the model draws depend on the
-      seed and the iteration alone (:class:`TrainLoader`), and all the rest is in the checkpoint.
-    - SIGTERM and SIGINT save and end it (:class:`StopRequest`); a process that is gone ends the others.
-    - A loss that is not finite stops it, or skips the step: `SOLVER.SKIP_NON_FINITE`.
-    - `SOLVER.CHECKPOINTS_TO_KEEP`, `SOLVER.BEST_METRIC`, `SOLVER.EMA_DECAY`.
-    - `SOLVER.AMP.BF16`, `SOLVER.CHANNELS_LAST`.
-    - `SOLVER.BACKBONE_FREEZE_ITERS`, `SOLVER.BACKBONE_MULTIPLIER`: fine-tuning in two phases, or with either.
-    - Several processes work on the CPU: DDP takes no `device_ids` there, and detectron2 always passes them.
-    - Weights that don't fit are refused (:class:`StrictCheckpointer`); an image that can't be read is named
-      (:class:`CheckedMapper`).
-    - Images that can't be used may be left out of the training, never of an evaluation: `bad_images`.
-    - Evaluation is COCO's: of boxes, masks, keypoints and stuff; several test sets have a folder each, where detectron2
-      lets the last overwrite the others.
+    - Config, data, output folder and weights are checked before the first step (:meth:`check_config`,
+      :meth:`resume_or_load`). Without a GPU, it trains on the CPU, whatever `MODEL.DEVICE` is.
+    - `OUTPUT_DIR` gets `config.yaml` and the record `run.json`, from which `SEPredictor.from_run`, the comparison and
+      the export read the run.
+    - A resumed run continues as if it had not been stopped: images, augmentation and the model's random numbers depend
+      only on the seed and the iteration (:class:`TrainLoader`), and the checkpoint has the rest.
+    - SIGTERM and SIGINT save a checkpoint and stop the run (:class:`StopRequest`); if a process dies, the others stop.
+    - A loss that is not finite stops the run, or skips the step: `SOLVER.SKIP_NON_FINITE`.
+    - `SOLVER.CHECKPOINTS_TO_KEEP`, `SOLVER.BEST_METRIC`, `SOLVER.EMA_DECAY`, `SOLVER.AMP.BF16`, `SOLVER.CHANNELS_LAST`,
+      `SOLVER.BACKBONE_FREEZE_ITERS`, `SOLVER.BACKBONE_MULTIPLIER`.
+    - Several processes can train on the CPU, where detectron2 passes `device_ids` to DDP, which refuses them.
+    - Weights that don't fit are an error (:class:`StrictCheckpointer`); an image that can't be read is named
+      (:class:`CheckedMapper`), or skipped with `bad_images`, but never in an evaluation.
+    - Boxes, masks, keypoints and stuff are evaluated as in COCO. Each of several test sets has its own folder; in
+      detectron2 the last overwrites the others.
 
     Args:
-        cfg: the run's.
+        cfg: the config. It is not changed.
+        overwrite: replace the run in `OUTPUT_DIR`: its files are removed before the first step.
         reset_predictor, allow_partial_backbone: see :class:`StrictCheckpointer`.
-        bad_images: training images that are left out, and listed in `bad_images.json` with those that turn out bad
-            later; by default the first of these ends the training.
+        bad_images: training images to skip. They are listed in `bad_images.json`, with those that can't be used later;
+            by default an image that can't be used ends the training.
+
+    Raises:
+        UserError: see :meth:`check_config`.
     """
+
+    # What the record and `config.yaml` say; a command line sets them.
+    config_file = ""
+    saved_cfg: CfgNode
 
     def __init__(
         self,
         cfg: CfgNode,
         *,
+        overwrite: bool = False,
         reset_predictor: bool = False,
         allow_partial_backbone: bool = False,
         bad_images: Sequence[BadImage] | None = None,
     ) -> None:
-        # Not DefaultTrainer's: it wraps the model for DDP in its constructor. The rest builds the same parts.
+        # Not DefaultTrainer's constructor, which wraps the model for DDP with device_ids.
         TrainerBase.__init__(self)
-        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        self.cfg = cfg
+        cfg = self.saved_cfg = on_available_device(cfg)
+        self.check_config(cfg)
+        cfg = self.cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.overwrite = overwrite
+        self.resumed: bool | None = None
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.agreement = RankMaximum()
         self.stop = StopRequest(self.agreement)
         self.guard = LossGuard(cfg, self.agreement)
-        if comm.is_main_process():
-            # As the tools have done; a program of one's own may not have.
-            Path(cfg.OUTPUT_DIR).mkdir(parents=True, exist_ok=True)
-        self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, "metrics.json"))
+        self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, METRICS))
 
         module = self.build_model(cfg)
         guard_forward(module)
@@ -113,7 +142,7 @@ class Trainer(DefaultTrainer):
             self._trainer = CheckedAMPTrainer(model, self.batches, optimizer, precision=precision)
         else:
             self._trainer = CheckedTrainer(model, self.batches, optimizer)
-        # What the trainer holds has no strong references to it: no cycles.
+        # Weak references avoid cycles, which would keep the trainer in memory.
         self._trainer.may_step = weakref.WeakMethod(self._may_step)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(
@@ -130,7 +159,9 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(self.cfg)
         if self.bad_images is not None:
             if not isinstance(loader, TrainLoader):
-                raise UserError("--skip-bad-images: build_train_loader gives no TrainLoader, which could do so")
+                raise UserError(
+                    "--skip-bad-images: build_train_loader must return a TrainLoader, which can skip images"
+                )
             loader.skip(self.bad_images)
         return loader
 
@@ -142,48 +173,62 @@ class Trainer(DefaultTrainer):
     def _wrap_again(self) -> None:
         self.model = self._wrap(self.checkpointer.model)
 
+    @classmethod
+    def check_config(cls, cfg: CfgNode) -> None:
+        """Checks all that depends only on the config, in every process.
+
+        Raises:
+            UserError: the config can't be built, or fits neither the machine nor the data sets.
+        """
+        check_settings(cfg, comm.get_world_size())
+        check_backbone(cfg)
+        owner = next(parent for parent in cls.__mro__ if "build_evaluator" in vars(parent))
+        check_data(cfg, coco_evaluation=owner is Trainer)
+        check_model(cfg)
+        check_augmentation(cfg)
+
     @staticmethod
     def register_data(args: Namespace) -> None:
-        """Makes the command line's data known to detectron2, in every process."""
+        """Registers the data of the command line with detectron2, in every process."""
         register_user_data(args)
 
     @staticmethod
     def image_size(cfg: CfgNode) -> tuple[int, int]:
-        """Height and width of the image that a run's GFLOPs are of: the test size, 4:3."""
+        """Height and width of the 4:3 image for which the record gives GFLOPs: the test size."""
         return image_size(cfg)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """detectron2's, with this project's checkpoints and evaluation."""
+        """detectron2's hooks, with this project's checkpoints and evaluation."""
         cfg = self.cfg
         weak = weakref.proxy(self)
         checkpoints = Checkpoints(
             self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_TO_KEEP, self.stop
         )
-        found: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
+        built: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
         if self.bad_images is not None:
-            found.append(
+            built.append(
                 SkippedImages(Path(cfg.OUTPUT_DIR), self.bad_images, self.batches.take_skipped, self.agreement)
             )
         if cfg.SOLVER.BACKBONE_FREEZE_ITERS:
             backbone = backbone_of(self.checkpointer.model)
-            found.append(FrozenBackbone(backbone, cfg.SOLVER.BACKBONE_FREEZE_ITERS, lambda: weak._wrap_again()))
+            built.append(FrozenBackbone(backbone, cfg.SOLVER.BACKBONE_FREEZE_ITERS, lambda: weak._wrap_again()))
         if cfg.SOLVER.EMA_DECAY > 0:
-            found.append(MovingAverage(self.checkpointer, cfg.SOLVER.EMA_DECAY))
+            built.append(MovingAverage(self.checkpointer, cfg.SOLVER.EMA_DECAY))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             loader = self._build_train_loader()
-            found.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
-        # Weights are saved before they are evaluated: should that fail, they are there.
-        found += [checkpoints, Evaluation(lambda: weak._evaluate(), cfg.TEST.EVAL_PERIOD, checkpoints, self.metrics)]
+            built.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
+        # Weights are saved first: the evaluation may fail.
+        built += [checkpoints, Evaluation(lambda: weak._evaluate(), cfg.TEST.EVAL_PERIOD, checkpoints, self.metrics)]
         if cfg.SOLVER.BEST_METRIC and cfg.TEST.EVAL_PERIOD:
-            found.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_METRIC, self.metrics))
+            built.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_METRIC, self.metrics))
         if comm.is_main_process():
-            # Before what else runs the model after a step.
-            found.insert(0, GateMeans(self.checkpointer.model))
-            found += [DetectionImages(cfg), Writers(self.build_writers(), cfg.TEST.EVAL_PERIOD)]
-        return found
+            # Before the other hooks that run the model after a step.
+            built.insert(0, GateMeans(self.checkpointer.model))
+            built += [DetectionImages(cfg), Writers(self.build_writers(), cfg.TEST.EVAL_PERIOD)]
+        return built
 
     def build_writers(self) -> list[EventWriter]:
-        """detectron2's, which open their files when there is something to write."""
+        """detectron2's writers, which open their files when they first write."""
         weak = weakref.proxy(self)
 
         def build() -> list[EventWriter]:
@@ -191,38 +236,58 @@ class Trainer(DefaultTrainer):
             return [
                 CommonMetricPrinter(weak.max_iter),
                 JSONWriter(str(weak.metrics.path)),
-                # TensorBoard then leaves out what was written of the steps that are done again.
+                # TensorBoard then ignores what was written for the steps that are repeated.
                 TensorboardXWriter(str(folder), purge_step=weak.start_iter or None),
             ]
 
         return [DeferredWriters(build)]
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Goes on from the newest whole checkpoint of `OUTPUT_DIR`, or begins with `MODEL.WEIGHTS`.
+        """Resumes from the newest whole checkpoint in `OUTPUT_DIR`, or loads `MODEL.WEIGHTS`.
 
         The main process decides; machines that don't have its files get the checkpoint from it.
 
+        Args:
+            resume: resume if there is a checkpoint. False starts a new run.
+
         Raises:
-            UserError: no checkpoint is whole, or what there is doesn't fit the config or the data.
+            UserError: `OUTPUT_DIR` holds another run, all its checkpoints are corrupt, or the checkpoint or the
+                weights file does not fit the config or the data.
         """
+        on_main_process(partial(check_run_folder, self.cfg, resume=resume, overwrite=self.overwrite))
         path = shared_checkpoint(Path(self.cfg.OUTPUT_DIR), set_aside=True) if resume else None
         self.resumed = path is not None
         if path is not None:
             self.checkpointer.resume(path)
-            # The iteration in a checkpoint is the one that was just finished.
+            # A checkpoint has the iteration that was just finished.
             self.start_iter = self.iter + 1
+            if comm.is_main_process():
+                for key, (before, now) in changed_keys(self.saved_cfg).items():
+                    logger.warning("--resume: %s was %s when the run was last started, and is %s now", key, before, now)
             return
         if resume:
-            logger.info("%s has no checkpoint yet: the run begins with MODEL.WEIGHTS", self.cfg.OUTPUT_DIR)
+            logger.info("%s has no checkpoint yet: the run starts from MODEL.WEIGHTS", self.cfg.OUTPUT_DIR)
+        check_weights_file(self.cfg.MODEL.WEIGHTS)
         self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
 
     def train(self) -> Any:
-        """Trains from `start_iter` to the end.
+        """Trains from `start_iter` to the end; evaluates only, if the run is finished.
+
+        Returns:
+            The metrics of the last evaluation.
 
         Raises:
-            Interrupted: a signal asked to stop, and the state was saved.
+            Interrupted: a signal asked to stop, and a checkpoint was saved.
             UserError: see :class:`Trainer`.
         """
+        if self.resumed is None:
+            on_main_process(partial(check_run_folder, self.cfg, overwrite=self.overwrite))
+        if comm.is_main_process():
+            self._write_record()
+        if self.start_iter >= self.max_iter:
+            logger.info(
+                "The run in %s is finished (%d iterations): it is evaluated", self.cfg.OUTPUT_DIR, self.max_iter
+            )
         self.batches.start_at(self.start_iter, self.seed)
         if isinstance(self.loader, TrainLoader):
             self.loader.start_at(self.start_iter, seed=self.seed, phases=self.phases)
@@ -231,8 +296,25 @@ class Trainer(DefaultTrainer):
         with heartbeat(self.cfg.OUTPUT_DIR), self.stop.listening():
             return super().train()
 
+    def _write_record(self) -> None:
+        """Removes the run that is overwritten, and writes `run.json` and `config.yaml`."""
+        folder = Path(self.cfg.OUTPUT_DIR)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.overwrite:
+            for path in [*training_files(folder), *result_files(folder)]:
+                path.unlink()
+        write_run_record(
+            self.cfg,
+            self.checkpointer.model,
+            self.image_size(self.cfg),
+            config_file=self.config_file,
+            allow_partial_backbone=self.checkpointer.allow_partial_backbone,
+            resumed_at=self.start_iter if self.resumed else None,
+        )
+        (folder / CONFIG).write_text(self.saved_cfg.dump(), encoding="utf-8")
+
     def run_step(self) -> None:
-        """One step."""
+        """Runs one step."""
         self.guard.remember(self.checkpointer.model)
         super().run_step()
 
@@ -242,19 +324,19 @@ class Trainer(DefaultTrainer):
             model = self.checkpointer.model
             may_step = self.guard.may_step(model, self.iter, losses, self.batches.files, rate)
         except UserError as error:
-            # The state is that after the step before.
+            # The state is that after the previous step.
             self.iter -= 1
             if not weights_are_finite(self.checkpointer.model):
                 raise UserError(
-                    f"{error}; the weights were not finite before it either, and were not saved: --resume goes on from "
-                    "the last checkpoint"
+                    f"{error}; the weights were not finite before it either, and were not saved: --resume continues "
+                    "from the last checkpoint"
                 ) from error
             name = f"model_{self.iter:07d}" if self.iter >= 0 else Path(INITIAL).stem
             self.checkpointer.save(name, iteration=self.iter)
             comm.synchronize()
             raise UserError(
-                f"{error}; --resume runs into it again from the state before, and with a larger "
-                "SOLVER.SKIP_NON_FINITE over it"
+                f"{error}; the state before it is saved: --resume repeats the step, and with a larger "
+                "SOLVER.SKIP_NON_FINITE skips it"
             ) from error
         if not may_step:
             self._drop_gradients()
@@ -264,13 +346,13 @@ class Trainer(DefaultTrainer):
         if not self.cfg.SOLVER.AMP.ENABLED:
             self.optimizer.zero_grad(set_to_none=True)
             return
-        # The scaler of mixed precision leaves a step out by itself, for what it sees in the gradients.
+        # The gradient scaler of mixed precision skips a step with infinite gradients.
         for parameter in self.checkpointer.model.parameters():
             if parameter.grad is not None:
                 parameter.grad.fill_(math.inf)
 
     def _evaluate(self) -> dict[str, Any]:
-        # Each process has its own statistics of norms; those of the main one are saved, so those are evaluated.
+        # Each process has its own norm statistics. Those of the main process are saved, so they are evaluated.
         if comm.get_world_size() > 1:
             for tensor in norm_statistics(self.checkpointer.weights):
                 torch.distributed.broadcast(tensor, 0)
@@ -284,7 +366,7 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def state_dict(self) -> dict[str, Any]:
-        """detectron2's, and what the images to come depend on."""
+        """detectron2's state, and what the order of the following images depends on."""
         phases, data = self.phases, None
         if isinstance(self.loader, TrainLoader):
             phases, data = self.loader.phases, self.loader.fingerprint
@@ -300,21 +382,21 @@ class Trainer(DefaultTrainer):
         """See :meth:`state_dict`.
 
         Raises:
-            UserError: the training data is not that of the run, a value differs that the state would override, or the
-                state is no trainer's.
+            UserError: the training data is not that of the run, a config value differs that the state would override,
+                or the state was not saved by a trainer.
         """
         check_fixed_values(self.cfg, state_dict.get("config", {}))
         check_state({**state_dict, "config": {}}, self.state_dict())
         if not isinstance(self.loader, TrainLoader):
-            logger.warning("The order of images begins anew: build_train_loader gives no TrainLoader")
+            logger.warning("The order of images starts anew: build_train_loader does not return a TrainLoader")
         position = state_dict.get("position")
         if position is None:
-            logger.warning("The checkpoint doesn't say which images were seen: their order begins anew")
+            logger.warning("The checkpoint does not say which images were seen: their order starts anew")
         else:
             if isinstance(self.loader, TrainLoader) and position["data"] not in (None, self.loader.fingerprint):
                 raise UserError(
                     f"--resume: the training data ({', '.join(self.cfg.DATASETS.TRAIN)}) has changed since the run in "
-                    f"{self.cfg.OUTPUT_DIR} began; to train on the new data, start elsewhere with MODEL.WEIGHTS of it"
+                    f"{self.cfg.OUTPUT_DIR} began; to train on the new data, start a new run with MODEL.WEIGHTS of it"
                 )
             check_state(position["phases"], [[0, 1, 1]], "the trainer's phases")
             self.seed = position["seed"]
@@ -323,20 +405,20 @@ class Trainer(DefaultTrainer):
         set_normalizer(self.checkpointer.model, state_dict.get("loss_normalizer"))
         super().load_state_dict(state_dict)
         for parameter, state in self.optimizer.state.items():
-            # Others count steps, or are not there yet.
+            # The other entries count steps, or don't exist yet.
             averages = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.dim()}
             check_state(averages, dict.fromkeys(averages, parameter), "the optimizer's state")
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """detectron2's, with `SOLVER.CHANNELS_LAST` and, in its heads, `MODEL.SE.IGNORE_PADDING`."""
+        """detectron2's model, with `SOLVER.CHANNELS_LAST` and, in its heads, `MODEL.SE.IGNORE_PADDING`."""
         model = super().build_model(cfg)
         ignore_padding_in_heads(model)
         return in_memory_order(model, cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """detectron2's, with `SOLVER.BACKBONE_MULTIPLIER`."""
+        """detectron2's optimizer, with `SOLVER.BACKBONE_MULTIPLIER`."""
         optimizer: torch.optim.Optimizer = super().build_optimizer(cfg, model)
         if cfg.SOLVER.BACKBONE_MULTIPLIER != 1:
             scale_rate(optimizer, backbone_of(model), cfg.SOLVER.BACKBONE_MULTIPLIER)
@@ -344,27 +426,25 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
-        """Batches of detectron2's order and size; an image that can't be read is named."""
+        """Batches in detectron2's order and size; an image that can't be read is named in the error."""
         with name_failing_dataset(cfg.DATASETS.TRAIN):
             return TrainLoader.from_cfg(cfg, CheckedMapper(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
-        """detectron2's, which names an image that can't be read."""
+        """detectron2's test loader; an image that can't be read is named in the error."""
         with name_failing_dataset([dataset_name]):
             loader = build_detection_test_loader(cfg, dataset_name, mapper=CheckedMapper(cfg, is_train=False))
         return SignalSafeLoader(loader)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """COCO evaluation into `inference/` of the run, or into `inference/<data set>/` where there are several.
+        """COCO evaluation into `inference/` of the run, or `inference/<data set>/` if there are several test sets.
 
         Raises:
-            UserError: the data set is not evaluated as COCO is.
+            UserError: the data set is not evaluated as in COCO.
         """
-        folder = Path(cfg.OUTPUT_DIR, "inference")
-        if len(cfg.DATASETS.TEST) > 1:
-            folder /= dataset_name
+        folder = evaluation_folder(Path(cfg.OUTPUT_DIR), cfg.DATASETS.TEST, dataset_name)
         return build_evaluator(cfg, dataset_name, str(folder))
 
     @classmethod
@@ -372,9 +452,9 @@ class Trainer(DefaultTrainer):
         """Evaluates with the scales and flips of `TEST.AUG` into `inference_TTA/`; the keys end with `_TTA`.
 
         Args:
-            stop: a request that ends it.
+            stop: a request to stop the evaluation.
         """
-        folder = Path(cfg.OUTPUT_DIR, "inference_TTA")
+        folder = Path(cfg.OUTPUT_DIR, INFERENCE_TTA)
         builders = [partial(build_evaluator, cfg, name, str(folder / name)) for name in cfg.DATASETS.TEST]
         evaluators = [InterruptibleEvaluator(build, stop) if stop else build() for build in builders]
         results = cls.test(cfg, GeneralizedRCNNWithTTA(cfg, model), evaluators)
@@ -382,7 +462,7 @@ class Trainer(DefaultTrainer):
 
 
 def in_memory_order(model: nn.Module, cfg: CfgNode) -> nn.Module:
-    """A model whose weights lie in memory as `SOLVER.CHANNELS_LAST` says; its maps then do so by themselves."""
+    """Sets the memory format of the weights by `SOLVER.CHANNELS_LAST`; the feature maps follow it."""
     if cfg.SOLVER.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model

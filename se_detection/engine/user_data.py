@@ -1,4 +1,4 @@
-"""A person's own data, as given to tools/train_net.py by --train-json and its like."""
+"""Your own COCO-format data, given on the command line by --train-json, --train-images, --val-json, --val-images."""
 
 from argparse import Namespace
 from collections.abc import Iterator
@@ -17,24 +17,23 @@ NEEDS_STUFF = ("PanopticFPN", "SemanticSegmentor")
 
 
 def register_user_data(args: Namespace) -> None:
-    """Registers the files of the command line with detectron2 under the names that :func:`use_user_data` gives."""
+    """Registers the files of the command line with detectron2, under the same names as :func:`use_user_data`."""
     for split in SPLITS:
         for name, json_file, image_root in _named_files(args, split):
             register_coco_json(name, json_file, image_root)
 
 
 def use_user_data(cfg: CfgNode, args: Namespace) -> None:
-    """Checks the files of the command line and points the config at them, with their numbers of classes and keypoints.
+    """Checks the files of the command line, and sets the config's data sets and numbers of classes and keypoints.
 
-    Masks that are run-length codes make `INPUT.MASK_FORMAT` bitmask. With --skip-bad-images, `args.bad_images` becomes
-    the list of what is to be left out; otherwise it is None.
+    Masks in run-length codes set `INPUT.MASK_FORMAT` to bitmask. `args.bad_images` becomes the list of training images
+    to skip with --skip-bad-images, and None without.
 
     Raises:
-        UserError: files that can't be used, or not by this detector; a split without its other half; or an override
-            that contradicts them.
+        UserError: a file is missing or can't be used, or not by this detector, or an override contradicts it.
     """
     if args.skip_bad_images and args.eval_only:
-        raise UserError("--skip-bad-images: it is for training; AP of fewer images would be that of another test set")
+        raise UserError("--skip-bad-images: it is for training only; omit it, as AP on fewer images means less")
     args.bad_images = [] if args.skip_bad_images else None
     needed = ["val"] if args.eval_only else list(SPLITS)
     given = [split for split in SPLITS if args.__dict__[f"{split}_json"] or args.__dict__[f"{split}_images"]]
@@ -43,15 +42,15 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
     files = {split: list(_named_files(args, split)) for split in given}
     for split in needed:
         if split not in given:
-            purpose = "evaluation needs val" if args.eval_only else "training needs both train and val"
+            purpose = "an evaluation needs them" if args.eval_only else "a training needs both train and val"
             raise UserError(f"--{split}-json and --{split}-images are missing; {purpose}")
     if cfg.MODEL.META_ARCHITECTURE in NEEDS_STUFF:
         raise UserError(
-            f"--{given[0]}-json: a {cfg.MODEL.META_ARCHITECTURE} learns from stuff too, which COCO's instances lack; "
+            f"--{given[0]}-json: a {cfg.MODEL.META_ARCHITECTURE} also learns from stuff, which COCO instances lack; "
             "register your data with detectron2's register_coco_panoptic_separated, and name it by DATASETS"
         )
     keypoints: dict[str, list[str]] = {}
-    # Of each file just that is kept: COCO's own fill gigabytes.
+    # Only the categories are kept: the content of COCO's files takes gigabytes.
     categories: dict[str, Content] = {}
     for split in given:
         for _, json_file, image_root in files[split]:
@@ -79,7 +78,7 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
 
 
 def _longest_side(cfg: CfgNode, split: str) -> int | None:
-    """Of a resized image; None where images are left as they are."""
+    """The longest side of a resized image in pixels; None if images are not resized."""
     if split == "train":
         return cfg.INPUT.MAX_SIZE_TRAIN if any(cfg.INPUT.MIN_SIZE_TRAIN) else None
     return cfg.INPUT.MAX_SIZE_TEST if cfg.INPUT.MIN_SIZE_TEST else None
@@ -89,33 +88,31 @@ def _use_masks(cfg: CfgNode, args: Namespace, json_file: str, content: Content, 
     check_masks(json_file, content, evaluated=evaluated)
     if cfg.INPUT.MASK_FORMAT == "polygon" and not evaluated and has_run_length_codes(content):
         if "INPUT.MASK_FORMAT" in args.opts:
-            raise UserError(
-                f"INPUT.MASK_FORMAT: polygon contradicts {json_file}, which has run-length codes; leave it out"
-            )
+            raise UserError(f"INPUT.MASK_FORMAT: polygon contradicts {json_file}, which has run-length codes; omit it")
         cfg.INPUT.MASK_FORMAT = "bitmask"
 
 
 def _use_keypoints(cfg: CfgNode, args: Namespace, keypoints: dict[str, list[str]]) -> None:
-    """Takes the names of keypoints by file."""
+    """Sets the number of keypoints from their names by file."""
     (json_file, names), *others = keypoints.items()
     for other, other_names in others:
         if other_names != names:
-            raise UserError(f"{other} has other 'keypoints' than {json_file}, or in another order; give all the same")
-    lonely = next((name for name in names if other_side(name) not in names), None)
-    if lonely and cfg.INPUT.RANDOM_FLIP == "horizontal" and not args.eval_only:
+            raise UserError(f"{other} has other 'keypoints' than {json_file}, or in another order; make them the same")
+    unpaired = next((name for name in names if other_side(name) not in names), None)
+    if unpaired and cfg.INPUT.RANDOM_FLIP == "horizontal" and not args.eval_only:
         raise UserError(
-            f"{json_file}: keypoint {lonely!r} has no counterpart {other_side(lonely)!r} to change places with in "
-            "flipped images; add it, or set INPUT.RANDOM_FLIP to none"
+            f"{json_file}: keypoint {unpaired!r} has no counterpart {other_side(unpaired)!r} to swap with in flipped "
+            "images; add it, or set INPUT.RANDOM_FLIP to none"
         )
     key = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
     _set_number(cfg, args, key, len(names), f"{json_file}, which has {len(names)} keypoints")
 
 
 def _set_number(cfg: CfgNode, args: Namespace, key: str, number: int, source: str) -> None:
-    """Sets what the data tells."""
+    """Sets a number that the data determines."""
     given = reduce(getattr, key.split("."), cfg)
     if key in args.opts and given != number:
-        raise UserError(f"{key}: {given} contradicts {source}; leave it out")
+        raise UserError(f"{key}: {given} contradicts {source}; omit it")
     cfg.merge_from_list([key, number])
 
 

@@ -1,4 +1,4 @@
-"""detectron2's COCO evaluation, with its figures in a file."""
+"""detectron2's COCO evaluation, which also writes its metrics to a file."""
 
 import json
 import math
@@ -22,38 +22,39 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.coco_sets import name_failing_dataset
+from ..data.image_files import refuse_postscript
 from ..errors import UserError
 from ..runs.run_folder import DETECTIONS, RESULTS
 
-# detectron2's names for the kinds of data sets that can be evaluated: with things alone, and with stuff.
+# The supported values of `evaluator_type` in a data set's metadata: things only, and things and stuff.
 EVALUATED = ("coco", "coco_panoptic_seg")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 class COCODetectionEvaluator(COCOEvaluator):
-    """detectron2's evaluator, always with pycocotools, which also leaves `results.json` in its output folder.
+    """detectron2's evaluator with pycocotools, which also writes `results.json` into its output folder.
 
-    The file holds `dataset`, `annotations` and `image_root` (paths; null where unknown), `images` (their number),
+    The file has `dataset`, `annotations` and `image_root` (paths; null if unknown), `images` (their number),
     `categories` (names in the model's order), `bbox` (AP, AP50, AP75, APs, APm, APl) and `per_class` (AP by name), all
-    in percent and null where undefined; those of masks and keypoints stand under `segm` and `keypoints`, with AP by
-    class as `AP-<name>`. With no predictions at all, detectron2 writes nothing; here `coco_instances_results.json` and
-    `results.json` are there all the same.
+    in percent and null if undefined. `segm` and `keypoints` have the metrics of masks and keypoints, with the AP of a
+    class as `AP-<name>`. `coco_instances_results.json` and `results.json` are written even without any predictions, for
+    which detectron2 writes nothing.
 
     Args:
         dataset_name: a registered data set.
-        expected: what the detector finds: `bbox`, `segm`, `keypoints`; detectron2 tells it from what was found, which
-            may be nothing.
-        options: as detectron2's; without `output_dir` no file is written.
+        expected: the tasks of the detector: `bbox`, `segm`, `keypoints`. detectron2 infers them from the predictions,
+            of which there may be none.
+        options: detectron2's arguments; without `output_dir` no file is written.
     """
 
     def __init__(self, dataset_name: str, *, expected: Sequence[str] = ("bbox",), **options: Any) -> None:
-        # detectron2's own C++ evaluation is `unofficial`, and not built everywhere.
+        # detectron2's own C++ evaluation is unofficial, and not always built.
         super().__init__(dataset_name, **{"use_fast_impl": False, **options})
         self.dataset_name = dataset_name
         self.expected = expected
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
-        """Metrics by task, as detectron2 returns them; empty on processes other than the main one."""
+        """Metrics by task, as in detectron2; empty in processes other than the main one."""
         results: dict[str, Any] = super().evaluate(img_ids)
         if self._output_dir and (comm.is_main_process() or not self._distributed):
             self._write(Path(self._output_dir), results)
@@ -69,7 +70,7 @@ class COCODetectionEvaluator(COCOEvaluator):
         boxes, *others = {"bbox": {}, **results}.items()
         ap = _strict(boxes[1])
         names = list(self._metadata.thing_classes)
-        # detectron2 gives no AP by class where there is only one.
+        # detectron2 gives no AP per class if there is only one.
         per_class = {name: ap.get(f"AP-{name}", ap.get("AP") if len(names) == 1 else None) for name in names}
         content = {
             "dataset": self.dataset_name,
@@ -85,7 +86,7 @@ class COCODetectionEvaluator(COCOEvaluator):
 
 
 def _strict(metrics: dict[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN."""
+    """Replaces values that are not finite by None: JSON has no NaN."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
@@ -94,10 +95,17 @@ def _absolute(path: str | None) -> str | None:
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
-    """As detectron2's own tools/train_net.py chooses them."""
+    """The evaluator of a data set, as detectron2's own tools/train_net.py chooses it.
+
+    Raises:
+        UserError: its `evaluator_type` is not supported.
+    """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATED:
-        raise UserError(f"data set {dataset_name!r} is not evaluated as COCO is")
+        raise UserError(
+            f"data set {dataset_name!r} has evaluator_type {kind!r}; set it to {' or '.join(EVALUATED)} in "
+            "MetadataCatalog"
+        )
     expected = ("bbox", *("segm",) * cfg.MODEL.MASK_ON, *("keypoints",) * cfg.MODEL.KEYPOINT_ON)
     with name_failing_dataset([dataset_name]):
         things = COCODetectionEvaluator(
@@ -110,6 +118,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
 
 
 def _read_labels(path: str, dtype: type[int] | None = None) -> NDArray[Any]:
-    """An image's values; with numpy 2, detectron2's own function for it fails."""
+    """Reads the labels of an image; detectron2's own function fails with numpy 2."""
+    refuse_postscript(path)
     with Image.open(path) as image:
         return np.array(image, dtype=dtype)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..data.image_files import refuse_postscript
 from ..errors import UserError
 
 QUALITY, PLOT_QUALITY = 80, 90
@@ -50,6 +51,7 @@ def embed_file(path: Path, alt: str, *, title: str = "") -> EmbeddedImage:
             content = path.read_bytes()
             width, height = _svg_size(content)
             return EmbeddedImage(_data_uri("image/svg+xml", content), width, height, alt, title)
+        refuse_postscript(path)
         with Image.open(path) as file:
             image = file.convert("RGBA" if "transparency" in file.info or file.mode in ("RGBA", "LA") else "RGB")
     except (OSError, ValueError) as error:

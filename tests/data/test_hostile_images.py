@@ -5,7 +5,7 @@ import os
 import resource
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from se_detection.data.check.health import check_health
 from se_detection.data.check.health_report import health_tables
 from se_detection.data.image_files import ImageFile, Undecodable, inspect_image
 from se_detection.data.mapper import CheckedMapper
+from se_detection.inference.image_array import image_array
 
 from ..fuzzing import Tally, examples
 from .hostile_images import SIZE, bombs, broken, images, no_files, noise, saved, write_all
@@ -105,18 +106,24 @@ def test_images_up_to_twice_pillows_limit_are_read(tmp_path, monkeypatch) -> Non
     assert "exceeds limit" in inspect_image(path).reason
 
 
-def test_postscript_is_not_run(tmp_path, monkeypatch) -> None:
+def test_postscript_is_not_run(small, tmp_path, monkeypatch) -> None:
     path, ghostscript, trace = tmp_path / "program.jpg", tmp_path / "bin" / "gs", tmp_path / "trace"
     path.write_bytes(saved(noise(), "EPS"))
     ghostscript.parent.mkdir()
     ghostscript.write_text(f"#!/bin/sh\ntouch {trace}\n")
     ghostscript.chmod(ghostscript.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
-    assert isinstance(inspect_image(path), Undecodable)
-    assert not trace.exists()
-    # With Pillow's default.
+    # Pillow then looks for Ghostscript; importing this project leaves that as it is.
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
-    inspect_image(path)
+    assert inspect_image(path) == Undecodable("PostScript is not supported; convert it to PNG or JPEG")
+    for is_train in (False, True):
+        with pytest.raises(UserError, match="PostScript is not supported"):
+            CheckedMapper(small, is_train=is_train)(item(path))
+    with pytest.raises(UserError, match="PostScript is not supported"):
+        image_array(path, "RGB", "RGB")
+    assert not trace.exists()
+    with Image.open(path) as image, suppress(OSError):
+        image.load()
     assert trace.exists()
 
 

@@ -71,7 +71,7 @@ def test_panoptic_data_is_evaluated_as_in_detectron2s_train_net(tmp_path, monkey
     name = register_panoptic(tmp_path)
     values = {"DATASETS.TRAIN": (name,), "DATASETS.TEST": (name,), "MODEL.ROI_HEADS.NUM_CLASSES": 2}
     if find_spec("panopticapi") is None:
-        with pytest.raises(UserError, match="panopticapi, which is not there; install it: pip install"):
+        with pytest.raises(UserError, match="panopticapi, which is not installed; install it: pip install"):
             load("panoptic_fpn", [], tmp_path / "run", values)
         monkeypatch.setattr("se_detection.engine.checks.find_spec", lambda name: True)
     for other, message in (
@@ -84,7 +84,7 @@ def test_panoptic_data_is_evaluated_as_in_detectron2s_train_net(tmp_path, monkey
     ):
         with pytest.raises(UserError, match=message):
             load("panoptic_fpn", [], tmp_path / "run", values | other)
-    with pytest.raises(UserError, match="is evaluated with stuff, of which a GeneralizedRCNN finds none"):
+    with pytest.raises(UserError, match="is evaluated with stuff, which a GeneralizedRCNN does not detect"):
         load("mask_rcnn_fpn", [], tmp_path / "run", values)
 
     cfg = load("panoptic_fpn", [], tmp_path / "run", values)

@@ -1,4 +1,4 @@
-"""Two machines with addresses of their own: network namespaces on a cable, or else this one twice on the loopback."""
+"""Two machines with their own addresses: connected network namespaces, or this machine twice on the loopback."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# Of the longest of these waits: four processes that start on two busy cores.
+# Seconds of the longest wait: four processes that start on two busy cores.
 PATIENCE = 240
 
 
 class Job:
-    """A command that runs on a machine, and what it says."""
+    """A command that runs on a machine, and its log."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process = process
@@ -31,7 +31,7 @@ class Job:
         return self.said[-3000:]
 
     def errors(self) -> list[str]:
-        """The lines meant for a person."""
+        """The error messages."""
         return [line for line in self.said.splitlines() if line.startswith("error: ")]
 
     def wait(self, seconds: float = PATIENCE) -> int:
@@ -42,7 +42,7 @@ class Job:
 
 
 class Machine:
-    """Starts commands, and knows every process that came of them by a mark in its environment."""
+    """Starts commands, and finds all their processes by a mark in the environment."""
 
     def __init__(self, folder: Path, address: str, namespace: str | None, interface: str) -> None:
         self.folder = folder
@@ -79,7 +79,7 @@ class Machine:
         return Job(process, log)
 
     def processes(self) -> list[int]:
-        """Those that are left of all that was started."""
+        """The started processes that still run."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -91,7 +91,7 @@ class Machine:
         return found
 
     def vanish(self) -> None:
-        """Without a word to anyone: the cable is pulled, or where there is none, everything on it stands still."""
+        """Disconnects the machine silently; without namespaces, freezes its processes."""
         if self.namespace:
             _ip("-n", self.namespace, "link", "set", self.interface, "down")
         else:
@@ -120,7 +120,7 @@ class Machine:
 
 @contextmanager
 def two_machines(folder: Path) -> Iterator[tuple[list[Machine], str]]:
-    """Two, gone afterwards with all that runs on them; and why they are not namespaces, if so."""
+    """Yields two machines, and the reason if they are not namespaces; ends their processes afterwards."""
     reason = ""
     made: list[str] = []
     names = [f"se{os.getpid()}x{uuid.uuid4().hex[:4]}{end}" for end in "ab"]
@@ -163,7 +163,7 @@ def free_port() -> int:
 
 
 def wait_until(condition: Callable[[], object], jobs: list[Job], seconds: float = PATIENCE) -> None:
-    """Waits for something that running jobs bring about."""
+    """Waits for something that the running jobs cause."""
     deadline = time.monotonic() + seconds
     while not condition():
         logs = "\n\n".join(job.said_last for job in jobs)

@@ -1,7 +1,7 @@
-"""tools/train_net.py with a record of what each process does, in the folder that $RECORD names.
+"""tools/train_net.py with a record of what each process does, in the folder $RECORD.
 
-`<rank>.jsonl` has a line for each step, once it is taken, and for each image that is evaluated; `gradients<rank>.pth`
-the gradients of the run's first step. Each of these lines takes $SECONDS longer.
+`<rank>.jsonl` has a line for each step and each evaluated image; `gradients<rank>.pth` has the gradients of the first
+step. Each line takes $SECONDS longer.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 from detectron2.utils import comm
 
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.launch import use_torchrun
 from se_detection.engine.train_and_evaluate import launch_run
 from se_detection.engine.trainer import Trainer
 from se_detection.errors import run_tool
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 
 RECORD = Path(os.environ["RECORD"])
 

@@ -1,4 +1,4 @@
-"""Trainings on data of which some images are bad."""
+"""Training on data with images that can't be used."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from PIL import Image
 
 from se_detection import UserError, model_zoo
 from se_detection.data.mapper import CheckedMapper
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
 from se_detection.errors import user_message
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 
 from .conftest import SMALL
 
@@ -52,7 +52,9 @@ def arguments(data: Path, *flags: str, resume: bool = False):
     for split in ("train", "val"):
         options += [f"--{split}-json", str(data / "annotations" / f"{split}.json")]
         options += [f"--{split}-images", str(data / split)]
-    return command_parser(train_command).parse_args([*flags, *options, *SMALL, *SMALLER, "OUTPUT_DIR", str(data.parent / "run")])
+    return command_parser(train_command).parse_args(
+        [*flags, *options, *SMALL, *SMALLER, "OUTPUT_DIR", str(data.parent / "run")]
+    )
 
 
 def make_trainer(data: Path, *flags: str, resume: bool = False) -> Trainer:
@@ -65,7 +67,7 @@ def make_trainer(data: Path, *flags: str, resume: bool = False) -> Trainer:
 
 
 def spoil(paths: list[Path]) -> None:
-    """One is gone, one cut, one no image, one of another size."""
+    """One is missing, one truncated, one not an image, one of another size."""
     paths[0].unlink()
     os.truncate(paths[1], paths[1].stat().st_size // 2)
     paths[2].write_text("no image")
@@ -77,7 +79,7 @@ def listed(run: Path) -> dict:
     return json.loads((run / "bad_images.json").read_text())
 
 
-def test_nothing_is_trained_where_an_image_is_bad(data, names) -> None:
+def test_a_bad_image_is_refused(data, names) -> None:
     whole = [path.read_bytes() for path in names]
     for number in range(4):
         spoil(names)
@@ -93,14 +95,14 @@ def test_nothing_is_trained_where_an_image_is_bad(data, names) -> None:
     assert not (data.parent / "run").exists()
 
 
-def test_bad_images_are_left_out_counted_and_listed(data, names, caplog) -> None:
+def test_bad_images_are_skipped_counted_and_listed(data, names, caplog) -> None:
     spoil(names)
     trainer = make_trainer(data, "--skip-bad-images")
     seen = Counter()
     trainer.register_hooks([CallbackHook(after_step=lambda it: seen.update(it.batches.files))])
     with caplog.at_level("WARNING", "se_detection"):
         trainer.train()
-    # Eight picks twice over, all of them of the four that are whole.
+    # Four batches of four, all of them of the four whole images.
     assert set(seen) == set(map(str, names[4:]))
     assert sum(seen.values()) == 16
     found = listed(data.parent / "run")
@@ -110,12 +112,12 @@ def test_bad_images_are_left_out_counted_and_listed(data, names, caplog) -> None
     for reason, words in zip(reasons, ("does not exist", "truncated", "cannot identify", "has 50 and 60"), strict=True):
         assert words in reason
     assert {image["iteration"] for image in found["images"]} == {None}
-    (line,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-    assert line.startswith("4 images can't be used and are left out; ")
+    (line,) = [record.getMessage() for record in caplog.records if "are skipped" in record.getMessage()]
+    assert line.startswith("4 images can't be used and are skipped; ")
     assert json.loads((data.parent / "run" / "inference" / "results.json").read_text())["images"] == 4
 
 
-def test_what_turns_bad_in_training_is_left_out_from_then_on(data, names, caplog) -> None:
+def test_images_that_turn_bad_in_training_are_skipped_from_then_on(data, names, caplog) -> None:
     names[0].unlink()
 
     def lose(trainer) -> None:
@@ -136,7 +138,7 @@ def test_what_turns_bad_in_training_is_left_out_from_then_on(data, names, caplog
     assert all(image["iteration"] >= 2 for image in later)
     for image, line in zip(later, lines, strict=True):
         assert image["file_name"] in line
-    # A run that goes on keeps what it has listed, and its images.
+    # A resumed run keeps its list.
     trainer = make_trainer(data, "--skip-bad-images", resume=True)
     trainer.train()
     again = listed(data.parent / "run")
@@ -144,7 +146,7 @@ def test_what_turns_bad_in_training_is_left_out_from_then_on(data, names, caplog
     assert again["count"] == 7
 
 
-def test_an_image_that_turns_bad_ends_a_training_that_was_not_told_to_go_on(data, names) -> None:
+def test_an_image_that_turns_bad_ends_a_training_without_the_flag(data, names) -> None:
     trainer = make_trainer(data)
     for path in names[1:]:
         path.write_bytes(b"")
@@ -154,8 +156,8 @@ def test_an_image_that_turns_bad_ends_a_training_that_was_not_told_to_go_on(data
     assert not (data.parent / "run" / "bad_images.json").exists()
 
 
-def test_evaluation_goes_past_nothing(data, names) -> None:
-    with pytest.raises(UserError, match="--skip-bad-images: it is for training"):
+def test_evaluation_skips_no_image(data, names) -> None:
+    with pytest.raises(UserError, match="--skip-bad-images: it is for training only"):
         load_config(arguments(data, "--skip-bad-images", "--eval-only"))
     image = sorted((data / "val").iterdir())[1]
     trainer = make_trainer(data, "--skip-bad-images")
@@ -167,18 +169,18 @@ def test_evaluation_goes_past_nothing(data, names) -> None:
         load_config(arguments(data, "--skip-bad-images"))
 
 
-def test_where_nothing_would_be_left(data, names) -> None:
+def test_skipping_all_images_is_refused(data, names) -> None:
     for path in names:
         path.unlink()
     with pytest.raises(UserError, match="without the 8 of 8 images that can't be used, nothing to train on is left"):
         load_config(arguments(data, "--skip-bad-images"))
 
 
-def test_a_trainer_with_a_loader_of_its_own_can_not_skip(data) -> None:
-    class Own(Trainer):
+def test_a_custom_loader_can_not_skip(data) -> None:
+    class Custom(Trainer):
         @classmethod
         def build_train_loader(cls, cfg):
             return [[CheckedMapper(cfg, is_train=True)]]
 
-    with pytest.raises(UserError, match="--skip-bad-images: build_train_loader gives no TrainLoader"):
-        Own(load_config(arguments(data)), bad_images=[])
+    with pytest.raises(UserError, match="--skip-bad-images: build_train_loader must return a TrainLoader"):
+        Custom(load_config(arguments(data)), bad_images=[])

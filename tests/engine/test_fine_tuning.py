@@ -9,25 +9,27 @@ from detectron2.solver import get_default_optimizer_params
 from torch import Tensor, nn
 
 from se_detection import model_zoo
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.fine_tuning import backbone_of
 from se_detection.engine.signals import Interrupted
 from se_detection.engine.trainer import Trainer
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 
 from .conftest import SMALL
 
 
 @pytest.fixture
 def build(tiny_flags, tmp_path):
-    """A function that makes a trainer of four steps whose norms learn."""
+    """A function that makes a trainer of four steps whose norms are trained."""
 
     def make(*overrides: str, name: str = "run", resume: bool = False, config: str = "SE_R_18") -> Trainer:
         options = [*SMALL, "MODEL.RESNETS.NORM", "BN", "SEED", "3", "SOLVER.MAX_ITER", "4", *overrides]
         config_file = model_zoo.get_config_file(f"Toy/faster_rcnn_{config}_FPN")
         flags = [*(["--resume"] if resume else []), "--config-file", config_file, *tiny_flags]
-        cfg = load_config(command_parser(train_command).parse_args([*flags, *options, "OUTPUT_DIR", str(tmp_path / name)]))
+        cfg = load_config(
+            command_parser(train_command).parse_args([*flags, *options, "OUTPUT_DIR", str(tmp_path / name)])
+        )
         Path(cfg.OUTPUT_DIR).mkdir(exist_ok=True)
         torch.manual_seed(0)
         trainer = Trainer(cfg)
@@ -61,8 +63,8 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor], part: str) -> s
 
 
 @pytest.mark.parametrize("config", ["R_18", "SE_R_18"])
-def test_the_backbone_is_frozen_and_released(build, config) -> None:
-    """With an evaluation in between, which sets a model back to training."""
+def test_the_backbone_is_frozen_and_unfrozen(build, config) -> None:
+    """With an evaluation in between, which sets the model back to training mode."""
     trainer = build("SOLVER.BACKBONE_FREEZE_ITERS", "2", "TEST.EVAL_PERIOD", "1", config=config)
     states = before_steps(trainer)
     backbone, others = "backbone.bottom_up.", "roi_heads."
@@ -77,7 +79,7 @@ def test_the_backbone_is_frozen_and_released(build, config) -> None:
         assert len(changed(states[number], states[number + 1], backbone)) > 0.9 * len(learnt)
 
 
-def test_stages_that_are_frozen_anyway_stay_so(build) -> None:
+def test_stages_below_freeze_at_stay_frozen(build) -> None:
     trainer = build("SOLVER.BACKBONE_FREEZE_ITERS", "1", "MODEL.BACKBONE.FREEZE_AT", "2")
     states = before_steps(trainer)
     found = changed(states[0], states[-1], "backbone.bottom_up.")
@@ -86,7 +88,7 @@ def test_stages_that_are_frozen_anyway_stay_so(build) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [0, 2])
-def test_it_goes_on_as_if_it_had_not_been_stopped(build, stop_at) -> None:
+def test_a_stopped_fine_tuning_resumes_exactly(build, stop_at) -> None:
     options = ("SOLVER.BACKBONE_FREEZE_ITERS", "2", "SOLVER.BACKBONE_MULTIPLIER", "0.1")
     whole = build(*options, name="whole")
     whole.train()
@@ -106,8 +108,8 @@ def test_it_goes_on_as_if_it_had_not_been_stopped(build, stop_at) -> None:
 
 
 @pytest.mark.parametrize("factor", [0.1, 0.0])
-def test_rates_are_those_of_detectron2s_factor(build, factor) -> None:
-    """detectron2 has the factor as an argument that no config reaches."""
+def test_learning_rates_are_those_of_detectron2s_factor(build, factor) -> None:
+    """detectron2 has the factor only as an argument, not in the config."""
     trainer = build("SOLVER.BACKBONE_MULTIPLIER", str(factor), "SOLVER.BIAS_LR_FACTOR", "2.0")
     model, solver = trainer.checkpointer.model, trainer.cfg.SOLVER
     theirs = get_default_optimizer_params(
@@ -118,7 +120,7 @@ def test_rates_are_those_of_detectron2s_factor(build, factor) -> None:
         lr_factor_func=lambda name: factor if name.startswith("backbone.bottom_up.") else 1.0,
     )
     expected = {id(item): group["lr"] for group in theirs for item in group["params"]}
-    # detectron2 forgets its factor for biases when they have one of their own.
+    # detectron2 ignores the factor for biases if they have their own.
     backbone = set(map(id, backbone_of(model).parameters()))
     expected |= {
         id(item): 2 * solver.BASE_LR * (factor if id(item) in backbone else 1)
@@ -129,8 +131,8 @@ def test_rates_are_those_of_detectron2s_factor(build, factor) -> None:
     assert found == pytest.approx(expected)
 
 
-def test_two_processes_release_the_backbone_together(run_tool, tiny_flags, tmp_path) -> None:
-    """DDP looks at what is trained when it wraps a model: a backbone that it overlooked would differ between processes."""
+def test_two_processes_unfreeze_the_backbone_together(run_tool, tiny_flags, tmp_path) -> None:
+    """DDP registers the trained parameters when it wraps a model: others would differ between processes."""
     config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
     options = [
         *SMALL,

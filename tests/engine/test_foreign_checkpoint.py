@@ -1,4 +1,4 @@
-"""`--resume` with a checkpoint that no training of this config has written."""
+"""`--resume` with a checkpoint that no training with this config has written."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ import torch
 from se_detection import UserError, model_zoo
 from se_detection.checkpoint import checkpointer
 from se_detection.checkpoint.read_weights import read_checkpoint
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.trainer import Trainer
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 
 from .conftest import SMALL
 
@@ -86,7 +86,7 @@ def put(state: Any, path: str, value: object) -> None:
         ("model/proposal_generator.rpn_head.conv.weight", torch.ones(2)),
     ],
 )
-def test_it_ends_in_one_line(resumed, monkeypatch, path, value) -> None:
+def test_a_foreign_state_is_refused_in_one_line(resumed, monkeypatch, path, value) -> None:
     trainer, content = resumed
     changed = containers(content)
     put(changed, path, value)
@@ -96,7 +96,7 @@ def test_it_ends_in_one_line(resumed, monkeypatch, path, value) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_its_own_is_gone_on_with(resumed) -> None:
+def test_its_own_checkpoint_is_resumed(resumed) -> None:
     trainer, _ = resumed
     trainer.resume_or_load(True)
     assert trainer.start_iter == 1

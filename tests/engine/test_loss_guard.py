@@ -1,4 +1,4 @@
-"""Losses that are not finite, in a detector of this process whose loss is made so."""
+"""Losses that are not finite."""
 
 import gc
 import json
@@ -9,12 +9,12 @@ from detectron2.config import get_cfg
 from detectron2.engine.hooks import CallbackHook
 from torch import Tensor
 
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.loss_guard import usual_causes
 from se_detection.engine.trainer import Trainer
 from se_detection.errors import UserError
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 
 from .conftest import SMALL
 
@@ -31,7 +31,7 @@ def build(tiny_flags, se_config, tmp_path):
         (tmp_path / name).mkdir(exist_ok=True)
         torch.manual_seed(0)
         trainer = Trainer(load_config(args))
-        # What comes out is not looked at here.
+        # No evaluation.
         trainer.test = lambda *_: {}
         trainer.after = {}
         trainer.register_hooks([CallbackHook(after_step=lambda it: it.after.update({it.iter: weights(trainer)}))])
@@ -47,7 +47,7 @@ def build(tiny_flags, se_config, tmp_path):
         return trainer
 
     yield make
-    # Trainers with hooks of the tests' own are in cycles, and large.
+    # Trainers with hooks of the tests are in reference cycles, and large.
     gc.collect()
 
 
@@ -60,7 +60,7 @@ def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize(("iteration", "saved"), [(2, "model_0000001.pth"), (0, "model_initial.pth")])
-def test_it_stops_and_the_state_before_is_saved(build, tmp_path, iteration, saved) -> None:
+def test_it_stops_and_saves_the_state_before(build, tmp_path, iteration, saved) -> None:
     good = build(bad={}, name="good")
     begun = weights(good)
     good.train()
@@ -71,7 +71,7 @@ def test_it_stops_and_the_state_before_is_saved(build, tmp_path, iteration, save
     assert "\n" not in message
     assert "SOLVER.BASE_LR 0.05 for a batch of 4 images (detectron2's recipes have 0.005)" in message
 
-    # The statistics of its batch norms are those of before, too.
+    # The statistics of its batch norms are those of before.
     assert (tmp_path / "run" / "last_checkpoint").read_text() == saved
     state = torch.load(tmp_path / "run" / saved, weights_only=True)
     before = good.after[iteration - 1] if iteration else begun
@@ -85,25 +85,25 @@ def test_it_stops_and_the_state_before_is_saved(build, tmp_path, iteration, save
     assert len(process["images"]) == 4
     assert all(image.rsplit("/", 1)[-1] in message for image in process["images"])
 
-    # Going on runs into it again, on the same images; without its cause it ends as if nothing had been.
+    # Resuming fails again, on the same images; without the cause it ends as if nothing had happened.
     again = build(bad={iteration: float("inf")}, resume=True)
     with pytest.raises(UserError, match=f"^iteration {iteration}: "):
         again.train()
     both = json.loads((tmp_path / "run" / "non_finite.json").read_text())
     assert both[1]["processes"][0]["images"] == process["images"]
     assert both[1]["processes"][0]["losses"]["loss_cls"] == "inf"
-    mended = build(bad={}, resume=True)
-    mended.train()
-    assert same(mended.after[3], good.after[3])
+    fixed = build(bad={}, resume=True)
+    fixed.train()
+    assert same(fixed.after[3], good.after[3])
 
 
-def test_nothing_hides_the_reason(build) -> None:
+def test_the_reason_is_reported(build) -> None:
     """detectron2's printer divides by the steps since it last wrote: here none."""
     with pytest.raises(UserError, match=r"^iteration 1: the loss is not finite"):
         build("TEST.EVAL_PERIOD", "1", bad={1: float("nan")}).train()
 
 
-def test_it_skips_as_often_in_a_row_as_it_may(build, tmp_path, caplog) -> None:
+def test_it_skips_as_many_steps_in_a_row_as_configured(build, tmp_path, caplog) -> None:
     skip = ["SOLVER.SKIP_NON_FINITE", "1"]
     trainer = build(*skip, bad={1: float("nan"), 3: float("-inf")})
     trainer.train()
@@ -118,12 +118,12 @@ def test_it_skips_as_often_in_a_row_as_it_may(build, tmp_path, caplog) -> None:
         twice.train()
     with pytest.raises(UserError, match=r"^iteration 2: "):
         build(*skip, bad={2: float("nan")}, name="twice", resume=True).train()
-    # What was skipped is kept: the state before the second is that after the first.
+    # The number of skipped steps is saved: the state before the second is that after the first.
     assert torch.load(tmp_path / "twice" / "model_0000001.pth", weights_only=True)["trainer"]["skipped"] == [1, 1]
 
 
-def test_a_training_that_really_diverges(build, tmp_path) -> None:
-    """detectron2's proposals then raise, before there is a loss."""
+def test_a_diverging_training(build, tmp_path) -> None:
+    """detectron2's region proposals then raise, before there is a loss."""
     trainer = build("SOLVER.BASE_LR", "1e6", "SOLVER.CLIP_GRADIENTS.ENABLED", "False", bad={})
     with pytest.raises(UserError, match=r"^iteration [123]: the loss is not finite \(") as caught:
         trainer.train()
@@ -132,17 +132,17 @@ def test_a_training_that_really_diverges(build, tmp_path) -> None:
     assert {"nan", "inf"} & set(report[0]["processes"][0]["losses"].values())
 
 
-def test_detectron2s_complaint_becomes_a_loss(build) -> None:
+def test_detectron2s_error_becomes_an_infinite_loss(build) -> None:
     trainer = build("SOLVER.SKIP_NON_FINITE", "4", bad={})
     model = trainer.checkpointer.model
     forward = model.proposal_generator.forward
 
-    def complain(*args):
+    def fail(*args):
         if trainer.iter in (1, 2):
             raise FloatingPointError("Predicted boxes or scores contain Inf/NaN. Training has diverged.")
         return forward(*args)
 
-    model.proposal_generator.forward = complain
+    model.proposal_generator.forward = fail
     trainer.train()
     assert trainer.guard.skipped == 2
     assert same(trainer.after[2], trainer.after[0])
@@ -153,7 +153,7 @@ def test_detectron2s_complaint_becomes_a_loss(build) -> None:
         model([{"image": torch.zeros(3, 64, 64)}])
 
 
-def test_the_usual_causes_are_those_that_apply() -> None:
+def test_only_causes_that_apply_are_listed() -> None:
     cfg = get_cfg()
     cfg.SOLVER.BASE_LR = 0.02
     rate, backbone, clipping = usual_causes(cfg, images=4)

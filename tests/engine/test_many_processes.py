@@ -32,14 +32,14 @@ OPTIONS = [
     *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 100000, "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
 ]
-# Seconds that a job has to end in, with all that it started, when one of its processes is gone.
+# Seconds in which a job must end, with all its processes, when one of them is lost.
 LIMIT = 60
-# Steps and images that last long enough for something to happen meanwhile.
+# Slows down steps and images, so that something can happen meanwhile.
 SLOWLY = {"SECONDS": 0.4}
 
 
 class Run:
-    """A run on one machine or two, as it is started, ended and started again."""
+    """A run on one machine or two, which may be started several times."""
 
     def __init__(self, machines: list[Machine], folder: Path, data: list[object], *, own_folders: bool = False) -> None:
         self.machines = machines
@@ -51,9 +51,9 @@ class Run:
         self.torchrun = False
 
     def start(self, processes: int, *arguments: object, on: int = 1, torchrun: bool = False, **environment: object):
-        """Starts so many processes on one machine or `on` two, by launch or torchrun, with flags and overrides."""
+        """Starts the processes on one machine or `on` two, by launch or torchrun, with flags and overrides."""
         self.starts += 1
-        # It shows tracebacks of its own, of failures and of machines that don't end together.
+        # torchrun prints its own tracebacks.
         self.torchrun = torchrun
         self.record_folder.mkdir(parents=True)
         first, port = self.machines[0].address, free_port()
@@ -76,7 +76,7 @@ class Run:
         assert self.torchrun or "Traceback" not in self.said
 
     def ended(self, fault: str) -> list[int]:
-        """The exit codes of all machines, once nothing is left on any, which must be soon."""
+        """Waits until all processes have ended, at most LIMIT seconds; returns the exit codes of all machines."""
         began = time.monotonic()
         codes = [job.wait(began + LIMIT - time.monotonic()) for job in self.jobs]
         while any(machine.processes() for machine in self.machines):
@@ -103,7 +103,7 @@ class Run:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def steps(self, rank: int) -> dict[int, dict]:
-        """What was recorded of each step since the last start."""
+        """The record of each step since the last start."""
         return {line["iteration"]: line for line in self.record(rank) if "iteration" in line}
 
     def pid(self, rank: int) -> int:
@@ -155,7 +155,7 @@ def data(module_path) -> list[object]:
 
 @pytest.fixture
 def new_run(machines, data, tmp_path):
-    """Makes a run on all machines, in one folder or in one of each machine's own."""
+    """A function that makes a run on all machines, in one folder or in a folder per machine."""
 
     def make(name: str, *, own_folders: bool = False) -> Run:
         (tmp_path / name).mkdir()
@@ -178,13 +178,13 @@ def trained(machines, data, module_path) -> dict[int, Run]:
 
 
 def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
-    """Between two models' weights."""
+    """The distance between the weights of two models."""
     assert one.keys() == other.keys()
     return sum((one[key] - other[key]).square().sum().item() for key in one) ** 0.5
 
 
 def check_same_weights(run: Run, reference: Run, *, exactly: bool) -> None:
-    """To the last bit, or as far as the order of summation allows; the same in all processes."""
+    """The same to the last bit, or up to the order of summation."""
     ours, theirs = run.checkpoint(), reference.checkpoint()
     assert ours["iteration"] == theirs["iteration"]
     if exactly:
@@ -197,7 +197,7 @@ def check_same_weights(run: Run, reference: Run, *, exactly: bool) -> None:
 
 
 def check_all_processes_agree(run: Run) -> None:
-    """After each step of the last start."""
+    """All processes have the same weights after each step of the last start."""
     first, *others = [
         {number: step["weights"] for number, step in run.steps(int(path.stem)).items()}
         for path in sorted(run.record_folder.glob("*.jsonl"))
@@ -207,10 +207,10 @@ def check_all_processes_agree(run: Run) -> None:
 
 
 def check_explained(run: Run) -> None:
-    """Each machine says in lines of their own what happened and what to do; what there is to go on from is whole."""
+    """Each machine prints what happened and what to do; the last checkpoint is whole."""
     for job in run.jobs:
         assert job.errors(), job.said_last
-        assert all("--resume goes on from the last checkpoint in " in line for line in job.errors())
+        assert all("--resume continues from the last checkpoint in " in line for line in job.errors())
         assert run.torchrun or "Traceback" not in job.said, job.said_last
     tag = run.outputs[0] / "last_checkpoint"
     assert is_whole(run.outputs[0] / tag.read_text())
@@ -250,7 +250,7 @@ def test_evaluation_is_the_same_by_any_number_of_processes(new_run) -> None:
 
 
 def test_a_killed_process_ends_the_run_on_all_machines(new_run, trained, request) -> None:
-    """One beside the main process in training, and one on the other machine in evaluation; --resume goes on."""
+    """One next to the main process in training, and one on the other machine in evaluation; --resume continues."""
     chance = random.Random(0)
     for fault in range(request.config.getoption("--faults")):
         run = new_run(f"killed{fault}")
@@ -279,7 +279,7 @@ def test_torchrun_and_a_machine_that_vanishes(new_run, trained) -> None:
     other.vanish()
     try:
         if not other.namespace:
-            # It stands still: it can't end, but once it is back.
+            # It is frozen, and can only end when it is back.
             run.jobs[0].wait(LIMIT)
             other.come_back()
         assert run.ended("a machine that vanishes") == [1, 1]
@@ -289,7 +289,7 @@ def test_torchrun_and_a_machine_that_vanishes(new_run, trained) -> None:
     run.start(2, "--resume", on=2, torchrun=True, **SLOWLY)
     run.wait_for_step(4)
     run.jobs[1].process.send_signal(signal.SIGTERM)
-    # torchrun knows no other exit code.
+    # torchrun has no other exit code.
     assert run.ended("SIGTERM to torchrun on the other machine") == [1, 1]
     assert "SIGTERM: stopped after iteration" in run.jobs[0].said
     run.finish(2, "--resume", on=2, torchrun=True)
@@ -299,7 +299,7 @@ def test_torchrun_and_a_machine_that_vanishes(new_run, trained) -> None:
 
 
 def test_torchrun_on_one_machine_and_loading_processes(new_run, trained) -> None:
-    """To the last bit the weights of detectron2's `launch`, whatever loads the images."""
+    """The weights are to the last bit those of detectron2's `launch`, also with data loading workers."""
     run = new_run("workers")
     run.finish(2, "DATALOADER.NUM_WORKERS", 2, torchrun=True)
     check_same_weights(run, trained[2], exactly=True)
@@ -308,7 +308,7 @@ def test_torchrun_on_one_machine_and_loading_processes(new_run, trained) -> None
 def test_all_processes_stop_when_asked_or_orphaned(new_run, trained) -> None:
     run = new_run("stopped")
     stops = (
-        # To all of a job, as schedulers do it and Ctrl-C; to what a person has started.
+        # To all processes of a job, as from schedulers and Ctrl-C; or to the first process only.
         (0, signal.SIGTERM, os.killpg, ["DATALOADER.NUM_WORKERS", 1]),
         (2, signal.SIGINT, os.killpg, []),
         (4, signal.SIGTERM, os.kill, []),
@@ -322,7 +322,7 @@ def test_all_processes_stop_when_asked_or_orphaned(new_run, trained) -> None:
         assert "Traceback" not in run.said
         iteration = max(run.steps(0))
         assert (run.outputs[0] / "last_checkpoint").read_text() == f"model_{iteration:07d}.pth"
-    # The iteration doesn't end, because a process hangs.
+    # A process hangs, so the iteration does not end.
     run.start(2, "--resume", **SLOWLY)
     run.wait_for_step(5, rank=1)
     os.kill(run.pid(rank=1), signal.SIGSTOP)

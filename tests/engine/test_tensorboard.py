@@ -1,4 +1,4 @@
-"""What the hooks for TensorBoard leave in event files, read back with TensorBoard's own reader."""
+"""What the hooks write to TensorBoard's event files, read with TensorBoard's own reader."""
 
 import copy
 import gc
@@ -22,14 +22,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from se_detection import create_backbone, model_zoo
 from se_detection.engine import tensorboard
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.signals import Interrupted
 from se_detection.engine.tensorboard import DetectionImages, GateMeans
 from se_detection.engine.trainer import Trainer
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 from se_detection.visualization.drawing import class_colours
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 
 from .conftest import SMALL, read_metrics
 
@@ -38,7 +38,7 @@ STAGES = ["gates/res2", "gates/res3", "gates/res4", "gates/res5"]
 
 
 class Shown(Trainer):
-    """A trainer with the hooks, each once, wherever it has them from."""
+    """A trainer with each of the hooks once."""
 
     def build_hooks(self):
         others = [hook for hook in super().build_hooks() if not isinstance(hook, GateMeans | DetectionImages)]
@@ -76,7 +76,7 @@ def build(tiny, module_path):
 
 
 class Whole(NamedTuple):
-    """A run that was not stopped: its folder, its weights, and by iteration the backbone's weights and its images."""
+    """A run that was not stopped: its folder, its model, and by iteration the backbone's weights and its images."""
 
     folder: Path
     model: nn.Module
@@ -168,12 +168,12 @@ def test_scalars_are_those_of_the_log_and_images_show_each_evaluation(whole, tin
             truth, detected = (
                 (sheet[-640:, columns, None] == colours).all(axis=3) for columns in (slice(640), slice(648, None))
             )
-            # A detector of four steps is sure of nothing.
+            # After four steps no detection has a score of 0.5.
             assert truth.any(axis=2).mean() > 0.01
             assert not detected.any()
 
 
-def test_what_is_drawn_is_what_was_evaluated(build, tiny, monkeypatch) -> None:
+def test_the_drawn_detections_are_those_evaluated(build, tiny, monkeypatch) -> None:
     monkeypatch.setattr(tensorboard, "MIN_SCORE", 0.0)
     monkeypatch.setattr(tensorboard, "IMAGES", 2)
     trainer = build("drawn", "SOLVER.MAX_ITER", "1", "TEST.DETECTIONS_PER_IMAGE", "1")
@@ -193,7 +193,7 @@ def test_what_is_drawn_is_what_was_evaluated(build, tiny, monkeypatch) -> None:
         assert tuple(panel[min(round(y + height / 2), 639), min(int(x) + 1, 639)]) == colours[detection["category_id"]]
 
 
-def test_a_training_is_the_same_without_the_hooks_and_where_it_was_stopped(build, whole) -> None:
+def test_a_training_is_the_same_without_the_hooks_and_when_resumed(build, whole) -> None:
     bare = build("bare", *EVALUATED, kind=Bare)
     bare.train()
 
@@ -218,7 +218,7 @@ def test_a_training_is_the_same_without_the_hooks_and_where_it_was_stopped(build
         assert shown[0] == shown[1]
 
 
-def test_a_training_goes_on_where_nothing_can_be_drawn(build, caplog) -> None:
+def test_a_training_continues_if_nothing_can_be_drawn(build, caplog) -> None:
     trainer = build("undrawn", "SOLVER.MAX_ITER", "1")
     drawing = next(hook for hook in trainer._hooks if isinstance(hook, DetectionImages))
     drawing.folder /= "elsewhere"
@@ -241,7 +241,7 @@ def test_a_plain_backbone_has_no_gates() -> None:
         assert not storage.latest()
 
 
-def test_gates_are_seen_through_ddp_and_left_alone_in_between(tmp_path, monkeypatch) -> None:
+def test_gates_are_recorded_through_ddp_at_written_steps_only(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tensorboard, "PERIOD", 20)
     model = create_backbone("se_resnet18", norm="GN")
     hook = GateMeans(model)
@@ -257,7 +257,7 @@ def test_gates_are_seen_through_ddp_and_left_alone_in_between(tmp_path, monkeypa
                 hook.before_step()
                 wrapped(images)
                 hook.after_step()
-                # Whatever runs the model now is not looked at.
+                # Later calls of the model are not recorded.
                 wrapped(torch.zeros(1, 3, 64, 64))
                 hook.after_step()
                 written[iteration] = {key: value for key, (value, _) in storage.latest().items()}

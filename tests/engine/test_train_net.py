@@ -20,15 +20,15 @@ def evaluate_with_pycocotools(annotations: Path, predictions: Path) -> COCOeval:
     return evaluation
 
 
-def test_train_resume_and_evaluate_ones_own_data(run_tool, train_net, se_config, tiny, tiny_flags, tmp_path) -> None:
+def test_train_resume_and_evaluate_custom_data(run_tool, train_net, se_config, tiny, tiny_flags, tmp_path) -> None:
     run = tmp_path / "run"
-    # Low scores are kept: a detector of two steps has no others, and without any there is nothing to evaluate.
+    # Low scores are kept: a detector of two steps has no others.
     overrides = [*SMALL, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "OUTPUT_DIR", run]
     common = ["--config-file", se_config, *tiny_flags]
     done = run_tool(train_net, *common, *overrides)
     assert done.returncode == 0, done.stderr
 
-    # What detectron2's users look for in a run's folder.
+    # The files that detectron2's users expect.
     assert {"config.yaml", "log.txt", "metrics.json", "model_final.pth", "last_checkpoint"} <= {
         p.name for p in run.iterdir()
     }
@@ -38,7 +38,7 @@ def test_train_resume_and_evaluate_ones_own_data(run_tool, train_net, se_config,
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 4
     assert cfg.MODEL.DEVICE == ("cuda" if torch.cuda.is_available() else "cpu")
 
-    # The results are pycocotools' of the predictions that lie beside them.
+    # The results are those of pycocotools on the predictions.
     results = json.loads((run / "inference" / "results.json").read_text())
     assert results["categories"] == ["circle", "square", "triangle", "cross"]
     predictions = run / "inference" / "coco_instances_results.json"
@@ -58,7 +58,7 @@ def test_train_resume_and_evaluate_ones_own_data(run_tool, train_net, se_config,
     assert refused.stderr.strip().splitlines()[-1].startswith(f"error: OUTPUT_DIR: {run} holds a run already")
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
-    # --resume goes on where the run stopped.
+    # --resume continues where the run stopped.
     resumed = run_tool(train_net, "--resume", *common, *overrides, "SOLVER.MAX_ITER", "4")
     assert resumed.returncode == 0, resumed.stderr
     assert [line["iteration"] for line in read_metrics(run) if "total_loss" in line][-1] == 3
@@ -72,7 +72,7 @@ def test_train_resume_and_evaluate_ones_own_data(run_tool, train_net, se_config,
     assert json.loads((run / "inference" / "results.json").read_text()) == trained
     assert (run / "config.yaml").read_bytes() == config
 
-    # Made faster, it finds what it finds.
+    # The fused detector has the same detections.
     found = json.loads(predictions.read_text())
     fused = run_tool(train_net, "--eval-only", "--fuse", "--resume", *common, *overrides)
     assert fused.returncode == 0, fused.stderr
@@ -96,14 +96,14 @@ def test_train_resume_and_evaluate_ones_own_data(run_tool, train_net, se_config,
     assert "MODEL.ROI_HEADS.NUM_CLASSES: 3 contradicts data set 'se_toy_val', which has 4 classes" in three.stderr
 
 
-def test_the_toy_set_is_drawn_when_it_is_first_needed(run_tool, train_net, se_config, tmp_path) -> None:
+def test_the_toy_set_is_generated_on_first_use(run_tool, train_net, se_config, tmp_path) -> None:
     done = run_tool(train_net, "--config-file", se_config, *SMALL, "OUTPUT_DIR", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "inference" / "results.json").is_file()
 
 
 def test_detectron2s_own_train_net(run_tool, se_config, tmp_path) -> None:
-    """The wheel's unmodified script trains and evaluates our config, knowing of us by an environment variable alone."""
+    """The wheel's unmodified script trains and evaluates our config, with only an environment variable."""
     script = Path(sysconfig.get_paths()["purelib"], "tools", "train_net.py")
     if not script.exists():
         pytest.skip(f"this detectron2 was installed without its tools ({script})")
@@ -119,8 +119,8 @@ def test_detectron2s_own_train_net(run_tool, se_config, tmp_path) -> None:
     assert "copypaste: AP,AP50,AP75" in evaluated.stdout + evaluated.stderr
 
 
-def test_another_number_of_classes_needs_a_word(run_tool, train_net, se_config, tiny, tiny_flags, tmp_path) -> None:
-    """A detector of four classes, fine-tuned on two: refused; with --reset-predictor its last layers alone are new."""
+def test_other_classes_need_reset_predictor(run_tool, train_net, se_config, tiny, tiny_flags, tmp_path) -> None:
+    """A detector of four classes, fine-tuned on two: with --reset-predictor only its last layers are new."""
     four = run_tool(train_net, "--config-file", se_config, *tiny_flags, *SMALL, "OUTPUT_DIR", tmp_path / "four")
     assert four.returncode == 0, four.stderr
     content = json.loads((tiny / "annotations" / "train.json").read_text())

@@ -1,4 +1,4 @@
-"""Trainers that are stopped and go on in this process, with what each kind of detector and option keeps."""
+"""Trainers that are stopped and resumed in this process, with several detectors and options."""
 
 import gc
 import signal
@@ -9,12 +9,12 @@ from detectron2.engine.hooks import CallbackHook
 from torch import Tensor
 
 from se_detection import model_zoo
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
 from se_detection.engine.checks import load_config
 from se_detection.engine.signals import Interrupted
 from se_detection.engine.trainer import Trainer
 from se_detection.errors import UserError
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 
 from .conftest import SMALL, read_metrics
 
@@ -42,7 +42,7 @@ def build(tiny_flags, tmp_path):
         return trainer
 
     yield make
-    # Trainers with hooks of the tests' own are in cycles, and large.
+    # Trainers with hooks of the tests are in reference cycles, and large.
     gc.collect()
 
 
@@ -71,20 +71,20 @@ def weights(trainer: Trainer) -> dict[str, Tensor]:
     ],
     ids=["RetinaNet", "PreciseBN", "EMA", "RepeatFactor"],
 )
-def test_a_stopped_trainer_goes_on_as_if_it_had_not_been(build, options) -> None:
+def test_a_stopped_trainer_resumes_exactly(build, options) -> None:
     whole = build(*options, name="whole")
     whole.train()
     stop_after(build(*options), 1)
     rest = build(*options, resume=True)
     assert rest.start_iter == 2
     rest.train()
-    # Two RetinaNets of one process that were not stopped differ by as much as 2e-9.
+    # Two RetinaNets that were not stopped differ by as much as 2e-9.
     torch.testing.assert_close(weights(rest), weights(whole), rtol=0, atol=1e-7)
     normalizers = [getattr(trainer.checkpointer.model, "loss_normalizer", None) for trainer in (rest, whole)]
     assert normalizers[0] == normalizers[1]
 
 
-def test_the_average_is_that_of_the_weights_after_each_step(build) -> None:
+def test_the_average_is_over_the_weights_after_each_step(build) -> None:
     decay, name = 0.5, "roi_heads.box_predictor.cls_score.weight"
     trainer = build("SOLVER.EMA_DECAY", str(decay))
     model = trainer.checkpointer.model
@@ -101,8 +101,8 @@ def test_the_average_is_that_of_the_weights_after_each_step(build) -> None:
     assert torch.equal(saved["trainer"]["hooks"]["MovingAverage"]["trained"][name], seen[4])
 
 
-def test_weights_lie_in_memory_as_asked_for_and_learn_the_same(build) -> None:
-    # One step: rounding is another, and sampled boxes depend on it later.
+def test_the_memory_format_does_not_change_the_training(build) -> None:
+    # One step: rounding differs, and later sampled boxes depend on it.
     step = ("SOLVER.MAX_ITER", "1")
     plain, ordered = build(*step, name="plain"), build(*step, "SOLVER.CHANNELS_LAST", "True", name="ordered")
     convolution = ordered.checkpointer.model.backbone.bottom_up.res2[0].conv1.weight
@@ -113,8 +113,9 @@ def test_weights_lie_in_memory_as_asked_for_and_learn_the_same(build) -> None:
 
 
 @pytest.mark.parametrize(("bf16", "precision"), [("False", torch.float16), ("True", torch.bfloat16)])
-def test_mixed_precision_is_the_one_that_is_asked_for(build, bf16, precision) -> None:
-    """Only its choice: detectron2's needs a GPU."""
+def test_mixed_precision_is_as_configured(build, bf16, precision, monkeypatch) -> None:
+    """Checks only the choice: detectron2's mixed precision needs a GPU."""
+    monkeypatch.setattr(Trainer, "check_config", staticmethod(lambda cfg: None))
     cfg = build("SOLVER.AMP.BF16", bf16).cfg.clone()
     cfg.defrost()
     cfg.SOLVER.AMP.ENABLED = True
@@ -158,22 +159,24 @@ def test_going_back_to_an_earlier_checkpoint_keeps_the_later_ones(build, tmp_pat
         build(resume=True)
 
 
-def test_a_metric_that_is_not_there_is_told_with_those_that_are(build, caplog) -> None:
+def test_an_unknown_best_metric_is_reported_with_the_known_ones(build, caplog) -> None:
     build("SOLVER.BEST_METRIC", "bbox/mAP", "TEST.EVAL_PERIOD", "2", *KEEP_ALL).train()
     told = [record.getMessage() for record in caplog.records if "BEST_METRIC" in record.getMessage()]
-    assert told == ["SOLVER.BEST_METRIC: bbox/mAP was not evaluated, so there is no model_best.pth; there are bbox/AP"]
+    assert told == [
+        "SOLVER.BEST_METRIC: bbox/mAP was not evaluated, so there is no model_best.pth; choose from bbox/AP"
+    ]
 
 
-def test_a_loader_of_ones_own_is_told_of(build, caplog) -> None:
+def test_a_custom_loader_is_reported(build, caplog) -> None:
     stop_after(build(), 1)
     trainer = build(name="other")
     trainer.loader = [[]]
     trainer.load_state_dict(torch.load(build(resume=True).cfg.OUTPUT_DIR + "/model_0000001.pth")["trainer"])
-    assert "The order of images begins anew: build_train_loader gives no TrainLoader" in caplog.text
+    assert "The order of images starts anew: build_train_loader does not return a TrainLoader" in caplog.text
 
 
-def test_mixed_precision_leaves_out_a_step_that_may_not_be_taken(build) -> None:
-    """Its scaler looks at the gradients alone, which may be finite where a loss is not."""
+def test_mixed_precision_skips_a_step_with_an_infinite_loss(build) -> None:
+    """Its scaler checks only the gradients, which may be finite when a loss is not."""
     trainer = build()
     trainer.cfg = trainer.cfg.clone()
     trainer.cfg.defrost()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ..image_files import map_files
+from ..image_files import map_files, refuse_postscript
 from .annotated_folder import AnnotatedFolder
 
 K = TypeVar("K")
@@ -104,6 +104,7 @@ def _looks(files: Mapping[str, Path]) -> Looks:
 def _look(path: Path) -> Look | None:
     """A difference hash of 64 signs (±1), independent of size and quality; None if the image is uniform or broken."""
     try:
+        refuse_postscript(path)
         with Image.open(path) as image:
             image.draft("L", (WIDTH * 8, HEIGHT * 8))
             grey = np.asarray(ImageOps.exif_transpose(image).convert("L").resize((WIDTH, HEIGHT)), dtype=np.int64)
