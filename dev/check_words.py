@@ -19,7 +19,7 @@ RULES = {
     r"left out|leaves? out|leaving out": "skipped, omitted",
     r"(the )?surest": "highest-scoring",
     r"can(not|'t) be had": "is not available, is not supported",
-    r"(is|are) none( of)?": "is not one of",
+    r"(is|are) (?-i:none)( of)?": "is not one of",
     r"who(so)?ever|what else": "the user, any, the other",
     r"(of )?one's own|person's own": "custom, your own",
     r"beside": "next to, in addition to",
@@ -28,7 +28,7 @@ WORDS = re.compile("|".join(rf"(?P<rule{number}>\b(?:{rule})\b)" for number, rul
 # Names that are fixed: flags, folders that a command writes, keys of files, and a figure, which is drawn.
 FIXED = re.compile(
     r"--(pictures?|arms|allow-partial-trunk)\b|\bargs\.(pictures?|arms)\b|\bpictures?/|[\"'`](pictures?|arms?)[\"'`]"
-    r"|byId\(\"pictures\"\)|settings\.pictures|robot arm|`trunk\.pth`"
+    r"|byId\(\"pictures\"\)|settings\.pictures|`trunk\.pth`|\bARm\b|\{%.*?\bis none\b"
 )
 FILES = ("*.py", "*.md", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.js", "*.css", "Makefile", "*.cff")
 

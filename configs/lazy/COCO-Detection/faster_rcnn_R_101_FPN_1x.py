@@ -1,4 +1,4 @@
-"""detectron2's 1x recipe and its own backbone, with the MSRA weights of its zoo (BGR, stride in the first 1x1)."""
+"""detectron2's 1x recipe and backbone, with the MSRA weights of its zoo (BGR, stride in the first 1x1)."""
 
 from detectron2.model_zoo import get_config
 

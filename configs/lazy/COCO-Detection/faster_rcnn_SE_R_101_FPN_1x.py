@@ -1,6 +1,6 @@
-"""The paper's SE-ResNet-101, as timm ports it to RGB; the layers are those of the Caffe model.
+"""The paper's SE-ResNet-101, which timm ported to RGB, with the layers of the Caffe model.
 
-No plain ResNet-101 was trained in the same way and released, so this pair's arms differ in their pre-training too.
+No plain ResNet-101 with the same training was released, so the two detectors of this pair also differ in pre-training.
 """
 
 from detectron2.config import LazyCall as L

@@ -1,7 +1,7 @@
 from detectron2.config import LazyCall as L
 from detectron2.model_zoo import get_config
 
-from se_detection.backbones import create_res5
+from se_detection import create_res5
 
 from ..common.r50_1x import dataloader, lr_multiplier, optimizer, train
 from ..common.timm_backbone import backbone, pixels

@@ -1,7 +1,7 @@
 """detectron2's 1x recipe on COCO, from timm's plain ResNet-50.
 
-Both R50 arms start from timm weights of one training recipe (A1 of "ResNet strikes back"), not from the MSRA backbone of
-detectron2's own configs: a plain backbone trained otherwise would not be a baseline.
+The plain and the SE R50 start from timm weights of the same training recipe (A1 of "ResNet strikes back"), not from the
+MSRA backbone of detectron2's configs: a baseline needs the same pre-training.
 """
 
 from detectron2.model_zoo import get_config

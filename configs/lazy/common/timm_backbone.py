@@ -1,4 +1,4 @@
-"""Backbones for timm's weights, and the pixels that those were trained on."""
+"""Backbones for timm's weights, and the preprocessing of these weights."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from se_detection import create_backbone
 
 
 def backbone(**options: Any) -> DictConfig:
-    """A frozen stem and res2, as in detectron2's recipe; ResNet-50 unless the options say otherwise."""
+    """By default a ResNet-50 with a frozen stem and res2, as in detectron2's recipe."""
     stages = ["res2", "res3", "res4", "res5"]
     return L(create_backbone)(
         **{"name": "resnet50", "norm": "FrozenBN", "out_features": stages, "freeze_at": 2, **options}
@@ -18,7 +18,7 @@ def backbone(**options: Any) -> DictConfig:
 
 
 def pixels() -> dict[str, Any]:
-    """timm's preprocessing, on the scale of 0 to 255."""
+    """timm's preprocessing, for pixels from 0 to 255."""
     constants = get_config("common/data/constants.py").constants
     return {
         "pixel_mean": constants.imagenet_rgb256_mean,
