@@ -45,6 +45,8 @@ def write_config(tmp_path):
 
 
 def check_against_detectron2(cfg: CfgNode, parts: dict[str, tuple[int, float]], padded: tuple[int, int]) -> None:
+    cfg = cfg.clone()
+    cfg.MODEL.DEVICE = "cpu"
     detector = build_model(cfg)
     assert sum(parameters for parameters, _ in parts.values()) == count_parameters(detector)
     assert parts["backbone"][1] + parts.get("FPN", (0, 0.0))[1] == pytest.approx(
@@ -158,16 +160,16 @@ def test_the_tool_prints_and_writes(run_tool, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         run_tool(*arguments)
     assert caught.value.code == 2
-    assert capsys.readouterr().err == f"error: --json {file} is there already; remove it, or choose another name\n"
+    assert capsys.readouterr().err.startswith(f"error: {file} is there already; choose another name")
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config-file", "nowhere.yaml"], "--config-file nowhere.yaml: there is no such file"),
+        (["--config-file", "nowhere.yaml"], "no config is named 'nowhere.yaml'"),
         (["--config-file", FPN, "MODEL.SE.RATIO", "8"], "config overrides: MODEL.SE.RATIO '8': unknown config key"),
-        (["--size", "800", "800"], "--size and KEY VALUE are for a detector"),
-        (["--json", "/nowhere/counts.json"], "--json /nowhere/counts.json: there is no folder /nowhere"),
+        (["--size", "800", "800"], "--config-file is missing"),
+        (["--json", "/nowhere/counts.json"], "/nowhere/counts.json: there is no folder /nowhere"),
     ],
 )
 def test_the_tool_prints_errors_in_one_line(run_tool, capsys, arguments, message) -> None:
@@ -182,4 +184,4 @@ def test_the_tool_prints_errors_in_one_line(run_tool, capsys, arguments, message
 def test_help_ends_with_an_example(run_tool, capsys) -> None:
     with pytest.raises(SystemExit):
         run_tool("complexity", "--help")
-    assert capsys.readouterr().out.rstrip().splitlines()[-1].lstrip().startswith("$ tools/analyze.py")
+    assert capsys.readouterr().out.rstrip().splitlines()[-1].lstrip().startswith("$ se-det analyze complexity")
