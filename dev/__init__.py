@@ -1,1 +1,1 @@
-"""For maintainers."""
+"""Scripts for maintainers."""

@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
-"""Measures time and memory of detectors with different backbones: see projects/benchmark."""
+"""See projects/benchmark."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from projects.benchmark.benchmark_command import main
-from se_detection.errors import run_tool
+from projects.benchmark import benchmark_command
+from se_detection_cli.main import command_parser, parse_and_run
+
+
+def main() -> None:
+    parse_and_run(command_parser(benchmark_command))
+
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
-"""Trains and reports studies of detectors, variants x seeds: see projects/study."""
+"""See projects/study."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from projects.study.study_command import main
-from se_detection.errors import run_tool
+from projects.study import study_command
+from se_detection_cli.main import command_parser, parse_and_run
+
+
+def main() -> None:
+    parse_and_run(command_parser(study_command))
+
 
 if __name__ == "__main__":
-    run_tool(main)
+    main()

@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.analysis import FlopCountAnalysis, parameter_count
 from torchvision.models import get_model_weights
 
-from dev.model_zoo_page import DETECTRON2, MADE, PAPER, ZooRow, check_page, published_scores, zoo_page, zoo_rows
+from dev.model_zoo_page import DETECTRON2, MARK, PAPER, ZooRow, check_page, published_scores, zoo_page, zoo_rows
 from se_detection import UserError, model_zoo
 from tests.test_model_zoo import BACKBONE_AND_WEIGHTS, differences
 
@@ -30,9 +30,9 @@ def rows() -> dict[str, ZooRow]:
     return {row.name: row for row in zoo_rows(names, RESULTS)}
 
 
-def test_a_row_has_the_recipe_and_its_lazy_twin(rows) -> None:
+def test_a_row_has_the_recipe_and_the_lazy_twin(rows) -> None:
     assert rows.keys() == {TOY, PLAIN, GATED, FCOS, STUDY}
-    # detectron2's own tables say "1x", which is 90,000 steps of 16 images.
+    # detectron2's "1x" is 90,000 steps of 16 images.
     assert (rows[GATED].steps, rows[GATED].images) == (90_000, 16) == (rows[FCOS].steps, rows[FCOS].images)
     assert (rows[TOY].steps, rows[TOY].images) == (200, 8)
     assert rows[GATED].weights == "timm://seresnet50.a1_in1k" == rows[FCOS].weights
@@ -40,29 +40,29 @@ def test_a_row_has_the_recipe_and_its_lazy_twin(rows) -> None:
     assert {row.section for row in rows.values()} == {"Toy", "COCO-Detection", "Study"}
 
 
-def test_a_lazy_twin_is_counted_as_its_yaml(rows) -> None:
+def test_a_lazy_twin_has_the_same_counts(rows) -> None:
     (lazy,) = zoo_rows([f"lazy/{GATED}.py"], RESULTS)
     assert lazy.size == rows[GATED].size
 
 
-def test_counts_are_detectron2s_own(rows) -> None:
+def test_counts_equal_detectron2s(rows) -> None:
     cfg = model_zoo.get_config(TOY)
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg).eval()
-    assert rows[TOY].size.image == (128, 192)  # 128x171, padded
+    assert rows[TOY].size.image == (128, 192)  # 128 x 171, padded
     assert rows[TOY].size.parameters == parameter_count(model)[""]
     counter = FlopCountAnalysis(model.backbone, torch.zeros(1, 3, 128, 192))
     by_operator = counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
     assert rows[TOY].size.gflops == pytest.approx((by_operator["conv"] + by_operator["linear"]) / 1e9, rel=1e-9)
 
 
-def test_counts_are_torchvisions_and_timms(rows) -> None:
-    """Of a backbone's 224x224 pixels to 800x1088, convolutions grow with the pixels, and SE and the rest don't."""
+def test_counts_agree_with_torchvision_and_timm(rows) -> None:
+    """From 224x224 to 800x1088 pixels, convolutions grow with the number of pixels; SE does not."""
     with torch.device("meta"):
         plain, gated = (timm.create_model(name) for name in ("resnet50", "seresnet50"))
     added = sum(p.numel() for p in gated.parameters()) - sum(p.numel() for p in plain.parameters())
     assert rows[GATED].size.parameters - rows[PLAIN].size.parameters == added
-    # One multiply-add for each weight of SE.
+    # SE has one multiply-add per weight.
     biases = sum(p.numel() for name, p in gated.named_parameters() if ".se." in name and name.endswith("bias"))
     added_gflops = rows[GATED].size.gflops - rows[PLAIN].size.gflops
     assert added_gflops == pytest.approx((added - biases) / 1e9, rel=1e-6)
@@ -73,22 +73,22 @@ def test_counts_are_torchvisions_and_timms(rows) -> None:
     backbone = ops * height * width / 224**2
     sizes = [(height // stride) * (width // stride) for stride in (4, 8, 16, 32)]
     fpn = sum(size * 256 * (channels + 9 * 256) for size, channels in zip(sizes, (256, 512, 1024, 2048), strict=True))
-    # Torchvision's count is rounded to a thousandth.
+    # torchvision rounds its count to three digits.
     assert rows[PLAIN].size.gflops == pytest.approx(backbone + fpn / 1e9, rel=2e-4)
 
 
 @pytest.mark.parametrize("name", DETECTRON2)
-def test_published_numbers_are_of_the_same_recipe(name) -> None:
+def test_published_numbers_have_the_same_recipe(name) -> None:
     ours, theirs = model_zoo.get_config(name), detectron2_zoo.get_config(f"{name}.yaml")
-    # What this project adds is off in all configs.
+    # The keys that we add are off in all configs.
     found = {key for key in differences(ours, theirs) if not key.startswith("MODEL.SE.")}
     assert found <= BACKBONE_AND_WEIGHTS | {"MODEL.RESNETS.STRIDE_IN_1X1"}
-    said = published_scores(name, ours.MODEL.WEIGHTS)
-    assert said.endswith(", d2")
-    assert said.startswith("≈ ") == (ours.MODEL.WEIGHTS != theirs.MODEL.WEIGHTS) == ("_R_50_" in name)
+    published = published_scores(name, ours.MODEL.WEIGHTS)
+    assert published.endswith(", d2")
+    assert published.startswith("≈ ") == (ours.MODEL.WEIGHTS != theirs.MODEL.WEIGHTS) == ("_R_50_" in name)
 
 
-def test_published_numbers_are_named() -> None:
+def test_published_numbers_in_words() -> None:
     assert set(PAPER) <= set(model_zoo.names())
     assert published_scores("Paper/faster_rcnn_SE_R_50_FPN_2x", "") == "box 40.4 (AP@0.5 61.0), paper"
     assert published_scores("Paper/faster_rcnn_R_50_FPN_2x", "") == "≈ box 38.0 (AP@0.5 57.9), paper"
@@ -100,7 +100,7 @@ def test_published_numbers_are_named() -> None:
     assert published_scores(GATED, "") == published_scores(TOY, "") == ""
 
 
-def test_measured_numbers_are_those_of_the_study(rows) -> None:
+def test_measured_numbers_equal_the_studys_records(rows) -> None:
     texts = [path.read_text() for path in sorted(RESULTS.glob("coco_person-R18-plain-[0-9]*.json"))]
     scores = [float(re.search(r'"AP": (\d+\.\d+)', text)[1]) for text in texts]
     expected = f"AP {mean(scores):.2f} ± {stdev(scores):.2f} ({len(scores)} runs of `plain` in coco_person-R18)"
@@ -110,7 +110,7 @@ def test_measured_numbers_are_those_of_the_study(rows) -> None:
 
 def test_a_page_has_a_table_for_each_folder(rows) -> None:
     page = zoo_page(list(rows.values()))
-    assert page.startswith(MADE)
+    assert page.startswith(MARK)
     assert re.findall("^## (.+)", page, flags=re.MULTILINE) == ["COCO-Detection", "Study", "Toy"]
     (line,) = [line for line in page.splitlines() if f"({'configs/' + GATED}.yaml)" in line]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -119,8 +119,8 @@ def test_a_page_has_a_table_for_each_folder(rows) -> None:
     assert cells[6] == "timm's [seresnet50.a1_in1k](https://huggingface.co/timm/seresnet50.a1_in1k)"
 
 
-def test_the_page_of_this_project_has_all_configs() -> None:
-    """`python tools/model_zoo.py --output MODEL_ZOO.md` makes it."""
+def test_model_zoo_md_has_all_configs() -> None:
+    """`python dev/model_zoo_page.py --output MODEL_ZOO.md` writes it."""
     page = (ROOT / "MODEL_ZOO.md").read_text()
     linked = re.findall(r"\]\((configs/[^)]+)\)", page)
     assert sorted(linked) == sorted(f"configs/{n}{'' if n.endswith('.py') else '.yaml'}" for n in model_zoo.names())
@@ -128,30 +128,30 @@ def test_the_page_of_this_project_has_all_configs() -> None:
     assert all((ROOT / path).exists() for path in re.findall(r"\]\((docs/[^)]+)\)", page))
 
 
-def test_the_page_of_this_project_is_up_to_date(rows) -> None:
+def test_model_zoo_md_is_up_to_date(rows) -> None:
     page = (ROOT / "MODEL_ZOO.md").read_text()
     for line in zoo_page(list(rows.values())).splitlines():
         if "](configs/" in line and STUDY not in line:
             cells = [cell.strip() for cell in line.strip("|").split("|") if cell.strip()]
             (other,) = [other for other in page.splitlines() if f"| {cells[0]} " in other]
-            # The plain arm's twin is not among these rows.
+            # The plain config's lazy twin is not in `rows`.
             others = [cell.strip() for cell in other.strip("|").split("|") if cell.strip() and "[lazy]" not in cell]
             assert others == [cell for cell in cells if "[lazy]" not in cell]
 
 
-def test_no_other_file_is_replaced(tmp_path) -> None:
+def test_other_files_are_not_replaced(tmp_path) -> None:
     page = tmp_path / "page.md"
     check_page(page)
     page.write_text(zoo_page([]))
     check_page(page)
     page.write_text("my notes")
-    with pytest.raises(UserError, match=r"page\.md is there already, and is no page of this tool"):
+    with pytest.raises(UserError, match=r"page\.md exists and is not a page of this script"):
         check_page(page)
-    with pytest.raises(UserError, match="is no page of this tool"):
+    with pytest.raises(UserError, match="is not a page of this script"):
         check_page(tmp_path)
-    with pytest.raises(UserError, match="there is no folder"):
+    with pytest.raises(UserError, match="no such folder"):
         check_page(tmp_path / "nowhere" / "page.md")
-    command = [sys.executable, ROOT / "tools" / "model_zoo.py", "--output", page]
+    command = [sys.executable, ROOT / "dev" / "model_zoo_page.py", "--output", page]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: --output ")

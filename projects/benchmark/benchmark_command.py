@@ -1,8 +1,12 @@
-"""The command line of tools/benchmark.py."""
+"""Measures time and memory of detectors with different backbones, as ratios to detectron2's plain ResNet.
+
+The models take turns, so that other load on the machine affects all alike. Ctrl-C ends it; the results so far are
+printed and written.
+"""
 
 import shlex
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -19,12 +23,16 @@ from .case import DTYPES, MODES, PARTS, Case
 from .run import run_benchmark
 from .timed_models import BOUND, MODEL_NAMES, MODELS, models_for
 
-DESCRIPTION = (
-    "Measures time and memory of detectors with different backbones, as ratios to detectron2's plain ResNet. The "
-    "models take turns, so that other load on the machine affects all alike. Ctrl-C ends it; the results so far are "
-    "printed and written."
-)
-EXAMPLES = """
+WIDTH = max(map(len, MODEL_NAMES))
+DESCRIPTIONS = {
+    **{name: model.description for name, model in MODELS.items()},
+    BOUND: "a lower bound of our time, from bytes and operations",
+}
+MODEL_LIST = "\n".join(f"  {name:<{WIDTH}}  {text}" for name, text in DESCRIPTIONS.items())
+EXAMPLES = f"""
+models:
+{MODEL_LIST}
+
 examples:
   $ tools/benchmark.py --quick
   $ tools/benchmark.py --arms eager fused compiled bound --json benchmark.json
@@ -34,35 +42,8 @@ examples:
 DEPTHS = (18, 50, 101)
 
 
-def main() -> None:
-    """Runs the command."""
-    args = benchmark_parser().parse_args()
-    settings = benchmark_settings(args)
-    for path in filter(None, (args.json, args.plot)):
-        check_output(path, overwrite=args.overwrite)
-    benchmark = run_benchmark(
-        settings.cases, settings.models, rounds=settings.rounds, compile_mode=args.compile, seed=args.seed
-    )
-    print(benchmark_table(benchmark), flush=True)
-    if args.json:
-        write_json(args.json, benchmark_json(benchmark, shlex.join(sys.argv)), indent=2)
-    if args.plot and benchmark.rows:
-        draw_benchmark(benchmark, args.plot)
-    if benchmark.interrupted:
-        sys.exit(130)
-
-
-def benchmark_parser() -> ArgumentParser:
-    """The parser of the command."""
-    width = max(map(len, MODEL_NAMES))
-    descriptions = {
-        **{name: model.description for name, model in MODELS.items()},
-        BOUND: "a lower bound of our time, from bytes and operations",
-    }
-    models = "\n".join(f"  {name:<{width}}  {text}" for name, text in descriptions.items())
-    parser = ArgumentParser(
-        description=DESCRIPTION, epilog=f"models:\n{models}\n{EXAMPLES}", formatter_class=RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: ArgumentParser) -> None:
+    """The models, the cases, and the output."""
     parser.add_argument(
         "--arms",
         nargs="+",
@@ -91,7 +72,23 @@ def benchmark_parser() -> ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write a plot as PNG")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
-    return parser
+
+
+def run(args: Namespace) -> None:
+    """Measures, prints the tables, and writes the files."""
+    settings = benchmark_settings(args)
+    for path in filter(None, (args.json, args.plot)):
+        check_output(path, overwrite=args.overwrite)
+    benchmark = run_benchmark(
+        settings.cases, settings.models, rounds=settings.rounds, compile_mode=args.compile, seed=args.seed
+    )
+    print(benchmark_table(benchmark), flush=True)
+    if args.json:
+        write_json(args.json, benchmark_json(benchmark, shlex.join(sys.argv)), indent=2)
+    if args.plot and benchmark.rows:
+        draw_benchmark(benchmark, args.plot)
+    if benchmark.interrupted:
+        sys.exit(130)
 
 
 @dataclass(frozen=True)

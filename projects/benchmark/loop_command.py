@@ -1,17 +1,14 @@
-"""The command line of tools/benchmark_loop.py."""
+"""Measures image loading, box evaluation, and the memory of loading workers."""
 
 from __future__ import annotations
 
 import shlex
 import sys
 import time
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from se_detection.errors import UserError
-from se_detection.files import check_output, write_json
 
 if TYPE_CHECKING:
     from detectron2.config import CfgNode
@@ -19,7 +16,6 @@ if TYPE_CHECKING:
     from .loader_memory import MemoryRow
     from .loop import LoopRow
 
-DESCRIPTION = "Measures image loading, box evaluation, and the memory of loading workers."
 EXAMPLES = """
 loader      detectron2's loader, ours, and the training step that waits for the images
 evaluation  pycocotools, detectron2's evaluator, and ours
@@ -35,9 +31,35 @@ examples:
 """
 
 
-def main() -> None:
-    """Runs the command."""
-    args = loop_parser().parse_args()
+def add_arguments(parser: ArgumentParser) -> None:
+    """The part to measure, its data, and the output."""
+    parser.add_argument("part", choices=("loader", "evaluation", "memory"))
+    parser.add_argument("--train-json", type=Path, metavar="FILE", help="loader: annotations (default: the toy set)")
+    parser.add_argument("--train-images", type=Path, metavar="DIR", help="loader: folder of their images")
+    parser.add_argument("--size", type=int, default=800, metavar="PIXELS", help="loader: shorter side (default: 800)")
+    parser.add_argument(
+        "--images", type=int, default=500, metavar="N", help="evaluation, memory: number of images (default: 500)"
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        nargs="+",
+        default=[1, 2, 4, 8],
+        metavar="N",
+        help="memory: numbers of workers (default: 1 2 4 8)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=11, metavar="N", help="loader, evaluation: number of timings (default: 11)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
+
+
+def run(args: Namespace) -> None:
+    """Measures a part, prints a table, and writes the JSON file."""
+    from se_detection.errors import UserError
+    from se_detection.files import check_output, write_json
+
     numbers = [("workers", value) for value in args.workers]
     for option, value in (*numbers, ("size", args.size), ("images", args.images), ("rounds", args.rounds)):
         if value < 1:
@@ -62,32 +84,6 @@ def main() -> None:
         write_json(args.json, {"command": shlex.join(sys.argv), "rows": [row.to_dict() for row in rows]}, indent=2)
 
 
-def loop_parser() -> ArgumentParser:
-    """The parser of the command."""
-    parser = ArgumentParser(description=DESCRIPTION, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("loader", "evaluation", "memory"))
-    parser.add_argument("--train-json", type=Path, metavar="FILE", help="loader: annotations (default: the toy set)")
-    parser.add_argument("--train-images", type=Path, metavar="DIR", help="loader: folder of their images")
-    parser.add_argument("--size", type=int, default=800, metavar="PIXELS", help="loader: shorter side (default: 800)")
-    parser.add_argument(
-        "--images", type=int, default=500, metavar="N", help="evaluation, memory: number of images (default: 500)"
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        nargs="+",
-        default=[1, 2, 4, 8],
-        metavar="N",
-        help="memory: numbers of workers (default: 1 2 4 8)",
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=11, metavar="N", help="loader, evaluation: number of timings (default: 11)"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE")
-    return parser
-
-
 def _time_loop(args: Namespace) -> list[LoopRow]:
     import torch
 
@@ -108,6 +104,7 @@ def _loader_config(args: Namespace) -> CfgNode:
 
     from se_detection import model_zoo
     from se_detection.data.coco_sets import register_coco_json
+    from se_detection.errors import UserError
 
     from .loop import CLASSES
 

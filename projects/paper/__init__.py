@@ -1,1 +1,1 @@
-"""The paper's tables, parity with timm, and what padding changes."""
+"""The paper's tables, parity with timm, and the effect of padding."""

@@ -1,31 +1,26 @@
-"""Counts as tables for the screen, and as JSON."""
+"""Text tables of the paper's rows and of parity."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
-
-from se_detection.errors import UserError
 
 from .paper_tables import NUM_CLASSES, SIZE, Measurement
 from .parity import Parity
 
 PAPER_NOTE = f"""\
 Parameters in millions, with a classifier of {NUM_CLASSES} classes. GFLOPs: 10⁹ multiply-adds of convolutions and linear
-layers for one image of {SIZE}×{SIZE}, in the layout of the paper's Caffe models. What SE adds to the same backbone is in
-single parameters and in 10⁶ multiply-adds; the 0.01 to 0.02 GFLOPs of the paper are more than these layers compute.
-Tables 2, 3: the paper gives no parameters, and its column shows timm's; so it does for SENet-154's GFLOPs.
-Tables 10 to 16: SE without biases. The paper's parameters fit better with BN's running statistics (0.05) added."""
+layers for one image of {SIZE}×{SIZE}, in the layout of the paper's Caffe models. "SE adds" is in single parameters,
+MFLOPs are 10⁶ multiply-adds; the paper's 0.01 to 0.02 GFLOPs are more than these layers compute.
+Tables 2, 3: the paper gives no parameters; its column shows timm's, also for the GFLOPs of SENet-154.
+Tables 10 to 16: SE without biases. The paper's parameters fit better if BN's running statistics (0.05) are added."""
 
 
 def paper_table(measurements: Sequence[Measurement], tablefmt: str = "simple") -> str:
-    """A row for each row of the paper: parameters and GFLOPs, the paper's, the difference, and what SE adds.
+    """A row for each row of the paper: our parameters and GFLOPs, the paper's, the difference, and what SE adds.
 
     Args:
-        measurements: of :func:`measure`.
-        tablefmt: one of tabulate's, such as `simple` for the screen and `github` for Markdown.
+        measurements: see :func:`measure`.
+        tablefmt: a format of tabulate, such as `simple`, or `github` for Markdown.
     """
     headings = ["Table", "model", "params", "paper", "diff.", "GFLOPs", "paper", "diff. %", "SE adds", "MFLOPs"]
     rows = []
@@ -47,26 +42,9 @@ def paper_table(measurements: Sequence[Measurement], tablefmt: str = "simple") -
 
 
 def parity_table(parities: Sequence[Parity], tablefmt: str = "simple") -> str:
-    """A row for each network of timm's."""
+    """A row for each timm network."""
     rows = [[parity.name, parity.layout, f"{parity.error:.1e}"] for parity in parities]
     table = tabulate(
-        rows, ["timm's network", "layout", "worst relative error"], tablefmt=tablefmt, disable_numparse=True
+        rows, ["timm's network", "layout", "largest relative error"], tablefmt=tablefmt, disable_numparse=True
     )
-    return f"{table}\n\nOf res2 to res5 at 224×224 and 97×131, in float64, with random weights and norms."
-
-
-def check_new_file(path: Path) -> None:
-    """Makes sure that a report can be written.
-
-    Raises:
-        UserError: there is such a file, or no such folder.
-    """
-    if path.exists():
-        raise UserError(f"--json {path} is there already; remove it, or choose another name")
-    if not path.parent.is_dir():
-        raise UserError(f"--json {path}: there is no folder {path.parent}")
-
-
-def write_json(content: Any, path: Path) -> None:
-    """Writes a report as JSON."""
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return f"{table}\n\nAt res2 to res5, for images of 224×224 and 97×131, in float64, with random weights and norms."

@@ -1,4 +1,4 @@
-"""How much a detector's answer to an image changes with the images that it shares a batch with."""
+"""How much a detector's output for an image depends on the other images of its batch."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,24 +15,24 @@ from tqdm import tqdm
 from se_detection.errors import UserError
 from se_detection.export.output_check import pair_detections
 from se_detection.gates.recorder import se_gates
-from se_detection.runs.evaluation_data import EvaluationData, batches, open_evaluation_data
+from se_detection.runs.evaluation_data import EvaluationData, image_batches, open_evaluation_data
 from se_detection.runs.trained_run import TrainedRun, load_trained_run, read_run_config
 
 
 @dataclass
 class Drift:
-    """Differences between an image alone and the same image in a batch; one value an image, or a detection.
+    """Differences between an image alone and the same image in a batch.
 
     Args:
-        images: how many images were looked at.
-        batch: how many shared a batch.
-        gates: the largest difference of an SE gate's values.
-        features: of each map of the backbone, the largest difference inside the image over the largest value.
-        scores: of each detection that both have.
-        boxes: the same, the largest move of a side in pixels of the original image.
-        detections: how many there were, of the images alone.
-        lost: how many of them the batch has not.
-        gained: how many the batch has more.
+        images: number of images.
+        batch: images per batch.
+        gates: for each image, the largest difference of an SE gate's values.
+        features: for each map and image, the largest difference inside the image, relative to the largest value.
+        scores: for each matched detection, the difference of the scores.
+        boxes: for each matched detection, the largest move of a side, in pixels of the original image.
+        detections: number of detections in the images alone.
+        lost: number of these that are missing in the batch.
+        gained: number of detections that occur only in the batch.
     """
 
     images: int
@@ -46,14 +46,14 @@ class Drift:
     gained: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: all fields, with mean and maximum in place of the values."""
+        """For JSON: all fields, with mean and maximum instead of lists."""
         features = {name: _summary(values) for name, values in self.features.items()}
         single = {name: _summary(getattr(self, name)) for name in ("gates", "scores", "boxes")}
         return {**asdict(self), **single, "features": features}
 
 
 class _Recorded:
-    """While it is entered, keeps what the last forward pass gave: gates as (N, channels), and the backbone's maps."""
+    """A context that keeps the gates, as (N, channels), and the backbone's maps of the last forward pass."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -87,24 +87,24 @@ def padding_drift(
     images: int | None = None,
     batch: int = 4,
 ) -> Drift:
-    """Gives a trained detector each image alone, and in a batch with the ones that follow it.
+    """Runs a trained detector on each image alone, and in a batch with the images that follow it.
 
     Args:
-        folder: of a training with tools/train_net.py.
-        overrides: of its config, `KEY VALUE ...`.
-        split: COCO annotations and the folder of their images; the run's test set unless given.
-        images: at most so many, spread evenly over the set.
-        batch: how many images share a batch.
+        folder: a run folder of tools/train_net.py.
+        overrides: config overrides, `KEY VALUE ...`.
+        split: COCO annotations and the folder of their images; by default the run's test set.
+        images: use at most this number of images, spread evenly over the set.
+        batch: images per batch.
 
     Raises:
-        UserError: what is given can't be used, or no two images would share a batch.
+        UserError: an argument is invalid, or there are fewer than two images.
     """
     if batch < 2:
-        raise UserError(f"--batch {batch}: at least 2 images must share a batch")
+        raise UserError(f"--batch {batch}: give at least 2")
     run = load_trained_run(folder, read_run_config(folder, overrides))
     opened = open_evaluation_data(run, split, images)
     if len(opened.images) < 2:
-        raise UserError(f"{opened.annotations}: 1 image shares a batch with none; give at least 2")
+        raise UserError(f"{opened.annotations}: a batch needs at least 2 images")
     return _measure(run, opened, batch)
 
 
@@ -114,7 +114,7 @@ def _measure(run: TrainedRun, split: EvaluationData, size: int) -> Drift:
     waiting: list[dict[str, Any]] = []
     strides = {name: shape.stride for name, shape in model.backbone.output_shape().items()}
     with torch.no_grad(), _Recorded(model) as recorded, tqdm(total=drift.images, desc="images") as bar:
-        for place, (entry,) in enumerate(batches(run.cfg, split.images), 1):
+        for place, (entry,) in enumerate(image_batches(run.cfg, split.images), 1):
             waiting.append(entry)
             if len(waiting) < size and place < drift.images:
                 continue
@@ -149,18 +149,18 @@ def _compare(drift: Drift, alone: Instances, together: Instances) -> None:
 
 
 def drift_table(drift: Drift) -> str:
-    """A row for gates, each map, scores and boxes: mean and maximum; below, what was lost and gained."""
-    found = drift.to_dict()
-    values = {f"features {name}": summary for name, summary in found["features"].items()}
-    values = {"gate": found["gates"], **values, "score": found["scores"], "box (pixels)": found["boxes"]}
+    """Mean and maximum for gates, maps, scores and boxes, and below the lost and gained detections."""
+    summaries = drift.to_dict()
+    values = {f"features {name}": summary for name, summary in summaries["features"].items()}
+    values = {"gate": summaries["gates"], **values, "score": summaries["scores"], "box (pixels)": summaries["boxes"]}
     rows = [[name, f"{row['mean']:.1e}", f"{row['max']:.1e}"] for name, row in values.items() if row]
     table = tabulate(rows, ["difference", "mean", "max"], tablefmt="simple", disable_numparse=True)
     return (
         f"{table}\n\n{drift.images} images, each alone and in a batch of {drift.batch}: of {drift.detections} "
-        f"detections {drift.lost} are lost in the batch, and {drift.gained} are there only."
+        f"detections, {drift.lost} are missing in the batch, and {drift.gained} occur only in the batch."
     )
 
 
 def _summary(values: Sequence[float]) -> dict[str, float] | None:
-    """None where there are none."""
+    """Mean and maximum; None without values."""
     return {"mean": sum(values) / len(values), "max": max(values)} if values else None

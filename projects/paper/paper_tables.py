@@ -16,19 +16,19 @@ NUM_CLASSES = 1000
 
 @dataclass(frozen=True)
 class PaperClassifier:
-    """A classifier of the paper: a backbone in the layout of its Caffe models, with 1000 classes.
+    """A classifier of the paper: a backbone in the layout of the paper's Caffe models, with 1000 classes.
 
     Args:
-        backbone: a name of :func:`create_backbone`, without `se_`.
-        se: its SE blocks; `PLAIN` for none.
+        backbone: a name for :func:`create_backbone`, without `se_`.
+        se: the SE blocks; `PLAIN` for none.
     """
 
     backbone: str
     se: SEConfig
 
     def complexity(self) -> tuple[int, int]:
-        """Its parameters, and its multiply-adds for one image of 224 x 224."""
-        # Counting needs no weights, and drawing them takes half of the time.
+        """Parameters, and multiply-adds for one image of 224 x 224."""
+        # Counting needs no weights, and initialising them would double the time.
         with torch.device("meta"):
             model = create_backbone(
                 self.backbone if self.backbone == "senet154" else f"se_{self.backbone}",
@@ -46,11 +46,11 @@ class PaperRow:
     """A row of one of the paper's tables.
 
     Args:
-        table: its number in arXiv 1709.01507v4.
-        name: what the row is.
-        classifier: the network that it is about.
-        parameters: millions, as the paper rounds them; in Tables 2 and 3, which give none, those of timm's model.
-        gflops: billions of multiply-adds at 224 x 224, as the paper rounds them; SENet-154's is timm's.
+        table: number of the table in arXiv 1709.01507v4.
+        name: name of the row.
+        classifier: the network.
+        parameters: millions, rounded as in the paper; for Tables 2 and 3, which give none, from timm's model.
+        gflops: billions of multiply-adds at 224 x 224, rounded as in the paper; for SENet-154, from timm's model.
     """
 
     table: int
@@ -61,7 +61,7 @@ class PaperRow:
 
 
 def _ablation(**se: Any) -> PaperClassifier:
-    # The paper's ablations have no biases in the two layers of SE; its released models do.
+    # The paper's ablations have no biases in the two layers of SE, but its released models have.
     return PaperClassifier("resnet50", SEConfig(bias=False, **se))
 
 
@@ -106,11 +106,11 @@ class Measurement:
     """A row of the paper, measured.
 
     Args:
-        table, name: the row's.
-        parameters: of the classifier.
+        table, name: see :class:`PaperRow`.
+        parameters: parameters of the classifier.
         gflops: billions of multiply-adds of convolutions and linear layers at 224 x 224.
-        added_parameters, added_gflops: what SE adds to the same backbone without it.
-        reference_parameters, reference_gflops: the row's, in millions and billions.
+        added_parameters, added_gflops: the difference to the same backbone without SE.
+        reference_parameters, reference_gflops: the paper's, in millions and billions.
     """
 
     table: int
@@ -128,7 +128,7 @@ class Measurement:
 
 
 def measure(rows: Sequence[PaperRow] = ROWS) -> list[Measurement]:
-    """Parameters and GFLOPs of each row, and what SE adds; networks that several rows share are measured once."""
+    """Measures parameters and GFLOPs of each row, and what SE adds. Networks in several rows are measured once."""
     plain = {row.classifier: PaperClassifier(row.classifier.backbone, PLAIN) for row in rows}
     sizes = {classifier: classifier.complexity() for classifier in dict.fromkeys([*plain, *plain.values()])}
     measured = []

@@ -1,4 +1,4 @@
-"""Every backbone of this project against timm's network of the same name, with random weights."""
+"""Compares the backbones with timm's networks of the same name, with random weights."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class Parity:
-    """A network of timm's, its layout (`caffe` or `torchvision`), and the worst relative error at res2 to res5."""
+    """A timm network, its layout (`caffe` or `torchvision`), and the largest relative error at res2 to res5."""
 
     name: str
     layout: str
@@ -42,21 +42,21 @@ def measure_parity(names: Sequence[str] = NAMES) -> list[Parity]:
 
 
 def parity(name: str) -> Parity:
-    """Compares a backbone with timm's network, both with the same random weights, in float64.
+    """Compares a backbone with timm's network, with the same random weights, in float64.
 
     Args:
-        name: one of :data:`NAMES`, or another that :func:`source_of` admits.
+        name: one of :data:`NAMES`, or another that :func:`source_of` accepts.
 
     Raises:
-        UserError: timm is missing, or its network can't be converted.
+        UserError: timm is not installed, or its network can't be converted.
     """
     source = source_of(name)
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise UserError("parity is with timm's networks: pip install timm") from error
+        raise UserError("parity needs timm: pip install timm") from error
     state_dict = timm.create_model(name).state_dict()
-    # As after training: with a new norm's zeros and ones, one that is swapped or missing would go unseen.
+    # Random, as after training: the zeros and ones of new norms would hide swapped or missing tensors.
     for key in [key for key in state_dict if key.endswith(".running_mean")]:
         norm = key.removesuffix(".running_mean")
         state_dict[f"{norm}.weight"].uniform_(0.2, 0.6)

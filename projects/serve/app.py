@@ -1,4 +1,4 @@
-"""What the page's server answers: four files, the boxes of an image, the map of its gates; all else is refused."""
+"""The WSGI application: the page's four files, the boxes of an image, and the map of its gates."""
 
 import ipaddress
 import json
@@ -30,13 +30,13 @@ from se_detection.visualization.page import page_template
 from .detectors import Detectors
 
 MEBIBYTES = 32
-# Of requests: one is worked on, the others wait with their images in memory.
-AT_ONCE = 4
-# On the page.
-SHOWN_AT_MOST = 20
-# Browsers ask before they send such a thing from another site's page, and are refused.
+# Requests at a time: one is processed, the others wait with their images in memory.
+MAX_REQUESTS = 4
+# Images on the page.
+MAX_IMAGES = 20
+# Browsers send this type from another site's page only after a preflight request, which is refused.
 BODY = "application/octet-stream"
-# Of every answer; the server adds them.
+# The server adds these to every response.
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; "
@@ -53,15 +53,15 @@ class TryPage:
     """The WSGI application.
 
     Args:
-        detectors: what images are given to.
-        host: the name or address that it is served at. Requests for another name are refused, as a site could have its
-            own name lead here (DNS rebinding); addresses and `localhost` are not.
+        detectors: the detectors.
+        host: the name or address of the server. Requests for other names are refused, because a site's own name could
+            resolve to this machine (DNS rebinding). Addresses and `localhost` are always accepted.
     """
 
     def __init__(self, detectors: Detectors, host: str) -> None:
         self.detectors = detectors
         self.host = host
-        self._free = BoundedSemaphore(AT_ONCE)
+        self._free = BoundedSemaphore(MAX_REQUESTS)
         self._files = {
             "/": (_page(detectors), "text/html"),
             "/page.css": ((REPORT / "page.css").read_text("utf-8"), "text/css"),
@@ -73,7 +73,7 @@ class TryPage:
             self._work[f"/gates/{number}"] = partial(detectors.gate_map, number)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        """WSGI's call."""
+        """Answers a request."""
         request = Request(environ)
         request.max_content_length = MEBIBYTES << 20
         try:
@@ -83,32 +83,32 @@ class TryPage:
         except HTTPException as error:
             response = _json({"error": error.description}, error.code or 500)
             response.headers.extend(item for item in error.get_headers() if item[0] in ("Allow", "Retry-After"))
-        except Exception as error:  # a full memory, or a mistake of ours; other images are answered
+        except Exception as error:  # out of memory, or a bug; the server continues
             traceback.print_exc()
-            response = _json({"error": _in_words(error)}, 500)
+            response = _json({"error": _public_message(error)}, 500)
         return response(environ, start_response)
 
     def _answer(self, request: Request) -> Response:
         host = request.headers.get("Host", "")
         name = _without_port(host)
         if not (_is_address(name) or name in ("localhost", self.host.lower())):
-            raise MisdirectedRequest("this page is not served under that name; open it by its address")
+            raise MisdirectedRequest("this page is not served under that name; use its address")
         if request.path in self._files:
             if request.method not in ("GET", "HEAD"):
-                raise MethodNotAllowed(["GET", "HEAD"], "this can only be read")
+                raise MethodNotAllowed(["GET", "HEAD"], "only GET and HEAD are supported")
             text, kind = self._files[request.path]
             return Response(text, mimetype=kind)
         if request.path not in self._work:
             raise NotFound("there is no such page")
         if request.method != "POST":
-            raise MethodNotAllowed(["POST"], "an image is sent here by POST")
+            raise MethodNotAllowed(["POST"], "send images with POST")
         origin = request.headers.get("Origin")
         if origin is not None and origin.partition("://")[2] != host:
-            raise Forbidden("another site's page sent this")
+            raise Forbidden("requests from other sites are not accepted")
         if request.mimetype != BODY:
             raise UnsupportedMediaType(f"send the image's bytes as {BODY}")
         if request.content_length is None:
-            raise LengthRequired("say how long the image is (Content-Length)")
+            raise LengthRequired("the Content-Length header is missing")
         with self._slot():
             try:
                 data = request.get_data(cache=False)
@@ -119,18 +119,18 @@ class TryPage:
     @contextmanager
     def _slot(self) -> Iterator[None]:
         if not self._free.acquire(blocking=False):
-            raise ServiceUnavailable(f"{AT_ONCE} images are waiting already; try again", retry_after=1)
+            raise ServiceUnavailable(f"{MAX_REQUESTS} images are waiting already; try again", retry_after=1)
         try:
             yield
         finally:
             self._free.release()
 
 
-def _in_words(error: Exception) -> str:
-    # The rest may name what strangers needn't know of this machine.
+def _public_message(error: Exception) -> str:
+    # The error itself may hold details of this machine.
     if is_out_of_memory(error):
         return "the image is too large for this machine's memory; send a smaller one"
-    return "it failed; the server's terminal says why"
+    return "internal error; see the server's terminal"
 
 
 def _without_port(host: str) -> str:
@@ -157,13 +157,13 @@ def _page(detectors: Detectors) -> str:
         {"name": name, "gates": detectors.has_gates(number), "weights": predictor.weights.name}
         for number, (name, predictor) in enumerate(zip(detectors.names, detectors.predictors, strict=True))
     ]
-    settings = {"runs": runs, "colours": detectors.colours, "mebibytes": MEBIBYTES, "pictures": SHOWN_AT_MOST}
+    settings = {"runs": runs, "colours": detectors.colours, "mebibytes": MEBIBYTES, "max_images": MAX_IMAGES}
     device = detectors.predictors[0].cfg.MODEL.DEVICE
     return page_template("projects.serve", "serve.html.jinja").render(
-        title=" beside ".join(detectors.names),
+        title=" and ".join(detectors.names),
         runs=runs,
         where="a GPU" if device == "cuda" else "the CPU",
         settings=json.dumps(settings),
         mebibytes=MEBIBYTES,
-        images=SHOWN_AT_MOST,
+        images=MAX_IMAGES,
     )

@@ -1,4 +1,4 @@
-"""The mean gates of a run, if tools/analyze.py has found them before."""
+"""Reads the mean gates of a run, which tools/analyze.py excitations has computed."""
 
 import shlex
 from collections.abc import Mapping
@@ -15,33 +15,33 @@ from se_detection.runs.trained_run import TrainedRun
 
 
 def read_mean_gates(run: Path, predictor: SEPredictor, made_of: Mapping[str, str]) -> Excitations:
-    """What `RUN/excitations` holds, for the detector that is in memory; the data is not looked at.
+    """The content of `RUN/excitations`, for a loaded detector. The data set is not read.
 
     Args:
-        made_of: the SHA-256 of the detector's `weights` and `config`.
+        made_of: SHA-256 of the detector's `weights` and `config`.
 
     Raises:
-        UserError: the detector has no gates to look at, or the folder has no means of its checkpoint. It may be shown
-            to strangers, and names no path.
+        UserError: the detector has no gates, or the folder has no means for its checkpoint. The message names no path,
+            as it may be shown to strangers.
     """
     called = run.resolve().name
     gates = se_gates(predictor.model)
     if not gates or predictor.fused:
-        raise UserError(f"{called}: the detector has no SE gates to look at")
+        raise UserError(f"{called}: the detector has no SE gates")
     folder = run / "excitations"
     command = f"tools/analyze.py excitations --run {shlex.quote(called)} --no-ablation"
     if not (folder / STATISTICS).is_file():
-        raise UserError(f"the map compares with the mean gates, which {command} finds; try again then")
-    damaged = UserError(f"the mean gates of {called} are damaged; {command} --overwrite finds them anew")
+        raise UserError(f"the map needs the mean gates; run {command}, then try again")
+    corrupt = UserError(f"the mean gates of {called} are corrupt; run {command} --overwrite")
     try:
         state = read_json(folder / STATE)
     except UserError as error:
-        raise damaged from error
+        raise corrupt from error
     known = state.get("of") if isinstance(state, dict) else None
     if not isinstance(known, dict) or any(known.get(what) != digest for what, digest in made_of.items()):
         raise UserError(
-            f"the mean gates of {called} are of other weights than {predictor.weights.name}; "
-            f"{command} --overwrite looks at RUN's newest"
+            f"the mean gates of {called} are not those of {predictor.weights.name}; for the newest checkpoint, run "
+            f"{command} --overwrite"
         )
     try:
         statistics, _ = load_statistics(folder / STATISTICS)
@@ -50,7 +50,7 @@ def read_mean_gates(run: Path, predictor: SEPredictor, made_of: Mapping[str, str
             if not block.images[-1] or block.mean[-1].shape != (gate.fc2.out_channels,):
                 raise ValueError(name)
     except Exception as error:  # of any class, as the file may hold anything
-        raise damaged from error
+        raise corrupt from error
     trained = TrainedRun(run, predictor.cfg, predictor.model, predictor.weights)
     split = EvaluationData(Path(), Path(), predictor.classes, tuple(predictor.categories), [])
     return Excitations(trained, split, gates, statistics, None, folder)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from se_detection.errors import UserError
 from se_detection.pretrain.pretrain_config import config_base
 
 KEYS = {"NAME", "SEEDS", "RECIPE", "TRAIN_IMAGES", "TUNING_IMAGES", "BASE_LR", "TUNING_ITERS", "ARMS"}
+# For the digest: today's keys as older records have them, and MODEL.WEIGHTS of the configs.
+OLD_NAMES = {"TRAIN_IMAGES": "TRAIN_PICTURES", "TUNING_IMAGES": "TUNING_PICTURES", "BACKBONE": "TRUNK"}
+OLD_WEIGHTS = "a-trunk-of-this-study.pth"
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def read_study(path: Path) -> Study:
         tuning_images=content["TUNING_IMAGES"],
         base_lr=tuple(content["BASE_LR"]),
         tuning_iters=content["TUNING_ITERS"],
-        digest=_digest([content, *map(_values, [recipe, *(variant.config for variant in variants.values())])]),
+        digest=_digest(content, [recipe, *(variant.config for variant in variants.values())]),
     )
 
 
@@ -110,14 +114,25 @@ def _check_name(path: Path, key: str, name: object) -> None:
         raise UserError(f"{path}: {key}: {name!r} is not a valid file name; use letters, digits, '_', '-' and '.'")
 
 
-def _values(config: Path) -> Any:
+def _digest(content: dict[str, Any], configs: Sequence[Path]) -> str:
+    """Hash of a study's file and of its configs, the same as in older records, which were made with other names."""
+    variants = {name: _renamed(values) for name, values in content["ARMS"].items()}
+    hashed = [_renamed({**content, "ARMS": variants}), *map(_config_values, configs)]
+    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    return {OLD_NAMES.get(key, key): value for key, value in values.items()}
+
+
+def _config_values(config: Path) -> Any:
     """The values in a config and its bases, without defaults, which change with versions."""
     read_config(str(config), base=config_base())
-    return CfgNode.load_yaml_with_base(str(config))
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    values = CfgNode.load_yaml_with_base(str(config))
+    if "MODEL" in values:
+        # The study sets this key itself.
+        values["MODEL"]["WEIGHTS"] = OLD_WEIGHTS
+    return values
 
 
 def _read_variants(path: Path, content: Any) -> dict[str, Variant]:

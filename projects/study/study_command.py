@@ -1,13 +1,12 @@
-"""The command line of tools/study.py."""
+"""Trains the variants of a study with several seeds and equal pre-training, and reports the results."""
 
 import os
 import shlex
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
-DESCRIPTION = "Trains the variants of a study with several seeds and equal pre-training, and reports the results."
 EXAMPLES = """
 examples:
   $ tools/study.py run --study configs/Study/Study-cpu.yaml --classification images.tar.gz \\
@@ -19,10 +18,34 @@ After an interruption, the same `run` command resumes the study, also on another
 """
 
 
-def main() -> None:
-    """Runs the command."""
-    args = study_parser().parse_args()
+def add_arguments(parser: ArgumentParser) -> None:
+    """Two commands, in `args.command`: `run` and `report`."""
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="make the runs that have no record yet")
+    report = commands.add_parser("report", help="make tables and plots from the records")
+    for command in (run, report):
+        command.add_argument("--study", type=Path, required=True, help="yaml file of the study")
+        command.add_argument(
+            "--results", type=Path, default=Path("docs/results"), help="folder of the records (default: docs/results)"
+        )
+    run.add_argument(
+        "--classification", type=Path, required=True, help="images for pre-training, as for tools/pretrain.py"
+    )
+    for split in ("train", "val"):
+        run.add_argument(f"--{split}-json", type=Path, required=True, help=f"{split} annotations, COCO format")
+        run.add_argument(f"--{split}-images", type=Path, required=True, help="folder of their images")
+    run.add_argument(
+        "--output", type=Path, default=Path("output/study"), help="folder for runs and weights (default: output/study)"
+    )
+    run.add_argument("--seeds", type=int, nargs="+", help="run only these seeds (default: all)")
+    run.add_argument("--num-gpus", type=int, default=1, help="GPUs per run (default: 1)")
+    report.add_argument(
+        "--page", type=Path, help="Markdown page; the part between the marks of the study is replaced (default: print)"
+    )
 
+
+def run(args: Namespace) -> None:
+    """Makes the runs, or the report."""
     from .definition import read_study
     from .runner import run_study
     from .study_data import StudyData
@@ -49,31 +72,3 @@ def main() -> None:
         gpus=args.num_gpus,
         command=shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
     )
-
-
-def study_parser() -> ArgumentParser:
-    """The parser of the command."""
-    parser = ArgumentParser(description=DESCRIPTION, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="make the runs that have no record yet")
-    report = commands.add_parser("report", help="make tables and plots from the records")
-    for command in (run, report):
-        command.add_argument("--study", type=Path, required=True, help="yaml file of the study")
-        command.add_argument(
-            "--results", type=Path, default=Path("docs/results"), help="folder of the records (default: docs/results)"
-        )
-    run.add_argument(
-        "--classification", type=Path, required=True, help="images for pre-training, as for tools/pretrain.py"
-    )
-    for split in ("train", "val"):
-        run.add_argument(f"--{split}-json", type=Path, required=True, help=f"{split} annotations, COCO format")
-        run.add_argument(f"--{split}-images", type=Path, required=True, help="folder of their images")
-    run.add_argument(
-        "--output", type=Path, default=Path("output/study"), help="folder for runs and weights (default: output/study)"
-    )
-    run.add_argument("--seeds", type=int, nargs="+", help="run only these seeds (default: all)")
-    run.add_argument("--num-gpus", type=int, default=1, help="GPUs per run (default: 1)")
-    report.add_argument(
-        "--page", type=Path, help="Markdown page; the part between the marks of the study is replaced (default: print)"
-    )
-    return parser

@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .run_records import BACKBONE
+
 Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 # Okabe and Ito's colours, for colour-blind readers.
@@ -29,11 +31,11 @@ def draw_curves(records: Records, path: Path) -> Path:
             label = name if place == 0 else None
             loss.plot(*_columns(run["curve"]["loss"]), **style, linewidth=0.9, label=label)
             during.plot(*_columns(run["curve"]["evaluations"]), **marked, label=label)
-            backbone = (run["backbone"]["arm"], run["seed"])
+            backbone = (run[BACKBONE]["arm"], run["seed"])
             if backbone not in seen:
                 shown = backbone[0] if not any(backbone[0] == other for other, _ in seen) else None
                 seen.add(backbone)
-                top1.plot(*_columns(run["backbone"]["curve"]["evaluations"]), **marked, label=shown)
+                top1.plot(*_columns(run[BACKBONE]["curve"]["evaluations"]), **marked, label=shown)
     for axes, title, x, y in (
         (loss, "Training loss of the detectors", "iteration", "total loss"),
         (during, "AP during training", "iteration", "AP"),

@@ -14,7 +14,7 @@ from se_detection.errors import UserError
 from se_detection.files import write_whole
 
 from .definition import Study
-from .run_records import KEPT, read_records, read_times
+from .run_records import BACKBONE, KEPT, read_records, read_times
 from .study_plots import draw_curves
 
 EDGE = "†"
@@ -91,7 +91,7 @@ def _variants_table(kept: Mapping[str, list[Mapping[str, Any]]], times: Mapping[
     rows = []
     for name, runs in kept.items():
         row = [f"`{name}`", len(runs), *(_mean_and_std([run[metric] for run in runs]) for metric in KEPT)]
-        row += [_mean_and_std([run["backbone"]["top1"] for run in runs])]
+        row += [_mean_and_std([run[BACKBONE]["top1"] for run in runs])]
         row += [f"{runs[0]['parameters'] / 1e6:.2f}", f"{runs[0]['backbone_gflops']:.2f}"]
         row += [_ratio(times, name, kind) for kind in ("train", "inference")]
         rows.append(row)
@@ -152,6 +152,6 @@ def _runs_table(kept: Mapping[str, list[Mapping[str, Any]]]) -> str:
             rate = f"{run['learning_rate']}{EDGE * _at_edge(run)}"
             figures = [_figure(run[metric]) for metric in ("AP", "AP50", "AP75")]
             commit = run["commit"][:9] + "-dirty" * run["commit"].endswith("-dirty")
-            rows.append([f"`{name}`", run["seed"], *figures, _figure(run["backbone"]["top1"]), rate, shown, commit])
+            rows.append([f"`{name}`", run["seed"], *figures, _figure(run[BACKBONE]["top1"]), rate, shown, commit])
     headers = ["variant", "seed", "AP", "AP50", "AP75", "backbone top-1", "learning rate", "AP of the trials", "commit"]
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)

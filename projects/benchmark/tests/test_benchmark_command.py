@@ -4,12 +4,14 @@ import pytest
 import torch
 
 from se_detection.errors import UserError
+from se_detection_cli.main import command_parser
 
-from ..benchmark_command import benchmark_parser, benchmark_settings
+from .. import benchmark_command
+from ..benchmark_command import benchmark_settings
 
 
 def parse(*arguments: str):
-    return benchmark_settings(benchmark_parser().parse_args(arguments))
+    return benchmark_settings(command_parser(benchmark_command).parse_args(arguments))
 
 
 def test_defaults() -> None:

@@ -6,7 +6,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from se_detection.errors import UserError
-from se_detection.runs.evaluation_data import batches, open_evaluation_data
+from se_detection.runs.evaluation_data import image_batches, open_evaluation_data
 from se_detection.runs.trained_run import load_trained_run, read_run_config
 
 from .. import padding_drift as module
@@ -23,7 +23,7 @@ def run(make_run):
 
 @pytest.fixture(scope="module")
 def images(toy, module_path):
-    """The toy images, each cut to another size."""
+    """The toy images, each cropped to another size."""
     content = json.loads((toy / "annotations" / "val.json").read_text())
     for number, entry in enumerate(content["images"]):
         with Image.open(toy / "val" / entry["file_name"]) as image:
@@ -35,11 +35,11 @@ def images(toy, module_path):
     return module_path / "val.json", module_path
 
 
-def test_the_differences_are_those_between_two_forward_passes(run, images) -> None:
+def test_differences_equal_those_of_two_forward_passes(run, images) -> None:
     drift = padding_drift(run, images=2, batch=2, split=images)
     trained = load_trained_run(run, read_run_config(run))
     model = trained.model
-    inputs = [entry for (entry,) in batches(trained.cfg, open_evaluation_data(trained, images, 2).images)]
+    inputs = [entry for (entry,) in image_batches(trained.cfg, open_evaluation_data(trained, images, 2).images)]
     largest = {}
     with torch.no_grad():
         shared = model.backbone(model.preprocess_image(inputs).tensor)
@@ -55,7 +55,7 @@ def test_the_differences_are_those_between_two_forward_passes(run, images) -> No
     assert drift.detections > 0
 
 
-def test_ignoring_the_padding_there_are_none(run, images) -> None:
+def test_no_differences_with_ignore_padding(run, images) -> None:
     leaking = padding_drift(run, batch=3, split=images)
     ignoring = padding_drift(run, batch=3, split=images, overrides=IGNORE)
     assert len(ignoring.gates) == ignoring.images == 12
@@ -65,7 +65,7 @@ def test_ignoring_the_padding_there_are_none(run, images) -> None:
     assert max(ignoring.scores) < 1e-4
 
 
-def test_detections_are_paired_by_class_and_overlap() -> None:
+def test_detections_are_matched_by_class_and_overlap() -> None:
     def instances(*rows):
         found = Instances((100, 100), pred_boxes=Boxes(torch.tensor([row[:4] for row in rows]).reshape(-1, 4).float()))
         found.scores = torch.tensor([row[4] for row in rows])
@@ -81,20 +81,20 @@ def test_detections_are_paired_by_class_and_overlap() -> None:
     assert (drift.detections, drift.lost, drift.gained) == (4, 2, 1)
 
 
-def test_tool(run, run_script, tmp_path, capsys) -> None:
+def test_command(run, run_script, tmp_path, capsys) -> None:
     run_script("analyze.py", "padding", "--run", run, "--images", 2, "--json", tmp_path / "drift.json", *IGNORE)
     content = json.loads((tmp_path / "drift.json").read_text())
     assert content["images"] == 2
     assert f"{content['gates']['max']:.1e}" in capsys.readouterr().out
 
 
-def test_a_table_without_gates_and_detections() -> None:
+def test_table_without_gates_and_detections() -> None:
     drift = Drift(images=2, batch=2, features={"p2": [0.25, 0.75]})
     assert "5.0e-01  7.5e-01" in drift_table(drift)
     assert "gate" not in drift_table(drift)
 
 
 @pytest.mark.parametrize("options", [{"batch": 1}, {"images": 1}])
-def test_an_image_alone_is_refused(run, options) -> None:
+def test_a_single_image_is_rejected(run, options) -> None:
     with pytest.raises(UserError, match="at least 2"):
         padding_drift(run, **options)

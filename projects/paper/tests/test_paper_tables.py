@@ -1,4 +1,4 @@
-"""The paper's tables (arXiv 1709.01507v4) and timm's models against what is measured here."""
+"""Our counts against the paper's tables (arXiv 1709.01507v4) and timm's models."""
 
 import pytest
 import timm
@@ -10,7 +10,7 @@ from se_detection.modeling.complexity import count_parameters, multiply_adds
 from ..formatting import paper_table
 from ..paper_tables import PLAIN, ROWS, PaperClassifier, PaperRow, measure
 
-# Table 2 (GFLOPs; SENet-154's are timm's), and timm's model of the same layers
+# Table 2 (GFLOPs; SENet-154's are timm's), and timm's model with the same layers
 TABLE_2 = {
     "ResNet-50": (3.86, "resnet50"),
     "SE-ResNet-50": (3.87, "legacy_seresnet50"),
@@ -39,7 +39,7 @@ ABLATIONS = {
     "position 3x3": 25.8,
     "squeeze none": 28.1,
 }
-# The residual blocks in res2 to res5, whose outputs have 256, 512, 1024 and 2048 channels
+# Numbers of residual blocks in res2 to res5, whose outputs have 256, 512, 1024 and 2048 channels
 BLOCKS = {
     "resnet50": (3, 4, 6, 3),
     "resnet101": (3, 4, 23, 3),
@@ -69,15 +69,15 @@ def test_tables_2_and_3(measured, name) -> None:
 
 
 @pytest.mark.parametrize("name", ["SE-ResNet-50", "SENet-154"])
-def test_timms_models_compute_the_same(measured, name) -> None:
+def test_timms_models_have_the_same_multiply_adds(measured, name) -> None:
     theirs = multiply_adds(timm.create_model(TABLE_2[name][1]), torch.zeros(1, 3, 224, 224))[""]
     assert measured[name].gflops * 1e9 == pytest.approx(theirs, rel=1e-12)
 
 
 def test_ablations(measured) -> None:
-    """The paper's counts are above the layers' own, which fits counting BN's two statistics of each channel too.
+    """The paper's counts are larger than ours, which fits if BN's two running statistics per channel are included.
 
-    With those, all of its rows are met but r = 8, which is 0.01 M further off.
+    With them, all rows agree but r = 8, which is off by 0.06 M.
     """
     assert {name: row.reference_parameters for name, row in measured.items() if row.table >= 10} == {
         **dict.fromkeys(name for name, row in BY_NAME.items() if row.table >= 10),
@@ -96,8 +96,8 @@ def test_ablations(measured) -> None:
 
 
 @pytest.mark.parametrize("name", [row.name for row in ROWS if row.classifier.se != PLAIN])
-def test_what_se_adds_is_the_papers_sum(measured, name) -> None:
-    """(2 / r) sum of N C^2 (Sec. 4), with C the channels of what is gated, and the biases C / r + C."""
+def test_added_parameters_follow_the_papers_formula(measured, name) -> None:
+    """(2 / r) * sum of N C^2 (Sec. 4), where C is the number of gated channels, plus the biases C / r + C."""
     backbone, se = BY_NAME[name].classifier.backbone, BY_NAME[name].classifier.se
     expected = 0
     for stage, blocks in enumerate(BLOCKS[backbone]):
@@ -105,7 +105,7 @@ def test_what_se_adds_is_the_papers_sum(measured, name) -> None:
             continue
         width = 256 * 2**stage
         gated = [width] * blocks
-        if se.position == "pre":  # a stage's first block takes in what the one before gives, res2's the stem
+        if se.position == "pre":  # the first block of a stage gates the previous stage's output
             gated[0] = width // 2 if stage else 64
         if se.position == "3x3":
             gated = [width // 4] * blocks
@@ -115,7 +115,7 @@ def test_what_se_adds_is_the_papers_sum(measured, name) -> None:
                 expected += channels // se.reduction + channels
     row = measured[name]
     assert row.added_parameters == expected
-    # The two layers compute once for each channel, NoSqueeze's on every position of the map.
+    # The two layers compute once per image; without squeeze, at every position of the map.
     assert row.added_gflops > 0
     if se.squeeze != "none" and not se.bias:
         assert row.added_gflops * 1e9 == pytest.approx(expected)

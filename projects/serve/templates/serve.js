@@ -4,7 +4,7 @@
   const settings = JSON.parse(byId("main").dataset.settings);
   const slider = byId("score");
   const status = byId("status");
-  // One image is sent after the other.
+  // Images are sent one after the other.
   let queue = Promise.resolve();
   let waiting = 0;
 
@@ -14,12 +14,12 @@
     return element;
   };
 
-  // A name's marks turn no other text around.
-  const say = (target, name, message) => target.replaceChildren(make("bdi", {}, name), message);
+  // <bdi>: writing-direction marks in a file name do not affect the rest.
+  const showMessage = (target, name, message) => target.replaceChildren(make("bdi", {}, name), message);
 
   const fail = (name, message) => {
     const line = make("p");
-    say(line, name, message);
+    showMessage(line, name, message);
     byId("errors").append(line);
   };
 
@@ -29,26 +29,26 @@
       const headers = {"Content-Type": "application/octet-stream"};
       response = await fetch(path, {method: "POST", headers, body: file});
     } catch {
-      throw new Error("it could not be sent; is it a file, and does the program that serves this page still run?");
+      throw new Error("it could not be sent; check that it is a file and that the server is running");
     }
     const content = await response.json().catch(() => ({}));
     if (response.ok) return content;
-    throw new Error(content.error ?? `the server failed (${response.status}); its terminal says why`);
+    throw new Error(content.error ?? `the server failed (${response.status}); see its terminal`);
   };
 
-  // Black or white, whichever has more contrast (WCAG's relative luminance).
-  const ink = colour => {
+  // Black or white, by contrast (WCAG's relative luminance).
+  const textColour = colour => {
     const parts = colour.match(/\d+/g).map(part => part / 255);
     const linear = parts.map(part => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
     const light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
     return (light + 0.05) ** 2 > 1.05 * 0.05 ? "#000" : "#fff";
   };
 
-  const drawBox = (found, answer) => {
-    const [left, top, right, bottom] = found.box;
-    const colour = settings.colours[found.class];
-    const text = make("span", {}, `${found.class} ${found.score.toFixed(2)}`);
-    Object.assign(text.style, {background: colour, color: ink(colour)});
+  const drawBox = (detection, answer) => {
+    const [left, top, right, bottom] = detection.box;
+    const colour = settings.colours[detection.class];
+    const text = make("span", {}, `${detection.class} ${detection.score.toFixed(2)}`);
+    Object.assign(text.style, {background: colour, color: textColour(colour)});
     const percent = (length, whole) => `${100 * length / whole}%`;
     const label = make("div", {className: "label"}, text);
     label.style.setProperty("--left", percent(left, answer.width));
@@ -68,28 +68,28 @@
       "tr", {}, make("th", {scope: "row"}, kind), make("td", {}, score.toFixed(3)),
       ...box.map(place => make("td", {}, place.toFixed(1))),
     ));
-    const caption = make("caption", {}, `What ${name} finds, in pixels`);
+    const caption = make("caption", {}, `Detections of ${name}, in pixels`);
     const table = make("table", {}, caption, make("thead", {}, head), make("tbody", {}, ...rows));
     return {rows, details: make("details", {}, make("summary", {}, "As a table"), table)};
   };
 
   const gatesButton = (number, file, map) => {
     const {name} = settings.runs[number];
-    const button = make("button", {type: "button"}, `What the gates of ${name} do`);
+    const button = make("button", {type: "button"}, `Effect of the gates of ${name}`);
     button.addEventListener("click", async () => {
-      // Without `disabled`, which takes the focus away.
+      // Not `disabled`, which would remove the focus.
       if (button.ariaDisabled) return;
       button.ariaDisabled = "true";
-      map.textContent = `The gates of ${name} are looked at …`;
+      map.textContent = `Computing the effect of the gates of ${name} …`;
       try {
         const {image: drawing, images} = await send(`/gates/${number}`, file);
-        const text = `Where ${name}’s gates make features stronger (red) and weaker (blue) than their mean over ${images} images does`;
-        // The text beside it says what it is.
+        const text = `Where ${name}’s gates make features stronger (red) or weaker (blue) than their mean over ${images} images`;
+        // The text above describes it.
         const image = make("img", {src: drawing, alt: ""});
         map.replaceChildren(text, make("div", {className: "wide", tabIndex: 0, role: "region", ariaLabel: `Gates of ${name}`}, image));
         const focused = [button, document.body].includes(document.activeElement);
         button.remove();
-        // Whoever reads elsewhere stays there.
+        // The focus moves only if it has not moved elsewhere.
         if (focused) map.focus({preventScroll: true});
       } catch (error) {
         button.ariaDisabled = null;
@@ -103,8 +103,8 @@
     const {boxes, seconds} = answer.runs[number];
     const {name, gates} = settings.runs[number];
     const image = make("img", {src: answer.image, width: answer.width, height: answer.height, alt: ""});
-    // The surest is drawn last, above the others.
-    const drawn = boxes.map(found => drawBox(found, answer));
+    // The highest-scoring box is drawn last, above the others.
+    const drawn = boxes.map(detection => drawBox(detection, answer));
     const frame = make("div", {className: "frame"}, image, ...drawn.toReversed());
     frame.style.setProperty("--shape", answer.width / answer.height);
     const title = make("strong", {}, name);
@@ -117,17 +117,17 @@
     figure.map = map;
     figure.show = least => {
       const counts = new Map();
-      boxes.forEach((found, place) => {
-        const hidden = found.score < least;
+      boxes.forEach((detection, place) => {
+        const hidden = detection.score < least;
         drawn[place].hidden = table.rows[place].hidden = hidden;
-        if (!hidden) counts.set(found.class, (counts.get(found.class) ?? 0) + 1);
+        if (!hidden) counts.set(detection.class, (counts.get(detection.class) ?? 0) + 1);
       });
       const items = [...counts].sort().map(([kind, many]) => {
         const swatch = make("span", {className: "swatch"});
         swatch.style.background = settings.colours[kind];
         return make("li", {}, swatch, `${kind} ${many}`);
       });
-      const total = boxes.filter(found => found.score >= least).length;
+      const total = boxes.filter(detection => detection.score >= least).length;
       count.replaceChildren(make("li", {className: "total"}, total === 1 ? "1 box" : `${total} boxes`), ...items);
       image.alt = `${file.name} with ${count.firstChild.textContent} of ${name}`;
       return total;
@@ -141,7 +141,7 @@
     for (const figure of document.querySelectorAll(".runs > figure")) figure.show(least);
   };
 
-  const addPicture = (answer, file) => {
+  const addImage = (answer, file) => {
     const figures = answer.runs.map((_, number) => drawRun(answer, number, file));
     const remove = make("button", {type: "button", ariaLabel: `Remove ${file.name}`}, "Remove");
     const size = make("span", {}, `${answer.width} × ${answer.height}`);
@@ -152,23 +152,23 @@
       const next = section.nextElementSibling ?? section.previousElementSibling;
       section.remove();
       (next?.querySelector("button") ?? byId("files")).focus();
-      say(status, file.name, " is removed.");
+      showMessage(status, file.name, " was removed.");
     });
-    byId("pictures").prepend(section);
+    byId("images").prepend(section);
     const totals = figures.map(figure => figure.show(Number(slider.value)));
-    const said = totals.map((total, number) => `${settings.runs[number].name} finds ${total}`);
-    say(status, file.name, `: ${said.join(", ")}.`);
+    const found = totals.map((total, number) => `${settings.runs[number].name} found ${total}`);
+    showMessage(status, file.name, `: ${found.join(", ")}.`);
   };
 
   const detect = async file => {
-    say(status, file.name, waiting > 1 ? ` is looked at, ${waiting - 1} to follow …` : " is looked at …");
+    showMessage(status, file.name, waiting > 1 ? ` is being processed, ${waiting - 1} more waiting …` : " is being processed …");
     try {
       if (file.size > settings.mebibytes * 2 ** 20) {
         throw new Error(`the file is larger than ${settings.mebibytes} MiB; send a smaller one`);
       }
-      addPicture(await send("/detect", file), file);
+      addImage(await send("/detect", file), file);
     } catch (error) {
-      say(status, file.name, " is left out.");
+      showMessage(status, file.name, " was skipped.");
       fail(file.name, `: ${error.message}`);
     }
     waiting -= 1;
@@ -176,16 +176,16 @@
 
   const add = files => {
     byId("errors").replaceChildren();
-    const room = settings.pictures - waiting - byId("pictures").children.length;
+    const room = settings.max_images - waiting - byId("images").children.length;
     const taken = [...files].slice(0, Math.max(room, 0));
     const left = files.length - taken.length;
-    if (left) fail(`${left} left out`, `: the page has room for ${settings.pictures} images; remove some first`);
+    if (left) fail(`${left} skipped`, `: the page has room for ${settings.max_images} images; remove some first`);
     waiting += taken.length;
     for (const file of taken) queue = queue.then(() => detect(file));
   };
 
   slider.addEventListener("input", show);
-  // The browser may remember what it was before the page was loaded anew.
+  // The browser may restore the slider after a reload.
   show();
   byId("files").addEventListener("change", event => {
     add(event.target.files);

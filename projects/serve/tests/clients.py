@@ -1,4 +1,4 @@
-"""Who asks the page over a network, and what is asked."""
+"""Clients of the page's server, and their requests."""
 
 import json
 import socket
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image
 
-OCTETS = "application/octet-stream"
+BODY_TYPE = "application/octet-stream"
 HOST = b"Host: 127.0.0.1\r\n"
 POST = b"POST /detect HTTP/1.1\r\nContent-Type: application/octet-stream\r\n" + HOST
 
@@ -22,21 +22,21 @@ def connect(url: str) -> socket.socket:
 
 
 def raw(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Sends bytes as they are; status, headers and body of what comes back."""
+    """Sends bytes unchanged; returns status, headers and body of the response."""
     with connect(url) as connection:
         connection.sendall(request)
-        answer = HTTPResponse(connection, method=request.split()[0].decode("latin1"))
-        answer.begin()
-        return answer.status, dict(answer.getheaders()), answer.read()
+        response = HTTPResponse(connection, method=request.split()[0].decode("latin1"))
+        response.begin()
+        return response.status, dict(response.getheaders()), response.read()
 
 
 def ask(url: str, method: str = "GET", path: str = "/", data: bytes | None = None) -> tuple[int, bytes]:
     address = urlsplit(url)
     connection = HTTPConnection(address.hostname, address.port, timeout=60)
     try:
-        connection.request(method, path, data, {"Content-Type": OCTETS} if data is not None else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
+        connection.request(method, path, data, {"Content-Type": BODY_TYPE} if data is not None else {})
+        response = connection.getresponse()
+        return response.status, response.read()
     finally:
         connection.close()
 
@@ -53,15 +53,15 @@ def image(seed: int, size: tuple[int, int] = (128, 96), kind: str = "JPEG") -> b
     return file.getvalue()
 
 
-def wait_until(true: Callable[[], bool]) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
 def other_addresses() -> list[str]:
-    """Of this machine: another loopback one, and the one that leads outside, if there is any."""
+    """Other addresses of this machine: a loopback one, and that of its network interface, if any."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as outside:
         try:
             outside.connect(("192.0.2.1", 9))

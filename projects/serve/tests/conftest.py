@@ -1,4 +1,4 @@
-"""Two small runs, one of them with gates and their means, a page that serves both, and one without detectors."""
+"""Two small runs, with and without SE, a server with both, and a server with fake detectors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ IMAGES = 3
 
 @contextmanager
 def serving(page: TryPage) -> Iterator[str]:
-    """Serves a page on a free port, and gives its address, without a slash at the end."""
+    """Serves a page on a free port, and yields its address without a trailing slash."""
     with open_server(page, listen(page.host, 0)) as server:
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -43,13 +43,13 @@ def toy(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def plain_run(tmp_path_factory) -> Path:
-    """Without SE; of random weights, as the other: 30 boxes an image of any score."""
+    """A run without SE. Weights are random, and there are 30 boxes per image."""
     return write_run(tmp_path_factory.mktemp("runs") / "R", *PLAIN)
 
 
 @pytest.fixture(scope="session")
 def se_run(tmp_path_factory, toy) -> Path:
-    """With SE, and the mean gates over the toy images under `excitations`."""
+    """A run with SE, and with mean gates over the toy images in `excitations`."""
     run = write_run(tmp_path_factory.mktemp("runs") / "SE_R")
     explain(run, split=(toy / "annotations" / "val.json", toy / "val"), ablation=False)
     return run
@@ -62,13 +62,13 @@ def detectors(plain_run, se_run) -> Detectors:
 
 @pytest.fixture(scope="session")
 def url(detectors) -> Iterator[str]:
-    """Of a page with the plain run and the SE run, in this order."""
+    """The address of a page with the plain run and the SE run, in this order."""
     with serving(TryPage(detectors, "127.0.0.1")) as url:
         yield url
 
 
-class Told:
-    """Stands in for detectors: finds nothing, keeps how many bytes it was given, and meanwhile does what it is told."""
+class FakeDetectors:
+    """Detects nothing, records the sizes of the images in bytes, and calls `during`."""
 
     def __init__(self) -> None:
         self.names = ["R", '<b>SE_R & "co"</b>']
@@ -77,7 +77,7 @@ class Told:
         cfg = SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu"))
         self.predictors = [SimpleNamespace(weights=Path("model_final.pth"), cfg=cfg)] * 2
         self.lock = Lock()
-        self.given: list[int] = []
+        self.sizes: list[int] = []
         self.during = lambda: None
 
     def has_gates(self, number: int) -> bool:
@@ -85,7 +85,7 @@ class Told:
 
     def detect(self, data: bytes) -> dict[str, object]:
         with self.lock:
-            self.given.append(len(data))
+            self.sizes.append(len(data))
             self.during()
         return {"runs": []}
 
@@ -94,12 +94,12 @@ class Told:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def fake() -> FakeDetectors:
+    return FakeDetectors()
 
 
 @pytest.fixture
-def told_url(told) -> Iterator[str]:
-    """Of a page whose detectors are a stand-in."""
-    with serving(TryPage(told, "127.0.0.1")) as url:
+def fake_url(fake) -> Iterator[str]:
+    """The address of a page with fake detectors."""
+    with serving(TryPage(fake, "127.0.0.1")) as url:
         yield url

@@ -1,4 +1,4 @@
-"""What the page answers, without a network and without detectors."""
+"""The application, without a network and without detectors."""
 
 import html
 import json
@@ -12,15 +12,15 @@ from werkzeug.test import Client
 
 from se_detection import UserError
 
-from ..app import AT_ONCE, MEBIBYTES, SHOWN_AT_MOST, TryPage
+from ..app import MAX_IMAGES, MAX_REQUESTS, MEBIBYTES, TryPage
 
 HOST = "127.0.0.1:8000"
 BODY = "application/octet-stream"
 
 
 @pytest.fixture
-def page(told) -> TryPage:
-    return TryPage(told, "my-machine")
+def page(fake) -> TryPage:
+    return TryPage(fake, "my-machine")
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def refusal(answer) -> tuple[int, str]:
     ("path", "kind"),
     [("/", "text/html"), ("/page.css", "text/css"), ("/serve.css", "text/css"), ("/serve.js", "text/javascript")],
 )
-def test_the_files_of_the_page(client, path, kind) -> None:
+def test_files_of_the_page(client, path, kind) -> None:
     answer = client.get(path, headers={"Host": HOST})
     assert (answer.status_code, answer.content_type) == (200, f"{kind}; charset=utf-8")
     assert len(answer.data) > 1000
@@ -53,34 +53,34 @@ def test_the_files_of_the_page(client, path, kind) -> None:
     assert (head.data, head.content_length) == (b"", len(answer.data))
 
 
-def test_whatever_the_page_loads_is_there_and_says_what_it_is_of(client, told) -> None:
+def test_the_page_loads_existing_files_and_has_its_settings(client, fake) -> None:
     text = client.get("/", headers={"Host": HOST}).text
     loaded = re.findall(r'(?:href|src)="(/[^"]*)"', text)
     assert len(loaded) >= 3
     assert all(client.get(path, headers={"Host": HOST}).status_code == 200 for path in loaded)
-    # No name of a folder is markup.
+    # Folder names are escaped.
     assert "<b>" not in text
     settings = json.loads(html.unescape(re.search(r'data-settings="([^"]*)"', text)[1]))
-    runs = [{"name": told.names[0], "gates": False}, {"name": told.names[1], "gates": True}]
+    runs = [{"name": fake.names[0], "gates": False}, {"name": fake.names[1], "gates": True}]
     assert settings == {
         "runs": [{**run, "weights": "model_final.pth"} for run in runs],
-        "colours": told.colours,
+        "colours": fake.colours,
         "mebibytes": MEBIBYTES,
-        "pictures": SHOWN_AT_MOST,
+        "max_images": MAX_IMAGES,
     }
 
 
-def test_an_image_reaches_the_detector_whole(client, told) -> None:
+def test_the_detector_gets_the_whole_image(client, fake) -> None:
     answer = send(client, data=bytes(1000), Origin=f"http://{HOST}")
     assert (answer.status_code, answer.json) == (200, {"runs": []})
     assert send(client, "/gates/1", bytes(MEBIBYTES << 20)).json == {"runs": [], "number": 1}
-    assert told.given == [1000, MEBIBYTES << 20]
+    assert fake.sizes == [1000, MEBIBYTES << 20]
 
 
 @pytest.mark.parametrize(
     "name", ["localhost", "LocalHost:8000", "127.0.0.1", "192.168.1.20:80", "[::1]:8000", "My-Machine"]
 )
-def test_names_that_the_page_is_served_under(client, name) -> None:
+def test_accepted_host_names(client, name) -> None:
     assert send(client, Host=name, Origin=f"http://{name}").status_code == 200
 
 
@@ -108,10 +108,10 @@ def test_names_that_the_page_is_served_under(client, name) -> None:
     ],
 )
 @pytest.mark.parametrize("path", ["/", "/detect"])
-def test_another_name_may_be_a_site_that_leads_here(client, told, name, path) -> None:
+def test_other_host_names_are_refused(client, fake, name, path) -> None:
     answer = send(client, Host=name) if path == "/detect" else client.get(path, headers={"Host": name})
-    assert refusal(answer) == (421, "this page is not served under that name; open it by its address")
-    assert told.given == []
+    assert refusal(answer) == (421, "this page is not served under that name; use its address")
+    assert fake.sizes == []
 
 
 @pytest.mark.parametrize(
@@ -127,9 +127,9 @@ def test_another_name_may_be_a_site_that_leads_here(client, told, name, path) ->
         "http://[",
     ],
 )
-def test_another_sites_page_is_refused(client, told, origin) -> None:
-    assert refusal(send(client, Origin=origin)) == (403, "another site's page sent this")
-    assert told.given == []
+def test_requests_from_other_sites_are_refused(client, fake, origin) -> None:
+    assert refusal(send(client, Origin=origin)) == (403, "requests from other sites are not accepted")
+    assert fake.sizes == []
 
 
 @pytest.mark.parametrize(
@@ -140,13 +140,13 @@ def test_another_sites_page_is_refused(client, told, origin) -> None:
         ("GET", "/gates/0", "POST"),
     ],
 )
-def test_other_methods(client, told, method, path, allowed) -> None:
+def test_other_methods_are_refused(client, fake, method, path, allowed) -> None:
     answer = client.open(path, method=method, headers={"Host": HOST})
     assert answer.status_code == 405
     assert set(answer.headers["Allow"].split(", ")) == set(allowed.split(", "))
     assert method == "HEAD" or refusal(answer)[0] == 405
     assert "Access-Control-Allow-Origin" not in answer.headers
-    assert told.given == []
+    assert fake.sizes == []
 
 
 @pytest.mark.parametrize(
@@ -173,22 +173,22 @@ def test_other_methods(client, told, method, path, allowed) -> None:
         ),
     ],
 )
-def test_nothing_else_is_there(client, told, path) -> None:
+def test_other_paths_do_not_exist(client, fake, path) -> None:
     assert refusal(send(client, path))[0] == 404
-    assert told.given == []
+    assert fake.sizes == []
 
 
 @pytest.mark.parametrize(
     "kind",
     ["", "image/jpeg", "text/plain", "multipart/form-data; boundary=a", "application/x-www-form-urlencoded", "\xff"],
 )
-def test_other_kinds_of_bodies_are_what_forms_of_other_sites_send(client, told, kind) -> None:
+def test_other_content_types_are_refused(client, fake, kind) -> None:
     assert refusal(send(client, Content_Type=kind)) == (415, f"send the image's bytes as {BODY}")
-    assert told.given == []
+    assert fake.sizes == []
 
 
 @pytest.mark.parametrize("length", [(MEBIBYTES << 20) + 1, 10**30])
-def test_a_body_that_is_too_long_is_not_read(client, told, length) -> None:
+def test_a_body_that_is_too_long_is_not_read(client, fake, length) -> None:
     class Unread:
         def read(self, *_):
             raise AssertionError
@@ -196,19 +196,19 @@ def test_a_body_that_is_too_long_is_not_read(client, told, length) -> None:
     environ = {"CONTENT_LENGTH": str(length), "wsgi.input": Unread()}
     answer = client.post("/detect", headers={"Host": HOST, "Content-Type": BODY}, environ_overrides=environ)
     assert refusal(answer) == (413, f"the file is larger than {MEBIBYTES} MiB; send a smaller one")
-    assert told.given == []
+    assert fake.sizes == []
 
 
 @pytest.mark.parametrize("length", [None, "5"])
-def test_a_body_in_chunks_has_no_end_that_is_known(client, told, length) -> None:
+def test_a_chunked_body_is_refused(client, fake, length) -> None:
     environ = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True, "CONTENT_LENGTH": length}
     answer = client.post("/detect", headers={"Host": HOST, "Content-Type": BODY}, environ_overrides=environ)
-    assert refusal(answer) == (411, "say how long the image is (Content-Length)")
-    assert told.given == []
+    assert refusal(answer) == (411, "the Content-Length header is missing")
+    assert fake.sizes == []
 
 
 @pytest.mark.parametrize("length", ["many", "-5", "1e3", "0x10"])
-def test_of_a_length_that_is_no_number_nothing_is_read(client, told, length) -> None:
+def test_a_body_with_an_invalid_length_is_not_read(client, fake, length) -> None:
     answer = client.post(
         "/detect",
         data=b"image",
@@ -216,62 +216,62 @@ def test_of_a_length_that_is_no_number_nothing_is_read(client, told, length) -> 
         environ_overrides={"CONTENT_LENGTH": length},
     )
     assert answer.status_code == 200
-    assert told.given == [0]
+    assert fake.sizes == [0]
 
 
-def test_more_than_four_at_once_are_sent_away(page, told) -> None:
-    entered, go_on = Event(), Event()
+def test_more_than_four_requests_at_once_are_refused(page, fake) -> None:
+    entered, proceed = Event(), Event()
     statuses = []
 
     def wait() -> None:
         entered.set()
-        assert go_on.wait(10)
+        assert proceed.wait(10)
 
     def work() -> None:
         statuses.append(send(Client(page)).status_code)
 
-    told.during = wait
-    threads = [Thread(target=work) for _ in range(AT_ONCE)]
+    fake.during = wait
+    threads = [Thread(target=work) for _ in range(MAX_REQUESTS)]
     for thread in threads:
         thread.start()
     assert entered.wait(10)
-    # All have their place when none is left.
+    # Wait until all places are taken.
     while page._free._value:
         time.sleep(0.001)
     answer = send(Client(page))
-    assert refusal(answer) == (503, f"{AT_ONCE} images are waiting already; try again")
+    assert refusal(answer) == (503, f"{MAX_REQUESTS} images are waiting already; try again")
     assert answer.headers["Retry-After"] == "1"
-    # Nothing else waits for them.
+    # Other requests do not wait.
     assert Client(page).get("/", headers={"Host": HOST}).status_code == 200
-    go_on.set()
+    proceed.set()
     for thread in threads:
         thread.join()
-    assert statuses == [200] * AT_ONCE
-    assert len(told.given) == AT_ONCE
+    assert statuses == [200] * MAX_REQUESTS
+    assert len(fake.sizes) == MAX_REQUESTS
 
 
-def test_whatever_goes_wrong_is_one_line_and_gives_its_place_back(client, told, capsys) -> None:
+def test_errors_are_one_line_and_free_their_place(client, fake, capsys) -> None:
     def fail(error: Exception) -> None:
         raise error
 
-    told.during = lambda: fail(UserError("no image\n\x1b[31m"))
-    for _ in range(AT_ONCE + 1):
+    fake.during = lambda: fail(UserError("no image\n\x1b[31m"))
+    for _ in range(MAX_REQUESTS + 1):
         assert refusal(send(client)) == (422, "no image\\n\\x1b[31m")
     assert capsys.readouterr().err == ""
-    told.during = lambda: fail(RuntimeError("secret"))
-    for _ in range(AT_ONCE + 1):
-        assert refusal(send(client)) == (500, "it failed; the server's terminal says why")
+    fake.during = lambda: fail(RuntimeError("secret"))
+    for _ in range(MAX_REQUESTS + 1):
+        assert refusal(send(client)) == (500, "internal error; see the server's terminal")
     assert "RuntimeError: secret" in capsys.readouterr().err
-    # Nothing of the machine is told.
-    told.during = lambda: fail(PermissionError(13, "Permission denied", "/home/someone/run"))
-    assert refusal(send(client)) == (500, "it failed; the server's terminal says why")
+    # The response has no details of the machine.
+    fake.during = lambda: fail(PermissionError(13, "Permission denied", "/home/someone/run"))
+    assert refusal(send(client)) == (500, "internal error; see the server's terminal")
     for full in (
         MemoryError(),
         torch.OutOfMemoryError("CUDA"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ):
-        told.during = lambda full=full: fail(full)
+        fake.during = lambda full=full: fail(full)
         message = "the image is too large for this machine's memory; send a smaller one"
         assert refusal(send(client)) == (500, message)
-    told.during = lambda: None
+    fake.during = lambda: None
     assert send(client).status_code == 200

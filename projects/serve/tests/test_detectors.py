@@ -1,4 +1,4 @@
-"""Boxes and maps that the page shows, and what detectron2's predictor and the analysis find."""
+"""The boxes and maps of the page, against detectron2's predictor and the gate analysis."""
 
 import base64
 import json
@@ -27,9 +27,9 @@ from ..detectors import FORMATS, Detectors
 from .conftest import IMAGES
 
 FILES = images()
-# Names are nothing to the page.
+# Files that differ only in their name are redundant: the page sees no names.
 FILES = {name: data for name, data in FILES.items() if name == "plain.png" or data != FILES["plain.png"]}
-# Browsers show none.
+# Browsers do not show TIFF.
 FILES = {name: data for name, data in FILES.items() if not name.endswith(".tif")}
 
 
@@ -57,7 +57,7 @@ def check_boxes(run: dict, predictor: DefaultPredictor, bgr: np.ndarray, classes
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_boxes_are_those_of_detectron2s_predictor_in_the_images_pixels(detectors, theirs, tmp_path, name) -> None:
+def test_boxes_equal_those_of_detectron2s_predictor(detectors, theirs, tmp_path, name) -> None:
     (tmp_path / "file").write_bytes(FILES[name])
     bgr = read_image(str(tmp_path / "file"), "BGR")
     answer = detectors.detect(FILES[name])
@@ -67,12 +67,12 @@ def test_boxes_are_those_of_detectron2s_predictor_in_the_images_pixels(detectors
     assert json.loads(json.dumps(answer)) == answer
     image = shown(answer)
     assert image.size == (answer["width"], answer["height"])
-    # Noise, of which JPEG with halved colours keeps the brightness.
+    # Only brightness is compared: JPEG halves the resolution of colours.
     greys = (np.asarray(one.convert("L"), float) for one in (image, Image.fromarray(bgr[:, :, ::-1])))
     assert np.abs(np.subtract(*greys)).mean() < 6
 
 
-def test_of_a_large_image_a_smaller_one_is_shown_under_boxes_of_its_own_pixels(detectors, theirs) -> None:
+def test_a_large_image_is_shown_smaller_with_boxes_in_original_pixels(detectors, theirs) -> None:
     small = noise((30, 20))
     large = small.resize((3000, 2000), Image.Resampling.NEAREST)
     answer = detectors.detect(saved(large, "PNG"))
@@ -85,11 +85,11 @@ def test_of_a_large_image_a_smaller_one_is_shown_under_boxes_of_its_own_pixels(d
     assert np.abs(np.asarray(image, float) - expected).mean() < 6
 
 
-def test_a_class_has_one_colour_that_of_the_drawn_images(detectors, plain_run, se_run, theirs, tmp_path) -> None:
+def test_a_class_has_the_same_colour_in_all_runs(detectors, plain_run, se_run, theirs, tmp_path) -> None:
     expected = class_colours(dict(enumerate(CLASSES)))
     assert detectors.colours == {name: f"rgb{expected[number]}" for number, name in enumerate(CLASSES)}
     assert len(set(detectors.colours.values())) == len(CLASSES)
-    # The same classes in another order, and one that the other run does not know.
+    # The same classes in another order, and one more.
     other = tmp_path / "R"
     shutil.copytree(se_run, other, ignore=shutil.ignore_patterns("excitations"))
     classes = ["cross", "star", "circle", "square"]
@@ -97,7 +97,7 @@ def test_a_class_has_one_colour_that_of_the_drawn_images(detectors, plain_run, s
     both = Detectors([plain_run, other])
     assert list(both.colours) == [*CLASSES, "star"]
     assert len(set(both.colours.values())) == 5
-    # Folders of one name are told apart.
+    # Folders with the same name are shown with their paths.
     assert both.names == [str(plain_run), str(other)]
     runs = both.detect(FILES["plain.png"])["runs"]
     bgr = np.asarray(noise())[:, :, ::-1]
@@ -106,13 +106,13 @@ def test_a_class_has_one_colour_that_of_the_drawn_images(detectors, plain_run, s
 
 
 @pytest.mark.parametrize("kind", ["Mask R-CNN", "Keypoint R-CNN", "RetinaNet", "RGB"])
-def test_the_boxes_of_other_detectors(kind, tmp_path) -> None:
+def test_boxes_of_other_detectors(kind, tmp_path) -> None:
     run = write_run(tmp_path / "run", *KINDS[kind])
     answer = Detectors([run]).detect(FILES["plain.png"])
     check_boxes(answer["runs"][0], DefaultPredictor(run_config(run)), np.asarray(noise())[:, :, ::-1])
 
 
-def test_other_weights_and_faster(se_run, detectors, tmp_path) -> None:
+def test_other_weights_and_fuse(se_run, detectors, tmp_path) -> None:
     state = torch.load(se_run / "model_final.pth", weights_only=True)
     state["model"]["roi_heads.box_predictor.cls_score.bias"] += torch.tensor([3.0, 0.0, 0.0, 0.0, 0.0])
     torch.save(state, tmp_path / "model_0000009.pth")
@@ -130,10 +130,10 @@ def test_other_weights_and_faster(se_run, detectors, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain.png", "turned_6.jpg", "palette_transparent.gif"])
-def test_the_map_is_the_analysis_own(detectors, se_run, toy, tmp_path, name) -> None:
-    found = explain(se_run, split=(toy / "annotations" / "val.json", toy / "val"), ablation=False)
+def test_the_map_equals_that_of_the_analysis(detectors, se_run, toy, tmp_path, name) -> None:
+    means = explain(se_run, split=(toy / "annotations" / "val.json", toy / "val"), ablation=False)
     (tmp_path / "file").write_bytes(FILES[name])
-    effect = measure_effect(found, tmp_path / "file")
+    effect = measure_effect(means, tmp_path / "file")
     image = Image.fromarray(read_image(str(tmp_path / "file"), "RGB"))
     drawn = BytesIO()
     energy_maps(effect, image).savefig(drawn, format="png", bbox_inches="tight")
@@ -145,7 +145,7 @@ def test_the_map_is_the_analysis_own(detectors, se_run, toy, tmp_path, name) -> 
     assert other.size != shown(answer).size or np.any(np.asarray(other) != np.asarray(shown(answer)))
 
 
-def test_a_map_of_a_large_image_is_drawn_of_a_small_one_that_is_decoded_once(detectors, monkeypatch) -> None:
+def test_the_map_of_a_large_image_is_drawn_on_a_smaller_one(detectors, monkeypatch) -> None:
     drawn, opened = [], []
 
     def draw(effect, image):
@@ -162,22 +162,22 @@ def test_a_map_of_a_large_image_is_drawn_of_a_small_one_that_is_decoded_once(det
     opened.clear()
     detectors.gate_map(1, data)
     assert drawn == [(1600, 1067)]
-    # By no other of Pillow's decoders.
+    # The image is decoded once, only by the allowed decoders.
     assert opened == [FORMATS]
 
 
 @pytest.mark.parametrize("size", [(10, 1000), (1000, 10)])
-def test_no_map_of_what_is_long_and_thin(detectors, size) -> None:
+def test_an_image_that_is_long_and_thin_has_no_map(detectors, size) -> None:
     with pytest.raises(UserError, match=r"^one side is more than 20 times the other, too long .*; crop it$"):
         detectors.gate_map(1, saved(Image.new("RGB", size), "PNG"))
 
 
-def test_what_cant_be_decoded_is_the_image_and_none_is_tiff(detectors, capfd) -> None:
+def test_broken_images_and_tiff_are_refused(detectors, capfd) -> None:
     for name, data in {**broken(), "whole.tif": saved(noise(), "TIFF")}.items():
-        with pytest.raises(UserError, match=r"^(the image can't|this is no image)") as caught:
+        with pytest.raises(UserError, match=r"^(the image can't|this file is not a readable image)") as caught:
             detectors.detect(data)
         assert "TIFF" not in str(caught.value)
-        assert "no image that can be read" in str(caught.value) or not name.endswith(".tif"), name
+        assert "not a readable image" in str(caught.value) or not name.endswith(".tif"), name
     assert capfd.readouterr() == ("", "")
 
 
@@ -205,53 +205,51 @@ def other_weights(file: Path) -> None:
     file.write_text(json.dumps(state))
 
 
-MISSING = (
-    r"^the map compares with the mean gates, which tools/analyze\.py excitations --run 'a x' --no-ablation finds; "
-)
+MISSING = r"^the map needs the mean gates; run tools/analyze\.py excitations --run 'a x' --no-ablation, then try again$"
 OTHER = (
-    r"^the mean gates of a x are of other weights than model_final\.pth; "
-    r"tools/analyze\.py excitations .* --overwrite looks at RUN"
+    r"^the mean gates of a x are not those of model_final\.pth; for the newest checkpoint, run "
+    r"tools/analyze\.py excitations .* --overwrite$"
 )
-DAMAGED = r"^the mean gates of a x are damaged; tools/analyze\.py excitations .* --overwrite finds them anew$"
-DAMAGES = {
+CORRUPT = r"^the mean gates of a x are corrupt; run tools/analyze\.py excitations .* --overwrite$"
+CHANGES = {
     "no means": ("excitations.npz", Path.unlink, MISSING),
     "a folder": ("excitations.npz", lambda file: (file.unlink(), file.mkdir()), MISSING),
-    "half of them": ("excitations.npz", lambda file: file.write_bytes(file.read_bytes()[:2000]), DAMAGED),
-    "something else": ("excitations.npz", lambda file: file.write_text("means"), DAMAGED),
-    "one block": ("excitations.npz", one_block, DAMAGED),
-    "other channels": ("excitations.npz", other_channels, DAMAGED),
-    "no images": ("excitations.npz", no_images, DAMAGED),
+    "half of them": ("excitations.npz", lambda file: file.write_bytes(file.read_bytes()[:2000]), CORRUPT),
+    "something else": ("excitations.npz", lambda file: file.write_text("means"), CORRUPT),
+    "one block": ("excitations.npz", one_block, CORRUPT),
+    "other channels": ("excitations.npz", other_channels, CORRUPT),
+    "no images": ("excitations.npz", no_images, CORRUPT),
     "other weights": ("state.json", other_weights, OTHER),
     "a list": ("state.json", lambda file: file.write_text("[]"), OTHER),
     "a text": ("state.json", lambda file: file.write_text('{"of": "this"}'), OTHER),
-    "no JSON": ("state.json", lambda file: file.write_text("{"), DAMAGED),
-    "no state": ("state.json", Path.unlink, DAMAGED),
+    "no JSON": ("state.json", lambda file: file.write_text("{"), CORRUPT),
+    "no state": ("state.json", Path.unlink, CORRUPT),
 }
 
 
-@pytest.mark.parametrize("name", DAMAGES)
-def test_means_that_cant_be_used(detectors, se_run, tmp_path, monkeypatch, name) -> None:
-    file, damage, message = DAMAGES[name]
+@pytest.mark.parametrize("name", CHANGES)
+def test_invalid_mean_gates_are_reported(detectors, se_run, tmp_path, monkeypatch, name) -> None:
+    file, change, message = CHANGES[name]
     run = tmp_path / "a x"
     shutil.copytree(se_run / "excitations", run / "excitations")
     monkeypatch.setattr(detectors, "runs", [detectors.runs[0], run])
-    damage(run / "excitations" / file)
+    change(run / "excitations" / file)
     with pytest.raises(UserError) as caught:
         detectors.gate_map(1, FILES["plain.png"])
     assert re.search(message, str(caught.value)), caught.value
     assert str(caught.value).isprintable()
-    # Strangers may read it.
+    # Strangers may read the message.
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_means_that_are_found_later_are_used(detectors, se_run, tmp_path, monkeypatch) -> None:
+def test_mean_gates_that_are_computed_later_are_used(detectors, se_run, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(detectors, "runs", [detectors.runs[0], tmp_path])
-    with pytest.raises(UserError, match=r"the map compares with the mean gates, which .* finds; try again then$"):
+    with pytest.raises(UserError, match=r"the map needs the mean gates; run .*, then try again$"):
         detectors.gate_map(1, FILES["plain.png"])
     shutil.copytree(se_run / "excitations", tmp_path / "excitations")
     assert detectors.gate_map(1, FILES["plain.png"])["images"] == IMAGES
 
 
 def test_a_run_without_gates_has_no_map(detectors, plain_run) -> None:
-    with pytest.raises(UserError, match=r"^R: the detector has no SE gates to look at$"):
+    with pytest.raises(UserError, match=r"^R: the detector has no SE gates$"):
         detectors.gate_map(0, FILES["plain.png"])

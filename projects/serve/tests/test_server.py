@@ -1,4 +1,4 @@
-"""The page over a network: strangers, slow ones, many at once."""
+"""The page over a network: hostile, slow and concurrent clients."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ import pytest
 
 from tests.data.hostile_images import broken
 
-from ..app import AT_ONCE, HEADERS, MEBIBYTES
+from ..app import HEADERS, MAX_REQUESTS, MEBIBYTES
 from ..server import _Handler
 from .clients import HOST, POST, ask, connect, detect, image, raw, wait_until, without_times
 
@@ -23,10 +23,10 @@ REQUESTS = {
     "page": (b"GET / HTTP/1.1\r\n" + HOST, 200),
     "style": (b"HEAD /page.css HTTP/1.1\r\n" + HOST, 200),
     "image": (POST + b"Content-Length: 0\r\n", 200),
-    "climbing": (b"GET /../../../../etc/passwd HTTP/1.1\r\n" + HOST, 404),
-    "climbing escaped": (b"GET /%2e%2e/%2e%2e%2fetc/passwd HTTP/1.1\r\n" + HOST, 404),
+    "parent folders": (b"GET /../../../../etc/passwd HTTP/1.1\r\n" + HOST, 404),
+    "escaped parent folders": (b"GET /%2e%2e/%2e%2e%2fetc/passwd HTTP/1.1\r\n" + HOST, 404),
     "two slashes": (b"GET //etc/passwd HTTP/1.1\r\n" + HOST, 404),
-    "no letters": (b"GET /\xff\xfe\x1b[31m HTTP/1.1\r\n" + HOST, 404),
+    "binary target": (b"GET /\xff\xfe\x1b[31m HTTP/1.1\r\n" + HOST, 404),
     "method": (b"DELETE / HTTP/1.1\r\n" + HOST, 405),
     "made-up method": (b"BREW /detect HTTP/1.1\r\n" + HOST, 405),
     "preflight": (b"OPTIONS /detect HTTP/1.1\r\nOrigin: http://evil.example\r\n" + HOST, 405),
@@ -35,25 +35,25 @@ REQUESTS = {
     "no host": (b"GET / HTTP/1.0\r\n", 421),
     "two hosts": (b"GET / HTTP/1.1\r\nHost: evil.example\r\n" + HOST, 421),
     "another origin": (POST + b"Content-Length: 0\r\nOrigin: http://evil.example\r\n", 403),
-    "strange origin": (POST + b"Content-Length: 0\r\nOrigin: \x00\xff://[\r\n", 403),
+    "malformed origin": (POST + b"Content-Length: 0\r\nOrigin: \x00\xff://[\r\n", 403),
     "form": (b"POST /detect HTTP/1.1\r\nContent-Type: text/plain\r\nContent-Length: 0\r\n" + HOST, 415),
     "no length": (POST, 411),
     "chunks": (POST + b"Transfer-Encoding: chunked\r\n", 411),
     "too long": (POST + b"Content-Length: %d\r\n" % ((MEBIBYTES << 20) + 1), 413),
     "far too long": (POST + b"Content-Length: 1" + b"0" * 30 + b"\r\n", 413),
-    "target that can't be taken apart": (b"GET http://[ HTTP/1.1\r\n" + HOST, 400),
+    "malformed target": (b"GET http://[ HTTP/1.1\r\n" + HOST, 400),
     "long target": (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n" + HOST, 414),
     "long header": (b"GET / HTTP/1.1\r\n" + HOST + b"Cookie: " + b"a" * 70_000 + b"\r\n", 431),
     "many headers": (b"GET / HTTP/1.1\r\n" + HOST + b"".join(b"X%d: y\r\n" % n for n in range(200)), 431),
     "TLS": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n", 505),
-    "no request": (b"<script>alert(1)</script> a b c\r\n", 400),
+    "not a request": (b"<script>alert(1)</script> a b c\r\n", 400),
 }
 
 
 @pytest.fixture
 def quiet(capfd, caplog) -> Iterator[None]:
-    """Nothing is said of what strangers do."""
+    """Nothing is printed or logged about clients' errors."""
     yield
     assert capfd.readouterr() == ("", "")
     assert caplog.get_records("call") == []
@@ -61,9 +61,9 @@ def quiet(capfd, caplog) -> Iterator[None]:
 
 @pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize("name", REQUESTS)
-def test_each_answer_is_one_line_and_tells_browsers_to_be_careful(told_url, name) -> None:
+def test_responses_are_one_line_with_security_headers(fake_url, name) -> None:
     request, expected = REQUESTS[name]
-    status, headers, body = raw(told_url, request + b"\r\n")
+    status, headers, body = raw(fake_url, request + b"\r\n")
     assert status == expected
     assert HEADERS.items() <= headers.items()
     assert headers["Connection"] == "close"
@@ -75,13 +75,13 @@ def test_each_answer_is_one_line_and_tells_browsers_to_be_careful(told_url, name
         assert b"\n" not in body
         assert b"evil" not in body
         assert b"script" not in body
-    assert ask(told_url)[0] == 200
+    assert ask(fake_url)[0] == 200
 
 
-def test_what_the_headers_keep_a_browser_from(told_url) -> None:
-    _, headers, _ = raw(told_url, b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+def test_security_headers(fake_url) -> None:
+    _, headers, _ = raw(fake_url, b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
     policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
-    # No script, style or image of another place, none within the page's text, and no page that has it in a frame.
+    # No scripts, styles or images from elsewhere, no inline ones, and no frames.
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == policy["form-action"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
     assert policy["img-src"] == "data:"
@@ -91,80 +91,80 @@ def test_what_the_headers_keep_a_browser_from(told_url) -> None:
     assert "Access-Control-Allow-Origin" not in headers
 
 
-def test_who_sends_too_much_still_reads_the_answer(told_url, told) -> None:
-    status, content = detect(told_url, bytes((MEBIBYTES << 20) + 1))
+def test_a_client_that_sends_too_much_gets_a_response(fake_url, fake) -> None:
+    status, content = detect(fake_url, bytes((MEBIBYTES << 20) + 1))
     assert (status, content) == (413, {"error": "the file is larger than 32 MiB; send a smaller one"})
-    assert detect(told_url, bytes(MEBIBYTES << 20))[0] == 200
-    assert told.given == [MEBIBYTES << 20]
+    assert detect(fake_url, bytes(MEBIBYTES << 20))[0] == 200
+    assert fake.sizes == [MEBIBYTES << 20]
 
 
 @pytest.mark.usefixtures("quiet")
-def test_who_says_nothing_is_hung_up_on(told_url, told, monkeypatch) -> None:
+def test_idle_connections_are_closed(fake_url, fake, monkeypatch) -> None:
     assert 10 <= _Handler.timeout <= 60
     monkeypatch.setattr(_Handler, "timeout", 0.2)
     for beginning in (b"", b"POST /detect HT", POST):
-        with connect(told_url) as connection:
+        with connect(fake_url) as connection:
             connection.sendall(beginning)
             assert connection.recv(100) == b"", beginning
-    # Within an image there is an answer; who goes on, or goes away after it, does no harm.
-    for after in (b"", b"ture", b"more" * 100_000):
-        with connect(told_url) as connection:
-            connection.sendall(POST + b"Content-Length: 7\r\n\r\npic")
+    # During an image there is a response; what the client does after it has no effect.
+    for after in (b"", b"ge", b"more" * 100_000):
+        with connect(fake_url) as connection:
+            connection.sendall(POST + b"Content-Length: 5\r\n\r\nima")
             answer = HTTPResponse(connection)
             answer.begin()
             assert answer.status == 400
             assert list(json.loads(answer.read())) == ["error"]
             connection.sendall(after)
-    assert told.given == []
-    assert detect(told_url, b"image")[0] == 200
+    assert fake.sizes == []
+    assert detect(fake_url, b"image")[0] == 200
 
 
 @pytest.mark.usefixtures("quiet")
-def test_who_sends_little_by_little_keeps_no_place(told_url, told, monkeypatch) -> None:
-    assert 30 <= _Handler.arrival <= 120
-    monkeypatch.setattr(_Handler, "arrival", 1.0)
+def test_slow_senders_do_not_keep_a_place(fake_url, fake, monkeypatch) -> None:
+    assert 30 <= _Handler.request_timeout <= 120
+    monkeypatch.setattr(_Handler, "request_timeout", 1.0)
     with contextlib.ExitStack() as connections:
-        senders = [connections.enter_context(connect(told_url)) for _ in range(AT_ONCE)]
+        senders = [connections.enter_context(connect(fake_url)) for _ in range(MAX_REQUESTS)]
         for sender in senders:
             sender.sendall(POST + b"Content-Length: 1000000\r\n\r\n")
         # All places are taken ...
-        wait_until(lambda: detect(told_url, b"image")[0] == 503)
+        wait_until(lambda: detect(fake_url, b"image")[0] == 503)
 
         def is_free() -> bool:
             for sender in senders:
                 with contextlib.suppress(ConnectionError):
                     sender.sendall(b"x")
-            return detect(told_url, b"image")[0] == 200
+            return detect(fake_url, b"image")[0] == 200
 
-        # ... and free again, though nobody has been silent.
+        # ... and free again, although the senders are not idle.
         wait_until(is_free)
-    # The work has time of its own.
-    monkeypatch.setattr(_Handler, "arrival", 0.2)
-    told.during = lambda: time.sleep(0.3)
-    assert detect(told_url, b"image")[0] == 200
+    # The limit does not apply to the detection.
+    monkeypatch.setattr(_Handler, "request_timeout", 0.2)
+    fake.during = lambda: time.sleep(0.3)
+    assert detect(fake_url, b"image")[0] == 200
 
 
 @pytest.mark.usefixtures("quiet")
-def test_who_goes_away_in_the_middle_does_no_harm(told_url, told) -> None:
+def test_clients_that_disconnect_have_no_effect(fake_url, fake) -> None:
     for _ in range(6):
-        with connect(told_url) as connection:
+        with connect(fake_url) as connection:
             connection.sendall(POST + b"Content-Length: 1000000\r\n\r\n" + bytes(1000))
     wait_until(lambda: threads_of_requests() == 0)
-    assert told.given == []
-    # Nobody waits for this answer.
-    told.during = lambda: time.sleep(0.1)
-    with connect(told_url) as connection:
-        connection.sendall(POST + b"Content-Length: 7\r\n\r\nimage")
-    wait_until(lambda: told.given == [7])
-    told.during = lambda: None
-    assert detect(told_url, b"image")[0] == 200
+    assert fake.sizes == []
+    # The client disconnects before the response.
+    fake.during = lambda: time.sleep(0.1)
+    with connect(fake_url) as connection:
+        connection.sendall(POST + b"Content-Length: 5\r\n\r\nimage")
+    wait_until(lambda: fake.sizes == [5])
+    fake.during = lambda: None
+    assert detect(fake_url, b"image")[0] == 200
 
 
 def threads_of_requests() -> int:
     return sum("process_request_thread" in thread.name for thread in threading.enumerate())
 
 
-def test_strange_files_are_refused_in_one_line_each(url) -> None:
+def test_broken_files_are_refused_in_one_line(url) -> None:
     for name, data in broken().items():
         for path in ("/detect", "/gates/1"):
             status, content = detect(url, data, path)
@@ -178,11 +178,11 @@ def test_strange_files_are_refused_in_one_line_each(url) -> None:
         assert "40000x10 pixels are too long and thin" in content["error"]
     status, content = detect(url, image(0), "/gates/0")
     assert status == 422
-    assert content["error"] == "R: the detector has no SE gates to look at"
+    assert content["error"] == "R: the detector has no SE gates"
     assert detect(url, image(0))[0] == 200
 
 
-def test_several_at_once_have_the_answers_that_each_has_alone(url, detectors) -> None:
+def test_concurrent_requests_have_the_same_results(url, detectors) -> None:
     tasks = [(path, image(seed)) for seed in range(4) for path in ("/detect", "/gates/1")[: 2 - seed // 2]]
     alone = [
         without_times(detectors.detect(data) if path == "/detect" else detectors.gate_map(1, data))
@@ -191,7 +191,7 @@ def test_several_at_once_have_the_answers_that_each_has_alone(url, detectors) ->
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda task: detect(url, task[1], task[0]), tasks))
     assert [(status, without_times(answer)) for status, answer in together] == [(200, answer) for answer in alone]
-    # They are not all the same.
+    # The results differ between requests.
     assert len({json.dumps(answer) for answer in alone}) == len(tasks)
 
 
@@ -199,7 +199,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_nothing_of_an_image_stays(url, se_run, tmp_path, monkeypatch) -> None:
+def test_no_files_memory_or_threads_are_left(url, se_run, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
 

@@ -229,7 +229,7 @@ def test_the_report_shows_missing_runs_diverged_trials_and_rates_at_the_edge(fol
     folder.run()
     write_study_report(folder.study(), folder.path / "results", None)
     text = capsys.readouterr().out
-    assert "are finished" not in text
+    assert "of 4 runs" not in text
     assert "0.04: diverged" in text
     assert "0.02†" not in text
     for path in (folder.path / "results").glob("small-*-?.json"):

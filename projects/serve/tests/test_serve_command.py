@@ -1,4 +1,4 @@
-"""tools/serve.py as people start it, where it listens, and how it ends."""
+"""tools/serve.py: its arguments, its address, and how it stops."""
 
 import logging
 import os
@@ -22,15 +22,15 @@ from ..server import is_loopback, listen, serve
 from .clients import ask, detect, image, other_addresses, wait_until, without_times
 
 
-def test_the_address_has_to_be_free_and_of_this_machine() -> None:
+def test_the_address_must_be_free_and_of_this_machine() -> None:
     with listen("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         with pytest.raises(UserError, match=rf"--host 127.0.0.1 --port {port}: .*in use.*; give another \(0"):
             listen("127.0.0.1", port)
-        # The same port of all addresses is taken, too.
+        # The port is also in use for all addresses together.
         with pytest.raises(UserError, match="in use"):
             listen("0.0.0.0", port)
-        # It is said before anything is loaded.
+        # It is reported before the detectors are loaded.
         with pytest.raises(UserError, match="in use"):
             serve(lambda: pytest.fail("loaded"), "127.0.0.1", port)
     for host, port in (("192.0.2.1", 0), ("a..b", 0), ("127.0.0.1", 65536), ("127.0.0.1", -1), ("2001:db8::1", 0)):
@@ -39,40 +39,42 @@ def test_the_address_has_to_be_free_and_of_this_machine() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_it_loads(number, monkeypatch) -> None:
+def test_a_signal_during_loading(number, monkeypatch) -> None:
     monkeypatch.setattr(os, "_exit", sys.exit)
     with pytest.raises(SystemExit) as caught:
         serve(lambda: os.kill(os.getpid(), number), "127.0.0.1", 0)
     assert caught.value.code == 128 + number
 
 
-def test_other_servers_of_the_process_still_log(told_url) -> None:
-    assert ask(told_url)[0] == 200
+def test_werkzeugs_logger_stays_enabled(fake_url) -> None:
+    assert ask(fake_url)[0] == 200
     assert not logging.getLogger("werkzeug").disabled
 
 
-def test_nobody_else_reaches_it_by_default(told_url) -> None:
-    port = urlsplit(told_url).port
+def test_other_addresses_are_refused_by_default(fake_url) -> None:
+    port = urlsplit(fake_url).port
     for address in other_addresses():
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((address, port), timeout=5)
 
 
-def test_which_hosts_are_this_machines_alone() -> None:
+def test_loopback_hosts() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.1.2.3", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "192.168.1.20", "my-machine", "", "localhost.example")))
 
 
-def address(said: str) -> str:
-    """Without a slash at the end, of what is said when the page is there."""
-    found = re.fullmatch(r"Open (?:(http://\S+:\d+)/|port (\d+) of any \D*) in a browser; Ctrl-C ends this\.\n", said)
-    assert found, said
+def address(line: str) -> str:
+    """The address in the printed line, without a trailing slash."""
+    found = re.fullmatch(
+        r"Open (?:(http://\S+:\d+)/|port (\d+) of any \D*) in a browser; Ctrl-C stops the server\.\n", line
+    )
+    assert found, line
     return found[1] or f"http://127.0.0.1:{found[2]}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "0.0.0.0"])
-def test_it_says_where_it_is_until_a_signal(told, host, number, monkeypatch, capfd) -> None:
+def test_the_address_is_printed_and_a_signal_stops_the_server(fake, host, number, monkeypatch, capfd) -> None:
     if ":" in host:
         try:
             socket.create_server((host, 0), family=socket.AF_INET6).close()
@@ -83,7 +85,7 @@ def test_it_says_where_it_is_until_a_signal(told, host, number, monkeypatch, cap
 
     def visit() -> None:
         try:
-            # The whole line, which may arrive in parts.
+            # The line may arrive in parts.
             wait_until(lambda: (shown.append(capfd.readouterr()) or True) and any("\n" in item.out for item in shown))
             found.append(ask(address("".join(item.out for item in shown)))[0])
         finally:
@@ -93,24 +95,26 @@ def test_it_says_where_it_is_until_a_signal(told, host, number, monkeypatch, cap
     visitor = threading.Thread(target=visit)
     visitor.start()
     with pytest.raises(SystemExit) as caught:
-        serve(lambda: told, host, 0)
+        serve(lambda: fake, host, 0)
     visitor.join()
     assert caught.value.code == 128 + number
     assert found == [200]
     out, err = ("".join(parts) for parts in zip(*shown, strict=True))
     name = "[::1]" if host == "::1" else host
     where = "port [0-9]+ of any address of this machine" if host == "0.0.0.0" else rf"http://{re.escape(name)}:\d+/"
-    assert re.fullmatch(rf"Open {where} in a browser; Ctrl-C ends this\.\n", out)
+    assert re.fullmatch(rf"Open {where} in a browser; Ctrl-C stops the server\.\n", out)
     if host == "0.0.0.0":
-        assert re.match(r"warning: --host 0\.0\.0\.0: whoever reaches port \d+ of this machine can send images", err)
+        assert re.match(
+            r"warning: --host 0\.0\.0\.0: everyone who can reach port \d+ of this machine can send images", err
+        )
         assert err.count("\n") == 1
     else:
         assert err == ""
     assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_what_cant_be_served_is_said_in_one_line(told_url, plain_run, run_script, tmp_path, capsys) -> None:
-    port = urlsplit(told_url).port
+def test_invalid_arguments_are_reported_in_one_line(fake_url, plain_run, run_script, tmp_path, capsys) -> None:
+    port = urlsplit(fake_url).port
     (tmp_path / "empty").mkdir()
     lazy = tmp_path / "lazy"
     lazy.mkdir()
@@ -136,7 +140,7 @@ def test_what_cant_be_served_is_said_in_one_line(told_url, plain_run, run_script
 
 
 class Tool:
-    """tools/serve.py as a process of its own, which writes what it likes into one folder."""
+    """tools/serve.py in its own process; all its files are in one folder."""
 
     def __init__(self, folder: Path, *arguments: object) -> None:
         self.folder = folder
@@ -157,7 +161,7 @@ class Tool:
                 stderr=errors,
                 text=True,
             )
-        self.said = self.process.stdout.readline()
+        self.line = self.process.stdout.readline()
         self.warnings = self.errors.read_text()
 
     def __enter__(self) -> "Tool":
@@ -170,11 +174,11 @@ class Tool:
 
     @property
     def url(self) -> str:
-        assert self.said, self.errors.read_text()
-        return address(self.said)
+        assert self.line, self.errors.read_text()
+        return address(self.line)
 
     def stop_during_an_image(self, number: int) -> tuple[int, str]:
-        """Exit code, and what it wrote to stderr since it was ready."""
+        """The exit code, and the output to stderr since the start."""
         data = image(0, (4000, 3000))
         with ThreadPoolExecutor(4) as pool:
             sent = [pool.submit(detect, self.url, data) for _ in range(4)]
@@ -188,7 +192,7 @@ class Tool:
 
 @pytest.fixture(scope="module")
 def slow_run(se_run, tmp_path_factory) -> Path:
-    """The SE run with large images, so that each takes a while."""
+    """The SE run with large images, which take some time."""
     folder = tmp_path_factory.mktemp("slow") / "run"
     folder.mkdir()
     config = (se_run / "config.yaml").read_text()
@@ -200,18 +204,18 @@ def slow_run(se_run, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_tool_with_two_runs_until_ctrl_c(slow_run, plain_run, url, tmp_path) -> None:
+def test_two_runs_until_ctrl_c(slow_run, plain_run, url, tmp_path) -> None:
     with Tool(tmp_path / "here", "--run", plain_run, "--compare", slow_run) as tool:
         found = without_times(detect(tool.url, image(1))[1])["runs"]
         expected = without_times(detect(url, image(1))[1])["runs"]
-        # The first is the same as in this process.
+        # The first run is the same as in this process.
         assert found[0]["boxes"] == expected[0]["boxes"]
         assert found[1]["boxes"] != expected[1]["boxes"]
         status, content = detect(tool.url, image(1), "/gates/1")
         command = f"tools/analyze.py excitations --run {slow_run.name} --no-ablation"
         assert (status, content["error"]) == (
             422,
-            f"the map compares with the mean gates, which {command} finds; try again then",
+            f"the map needs the mean gates; run {command}, then try again",
         )
         port = urlsplit(tool.url).port
         for address in other_addresses():
@@ -223,14 +227,14 @@ def test_the_tool_with_two_runs_until_ctrl_c(slow_run, plain_run, url, tmp_path)
     assert "--host" not in tool.warnings
 
 
-def test_the_tool_with_one_run_and_other_weights_until_it_is_ended(slow_run, tmp_path) -> None:
+def test_one_run_with_other_weights_until_sigterm(slow_run, tmp_path) -> None:
     weights = tmp_path / "model_0000009.pth"
     shutil.copy(slow_run / "model_final.pth", weights)
     with Tool(tmp_path / "here", "--run", slow_run, "--weights", weights, "--fuse", "--host", "0.0.0.0") as tool:
         assert b"model_0000009.pth" in ask(tool.url)[1]
         status, content = detect(tool.url, image(1), "/gates/0")
-        assert (status, content["error"]) == (422, f"{slow_run.name}: the detector has no SE gates to look at")
+        assert (status, content["error"]) == (422, f"{slow_run.name}: the detector has no SE gates")
         assert detect(tool.url, image(1), "/gates/1")[0] == 404
         code, errors = tool.stop_during_an_image(signal.SIGTERM)
     assert (code, errors) == (143, "")
-    assert tool.warnings.splitlines()[-1].startswith("warning: --host 0.0.0.0: whoever reaches port")
+    assert tool.warnings.splitlines()[-1].startswith("warning: --host 0.0.0.0: everyone who can reach port")

@@ -1,0 +1,101 @@
+"""The commands `parity` and `padding` of tools/analyze.py, and the paper's tables of `complexity`."""
+
+from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter, _SubParsersAction
+from pathlib import Path
+
+PARITY = """
+example (one minute):
+  $ tools/analyze.py parity
+"""
+PADDING = """
+examples, without and with IGNORE_PADDING:
+  $ tools/analyze.py padding --run output/se --images 50
+  $ tools/analyze.py padding --run output/se --images 50 MODEL.SE.IGNORE_PADDING True
+"""
+
+
+def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
+    """Adds `parity` and `padding`; `args.analyze` is the function that runs the chosen command."""
+    add_parity(commands)
+    add_padding(commands)
+
+
+def add_parity(commands: "_SubParsersAction[ArgumentParser]") -> None:
+    """Adds `parity`: our backbones against timm's."""
+    parser = commands.add_parser(
+        "parity",
+        description="Compares each backbone with timm's at res2 to res5, with the same weights, and prints the largest "
+        "relative error.",
+        epilog=PARITY,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the errors as JSON")
+    parser.set_defaults(analyze=run_parity)
+
+
+def add_padding(commands: "_SubParsersAction[ArgumentParser]") -> None:
+    """Adds `padding`: the effect of a batch's padding on a trained detector."""
+    parser = commands.add_parser(
+        "padding",
+        description="Runs a trained detector on each image alone and in a batch, where it is padded, and prints how "
+        "much gates, features, scores and boxes change.",
+        epilog=PADDING,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="a run folder of tools/train_net.py")
+    parser.add_argument(
+        "--split",
+        type=Path,
+        nargs=2,
+        metavar=("JSON", "IMAGES"),
+        help="COCO annotations and the folder of their images (default: the run's test set)",
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="use at most N images, spread evenly over the set")
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="images per batch (default: 4)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
+    parser.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config overrides, after all flags")
+    parser.set_defaults(analyze=run_padding)
+
+
+def count_paper_models(args: Namespace) -> None:
+    """Prints parameters and GFLOPs of the paper's models; `args.json` is a file for them, or None."""
+    from se_detection.files import check_output, write_json
+
+    from .formatting import paper_table
+    from .paper_tables import measure
+
+    if args.json:
+        check_output(args.json)
+    rows = measure()
+    print(paper_table(rows))
+    if args.json:
+        write_json(args.json, {"rows": [row.to_dict() for row in rows]}, indent=2)
+
+
+def run_parity(args: Namespace) -> None:
+    """Prints the errors of all backbones; `args.json` is a file for them, or None."""
+    from se_detection.files import check_output, write_json
+
+    from .formatting import parity_table
+    from .parity import measure_parity
+
+    if args.json:
+        check_output(args.json)
+    rows = measure_parity()
+    print(parity_table(rows))
+    if args.json:
+        write_json(args.json, {"rows": [row.to_dict() for row in rows]}, indent=2)
+
+
+def run_padding(args: Namespace) -> None:
+    """Prints the effect of padding; for the arguments see :func:`add_padding`."""
+    from se_detection.files import check_output, write_json
+
+    from .padding_drift import drift_table, padding_drift
+
+    if args.json:
+        check_output(args.json)
+    drift = padding_drift(args.run, overrides=args.opts, split=args.split, images=args.images, batch=args.batch)
+    print(drift_table(drift))
+    if args.json:
+        write_json(args.json, drift.to_dict(), indent=2)

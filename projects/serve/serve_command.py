@@ -1,0 +1,41 @@
+"""Serves a web page to try one or two runs of tools/train_net.py on images: boxes, scores, gates, time."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+EXAMPLES = """
+Images stay in this machine's memory; nothing is saved or sent elsewhere. A GPU is used if there is one. Ctrl-C stops
+the server.
+
+examples:
+  $ tools/serve.py --run output/SE_R
+  $ tools/serve.py --run output/R --compare output/SE_R --port 8080
+  $ tools/serve.py --run output/SE_R --host 192.168.1.20    # for a phone in the same network
+"""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The runs, and the address."""
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run folder")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint (default: the newest of RUN)")
+    parser.add_argument("--compare", type=Path, metavar="RUN2", help="show the boxes of this run next to those of RUN")
+    parser.add_argument(
+        "--fuse",
+        action="store_true",
+        help="make the detectors faster; boxes and scores stay the same, but gates are not available",
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="an address of this machine (default: 127.0.0.1, which other machines can't reach)",
+    )
+    parser.add_argument("--port", type=int, default=8000, help="default: 8000; 0 selects a free port")
+
+
+def run(args: Namespace) -> None:
+    """Serves the page until Ctrl-C."""
+    from .detectors import Detectors
+    from .server import serve
+
+    runs = [args.run, args.compare] if args.compare else [args.run]
+    serve(lambda: Detectors(runs, args.weights, fuse=args.fuse), args.host, args.port)
