@@ -106,7 +106,7 @@ def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
         export_table(rows)
         return {row["file"]: row for row in rows}
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} was not written by tools/export.py, or is damaged; remove it") from error
+        raise UserError(f"{path} was not written by se-det export, or is damaged; remove it") from error
 
 
 def _table_line(row: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Runs a detector that tools/export.py wrote."""
+"""Runs a detector that se-det export wrote."""
 
 from collections.abc import Callable
 from pathlib import Path

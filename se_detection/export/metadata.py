@@ -108,4 +108,4 @@ class Description:
                 outputs={str(name): str(meaning) for name, meaning in content["outputs"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{where} was not written by tools/export.py, or is damaged; export it again") from error
+            raise UserError(f"{where} was not written by se-det export, or is damaged; export it again") from error

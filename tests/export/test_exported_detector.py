@@ -31,9 +31,7 @@ def test_description_round_trip() -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"input": 3}', DESCRIPTION.to_json()[:-20], "[" * 100000])
 def test_invalid_descriptions_are_rejected(text) -> None:
-    with pytest.raises(
-        UserError, match=r"^d\.onnx was not written by tools/export\.py, or is damaged; export it again$"
-    ):
+    with pytest.raises(UserError, match=r"^d\.onnx was not written by se-det export, or is damaged; export it again$"):
         Description.from_json(text, "d.onnx")
 
 
@@ -47,5 +45,5 @@ def test_other_files_are_rejected(tmp_path, name, content) -> None:
 
 def test_other_torchscript_is_rejected(tmp_path) -> None:
     torch.jit.trace(torch.nn.Identity(), torch.zeros(1)).save(str(tmp_path / "d.ts"))
-    with pytest.raises(UserError, match=r"d\.ts was not written by tools/export\.py"):
+    with pytest.raises(UserError, match=r"d\.ts was not written by se-det export"):
         ExportedDetector(tmp_path / "d.ts")

@@ -331,9 +331,7 @@ def test_the_row_of_a_replaced_file_is_removed(exported, tmp_path, monkeypatch) 
 
     for content in ("[{}]", '{"file": 3}', "[3]", json.dumps([{**others[0], "worst": 3}])):
         (folder / "exports.json").write_text(content)
-        with pytest.raises(
-            UserError, match=r"exports\.json was not written by tools/export\.py, or is damaged; remove"
-        ):
+        with pytest.raises(UserError, match=r"exports\.json was not written by se-det export, or is damaged; remove"):
             export_runs([tmp_path / "run"], [ONNX], folder, **options)
 
 

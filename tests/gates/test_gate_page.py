@@ -8,7 +8,7 @@ from se_detection.gates.gate_tables import to_dict, write_excitations
 
 def test_the_page_has_numbers_and_plots(explained, tmp_path) -> None:
     paths = write_excitations(explained)
-    page = write_excitation_page(explained, paths, tmp_path / "gates.html", "tools/analyze.py excitations --run run")
+    page = write_excitation_page(explained, paths, tmp_path / "gates.html", "se-det analyze excitations --run run")
     text = page.read_text()
     plots = [path for path in paths if path.parent.name == "plots"]
     assert plots
@@ -22,7 +22,7 @@ def test_the_page_has_numbers_and_plots(explained, tmp_path) -> None:
     dispensable, total = len(content["findings"]["dispensable"]), len(content["blocks"])
     verdict = f"{dispensable} of {total} SE blocks are dispensable" if dispensable else "No SE block is shown"
     assert verdict in text
-    assert "tools/analyze.py excitations" in text
+    assert "se-det analyze excitations" in text
     assert not re.search(r"<script|https?://(?!www\.w3\.org)", text)
 
 
