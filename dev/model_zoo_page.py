@@ -201,7 +201,7 @@ def zoo_rows(names: Sequence[str], results: Path) -> Iterator[ZooRow]:
 
 
 def published_scores(name: str, weights: str) -> str:
-    """Published AP for a config's recipe, in words; empty if there is none.
+    """Published AP for a config's recipe, in words; may be empty.
 
     Args:
         name: name of the config.

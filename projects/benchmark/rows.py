@@ -19,7 +19,7 @@ class Row:
         case: the case.
         rounds: number of timings.
         ratio: its time over stock's.
-        over_plain: its time over that of the plain network run in the same way; None if there is none.
+        over_plain: its time over that of the plain network run in the same way, or None.
         spread: interquartile range of its times over their median: how noisy the machine was.
         cost: its median time over stock's in the first case of the same part, mode and precision.
         memory_ratio: its peak memory over stock's; None if unknown.

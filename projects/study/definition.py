@@ -17,9 +17,14 @@ from se_detection.config.yaml_file import read_yaml
 from se_detection.errors import UserError
 from se_detection.pretrain.pretrain_config import config_base
 
-KEYS = {"NAME", "SEEDS", "RECIPE", "TRAIN_IMAGES", "TUNING_IMAGES", "BASE_LR", "TUNING_ITERS", "ARMS"}
+KEYS = {"NAME", "SEEDS", "RECIPE", "TRAIN_IMAGES", "TUNING_IMAGES", "BASE_LR", "TUNING_ITERS", "VARIANTS"}
 # For the digest: today's keys as older records have them, and MODEL.WEIGHTS of the configs.
-OLD_NAMES = {"TRAIN_IMAGES": "TRAIN_PICTURES", "TUNING_IMAGES": "TUNING_PICTURES", "BACKBONE": "TRUNK"}
+OLD_NAMES = {
+    "TRAIN_IMAGES": "TRAIN_PICTURES",
+    "TUNING_IMAGES": "TUNING_PICTURES",
+    "VARIANTS": "ARMS",
+    "BACKBONE": "TRUNK",
+}
 OLD_WEIGHTS = "a-trunk-of-this-study.pth"
 
 
@@ -76,7 +81,7 @@ def read_study(path: Path) -> Study:
     if not isinstance(content, dict) or set(content) != KEYS:
         raise UserError(f"{path}: a study must have exactly the keys {', '.join(sorted(KEYS))}")
     _check_name(path, "NAME", content["NAME"])
-    variants = _read_variants(path, content["ARMS"])
+    variants = _read_variants(path, content["VARIANTS"])
     recipe = path.parent / str(content["RECIPE"])
     for key in ("TRAIN_IMAGES", "TUNING_IMAGES", "TUNING_ITERS"):
         if not _is_number(content[key], int) or content[key] < (key != "TRAIN_IMAGES"):
@@ -116,8 +121,8 @@ def _check_name(path: Path, key: str, name: object) -> None:
 
 def _digest(content: dict[str, Any], configs: Sequence[Path]) -> str:
     """Hash of a study's file and of its configs, the same as in older records, which were made with other names."""
-    variants = {name: _renamed(values) for name, values in content["ARMS"].items()}
-    hashed = [_renamed({**content, "ARMS": variants}), *map(_config_values, configs)]
+    variants = {name: _renamed(values) for name, values in content["VARIANTS"].items()}
+    hashed = [_renamed({**content, "VARIANTS": variants}), *map(_config_values, configs)]
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -137,17 +142,17 @@ def _config_values(config: Path) -> Any:
 
 def _read_variants(path: Path, content: Any) -> dict[str, Variant]:
     if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: ARMS must name at least one detector")
+        raise UserError(f"{path}: VARIANTS must name at least one detector")
     variants = {}
     for name, values in content.items():
-        _check_name(path, "ARMS", name)
+        _check_name(path, "VARIANTS", name)
         if not isinstance(values, dict) or not {"CONFIG"} <= set(values) <= {"CONFIG", "BACKBONE"}:
-            raise UserError(f"{path}: ARMS: {name} must have CONFIG, and may have BACKBONE")
+            raise UserError(f"{path}: VARIANTS: {name} must have CONFIG, and may have BACKBONE")
         config = path.parent / str(values["CONFIG"])
         if not os.path.isfile(config):
-            raise UserError(f"{path}: ARMS: {name}: no such file: {config}")
+            raise UserError(f"{path}: VARIANTS: {name}: no such file: {config}")
         variants[name] = Variant(name, config, str(values.get("BACKBONE", name)))
     for variant in variants.values():
         if variant.backbone not in variants:
-            raise UserError(f"{path}: ARMS: {variant.name}: BACKBONE {variant.backbone} is not one of ARMS")
+            raise UserError(f"{path}: VARIANTS: {variant.name}: BACKBONE {variant.backbone} is not one of VARIANTS")
     return variants

@@ -149,14 +149,8 @@ class _Runner:
         """Pre-trains a backbone and returns its folder; variants with the same config share it."""
         folder = self.output / "backbones" / f"{variant.config.stem}-{seed}"
         if not (folder / "backbone.pth").is_file():
-            options = [
-                "--config-file",
-                variant.config,
-                "--recipe",
-                self.study.recipe,
-                "--data",
-                self.data.classification,
-            ]
+            options: list[object] = ["--config-file", variant.config, "--recipe", self.study.recipe]
+            options += ["--data", self.data.classification]
             self._start("pretrain.py", seed, options, ["SEED", seed, "OUTPUT_DIR", folder])
         return folder
 

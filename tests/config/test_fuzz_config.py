@@ -171,9 +171,9 @@ def test_studies(tally, tmp_path) -> None:
     path = CONFIGS / "Study" / "Study-cpu.yaml"
     content = yaml.safe_load(path.read_text())
     content["RECIPE"] = str(path.parent / content["RECIPE"])
-    content["ARMS"] = {"plain": {"CONFIG": str(path.parent / "faster_rcnn_R_18_FPN.yaml")}}
+    content["VARIANTS"] = {"plain": {"CONFIG": str(path.parent / "faster_rcnn_R_18_FPN.yaml")}}
     texts = st.sampled_from(["../out", "", ".hidden", "a/b", "$(touch made)", "ok", "a" * 300])
-    fitting = st.sampled_from([1, [1, 2], [0.5, 0.25], "ok", content["RECIPE"], content["ARMS"]])
+    fitting = st.sampled_from([1, [1, 2], [0.5, 0.25], "ok", content["RECIPE"], content["VARIANTS"]])
 
     @examples(25)
     # Only one in twenty random examples is accepted.
@@ -182,7 +182,7 @@ def test_studies(tally, tmp_path) -> None:
     def check(key: str, value: Any) -> None:
         study = tally.refused(read_study, Path(write(tmp_path, {**content, key: value})))
         if study is not None:
-            assert all("/" not in name and name not in ("", "..") for name in (study.name, *study.arms))
+            assert all("/" not in name and name not in ("", "..") for name in (study.name, *study.variants))
 
     check()
 

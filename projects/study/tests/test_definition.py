@@ -53,10 +53,13 @@ def test_the_digest_covers_all_files_of_the_study(content, tmp_path) -> None:
         ({"SEEDS": [1, 1]}, "without duplicates"),
         ({"TUNING_ITERS": 0}, "TUNING_ITERS: 0"),
         ({"RECIPE": "none.yaml"}, "RECIPE: no such file"),
-        ({"ARMS": {}}, "at least one detector"),
-        ({"ARMS": {"a": {"CONFIG": "none.yaml"}}}, "ARMS: a: no such file"),
-        ({"ARMS": {"a": {"CONFIG": "faster_rcnn_R_18_FPN.yaml", "BACKBONE": "b"}}}, "BACKBONE b is not one of ARMS"),
-        ({"ARMS": {"a": {"FILE": "faster_rcnn_R_18_FPN.yaml"}}}, "must have CONFIG"),
+        ({"VARIANTS": {}}, "at least one detector"),
+        ({"VARIANTS": {"a": {"CONFIG": "none.yaml"}}}, "VARIANTS: a: no such file"),
+        (
+            {"VARIANTS": {"a": {"CONFIG": "faster_rcnn_R_18_FPN.yaml", "BACKBONE": "b"}}},
+            "b is not one of VARIANTS",
+        ),
+        ({"VARIANTS": {"a": {"FILE": "faster_rcnn_R_18_FPN.yaml"}}}, "must have CONFIG"),
     ],
 )
 def test_invalid_definitions_are_reported(content, tmp_path, change, message) -> None:

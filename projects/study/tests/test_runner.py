@@ -64,12 +64,12 @@ class Folder:
         for name in ("Base-Study-cpu.yaml", "Recipe-study-cpu.yaml"):
             (path / name).write_text((CONFIGS / name).read_text().replace("_BASE_: ../", f"_BASE_: {CONFIGS.parent}/"))
         self.content = yaml.safe_load((CONFIGS / "Study-cpu.yaml").read_text())
-        variants = {name: self.content["ARMS"][name] for name in ("plain", "se-on-plain")}
-        self.content |= {"NAME": "small", "SEEDS": [1, 2], "BASE_LR": list(TRIALS), "ARMS": variants}
+        variants = {name: self.content["VARIANTS"][name] for name in ("plain", "se-on-plain")}
+        self.content |= {"NAME": "small", "SEEDS": [1, 2], "BASE_LR": list(TRIALS), "VARIANTS": variants}
         self.content |= {"TRAIN_IMAGES": 4, "TUNING_IMAGES": 2, "RECIPE": "Recipe-study-cpu.yaml"}
         for split, count in (("train", 8), ("val", 12)):
             make_toy_dataset(path / "toy", split=split, count=count)
-            (path / "pictures" / split / "a").mkdir(parents=True)
+            (path / "images" / split / "a").mkdir(parents=True)
         pretraining = {"epochs": 1.0, "top1": 50.0, "top5": 90.0}
         torch.save({"model": {"x": torch.zeros(1)}, "pretraining": pretraining}, path / "backbone.pth")
         (path / "tools").mkdir()
@@ -84,7 +84,7 @@ class Folder:
         toy = self.path / "toy"
         study = self.study()
         data = StudyData(
-            classification=self.path / "pictures",
+            classification=self.path / "images",
             train_json=toy / "annotations" / "train.json",
             train_images=toy / "train",
             val_json=toy / "annotations" / val,

@@ -46,12 +46,12 @@ def folder(module_path) -> Path:
     (module_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     study = yaml.safe_load((CONFIGS / "Study-cpu.yaml").read_text())
     study |= {"NAME": "small", "SEEDS": [1], "RECIPE": "recipe.yaml", "BASE_LR": [0.001], "TUNING_ITERS": 5}
-    study |= {"TRAIN_IMAGES": 4, "TUNING_IMAGES": 2, "ARMS": {name: study["ARMS"][name] for name in VARIANTS}}
+    study |= {"TRAIN_IMAGES": 4, "TUNING_IMAGES": 2, "VARIANTS": {name: study["VARIANTS"][name] for name in VARIANTS}}
     (module_path / "study.yaml").write_text(yaml.safe_dump(study))
     chance = np.random.default_rng(0)
     for split in ("train", "val"):
         for name in ("a", "b"):
-            classes = module_path / "pictures" / split / name
+            classes = module_path / "images" / split / name
             classes.mkdir(parents=True)
             for number in range(6):
                 pixels = chance.integers(0, 255, (40, 40, 3), dtype=np.uint8)
@@ -63,7 +63,7 @@ def folder(module_path) -> Path:
 
 def command(folder: Path, results: Path) -> list[str]:
     words = [sys.executable, REPOSITORY / "tools" / "study.py", "run", "--study", folder / "study.yaml"]
-    words += ["--classification", folder / "pictures", "--output", folder / "output", "--results", results]
+    words += ["--classification", folder / "images", "--output", folder / "output", "--results", results]
     for split in ("train", "val"):
         words += [f"--{split}-json", folder / "toy" / "annotations" / f"{split}.json"]
         words += [f"--{split}-images", folder / "toy" / split]
@@ -187,7 +187,7 @@ def test_records_of_another_definition_are_reported(folder, results, tmp_path) -
 def test_tuning_images_are_not_used_for_training(folder, tmp_path) -> None:
     toy = folder / "toy"
     data = StudyData(
-        classification=folder / "pictures",
+        classification=folder / "images",
         train_json=toy / "annotations" / "train.json",
         train_images=toy / "train",
         val_json=toy / "annotations" / "val.json",
