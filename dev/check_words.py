@@ -33,7 +33,7 @@ FIXED = re.compile(
 FILES = ("*.py", "*.md", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.js", "*.css", "Makefile", "*.cff")
 
 
-def findings(text: str) -> list[tuple[int, str, str]]:
+def words_to_replace(text: str) -> list[tuple[int, str, str]]:
     """The line, the word and what to write instead, for each word that a rule replaces."""
     advice = list(RULES.values())
     found = []
@@ -49,7 +49,7 @@ def main() -> None:
         f"{path}:{number}: {word!r}: write {instead}"
         for path in tracked.stdout.splitlines()
         if path != "dev/check_words.py" and not path.startswith("docs/results/") and (ROOT / path).is_file()
-        for number, word, instead in findings((ROOT / path).read_text(encoding="utf-8"))
+        for number, word, instead in words_to_replace((ROOT / path).read_text(encoding="utf-8"))
     ]
     print(*lines, sep="\n")
     if lines:

@@ -24,7 +24,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
     analyze_command.add_commands(commands)
-    paper.add_commands(commands)
+    paper.add_paper_commands(commands)
     parser.set_defaults(run_command=run)
     parse_and_run(parser)
 

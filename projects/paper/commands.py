@@ -14,7 +14,7 @@ examples, without and with IGNORE_PADDING:
 """
 
 
-def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def add_paper_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     """Adds `parity` and `padding`; `args.analyze` is the function that runs the chosen command."""
     add_parity(commands)
     add_padding(commands)

@@ -24,15 +24,15 @@ def read_mean_gates(run: Path, predictor: SEPredictor, made_of: Mapping[str, str
         UserError: the detector has no gates, or the folder has no means for its checkpoint. The message names no path,
             as it may be shown to strangers.
     """
-    called = run.resolve().name
+    run_name = run.resolve().name
     gates = se_gates(predictor.model)
     if not gates or predictor.fused:
-        raise UserError(f"{called}: the detector has no SE gates")
+        raise UserError(f"{run_name}: the detector has no SE gates")
     folder = run / "excitations"
-    command = f"tools/analyze.py excitations --run {shlex.quote(called)} --no-ablation"
+    command = f"tools/analyze.py excitations --run {shlex.quote(run_name)} --no-ablation"
     if not (folder / STATISTICS).is_file():
         raise UserError(f"the map needs the mean gates; run {command}, then try again")
-    corrupt = UserError(f"the mean gates of {called} are corrupt; run {command} --overwrite")
+    corrupt = UserError(f"the mean gates of {run_name} are corrupt; run {command} --overwrite")
     try:
         state = read_json(folder / STATE)
     except UserError as error:
@@ -40,7 +40,7 @@ def read_mean_gates(run: Path, predictor: SEPredictor, made_of: Mapping[str, str
     known = state.get("of") if isinstance(state, dict) else None
     if not isinstance(known, dict) or any(known.get(what) != digest for what, digest in made_of.items()):
         raise UserError(
-            f"the mean gates of {called} are not those of {predictor.weights.name}; for the newest checkpoint, run "
+            f"the mean gates of {run_name} are not those of {predictor.weights.name}; for the newest checkpoint, run "
             f"{command} --overwrite"
         )
     try:
