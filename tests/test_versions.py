@@ -35,11 +35,11 @@ def test_old_versions_are_refused(python, torch, message) -> None:
         check_versions(python, torch)
 
 
-def test_setup_and_documentation_state_the_same_versions() -> None:
-    setup = (REPOSITORY / "setup.py").read_text()
+def test_project_and_documentation_state_the_same_versions() -> None:
+    project = (REPOSITORY / "pyproject.toml").read_text()
     matrix = (REPOSITORY / "docs" / "COMPATIBILITY.md").read_text()
     python, torch = (".".join(map(str, oldest)) for oldest in (OLDEST_PYTHON, OLDEST_TORCH))
-    assert f'python_requires=">={python}"' in setup
+    assert f'requires-python = ">={python}"' in project
     assert re.search(rf"^\| {re.escape(torch)}\.\d \|", matrix, flags=re.MULTILINE)
     # The pinned version, which all other tests use.
     assert re.search(rf"^\| {re.escape(version('torch').partition('+')[0])} \|", matrix, flags=re.MULTILINE)
