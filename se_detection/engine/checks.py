@@ -168,16 +168,19 @@ def check_data(cfg: CfgNode, *, eval_only: bool = False, coco_evaluation: bool =
     key = "TEST" if eval_only else "TRAIN"
     if not cfg.DATASETS[key]:
         raise UserError(f"DATASETS.{key} is empty; name data sets, or give --train-json and --val-json")
-    names = [*cfg.DATASETS.TEST] if eval_only else [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    for name in map(str, names):
+    names = list(map(str, cfg.DATASETS.TEST if eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
+    for name in names:
+        check_registered(name)
+        if coco_evaluation and name in cfg.DATASETS.TEST:
+            _check_evaluator(name)
+    for name in names:
         metadata = _known_metadata(name)
         for key, (entry, what) in _counts(cfg).items():
-            there = metadata.get(entry, ())
+            count = len(metadata.get(entry) or ())
             number = reduce(getattr, key.split("."), cfg)
-            if there and len(there) != number:
+            if count and count != number:
                 raise UserError(
-                    f"{key}: {number} contradicts data set {name!r}, which has {len(there)} {what}; set it to "
-                    f"{len(there)}"
+                    f"{key}: {number} contradicts data set {name!r}, which has {count} {what}; set it to {count}"
                 )
         if cfg.MODEL.KEYPOINT_ON and not metadata.get("keypoint_names"):
             raise UserError(
@@ -195,8 +198,17 @@ def check_data(cfg: CfgNode, *, eval_only: bool = False, coco_evaluation: bool =
         _check_evaluated(cfg, name)
 
 
+def _check_evaluator(name: str) -> None:
+    kind = MetadataCatalog.get(name).get("evaluator_type")
+    if kind not in EVALUATED:
+        raise UserError(
+            f"data set {name!r} has evaluator_type {kind!r}, and {' and '.join(EVALUATED)} are supported; set it in "
+            "MetadataCatalog, override Trainer.build_evaluator, or use detectron2's own tools/train_net.py with "
+            "DETECTRON2_ENV_MODULE=se_detection.env"
+        )
+
+
 def _known_metadata(name: str) -> Metadata:
-    check_registered(name)
     metadata = MetadataCatalog.get(name)
     if metadata.get("json_file") and metadata.get("thing_classes") is None:
         # detectron2 adds the classes to the metadata when it loads the annotations.
@@ -218,14 +230,7 @@ def _counts(cfg: CfgNode) -> dict[str, tuple[str, str]]:
 def _check_evaluated(cfg: CfgNode, name: str) -> None:
     """Checks that detectron2's evaluators can evaluate this detector on a test set."""
     metadata = MetadataCatalog.get(name)
-    kind = metadata.get("evaluator_type")
-    if kind not in EVALUATED:
-        raise UserError(
-            f"data set {name!r} has evaluator_type {kind!r}, and {' and '.join(EVALUATED)} are supported; set it in "
-            "MetadataCatalog, override Trainer.build_evaluator, or use detectron2's own tools/train_net.py with "
-            "DETECTRON2_ENV_MODULE=se_detection.env"
-        )
-    if kind == "coco_panoptic_seg":
+    if metadata.evaluator_type == "coco_panoptic_seg":
         if cfg.MODEL.META_ARCHITECTURE in NOT_PANOPTIC:
             raise UserError(
                 f"data set {name!r} is evaluated with stuff, which a {cfg.MODEL.META_ARCHITECTURE} does not detect; "

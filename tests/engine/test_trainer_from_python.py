@@ -105,7 +105,7 @@ def test_without_a_gpu_it_trains_on_the_cpu(cfg) -> None:
         (["MODEL.ROI_HEADS.NUM_CLASSES", 5], "NUM_CLASSES: 5 contradicts data set 'shapes_train', which has 4 classes"),
         (["DATASETS.TRAIN", ("shapes_trian",)], "data set 'shapes_trian' is not registered"),
         (["DATASETS.TRAIN", ()], "DATASETS.TRAIN is empty"),
-        (["DATASETS.TEST", ("voc_2007_test",)], "'voc_2007_test', which has 20 classes"),
+        (["DATASETS.TEST", ("voc_2007_test",)], "data set 'voc_2007_test' has evaluator_type 'pascal_voc'"),
         (["MODEL.BACKBONE.NAME", "build_resnet"], "no backbone is named 'build_resnet'"),
         (["MODEL.RPN.IN_FEATURES", ["p9"]], "can't be built: KeyError: 'p9'"),
         (["MODEL.META_ARCHITECTURE", "RetinaNet"], "NUM_CLASSES: 80 contradicts data set 'shapes_train'"),
