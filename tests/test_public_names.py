@@ -1,0 +1,62 @@
+"""The names that are imported from the top of the package."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+from detectron2 import model_zoo as detectron2_zoo
+
+import se_detection
+from se_detection import model_zoo
+
+FUNCTIONS = {
+    "add_se_config": ["cfg"],
+    "compare": ["baseline", "candidate", "annotations", "n_bootstrap"],
+    "convert_state_dict": ["state_dict", "source", "depth"],
+    "create_backbone": ["name", "weights", "layout", "norm", "out_features", "num_classes", "se", "freeze_at"],
+    "create_res5": ["name", "weights", "layout", "norm", "se"],
+    "fuse_for_inference": ["model", "dtype", "compile"],
+    "SqueezeExcitation": ["channels", "reduction", "squeeze", "gate", "bias", "gate_bias"],
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_parameters(name) -> None:
+    assert list(inspect.signature(getattr(se_detection, name)).parameters) == FUNCTIONS[name]
+
+
+def test_all_names_exist() -> None:
+    for name in se_detection.__all__:
+        assert getattr(se_detection, name) is not None
+        assert name in dir(se_detection)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = se_detection.nothing
+
+
+@pytest.mark.parametrize("name", ["get", "get_config", "get_config_file"])
+def test_the_zoo_has_detectron2s_parameters(name) -> None:
+    ours, theirs = (inspect.signature(getattr(zoo, name)).parameters for zoo in (model_zoo, detectron2_zoo))
+    # The first one, a path in configs/, has another name.
+    assert list(ours.values())[1:] == [
+        parameter.replace(annotation=ours[key].annotation) for key, parameter in list(theirs.items())[1:]
+    ]
+
+
+@pytest.mark.parametrize(
+    "first", ["", "import se_detection.compare.intervals", "from se_detection.compare.scores import METRICS"]
+)
+def test_compare_is_the_function_in_any_order_of_imports(first) -> None:
+    code = f"""
+import sys
+{first}
+import se_detection
+assert "se_detection.inference" not in sys.modules
+from se_detection import compare
+import se_detection.compare.tables
+from se_detection.compare.compare import compare as original
+assert compare is original is se_detection.compare
+from se_detection import SEPredictor
+assert SEPredictor.__module__ == "se_detection.inference.predictor"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
