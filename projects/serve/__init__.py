@@ -1,1 +1,1 @@
-"""A web page to try one or two trained detectors on your own images."""
+"""A web page to try one or two trained detectors on images."""
