@@ -76,7 +76,7 @@ class Trainer(DefaultTrainer):
     """detectron2's `DefaultTrainer`, with these differences.
 
     - Config, data, output folder and weights are checked before the first step (:meth:`check_config`,
-      :meth:`resume_or_load`). Without a GPU, it trains on the CPU, whatever `MODEL.DEVICE` is.
+      :meth:`resume_or_load`). Without a GPU, it trains on the CPU even if `MODEL.DEVICE` is cuda.
     - `OUTPUT_DIR` gets `config.yaml` and the record `run.json`, from which `SEPredictor.from_run`, the comparison and
       the export read the run.
     - A resumed run continues as if it had not been stopped: images, augmentation and the model's random numbers depend

@@ -161,8 +161,8 @@ def test_going_back_to_an_earlier_checkpoint_keeps_the_later_ones(build, tmp_pat
 
 def test_an_unknown_best_metric_is_reported_with_the_known_ones(build, caplog) -> None:
     build("SOLVER.BEST_METRIC", "bbox/mAP", "TEST.EVAL_PERIOD", "2", *KEEP_ALL).train()
-    told = [record.getMessage() for record in caplog.records if "BEST_METRIC" in record.getMessage()]
-    assert told == [
+    logged = [record.getMessage() for record in caplog.records if "BEST_METRIC" in record.getMessage()]
+    assert logged == [
         "SOLVER.BEST_METRIC: bbox/mAP was not evaluated, so there is no model_best.pth; choose from bbox/AP"
     ]
 

@@ -18,7 +18,7 @@ def test_a_run_is_read(runs, tmp_path) -> None:
     assert read_run(runs[1]).unfinished == ""
 
 
-def test_a_bare_file_is_named_by_itself_or_its_run(runs, tmp_path) -> None:
+def test_a_bare_file_is_named_after_itself_or_its_run(runs, tmp_path) -> None:
     file = tmp_path / "theirs.json"
     file.write_text("[]")
     run = read_run(file, tmp_path / "val.json")
@@ -29,7 +29,7 @@ def test_a_bare_file_is_named_by_itself_or_its_run(runs, tmp_path) -> None:
         read_run(file)
 
 
-def test_what_is_no_run_is_named(runs, tmp_path) -> None:
+def test_a_bad_run_is_refused(runs, tmp_path) -> None:
     def refuse(message, folder=runs[0]):
         with pytest.raises(UserError, match=message):
             read_run(folder)

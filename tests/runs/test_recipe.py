@@ -38,13 +38,13 @@ def pairs():
 
 
 @pytest.mark.parametrize(("plain", "se"), list(pairs()), ids=str)
-def test_the_pairs_of_this_project_differ_in_backbone_and_weights_alone(recipe_of, plain, se) -> None:
+def test_the_config_pairs_differ_only_in_backbone_and_weights(recipe_of, plain, se) -> None:
     found = differing(recipe_of(plain), recipe_of(se))
     assert "MODEL.BACKBONE.NAME" in found or any(key.startswith("MODEL.SE.") for key in found)
     assert all(map(is_of_backbone, found))
 
 
-def test_what_a_backbone_is_not_is_the_recipe(recipe_of) -> None:
+def test_other_keys_than_the_backbones_belong_to_the_recipe(recipe_of) -> None:
     plain = recipe_of()
     changed = {
         "SOLVER.BASE_LR": 0.5,
@@ -60,18 +60,18 @@ def test_what_a_backbone_is_not_is_the_recipe(recipe_of) -> None:
     assert not any(map(is_of_backbone, found))
 
 
-def test_what_makes_no_difference_is_none(recipe_of) -> None:
+def test_keys_that_make_no_difference_are_ignored(recipe_of) -> None:
     changed = ("OUTPUT_DIR", "x", "SEED", 7, "DATALOADER.NUM_WORKERS", 1, "MODEL.DEVICE", "cpu", "VIS_PERIOD", 9)
     assert differing(recipe_of(), recipe_of("", *changed, "TEST.EVAL_PERIOD", 9)) == {}
 
 
-def test_the_heads_that_hold_a_backbones_res5_differ_with_it(recipe_of) -> None:
+def test_res5_heads_differ_with_the_backbone(recipe_of) -> None:
     plain = recipe_of("", "MODEL.ROI_HEADS.NAME", "Res5ROIHeads")
     assert differing(plain, recipe_of("", "MODEL.ROI_HEADS.NAME", "SERes5ROIHeads")) == {}
     assert differing(plain, recipe_of("", "MODEL.ROI_HEADS.NAME", "StandardROIHeads"))
 
 
-def test_a_key_of_a_later_version_had_its_default(recipe_of, tmp_path) -> None:
+def test_missing_keys_of_an_older_run_have_their_default(recipe_of, tmp_path) -> None:
     now = recipe_of()
     content = yaml.safe_load((tmp_path / "config.yaml").read_text())
     del content["MODEL"]["SE"], content["SOLVER"]["NUM_DECAYS"]
@@ -79,17 +79,17 @@ def test_a_key_of_a_later_version_had_its_default(recipe_of, tmp_path) -> None:
     assert differing(read_recipe(tmp_path), now) == {}
 
 
-def test_tests_are_as_evaluated_last(recipe_of, tmp_path) -> None:
+def test_test_keys_are_those_of_the_latest_evaluation(recipe_of, tmp_path) -> None:
     trained = recipe_of("", "SOLVER.BASE_LR", 0.5)
     os.utime(tmp_path / "config.yaml", (1000, 1000))
     evaluated = recipe_of("", "INPUT.MIN_SIZE_TEST", 400, where="inference/config.yaml")
     assert differing(trained, evaluated) == {"INPUT.MIN_SIZE_TEST": [800, 400]}
-    # It was trained anew since, and evaluated with that config.
+    # It was trained again later, and evaluated with that config.
     os.utime(tmp_path / "inference" / "config.yaml", (500, 500))
     assert differing(trained, read_recipe(tmp_path)) == {}
 
 
-def test_a_run_that_was_only_evaluated_has_the_config_of_that(recipe_of, tmp_path) -> None:
+def test_a_run_that_was_only_evaluated_has_the_evaluations_config(recipe_of, tmp_path) -> None:
     assert read_recipe(tmp_path) is None
     recipe_of(where="inference/config.yaml")
     assert not (tmp_path / "config.yaml").exists()
@@ -109,7 +109,7 @@ def test_a_run_that_was_only_evaluated_has_the_config_of_that(recipe_of, tmp_pat
         ("a: [", r"config\.yaml is not valid YAML"),
     ],
 )
-def test_what_is_no_saved_config(tmp_path, monkeypatch, text, message) -> None:
+def test_a_bad_config_file_is_refused(tmp_path, monkeypatch, text, message) -> None:
     monkeypatch.chdir(tmp_path)
     Path("config.yaml").write_text(text)
     with pytest.raises(UserError, match=message):

@@ -7,7 +7,7 @@ def test_loss_and_ap_are_read_by_iteration(tmp_path) -> None:
     lines = [
         {"iteration": 19, "total_loss": 2.5, "lr": 0.1},
         {"iteration": 39, "total_loss": 1.5, "bbox/AP": 10.25},
-        # Done again after a resumption.
+        # Repeated after resuming.
         {"iteration": 39, "total_loss": 1.25},
         {"iteration": 40, "bbox/AP": 20.5, "bbox/AP50": 40},
     ]
