@@ -282,7 +282,9 @@ def check_run_folder(
     if not os.access(existing, os.W_OK):
         raise UserError(f"OUTPUT_DIR: {existing} can't be written to; choose another")
     if resume and overwrite:
-        raise UserError("--resume continues a run and --overwrite replaces it: give one of them")
+        raise UserError(
+            "--resume (resume_or_load's default) continues a run and --overwrite replaces it: give one of them"
+        )
     if resume:
         _check_same_run(cfg, output)
         return

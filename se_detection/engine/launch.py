@@ -125,7 +125,7 @@ def _hidden_gpus(hidden: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ["CUDA_VISIBLE_DEVICES"]
+        os.environ.pop("CUDA_VISIBLE_DEVICES")
         if before is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = before
 

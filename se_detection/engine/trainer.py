@@ -117,7 +117,8 @@ class Trainer(DefaultTrainer):
     ) -> None:
         # Not DefaultTrainer's constructor, which wraps the model for DDP with device_ids.
         TrainerBase.__init__(self)
-        cfg = self.saved_cfg = on_available_device(cfg)
+        # A copy: the caller may change the config for the next run.
+        cfg = self.saved_cfg = on_available_device(cfg.clone())
         self.check_config(cfg)
         cfg = self.cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.overwrite = overwrite

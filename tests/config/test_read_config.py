@@ -225,3 +225,9 @@ def test_a_user_error_in_a_child_process_is_one_line() -> None:
     text = "\n\n-- Process 1 terminated:\nTraceback ...\nse_detection.errors.UserError: image a.jpg can't be used\n"
     assert user_message(RuntimeError(text)) == "image a.jpg can't be used"
     assert user_message(RuntimeError("out of memory")) is None
+
+
+def test_a_config_is_found_by_its_name(tmp_path) -> None:
+    name = "Toy/faster_rcnn_SE_R_18_FPN"
+    assert load(tmp_path, config=name) == load(tmp_path, config=SE)
+    assert "no config is named 'Toy/faster'; did you mean" in refusal(tmp_path, config="Toy/faster")
