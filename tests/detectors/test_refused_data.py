@@ -94,7 +94,7 @@ REFUSED = {
         "keypoint_rcnn",
         None,
         {"TEST.AUG.ENABLED": True, "TEST.KEYPOINT_OKS_SIGMAS": SIGMAS},
-        "of a GeneralizedRCNN alone, and this is a GeneralizedRCNN with keypoints",
+        "of a GeneralizedRCNN, and this is a GeneralizedRCNN with keypoints",
     ),
     "augmented retinanet": ("retinanet", None, {"TEST.AUG.ENABLED": True}, "and this is a RetinaNet; set it to False"),
 }
