@@ -30,8 +30,8 @@ class EvaluatedRun:
         path: the folder or the file.
         annotations: the COCO annotations on which it was evaluated.
         results: the content of `inference/results.json`; empty for a bare file.
-        record: the content of `run.json`; empty if there is none.
-        recipe: the config; None if there is none.
+        record: the content of `run.json`; empty without one.
+        recipe: the config; None without a saved one.
     """
 
     path: Path

@@ -58,7 +58,7 @@ class TrainingCurve:
 
 
 def read_training_curve(run: Path) -> TrainingCurve:
-    """Reads the loss and AP of a run from `metrics.json`; empty if there is none.
+    """Reads the loss and AP of a run from `metrics.json`; empty without one.
 
     If an iteration was logged twice, the last value counts. Truncated lines are ignored.
     """

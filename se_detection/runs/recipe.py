@@ -13,12 +13,12 @@ from ..errors import UserError
 from .run_folder import CONFIG, INFERENCE
 
 # The keys in which compared detectors may differ: the backbone's layers, its weights, and their input normalisation.
-BACKBONE = (
+BACKBONE_KEYS = (
     *("MODEL.BACKBONE.NAME", "MODEL.SE.*", "MODEL.RESNETS.*", "MODEL.WEIGHTS"),
     *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT"),
 )
 # How the backbone is trained, and which features the detector uses, belong to the recipe.
-NOT_BACKBONE = ("MODEL.RESNETS.NORM", "MODEL.RESNETS.OUT_FEATURES")
+NOT_BACKBONE_KEYS = ("MODEL.RESNETS.NORM", "MODEL.RESNETS.OUT_FEATURES")
 # Keys that don't change what is learnt beyond chance; data sets are compared by content elsewhere.
 INDIFFERENT = (
     *("OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"),
@@ -73,4 +73,4 @@ def differing(first: Recipe, second: Recipe) -> dict[str, list[Any]]:
 
 def is_of_backbone(key: str) -> bool:
     """Whether the two detectors of a comparison may differ in this key."""
-    return key not in NOT_BACKBONE and any(fnmatch(key, pattern) for pattern in BACKBONE)
+    return key not in NOT_BACKBONE_KEYS and any(fnmatch(key, pattern) for pattern in BACKBONE_KEYS)

@@ -91,7 +91,7 @@ def test_the_average_is_over_the_weights_after_each_step(build) -> None:
     seen = [model.state_dict()[name].clone()]
     trainer.register_hooks([CallbackHook(after_step=lambda _: seen.append(model.state_dict()[name].clone()))])
     trainer.train()
-    # timm's warm-up: the decay after n steps is at most 1 - n^(-2/3); the first is none.
+    # timm's warm-up: the decay after n steps is at most 1 - n^(-2/3), so 0 after the first.
     expected = seen[1]
     for step in range(2, 5):
         now = min(decay, 1 - step ** (-2 / 3))
