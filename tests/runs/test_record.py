@@ -1,0 +1,58 @@
+import json
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
+from torch import nn
+
+from se_detection import UserError, create_backbone
+from se_detection.runs.record import read_record, write_run_record
+
+
+class Detector(nn.Module):
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.OUTPUT_DIR = str(tmp_path)
+    return cfg
+
+
+def test_a_record_has_model_and_data(cfg, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("val.json").write_text("{}")
+    register_coco_instances("record_val", {}, "val.json", "gone")
+    MetadataCatalog.get("record_val").thing_classes = ["cup"]
+    cfg.DATASETS.TEST = ("record_val",)
+    model = Detector(create_backbone("se_resnet18"))
+    write_run_record(cfg, model, (100, 130), config_file="a.yaml", allow_partial_backbone=True)
+    record = read_record(tmp_path)
+    assert record["data"]["record_val"] == {"json": str(tmp_path / "val.json"), "images": "gone"}
+    assert (record["classes"], record["config_file"], record["allow_partial_backbone"]) == (["cup"], "a.yaml", True)
+    assert record["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert record["backbone_gflops"] > 0
+
+    write_run_record(cfg, model, (100, 130), resumed_at=7)
+    resumed = read_record(tmp_path)
+    assert [entry["iteration"] for entry in resumed.pop("resumed")] == [7]
+    assert resumed == record
+
+
+def test_a_model_without_detectron2s_backbone_has_no_gflops(cfg, tmp_path) -> None:
+    write_run_record(cfg, Detector(nn.Linear(2, 1)), (100, 130))
+    assert read_record(tmp_path)["parameters"] == 3
+    assert "backbone_gflops" not in read_record(tmp_path)
+
+
+@pytest.mark.parametrize("content", [[], {"classes": [5]}, {"data": {"val": 3}}, {"processes": 0}])
+def test_a_bad_record_is_refused(tmp_path, content) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"run\.json is not the record of a run"):
+        read_record(tmp_path)
