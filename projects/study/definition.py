@@ -18,14 +18,6 @@ from se_detection.errors import UserError
 from se_detection.pretrain.pretrain_config import config_base
 
 KEYS = {"NAME", "SEEDS", "RECIPE", "TRAIN_IMAGES", "TUNING_IMAGES", "BASE_LR", "TUNING_ITERS", "VARIANTS"}
-# For the digest: today's keys as older records have them, and MODEL.WEIGHTS of the configs.
-OLD_NAMES = {
-    "TRAIN_IMAGES": "TRAIN_PICTURES",
-    "TUNING_IMAGES": "TUNING_PICTURES",
-    "VARIANTS": "ARMS",
-    "BACKBONE": "TRUNK",
-}
-OLD_WEIGHTS = "a-trunk-of-this-study.pth"
 
 
 @dataclass(frozen=True)
@@ -120,23 +112,16 @@ def _check_name(path: Path, key: str, name: object) -> None:
 
 
 def _digest(content: dict[str, Any], configs: Sequence[Path]) -> str:
-    """Hash of a study's file and of its configs, the same as in older records, which were made with other names."""
-    variants = {name: _renamed(values) for name, values in content["VARIANTS"].items()}
-    hashed = [_renamed({**content, "VARIANTS": variants}), *map(_config_values, configs)]
+    hashed = [content, *map(_config_values, configs)]
     return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _renamed(values: dict[str, Any]) -> dict[str, Any]:
-    return {OLD_NAMES.get(key, key): value for key, value in values.items()}
 
 
 def _config_values(config: Path) -> Any:
     """The values in a config and its bases, without defaults, which change with versions."""
     read_config(str(config), base=config_base())
     values = CfgNode.load_yaml_with_base(str(config))
-    if "MODEL" in values:
-        # The study sets this key itself.
-        values["MODEL"]["WEIGHTS"] = OLD_WEIGHTS
+    # The study sets this key itself.
+    values.get("MODEL", {}).pop("WEIGHTS", None)
     return values
 
 

@@ -22,7 +22,7 @@ from se_detection.runs.run_folder import METRICS as METRICS_FILE
 from .definition import Study, Variant
 
 # The key of the pre-training in a record.
-BACKBONE = "trunk"
+BACKBONE = "backbone"
 KEPT = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 # Bootstrap samples. They give a standard deviation with a relative standard error of 1 / sqrt(2 * 500), 3 %.
 SAMPLES = 500

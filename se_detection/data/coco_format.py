@@ -211,7 +211,7 @@ def category_names(json_file: str | Path, content: Content) -> dict[int, str]:
     """Category names by id, sorted by id, which is how detectron2 numbers the classes.
 
     Raises:
-        UserError: a category is not valid, two have the same name, or there are none.
+        UserError: a category is not valid, two have the same name, or the list is empty.
     """
     check_entries(json_file, "categories", content["categories"], CATEGORY)
     names = Counter(category["name"] for category in content["categories"])

@@ -26,7 +26,7 @@ from ..gates.heat_map import energy_maps, measure_effect
 from ..visualization.drawing import class_colours, draw_boxes, side_by_side
 from .detector import Detector
 from .inputs import CAMERA, find_camera, find_files, is_video, unreadable
-from .prediction_folder import PICTURES, VIDEOS, PredictionFolder
+from .prediction_folder import DRAWN_IMAGES, VIDEOS, PredictionFolder
 from .video import VideoFile, count_frames, frame_rate, read_frames
 
 # The longer side, in pixels, of each of two images side by side; a single image keeps its size.
@@ -133,7 +133,7 @@ def predict(
             print(f"{done}; run the same command to resume", file=sys.stderr)
             raise
     results = folder.write_results(categories, len(detectors))
-    drawings = [path for name in (PICTURES, VIDEOS) if (path := output / name).is_dir()]
+    drawings = [path for name in (DRAWN_IMAGES, VIDEOS) if (path := output / name).is_dir()]
     return Prediction([*drawings, *results], folder.images, bad)
 
 
@@ -193,7 +193,7 @@ class _Job:
         except Exception as error:  # of any class, if the file has changed since it was checked
             raise UserError(f"the file can no longer be read ({reason(error)})") from error
         detections = self._detect(pixels)
-        path = self._path(PICTURES, self.folder.images + 1, file, ".jpg")
+        path = self._path(DRAWN_IMAGES, self.folder.images + 1, file, ".jpg")
         sheet = self._draw(pixels, detections)
         write_whole(path, partial(sheet.save, format="JPEG", quality=JPEG_QUALITY, subsampling=0))
         if self.gates is not None:

@@ -19,8 +19,8 @@ NOTES = "predictions.jsonl"
 IMAGE_LIST = "images.json"
 # Of the second detector.
 COMPARED_DETECTIONS = "coco_instances_results_compared.json"
-PICTURES, VIDEOS = "pictures", "videos"
-DRAWINGS = (f"{PICTURES}/[0-9]*_*.jpg*", f"{PICTURES}/[0-9]*_*_gates.png*", f"{VIDEOS}/[0-9]*_*.mp4")
+DRAWN_IMAGES, VIDEOS = "pictures", "videos"
+DRAWINGS = (f"{DRAWN_IMAGES}/[0-9]*_*.jpg*", f"{DRAWN_IMAGES}/[0-9]*_*_gates.png*", f"{VIDEOS}/[0-9]*_*.mp4")
 WRITTEN = (DETECTIONS, COMPARED_DETECTIONS, IMAGE_LIST, *DRAWINGS, NOTES)
 
 
@@ -62,7 +62,7 @@ class PredictionFolder:
         Raises:
             UserError: the folder can't be created.
         """
-        folders = [self.path / name for name in (PICTURES, VIDEOS)]
+        folders = [self.path / name for name in (DRAWN_IMAGES, VIDEOS)]
         try:
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ FOLLOWED = (
 
 @pytest.fixture(scope="module")
 def folder(module_path) -> Path:
-    """`my_data/photos` and `my_data/all.json`, beside what a checkout has."""
+    """`my_data/photos` and `my_data/all.json`, next to what a checkout has."""
     for name in ("tools", "configs", "examples"):
         (module_path / name).symlink_to(ROOT / name)
     json_file = make_toy_dataset(module_path / "toy", split="train", count=IMAGES)
@@ -143,13 +143,13 @@ def test_the_split_is_a_split(folder, printed) -> None:
     assert not train & val
 
 
-def test_both_arms_are_trained_and_compared(folder, printed) -> None:
+def test_both_models_are_trained_and_compared(folder, printed) -> None:
     gates = {}
-    for arm in ("R", "SE_R"):
-        run = folder / "output" / arm
+    for model in ("R", "SE_R"):
+        run = folder / "output" / model
         assert json.loads((run / "inference" / "results.json").read_text())["bbox"]
         weights = torch.load(run / "model_final.pth", weights_only=True)["model"]
-        gates[arm] = sum(".se.fc1.weight" in key for key in weights)
+        gates[model] = sum(".se.fc1.weight" in key for key in weights)
     assert gates == {"R": 0, "SE_R": 8}
     verdict = json.loads((folder / "output" / "comparison.json").read_text())["verdict"]
     assert verdict in printed

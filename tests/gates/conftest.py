@@ -17,7 +17,7 @@ from se_detection.gates.recorder import se_gates
 SMALL = [
     *("MODEL.RESNETS.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 32),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "INPUT.MIN_SIZE_TEST", 64, "MODEL.DEVICE", "cpu"),
-    *("MODEL.SE.STAGES", ["res3", "res5"], "DATASETS.TEST", ("pictures",)),
+    *("MODEL.SE.STAGES", ["res3", "res5"], "DATASETS.TEST", ("images",)),
 ]
 IMAGES, SOME = 12, 4
 # The gate of this block is the same for all images.
@@ -56,7 +56,7 @@ def make_run(toy, tmp_path_factory):
         if CONSTANT in se_gates(model):
             se_gates(model)[CONSTANT].fc2.weight.data.zero_()
         StrictCheckpointer(model, str(run), assumptions=WeightsAssumptions.from_cfg(cfg)).save("model_final")
-        data = {"pictures": {"json": str(toy / "annotations" / "val.json"), "images": str(toy / "val")}}
+        data = {"images": {"json": str(toy / "annotations" / "val.json"), "images": str(toy / "val")}}
         (run / "run.json").write_text(json.dumps({"data": data, "classes": list(SHAPES)}))
         return run
 

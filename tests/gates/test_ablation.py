@@ -24,8 +24,8 @@ def evaluate(explained, tmp_path):
     open_evaluation_data(explained.run, None, None)
 
     def evaluate(model, name: str):
-        loader = build_detection_test_loader(explained.run.cfg, "pictures")
-        evaluator = COCODetectionEvaluator("pictures", output_dir=str(tmp_path / name))
+        loader = build_detection_test_loader(explained.run.cfg, "images")
+        evaluator = COCODetectionEvaluator("images", output_dir=str(tmp_path / name))
         return inference_on_dataset(model, loader, evaluator)["bbox"], tmp_path / name / "coco_instances_results.json"
 
     return evaluate
@@ -93,8 +93,8 @@ def test_a_subset_of_the_images(some_explained, explained, tmp_path) -> None:
     # Spread evenly over the set, from the first to the last.
     assert ids == [all_ids[index] for index in (0, 4, 7, 11)]
     annotations = COCO(str(explained.data.annotations))
-    evaluator = COCODetectionEvaluator("pictures", output_dir=str(tmp_path / "all"))
-    inference_on_dataset(analysis.run.model, build_detection_test_loader(analysis.run.cfg, "pictures"), evaluator)
+    evaluator = COCODetectionEvaluator("images", output_dir=str(tmp_path / "all"))
+    inference_on_dataset(analysis.run.model, build_detection_test_loader(analysis.run.cfg, "images"), evaluator)
     results = annotations.loadRes(str(tmp_path / "all" / "coco_instances_results.json"))
     reference = COCOeval(annotations, results, "bbox")
     reference.params.imgIds = ids

@@ -119,7 +119,7 @@ def test_a_run_without_se_is_rejected(make_run, run_tool, capsys) -> None:
     ("damage", "arguments", "message"),
     [
         (lambda run: (run / "config.yaml").unlink(), [], "{run}: no config.yaml; give the OUTPUT_DIR of a training"),
-        (lambda run: (run / "run.json").unlink(), [], "data set 'pictures-of-old' is not registered"),
+        (lambda run: (run / "run.json").unlink(), [], "data set 'old-images' is not registered"),
         (lambda run: drop_checkpoint(run), [], "{run} has no checkpoint; train the run first"),
         (lambda run: None, [], "{run}/run.json: /nowhere/val.json is gone; restore it, or name the data by --split"),
         (lambda run: None, ["--images", "0"], "--images 0: give at least 1"),
@@ -133,9 +133,9 @@ def test_errors_are_one_line(se_run, tmp_path, run_tool, capsys, damage, argumen
     run.mkdir()
     for name in ("config.yaml", "run.json", "model_final.pth", "last_checkpoint"):
         (run / name).write_bytes((se_run / name).read_bytes())
-    config = (run / "config.yaml").read_text().replace("- pictures", "- pictures-of-old")
+    config = (run / "config.yaml").read_text().replace("- images", "- old-images")
     (run / "config.yaml").write_text(config)
-    record = {"data": {"pictures-of-old": {"json": "/nowhere/val.json", "images": "/nowhere"}}}
+    record = {"data": {"old-images": {"json": "/nowhere/val.json", "images": "/nowhere"}}}
     (run / "run.json").write_text(json.dumps(record))
     damage(run)
     with pytest.raises(SystemExit) as caught:
@@ -153,7 +153,7 @@ def drop_checkpoint(run) -> None:
 
 def two_sets(run) -> None:
     config = (run / "config.yaml").read_text()
-    (run / "config.yaml").write_text(config.replace("- pictures-of-old", "- pictures-of-old\n  - more"))
+    (run / "config.yaml").write_text(config.replace("- old-images", "- old-images\n  - more"))
 
 
 def test_the_newest_checkpoint_is_used(se_run, make_run) -> None:

@@ -115,7 +115,7 @@ def test_each_run_is_recorded(folder, results) -> None:
         assert set(record["learning_rate_trials"]) == {"0.001"}
         assert [point[0] for point in record["curve"]["evaluations"]] == [0, 2]
         backbone = json.loads(next(folder.glob("output/backbones/*/inference/results.json")).read_text())
-        assert record["trunk"]["top1"] == backbone["top1"]
+        assert record["backbone"]["top1"] == backbone["top1"]
         assert record["commit"] == commit()
     # The control starts from the plain variant's backbone; its gates are not pre-trained.
     assert len(list(folder.glob("output/backbones/*"))) == 1
