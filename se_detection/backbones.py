@@ -27,6 +27,8 @@ SE_BACKBONES: dict[str, dict[str, Any]] = {
 }
 NAMED_BACKBONES = PLAIN_BACKBONES | SE_BACKBONES
 LAYOUTS = ("torchvision", "caffe")
+# Of a backbone with FPN, and without.
+DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.")
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,8 @@ def create_backbone(
     Args:
         name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d` or `resnext101_32x4d`,
             plain or with SE (`se_resnet18`, ...); or `senet154`.
-        weights: a file or URL as in `MODEL.WEIGHTS`, such as `timm://seresnet50.a1_in1k`; empty for random weights.
+        weights: a file or URL as in `MODEL.WEIGHTS`, such as `timm://seresnet50.a1_in1k`, of a backbone or a detector;
+            empty for random weights.
         layout: `torchvision` (stride in the 3x3 convolution, padded pool), or `caffe`, that of the paper's released
             models (stride in the first 1x1 except in ResNeXt, ceil-mode pool). The default is `torchvision`;
             `senet154` exists only as `caffe`.
@@ -139,10 +142,13 @@ class _BackboneCheckpointer(StrictCheckpointer):
     """Loads a backbone without a detector, and its classifier only if the number of classes is the same."""
 
     def _load_model(self, checkpoint: Any) -> Any:
-        own = self.model.state_dict()
+        own, state = self.model.state_dict(), checkpoint["model"]
+        # In the file of a detector, the backbone has a prefix.
+        prefix = next((name for name in DETECTOR_PREFIXES if f"{name}stem.conv1.weight" in state), "")
+        state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
         checkpoint["model"] = {
             key: tensor
-            for key, tensor in checkpoint["model"].items()
+            for key, tensor in state.items()
             if not key.startswith("linear.") or (key in own and own[key].shape == tensor.shape)
         }
         return super()._load_model(checkpoint)

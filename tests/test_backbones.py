@@ -6,9 +6,11 @@ import pytest
 import timm
 import torch
 import torchvision
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from se_detection import SEConfig, UserError, convert_state_dict, create_backbone, create_res5
+from se_detection import SEConfig, UserError, convert_state_dict, create_backbone, create_res5, model_zoo
 from se_detection.checkpoint import timm_handler
 from se_detection.checkpoint.convert_input import convert_input
 
@@ -115,6 +117,19 @@ def test_caffe_weights_need_the_caffe_layout(tmp_path) -> None:
         create_backbone("se_resnet50", weights=path)
     expected = torch.load(path, weights_only=True)["model"]
     assert has_the_tensors(create_backbone("se_resnet50", weights=path, layout="caffe"), expected)
+
+
+@pytest.mark.parametrize("config", ["Toy/faster_rcnn_SE_R_18_FPN", "COCO-Detection/faster_rcnn_SE_R_50_DC5_1x"])
+def test_the_backbone_of_a_detector_is_loaded(config, tmp_path) -> None:
+    """As detectron2's own checkpointer saves it, with and without FPN."""
+    cfg = model_zoo.get_config(config)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.RESNETS.NORM = "BN"
+    detector = build_model(cfg)
+    DetectionCheckpointer(detector, str(tmp_path)).save("model_final")
+    name = f"se_resnet{cfg.MODEL.RESNETS.DEPTH}"
+    backbone = create_backbone(name, weights=str(tmp_path / "model_final.pth"))
+    assert has_the_tensors(backbone, getattr(detector.backbone, "bottom_up", detector.backbone).state_dict())
 
 
 def test_the_assumed_input_is_logged(timm_name, tmp_path, caplog) -> None:
