@@ -109,7 +109,7 @@ def scalars(found: EventAccumulator) -> dict[str, dict[int, float]]:
     return {tag: {event.step: event.value for event in found.Scalars(tag)} for tag in found.Tags()["scalars"]}
 
 
-def image(event) -> np.ndarray:
+def decoded(event) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
 
 
@@ -163,7 +163,7 @@ def test_scalars_are_those_of_the_log_and_images_show_each_evaluation(whole, tin
     for tag in tags:
         assert [event.step for event in found.Images(tag)] == [1, 4]
         for event in found.Images(tag):
-            sheet = image(event).astype(int)
+            sheet = decoded(event).astype(int)
             assert sheet.shape[1] == 2 * 640 + 8
             truth, detected = (
                 (sheet[-640:, columns, None] == colours).all(axis=3) for columns in (slice(640), slice(648, None))
@@ -189,7 +189,7 @@ def test_the_drawn_detections_are_those_evaluated(build, tiny, monkeypatch) -> N
     for image, tag in zip((images[0], images[-1]), tags, strict=True):
         [detection] = [item for item in detections if item["image_id"] == image["id"]]
         x, y, _, height = (5 * side for side in detection["bbox"])
-        panel = image(found.Images(tag)[0])[-640:, 648:]
+        panel = decoded(found.Images(tag)[0])[-640:, 648:]
         assert tuple(panel[min(round(y + height / 2), 639), min(int(x) + 1, 639)]) == colours[detection["category_id"]]
 
 
