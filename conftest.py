@@ -32,7 +32,7 @@ LONGEST = (
     "tests/test_ablations.py",
     "pretrain/test_pretrainer.py",
     "modeling/test_configurations.py",
-    "compare/test_comparison_page.py",
+    "comparison/test_comparison_page.py",
     "tests/test_page.py",
     "engine/test_tensorboard.py",
     "engine/test_trainer.py",

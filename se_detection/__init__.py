@@ -40,7 +40,7 @@ from .modeling.fuse import fuse_for_inference
 from .modeling.squeeze_excitation import SqueezeExcitation
 
 if TYPE_CHECKING:
-    from .compare.compare import compare
+    from .comparison.compare import compare
     from .inference.predictor import SEPredictor
 
 __all__ = [
@@ -59,12 +59,7 @@ __all__ = [
 ]
 
 # Imported on first use, because they need more than detectron2's modeling: pycocotools, Matplotlib, OpenCV.
-LAZY = {"compare": "se_detection.compare.compare", "SEPredictor": "se_detection.inference.predictor"}
-
-# `compare` is a function, and a subpackage. Python binds a subpackage to its name on its first import only: import it
-# here, so that no later import replaces the function.
-import_module("se_detection.compare")
-globals().pop("compare", None)
+LAZY = {"compare": "se_detection.comparison.compare", "SEPredictor": "se_detection.inference.predictor"}
 
 
 def __getattr__(name: str) -> Any:

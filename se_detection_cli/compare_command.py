@@ -51,10 +51,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Compares, prints the table, and writes the files."""
-    from se_detection.compare.compare_runs import compare_runs
-    from se_detection.compare.page.comparison_page import write_html_report
-    from se_detection.compare.side_by_side import draw_side_by_side
-    from se_detection.compare.tables import comparison_table, report_folder, write_report
+    from se_detection.comparison.compare_runs import compare_runs
+    from se_detection.comparison.page.comparison_page import write_html_report
+    from se_detection.comparison.side_by_side import draw_side_by_side
+    from se_detection.comparison.tables import comparison_table, report_folder, write_report
     from se_detection.files import check_html_file
 
     folder = report_folder([*args.baseline, *args.candidate], args.output, overwrite=args.overwrite)

@@ -44,17 +44,17 @@ def test_the_zoo_has_detectron2s_parameters(name) -> None:
 
 
 @pytest.mark.parametrize(
-    "first", ["", "import se_detection.compare.intervals", "from se_detection.compare.scores import METRICS"]
+    "first", ["", "import se_detection.comparison.intervals", "from se_detection.comparison.scores import METRICS"]
 )
-def test_compare_is_the_function_in_any_order_of_imports(first) -> None:
+def test_lazy_names_are_the_package_functions(first) -> None:
     code = f"""
 import sys
 {first}
 import se_detection
 assert "se_detection.inference" not in sys.modules
 from se_detection import compare
-import se_detection.compare.tables
-from se_detection.compare.compare import compare as original
+import se_detection.comparison.tables
+from se_detection.comparison.compare import compare as original
 assert compare is original is se_detection.compare
 from se_detection import SEPredictor
 assert SEPredictor.__module__ == "se_detection.inference.predictor"

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from se_detection.checkpoint.read_weights import read_checkpoint
-from se_detection.compare.compare import image_weights, images_by_size
-from se_detection.compare.scores import METRICS, score_run
+from se_detection.comparison.compare import image_weights, images_by_size
+from se_detection.comparison.scores import METRICS, score_run
 from se_detection.data.coco_files import load_annotations, load_results
 from se_detection.errors import UserError
 from se_detection.files import parse_json, write_whole

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from se_detection.compare.intervals import Difference, estimate
+from se_detection.comparison.intervals import Difference, estimate
 from se_detection.errors import UserError
 from se_detection.files import write_whole
 

@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ..compare.side_by_side import MIN_SCORE
+from ..comparison.side_by_side import MIN_SCORE
 from ..data.coco_files import load_annotations, load_coco
 from ..data.coco_format import image_path
 from ..files import read_json

@@ -16,7 +16,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 from tqdm import tqdm
 
-from ..compare.compare import compare
+from ..comparison.compare import compare
 from ..errors import UserError
 from ..files import file_digest
 from ..modeling.fuse.fuse import fuse_for_inference

@@ -14,9 +14,9 @@ import torch
 from detectron2.structures import Instances
 from pycocotools.coco import COCO
 
-from ..compare.compare import image_weights, images_by_size
-from ..compare.intervals import Difference, estimate
-from ..compare.scores import score_run
+from ..comparison.compare import image_weights, images_by_size
+from ..comparison.intervals import Difference, estimate
+from ..comparison.scores import score_run
 from ..data.coco_format import Entry
 from ..errors import UserError
 from ..files import read_json, write_json

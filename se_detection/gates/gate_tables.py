@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from ..compare.intervals import Difference
+from ..comparison.intervals import Difference
 from ..files import write_json, write_whole
 from .ablation import MARGIN, METRICS, SAMPLES, UNCHANGED, AblatedBlocks, Ablation
 from .excitations import Excitations

@@ -30,7 +30,7 @@ TOOLS = ("analyze", "benchmark", "benchmark_loop", "prepare_coco", "serve", "stu
 TESTS = {
     "se-det analyze": ["tests/modeling/test_detector_complexity.py", "tests/gates/test_*.py"],
     "se-det check-data": ["tests/data/test_prepare_coco.py"],
-    "se-det compare": ["tests/compare/test_compare_command.py", "tests/compare/test_comparison_page.py"],
+    "se-det compare": ["tests/comparison/test_compare_command.py", "tests/comparison/test_comparison_page.py"],
     "se-det convert": ["tests/checkpoint/test_tool.py"],
     "se-det export": ["tests/export/test_exporter.py"],
     "se-det minival": ["tests/data/test_prepare_coco.py"],

@@ -13,7 +13,7 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import DatasetEvaluator
 
 from se_detection import UserError, model_zoo
-from se_detection.compare.compare_runs import compare_runs
+from se_detection.comparison.compare_runs import compare_runs
 from se_detection.engine import Trainer
 from se_detection.inference.predictor import SEPredictor
 from se_detection.runs.evaluated_run import read_run

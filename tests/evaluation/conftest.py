@@ -1,3 +1,3 @@
-from ..compare.conftest import annotations, detect, make_annotations, reference
+from ..comparison.conftest import annotations, detect, make_annotations, reference
 
 __all__ = ["annotations", "detect", "make_annotations", "reference"]

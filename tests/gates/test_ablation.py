@@ -8,7 +8,7 @@ from detectron2.evaluation import inference_on_dataset
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from se_detection.compare.compare import compare
+from se_detection.comparison.compare import compare
 from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator
 from se_detection.gates.ablation import ALL, TOGETHER, UNCHANGED, AblationState, max_evaluations, summarise
 from se_detection.runs.evaluation_data import open_evaluation_data

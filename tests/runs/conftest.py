@@ -1,3 +1,3 @@
-from ..compare.conftest import annotations, detect, make_annotations, make_runs, runs
+from ..comparison.conftest import annotations, detect, make_annotations, make_runs, runs
 
 __all__ = ["annotations", "detect", "make_annotations", "make_runs", "runs"]

@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from se_detection import UserError
-from se_detection.compare.compare import compare
+from se_detection.comparison.compare import compare
 from se_detection.data.toy import make_toy_dataset
 
 from ..definition import read_study

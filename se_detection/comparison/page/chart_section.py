@@ -9,9 +9,9 @@ from ...runs.metrics import read_training_curve
 from ...visualization.inline_charts import chart_style, inline_svg
 from ...visualization.page_blocks import Block, Cell, Chart, Charts, ModelHeading, Number, Table
 from .. import comparison_plots
-from ..comparison import ROLES, Comparison
 from ..details import Curve
 from ..error_types import ERRORS
+from ..result import ROLES, Comparison
 from .score_section import INTERVAL_HEADING, common_reach, interval_cell
 
 NUMBERS = "The numbers"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from se_detection import UserError
-from se_detection.compare.compare import compare, sample_images
+from se_detection.comparison.compare import compare, sample_images
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 

@@ -14,13 +14,13 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from se_detection import UserError
-from se_detection.compare.compare import compare
-from se_detection.compare.compare_runs import compare_runs
-from se_detection.compare.comparison import ROLES
-from se_detection.compare.matching import match_boxes
-from se_detection.compare.page.comparison_page import write_html_report
-from se_detection.compare.page.image_section import disagreement_blocks
-from se_detection.compare.side_by_side import draw_side_by_side
+from se_detection.comparison.compare import compare
+from se_detection.comparison.compare_runs import compare_runs
+from se_detection.comparison.matching import match_boxes
+from se_detection.comparison.page.comparison_page import write_html_report
+from se_detection.comparison.page.image_section import disagreement_blocks
+from se_detection.comparison.result import ROLES
+from se_detection.comparison.side_by_side import draw_side_by_side
 from se_detection.data.coco_files import EVALUATED, data_difference, load_annotations, load_results, silenced
 from se_detection.runs.evaluated_run import read_run
 from se_detection.runs.metrics import read_training_curve

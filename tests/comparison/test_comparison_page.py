@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from se_detection import UserError
-from se_detection.compare.compare_runs import compare_runs
-from se_detection.compare.comparison import ROLES
-from se_detection.compare.error_types import ERRORS
-from se_detection.compare.page.comparison_page import write_html_report
+from se_detection.comparison.compare_runs import compare_runs
+from se_detection.comparison.error_types import ERRORS
+from se_detection.comparison.page.comparison_page import write_html_report
+from se_detection.comparison.result import ROLES
 from se_detection.files import check_html_file
 
 HOSTILE = '<img src=x onerror="alert(1)"> & $x_1$'

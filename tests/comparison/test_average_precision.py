@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from se_detection.compare.average_precision import average_precision
-from se_detection.compare.matching import match_boxes
+from se_detection.comparison.average_precision import average_precision
+from se_detection.comparison.matching import match_boxes
 from se_detection.data.coco_files import load_annotations
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from pycocotools.cocoeval import COCOeval
 
-from se_detection.compare.compare import compare
-from se_detection.compare.details import size_ranges
+from se_detection.comparison.compare import compare
+from se_detection.comparison.details import size_ranges
 from se_detection.data.coco_files import load_annotations, silenced
 
 

@@ -14,9 +14,9 @@ from ...runs.evaluated_run import EvaluatedRun
 from ...visualization.drawing import DrawnBox, Pen, category_colours, category_name, draw_panel, named_boxes
 from ...visualization.embedded_images import EmbeddedImage, embed_image
 from ...visualization.page_blocks import Block, ImageGrid, Text
-from ..comparison import ROLES
 from ..comparison_plots import COLOURS
 from ..disagreements import Disagreement, Outcome, find_disagreements, most_different
+from ..result import ROLES
 from ..side_by_side import confident, read_pixels
 
 COUNT = 6

@@ -7,11 +7,11 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..errors import UserError
-from .comparison import Comparison
 from .comparison_plots import draw_plots
 from .details import Curve
 from .error_types import ERRORS
 from .intervals import MIN_IMAGES, Difference
+from .result import Comparison
 
 FILES = ("comparison.json", "comparison.md", "plots", "pictures")
 # Heading, unit and decimals: first the metrics of the paper's Table 7, then COCO's others.

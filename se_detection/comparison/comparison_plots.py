@@ -11,10 +11,10 @@ from matplotlib.ticker import LogLocator
 
 from ..runs.metrics import TrainingCurve
 from ..visualization.inline_charts import BASELINE, CANDIDATE, GRID, INK, PAPER, QUIET, WIDTH, chart_style
-from .comparison import ROLES, Comparison
 from .details import Curve
 from .error_types import ERRORS
 from .intervals import Difference
+from .result import ROLES, Comparison
 
 # Lines and markers differ as well, for readers who can't distinguish the colours.
 STYLES: tuple[dict[str, Any], ...] = (

@@ -8,7 +8,7 @@ from typing import Any
 from ...runs.evaluated_run import EvaluatedRun
 from ...visualization.embedded_images import SUFFIXES, embed_file
 from ...visualization.page_blocks import Block, Code, ImageGrid, Table
-from ..comparison import ROLES, Comparison
+from ..result import ROLES, Comparison
 
 # The config keys in the table of the recipe, and their names there.
 RECIPE = {

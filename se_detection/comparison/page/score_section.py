@@ -14,8 +14,8 @@ from ...visualization.page_blocks import (
     Table,
     Text,
 )
-from ..comparison import ROLES, Comparison
 from ..intervals import Difference
+from ..result import ROLES, Comparison
 from ..tables import COLUMNS, RECALLS
 
 COSTS = ("parameters", "gflops")

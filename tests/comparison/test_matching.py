@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools.cocoeval import COCOeval
 
-from se_detection.compare.matching import COCO_AREAS, match_boxes
+from se_detection.comparison.matching import COCO_AREAS, match_boxes
 from se_detection.data.coco_files import load_annotations, load_results, silenced
 
 

@@ -15,10 +15,10 @@ from tqdm import tqdm
 from ..data.coco_files import load_annotations, load_results
 from ..data.coco_format import Entry
 from ..errors import UserError
-from .comparison import ROLES, ClassDifference, Comparison, Details, Spread
 from .details import Curve, calibration, mean_errors, precision_recall, size_ranges
 from .intervals import Difference, Estimate, benjamini_hochberg, estimate
 from .matching import COCO_AREAS, THRESHOLDS, Area, Array
+from .result import ROLES, ClassDifference, Comparison, Details, Spread
 from .scores import METRICS, Scores, score_run
 
 Results = list[Entry] | Path | str

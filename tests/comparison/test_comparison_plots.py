@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
+from se_detection.comparison import comparison_plots as plots
 
-from se_detection.compare import comparison_plots as plots
-from se_detection.compare.compare import compare
-from se_detection.compare.comparison import ComparedModel
+from se_detection.comparison.compare import compare
+from se_detection.comparison.result import ComparedModel
 from se_detection.runs.metrics import TrainingCurve
 from se_detection.visualization.inline_charts import chart_style
 

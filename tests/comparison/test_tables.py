@@ -4,10 +4,10 @@ import re
 import pytest
 
 from se_detection import UserError
-from se_detection.compare.compare import compare
-from se_detection.compare.compare_runs import compare_runs
-from se_detection.compare.error_types import ERRORS
-from se_detection.compare.tables import comparison_markdown, report_folder, write_report
+from se_detection.comparison.compare import compare
+from se_detection.comparison.compare_runs import compare_runs
+from se_detection.comparison.error_types import ERRORS
+from se_detection.comparison.tables import comparison_markdown, report_folder, write_report
 
 COLUMNS = ["AP50", "AP", "AP75", "APs", "APm", "APl"]
 

@@ -8,7 +8,7 @@ from ...data.coco_files import load_annotations
 from ...runs.evaluated_run import EvaluatedRun, read_run
 from ...visualization.page import Page, write_page
 from ...visualization.page_blocks import Section
-from ..comparison import ROLES, ComparedModel, Comparison
+from ..result import ROLES, ComparedModel, Comparison
 from .chart_section import chart_blocks
 from .class_section import class_blocks
 from .image_section import disagreement_blocks

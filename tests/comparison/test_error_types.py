@@ -1,7 +1,7 @@
 import pytest
 
-from se_detection.compare.error_types import error_types
-from se_detection.compare.matching import match_boxes
+from se_detection.comparison.error_types import error_types
+from se_detection.comparison.matching import match_boxes
 from se_detection.data.coco_files import load_annotations
 
 CUP, PLATE = 3, 7

@@ -14,8 +14,8 @@ from ..runs.evaluated_run import EvaluatedRun, read_run
 from ..runs.recipe import differing, is_of_backbone
 from ..runs.run_folder import BAD_IMAGES, CONFIG
 from .compare import compare
-from .comparison import ROLES, ComparedModel, Comparison
 from .intervals import Difference
+from .result import ROLES, ComparedModel, Comparison
 
 # Names in a comparison, and the keys in run.json.
 COSTS = {"parameters": "parameters", "gflops": "backbone_gflops"}

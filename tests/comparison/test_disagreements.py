@@ -1,6 +1,6 @@
 import pytest
 
-from se_detection.compare.disagreements import find_disagreements, most_different
+from se_detection.comparison.disagreements import find_disagreements, most_different
 from se_detection.data.coco_files import load_annotations, load_results
 
 PLACES = [[10, 10, 40, 40], [100, 10, 40, 40], [10, 100, 40, 40]]

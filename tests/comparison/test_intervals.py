@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from se_detection.compare.intervals import Difference, Estimate, benjamini_hochberg, estimate, t_quantile, t_tails
+from se_detection.comparison.intervals import Difference, Estimate, benjamini_hochberg, estimate, t_quantile, t_tails
 
 
 def simulate(rng, runs, images, seed_sd, shift=0.0, samples=200):

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from se_detection import UserError
-from se_detection.compare.compare import compare
-from se_detection.compare.compare_runs import compare_runs
-from se_detection.compare.intervals import Difference
+from se_detection.comparison.compare import compare
+from se_detection.comparison.compare_runs import compare_runs
+from se_detection.comparison.intervals import Difference
 from se_detection.data.image_files import BadImage
 from se_detection.runs.bad_images import write_bad_images
 

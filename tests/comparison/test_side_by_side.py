@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from se_detection import UserError
-from se_detection.compare.side_by_side import draw_side_by_side
+from se_detection.comparison.side_by_side import draw_side_by_side
 from se_detection.visualization.drawing import DrawnBox, Pen, draw_panel
 
 GROUND = (90, 120, 90)

@@ -1,8 +1,8 @@
 """The classes of a comparison, from the largest gain to the largest loss."""
 
 from ...visualization.page_blocks import Bars, Block, Cell, Name, Number, Table, Text
-from ..comparison import ClassDifference, Comparison
 from ..intervals import FALSE_DISCOVERY_RATE, MIN_IMAGES
+from ..result import ClassDifference, Comparison
 from .score_section import INTERVAL_HEADING, common_reach, interval_cell
 
 # With more classes, those with intervals and large differences are shown, and the others are folded.
