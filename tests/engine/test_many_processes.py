@@ -216,7 +216,7 @@ def check_explained(run: Run) -> None:
     assert is_whole(run.outputs[0] / tag.read_text())
 
 
-def test_all_processes_have_the_gradients_of_one_on_the_whole_batch(trained) -> None:
+def test_gradients_are_those_of_one_process_on_the_whole_batch(trained) -> None:
     def gradients(processes: int, rank: int) -> dict[str, torch.Tensor]:
         return torch.load(trained[processes].record_folder / f"gradients{rank}.pth", weights_only=True)
 
@@ -339,7 +339,7 @@ def test_all_processes_stop_when_asked_or_orphaned(new_run, trained) -> None:
     check_same_weights(run, trained[2], exactly=True)
 
 
-def test_going_on_with_more_processes_or_fewer(new_run, trained) -> None:
+def test_resuming_with_more_or_fewer_processes(new_run, trained) -> None:
     """1, 2, 4 and 1 again see the images that one would have seen, in batches of the size that the run began with."""
     run = new_run("varied", own_folders=True)
     # As configured for two processes: for one half of the batch, half the rate, and twice the iterations.
