@@ -27,7 +27,7 @@ SE_BACKBONES: dict[str, dict[str, Any]] = {
 }
 NAMED_BACKBONES = PLAIN_BACKBONES | SE_BACKBONES
 LAYOUTS = ("torchvision", "caffe")
-# Of a backbone with FPN, and without.
+# Of a detector with FPN, and without.
 DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.")
 
 logger = logging.getLogger(__name__)

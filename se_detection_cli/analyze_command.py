@@ -61,7 +61,7 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
         metavar=("JSON", "IMAGES"),
         help="COCO annotations and the folder of their images, instead of the run's test set",
     )
-    excitations.add_argument("--images", type=int, metavar="N", help="at most so many, spread evenly over the set")
+    excitations.add_argument("--images", type=int, metavar="N", help="use at most N images, spread evenly over the set")
     excitations.add_argument(
         "--no-ablation",
         action="store_true",
@@ -72,7 +72,7 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
         "--picture", type=Path, metavar="FILE", help="show what the gates do to this image, and what is detected"
     )
     excitations.add_argument("--html", type=Path, metavar="FILE", help="write all of it as one page to send")
-    excitations.add_argument("--overwrite", action="store_true", help="replace an analysis that is there already")
+    excitations.add_argument("--overwrite", action="store_true", help="replace an existing analysis")
     excitations.set_defaults(analyze=explain_gates)
 
 
@@ -103,11 +103,12 @@ def explain_gates(args: Namespace) -> None:
     """Analyses the gates, and writes tables, plots and the page."""
     from se_detection.files import check_html_file
     from se_detection.gates.excitations import explain
-    from se_detection.gates.gate_page import write_excitation_page
     from se_detection.gates.gate_tables import excitations_table, write_excitations
     from se_detection.gates.heat_map import draw_effect
 
     if args.html:
+        from se_detection.gates.gate_page import write_excitation_page
+
         check_html_file(args.html, overwrite=args.overwrite)
     found = explain(
         args.run,

@@ -18,8 +18,12 @@ examples:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The two sides, and what is written."""
-    parser.add_argument("--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="what to compare with")
-    parser.add_argument("--candidate", type=Path, nargs="+", required=True, metavar="RUN", help="what to judge")
+    parser.add_argument(
+        "--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="the detector to compare with"
+    )
+    parser.add_argument(
+        "--candidate", type=Path, nargs="+", required=True, metavar="RUN", help="the detector to compare"
+    )
     parser.add_argument(
         "--annotations", type=Path, metavar="FILE", help="COCO annotations, for result files without a run folder"
     )
@@ -46,19 +50,20 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--force", action="store_true", help="compare runs of different recipes, or unfinished runs, all the same"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a comparison that is there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing comparison")
 
 
 def run(args: Namespace) -> None:
     """Compares, prints the table, and writes the files."""
     from se_detection.comparison.compare_runs import compare_runs
-    from se_detection.comparison.page.comparison_page import write_html_report
     from se_detection.comparison.side_by_side import draw_side_by_side
     from se_detection.comparison.tables import comparison_table, report_folder, write_report
     from se_detection.files import check_html_file
 
     folder = report_folder([*args.baseline, *args.candidate], args.output, overwrite=args.overwrite)
     if args.html:
+        from se_detection.comparison.page.comparison_page import write_html_report
+
         check_html_file(args.html, overwrite=args.overwrite)
     comparison = compare_runs(
         args.baseline, args.candidate, args.bootstrap, annotations=args.annotations, force=args.force

@@ -14,12 +14,14 @@ SOURCES = ("timm", "timm-legacy", "torchvision", "cadene", "mmpretrain", "moskom
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The input, whose it is, and the output."""
+    """Adds the input, its source, and the output."""
     parser.add_argument("input", metavar="INPUT", help="a .pth or .safetensors file, or timm's name of the weights")
-    parser.add_argument("--source", choices=SOURCES, help="whose file it is; not needed for a name of timm's")
+    parser.add_argument(
+        "--source", choices=SOURCES, help="the library that the file is from; not needed for timm's names"
+    )
     parser.add_argument("--depth", type=int, metavar="N", help="refuse a network of another depth")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="what to write: .pth or .safetensors"
+        "--output", type=Path, required=True, metavar="FILE", help="the file to write: .pth or .safetensors"
     )
     parser.add_argument("--verify", action="store_true", help="compare with timm's network on random images, first")
 

@@ -16,7 +16,7 @@ examples:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The inputs, the runs, and what is drawn."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="what to look at")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images or videos")
     parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run folder")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="another checkpoint than RUN's newest")
     parser.add_argument("--compare", type=Path, metavar="RUN2", help="draw this run's boxes next to RUN's")

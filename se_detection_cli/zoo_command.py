@@ -15,7 +15,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Prints a name a line."""
+    """Prints one name per line."""
     from se_detection import model_zoo
 
     for name in model_zoo.names():

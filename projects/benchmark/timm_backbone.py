@@ -1,4 +1,4 @@
-"""timm's SE-ResNets as detectron2 trains its own backbones."""
+"""timm's ResNets as frozen-norm detectron2 backbones."""
 
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import Backbone

@@ -42,7 +42,7 @@ def add_padding(commands: "_SubParsersAction[ArgumentParser]") -> None:
         epilog=PADDING,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="a run folder of tools/train_net.py")
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="a run folder of se-det train")
     parser.add_argument(
         "--split",
         type=Path,

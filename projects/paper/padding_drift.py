@@ -90,7 +90,7 @@ def padding_drift(
     """Runs a trained detector on each image alone, and in a batch with the images that follow it.
 
     Args:
-        folder: a run folder of tools/train_net.py.
+        folder: a run folder of `se-det train`.
         overrides: config overrides, `KEY VALUE ...`.
         split: COCO annotations and the folder of their images; by default the run's test set.
         images: use at most this number of images, spread evenly over the set.

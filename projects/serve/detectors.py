@@ -35,7 +35,7 @@ class Detectors:
     """The detectors of one or two runs.
 
     Args:
-        runs: run folders of tools/train_net.py.
+        runs: run folders of `se-det train`.
         weights: a checkpoint for the first run; by default the newest.
         fuse: apply :func:`se_detection.fuse_for_inference`.
 

@@ -1,4 +1,4 @@
-"""Reads the mean gates of a run, which tools/analyze.py excitations has computed."""
+"""Reads the mean gates of a run, which `se-det analyze excitations` has computed."""
 
 import shlex
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def read_mean_gates(run: Path, predictor: SEPredictor, made_of: Mapping[str, str
     if not gates or predictor.fused:
         raise UserError(f"{run_name}: the detector has no SE gates")
     folder = run / "excitations"
-    command = f"tools/analyze.py excitations --run {shlex.quote(run_name)} --no-ablation"
+    command = f"se-det analyze excitations --run {shlex.quote(run_name)} --no-ablation"
     if not (folder / STATISTICS).is_file():
         raise UserError(f"the map needs the mean gates; run {command}, then try again")
     corrupt = UserError(f"the mean gates of {run_name} are corrupt; run {command} --overwrite")

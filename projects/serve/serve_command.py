@@ -1,4 +1,4 @@
-"""Serves a web page to try one or two runs of tools/train_net.py on images: boxes, scores, gates, time."""
+"""Serves a web page to try one or two runs of se-det train on images: boxes, scores, gates, time."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -34,8 +34,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Serves the page until Ctrl-C."""
-    from .detectors import Detectors
-    from .server import serve
+    from se_detection.errors import UserError
+
+    try:
+        from .detectors import Detectors
+        from .server import serve
+    except ModuleNotFoundError as error:
+        raise UserError(f"the page needs the package {error.name}: pip install 'se_detection[demo]'") from error
 
     runs = [args.run, args.compare] if args.compare else [args.run]
     serve(lambda: Detectors(runs, args.weights, fuse=args.fuse), args.host, args.port)

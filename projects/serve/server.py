@@ -83,7 +83,7 @@ class _Handler(WSGIRequestHandler):
         """Logs nothing; werkzeug's own method parses the target."""
 
     def log(self, type: str, message: str, *args: Any) -> None:
-        """Logs nothing about clients' errors; the application prints tracebacks of its own."""
+        """Logs nothing about clients' errors; the application prints its own tracebacks."""
 
     def end_headers(self) -> None:
         """Adds the page's headers to every response."""

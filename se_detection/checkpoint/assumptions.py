@@ -173,7 +173,7 @@ class WeightsAssumptions:
 def contradictions(file: WeightsAssumptions, config: WeightsAssumptions, *, ignore_shapes: bool = False) -> list[str]:
     """The differences between a file and a config, one line each with both values.
 
-    If only one of them has SE, the SE fields are skipped: the names of the layers show this, with a message of its own.
+    If only one of them has SE, the SE fields are skipped: missing SE layers are reported separately.
 
     Args:
         ignore_shapes: skip the fields that show in the tensors' shapes.

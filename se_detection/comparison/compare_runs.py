@@ -181,7 +181,7 @@ def _notes_on_recipes(runs: list[EvaluatedRun]) -> list[str]:
 
 
 def _describe(runs: list[EvaluatedRun]) -> ComparedModel:
-    """The model's name and recorded backbone; the name of several runs is the beginning that their names share."""
+    """The model's name and recorded backbone; several runs get the common prefix of the names."""
     first = runs[0]
     backbone = str(first.record.get("backbone", "")).removeprefix("build_").removesuffix("_backbone")
     depth = f" {first.record['depth']}" if "depth" in first.record else ""

@@ -267,7 +267,8 @@ def check_run_folder(
     """Checks that a run may write into `OUTPUT_DIR` without replacing another one.
 
     Args:
-        main_machine: whether this machine writes the run; another may find files that the main one has just written.
+        main_machine: whether this machine writes the run. On the others, the folder may hold files that the main machine
+            has just written.
 
     Raises:
         UserError: the folder can't be written to, or holds a run that is not to be resumed or overwritten.
@@ -341,7 +342,7 @@ def check_weights_file(weights: str) -> None:
     """Checks that `MODEL.WEIGHTS` is empty, a URL, or a file that exists.
 
     Raises:
-        UserError: it is not.
+        UserError: the file is missing, or timm's name is unknown.
     """
     if weights.startswith(PREFIX):
         source_of(weights.removeprefix(PREFIX))
@@ -353,7 +354,7 @@ def check_augmentation(cfg: CfgNode, *, train: bool = True) -> None:
     """Checks that the config's resizing, cropping and flipping work, on one image.
 
     Raises:
-        UserError: they don't.
+        UserError: detectron2 can't build or apply one of them.
     """
     with explained("INPUT: its augmentation"):
         for is_train in (True, False) if train else (False,):

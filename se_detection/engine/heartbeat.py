@@ -1,4 +1,4 @@
-"""Ends every process of a run when one of them is lost: killed, frozen, or on a machine that is.
+"""Ends every process of a run when one of them is lost because it or its machine stopped.
 
 Without it, the others would wait for the lost process for half an hour, detectron2's time-out. A shorter time-out would
 end the processes that wait while the main one computes AP.

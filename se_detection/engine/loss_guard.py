@@ -31,7 +31,7 @@ class LossGuard:
 
     Args:
         cfg: the config of the run.
-        agreement: lets all processes know of each other's losses.
+        agreement: shares the losses between processes.
     """
 
     def __init__(self, cfg: CfgNode, agreement: RankMaximum) -> None:
@@ -59,7 +59,7 @@ class LossGuard:
             rate: the learning rate.
 
         Raises:
-            UserError: they may not, too often in a row.
+            UserError: too many steps in a row had to be skipped.
         """
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         if not self.agreement.largest(int(not all(map(math.isfinite, values.values()))))[0]:

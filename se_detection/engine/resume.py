@@ -118,7 +118,7 @@ def _alike(found: Any, expected: Any) -> bool:
 
 
 def as_begun(cfg: CfgNode) -> CfgNode:
-    """The config scaled for the number of processes with which the run began, if `SOLVER.REFERENCE_WORLD_SIZE` is set.
+    """Scales the config to the run's original number of processes if `SOLVER.REFERENCE_WORLD_SIZE` is set.
 
     Batch size, learning rate and schedule then stay the same when a run is resumed by another number of processes.
     """

@@ -83,7 +83,9 @@ class StopRequest:
 
 
 class InterruptibleEvaluator(DatasetEvaluator):
-    """An evaluator that stops when its process is asked to, and before the results when another process is asked to.
+    """An evaluator that can be interrupted.
+
+    It stops at once when its own process is asked to stop. If another process is, it stops before the results.
 
     Args:
         build: builds the evaluator when it is first needed: a data set may create its files when it is first loaded.

@@ -105,7 +105,7 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> Non
 
 
 def _set_up(cfg: CfgNode, args: Namespace) -> None:
-    """detectron2's `default_setup`, which writes log.txt and config.yaml, without replacing those of a training."""
+    """detectron2's `default_setup`, which writes log.txt and config.yaml, but keeps an existing config.yaml."""
     if args.eval_only:
         cfg = cfg.clone()
         cfg.defrost()

@@ -367,7 +367,7 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def state_dict(self) -> dict[str, Any]:
-        """detectron2's state, and what the order of the following images depends on."""
+        """detectron2's state, and the state of the image order."""
         phases, data = self.phases, None
         if isinstance(self.loader, TrainLoader):
             phases, data = self.loader.phases, self.loader.fingerprint

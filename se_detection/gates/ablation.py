@@ -66,7 +66,7 @@ class AblatedBlocks:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The unchanged detector, each block alone, all blocks, and together all blocks that are dispensable alone.
+    """The unchanged detector, each block, all blocks, and all individually dispensable blocks together.
 
     The last two are None if they would repeat another row, or are not evaluated yet.
     """
@@ -88,7 +88,7 @@ class AblationState:
 
     Args:
         path: the file; its content is read if it exists.
-        of: what a new file is for: a :func:`~.evaluation_data.fingerprint`.
+        of: the inputs that the file belongs to: a :func:`~se_detection.runs.evaluation_data.fingerprint`.
 
     Raises:
         UserError: the file can't be read.

@@ -41,7 +41,10 @@ def write_excitation_page(analysis: Excitations, paths: Sequence[Path], page: Pa
 
 
 def verdict(analysis: Excitations) -> str:
-    """One line: the number of dispensable blocks; if not evaluated, of blocks whose gates depend on the class."""
+    """The result in one line: how many blocks are dispensable.
+
+    Without an ablation, it is how many blocks have gates that depend on the class.
+    """
     lists, total = findings(analysis), len(analysis.statistics)
     dispensable = lists.get("dispensable")
     if dispensable is None:

@@ -44,9 +44,7 @@ def draw_excitation_plots(analysis: Excitations, folder: Path) -> list[Path]:
 
 
 def by_channel(analysis: Excitations, name: str) -> Figure:
-    """A block's gate by channel: mean and spread over all images, and the means of classes; below, the differences of
-    the classes from the mean over all images.
-    """
+    """Plots a block's gate by channel: the mean and spread over all images, and below it the deviations of classes."""
     block = analysis.statistics[name]
     channels = np.arange(block.mean.shape[1])
     points = {"linestyle": "none", "markersize": 1.6} if len(channels) > LINES_UP_TO else {}

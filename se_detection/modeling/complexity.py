@@ -66,7 +66,7 @@ def multiply_adds(model: nn.Module, *inputs: Any) -> Mapping[str, int]:
 
 
 def backbone_gflops(backbone: Backbone, height: int, width: int) -> float:
-    """10⁹ multiply-adds of the backbone of a detector (with its FPN) for one image, padded as detectron2 does.
+    """10⁹ multiply-adds of a detector's backbone and FPN for one image, padded as detectron2 does.
 
     Convolutions and linear layers are counted, as in the paper.
     """

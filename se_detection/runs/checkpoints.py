@@ -50,13 +50,13 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
         corrupt.append(path)
     if corrupt:
         raise UserError(
-            f"{folder}: no whole checkpoint is left ({', '.join(it.name for it in corrupt)}: truncated or corrupt); "
-            "start anew with --overwrite, or in another OUTPUT_DIR"
+            f"{folder}: all checkpoints are corrupt ({', '.join(it.name for it in corrupt)}); "
+            "start again with --overwrite, or in another OUTPUT_DIR"
         )
     if named := _named(folder):
         raise UserError(
-            f"{folder}: {LAST} names {named.name}, which is not there, nor is any other checkpoint; restore it, or "
-            "start anew with --overwrite, or in another OUTPUT_DIR"
+            f"{folder}: {LAST} names {named.name}, but no checkpoint exists; restore it, or "
+            "start again with --overwrite, or in another OUTPUT_DIR"
         )
     return None, []
 

@@ -82,7 +82,7 @@ def read_run(path: Path, annotations: Path | None = None) -> EvaluatedRun:
     """
     if path.is_file():
         if annotations is None:
-            raise UserError(f"{path} is a bare file of results; name what it was evaluated on with --annotations")
+            raise UserError(f"{path} is a bare file of results; give its COCO annotations with --annotations")
         return EvaluatedRun(path, annotations, {}, {}, None)
     file = path / INFERENCE / RESULTS
     if not file.is_file():
@@ -93,7 +93,7 @@ def read_run(path: Path, annotations: Path | None = None) -> EvaluatedRun:
             )
         raise UserError(
             f"{path}: no {INFERENCE}/{RESULTS}; is it a run folder? evaluate it with "
-            f"tools/train_net.py --eval-only --resume ... OUTPUT_DIR {path}"
+            f"se-det train --eval-only --resume ... OUTPUT_DIR {path}"
         )
     results = read_json(file)
     record = read_record(path)

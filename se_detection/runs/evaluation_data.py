@@ -175,7 +175,7 @@ def coco_results(image: Entry, found: Instances, split: EvaluationData) -> list[
 
 
 def fingerprint(run: TrainedRun, split: EvaluationData) -> dict[str, str]:
-    """SHA-256 digests of the weights, config, annotations and image ids: what the result of an analysis depends on."""
+    """Identifies the inputs of an analysis: SHA-256 digests of the weights, config, annotations and image ids."""
     files = {"weights": run.weights, "config": run.folder / CONFIG, "annotations": split.annotations}
     names = "\n".join(str(image["image_id"]) for image in split.images)
     digests = {what: file_digest(path) for what, path in files.items()}

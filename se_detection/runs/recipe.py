@@ -19,7 +19,7 @@ BACKBONE_KEYS = (
 )
 # How the backbone is trained, and which features the detector uses, belong to the recipe.
 NOT_BACKBONE_KEYS = ("MODEL.RESNETS.NORM", "MODEL.RESNETS.OUT_FEATURES")
-# Keys that don't change what is learnt beyond chance; data sets are compared by content elsewhere.
+# Keys that change the result only by chance; data sets are compared by content elsewhere.
 INDIFFERENT = (
     *("OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"),
     *("DATASETS.TRAIN", "DATASETS.TEST", "TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS", "SOLVER.CHECKPOINT_PERIOD"),

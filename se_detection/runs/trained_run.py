@@ -37,7 +37,7 @@ def read_run_config(folder: Path, overrides: Sequence[str] = ()) -> CfgNode:
     """
     config = folder / CONFIG
     if not config.is_file():
-        raise UserError(f"{folder}: no {CONFIG}; give the OUTPUT_DIR of a training by this project")
+        raise UserError(f"{folder}: no {CONFIG}; give the output folder of se-det train")
     cfg = read_config(str(config), overrides)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     check_backbone(cfg)

@@ -203,7 +203,7 @@ def test_results_files_are_compared(runs, tmp_path, refuse) -> None:
     theirs, ours = (tmp_path / "theirs.json", tmp_path / "ours.json")
     for run, file in zip(runs, (theirs, ours), strict=True):
         shutil.copy(run / "inference" / "coco_instances_results.json", file)
-    refuse(r"theirs\.json is a bare file of results; name what it was evaluated on with --annotations", theirs, ours)
+    refuse(r"theirs\.json is a bare file of results; give its COCO annotations with --annotations", theirs, ours)
     comparison = compare_runs(theirs, ours, 100, annotations=tmp_path / "val.json")
     assert comparison.difference["AP"] == expected.difference["AP"]
     assert [model.name for model in comparison.models] == ["theirs", "ours"]

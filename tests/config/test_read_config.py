@@ -147,9 +147,7 @@ def test_overwrite_and_resume_delete_nothing_when_refused(tmp_path) -> None:
     assert "is of the run that --overwrite replaces" in refusal(
         tmp_path, "--overwrite", *output, "MODEL.WEIGHTS", str(weights)
     )
-    assert "no whole checkpoint is left (model_final.pth: truncated or corrupt)" in refusal(
-        tmp_path, "--resume", *output
-    )
+    assert "all checkpoints are corrupt (model_final.pth)" in refusal(tmp_path, "--resume", *output)
     assert weights.read_text() == "weights"
     assert "OUTPUT_DIR is empty" in refusal(tmp_path, "OUTPUT_DIR", "")
     (run / "last_checkpoint").write_text("model_final.pth")

@@ -223,7 +223,7 @@ def test_a_run_without_whole_checkpoint_is_not_resumed(runs, tmp_path) -> None:
     for name in ("model_0000002.pth", "model_0000005.pth"):
         (run / name).write_bytes(b"PK\3\4 no more")
     assert runs.finish("OUTPUT_DIR", run) == 2
-    assert "no whole checkpoint is left (model_0000005.pth, model_0000002.pth: truncated or corrupt)" in runs.log
+    assert "all checkpoints are corrupt (model_0000005.pth, model_0000002.pth)" in runs.log
     assert sorted(path.name for path in run.iterdir()) == ["model_0000002.pth", "model_0000005.pth"]
 
 

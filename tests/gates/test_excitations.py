@@ -118,7 +118,11 @@ def test_a_run_without_se_is_rejected(make_run, run_tool, capsys) -> None:
 @pytest.mark.parametrize(
     ("damage", "arguments", "message"),
     [
-        (lambda run: (run / "config.yaml").unlink(), [], "{run}: no config.yaml; give the OUTPUT_DIR of a training"),
+        (
+            lambda run: (run / "config.yaml").unlink(),
+            [],
+            "{run}: no config.yaml; give the output folder of se-det train",
+        ),
         (lambda run: (run / "run.json").unlink(), [], "data set 'old-images' is not registered"),
         (lambda run: drop_checkpoint(run), [], "{run} has no checkpoint; train the run first"),
         (lambda run: None, [], "{run}/run.json: /nowhere/val.json is gone; restore it, or name the data by --split"),

@@ -205,12 +205,12 @@ def other_weights(file: Path) -> None:
     file.write_text(json.dumps(state))
 
 
-MISSING = r"^the map needs the mean gates; run tools/analyze\.py excitations --run 'a x' --no-ablation, then try again$"
+MISSING = r"^the map needs the mean gates; run se-det analyze excitations --run 'a x' --no-ablation, then try again$"
 OTHER = (
     r"^the mean gates of a x are not those of model_final\.pth; for the newest checkpoint, run "
-    r"tools/analyze\.py excitations .* --overwrite$"
+    r"se-det analyze excitations .* --overwrite$"
 )
-CORRUPT = r"^the mean gates of a x are corrupt; run tools/analyze\.py excitations .* --overwrite$"
+CORRUPT = r"^the mean gates of a x are corrupt; run se-det analyze excitations .* --overwrite$"
 CHANGES = {
     "no means": ("excitations.npz", Path.unlink, MISSING),
     "a folder": ("excitations.npz", lambda file: (file.unlink(), file.mkdir()), MISSING),

@@ -122,7 +122,7 @@ def test_invalid_arguments_are_reported_in_one_line(fake_url, plain_run, run_scr
     for arguments, message in (
         (["--run", plain_run, "--port", port], f"--port {port}: .*in use"),
         (["--run", plain_run, "--host", "192.0.2.1"], "--host 192.0.2.1 --port 8000: .*; give another"),
-        (["--port", 0, "--run", tmp_path / "empty"], "empty: no config.yaml; give the OUTPUT_DIR of a training"),
+        (["--port", 0, "--run", tmp_path / "empty"], "empty: no config.yaml; give the output folder of se-det train"),
         (["--port", 0, "--run", plain_run, "--compare", tmp_path / "none"], "none: no config.yaml"),
         (["--port", 0, "--run", plain_run, "--weights", tmp_path / "none.pth"], r"none\.pth"),
         (
@@ -212,7 +212,7 @@ def test_two_runs_until_ctrl_c(slow_run, plain_run, url, tmp_path) -> None:
         assert found[0]["boxes"] == expected[0]["boxes"]
         assert found[1]["boxes"] != expected[1]["boxes"]
         status, content = detect(tool.url, image(1), "/gates/1")
-        command = f"tools/analyze.py excitations --run {slow_run.name} --no-ablation"
+        command = f"se-det analyze excitations --run {slow_run.name} --no-ablation"
         assert (status, content["error"]) == (
             422,
             f"the map needs the mean gates; run {command}, then try again",

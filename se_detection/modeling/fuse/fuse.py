@@ -37,9 +37,9 @@ def fuse_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None, co
 
     Args:
         model: a detectron2 detector or backbone.
-        dtype: the dtype in which the backbone (with its FPN) computes. `torch.bfloat16` and `torch.float16` keep about
+        dtype: the dtype in which backbone and FPN compute. `torch.bfloat16` and `torch.float16` keep about
             2 and 3 digits. The maps are returned in float32, or under autocast in this dtype.
-        compile: a mode of `torch.compile` for the backbone (with its FPN), with dynamic height and width: `default`,
+        compile: a mode of `torch.compile` for backbone and FPN, with dynamic height and width: `default`,
             `reduce-overhead` (CUDA graphs, one for each shape) or `max-autotune`.
 
     Raises:
@@ -69,7 +69,7 @@ def _fuse_blocks(module: nn.Module) -> None:
         if convs and standard and all(isinstance(conv, FoldedConv2d) for conv in convs):
             # The input of a stage is the output of another stage, which may be an output of the backbone.
             within = isinstance(module, nn.Sequential) and name != "0"
-            fused = FusedBlock(convs, child.shortcut, getattr(child, "se", None), keep_input=not within)
+            fused = FusedBlock(convs, shortcut=child.shortcut, se=getattr(child, "se", None), keep_input=not within)
             fused._forward_pre_hooks.update(child._forward_pre_hooks)  # clears the padding
             module.add_module(name, fused)
         else:
