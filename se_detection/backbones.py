@@ -48,7 +48,7 @@ def create_backbone(
 
     Weights are loaded strictly: the file must have every tensor of the backbone in the right shape, and the network
     that it records (stride, stem and pool, depth, position, squeeze and gate of SE) must be the one that was built. The
-    input that it records (mean, standard deviation, channel order) can't be compared and is logged: normalise your
+    input that it records (mean, standard deviation, channel order) can't be compared and is logged: normalize your
     images in this way. A classifier for another number of classes keeps its random weights.
 
     Args:

@@ -76,7 +76,7 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = F
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite:
-        raise UserError(f"{path} is there already; choose another name, or replace it with --overwrite")
+        raise UserError(f"{path} already exists; choose another name, or replace it with --overwrite")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}; create it, or choose another")
 
@@ -113,7 +113,7 @@ def check_html_file(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise UserError(f"--html {path} is a folder; name a file, such as {path / 'report.html'}")
     if path.exists() and not overwrite:
-        raise UserError(f"{path} is there already; choose another --html, or replace it with --overwrite")
+        raise UserError(f"{path} already exists; choose another --html, or replace it with --overwrite")
     existing = next(parent for parent in path.absolute().parents if parent.exists())
     if not existing.is_dir():
         raise UserError(f"--html {path}: {existing} is a file; name a file in a folder")

@@ -17,10 +17,8 @@ examples:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The two sides, and what is written."""
-    parser.add_argument(
-        "--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="the detector to compare with"
-    )
+    """Adds the two sides and the outputs."""
+    parser.add_argument("--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="reference detector")
     parser.add_argument(
         "--candidate", type=Path, nargs="+", required=True, metavar="RUN", help="the detector to compare"
     )

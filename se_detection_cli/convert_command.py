@@ -16,9 +16,7 @@ SOURCES = ("timm", "timm-legacy", "torchvision", "cadene", "mmpretrain", "moskom
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the input, its source, and the output."""
     parser.add_argument("input", metavar="INPUT", help="a .pth or .safetensors file, or timm's name of the weights")
-    parser.add_argument(
-        "--source", choices=SOURCES, help="the library that the file is from; not needed for timm's names"
-    )
+    parser.add_argument("--source", choices=SOURCES, help="the library the file is from; not needed for timm's names")
     parser.add_argument("--depth", type=int, metavar="N", help="refuse a network of another depth")
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help="the file to write: .pth or .safetensors"

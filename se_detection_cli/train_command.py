@@ -29,13 +29,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--reset-predictor",
         action="store_true",
-        help="initialise the last layers when MODEL.WEIGHTS is a detector trained on other classes",
+        help="initialize the last layers when MODEL.WEIGHTS is a detector trained on other classes",
     )
     parser.add_argument(
         "--allow-partial-backbone",
         "--allow-partial-trunk",
         action="store_true",
-        help="load what fits of MODEL.WEIGHTS where the backbone differs, and initialise the rest",
+        help="load what fits of MODEL.WEIGHTS where the backbone differs, and initialize the rest",
     )
     parser.add_argument(
         "--fuse",

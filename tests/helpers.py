@@ -4,7 +4,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 
-def randomise_norms(model: nn.Module) -> nn.Module:
+def randomize_norms(model: nn.Module) -> nn.Module:
     """Gives norms random values, as after training; with initial values, tests would not notice a swapped norm.
 
     Scales are below 1, as in trained networks. With larger ones, a deep random network amplifies rounding errors.

@@ -14,7 +14,7 @@ from se_detection import SEConfig, UserError, convert_state_dict, create_backbon
 from se_detection.checkpoint import timm_handler
 from se_detection.checkpoint.convert_input import convert_input
 
-from .helpers import randomise_norms, relative_error
+from .helpers import randomize_norms, relative_error
 
 CLASSIFIER = {"num_classes": 1000, "out_features": ("res5", "linear")}
 
@@ -22,7 +22,7 @@ CLASSIFIER = {"num_classes": 1000, "out_features": ("res5", "linear")}
 @pytest.fixture(scope="module")
 def se_resnet50() -> nn.Module:
     torch.manual_seed(0)
-    return randomise_norms(timm.create_model("seresnet50", pretrained=False)).eval()
+    return randomize_norms(timm.create_model("seresnet50", pretrained=False)).eval()
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_weights_by_timms_name(se_resnet50, timm_name) -> None:
 
 @pytest.mark.parametrize("name", ["converted.pth", "converted.safetensors"])
 def test_weights_of_a_file(name, tmp_path) -> None:
-    theirs = randomise_norms(torchvision.models.resnet18(weights=None)).eval()
+    theirs = randomize_norms(torchvision.models.resnet18(weights=None)).eval()
     ours = create_backbone("resnet18", weights=convert(theirs, "torchvision", tmp_path, name), **CLASSIFIER).eval()
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():

@@ -86,7 +86,7 @@ def make_workload(model: nn.Module, case: Case, *, autocast: bool) -> Inference:
 
 
 def make_inputs(case: Case) -> Any:
-    """Random images, the same for each model: a normalised batch, or a detector's inputs with boxes."""
+    """Random images, the same for each model: a normalized batch, or a detector's inputs with boxes."""
     generator = torch.Generator().manual_seed(0)
     size = case.size
     if case.part != "detector":

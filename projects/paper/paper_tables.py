@@ -28,7 +28,7 @@ class PaperClassifier:
 
     def complexity(self) -> tuple[int, int]:
         """Parameters, and multiply-adds for one image of 224 x 224."""
-        # Counting needs no weights, and initialising them would double the time.
+        # Counting needs no weights, and initializing them would double the time.
         with torch.device("meta"):
             model = create_backbone(
                 self.backbone if self.backbone == "senet154" else f"se_{self.backbone}",

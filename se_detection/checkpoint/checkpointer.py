@@ -39,8 +39,8 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     Args:
         assumptions: the config's; compared with the file's, and saved into checkpoints.
-        reset_predictor: accept a file for another number of classes; the last layers are initialised anew.
-        allow_partial_backbone: load the tensors of the backbone that fit, and leave the others as initialised.
+        reset_predictor: accept a file for another number of classes; the last layers are initialized anew.
+        allow_partial_backbone: load the tensors of the backbone that fit, and leave the others as initialized.
         needs_heads: refuse a file with only a backbone (for evaluation).
         args, kwargs: of detectron2's class.
     """
@@ -149,7 +149,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             advice = "use the config that the file was trained with"
             if _is_predictor(key):
                 advice = (
-                    "NUM_CLASSES contradicts the file; fix it, or initialise these layers anew with --reset-predictor"
+                    "NUM_CLASSES contradicts the file; fix it, or initialize these layers anew with --reset-predictor"
                 )
             raise _misfit(
                 f"{key} is {tuple(in_file)} in the file and {tuple(in_model)} in the model "
@@ -177,7 +177,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         known = checkpoint.get("__author__") == "Caffe2" or any(re.search(BACKBONE, key) for key in state)
         if not known and (source := fitting_source(state)):
             raise _misfit(
-                f"its layers have the names of {source}; convert the file: tools/convert_weights.py FILE "
+                f"its layers have the names of {source}; convert the file: se-det convert FILE "
                 f"--source {source} --output weights.pth"
             )
         # detectron2 does this too, but only right before it loads, and only for files that ask for it.

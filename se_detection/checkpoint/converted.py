@@ -72,7 +72,7 @@ class Converted:
         return result
 
     def build(self, out_features: Sequence[str]) -> ResNet:
-        """A backbone that these weights fit, randomly initialised and without a classifier."""
+        """A backbone that these weights fit, randomly initialized and without a classifier."""
         assumptions = self.assumptions
         se = SEConfig(
             reduction_per_stage=[max(1, reduction) for reduction in assumptions.se_reduction],
@@ -95,7 +95,7 @@ class Converted:
         """Writes a file for `MODEL.WEIGHTS`: `.pth` for all detectron2 tools, `.safetensors` for this project's only.
 
         Raises:
-            UserError: the file is there already, can't be written, or has another suffix.
+            UserError: the file already exists, can't be written, or has another suffix.
         """
         check_target(path)
         assumptions = self.assumptions.to_dict()
@@ -117,11 +117,11 @@ def check_target(path: Path) -> None:
     """Checks that :meth:`Converted.save` can write a file, before anything is downloaded or computed for it.
 
     Raises:
-        UserError: the file is there already, has another suffix, or its folder is missing.
+        UserError: the file already exists, has another suffix, or its folder is missing.
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the name must end with {' or '.join(SUFFIXES)}")
     if path.exists():
-        raise UserError(f"{path} is there already; remove it, or choose another name")
+        raise UserError(f"{path} already exists; remove it, or choose another name")
     if not path.parent.is_dir():
         raise UserError(f"{path} can't be written: there is no folder {path.parent}; create it, or choose another")

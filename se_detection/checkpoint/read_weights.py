@@ -29,7 +29,7 @@ SHA256_IN_NAME = re.compile(r"(?:.*-)?([0-9a-f]{64}|(?<=-)(?=\d*[a-f])[0-9a-f]{8
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Reads a `.pth`, `.pkl` or `.safetensors` file, recognised by its content, for detectron2's checkpointer.
+    """Reads a `.pth`, `.pkl` or `.safetensors` file, recognized by its content, for detectron2's checkpointer.
 
     Returns:
         `model`, a state dict, and the file's other entries, such as `assumptions` or a run's `optimizer`.

@@ -121,7 +121,7 @@ def plot_error_types(comparison: Comparison) -> Figure | None:
             label=_names(comparison)[role],
         )
         axes.bar_label(bars, fmt="%.1f", padding=3)
-    axes.set_yticks(places, ["classifi-\ncation", "localis-\nation", *ERRORS[2:]])
+    axes.set_yticks(places, ["classifi-\ncation", "localiz-\nation", *ERRORS[2:]])
     axes.set_ylim(len(ERRORS) - 0.5, -0.5)
     axes.set_xlabel("dAP50: gain if fixed")
     axes.margins(x=0.15)

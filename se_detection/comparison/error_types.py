@@ -2,7 +2,7 @@
 
 Bolya et al., *TIDE: A General Toolbox for Identifying Object Detection Errors*, 2020. As there, boxes are matched at
 IoU 0.5, an IoU below 0.1 is background, and the dAP of an error type is the gain in AP50 if only these errors were
-fixed (the paper's section 3). A detection that fits several types gets the first of localisation, classification,
+fixed (the paper's section 3). A detection that fits several types gets the first of localization, classification,
 duplicate, background and both, as in the authors' code. Two rules are COCO's instead: detections matched to crowds are
 not errors, and AP50 is averaged over the classes that have objects.
 """
@@ -19,7 +19,7 @@ from .average_precision import area_under_curve
 from .matching import Array, CategoryEvaluation
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
-FALSE_POSITIVES = ("classification", "localisation", "both", "duplicate", "background")
+FALSE_POSITIVES = ("classification", "localization", "both", "duplicate", "background")
 ERRORS = (*FALSE_POSITIVES, "missed")
 
 
@@ -177,7 +177,7 @@ def _name_errors(objects: list[_Box], detections: list[_Box]) -> list[tuple[str,
 def _name_error(overlap: Array, same_class: NDArray[np.bool_], found: NDArray[np.bool_]) -> tuple[str, int]:
     same, other = overlap * same_class, overlap * ~same_class
     if BACKGROUND <= same.max() < FOREGROUND:
-        return "localisation", int(same.argmax())
+        return "localization", int(same.argmax())
     if other.max() >= FOREGROUND:
         return "classification", int(other.argmax())
     if (same * found).max() >= FOREGROUND:

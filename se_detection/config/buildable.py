@@ -68,7 +68,7 @@ def explained(what: str) -> Iterator[None]:
 
 
 def check_memory(model: nn.Module) -> None:
-    """Checks that the machine has enough memory for the weights, which are initialised on the CPU.
+    """Checks that the machine has enough memory for the weights, which are initialized on the CPU.
 
     Args:
         model: on the meta device.

@@ -267,8 +267,7 @@ def check_run_folder(
     """Checks that a run may write into `OUTPUT_DIR` without replacing another one.
 
     Args:
-        main_machine: whether this machine writes the run. On the others, the folder may hold files that the main machine
-            has just written.
+        main_machine: whether this machine writes the run. Others may find new files of the main machine in the folder.
 
     Raises:
         UserError: the folder can't be written to, or holds a run that is not to be resumed or overwritten.

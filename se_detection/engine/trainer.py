@@ -201,31 +201,36 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase | None]:
         """detectron2's hooks, with this project's checkpoints and evaluation."""
         cfg = self.cfg
+        period = cfg.TEST.EVAL_PERIOD
         weak = weakref.proxy(self)
         checkpoints = Checkpoints(
-            self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, cfg.SOLVER.CHECKPOINTS_TO_KEEP, self.stop
+            self.checkpointer,
+            period=cfg.SOLVER.CHECKPOINT_PERIOD,
+            keep=cfg.SOLVER.CHECKPOINTS_TO_KEEP,
+            stop=self.stop,
         )
         built: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
         if self.bad_images is not None:
-            built.append(
-                SkippedImages(Path(cfg.OUTPUT_DIR), self.bad_images, self.batches.take_skipped, self.agreement)
-            )
+            folder, found = Path(cfg.OUTPUT_DIR), self.batches.take_skipped
+            built.append(SkippedImages(folder, known=self.bad_images, found=found, agreement=self.agreement))
         if cfg.SOLVER.BACKBONE_FREEZE_ITERS:
             backbone = backbone_of(self.checkpointer.model)
-            built.append(FrozenBackbone(backbone, cfg.SOLVER.BACKBONE_FREEZE_ITERS, lambda: weak._wrap_again()))
+            iterations = cfg.SOLVER.BACKBONE_FREEZE_ITERS
+            built.append(FrozenBackbone(backbone, iterations=iterations, wrap=lambda: weak._wrap_again()))
         if cfg.SOLVER.EMA_DECAY > 0:
             built.append(MovingAverage(self.checkpointer, cfg.SOLVER.EMA_DECAY))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             loader = self._build_train_loader()
-            built.append(PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
+            built.append(PreciseBN(period, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
+        evaluation = Evaluation(lambda: weak._evaluate(), period=period, checkpoints=checkpoints, metrics=self.metrics)
         # Weights are saved first: the evaluation may fail.
-        built += [checkpoints, Evaluation(lambda: weak._evaluate(), cfg.TEST.EVAL_PERIOD, checkpoints, self.metrics)]
-        if cfg.SOLVER.BEST_METRIC and cfg.TEST.EVAL_PERIOD:
-            built.append(BestCheckpoint(self.checkpointer, cfg.SOLVER.BEST_METRIC, self.metrics))
+        built += [checkpoints, evaluation]
+        if cfg.SOLVER.BEST_METRIC and period:
+            built.append(BestCheckpoint(self.checkpointer, metric=cfg.SOLVER.BEST_METRIC, metrics=self.metrics))
         if comm.is_main_process():
             # Before the other hooks that run the model after a step.
             built.insert(0, GateMeans(self.checkpointer.model))
-            built += [DetectionImages(cfg), Writers(self.build_writers(), cfg.TEST.EVAL_PERIOD)]
+            built += [DetectionImages.from_cfg(cfg), Writers(self.build_writers(), period)]
         return built
 
     def build_writers(self) -> list[EventWriter]:

@@ -62,7 +62,7 @@ def _open_onnx(path: Path) -> tuple[Description, RunFunction]:
         raise UserError(MISSING_ONNX) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Errors only: it warns on every start about nodes that it can't optimise.
+    # Errors only: it warns on every start about nodes that it can't optimize.
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

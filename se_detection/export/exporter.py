@@ -33,7 +33,7 @@ from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .exported_detector import ExportedDetector
 from .formats import SUFFIXES, smallest_side, write_onnx, write_torch_export, write_torchscript
 from .graph import check_exportable, find_instances, output_names
-from .int8 import quantise
+from .int8 import quantize
 from .metadata import MEANING, Description
 from .output_check import OutputDifference, compare_detections, compare_maps, resized_copies
 
@@ -190,7 +190,7 @@ class RunExporter:
             with tempfile.TemporaryDirectory() as folder:
                 source = Path(folder, "float32.onnx")
                 write_onnx(source, model, self.example, description)
-                quantise(source, path, self._calibration_images(calibration), description)
+                quantize(source, path, self._calibration_images(calibration), description)
         else:
             write_onnx(path, model, self.example, description)
         exported = ExportedDetector(path)

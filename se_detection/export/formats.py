@@ -85,7 +85,7 @@ def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, de
     """Writes a detector's backbone and FPN, for any number of images, of :func:`smallest_side` to 4096 pixels.
 
     Args:
-        backbone: takes (N, 3, H, W), normalised and padded to multiples of `description.multiple`; returns a dictionary
+        backbone: takes (N, 3, H, W), normalized and padded to multiples of `description.multiple`; returns a dictionary
             of feature maps.
         device: of the backbone.
     """
@@ -107,7 +107,7 @@ def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, de
 def smallest_side(backbone: Any, multiple: int) -> int:
     """Smallest side in pixels: 96 for an FPN, 160 for RetinaNet's.
 
-    torch.export specialises sides of 1, so the coarsest map must be larger.
+    torch.export specializes sides of 1, so the coarsest map must be larger.
     """
     coarsest: int = max(shape.stride for shape in backbone.output_shape().values())
     return max(SMALLEST, coarsest // multiple + 1) * multiple

@@ -64,7 +64,7 @@ def traceable(model: nn.Module, image: Tensor, outputs: Iterable[str]) -> nn.Mod
 
 
 class _NeverEmpty(Box2BoxTransform):
-    """Pads the boxes by one, which is dropped again: onnxruntime's optimised graph fails on zero boxes."""
+    """Pads the boxes by one, which is dropped again: onnxruntime's optimized graph fails on zero boxes."""
 
     def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
         """(N, k * 4) and (N, 4) to (N, k * 4)."""

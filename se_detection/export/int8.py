@@ -1,4 +1,4 @@
-"""Static quantisation to 8 bits with onnxruntime."""
+"""Static quantization to 8 bits with onnxruntime."""
 
 import tempfile
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from .metadata import KEY, Description
 PRECISE = ("cls_score", "bbox_pred", "objectness_logits", "anchor_deltas", "predictor", "score_lowres")
 
 
-def quantise(source: Path, path: Path, images: Iterable[Tensor], description: Description) -> None:
+def quantize(source: Path, path: Path, images: Iterable[Tensor], description: Description) -> None:
     """Writes an ONNX detector with convolutions and fully connected layers in 8 bits (QDQ, per channel).
 
     Args:
@@ -42,13 +42,13 @@ def quantise(source: Path, path: Path, images: Iterable[Tensor], description: De
             return None if image is None else {"image": image.cpu().numpy()}
 
     with tempfile.TemporaryDirectory() as folder:
-        prepared, quantised = Path(folder, "prepared.onnx"), Path(folder, "quantised.onnx")
+        prepared, quantized = Path(folder, "prepared.onnx"), Path(folder, "quantized.onnx")
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         nodes = [node for node in onnx.load(prepared).graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
         precise = [node.name for node in nodes if any(part in node.name for part in PRECISE)]
         quantize_static(
             str(prepared),
-            str(quantised),
+            str(quantized),
             Images(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Gemm", "MatMul"],
@@ -59,6 +59,6 @@ def quantise(source: Path, path: Path, images: Iterable[Tensor], description: De
             # Without VNNI, sums of 8-bit by 8-bit products overflow.
             reduce_range=True,
         )
-        content = onnx.load(quantised)
+        content = onnx.load(quantized)
     onnx.helper.set_model_props(content, {KEY: description.to_json()})
     write_whole(path, lambda file: file.write(content.SerializeToString()))

@@ -38,7 +38,7 @@ class Description:
         channel_order: `RGB` or `BGR`, of the input image: (3, H, W), uint8, 0 to 255.
         pixel_mean: to subtract from the channels; empty if the exported model does it.
         pixel_std: to divide the channels by, after that; empty in the same case.
-        multiple: the normalised image is padded with 0 at the right and bottom to multiples of this.
+        multiple: the normalized image is padded with 0 at the right and bottom to multiples of this.
         shortest_side: the image is first resized to this shorter side, in pixels; 0: it is not resized.
         longest_side: limit for the longer side of the resized image, in pixels.
         classes: category id and name, in the model's order.

@@ -87,7 +87,7 @@ def compare_maps(
     exported: Callable[[Tensor], dict[str, Tensor]],
     batches: Sequence[Tensor],
 ) -> OutputDifference:
-    """Runs both backbones on batches: (N, 3, H, W), normalised and padded."""
+    """Runs both backbones on batches: (N, 3, H, W), normalized and padded."""
     result = OutputDifference()
     with torch.no_grad(), _float32():
         for batch in batches:

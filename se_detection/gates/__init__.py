@@ -1,1 +1,1 @@
-"""What the SE gates of a trained detector do: recorded, summarised, ablated and plotted."""
+"""What the SE gates of a trained detector do: recorded, summarized, ablated and plotted."""

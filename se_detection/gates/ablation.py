@@ -171,13 +171,13 @@ def ablate(
         evaluate(name, [name])
     if len(gates) > 1:
         evaluate(ALL, list(gates))
-    dispensable = [name for name, row in summarise(run, gates, state, coco).blocks.items() if row.dispensable]
+    dispensable = [name for name, row in summarize(run, gates, state, coco).blocks.items() if row.dispensable]
     if 1 < len(dispensable) < len(gates):
         evaluate(TOGETHER, dispensable)
-    return summarise(run, gates, state, coco)
+    return summarize(run, gates, state, coco)
 
 
-def summarise(run: TrainedRun, gates: Gates, state: AblationState, coco: COCO) -> Ablation:
+def summarize(run: TrainedRun, gates: Gates, state: AblationState, coco: COCO) -> Ablation:
     """The evaluations of a state, which must have at least the time and the unchanged detector."""
     if state.time is None:
         raise ValueError("nothing has been evaluated yet")

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..files import read_json
 from ..runs.evaluation_data import EvaluationData, fingerprint, load_image, open_evaluation_data
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
-from .ablation import UNCHANGED, Ablation, AblationState, ablate, detections, max_evaluations, summarise
+from .ablation import UNCHANGED, Ablation, AblationState, ablate, detections, max_evaluations, summarize
 from .recorder import GateRecorder, Gates, se_gates
 from .statistics import BlockStatistics, load_statistics, save_statistics
 
@@ -108,7 +108,7 @@ def explain(
             if ablation:
                 ablated = ablate(run, data, gates, means, state, step, begin)
             elif UNCHANGED in state.rows:
-                ablated = summarise(run, gates, state, data.coco())
+                ablated = summarize(run, gates, state, data.coco())
         except Interrupted:
             progress.close()
             _, seen = load_statistics(folder / STATISTICS)

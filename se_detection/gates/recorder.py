@@ -89,7 +89,7 @@ class GateRecorder:
 
 
 def _summary(gate: SqueezeExcitation, values: list[Tensor]) -> GateValues:
-    """Summarises (channels, values) tensors."""
+    """Summarizes (channels, values) tensors."""
     joined = torch.cat(values, dim=1)
     low, high = LIMITS[type(gate.activation)]
     parts = joined, (joined <= low + NEAR).double(), (joined >= high - NEAR).double()

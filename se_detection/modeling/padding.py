@@ -111,7 +111,7 @@ class Padding:
     """The sizes of the images in the current batch, for the layers of one network.
 
     Padding is everything to the right of and below the last value that is not exactly 0, because detectron2's
-    `ImageList` pads normalised images with 0. A border of the image itself is 0 only if it has exactly the colour of
+    `ImageList` pads normalized images with 0. A border of the image itself is 0 only if it has exactly the colour of
     the pixel mean: black, if the mean is 0. Such a border counts as padding, in every batch.
 
     Args:
@@ -128,7 +128,7 @@ class Padding:
         """Starts a new batch.
 
         Args:
-            images: (N, 3, H, W), normalised and padded with 0.
+            images: (N, 3, H, W), normalized and padded with 0.
         """
         self._masks = {}
         inside = (images != 0).any(dim=1)
@@ -186,7 +186,7 @@ class ImageSqueeze(nn.Module):
         level: how often the map was halved.
     """
 
-    def __init__(self, squeeze: nn.Module, padding: Padding, level: int) -> None:
+    def __init__(self, squeeze: nn.Module, *, padding: Padding, level: int) -> None:
         super().__init__()
         self.average = isinstance(squeeze, nn.AdaptiveAvgPool2d | AvgMaxSqueeze)
         self.maximum = isinstance(squeeze, nn.AdaptiveMaxPool2d | AvgMaxSqueeze)
@@ -215,7 +215,8 @@ def _in_block(block: Any, padding: Padding, level: int) -> None:
     se = getattr(block, "se", None)
     if isinstance(se, SqueezeExcitation) and not isinstance(se.squeeze, nn.Identity):
         levels = {"pre": level, "3x3": after_conv1 + _halvings(block.conv2.stride[0])}
-        se.squeeze = ImageSqueeze(se.squeeze, padding, levels.get(block.position, level + _halvings(block.stride)))
+        here = levels.get(block.position, level + _halvings(block.stride))
+        se.squeeze = ImageSqueeze(se.squeeze, padding=padding, level=here)
 
 
 def _in_fpn(fpn: FPN, padding: Padding) -> None:

@@ -101,7 +101,7 @@ class Classifier(nn.Module):
         return {"loss_cls": F.cross_entropy(self.logits(images), targets, label_smoothing=self.label_smoothing)}
 
     def preprocess(self, batch: list[dict[str, Any]]) -> Tensor:
-        """A batch of images as the detector gets them: (N, 3, H, W), in its channel order, normalised."""
+        """A batch of images as the detector gets them: (N, 3, H, W), in its channel order, normalized."""
         images = torch.from_numpy(np.stack([item["image"] for item in batch]))
         images = images.to(self.pixel_mean.device, non_blocking=True).float()
         if self.bgr:

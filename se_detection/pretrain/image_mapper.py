@@ -1,6 +1,7 @@
 """Reads and augments an image of an image folder with timm's transforms."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -17,15 +18,19 @@ class ImageMapper:
     The result has `image`, a (3, H, W) RGB array of 0 to 255, and `label`.
 
     Args:
-        cfg: with `PRETRAIN`.
-        is_train: whether to augment.
+        transform: maps a PIL image to an array (3, H, W).
     """
 
-    def __init__(self, cfg: CfgNode, is_train: bool) -> None:
+    def __init__(self, transform: Callable[[Image.Image], Any]) -> None:
+        self.transform = transform
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode, *, is_train: bool) -> Self:
+        """The mapper that `PRETRAIN` describes; `is_train` is whether to augment."""
         recipe = cfg.PRETRAIN
-        # normalize=False: the classifier normalises, in the config's channel order.
+        # normalize=False: the classifier normalizes, in the config's channel order.
         if is_train:
-            self.transform = create_transform(
+            transform = create_transform(
                 recipe.TRAIN_SIZE,
                 is_training=True,
                 scale=tuple(recipe.CROP_SCALE),
@@ -36,7 +41,8 @@ class ImageMapper:
         else:
             # timm rounds TEST_SIZE / crop_pct down: without the 0.5, to a pixel too few.
             crop_pct = recipe.TEST_SIZE / (recipe.TEST_RESIZE + 0.5)
-            self.transform = create_transform(recipe.TEST_SIZE, crop_pct=crop_pct, normalize=False)
+            transform = create_transform(recipe.TEST_SIZE, crop_pct=crop_pct, normalize=False)
+        return cls(transform)
 
     def __call__(self, item: dict[str, Any]) -> dict[str, Any]:
         """Maps an item with `file_name` and `label`.

@@ -12,7 +12,7 @@ from ..data.coco_format import Rule, is_integer, is_name, problems
 from ..errors import UserError
 from .run_folder import CONFIG, INFERENCE
 
-# The keys in which compared detectors may differ: the backbone's layers, its weights, and their input normalisation.
+# The keys in which compared detectors may differ: the backbone's layers, its weights, and their input normalization.
 BACKBONE_KEYS = (
     *("MODEL.BACKBONE.NAME", "MODEL.SE.*", "MODEL.RESNETS.*", "MODEL.WEIGHTS"),
     *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT"),

@@ -222,7 +222,7 @@ def test_a_file_without_metadata_loads_with_one_warning(saved, tmp_path, caplog)
 )
 def test_files_of_other_projects_are_refused_with_the_command_that_converts_them(tmp_path, name, kind, source) -> None:
     state_dict = timm.create_model(name).state_dict()
-    message = f"layers have the names of {source}; convert the file: tools/convert_weights.py FILE --source {source} "
+    message = f"layers have the names of {source}; convert the file: se-det convert FILE --source {source} "
     with pytest.raises(UserError, match=re.escape(message)):
         load(config(kind), state_dict, tmp_path)
 
@@ -233,7 +233,7 @@ def test_a_bare_backbone_needs_no_prefix(tmp_path) -> None:
 
 
 def test_allow_partial_backbone(saved, tmp_path, caplog) -> None:
-    """Tensors that fit are loaded, the others stay as initialised."""
+    """Tensors that fit are loaded, the others stay as initialized."""
     weights = saved["model"]
     drop(r"\.se\.")(weights)
     reshape("backbone.bottom_up.res3.0.conv1.weight")(weights)
@@ -297,7 +297,7 @@ def test_detectrons_backbones_load_with_frozen_bn_only(tmp_path) -> None:
     loader = checkpointer(cfg, tmp_path)
     loader.load(str(tmp_path / "R-18.pkl"))
     assert_backbone(loader.model, backbone.state_dict())
-    # BN would apply the folded scales to normalised features.
+    # BN would apply the folded scales to normalized features.
     with pytest.raises(UserError, match=r"missing \(backbone\.bottom_up\.stem\.conv1\.norm\.running_mean"):
         checkpointer(config("R", NORM="BN"), tmp_path).load(str(tmp_path / "R-18.pkl"))
 
@@ -325,7 +325,7 @@ def test_saving_replaces_no_file_and_checks_the_suffix(tmp_path) -> None:
     converted = classifier()
     path = tmp_path / "weights.pth"
     path.write_bytes(b"mine")
-    with pytest.raises(UserError, match=r"weights\.pth is there already"):
+    with pytest.raises(UserError, match=r"weights\.pth already exists"):
         converted.save(path)
     assert path.read_bytes() == b"mine"
     with pytest.raises(UserError, match=r"the name must end with \.pth or \.safetensors"):

@@ -74,11 +74,11 @@ def test_an_incomplete_backbone_is_refused() -> None:
     ("name", "source"),
     [("seresnet50", "timm"), ("resnet50", "timm"), ("legacy_senet154", "timm-legacy"), ("vgg11", None)],
 )
-def test_the_source_is_recognised_by_its_layer_names(name, source) -> None:
+def test_the_source_is_recognized_by_its_layer_names(name, source) -> None:
     assert fitting_source(state_dict(name)) == source
 
 
-def test_mmpretrain_and_moskomule_are_recognised_by_their_layer_names() -> None:
+def test_mmpretrain_and_moskomule_are_recognized_by_their_layer_names() -> None:
     weights = state_dict("seresnet50")
     renamed = {f"backbone.{key.replace('.se.fc', '.se_layer.conv')}": value for key, value in weights.items()}
     conv = {re.sub(r"(se_layer\.conv\d)", r"\1.conv", key): value for key, value in renamed.items()}

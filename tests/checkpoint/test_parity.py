@@ -15,7 +15,7 @@ from se_detection.checkpoint.convert import convert_state_dict
 from se_detection.checkpoint.converted import Converted
 from se_detection.checkpoint.verify import relative_errors
 
-from ..helpers import randomise_norms, relative_error
+from ..helpers import randomize_norms, relative_error
 
 STAGES = ("res2", "res3", "res4", "res5")
 # A multiple of 32, and a size at which the two layouts differ.
@@ -71,7 +71,7 @@ def backbone(
 )
 def test_timm_networks(timm_name, name, layout, source) -> None:
     torch.manual_seed(0)
-    theirs = randomise_norms(timm.create_model(timm_name)).eval()
+    theirs = randomize_norms(timm.create_model(timm_name)).eval()
     # timm rounds the hidden channels up to multiples of 8: res2 of the basic blocks has 8, not 64 / 16 = 4.
     se = SEConfig(reduction_per_stage=(8, 16, 16, 16)) if name in ("se_resnet18", "se_resnet34") else None
     ours = backbone(name, convert_state_dict(theirs.state_dict(), source), layout=layout, se=se)
@@ -87,7 +87,7 @@ def test_timm_networks(timm_name, name, layout, source) -> None:
 )
 def test_the_other_layout_loads_but_differs(timm_name, name, layout, source) -> None:
     """The reason for the metadata; the tests above would notice such an error."""
-    theirs = randomise_norms(timm.create_model(timm_name)).eval()
+    theirs = randomize_norms(timm.create_model(timm_name)).eval()
     ours = backbone(name, convert_state_dict(theirs.state_dict(), source), layout=layout)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -137,7 +137,7 @@ class MmpretrainBlock(Bottleneck):
 
 
 def test_moskomules_network() -> None:
-    theirs = randomise_norms(ResNet(MoskomuleBlock, [3, 4, 6, 3])).eval()
+    theirs = randomize_norms(ResNet(MoskomuleBlock, [3, 4, 6, 3])).eval()
     weights = convert_state_dict(theirs.state_dict(), "moskomule")
     assert worst_error(backbone("se_resnet50", weights, se=SEConfig(bias=False)), theirs, theirs) <= 1e-5
     assumptions = Converted.from_state_dict(theirs.state_dict(), "moskomule", sha256="").assumptions
@@ -147,7 +147,7 @@ def test_moskomules_network() -> None:
 @pytest.mark.parametrize(("groups", "name"), [(1, "se_resnet50"), (32, "se_resnext50_32x4d")])
 def test_mmpretrains_networks(groups, name) -> None:
     width = 64 if groups == 1 else 4
-    network = randomise_norms(ResNet(MmpretrainBlock, [3, 4, 6, 3], groups=groups, width_per_group=width)).eval()
+    network = randomize_norms(ResNet(MmpretrainBlock, [3, 4, 6, 3], groups=groups, width_per_group=width)).eval()
     # In mmpretrain's ImageClassifier, the network is `backbone` and its last layer `head.fc`.
     state_dict = {
         f"head.{key}" if key.startswith("fc.") else f"backbone.{key}": value
@@ -158,7 +158,7 @@ def test_mmpretrains_networks(groups, name) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d"])
 def test_torchvisions_networks(name) -> None:
-    theirs = randomise_norms(torchvision.models.get_model(name)).eval()
+    theirs = randomize_norms(torchvision.models.get_model(name)).eval()
     assert worst_error(backbone(name, convert_state_dict(theirs.state_dict(), "torchvision")), theirs, theirs) <= 1e-5
 
 
@@ -186,7 +186,7 @@ def test_cadenes_networks(cadenes, name) -> None:
     senet = pytest.importorskip(
         "pretrainedmodels.models.senet", reason="pretrainedmodels is not installed: pip install pretrainedmodels"
     )
-    theirs = randomise_norms(getattr(senet, cadenes)(pretrained=None)).eval()
+    theirs = randomize_norms(getattr(senet, cadenes)(pretrained=None)).eval()
     weights = convert_state_dict(theirs.state_dict(), "cadene")
     # Without the classifier, which takes only 7x7 feature maps.
     ours = create_backbone(name, layout="caffe").eval()
@@ -200,7 +200,7 @@ def test_cadenes_networks(cadenes, name) -> None:
     [("resnet18", "timm", False, "basic"), ("legacy_seresnet50", "timm-legacy", True, "caffe")],
 )
 def test_verify_detects_a_wrong_tensor(timm_name, source, stride_in_1x1, stem) -> None:
-    theirs = randomise_norms(timm.create_model(timm_name))
+    theirs = randomize_norms(timm.create_model(timm_name))
     converted = Converted.from_state_dict(theirs.state_dict(), source, sha256="")
     assert (converted.assumptions.stride_in_1x1, converted.assumptions.stem) == (stride_in_1x1, stem)
     errors = relative_errors(converted, SIZES)

@@ -14,7 +14,7 @@ from se_detection import UserError, model_zoo
 from se_detection.checkpoint.convert_input import convert_input
 from se_detection.data.toy import make_toy_dataset
 
-from ..helpers import randomise_norms
+from ..helpers import randomize_norms
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -33,7 +33,7 @@ def run(tool: str, folder: Path, *arguments: object) -> subprocess.CompletedProc
 @pytest.fixture
 def resnet18(tmp_path) -> dict[str, torch.Tensor]:
     """The weights of `resnet18.pth`, a file of timm's."""
-    weights = randomise_norms(timm.create_model("resnet18")).state_dict()
+    weights = randomize_norms(timm.create_model("resnet18")).state_dict()
     torch.save(weights, tmp_path / "resnet18.pth")
     return weights
 
@@ -83,7 +83,7 @@ def test_invalid_inputs_are_refused(tmp_path, monkeypatch, name, source, message
 @pytest.mark.parametrize(
     ("output", "message"),
     [
-        ("there.pth", "there.pth is there already"),
+        ("there.pth", "there.pth already exists"),
         ("out.txt", "out.txt: the name must end with .pth or .safetensors"),
         ("none/out.pth", "none/out.pth can't be written: there is no folder none"),
     ],
@@ -123,8 +123,7 @@ def test_plain_weights_in_an_se_config_need_a_flag(tmp_path, resnet18) -> None:
     line = refused.stderr.splitlines()[-1]
     assert line.startswith("error: the weights don't fit the config: of the backbone's")
     assert (
-        "the file's backbone is plain and the config's has SE, which helps a detector only if its backbone was"
-        in line
+        "the file's backbone is plain and the config's has SE, which helps a detector only if its backbone was" in line
     )
     allowed = run("train_net.py", tmp_path, "--allow-partial-backbone", *config, *data, *overrides)
     assert allowed.returncode == 0, allowed.stderr

@@ -298,7 +298,7 @@ def test_the_tool_writes_the_page(run_script, runs, tmp_path, capsys) -> None:
     assert f"--html {path}" in text
     with pytest.raises(SystemExit):
         run_script("compare.py", *arguments, "--output", tmp_path / "other")
-    assert f"{path} is there already" in capsys.readouterr().err
+    assert f"{path} already exists" in capsys.readouterr().err
     # The error comes before any work.
     assert not (tmp_path / "other").exists()
 

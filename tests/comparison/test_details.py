@@ -104,4 +104,4 @@ def test_errors_are_means_over_runs(annotations, detect) -> None:
     for name, error in both.items():
         assert error.dap == pytest.approx((alone[0][name].dap + alone[1][name].dap) / 2)
         assert error.count == (alone[0][name].count + alone[1][name].count) / 2
-    assert both["localisation"].count > 0
+    assert both["localization"].count > 0

@@ -55,7 +55,7 @@ def test_errors_equal_those_computed_by_hand() -> None:
     one_fewer = 26 + 25 * 2 / 6
     fixed = {
         "classification": (one_fewer, 101),
-        "localisation": (51 + 25 * 3 / 7, plates),
+        "localization": (51 + 25 * 3 / 7, plates),
         "both": (one_fewer, plates),
         "duplicate": (one_fewer, plates),
         "background": (one_fewer, plates),
@@ -74,15 +74,15 @@ def test_errors_equal_those_computed_by_hand() -> None:
 
 def test_of_two_errors_on_one_object_the_highest_scoring_is_fixed() -> None:
     found = errors(truth((CUP, box(1)), (CUP, box(2))), (CUP, box(1, 10 / 3)), (CUP, box(1, 4)), (CUP, box(2)))
-    assert found["localisation"].count == 2
+    assert found["localization"].count == 2
     # Correct, removed, correct, instead of one correct detection after two wrong ones.
-    assert found["localisation"].dap == pytest.approx(100 - 100 * 51 / 101 / 3)
+    assert found["localization"].dap == pytest.approx(100 - 100 * 51 / 101 / 3)
 
 
 def test_error_types_are_fixed_separately() -> None:
     # Both have the same target; if only the class is fixed, the plate is found, after the badly located one.
     found = errors(truth((PLATE, box(1))), (PLATE, box(1, 10 / 3)), (CUP, box(1)))
-    assert found["localisation"].dap == pytest.approx(100)
+    assert found["localization"].dap == pytest.approx(100)
     assert found["classification"].dap == pytest.approx(50)
     assert found["missed"].count == 0
 

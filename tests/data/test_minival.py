@@ -75,7 +75,7 @@ def test_both_files_have_the_right_names_and_content(inputs, content, tmp_path) 
 
 def test_existing_files_are_not_overwritten_by_default(inputs, tmp_path) -> None:
     (tmp_path / "instances_valminusminival2014.json").write_text("mine")
-    assert "instances_valminusminival2014.json is there already" in refused(*inputs, tmp_path)
+    assert "instances_valminusminival2014.json already exists" in refused(*inputs, tmp_path)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
     make_minival(*inputs, tmp_path, overwrite=True)
     assert len(COCO(tmp_path / "instances_valminusminival2014.json").imgs) == 35504

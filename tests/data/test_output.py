@@ -15,7 +15,7 @@ def test_invalid_outputs_are_refused(tmp_path) -> None:
     link = tmp_path / "link.json"
     link.symlink_to(path)
     for output, inputs, overwrite, expected in [
-        (path, [], False, "is there already"),
+        (path, [], False, "already exists"),
         (path, [other, path], True, "both read and written"),
         (link, [path], True, "both read and written"),
         (tmp_path, [], True, "is a folder"),

@@ -27,7 +27,7 @@ from se_detection import SEConfig, UserError, create_backbone
 from se_detection.modeling.padding import ignore_padding
 from se_detection.modeling.roi_heads import SERes5ROIHeads
 
-from ..helpers import randomise_norms
+from ..helpers import randomize_norms
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BASE_NAMES = [
@@ -149,7 +149,7 @@ def small_networks(name: str) -> tuple[nn.Module, nn.Module]:
             del backbone.stages.stride_in_1x1  # basic blocks have none
         if "retinanet" in name:
             lazy.model.backbone.top_block.in_channels = 512
-    yaml_model, lazy_model = randomise_norms(build_model(cfg)), instantiate(lazy.model)
+    yaml_model, lazy_model = randomize_norms(build_model(cfg)), instantiate(lazy.model)
     lazy_model.load_state_dict(yaml_model.state_dict(), strict=True)
     for module in (*yaml_model.modules(), *lazy_model.modules()):
         # Few proposals and detections, and no score threshold.
@@ -316,7 +316,7 @@ def test_lazy_configs_have_all_options_of_model_se() -> None:
         ],
     )
     ours = ignore_padding(instantiate(lazy.model.backbone))
-    ours.load_state_dict(randomise_norms(backbone).state_dict(), strict=True)
+    ours.load_state_dict(randomize_norms(backbone).state_dict(), strict=True)
     images = torch.zeros(1, 3, 96, 128)
     images[..., :70, :90] = torch.randn(1, 3, 70, 90)
     with torch.no_grad():

@@ -186,7 +186,7 @@ def test_onnx_stores_a_float16_backbone_in_float16(trained, tmp_path) -> None:
 
 def test_existing_files_are_not_replaced(trained, exported) -> None:
     before = {path.name: path.read_bytes() for path in exported.iterdir()}
-    with pytest.raises(UserError, match=r"run-onnx-float32\.onnx is there already; .*--overwrite"):
+    with pytest.raises(UserError, match=r"run-onnx-float32\.onnx already exists; .*--overwrite"):
         export_runs(
             [trained], [Form(format="onnx")], exported, images=1, calibration=1, evaluate=False, overwrite=False
         )

@@ -4,7 +4,7 @@ from torch import nn
 
 from se_detection.export.formats import write_onnx
 from se_detection.export.graph import find_instances
-from se_detection.export.int8 import quantise
+from se_detection.export.int8 import quantize
 from se_detection.export.metadata import Description
 
 from ..detectors.detectors import DETECTORS, build, small_config
@@ -41,7 +41,7 @@ def test_onnx_retinanet_runs_without_detections_on_some_levels(tmp_path) -> None
         expected = find_instances(model, noise)
     torch.testing.assert_close(scores, expected.scores, rtol=0, atol=1e-5)
     torch.testing.assert_close(boxes, expected.pred_boxes.tensor, rtol=0, atol=1e-2)
-    # The blank image also works after onnxruntime has optimised the graph.
-    quantise(tmp_path / "d.onnx", tmp_path / "int8.onnx", [noise, blank], description)
+    # The blank image also works after onnxruntime has optimized the graph.
+    quantize(tmp_path / "d.onnx", tmp_path / "int8.onnx", [noise, blank], description)
     session = onnxruntime.InferenceSession(str(tmp_path / "int8.onnx"), providers=["CPUExecutionProvider"])
     assert [len(values) for values in session.run(None, {"image": blank.numpy()})] == [0, 0, 0]

@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from se_detection.comparison.compare import compare
 from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator
-from se_detection.gates.ablation import ALL, TOGETHER, UNCHANGED, AblationState, max_evaluations, summarise
+from se_detection.gates.ablation import ALL, TOGETHER, UNCHANGED, AblationState, max_evaluations, summarize
 from se_detection.runs.evaluation_data import open_evaluation_data
 from se_detection.runs.trained_run import load_trained_run, read_run_config
 
@@ -124,7 +124,7 @@ def test_a_block_is_dispensable_if_the_interval_of_the_loss_is_small(explained, 
     time = json.loads((explained.folder / "state.json").read_text())["time"]
     (tmp_path / "state.json").write_text(json.dumps({"of": {}, "time": time, "rows": rows}))
     coco = explained.data.coco()
-    ablation = summarise(explained.run, explained.gates, AblationState(tmp_path / "state.json", {}), coco)
+    ablation = summarize(explained.run, explained.gates, AblationState(tmp_path / "state.json", {}), coco)
     assert [row.dispensable for row in ablation.blocks.values()] == [True, True, False, False]
     # Student's t with ten degrees of freedom (eleven images have objects): 2.228; variance with n - 1 over both.
     change = ablation.blocks[names[2]].difference["AP"]
@@ -135,7 +135,7 @@ def test_a_block_is_dispensable_if_the_interval_of_the_loss_is_small(explained, 
     # Without AP, no block is dispensable.
     rows = {label: {**row, "AP": [0.0] * 201} for label, row in rows.items()}
     (tmp_path / "state.json").write_text(json.dumps({"of": {}, "time": time, "rows": rows}))
-    nothing = summarise(explained.run, explained.gates, AblationState(tmp_path / "state.json", {}), coco)
+    nothing = summarize(explained.run, explained.gates, AblationState(tmp_path / "state.json", {}), coco)
     assert not any(row.dispensable for row in nothing.blocks.values())
 
 

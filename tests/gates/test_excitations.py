@@ -121,7 +121,7 @@ def test_a_run_without_se_is_rejected(make_run, run_tool, capsys) -> None:
         (
             lambda run: (run / "config.yaml").unlink(),
             [],
-            "{run}: no config.yaml; give the output folder of se-det train",
+            "{run}: no config.yaml; give the output folder of se-det",
         ),
         (lambda run: (run / "run.json").unlink(), [], "data set 'old-images' is not registered"),
         (lambda run: drop_checkpoint(run), [], "{run} has no checkpoint; train the run first"),

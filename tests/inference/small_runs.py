@@ -11,7 +11,7 @@ from detectron2.structures import Instances
 
 from se_detection import model_zoo
 
-from ..helpers import randomise_norms
+from ..helpers import randomize_norms
 
 CLASSES = ["circle", "square", "triangle", "cross"]
 SMALL = [
@@ -47,7 +47,7 @@ def write_run(folder: Path, *overrides: str) -> Path:
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
     cfg.merge_from_list([*SMALL, *overrides])
     torch.manual_seed(0)
-    model = randomise_norms(build_model(cfg))
+    model = randomize_norms(build_model(cfg))
     for name, parameter in model.named_parameters():
         if not name.startswith("backbone") and name.endswith("weight"):
             parameter.data *= 3

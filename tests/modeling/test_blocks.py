@@ -17,7 +17,7 @@ from se_detection.modeling.blocks import SEBottleneckBlock
 from se_detection.modeling.ops.folding_conv import FoldingConv2d
 from se_detection.modeling.se_resnet import make_se_resnet, make_stage
 
-from ..helpers import randomise_norms, relative_error
+from ..helpers import randomize_norms, relative_error
 
 STAGES = ("res2", "res3", "res4", "res5")
 POSITIONS = ("standard", "pre", "post", "identity", "3x3")
@@ -61,7 +61,7 @@ def stage(depth: int = 50, norm: str = "FrozenBN", se: SEConfig | None = None, *
     """The blocks of a narrow res3; the first one halves the map and projects its shortcut."""
     settings = {"stride": 2, "bottleneck_channels": 64, "num_groups": 1, "stride_in_1x1": False} | options
     blocks = make_stage("res3", depth, se=se or SEConfig(), in_channels=64, out_channels=128, norm=norm, **settings)
-    return [randomise_norms(block) for block in blocks]
+    return [randomize_norms(block) for block in blocks]
 
 
 def gradients(out: Tensor, block: nn.Module, x: Tensor) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ def test_gradients_of_every_position_squeeze_and_gate(position, squeeze, gate) -
 
 def test_a_block_takes_an_se_config() -> None:
     se = SEConfig(reduction=4, position="pre", squeeze="avgmax", gate="tanh", bias=False)
-    block = randomise_norms(SEBottleneckBlock(32, 64, bottleneck_channels=16, stride=2, se=se)).double()
+    block = randomize_norms(SEBottleneckBlock(32, 64, bottleneck_channels=16, stride=2, se=se)).double()
     assert block.se.fc1.weight.shape == (32 // 4, 2 * 32, 1, 1)
     assert block.se.fc1.bias is block.se.fc2.bias is None
     x = torch.randn(2, 32, 9, 7, dtype=torch.float64)

@@ -12,7 +12,7 @@ from se_detection import SEConfig
 from se_detection.config.se_config import GATES, PLAIN, POSITIONS, SQUEEZES, STAGES
 from se_detection.modeling.se_resnet import make_se_resnet
 
-from ..helpers import randomise_norms, relative_error
+from ..helpers import randomize_norms, relative_error
 
 # With zero weights and this bias, each gate is exactly 1 in float32.
 OPEN = {"sigmoid": 50.0, "tanh": 50.0, "relu": 1.0, "hardsigmoid": 50.0}
@@ -76,7 +76,7 @@ def test_it_builds_trains_a_step_and_exports(se, layout) -> None:
 @given(se=configs.filter(lambda se: se.bias), layout=layouts)
 def test_with_open_gates_it_is_the_plain_backbone(se, layout) -> None:
     """A gate of 1 changes nothing in any position: the outputs are those of detectron2's plain blocks."""
-    plain = randomise_norms(backbone(PLAIN, **layout)).eval()
+    plain = randomize_norms(backbone(PLAIN, **layout)).eval()
     model = backbone(se, **layout).eval()
     model.load_state_dict(plain.state_dict(), strict=False)
     assert plain_weights(model).keys() == plain.state_dict().keys()

@@ -160,7 +160,7 @@ def test_the_tool_prints_and_writes(run_tool, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         run_tool(*arguments)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {file} is there already; choose another name")
+    assert capsys.readouterr().err.startswith(f"error: {file} already exists; choose another name")
 
 
 @pytest.mark.parametrize(

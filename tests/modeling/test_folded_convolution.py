@@ -9,12 +9,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from se_detection.modeling.fuse.folded_convolution import FoldedConv2d, fold_norms
 
-from ..helpers import randomise_norms, relative_error
+from ..helpers import randomize_norms, relative_error
 
 
 def conv_with(norm: str, **options) -> Conv2d:
     conv = Conv2d(16, 32, 3, padding=1, norm=get_norm(norm, 32), **options)
-    return randomise_norms(conv).eval()
+    return randomize_norms(conv).eval()
 
 
 def folded(conv: Conv2d) -> Conv2d:

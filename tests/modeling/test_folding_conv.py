@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from se_detection.modeling.ops.folding_conv import FoldingConv2d, fold_frozen_norms
 
-from ..helpers import randomise_norms, relative_error
+from ..helpers import randomize_norms, relative_error
 
 KINDS = {
     "1x1": {"kernel_size": 1},
@@ -21,7 +21,7 @@ KINDS = {
 def pair(norm: str = "FrozenBN", **options: int) -> tuple[nn.Module, nn.Module]:
     """Our layer and detectron2's, with the same weights."""
     theirs = Conv2d(8, 12, bias=False, norm=get_norm(norm, 12), **options)
-    randomise_norms(theirs)
+    randomize_norms(theirs)
     block = nn.Sequential(copy.deepcopy(theirs))
     fold_frozen_norms(block)
     assert type(block[0]) is FoldingConv2d

@@ -16,7 +16,7 @@ from se_detection.modeling.blocks import SEBasicBlock
 from se_detection.modeling.fuse.fuse import fuse_for_inference
 from se_detection.modeling.fuse.fused_blocks import FusedBlock
 
-from ..helpers import randomise_norms, relative_error
+from ..helpers import randomize_norms, relative_error
 
 DEEP = {"RES2_OUT_CHANNELS": 64, "WIDTH_PER_GROUP": 16, "STEM_OUT_CHANNELS": 16}  # narrow, for speed
 VARIANTS = [
@@ -43,7 +43,7 @@ def with_fpn(resnets: dict, se: dict | None = None) -> nn.Module:
     cfg.MODEL.SE.REDUCTION = 4
     for key, value in (se or {}).items():
         cfg.MODEL.SE[key] = value
-    return randomise_norms(build_backbone(cfg, ShapeSpec(channels=3))).eval()
+    return randomize_norms(build_backbone(cfg, ShapeSpec(channels=3))).eval()
 
 
 @pytest.mark.parametrize(("resnets", "se"), [*VARIANTS, (VARIANTS[0][0], None), (VARIANTS[4][0], None)])
@@ -70,7 +70,7 @@ def test_every_level_equals_the_models(resnets, se) -> None:
 def test_returned_maps_are_not_overwritten(name) -> None:
     """The stem's output is the shortcut of res2's first block, and each stage's output is the input of the next."""
     features = ("stem", "res2", "res3", "res4", "res5")
-    model = randomise_norms(create_backbone(name, out_features=features)).eval()
+    model = randomize_norms(create_backbone(name, out_features=features)).eval()
     fused = fuse_for_inference(model)
     x = torch.randn(1, 3, 64, 64)
     given = x.clone()
@@ -116,7 +116,7 @@ def detector(name: str, **overrides: object) -> tuple[CfgNode, nn.Module]:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     cfg.merge_from_list([item for pair in overrides.items() for item in pair])
-    return cfg, randomise_norms(build_model(cfg)).eval()
+    return cfg, randomize_norms(build_model(cfg)).eval()
 
 
 @pytest.mark.parametrize("name", ["Toy/faster_rcnn_SE_R_18_FPN", "Toy/faster_rcnn_R_18_FPN"])
@@ -172,7 +172,7 @@ def test_detectron2s_own_detectors(name) -> None:
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
     cfg.MODEL.RPN.POST_NMS_TOPK_TEST = 30
-    model = randomise_norms(build_model(cfg)).eval()
+    model = randomize_norms(build_model(cfg)).eval()
     inputs = [{"image": torch.randint(0, 255, (3, 64, 96)).float()}]
     with torch.no_grad():
         expected, found = model(inputs)[0]["instances"], fuse_for_inference(model)(inputs)[0]["instances"]
@@ -197,7 +197,7 @@ class TwoBlocks(nn.Module):
 
 
 def test_blocks_outside_a_stage_keep_their_input() -> None:
-    model = randomise_norms(TwoBlocks()).eval()
+    model = randomize_norms(TwoBlocks()).eval()
     x = torch.randn(1, 8, 64, 64)
     with torch.no_grad():
         expected, found = model(x), fuse_for_inference(model)(x)

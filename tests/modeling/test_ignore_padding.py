@@ -14,7 +14,7 @@ from se_detection.errors import UserError
 from se_detection.modeling.fuse.fuse import fuse_for_inference
 from se_detection.modeling.padding import ignore_padding
 
-from ..helpers import randomise_norms, relative_error
+from ..helpers import randomize_norms, relative_error
 
 # Some maps of the largest image have an odd size.
 SIZES = [(101, 75), (160, 128), (64, 97)]
@@ -27,7 +27,7 @@ def images() -> tuple[list[torch.Tensor], torch.Tensor]:
 
 
 def backbone(name: str, **options) -> torch.nn.Module:
-    return randomise_norms(create_backbone(name, norm="FrozenBN", **options)).eval()
+    return randomize_norms(create_backbone(name, norm="FrozenBN", **options)).eval()
 
 
 def check_same_as_alone(ignoring, reference, tolerance: float = 2e-6) -> None:
@@ -46,7 +46,7 @@ def check_same_as_alone(ignoring, reference, tolerance: float = 2e-6) -> None:
 
 
 def test_detectron2s_backbone_equals_itself_on_single_images() -> None:
-    reference = randomise_norms(build_resnet_backbone(get_cfg(), ShapeSpec(channels=3))).eval()
+    reference = randomize_norms(build_resnet_backbone(get_cfg(), ShapeSpec(channels=3))).eval()
     ignoring = copy.deepcopy(reference)
     ignore_padding(ignoring)
     check_same_as_alone(ignoring, reference)
@@ -97,7 +97,7 @@ def fpn(*overrides: str, depth: int = 18) -> torch.nn.Module:
     cfg = model_zoo.get_config(f"Toy/faster_rcnn_SE_R_{depth}_FPN")
     cfg.merge_from_list(["MODEL.RESNETS.NORM", "FrozenBN", "MODEL.DEVICE", "cpu", *overrides])
     torch.manual_seed(0)
-    return randomise_norms(build_backbone(cfg)).eval()
+    return randomize_norms(build_backbone(cfg)).eval()
 
 
 @pytest.mark.parametrize("kind", [(), RETINANETS], ids=["R-CNN's", "RetinaNet's"])

@@ -11,7 +11,7 @@ from se_detection import create_backbone, model_zoo
 from se_detection.modeling.fuse.fuse import fuse_for_inference
 from se_detection.modeling.padding import ignore_padding, ignore_padding_in_heads
 
-from ..helpers import randomise_norms
+from ..helpers import randomize_norms
 
 SMALL = [
     *("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
@@ -30,7 +30,7 @@ def detector(*overrides: str) -> torch.nn.Module:
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
     cfg.merge_from_list([*SMALL, *overrides])
     torch.manual_seed(0)
-    model = randomise_norms(build_model(cfg)).eval()
+    model = randomize_norms(build_model(cfg)).eval()
     for name, parameter in model.named_parameters():
         if not name.startswith("backbone") and name.endswith("weight"):
             parameter.data *= 3

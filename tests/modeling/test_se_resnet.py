@@ -11,7 +11,7 @@ from torch import nn
 from se_detection import SEConfig, create_backbone, create_res5
 from se_detection.errors import UserError
 
-from ..helpers import randomise_norms
+from ..helpers import randomize_norms
 
 STAGES = ("res2", "res3", "res4", "res5")
 RGB = ShapeSpec(channels=3)
@@ -45,7 +45,7 @@ def config(**resnets: object) -> CfgNode:
 def test_without_se_equals_detectron2(resnets) -> None:
     cfg = config(**resnets)
     cfg.MODEL.SE.STAGES = []
-    ours, theirs = build_backbone(cfg), randomise_norms(build_resnet_backbone(cfg, RGB))
+    ours, theirs = build_backbone(cfg), randomize_norms(build_resnet_backbone(cfg, RGB))
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 3, 65, 96)
     expected = theirs(x)
@@ -138,7 +138,7 @@ def test_every_parameter_gets_a_gradient(position) -> None:
 @pytest.mark.parametrize("position", ["standard", "pre", "post", "identity", "3x3"])
 def test_position_is_the_papers_figure_5(position) -> None:
     """Each position against the layers of the block, combined as in the figure."""
-    block = randomise_norms(create_backbone("se_resnet50", se=SEConfig(position=position))).eval().res3[0]
+    block = randomize_norms(create_backbone("se_resnet50", se=SEConfig(position=position))).eval().res3[0]
     x = torch.randn(2, 256, 9, 7)
     with torch.no_grad():
         branch_input = block.se(x) if position == "pre" else x
@@ -300,7 +300,7 @@ def test_a_named_backbone_refuses_partial_weights() -> None:
 
 
 def test_create_res5_equals_res5_of_the_backbone() -> None:
-    backbone = randomise_norms(create_backbone("se_resnet50", out_features=("res4", "res5"))).eval()
+    backbone = randomize_norms(create_backbone("se_resnet50", out_features=("res4", "res5"))).eval()
     res5 = create_res5("se_resnet50").eval()
     weights = backbone.res5.state_dict()
     res5.load_state_dict(weights)

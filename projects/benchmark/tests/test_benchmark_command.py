@@ -80,7 +80,7 @@ def test_a_small_benchmark_from_the_command_line(run_script, tmp_path, capsys) -
     with pytest.raises(SystemExit) as ended:
         run_script("benchmark.py", *options, "--json", table)
     assert ended.value.code == 2
-    assert f"{table} is there already" in capsys.readouterr().err
+    assert f"{table} already exists" in capsys.readouterr().err
 
 
 def test_help_has_an_example(run_script, capsys) -> None:

@@ -4,14 +4,14 @@ import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
-from tests.helpers import randomise_norms, relative_error
+from tests.helpers import randomize_norms, relative_error
 
 from ..timm_backbone import TimmBackbone
 
 
 @pytest.mark.parametrize("name", ["legacy_seresnet50", "seresnet50"])
 def test_the_maps_equal_those_of_timms_classifier(name) -> None:
-    backbone = randomise_norms(TimmBackbone(name))
+    backbone = randomize_norms(TimmBackbone(name))
     classifier = timm.create_model(name).eval()
     missing, unexpected = classifier.load_state_dict(backbone.network.state_dict(), strict=False)
     assert not unexpected

@@ -16,7 +16,7 @@ RECIPE = {
     "MODEL.META_ARCHITECTURE": "detector",
     "MODEL.BACKBONE.NAME": "backbone",
     "MODEL.RESNETS.DEPTH": "depth",
-    "MODEL.RESNETS.NORM": "normalisation",
+    "MODEL.RESNETS.NORM": "normalization",
     "MODEL.BACKBONE.FREEZE_AT": "frozen stages",
     "INPUT.MIN_SIZE_TRAIN": "shorter side, training",
     "INPUT.MIN_SIZE_TEST": "shorter side, test",
@@ -29,7 +29,7 @@ RECIPE = {
 
 
 def excitation_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
-    """The plots, then the images, that `tools/analyze.py excitations` wrote into the run folders.
+    """The plots, then the images, that `se-det analyze excitations` wrote into the run folders.
 
     Raises:
         UserError: a plot can't be read.
