@@ -27,7 +27,9 @@ class CategoryEvaluation(COCOeval):
     none of the image's objects, which saves most of the time.
     """
 
-    def __init__(self, objects: COCO, detections: COCO, areas: Sequence[Area], image_indices: NDArray[np.intp]) -> None:
+    def __init__(
+        self, objects: COCO, detections: COCO, *, areas: Sequence[Area], image_indices: NDArray[np.intp]
+    ) -> None:
         super().__init__(objects, detections, "bbox")
         self.image_indices = image_indices
         self.params.areaRng = [list(area) for area in areas]
@@ -83,7 +85,9 @@ def match_boxes(
             "categories": [annotations.cats[category]],
         }
         truth, results = (load_coco({**data, "annotations": entries}) for entries in pair)
-        evaluation = CategoryEvaluation(truth, results, areas, np.array([indices[image] for image in images], np.intp))
+        evaluation = CategoryEvaluation(
+            truth, results, areas=areas, image_indices=np.array([indices[image] for image in images], np.intp)
+        )
         with silenced():
             evaluation.evaluate()
         yield evaluation

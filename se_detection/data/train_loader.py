@@ -149,7 +149,9 @@ class TrainLoader:
         return iter(
             SignalSafeLoader(
                 DataLoader(
-                    _Mapped(self.dataset, self.groups, self.mapper, self.seed, self.bad_images),
+                    _Mapped(
+                        self.dataset, groups=self.groups, mapper=self.mapper, seed=self.seed, bad_images=self.bad_images
+                    ),
                     batch_sampler=self.picks(),
                     num_workers=self.num_workers,
                     collate_fn=list,
@@ -200,6 +202,7 @@ class _Mapped(Dataset[MappedImage]):
     def __init__(
         self,
         dataset: DatasetFromList,
+        *,
         groups: Sequence[int],
         mapper: Mapper,
         seed: int,

@@ -49,7 +49,7 @@ class FrozenBackbone(HookBase):
         wrap: called when the set of trained parameters has changed; DDP must then wrap the model again.
     """
 
-    def __init__(self, backbone: nn.Module, iterations: int, wrap: Callable[[], None]) -> None:
+    def __init__(self, backbone: nn.Module, *, iterations: int, wrap: Callable[[], None]) -> None:
         self.backbone = backbone
         self.iterations = iterations
         self.wrap = wrap

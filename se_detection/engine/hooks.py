@@ -32,7 +32,7 @@ class Checkpoints(HookBase):
         stop: the request to stop.
     """
 
-    def __init__(self, checkpointer: StrictCheckpointer, period: int, keep: int, stop: StopRequest) -> None:
+    def __init__(self, checkpointer: StrictCheckpointer, *, period: int, keep: int, stop: StopRequest) -> None:
         self.checkpointer = checkpointer
         self.period = period
         self.keep = keep
@@ -97,7 +97,7 @@ class Evaluation(HookBase):
     """
 
     def __init__(
-        self, evaluate: Callable[[], dict[str, Any]], period: int, checkpoints: Checkpoints, metrics: MetricsFile
+        self, evaluate: Callable[[], dict[str, Any]], *, period: int, checkpoints: Checkpoints, metrics: MetricsFile
     ) -> None:
         self.hook = hooks.EvalHook(0, evaluate)
         self.period = period
@@ -140,7 +140,7 @@ class BestCheckpoint(HookBase):
         metrics: what has been logged so far.
     """
 
-    def __init__(self, checkpointer: StrictCheckpointer, metric: str, metrics: MetricsFile) -> None:
+    def __init__(self, checkpointer: StrictCheckpointer, *, metric: str, metrics: MetricsFile) -> None:
         self.checkpointer = checkpointer
         self.metric = metric
         self.metrics = metrics

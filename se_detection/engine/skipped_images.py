@@ -29,6 +29,7 @@ class SkippedImages(HookBase):
     def __init__(
         self,
         folder: Path,
+        *,
         known: Iterable[BadImage],
         found: Callable[[], list[BadImage]],
         agreement: RankMaximum,

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -92,14 +92,19 @@ class DetectionImages(HookBase):
     process, after the evaluation.
 
     Args:
-        cfg: the config of the run.
+        folder: the folder of the evaluation.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
-        datasets = cfg.DATASETS.TEST
-        self.folder = evaluation_folder(Path(cfg.OUTPUT_DIR), datasets, next(iter(datasets), ""))
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.coco: COCO | None = None
         self.drawn = -1
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> Self:
+        """The hook for a run with this config."""
+        datasets = cfg.DATASETS.TEST
+        return cls(evaluation_folder(Path(cfg.OUTPUT_DIR), datasets, next(iter(datasets), "")))
 
     def before_train(self) -> None:
         """Draws an evaluation that a resumed run has repeated."""

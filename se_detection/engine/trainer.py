@@ -45,7 +45,7 @@ from ..runs.run_folder import (
     CONFIG,
     INFERENCE_TTA,
     INITIAL,
-    METRICS,
+    METRICS_FILE,
     evaluation_folder,
     result_files,
     training_files,
@@ -128,7 +128,7 @@ class Trainer(DefaultTrainer):
         self.agreement = RankMaximum()
         self.stop = StopRequest(self.agreement)
         self.guard = LossGuard(cfg, self.agreement)
-        self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, METRICS))
+        self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, METRICS_FILE))
 
         module = self.build_model(cfg)
         guard_forward(module)

@@ -93,7 +93,7 @@ def predict(
     categories = _common_categories(detectors)
     made_by = {"weights": [f"{d.weights.name} {d.fingerprint[:16]}" for d in detectors], "score": score}
     made_by |= {"gates": "drawn"} if gates is not None else {}
-    folder = PredictionFolder(output, made_by, categories, overwrite=overwrite)
+    folder = PredictionFolder(output, made_by=made_by, categories=categories, overwrite=overwrite)
     camera = find_camera(inputs)
     if camera is not None and folder.images:
         raise UserError(
@@ -112,7 +112,7 @@ def predict(
     total = len(files) - len(videos) + sum(videos.values()) if camera is None else None
     stop = StopRequest(RankMaximum())
     with folder.opened(), tqdm(desc="detecting", total=total, unit="image") as bar, stop.listening():
-        job = _Job(detectors, categories, folder, score, gates, stop, bar)
+        job = _Job(detectors, categories=categories, folder=folder, score=score, gates=gates, stop=stop, bar=bar)
         try:
             if camera is not None:
                 job.record(camera, live)
@@ -167,6 +167,7 @@ class _Job:
     def __init__(
         self,
         detectors: Sequence[Detector],
+        *,
         categories: dict[int, str],
         folder: PredictionFolder,
         score: float,

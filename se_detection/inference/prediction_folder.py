@@ -40,7 +40,7 @@ class PredictionFolder:
             names.
     """
 
-    def __init__(self, path: Path, made_by: Entry, categories: Container[int], *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, *, made_by: Entry, categories: Container[int], overwrite: bool = False) -> None:
         self.path = path
         self.made_by = made_by
         self.categories = categories

@@ -27,7 +27,7 @@ class DeepStem(CNNBlockBase):
         norm: see detectron2's `get_norm`.
     """
 
-    def __init__(self, in_channels: int = 3, out_channels: int = 128, norm: str = "BN") -> None:
+    def __init__(self, in_channels: int = 3, out_channels: int = 128, *, norm: str = "BN") -> None:
         super().__init__(in_channels, out_channels, 4)
         widths = (in_channels, out_channels // 2, out_channels // 2, out_channels)
         self.conv1, self.conv2, self.conv3 = (

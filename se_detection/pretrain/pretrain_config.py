@@ -92,7 +92,7 @@ def load_pretrain_config(args: Namespace) -> CfgNode:
     )
     check_start(cfg, resume=args.resume, eval_only=args.eval_only, main_machine=main_machine)
     with explained("PRETRAIN.AUTO_AUGMENT"):
-        ImageMapper(cfg, is_train=True).transform(Image.new("RGB", (64, 48)))
+        ImageMapper.from_cfg(cfg, is_train=True).transform(Image.new("RGB", (64, 48)))
     with torch.device("meta"), explained(f"{cfg.MODEL.BACKBONE.NAME} with a classifier"):
         classifier = Classifier.from_cfg(cfg)
         build_lr_scheduler(cfg, build_optimizer(cfg, classifier))

@@ -18,7 +18,7 @@ from ..data.worker_signals import SignalSafeLoader
 from ..engine.checks import check_settings
 from ..engine.trainer import Trainer, in_memory_order
 from ..files import write_whole
-from ..runs.run_folder import BACKBONE, INFERENCE
+from ..runs.run_folder import BACKBONE_FILE, INFERENCE
 from .classifier import Classifier
 from .image_folder import register_image_folder
 from .image_mapper import ImageMapper
@@ -52,13 +52,13 @@ class Pretrainer(Trainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
         """Batches of augmented images."""
-        return TrainLoader.from_cfg(cfg, ImageMapper(cfg, is_train=True))
+        return TrainLoader.from_cfg(cfg, ImageMapper.from_cfg(cfg, is_train=True))
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Iterable[list[dict[str, Any]]]:
         """Batches of resized and centre-cropped images, as large as in training."""
         size = max(1, cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size())
-        mapper = ImageMapper(cfg, is_train=False)
+        mapper = ImageMapper.from_cfg(cfg, is_train=False)
         return SignalSafeLoader(build_detection_test_loader(cfg, dataset_name, mapper=mapper, batch_size=size))
 
     @classmethod
@@ -87,4 +87,4 @@ class Pretrainer(Trainer):
             "assumptions": assumptions.to_dict(),
             "pretraining": {"epochs": self.cfg.PRETRAIN.EPOCHS, **self._last_eval_results["classification"]},
         }
-        write_whole(Path(self.cfg.OUTPUT_DIR, BACKBONE), partial(torch.save, content))
+        write_whole(Path(self.cfg.OUTPUT_DIR, BACKBONE_FILE), partial(torch.save, content))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
-from se_detection.comparison import comparison_plots as plots
 
+from se_detection.comparison import comparison_plots as plots
 from se_detection.comparison.compare import compare
 from se_detection.comparison.result import ComparedModel
 from se_detection.runs.metrics import TrainingCurve

@@ -125,7 +125,9 @@ def test_values_of_a_pre_training(tally, tmp_path, monkeypatch) -> None:
         cfg = tally.refused(pretrain.load_pretrain_config, args)
         if cfg is not None:
             for is_train in (True, False):
-                ImageMapper(cfg, is_train)({"file_name": str(tmp_path / "data" / "train" / "a" / "1.png")})
+                ImageMapper.from_cfg(cfg, is_train=is_train)(
+                    {"file_name": str(tmp_path / "data" / "train" / "a" / "1.png")}
+                )
 
     check()
     assert os.listdir(tmp_path) == ["data"]

@@ -42,7 +42,7 @@ class Shown(Trainer):
 
     def build_hooks(self):
         others = [hook for hook in super().build_hooks() if not isinstance(hook, GateMeans | DetectionImages)]
-        return [GateMeans(self.checkpointer.model), *others[:-1], DetectionImages(self.cfg), others[-1]]
+        return [GateMeans(self.checkpointer.model), *others[:-1], DetectionImages.from_cfg(self.cfg), others[-1]]
 
 
 class Bare(Trainer):

@@ -55,7 +55,7 @@ def test_squeezes_equal_those_of_the_cropped_images(kind, memory_format, dtype) 
     padding = padding_of(padded())
     original = make_squeeze(kind)
     x = torch.randn(4, 5, 32, 32).to(dtype).contiguous(memory_format=memory_format)
-    squeezed = ImageSqueeze(original, padding, 1)(x)
+    squeezed = ImageSqueeze(original, padding=padding, level=1)(x)
     assert squeezed.dtype == dtype
     for row, (height, width) in enumerate(SIZES):
         alone = x[row : row + 1, :, : -(-height // 2), : -(-width // 2)].float()
@@ -66,12 +66,13 @@ def test_squeezes_equal_those_of_the_cropped_images(kind, memory_format, dtype) 
 def test_large_sums_do_not_overflow_in_float16() -> None:
     padding = padding_of(torch.ones(1, 3, 256, 256))
     x = torch.full((1, 2, 256, 256), 30.0, dtype=torch.float16)
-    assert ImageSqueeze(torch.nn.AdaptiveAvgPool2d(1), padding, 0)(x).flatten().tolist() == [30, 30]
+    squeeze = ImageSqueeze(torch.nn.AdaptiveAvgPool2d(1), padding=padding, level=0)
+    assert squeeze(x).flatten().tolist() == [30, 30]
 
 
 def test_squeezes_have_the_gradients_of_the_cropped_images() -> None:
     padding = padding_of(padded())
-    squeeze = ImageSqueeze(make_squeeze("avgmax"), padding, 0)
+    squeeze = ImageSqueeze(make_squeeze("avgmax"), padding=padding, level=0)
     x = torch.randn(4, 2, 64, 64, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(4, 4, 1, 1, dtype=torch.float64)
     (squeeze(x) * weights).sum().backward()

@@ -28,7 +28,7 @@ def item(tmp_path):
 def test_test_images_are_resized_and_centre_cropped(cfg, item, resize) -> None:
     cfg.PRETRAIN.TEST_RESIZE = resize
     theirs = F.center_crop(F.resize(Image.open(item["file_name"]), resize), 32)
-    ours = ImageMapper(cfg, is_train=False)(item)
+    ours = ImageMapper.from_cfg(cfg, is_train=False)(item)
     np.testing.assert_array_equal(ours["image"], np.asarray(theirs).transpose(2, 0, 1))
     assert ours["label"] == 3
 
@@ -39,7 +39,7 @@ def test_training_images_are_cropped_and_flipped(cfg, item) -> None:
     pixels[:, 30:] = 255
     Image.fromarray(pixels).save(item["file_name"])
     cfg.PRETRAIN.CROP_SCALE = [1.0, 1.0]
-    images = [ImageMapper(cfg, is_train=True)(item)["image"] for _ in range(30)]
+    images = [ImageMapper.from_cfg(cfg, is_train=True)(item)["image"] for _ in range(30)]
     assert {image.shape for image in images} == {(3, 24, 24)}
     left_is_dark = [bool(image[0, 12, 2] < image[0, 12, -3]) for image in images]
     assert {True, False} == set(left_is_dark)
@@ -51,7 +51,7 @@ def test_crop_scale_sets_the_size_of_crops(cfg, item) -> None:
     Image.fromarray(ramp).save(item["file_name"])
     for scale, low, high in ((0.04, 30, 50), (1.0, 180, 200)):
         cfg.PRETRAIN.CROP_SCALE = [scale, scale]
-        images = [ImageMapper(cfg, is_train=True)(item)["image"] for _ in range(10)]
+        images = [ImageMapper.from_cfg(cfg, is_train=True)(item)["image"] for _ in range(10)]
         widths = [int(image.max()) - int(image.min()) for image in images]
         assert low <= np.mean(widths) <= high
 
@@ -60,7 +60,7 @@ def test_crop_scale_sets_the_size_of_crops(cfg, item) -> None:
 def test_color_jitter_changes_colours(cfg, item, jitter) -> None:
     Image.new("RGB", (50, 50), (90, 120, 150)).save(item["file_name"])
     cfg.PRETRAIN.COLOR_JITTER = jitter
-    colours = {tuple(ImageMapper(cfg, is_train=True)(item)["image"][:, 5, 5]) for _ in range(5)}
+    colours = {tuple(ImageMapper.from_cfg(cfg, is_train=True)(item)["image"][:, 5, 5]) for _ in range(5)}
     assert (colours == {(90, 120, 150)}) == (jitter == 0)
 
 
@@ -72,17 +72,17 @@ def test_exif_orientation_is_applied(cfg, item) -> None:
     Image.open(item["file_name"]).save(path, exif=exif, quality=95)
     theirs = Image.fromarray(read_image(str(path), "RGB"))
     expected = F.center_crop(F.resize(theirs, 40), 32)
-    ours = ImageMapper(cfg, is_train=False)({"file_name": str(path), "label": 0})
+    ours = ImageMapper.from_cfg(cfg, is_train=False)({"file_name": str(path), "label": 0})
     np.testing.assert_array_equal(ours["image"], np.asarray(expected).transpose(2, 0, 1))
 
 
 def test_grey_images_get_three_channels(cfg, item) -> None:
     Image.open(item["file_name"]).convert("L").save(item["file_name"])
-    assert ImageMapper(cfg, is_train=False)(item)["image"].shape == (3, 32, 32)
+    assert ImageMapper.from_cfg(cfg, is_train=False)(item)["image"].shape == (3, 32, 32)
 
 
 def test_a_broken_image_is_refused_by_name(cfg, item) -> None:
     with open(item["file_name"], "wb") as file:
         file.write(b"no image")
     with pytest.raises(UserError, match=r"image\.png can't be used"):
-        ImageMapper(cfg, is_train=True)(item)
+        ImageMapper.from_cfg(cfg, is_train=True)(item)

@@ -52,9 +52,9 @@ class FusedBlock(nn.Module):
     def __init__(
         self,
         convs: list[FoldedConv2d],
+        *,
         shortcut: FoldedConv2d | None,
         se: SqueezeExcitation | None,
-        *,
         keep_input: bool,
     ) -> None:
         super().__init__()
