@@ -34,6 +34,7 @@ from tqdm import tqdm
 from se_detection.data.mapper import CheckedMapper
 from se_detection.data.train_loader import TrainLoader
 from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator
+from se_detection.runs.run_folder import DETECTIONS
 
 from .case import SIZE_DIVISOR, Case
 from .networks import SE, build_network
@@ -44,7 +45,7 @@ from .workload import Training
 OURS, DETECTRON2, PYCOCOTOOLS = "ours", "detectron2", "pycocotools"
 CLASSES = 80
 # Boxes per image: COCO's mean number of objects, and the number of detections that COCO evaluates.
-OBJECTS, DETECTIONS = 7, 100
+OBJECTS, DETECTED = 7, 100
 HEIGHT, WIDTH = 480, 640
 # Range of the objects' sides, in pixels.
 SIDES = (8, 300)
@@ -142,7 +143,7 @@ def evaluation_runs(images: int) -> Iterator[Runs]:
     """
     name = f"benchmark-{uuid.uuid4()}"
     with TemporaryDirectory() as folder:
-        annotations, results = Path(folder, "val.json"), Path(folder, OURS, "coco_instances_results.json")
+        annotations, results = Path(folder, "val.json"), Path(folder, OURS, DETECTIONS)
         content, outputs = random_boxes(images)
         annotations.write_text(json.dumps(content), encoding="utf-8")
         register_coco_instances(name, {}, str(annotations), folder)
@@ -184,7 +185,7 @@ def _silence() -> contextlib.redirect_stdout[io.StringIO]:
     return contextlib.redirect_stdout(io.StringIO())
 
 
-def random_boxes(images: int, detections: int = DETECTIONS) -> tuple[dict[str, Any], list[Instances]]:
+def random_boxes(images: int, detections: int = DETECTED) -> tuple[dict[str, Any], list[Instances]]:
     """COCO annotations of random objects of all sizes, and detections near them, many of the wrong class."""
     rng = np.random.default_rng(0)
     objects: list[dict[str, Any]] = []

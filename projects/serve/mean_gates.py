@@ -11,6 +11,7 @@ from se_detection.gates.recorder import se_gates
 from se_detection.gates.statistics import load_statistics
 from se_detection.inference.predictor import SEPredictor
 from se_detection.runs.evaluation_data import EvaluationData
+from se_detection.runs.run_folder import EXCITATIONS
 from se_detection.runs.trained_run import TrainedRun
 
 
@@ -28,7 +29,7 @@ def read_mean_gates(run: Path, predictor: SEPredictor, made_of: Mapping[str, str
     gates = se_gates(predictor.model)
     if not gates or predictor.fused:
         raise UserError(f"{run_name}: the detector has no SE gates")
-    folder = run / "excitations"
+    folder = run / EXCITATIONS
     command = f"se-det analyze excitations --run {shlex.quote(run_name)} --no-ablation"
     if not (folder / STATISTICS).is_file():
         raise UserError(f"the map needs the mean gates; run {command}, then try again")

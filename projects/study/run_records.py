@@ -17,7 +17,7 @@ from se_detection.errors import UserError
 from se_detection.files import parse_json, write_whole
 from se_detection.runs.evaluated_run import read_run
 from se_detection.runs.metrics import MetricsFile
-from se_detection.runs.run_folder import METRICS as METRICS_FILE
+from se_detection.runs.run_folder import BACKBONE_FILE, METRICS_FILE
 
 from .definition import Study, Variant
 
@@ -120,7 +120,7 @@ def write_record(
     weights = image_weights(len(coco.imgs), SAMPLES)
     scores = score_run(coco, load_results(finished.detections, coco, str(run)), weights, [], lambda: None).metrics
     counts = images_by_size(coco)
-    pretraining = read_checkpoint(backbone / "backbone.pth")["pretraining"]
+    pretraining = read_checkpoint(backbone / BACKBONE_FILE)["pretraining"]
     content = {
         "study": study.name,
         "definition": study.digest,

@@ -11,7 +11,7 @@ from pathlib import Path
 from se_detection.engine.signals import Interrupted, handling
 from se_detection.errors import UserError
 from se_detection.files import read_json, write_whole
-from se_detection.runs.run_folder import INFERENCE, NON_FINITE, RESULTS
+from se_detection.runs.run_folder import BACKBONE_FILE, INFERENCE, NON_FINITE, RESULTS
 
 from .definition import Study, Variant
 from .run_records import read_records, times_file, write_record
@@ -148,7 +148,7 @@ class _Runner:
     def backbone(self, variant: Variant, seed: int) -> Path:
         """Pre-trains a backbone and returns its folder; variants with the same config share it."""
         folder = self.output / "backbones" / f"{variant.config.stem}-{seed}"
-        if not (folder / "backbone.pth").is_file():
+        if not (folder / BACKBONE_FILE).is_file():
             options: list[object] = ["--config-file", variant.config, "--recipe", self.study.recipe]
             options += ["--data", self.data.classification]
             self._start("pretrain.py", seed, options, ["SEED", seed, "OUTPUT_DIR", folder])
@@ -198,7 +198,7 @@ class _Runner:
         options += ["--train-json", train.json_file, "--train-images", train.images]
         options += ["--val-json", test.json_file, "--val-images", test.images]
         options += ["--allow-partial-backbone"] * (variant.backbone != variant.name)
-        overrides = ["SEED", seed, "SOLVER.BASE_LR", rate, "MODEL.WEIGHTS", backbone / "backbone.pth", *overrides]
+        overrides = ["SEED", seed, "SOLVER.BASE_LR", rate, "MODEL.WEIGHTS", backbone / BACKBONE_FILE, *overrides]
         self._start("train_net.py", seed, options, [*overrides, "OUTPUT_DIR", folder])
         # A final checkpoint and results are not enough: they exist before the final evaluation ends.
         (folder / FINISHED).touch()

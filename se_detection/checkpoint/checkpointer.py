@@ -27,7 +27,7 @@ from .read_weights import check_download, read_checkpoint
 # The file with the name of the newest checkpoint of a folder, as fvcore writes it.
 LAST = "last_checkpoint"
 # A ResNet's layers: in a classifier, in FPN's bottom_up, and in the ROI heads of a C4 detector.
-BACKBONE = r"(^|\.)(stem|res[2-5])\."
+BACKBONE_LAYERS = r"(^|\.)(stem|res[2-5])\."
 PARTIAL = "--allow-partial-backbone loads what fits"
 
 
@@ -174,7 +174,7 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _match_names(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["model"]
-        known = checkpoint.get("__author__") == "Caffe2" or any(re.search(BACKBONE, key) for key in state)
+        known = checkpoint.get("__author__") == "Caffe2" or any(re.search(BACKBONE_LAYERS, key) for key in state)
         if not known and (source := fitting_source(state)):
             raise _misfit(
                 f"its layers have the names of {source}; convert the file: se-det convert FILE "
@@ -192,7 +192,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         model = {
             key: tensor
             for key, tensor in self.model.state_dict().items()
-            if re.search(BACKBONE, key) and not re.search(ignored, key)
+            if re.search(BACKBONE_LAYERS, key) and not re.search(ignored, key)
         }
         unexpected = [
             key for key in state if key not in model and _has_stage(model, key) and not re.search(ignored, key)
@@ -233,7 +233,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         frozen = all(
             isinstance(module, FrozenBatchNorm2d)
             for name, module in self.model.named_modules()
-            if re.search(BACKBONE, name) and name.endswith(".norm")
+            if re.search(BACKBONE_LAYERS, name) and name.endswith(".norm")
         )
         return OPTIONAL + (r"|\.running_(mean|var)$" if folded and frozen else "")
 
@@ -241,7 +241,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         heads = [
             key
             for key in self.model.state_dict()
-            if not re.search(f"{BACKBONE}|{OPTIONAL}", key) and not self._is_reset(key)
+            if not re.search(f"{BACKBONE_LAYERS}|{OPTIONAL}", key) and not self._is_reset(key)
         ]
         missing = [key for key in heads if key not in state]
         if missing and (self.needs_heads or len(missing) < len(heads)):
@@ -293,7 +293,7 @@ def _misfit(reason: str) -> UserError:
 
 def _has_stage(model: dict[str, Tensor], key: str) -> bool:
     """Whether the model has the stage of an unexpected tensor: detectron2 builds only the stages that are used."""
-    found = re.search(BACKBONE, key)
+    found = re.search(BACKBONE_LAYERS, key)
     return found is not None and any(f".{found[2]}." in f".{name}" for name in model)
 
 

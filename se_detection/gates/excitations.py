@@ -17,13 +17,15 @@ from ..engine.signals import Interrupted, RankMaximum, StopRequest
 from ..errors import UserError
 from ..files import read_json
 from ..runs.evaluation_data import EvaluationData, fingerprint, load_image, open_evaluation_data
+from ..runs.run_folder import EXCITATIONS
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .ablation import UNCHANGED, Ablation, AblationState, ablate, detections, max_evaluations, summarize
 from .recorder import GateRecorder, Gates, se_gates
 from .statistics import BlockStatistics, load_statistics, save_statistics
 
 STATE, STATISTICS = "state.json", "excitations.npz"
-FILES = ("excitations.json", "blocks.csv", "channels.csv", STATISTICS, STATE, "plots", "pictures")
+TABLES = ("excitations.json", "blocks.csv", "channels.csv")
+FILES = (*TABLES, STATISTICS, STATE, "plots", "pictures")
 SAVE_SECONDS = 30.0
 
 
@@ -74,7 +76,7 @@ def explain(
         raise UserError(f"{run_folder}: its detector ({cfg.MODEL.BACKBONE.NAME}) has no SE gates; give a run with SE")
     data = open_evaluation_data(run, split, images)
     of = fingerprint(run, data)
-    folder = _open_folder(output or run_folder / "excitations", of, overwrite=overwrite)
+    folder = _open_folder(output or run_folder / EXCITATIONS, of, overwrite=overwrite)
     state = AblationState(folder / STATE, of)
     state.save()
 

@@ -14,7 +14,7 @@ from tabulate import tabulate
 from ..comparison.intervals import Difference
 from ..files import write_json, write_whole
 from .ablation import MARGIN, METRICS, SAMPLES, UNCHANGED, AblatedBlocks, Ablation
-from .excitations import Excitations
+from .excitations import STATISTICS, TABLES, Excitations
 from .gate_plots import draw_excitation_plots
 from .recorder import NEAR
 from .statistics import CLASS_DEPENDENT, NEARLY_CONSTANT, SATURATED, BlockStatistics
@@ -188,11 +188,11 @@ def write_excitations(analysis: Excitations) -> list[Path]:
     `blocks.csv` has a row for each block and class, and for all images. `channels.csv` has a row for each block and
     channel, with mean and spread over all images and the mean of each class.
     """
-    paths = [analysis.folder / name for name in ("excitations.json", "blocks.csv", "channels.csv")]
+    paths = [analysis.folder / name for name in TABLES]
     write_json(paths[0], to_dict(analysis), indent=2)
     _write_csv(paths[1], _block_rows(analysis))
     _write_csv(paths[2], _channel_rows(analysis))
-    return [*paths, analysis.folder / "excitations.npz", *draw_excitation_plots(analysis, analysis.folder / "plots")]
+    return [*paths, analysis.folder / STATISTICS, *draw_excitation_plots(analysis, analysis.folder / "plots")]
 
 
 def _block_rows(analysis: Excitations) -> Iterable[Sequence[Any]]:

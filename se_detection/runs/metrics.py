@@ -8,7 +8,7 @@ from typing import Any
 
 from ..data.coco_format import is_number
 from ..files import write_whole
-from .run_folder import METRICS
+from .run_folder import METRICS_FILE
 
 
 class MetricsFile:
@@ -63,7 +63,7 @@ def read_training_curve(run: Path) -> TrainingCurve:
     If an iteration was logged twice, the last value counts. Truncated lines are ignored.
     """
     curve = TrainingCurve()
-    for content in MetricsFile(run / METRICS).lines():
+    for content in MetricsFile(run / METRICS_FILE).lines():
         for key, values in (("total_loss", curve.loss), ("bbox/AP", curve.ap)):
             if is_number(content.get(key)):
                 values[content["iteration"]] = float(content[key])

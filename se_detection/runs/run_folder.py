@@ -7,18 +7,20 @@ from ..checkpoint.checkpointer import LAST
 
 RECORD = "run.json"
 CONFIG = "config.yaml"
-METRICS = "metrics.json"
+METRICS_FILE = "metrics.json"
 BAD_IMAGES = "bad_images.json"
 NON_FINITE = "non_finite.json"
 # Checkpoints: at the end, before the first step, and with the highest metric. A pre-training also writes its backbone.
 FINAL, INITIAL, BEST = "model_final.pth", "model_initial.pth", "model_best.pth"
-BACKBONE = "backbone.pth"
+BACKBONE_FILE = "backbone.pth"
 # Folders of the evaluation, without and with test-time augmentation, and their files.
 INFERENCE, INFERENCE_TTA = "inference", "inference_TTA"
 RESULTS, DETECTIONS = "results.json", "coco_instances_results.json"
+# Folder of the analysis of the gates.
+EXCITATIONS = "excitations"
 
 TRAINING_PATTERNS = (
-    *(LAST, METRICS, FINAL, BEST, INITIAL, BACKBONE, NON_FINITE, BAD_IMAGES),
+    *(LAST, METRICS_FILE, FINAL, BEST, INITIAL, BACKBONE_FILE, NON_FINITE, BAD_IMAGES),
     *("model_[0-9]*.pth", "model_*.pth.corrupt", "*.part", "events.out.tfevents.*"),
 )
 RESULT_NAMES = (

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from ...runs.evaluated_run import EvaluatedRun
+from ...runs.run_folder import EXCITATIONS
 from ...visualization.embedded_images import SUFFIXES, embed_file
 from ...visualization.page_blocks import Block, Code, ImageGrid, Table
 from ..result import ROLES, Comparison
@@ -36,7 +37,7 @@ def excitation_blocks(runs: Sequence[EvaluatedRun]) -> list[Block]:
     """
     blocks: list[Block] = []
     for run in runs:
-        paths = [path for path in run.path.glob("excitations/**/*") if path.suffix in SUFFIXES]
+        paths = [path for path in run.path.glob(f"{EXCITATIONS}/**/*") if path.suffix in SUFFIXES]
         paths.sort(key=lambda path: (path.parent.name == "pictures", path.stem.lower()))
         if paths:
             images = [embed_file(path, f"{run.name}: {path.stem}", title=path.stem) for path in paths]
