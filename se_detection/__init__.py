@@ -35,7 +35,6 @@ from .config.defaults import add_se_config
 from .config.se_config import SEConfig
 from .data.toy import register_toy
 from .errors import UserError
-from .modeling import roi_heads
 from .modeling.fuse import fuse_for_inference
 from .modeling.squeeze_excitation import SqueezeExcitation
 
@@ -55,7 +54,6 @@ __all__ = [
     "create_res5",
     "fuse_for_inference",
     "model_zoo",
-    "roi_heads",
 ]
 
 # Imported on first use, because they need more than detectron2's modeling: pycocotools, Matplotlib, OpenCV.

@@ -2,5 +2,4 @@
 
 from se_detection_cli.main import main
 
-if __name__ == "__main__":
-    main()
+main()

@@ -83,7 +83,7 @@ def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
     """
     file = get_config_file(name)
     if trained:
-        raise UserError(f"no trained weights are published for {name!r}; train it with tools/train_net.py")
+        raise UserError(f"no trained weights are published for {name!r}; train it with se-det train")
     if file.endswith(LAZY):
         return LazyConfig.load(file)
     cfg = get_cfg()

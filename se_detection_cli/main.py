@@ -74,7 +74,3 @@ def parse_and_run(parser: ArgumentParser) -> None:
 def main() -> None:
     """The console script."""
     parse_and_run(main_parser())
-
-
-if __name__ == "__main__":
-    main()

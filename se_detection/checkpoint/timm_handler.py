@@ -78,7 +78,7 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{PREFIX}{name}: timm could not download these weights ({reason}); if this machine has no network, run "
-            f"tools/convert_weights.py {name} --output FILE.pth on one that has, and set MODEL.WEIGHTS to FILE.pth"
+            f"se-det convert {name} --output FILE.pth on one that has, and set MODEL.WEIGHTS to FILE.pth"
         ) from error
     _check_fetched(model.pretrained_cfg.get("hf_hub_id"))
     state_dict = model.state_dict()

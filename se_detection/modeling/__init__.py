@@ -1,6 +1,7 @@
 """The networks: the SE block, residual blocks, stems, SE-ResNets, and the builders in detectron2's registry."""
 
 from .padding import ignore_padding, ignore_padding_in_heads
+from .roi_heads import SERes5ROIHeads
 from .se_resnet import (
     build_retinanet_se_resnet_fpn_backbone,
     build_se_resnet_backbone,
@@ -10,6 +11,7 @@ from .se_resnet import (
 from .squeeze_excitation import SqueezeExcitation
 
 __all__ = [
+    "SERes5ROIHeads",
     "SqueezeExcitation",
     "build_retinanet_se_resnet_fpn_backbone",
     "build_se_resnet_backbone",

@@ -4,11 +4,14 @@ import io
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 # Okabe and Ito's colours, which colour-blind people can distinguish.
 BASELINE, CANDIDATE = "#0072B2", "#D55E00"
@@ -41,7 +44,7 @@ def chart_style() -> AbstractContextManager[None]:
     )
 
 
-def inline_svg(figure: Figure, name: str, description: str) -> Markup:
+def inline_svg(figure: Figure, name: str, description: str) -> "Markup":
     """A figure as an SVG element.
 
     Args:
@@ -77,6 +80,8 @@ def inline_svg(figure: Figure, name: str, description: str) -> Markup:
         "width": width,
         "height": height,
     }
+    from markupsafe import Markup
+
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 

@@ -4,9 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
+from ..errors import UserError
 from ..files import write_whole
+
+try:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+except ModuleNotFoundError as error:
+    # Before the blocks, which need it too.
+    raise UserError("HTML pages need the package jinja2: pip install 'se_detection[report]'") from error
+
 from .page_blocks import Block, Section
 
 

@@ -61,7 +61,7 @@ def test_a_failed_download_is_explained(monkeypatch, tmp_path) -> None:
         UserError, match=r"timm://resnet50: timm could not download .* \(no route to the hub\)"
     ) as caught:
         PathManager.get_local_path("timm://resnet50")
-    assert "tools/convert_weights.py resnet50 --output FILE.pth" in str(caught.value)
+    assert "se-det convert resnet50 --output FILE.pth" in str(caught.value)
     assert list(tmp_path.rglob("*")) == []
 
 

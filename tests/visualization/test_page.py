@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -92,3 +94,17 @@ def test_write_page_replaces_an_existing_file(tmp_path) -> None:
     write_page(page(title="another"), path)
     assert path.read_text(encoding="utf-8") == render_page(page(title="another"))
     assert [item.name for item in path.parent.iterdir()] == ["page.html"]
+
+
+def test_without_jinja2_only_pages_are_missing() -> None:
+    code = """
+import sys
+sys.modules["jinja2"] = sys.modules["markupsafe"] = None
+import se_detection.comparison.tables, se_detection.gates.gate_tables
+try:
+    import se_detection.visualization.page
+except se_detection.UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("pip install 'se_detection[report]'")
