@@ -266,7 +266,7 @@ def check_page(path: Path) -> None:
         UserError: the file exists and is not such a page, or the folder does not exist.
     """
     if path.exists() and not (path.is_file() and path.read_bytes().startswith(MARK.encode())):
-        raise UserError(f"--output {path} exists and is not a page of this script; choose another name")
+        raise UserError(f"--output {path} already exists and is not a page of this script; choose another name")
     if not path.parent.is_dir():
         raise UserError(f"--output {path}: no such folder: {path.parent}")
 

@@ -65,20 +65,33 @@ def _os_error(error: BaseException | None) -> OSError | None:
     return error
 
 
-def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool = False) -> None:
+def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool | None = None) -> None:
     """Checks that a file may be written.
 
+    Args:
+        path: the file.
+        inputs: files that are read.
+        overwrite: the flag `--overwrite`; None if the caller has no such flag.
+
     Raises:
-        UserError: it is one of the inputs, it exists and `overwrite` is False, or its folder does not exist.
+        UserError: it is one of the inputs, it exists and is not to be overwritten, or its folder does not exist.
     """
     if os.path.realpath(path) in {os.path.realpath(other) for other in inputs}:
         raise UserError(f"{path} is both read and written; choose another name for the output")
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file")
     if path.exists() and not overwrite:
-        raise UserError(f"{path} already exists; choose another name, or replace it with --overwrite")
+        how = "remove it" if overwrite is None else "replace it with --overwrite"
+        raise UserError(f"{path} already exists; choose another name, or {how}")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.parent}; create it, or choose another")
+
+
+def check_folder(folder: Path) -> None:
+    """Raises a :class:`UserError` if a folder doesn't exist and can't be created, because its path has a file."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"{existing} is a file; choose another output folder")
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
@@ -114,9 +127,7 @@ def check_html_file(path: Path, *, overwrite: bool) -> None:
         raise UserError(f"--html {path} is a folder; name a file, such as {path / 'report.html'}")
     if path.exists() and not overwrite:
         raise UserError(f"{path} already exists; choose another --html, or replace it with --overwrite")
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if not existing.is_dir():
-        raise UserError(f"--html {path}: {existing} is a file; name a file in a folder")
+    check_folder(path.parent)
 
 
 def file_digest(path: Path) -> str:

@@ -145,7 +145,7 @@ def test_other_files_are_not_replaced(tmp_path) -> None:
     page.write_text(zoo_page([]))
     check_page(page)
     page.write_text("my notes")
-    with pytest.raises(UserError, match=r"page\.md exists and is not a page of this script"):
+    with pytest.raises(UserError, match=r"page\.md already exists and is not a page of this script"):
         check_page(page)
     with pytest.raises(UserError, match="is not a page of this script"):
         check_page(tmp_path)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..config.se_config import STAGES, SEConfig
 from ..errors import UserError
+from ..files import check_output
 from ..modeling.se_resnet import make_se_resnet
 from .assumptions import WeightsAssumptions
 from .convert import convert_state_dict
@@ -121,7 +122,4 @@ def check_target(path: Path) -> None:
     """
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: the name must end with {' or '.join(SUFFIXES)}")
-    if path.exists():
-        raise UserError(f"{path} already exists; remove it, or choose another name")
-    if not path.parent.is_dir():
-        raise UserError(f"{path} can't be written: there is no folder {path.parent}; create it, or choose another")
+    check_output(path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from ..errors import UserError
+from ..files import check_folder
 from .comparison_plots import draw_plots
 from .details import Curve
 from .error_types import ERRORS
@@ -88,9 +89,7 @@ def report_folder(runs: Sequence[Path], output: Path | None, *, overwrite: bool)
     parents = {path.resolve().parent for path in runs}
     own = runs[-1].parent if runs[-1].is_file() else runs[-1]
     folder = output or (parents.pop() if len(parents) == 1 else own)
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise UserError(f"--output {folder}: {existing} is a file; name a folder")
+    check_folder(folder)
     for name in FILES:
         if (folder / name).exists() and not overwrite:
             raise UserError(f"{folder / name} already exists; choose another --output, or replace it with --overwrite")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..engine.signals import Interrupted, RankMaximum, StopRequest
 from ..errors import UserError
-from ..files import read_json
+from ..files import check_folder, read_json
 from ..runs.evaluation_data import EvaluationData, fingerprint, load_image, open_evaluation_data
 from ..runs.run_folder import EXCITATIONS
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
@@ -154,9 +154,7 @@ def _done(seen: int, images: int, rows: int) -> str:
 
 
 def _open_folder(folder: Path, of: dict[str, str], *, overwrite: bool) -> Path:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise UserError(f"--output {folder}: {existing} is a file; give a folder")
+    check_folder(folder)
     existing_files = [folder / name for name in FILES if (folder / name).exists()]
     if existing_files and not overwrite:
         state = read_json(folder / STATE) if (folder / STATE).is_file() else None
@@ -164,8 +162,8 @@ def _open_folder(folder: Path, of: dict[str, str], *, overwrite: bool) -> Path:
         differing = [key for key, value in of.items() if not isinstance(old, dict) or old.get(key) != value]
         if differing:
             raise UserError(
-                f"{existing_files[0]} exists and is for other {', '.join(differing)}; choose another --output, or "
-                "replace it with --overwrite"
+                f"{existing_files[0]} already exists and is for other {', '.join(differing)}; choose another "
+                "--output, or replace it with --overwrite"
             )
     for path in existing_files if overwrite else []:
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -127,7 +127,7 @@ def effect_files(folder: Path, photo: Path) -> list[Path]:
     paths = [folder / "pictures" / f"{photo.stem}_{what}.png" for what in ("channels", "energy", "detections")]
     for path in paths:
         if path.exists():
-            raise UserError(f"{path} exists; remove it, or rename the image")
+            raise UserError(f"{path} already exists; remove it, or rename the image")
     return paths
 
 

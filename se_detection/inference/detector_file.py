@@ -17,7 +17,7 @@ from ..config.defaults import classes_node
 from ..config.yaml_file import BASE, read_yaml
 from ..data.coco_format import is_integer
 from ..errors import UserError
-from ..files import write_whole
+from ..files import check_output, write_whole
 from ..runs.run_folder import CONFIG
 from ..runs.trained_run import read_run_config
 
@@ -32,10 +32,7 @@ def write_detector_file(path: Path, model: nn.Module, cfg: CfgNode, categories: 
         UserError: the file exists, or its folder does not.
         OSError: the file can't be written.
     """
-    if path.exists():
-        raise UserError(f"{path} exists; remove it, or choose another name")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: the folder {path.parent} does not exist; create it")
+    check_output(path)
     assumptions = WeightsAssumptions.from_cfg(cfg)
     content = {
         "model": model.state_dict(),

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from ..data.coco_files import is_detection
 from ..data.coco_format import Entry, is_integer, is_number
 from ..errors import UserError
-from ..files import parse_json, write_whole
+from ..files import check_folder, parse_json, write_whole
 from ..runs.run_folder import DETECTIONS
 
 NOTES = "predictions.jsonl"
@@ -144,11 +144,10 @@ class PredictionFolder:
                     yield note
 
     def _check(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is not a folder; choose another --output")
+        check_folder(self.path)
         existing = self._written()
         if existing and not self.notes.is_file():
-            raise UserError(f"{existing[0]} exists, but {NOTES} does not; choose another --output")
+            raise UserError(f"{existing[0]} already exists, but {NOTES} does not; choose another --output")
 
     def _read_progress(self) -> None:
         made_by = None

@@ -85,7 +85,7 @@ def test_invalid_inputs_are_refused(tmp_path, monkeypatch, name, source, message
     [
         ("there.pth", "there.pth already exists"),
         ("out.txt", "out.txt: the name must end with .pth or .safetensors"),
-        ("none/out.pth", "none/out.pth can't be written: there is no folder none"),
+        ("none/out.pth", "none/out.pth: there is no folder none"),
     ],
 )
 def test_the_output_is_checked_first(tmp_path, monkeypatch, run_script, capsys, output, message) -> None:

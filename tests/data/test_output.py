@@ -4,7 +4,7 @@ import os
 import pytest
 
 from se_detection.errors import UserError
-from se_detection.files import check_output, write_json
+from se_detection.files import check_folder, check_output, write_json
 
 
 def test_invalid_outputs_are_refused(tmp_path) -> None:
@@ -15,7 +15,8 @@ def test_invalid_outputs_are_refused(tmp_path) -> None:
     link = tmp_path / "link.json"
     link.symlink_to(path)
     for output, inputs, overwrite, expected in [
-        (path, [], False, "already exists"),
+        (path, [], False, r"already exists; .*--overwrite"),
+        (path, [], None, r"already exists; .*remove it"),
         (path, [other, path], True, "both read and written"),
         (link, [path], True, "both read and written"),
         (tmp_path, [], True, "is a folder"),
@@ -23,6 +24,11 @@ def test_invalid_outputs_are_refused(tmp_path) -> None:
     ]:
         with pytest.raises(UserError, match=expected):
             check_output(output, inputs=inputs, overwrite=overwrite)
+
+    check_folder(tmp_path / "new" / "folder")
+    for folder in (path, path / "folder"):
+        with pytest.raises(UserError, match=r"a\.json is a file"):
+            check_folder(folder)
 
 
 def test_files_are_written_completely_or_not_at_all(tmp_path, monkeypatch) -> None:

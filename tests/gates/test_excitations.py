@@ -92,7 +92,7 @@ def test_other_data_on_the_command_line(se_run, tmp_path) -> None:
 def test_a_folder_keeps_one_analysis(se_run, tmp_path) -> None:
     explain(se_run, tmp_path, images=1, ablation=False)
     before = (tmp_path / "excitations.npz").read_bytes()
-    with pytest.raises(UserError, match=r"excitations.npz exists and is for other images; choose another"):
+    with pytest.raises(UserError, match=r"excitations.npz already exists and is for other images; choose another"):
         explain(se_run, tmp_path, images=2, ablation=False)
     assert (tmp_path / "excitations.npz").read_bytes() == before
     (tmp_path / "notes.txt").write_text("mine")
@@ -101,7 +101,7 @@ def test_a_folder_keeps_one_analysis(se_run, tmp_path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
     # Without state.json the analysis is unknown, and not replaced either.
     (tmp_path / "state.json").unlink()
-    with pytest.raises(UserError, match="exists and is for other weights, config, annotations, images"):
+    with pytest.raises(UserError, match="already exists and is for other weights, config, annotations, images"):
         explain(se_run, tmp_path, images=2, ablation=False)
 
 

@@ -70,7 +70,7 @@ def test_existing_drawings_are_not_replaced(explained, photo) -> None:
         pixels = np.asarray(Image.open(path).convert("RGB"))
         assert min(pixels.shape[:2]) > 250
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100, path
-    with pytest.raises(UserError, match=r"street \$1_channels.png exists; remove it, or rename the image"):
+    with pytest.raises(UserError, match=r"street \$1_channels.png already exists; remove it, or rename the image"):
         draw_effect(explained, photo)
 
 

@@ -69,10 +69,10 @@ def test_category_ids_are_kept(predictor, tmp_path) -> None:
 
 def test_save_rejects_existing_files_and_fused_detectors(file, run, predictor, tmp_path) -> None:
     before = file.read_bytes()
-    with pytest.raises(UserError, match=r"detector\.pth exists; remove it"):
+    with pytest.raises(UserError, match=r"detector\.pth already exists; choose another name, or remove it"):
         predictor.save(file)
     assert file.read_bytes() == before
-    with pytest.raises(UserError, match=r"the folder .*nowhere does not exist"):
+    with pytest.raises(UserError, match=r"there is no folder .*nowhere"):
         predictor.save(tmp_path / "nowhere" / "a.pth")
     with pytest.raises(UserError, match=r"a fused detector can't be saved"):
         SEPredictor.from_run(run, fuse=True).save(tmp_path / "fused.pth")

@@ -251,10 +251,10 @@ def test_other_files_and_predictions_are_not_replaced(fake, photos, tmp_path) ->
     evaluation.mkdir()
     (evaluation / "coco_instances_results.json").write_text("[]")
     for overwrite in (False, True):
-        with pytest.raises(UserError, match=r"exists, but predictions\.jsonl does not"):
+        with pytest.raises(UserError, match=r"already exists, but predictions\.jsonl does not"):
             predict([str(photos)], [fake], evaluation, overwrite=overwrite)
     assert files(evaluation) == {"coco_instances_results.json": b"[]"}
-    with pytest.raises(UserError, match=r"notes\.txt/out/pictures can't be created \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"notes\.txt is a file"):
         predict([str(photos)], [fake], out / "notes.txt" / "out")
     (out / "predictions.jsonl").write_text("spoilt\n")
     with pytest.raises(UserError, match=r"predictions\.jsonl is damaged; replace"):
