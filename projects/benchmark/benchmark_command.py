@@ -15,7 +15,7 @@ import torch
 
 from se_detection.errors import UserError
 from se_detection.files import check_output, write_json
-from se_detection.modeling.fuse.fuse import COMPILE_MODES
+from se_detection.modeling.fuse.fuse_detector import COMPILE_MODES
 
 from .benchmark_plots import draw_benchmark
 from .benchmark_report import benchmark_json, benchmark_table

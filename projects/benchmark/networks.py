@@ -7,7 +7,7 @@ from torch import nn
 from se_detection.model_zoo import get_config
 
 from .case import Case
-from .timm_backbone import TimmBackbone
+from .timm_network import TimmNetwork
 
 PLAIN, SE, TIMM_LEGACY, TIMM = "plain", "se", "legacy_seresnet", "seresnet"
 
@@ -32,7 +32,7 @@ def build_network(backbone: str, case: Case) -> nn.Module:
     else:
         network = fpn = build_backbone(cfg).to(case.device)
     if backbone in (TIMM_LEGACY, TIMM):
-        fpn.bottom_up = TimmBackbone(f"{backbone}{case.depth}").to(case.device)
+        fpn.bottom_up = TimmNetwork(f"{backbone}{case.depth}").to(case.device)
     if case.part == "backbone":
         network = fpn.bottom_up
     for module in network.modules():

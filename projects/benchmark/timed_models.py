@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from se_detection.modeling.fuse.fuse import fuse_for_inference
+from se_detection.modeling.fuse.fuse_detector import fuse_for_inference
 
 from .case import DTYPES, Case
 from .networks import PLAIN, SE, TIMM, TIMM_LEGACY, build_network

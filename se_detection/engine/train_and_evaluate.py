@@ -16,7 +16,7 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..errors import UserError, user_message
-from ..modeling.fuse.fuse import fuse_for_inference
+from ..modeling.fuse.fuse_detector import fuse_for_inference
 from ..runs.record import write_run_record
 from ..runs.run_folder import CONFIG, INFERENCE, RECORD
 from .heartbeat import heartbeat

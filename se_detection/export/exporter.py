@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ..comparison.compare import compare
 from ..errors import UserError
 from ..files import file_digest
-from ..modeling.fuse.fuse import fuse_for_inference
+from ..modeling.fuse.fuse_detector import fuse_for_inference
 from ..runs.categories import run_categories
 from ..runs.evaluation_data import (
     EvaluationData,
@@ -124,7 +124,7 @@ class RunExporter:
         split: a COCO file and its image folder, to use instead of the test set.
 
     Raises:
-        UserError: the folder is not a run's, its data is missing or empty, or its detector can't be exported.
+        UserError: the folder is not a run, its data is missing or empty, or its detector can't be exported.
     """
 
     def __init__(self, folder: Path, *, images: int, split: Sequence[Path] | None = None) -> None:

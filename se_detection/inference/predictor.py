@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import UserError
-from ..modeling.fuse.fuse import fuse_for_inference
+from ..modeling.fuse.fuse_detector import fuse_for_inference
 from ..runs.categories import run_categories
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .detector_file import read_detector_file, write_detector_file
@@ -64,7 +64,7 @@ class SEPredictor:
             fuse: see above.
 
         Raises:
-            UserError: the folder is not a run's, the weights can't be read or don't fit, or the classes are unknown.
+            UserError: the folder is not a run, the weights can't be read or don't fit, or the classes are unknown.
         """
         run = Path(run)
         cfg = read_run_config(run)

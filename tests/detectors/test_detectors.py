@@ -12,7 +12,7 @@ from detectron2.structures import pairwise_iou
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
-from se_detection.modeling.fuse.fuse import fuse_for_inference
+from se_detection.modeling.fuse.fuse_detector import fuse_for_inference
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
 from .detectors import CHECKS, DETECTORS, KEYPOINTS, MASKS, PANOPTIC, Detector, build, small_config

@@ -13,7 +13,7 @@ from torch import nn
 
 from se_detection import UserError, create_backbone, model_zoo
 from se_detection.modeling.blocks import SEBasicBlock
-from se_detection.modeling.fuse.fuse import fuse_for_inference
+from se_detection.modeling.fuse.fuse_detector import fuse_for_inference
 from se_detection.modeling.fuse.fused_blocks import FusedBlock
 
 from ..helpers import randomize_norms, relative_error

@@ -11,7 +11,7 @@ from detectron2.structures import ImageList
 
 from se_detection import SEConfig, create_backbone, model_zoo
 from se_detection.errors import UserError
-from se_detection.modeling.fuse.fuse import fuse_for_inference
+from se_detection.modeling.fuse.fuse_detector import fuse_for_inference
 from se_detection.modeling.padding import ignore_padding
 
 from ..helpers import randomize_norms, relative_error

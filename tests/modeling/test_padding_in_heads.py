@@ -8,7 +8,7 @@ from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
 from detectron2.structures import ImageList
 
 from se_detection import create_backbone, model_zoo
-from se_detection.modeling.fuse.fuse import fuse_for_inference
+from se_detection.modeling.fuse.fuse_detector import fuse_for_inference
 from se_detection.modeling.padding import ignore_padding, ignore_padding_in_heads
 
 from ..helpers import randomize_norms

@@ -4,7 +4,7 @@ import torch
 from se_detection.modeling.blocks import SEBasicBlock
 
 from ..timed_models import MODELS, PLAIN_OF, models_for
-from ..timm_backbone import TimmBackbone
+from ..timm_network import TimmNetwork
 from ..workload import make_workload
 
 
@@ -57,12 +57,12 @@ def test_names_match_networks(make_case, compiled) -> None:
     kinds = {}
     for name, model in MODELS.items():
         modules = list(model.build(make_case(), "default").modules())
-        kinds[name] = {kind for kind in (SEBasicBlock, TimmBackbone) if any(isinstance(m, kind) for m in modules)}
+        kinds[name] = {kind for kind in (SEBasicBlock, TimmNetwork) if any(isinstance(m, kind) for m in modules)}
     # Fused models have other blocks.
     assert kinds == {name: set() for name in MODELS} | {
         "eager": {SEBasicBlock},
-        "timm-legacy": {TimmBackbone},
-        "timm": {TimmBackbone},
+        "timm-legacy": {TimmNetwork},
+        "timm": {TimmNetwork},
     }
     assert [(name, MODELS[plain].backbone, MODELS[plain].compiled) for name, plain in PLAIN_OF.items()] == [
         (name, "plain", MODELS[name].compiled) for name in PLAIN_OF

@@ -8,7 +8,7 @@ from se_detection.config.se_config import STAGES
 from se_detection.errors import UserError
 
 
-class TimmBackbone(Backbone):
+class TimmNetwork(Backbone):
     """A timm network with random weights, with frozen norms, stem and first stage.
 
     Args:

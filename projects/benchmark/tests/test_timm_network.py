@@ -6,12 +6,12 @@ from torch import nn
 
 from tests.helpers import randomize_norms, relative_error
 
-from ..timm_backbone import TimmBackbone
+from ..timm_network import TimmNetwork
 
 
 @pytest.mark.parametrize("name", ["legacy_seresnet50", "seresnet50"])
 def test_the_maps_equal_those_of_timms_classifier(name) -> None:
-    backbone = randomize_norms(TimmBackbone(name))
+    backbone = randomize_norms(TimmNetwork(name))
     classifier = timm.create_model(name).eval()
     missing, unexpected = classifier.load_state_dict(backbone.network.state_dict(), strict=False)
     assert not unexpected
@@ -36,7 +36,7 @@ def test_the_maps_equal_those_of_timms_classifier(name) -> None:
 @pytest.mark.parametrize("name", ["legacy_seresnet18", "seresnet18"])
 def test_stem_first_stage_and_norms_are_frozen(name) -> None:
     """As with FREEZE_AT 2 and FrozenBN in detectron2."""
-    backbone = TimmBackbone(name)
+    backbone = TimmNetwork(name)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
     assert sum(isinstance(module, FrozenBatchNorm2d) for module in backbone.modules()) == 20
     frozen = {key.split(".")[1] for key, value in backbone.named_parameters() if not value.requires_grad}
