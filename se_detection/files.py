@@ -35,7 +35,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Writes a file atomically: under a temporary name, which is synced and then renamed.
 
     Raises:
-        OSError: the file can't be written, for example because the disk is full; an existing file stays as it was.
+        OSError: the file can't be written, for example because the disk is full; an existing file is unchanged.
     """
     part = path.with_name(path.name + UNFINISHED)
     try:

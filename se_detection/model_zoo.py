@@ -52,7 +52,7 @@ def get_config_file(name: str) -> str:
 
 
 def find_config_file(name_or_path: str) -> str:
-    """The path of a config: an existing file as it is, else a config by name (:func:`get_config_file`).
+    """The path of a config: of an existing file, or else of a config by name (:func:`get_config_file`).
 
     Raises:
         UserError: there is neither a file nor a config of that name.
@@ -73,7 +73,7 @@ def get_recipe_file(name: str) -> str:
 
 
 def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
-    """A config by name: a `CfgNode` that is not frozen, or for a lazy config what `LazyConfig.load` returns.
+    """A config by name: a `CfgNode` that is not frozen, or for a lazy config the result of `LazyConfig.load`.
 
     Args:
         trained: not supported, because no trained detectors are published.

@@ -21,19 +21,19 @@ EXAMPLES = COMPLEXITY + EXCITATIONS
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Two commands: `complexity` and `excitations`."""
+    """Adds two commands: `complexity` and `excitations`."""
     add_commands(parser.add_subparsers(required=True))
 
 
 def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
-    """Adds both commands; `args.analyze` is the function that runs the one that was chosen."""
+    """Adds both commands; `args.analyze` is the function that runs the chosen one."""
     complexity = commands.add_parser(
         "complexity",
         description="Counts the parameters and GFLOPs of a config's detector, by part.",
         epilog=COMPLEXITY,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    complexity.add_argument("--json", type=Path, metavar="FILE", help="write the counts there too")
+    complexity.add_argument("--json", type=Path, metavar="FILE", help="also write the counts as JSON")
     complexity.add_argument("--config-file", metavar="FILE", help="the detector's config: its name or a file")
     complexity.add_argument(
         "--size",
@@ -48,7 +48,7 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     excitations = commands.add_parser(
         "excitations",
         description="Records every SE gate of a trained detector over a data set, by class, and evaluates the detector "
-        "with each gate held at its mean: which gates tell classes apart, and which SE blocks are not needed.",
+        "with each gate held at its mean. Shows which gates depend on the class, and which SE blocks are dispensable.",
         epilog=EXCITATIONS,
         formatter_class=RawDescriptionHelpFormatter,
     )
@@ -65,19 +65,19 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     excitations.add_argument(
         "--no-ablation",
         action="store_true",
-        help="record the gates and evaluate nothing; otherwise the set is evaluated once more for each block, and up "
-        "to three times in addition",
+        help="only record the gates; by default the detector is also evaluated once for each block, and up to three "
+        "more times",
     )
     excitations.add_argument(
-        "--picture", type=Path, metavar="FILE", help="show what the gates do to this image, and what is detected"
+        "--picture", type=Path, metavar="FILE", help="draw the effect of the gates on this image, and the detections"
     )
-    excitations.add_argument("--html", type=Path, metavar="FILE", help="write all of it as one page to send")
+    excitations.add_argument("--html", type=Path, metavar="FILE", help="also write the analysis as one HTML page")
     excitations.add_argument("--overwrite", action="store_true", help="replace an existing analysis")
     excitations.set_defaults(analyze=explain_gates)
 
 
 def run(args: Namespace) -> None:
-    """Runs the command that was chosen."""
+    """Runs the chosen command."""
     args.analyze(args)
 
 

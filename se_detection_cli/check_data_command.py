@@ -1,4 +1,4 @@
-"""Finds everything that stops or spoils training on a COCO-format data set."""
+"""Finds problems of a COCO-format data set that stop or spoil training."""
 
 import sys
 from argparse import ArgumentParser, Namespace
@@ -13,7 +13,7 @@ example:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The data set, and what it is compared with."""
+    """Adds the data set, and the data and config to compare it with."""
     parser.add_argument("json_file", type=Path, metavar="JSON", help="annotations in COCO's format")
     parser.add_argument("images", type=Path, metavar="IMAGES", help="the folder of their images")
     parser.add_argument(
@@ -22,18 +22,18 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="OTHER",
-        help="annotations of other splits, which must share no image; give the folder of its images after each, to "
-        "compare the images and not only their names",
+        help="annotations of other splits, which must not share images with this one; add the image folder after each "
+        "file to compare image contents and not only names",
     )
-    parser.add_argument("--fix", type=Path, metavar="FILE", help="write a corrected copy, and say what was changed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too, with every example")
+    parser.add_argument("--fix", type=Path, metavar="FILE", help="write a corrected copy and list the changes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all findings as JSON")
     parser.add_argument(
         "--config-file",
         metavar="FILE",
         default="COCO-Detection/faster_rcnn_R_50_FPN_1x",
         help="the detector whose anchors and test size the boxes are compared with (default: Faster R-CNN R50-FPN)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(args: Namespace) -> None:

@@ -18,7 +18,7 @@ examples:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the two sides and the outputs."""
-    parser.add_argument("--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="reference detector")
+    parser.add_argument("--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="the reference")
     parser.add_argument(
         "--candidate", type=Path, nargs="+", required=True, metavar="RUN", help="the detector to compare"
     )
@@ -29,14 +29,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="where comparison.json, comparison.md, plots/ and pictures/ go; by default the folder that holds all "
+        help="folder for comparison.json, comparison.md, plots/ and pictures/; by default the folder that contains all "
         "runs, or else the candidate's",
     )
     parser.add_argument(
         "--pictures", type=int, default=0, metavar="N", help="draw N images side by side (default: none)"
     )
     parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="write all of it, and the images that differ most, as one page"
+        "--html", type=Path, metavar="FILE", help="also write one HTML page, with the images that differ most"
     )
     parser.add_argument(
         "--bootstrap",
@@ -46,7 +46,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="bootstrap samples for the 95 %% intervals (default: 1000; minutes on COCO's 5000 images)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="compare runs of different recipes, or unfinished runs, all the same"
+        "--force", action="store_true", help="also compare unfinished runs and runs with different recipes"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing comparison")
 

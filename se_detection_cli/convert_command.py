@@ -21,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="FILE", help="the file to write: .pth or .safetensors"
     )
-    parser.add_argument("--verify", action="store_true", help="compare with timm's network on random images, first")
+    parser.add_argument("--verify", action="store_true", help="first compare with timm's network on random images")
 
 
 def run(args: Namespace) -> None:

@@ -5,7 +5,7 @@ from argparse import REMAINDER, ArgumentParser
 
 
 def add_detectron2_flags(parser: ArgumentParser) -> None:
-    """Adds what detectron2's `default_argument_parser` has, with the same names and defaults."""
+    """Adds the flags of detectron2's `default_argument_parser`, with the same names and defaults."""
     parser.add_argument(
         "--config-file", default="", metavar="FILE", help="a config: its name (see se-det zoo) or a file"
     )

@@ -19,26 +19,24 @@ PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The runs, the forms, and the data that they are compared on."""
+    """Adds the runs, the forms, and the data for the comparison."""
     parser.add_argument("--run", type=Path, nargs="+", required=True, metavar="RUN", help="run folders")
     parser.add_argument(
-        "--format", nargs="+", choices=FORMATS, required=True, help="torch-export has backbone and FPN alone"
+        "--format", nargs="+", choices=FORMATS, required=True, help="torch-export exports only backbone and FPN"
     )
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="default: float32")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where the files go")
-    parser.add_argument(
-        "--fuse", action="store_true", help="in float32 too, fold norms into the convolutions before them"
-    )
+    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="output folder")
+    parser.add_argument("--fuse", action="store_true", help="fold norms into convolutions in float32 too")
     parser.add_argument("--scripting", action="store_true", help="script the detector instead of tracing it")
     parser.add_argument(
-        "--images", type=int, default=4, metavar="N", help="compare on so many images of the test set; default 4"
+        "--images", type=int, default=4, metavar="N", help="compare on N images of the test set (default: 4)"
     )
     parser.add_argument(
         "--calibration-images",
         type=int,
         default=100,
         metavar="N",
-        help="training images by which int8 finds the range of each map's values; default 100",
+        help="calibrate int8 on N training images (default: 100)",
     )
     parser.add_argument(
         "--split",
@@ -48,10 +46,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="compare on COCO-format data of the run's classes instead of its test set",
     )
     parser.add_argument(
-        "--evaluate", action="store_true", help="measure what AP the export costs over the test set, or the split"
+        "--evaluate", action="store_true", help="also measure AP before and after the export, on the test set or split"
     )
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(args: Namespace) -> None:

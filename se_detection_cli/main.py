@@ -36,7 +36,7 @@ COMMANDS = {
 
 
 def add_command(parser: ArgumentParser, command: ModuleType) -> None:
-    """Makes a parser that of a command: its help, its arguments, and `args.run_command`, which runs it."""
+    """Sets up a command's parser: help, arguments, and `args.run_command`, which runs the command."""
     parser.description, parser.epilog = command.__doc__, command.EXAMPLES
     parser.formatter_class = RawDescriptionHelpFormatter
     command.add_arguments(parser)
@@ -53,14 +53,14 @@ def main_parser() -> ArgumentParser:
 
 
 def command_parser(command: ModuleType) -> ArgumentParser:
-    """The parser of one command, as a script in tools/ has it."""
+    """The parser of a single command, for a script."""
     parser = ArgumentParser()
     add_command(parser, command)
     return parser
 
 
 def parse_and_run(parser: ArgumentParser) -> None:
-    """Parses the command line, then runs the command; a user's mistake ends it with one line and exit code 2."""
+    """Parses the command line, then runs the command; a user error prints one line and exits with code 2."""
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 

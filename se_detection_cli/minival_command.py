@@ -10,13 +10,13 @@ example:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """COCO's files, and where the new ones go."""
+    """Adds COCO's files and the output folder."""
     parser.add_argument("--val2014", type=Path, required=True, metavar="FILE", help="instances_val2014.json")
     parser.add_argument(
         "--val2017", type=Path, required=True, metavar="FILE", help="a COCO file of val2017, or a list of its image ids"
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="by default the folder of --val2014")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(args: Namespace) -> None:

@@ -15,7 +15,7 @@ examples:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The inputs, the runs, and what is drawn."""
+    """Adds the inputs, the runs, and the options for drawing."""
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images or videos")
     parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run folder")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="another checkpoint than RUN's newest")
@@ -24,14 +24,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="where pictures/, videos/, coco_instances_results.json and images.json go; by default predictions/ in RUN",
+        help="folder for pictures/, videos/, coco_instances_results.json and images.json; by default RUN/predictions",
     )
     parser.add_argument(
         "--score",
         type=float,
         default=0.5,
         metavar="S",
-        help="draw boxes of that score or more (default: 0.5); the JSON has all that the run's config lets through",
+        help="draw boxes with at least this score (default: 0.5); the JSON has all boxes that the run's config keeps",
     )
     parser.add_argument(
         "--skip-bad-images",
@@ -41,11 +41,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--gates",
         action="store_true",
-        help="draw what RUN's SE gates do to each image, compared with their mean over RUN's test set, which is "
-        "computed first unless se-det analyze excitations has done so",
+        help="also draw the effect of RUN's SE gates on each image, compared with their mean over RUN's test set; the "
+        "mean is computed first if se-det analyze excitations has not computed it",
     )
     parser.add_argument("--fuse", action="store_true", help="make the detectors faster; boxes and scores stay the same")
-    parser.add_argument("--overwrite", action="store_true", help="replace predictions that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing predictions")
 
 
 def run(args: Namespace) -> None:
@@ -58,7 +58,7 @@ def run(args: Namespace) -> None:
     if args.gates and args.weights:
         raise UserError("--gates: the mean gates are of RUN's own checkpoint; drop --weights")
     if args.gates and args.fuse:
-        raise UserError("--gates: a fused detector has no gates to look at; drop --fuse")
+        raise UserError("--gates: a fused detector has no gates to draw; drop --fuse")
     gates = explain(args.run, ablation=False) if args.gates else None
     detectors = [Detector(args.run, args.weights, fuse=args.fuse)]
     if args.compare:

@@ -19,7 +19,7 @@ examples:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """detectron2's flags, the images and the recipe."""
+    """Adds detectron2's flags, the images and the recipe."""
     add_detectron2_flags(parser)
     parser.add_argument(
         "--data", required=True, help="folder with train/<class>/ and val/<class>/, or a .tar or .tar.gz of one"
@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Checks everything that can be checked before, then starts the processes."""
+    """Checks the command line, the config and the data, then starts the processes."""
     from se_detection.engine.launch import use_torchrun
     from se_detection.engine.train_and_evaluate import launch_run
     from se_detection.pretrain.pretrain_config import load_pretrain_config

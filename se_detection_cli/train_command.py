@@ -19,7 +19,7 @@ examples:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """detectron2's flags and those of this project."""
+    """Adds detectron2's flags and those of this project."""
     add_detectron2_flags(parser)
     parser.add_argument(
         "--overwrite",
@@ -35,12 +35,12 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--allow-partial-backbone",
         "--allow-partial-trunk",
         action="store_true",
-        help="load what fits of MODEL.WEIGHTS where the backbone differs, and initialize the rest",
+        help="load only the tensors of MODEL.WEIGHTS that fit the backbone, and initialize the others",
     )
     parser.add_argument(
         "--fuse",
         action="store_true",
-        help="with --eval-only: evaluate the detector as fuse_for_inference makes it faster",
+        help="with --eval-only: evaluate the detector after fuse_for_inference",
     )
     parser.add_argument(
         "--skip-bad-images",
@@ -63,7 +63,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Checks everything that can be checked before, then starts the processes."""
+    """Checks the command line, the config and the data, then starts the processes."""
     from se_detection.engine.checks import load_config
     from se_detection.engine.launch import use_torchrun
     from se_detection.engine.train_and_evaluate import launch_run

@@ -10,7 +10,7 @@ examples:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Words to choose by."""
+    """Adds the words to search for."""
     parser.add_argument("words", nargs="*", metavar="WORD", help="only names that contain all of these")
 
 

@@ -90,7 +90,7 @@ class Detectors:
         return {"width": width, "height": height, "image": _data_url("jpeg", file.getvalue()), "runs": runs}
 
     def gate_map(self, number: int, data: bytes) -> dict[str, Any]:
-        """A map of where a run's gates, compared with their mean, change the features of an image.
+        """A map of the changes in an image's features by a run's gates, compared with their mean.
 
         Returns:
             `image`, a PNG data URL, and `images`, the number of images of the mean.

@@ -16,7 +16,7 @@ from se_detection.runs.trained_run import TrainedRun
 
 
 def read_mean_gates(run: Path, predictor: SEPredictor, made_of: Mapping[str, str]) -> Excitations:
-    """The content of `RUN/excitations`, for a loaded detector. The data set is not read.
+    """The content of `RUN/excitations`, for a loaded detector, without reading the data set.
 
     Args:
         made_of: SHA-256 of the detector's `weights` and `config`.

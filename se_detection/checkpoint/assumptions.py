@@ -1,4 +1,4 @@
-"""What a weights file assumes about the network and its input; most of it does not show in the tensors' shapes."""
+"""A weights file's assumptions about the network and its input; the tensors' shapes show only a few of them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields

@@ -100,7 +100,7 @@ def decode(path: str | Path) -> ImageFile:
 
 
 def refuse_postscript(path: str | Path) -> None:
-    """Refuses a PostScript file, whatever its suffix: it is a program, which Pillow would have Ghostscript run.
+    """Refuses a PostScript file with any suffix: it is a program, and Pillow would run it with Ghostscript.
 
     Raises:
         ValueError: the file is PostScript.

@@ -43,7 +43,7 @@ UNIMPORTANT = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "MODEL.WEIGHTS")
 
 
 def changed_keys(cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
-    """The keys whose values are not those of the run in `OUTPUT_DIR`, each with the run's value and the new one.
+    """The keys that differ from the run in `OUTPUT_DIR`, each with the run's value and the new one.
 
     Empty if the run has no `config.yaml`.
     """
@@ -84,7 +84,7 @@ def check_fixed_values(cfg: CfgNode, kept: dict[str, Any]) -> None:
 
 
 def check_state(found: Any, expected: Any, where: str = "the trainer's state") -> None:
-    """Refuses a checkpoint's training state that no training can have saved.
+    """Refuses an invalid training state of a checkpoint.
 
     Args:
         found: the state in the checkpoint.

@@ -30,10 +30,10 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
     to skip with --skip-bad-images, and None without.
 
     Raises:
-        UserError: a file is missing or can't be used, or not by this detector, or an override contradicts it.
+        UserError: a file is missing, invalid or not supported by this detector, or an override contradicts it.
     """
     if args.skip_bad_images and args.eval_only:
-        raise UserError("--skip-bad-images: it is for training only; omit it, as AP on fewer images means less")
+        raise UserError("--skip-bad-images: it is for training only; omit it, AP on fewer images is not comparable")
     args.bad_images = [] if args.skip_bad_images else None
     needed = ["val"] if args.eval_only else list(SPLITS)
     given = [split for split in SPLITS if args.__dict__[f"{split}_json"] or args.__dict__[f"{split}_images"]]

@@ -1,1 +1,1 @@
-"""COCO evaluation of boxes, masks, keypoints and stuff, with its figures in a file."""
+"""COCO evaluation of boxes, masks, keypoints and stuff, with its metrics in a file."""

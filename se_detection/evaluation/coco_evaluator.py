@@ -43,7 +43,7 @@ class COCODetectionEvaluator(COCOEvaluator):
     Args:
         dataset_name: a registered data set.
         expected: the tasks of the detector: `bbox`, `segm`, `keypoints`. detectron2 infers them from the predictions,
-            of which there may be none.
+            which may be empty.
         options: detectron2's arguments; without `output_dir` no file is written.
     """
 

@@ -32,7 +32,7 @@ def write_torchscript(
     """Writes a detector, traced with an image or scripted.
 
     Args:
-        image: (3, H, W), in which the detector finds something.
+        image: (3, H, W), with at least one detection.
 
     Raises:
         UserError: the detector can't be scripted.
@@ -52,7 +52,7 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
     """Writes a detector with dynamic height and width, with the tracing exporter: detectors have loops and NMS.
 
     Args:
-        image: (3, H, W), in which the detector finds something.
+        image: (3, H, W), with at least one detection.
 
     Raises:
         UserError: onnx is not installed.
@@ -82,7 +82,7 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
 
 
 def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, description: Description) -> None:
-    """Writes a detector's backbone and FPN, for any number of images, of :func:`smallest_side` to 4096 pixels.
+    """Writes a detector's backbone and FPN, for any number of images with sides from :func:`smallest_side` to 4096.
 
     Args:
         backbone: takes (N, 3, H, W), normalized and padded to multiples of `description.multiple`; returns a dictionary

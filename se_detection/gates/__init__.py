@@ -1,1 +1,1 @@
-"""What the SE gates of a trained detector do: recorded, summarized, ablated and plotted."""
+"""Records, summarizes, ablates and plots the SE gates of a trained detector."""

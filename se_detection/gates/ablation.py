@@ -1,4 +1,4 @@
-"""AP when a gate is held at its mean: which SE blocks a detector does not need (the paper's Sec. 7.2 for ImageNet).
+"""AP with gates held at their mean, to find dispensable SE blocks (the paper's Sec. 7.2 for ImageNet).
 
 A constant gate need not be computed: it can be folded into the norm before it or, with SE before the residual branch
 (`pre`), into the convolution after it.

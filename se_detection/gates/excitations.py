@@ -63,7 +63,7 @@ def explain(
         overwrite: replace an analysis in the folder.
 
     Raises:
-        UserError: the folder is not a run's, or its detector has no SE gates; the data can't be used; or `output` has
+        UserError: the folder is not a run, or its detector has no SE gates; the data can't be used; or `output` has
             another analysis.
         Interrupted: a signal stopped it; progress is saved.
     """

@@ -21,7 +21,7 @@ class Detector:
         fuse: make it faster with :func:`se_detection.fuse_for_inference`.
 
     Raises:
-        UserError: the folder is not a run's, the weights can't be read or don't fit, or the classes are unknown.
+        UserError: the folder is not a run, the weights can't be read or don't fit, or the classes are unknown.
     """
 
     def __init__(self, run: Path, weights: Path | None = None, *, fuse: bool = False) -> None:

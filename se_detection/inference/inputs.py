@@ -39,7 +39,7 @@ def find_files(inputs: Sequence[str], outside: Path) -> list[Path]:
 
     Args:
         inputs: files, folders, or patterns such as `photos/**/*.jpg`.
-        outside: a folder to skip: the output folder.
+        outside: a folder to skip, here the output folder.
 
     Raises:
         UserError: an input does not exist, or has no images or videos.

@@ -203,7 +203,7 @@ class _Job:
         self.bar.update()
 
     def detect_in_video(self, file: Path) -> int:
-        """Returns the number of frames. The video of a stopped prediction is written again from the notes."""
+        """Returns the number of frames; the video of a stopped run is drawn again from its recorded detections."""
         name = str(file)
         done = self.folder.frames[name]
         finished = islice(self.folder.frame_detections(name), done)

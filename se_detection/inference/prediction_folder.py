@@ -1,4 +1,4 @@
-"""The output folder of predictions; it records each image at once, so that a stopped prediction can be resumed."""
+"""The output folder of predictions. It records each image at once, so that a stopped prediction can be resumed."""
 
 import json
 from collections import Counter
@@ -31,7 +31,7 @@ class PredictionFolder:
 
     Args:
         path: the folder; nothing is written before :meth:`opened`.
-        made_by: what the predictions depend on, as JSON; `weights` has an entry for each detector.
+        made_by: the weights and options of the predictions, as JSON; `weights` has an entry for each detector.
         categories: the category ids of the detectors.
         overwrite: replace existing predictions; otherwise they are resumed.
 

@@ -33,7 +33,7 @@ def ignore_padding(backbone: Backbone) -> Backbone:
 
     detectron2 pads the images of a batch to one size. After a norm or a bias the padding is no longer 0, and it leaks
     into the features: through each convolution near the border of the image, and through SE's average everywhere. Here
-    the padding is set to 0 before each layer that looks beyond one position, as a convolution pads a map, and squeezes
+    the padding is set to 0 before each layer with a kernel larger than 1x1, as convolutions pad with 0, and squeezes
     skip it. The output is 0 in the padding. In training, the statistics of BN still include the padding.
 
     Args:
@@ -328,7 +328,7 @@ def _size(x: Tensor) -> tuple[int, int]:
 class _ImagewiseSemSegHead(SemSegFPNHead):
     """detectron2's head, applied to one image at a time in inference.
 
-    In a batch, its norm (by default GN) and its bilinear upsampling would look beyond the image.
+    In a batch, its norm (by default GN) and its bilinear upsampling would include the padding.
     """
 
     padding: Padding

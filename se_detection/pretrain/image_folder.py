@@ -100,7 +100,7 @@ def _unpack(archive: Path) -> Path:
                 unpacked += member.size
                 if unpacked > MAX_RATIO * size:
                     raise UserError(
-                        f"--data {archive}: it unpacks to more than {MAX_RATIO} times its size, which images do not"
+                        f"--data {archive}: it unpacks to more than {MAX_RATIO} times its size; pack only images"
                     )
                 # Python's filter allows links inside the folder. Images need none, and linked folders have been used to
                 # get around the filter.

@@ -29,7 +29,7 @@ def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:
     fitting = (found for found in _dataset_categories(record, cfg) if not names or list(found.values()) == names)
     categories = next(fitting, dict(enumerate(names, 1)))
     if not categories:
-        raise UserError(f"{run}: no {RECORD} names its classes; give the output folder of se-det train")
+        raise UserError(f"{run}: no {RECORD} with class names; give the output folder of se-det train")
     if len(categories) != (number := cfg.MODEL[classes_node(cfg)].NUM_CLASSES):
         raise UserError(
             f"{run}: its record has {len(categories)} classes, and {CONFIG} has {number}; restore one of them"

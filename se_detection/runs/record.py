@@ -86,7 +86,7 @@ def write_run_record(
     allow_partial_backbone: bool = False,
     resumed_at: int | None = None,
 ) -> None:
-    """Writes `run.json` into `OUTPUT_DIR`; for a resumed run, adds an entry to the record that is there.
+    """Writes `run.json` into `OUTPUT_DIR`; for a resumed run, adds an entry to the existing record.
 
     GFLOPs are multiply-adds of the backbone, as in the paper, for one image padded as in detectron2.
 

@@ -1,4 +1,4 @@
-"""The files of a run folder (`OUTPUT_DIR`): their names, and those that a training or an evaluation has written."""
+"""The files of a run folder (`OUTPUT_DIR`): their names, and lists of the existing ones."""
 
 from collections.abc import Sequence
 from pathlib import Path

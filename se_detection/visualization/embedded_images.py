@@ -41,7 +41,7 @@ def embed_image(image: Image.Image, alt: str, *, title: str = "", note: str = ""
 
 
 def embed_file(path: Path, alt: str, *, title: str = "") -> EmbeddedImage:
-    """Embeds a plot: an SVG file as it is, others as WebP at most 1600 pixels wide, lossless or lossy.
+    """Embeds a plot: an SVG file unchanged, others as WebP at most 1600 pixels wide, lossless or lossy.
 
     Raises:
         UserError: the plot can't be read.

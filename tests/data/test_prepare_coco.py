@@ -87,7 +87,7 @@ def test_check_and_fix_from_the_command_line(data_set, run_tool) -> None:
         (["sample", "set.json", "--count", "99", "--output", "a.json"], "--count 99: set.json has 12 images"),
         (["sample", "set.json", "--count", "3", "--output", "set.json"], "set.json is both read and written"),
         (["sample", "set.json", "--count", "3", "--output", "a", "--rest", "set.json"], "set.json is both read and"),
-        (["sample", "set.json", "--count", "3", "--output", "a", "--rest", "a"], "--rest a is --output too"),
+        (["sample", "set.json", "--count", "3", "--output", "a", "--rest", "a"], "--rest a is also --output"),
         (
             ["sample", "set.json", "--count", "3", "--output", "a", "--rest", "there.json"],
             "there.json already exists",

@@ -83,7 +83,7 @@ def names(some: list[Block]) -> list[str]:
 
 
 class _Found(BaseException):
-    """Carries a parser out of a tool, past whatever catches exceptions there."""
+    """Carries a parser out of a tool, past its exception handlers."""
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from se_detection.data.toy import make_toy_dataset
 
 from .pages import ROOT, blocks, commands
 
-# What makes a detector of the pages one that is trained in seconds, without the network: behind whatever a page says.
+# Overrides that make a detector of the pages small enough to train in seconds; appended to a page's command.
 SMALL = [
     *("MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),
     *("MODEL.RESNETS.NORM", "GN", "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.FPN.OUT_CHANNELS", "16"),

@@ -99,7 +99,7 @@ def test_invalid_runs_are_rejected(trained, tmp_path) -> None:
     with pytest.raises(UserError, match="has no checkpoint"):
         Detector(tmp_path)
     shutil.copy(trained / "model_final.pth", tmp_path)
-    with pytest.raises(UserError, match=r"no run\.json names its classes"):
+    with pytest.raises(UserError, match=r"no run\.json with class names"):
         Detector(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps({"classes": ["cup", "plate"]}))
     with pytest.raises(UserError, match=r"its record has 2 classes, and config\.yaml has 4"):
