@@ -109,7 +109,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, *, depth: 
             "before each SE block"
         )
     if depth not in (None, found):
-        raise UserError(f"--depth {depth}: the layers are those of depth {found}")
+        raise UserError(f"depth: {depth}, but the layers are those of depth {found}; omit depth, or give {found}")
     return converted
 
 

@@ -24,7 +24,7 @@ def convert_input(name: str, source: str | None = None, *, depth: int | None = N
     path = Path(name)
     if path.is_file():
         if source is None:
-            raise UserError(f"--source: name the project that {path} comes from; the file does not say")
+            raise UserError(f"source: name the project that {path} comes from; the file does not say")
         refuse_look_alike(path.name)
         with path.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
@@ -34,5 +34,5 @@ def convert_input(name: str, source: str | None = None, *, depth: int | None = N
     if "/" in model or re.search(r"\.(pth|pt|pkl|safetensors)$", model):
         raise UserError(f"there is no file {path} (looked for in {path.absolute().parent})")
     if source not in (None, source_of(model)):
-        raise UserError(f"--source {source}: timm's {model} has the source {source_of(model)}; omit --source")
+        raise UserError(f"source: {source}, but {model} has the source {source_of(model)}; omit source")
     return fetch(model, depth=depth)

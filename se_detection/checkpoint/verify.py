@@ -59,14 +59,14 @@ def _timm_network(converted: Converted) -> nn.Module:
     """timm's network with the original weights, without its classifier."""
     assumptions = converted.assumptions
     if assumptions.source not in ("timm", "timm-legacy", "torchvision", "cadene"):
-        raise UserError(f"--verify compares with timm's networks, and timm has none of source {assumptions.source!r}")
+        raise UserError(f"verification needs timm's networks, and timm has none of source {assumptions.source!r}")
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise UserError("--verify compares with timm's networks: pip install timm") from error
+        raise UserError("verification needs timm: pip install timm") from error
     name = _timm_name(assumptions)
     if not timm.is_model(name):
-        raise UserError(f"--verify compares with timm's networks, and timm has no {name}")
+        raise UserError(f"verification needs timm's networks, and timm has no {name}")
     network: nn.Module = timm.create_model(name, num_classes=0)
     classifier = ("fc.", "last_linear.")
     network.load_state_dict({key: value for key, value in converted.original.items() if not key.startswith(classifier)})

@@ -139,7 +139,7 @@ def detector_complexity(cfg: CfgNode, size: Sequence[int] | None = None) -> Dete
     cfg.MODEL.DEVICE = "cpu"
     height, width = size or image_size(cfg)
     if min(height, width) < MIN_SIZE:
-        raise UserError(f"--size {height} {width}: give a height and a width of at least {MIN_SIZE} pixels")
+        raise UserError(f"size: {height} {width} is too small; give a height and a width of at least {MIN_SIZE} pixels")
     try:
         check_backbone(cfg)
         detector = build_model(cfg)
@@ -179,7 +179,7 @@ def detector_complexity(cfg: CfgNode, size: Sequence[int] | None = None) -> Dete
 
 
 def detector_table(complexity: DetectorComplexity, tablefmt: str = "simple") -> str:
-    """A table with a row for each part of a detector and for the total, and a note that says what was counted."""
+    """A table with a row for each part of a detector and for the total, and a note on the counted operations."""
     parts = {**complexity.parts, "total": complexity.total()}
     rows = [[part, f"{count / 1e6:.3f}", f"{gflops:.3f}"] for part, (count, gflops) in parts.items()]
     table = tabulate(

@@ -52,7 +52,7 @@ def test_the_source_and_depth_are_checked() -> None:
     weights = state_dict("resnet50")
     with pytest.raises(UserError, match="source 'mxnet' is not one of timm, torchvision, timm-legacy, cadene"):
         convert_state_dict(weights, "mxnet")
-    with pytest.raises(UserError, match="--depth 101: the layers are those of depth 50; omit --depth, or give 50"):
+    with pytest.raises(UserError, match="depth: 101, but the layers are those of depth 50; omit depth, or give 50"):
         convert_state_dict(weights, "timm", depth=101)
     assert convert_state_dict(weights, "timm", depth=50)
 

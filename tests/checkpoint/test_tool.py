@@ -68,8 +68,8 @@ def test_errors_end_with_one_line(tmp_path) -> None:
     [
         ("missing.pth", "timm", r"there is no file missing\.pth \(looked for in "),
         ("weights/missing", "timm", "there is no file weights/missing"),
-        ("given.pth", None, "--source: name the project that given.pth comes from"),
-        ("legacy_seresnet50.in1k", "timm", "--source timm: timm's legacy_seresnet50.in1k has the source timm-legacy"),
+        ("given.pth", None, "source: name the project that given.pth comes from"),
+        ("legacy_seresnet50.in1k", "timm", "source: timm, but legacy_seresnet50.in1k has the source timm-legacy"),
         ("vgg16", None, "timm://vgg16: its layers differ"),
     ],
 )

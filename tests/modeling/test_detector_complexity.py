@@ -109,7 +109,7 @@ def test_counts_do_not_depend_on_the_weights() -> None:
 def test_the_default_size_is_the_test_size() -> None:
     cfg = read_config(FPN, ["INPUT.MIN_SIZE_TEST", "64"])
     assert detector_complexity(cfg).size == (64, 85)
-    with pytest.raises(UserError, match="--size 31 64: give a height and a width of at least 32"):
+    with pytest.raises(UserError, match="size: 31 64 is too small; give a height and a width of at least 32"):
         detector_complexity(cfg, (31, 64))
 
 
