@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Finds words that readers have to decode, and says which to write instead: part of `make lint`."""
+"""Finds unclear words and suggests plain ones: part of `make lint`."""
 
 import re
 import subprocess
@@ -20,7 +20,11 @@ RULES = {
     r"(the )?surest": "highest-scoring",
     r"can(not|'t) be had": "is not available, is not supported",
     r"(is|are) (?-i:none)( of)?": "is not one of",
-    r"who(so)?ever|what else": "the user, any, the other",
+    r"who(so)?ever|what(ever| else)": "the user, any, the other",
+    r"(?<!there )is no (COCO|image|config|number|file|folder|run|detector|checkpoint)": "is not a ...",
+    r"what (is|was|were|are) (found|there)": "detections, results",
+    r"(is|are) there already": "already exists",
+    r"anew": "again",
     r"(of )?one's own|person's own": "custom, your own",
     r"beside": "next to, in addition to",
 }

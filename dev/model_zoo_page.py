@@ -168,7 +168,7 @@ def zoo_rows(names: Sequence[str], results: Path) -> Iterator[ZooRow]:
     """Yields a row for each config, with a progress bar. Networks that several configs share are counted once.
 
     Args:
-        names: see :func:`se_detection.model_zoo.names`; a lazy config has no row of its own if its yaml is in `names`.
+        names: see :func:`se_detection.model_zoo.names`; a lazy config has no separate row if its yaml is in `names`.
         results: folder of the studies' records.
 
     Raises:

@@ -155,7 +155,7 @@ class _BackboneCheckpointer(StrictCheckpointer):
 
 
 def _load(backbone: Backbone, weights: str, **built: Any) -> None:
-    """Loads a file, and compares the assumptions that it records with what was built (`built`)."""
+    """Loads a file, and compares its recorded assumptions with those of the built backbone (`built`)."""
     recorded = _BackboneCheckpointer(backbone).load(weights).get("assumptions")
     if recorded is None:
         logger.warning(

@@ -1,4 +1,4 @@
-"""Counts a detector's parameters and GFLOPs, and shows what the SE gates of a trained detector do."""
+"""Counts a detector's parameters and GFLOPs, and analyses the SE gates of a trained detector."""
 
 import shlex
 import sys

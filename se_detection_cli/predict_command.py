@@ -49,7 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> None:
-    """Detects, and prints what was written."""
+    """Detects, and prints the written files."""
     from se_detection.errors import UserError, printable
     from se_detection.gates.excitations import explain
     from se_detection.inference.detector import Detector

@@ -52,7 +52,7 @@ steps = st.lists(
 
 
 def places(content: Any) -> list[tuple[Any, Any]]:
-    """(container, key or index) pairs of a JSON value: at most 200 of a container, and none that are very deep."""
+    """(container, key or index) pairs of a JSON value: at most 200 of a container, without very deep ones."""
     pairs, waiting = [], [(content, 0)]
     while waiting:
         node, depth = waiting.pop()

@@ -47,8 +47,8 @@ class MemoryRow:
 def loader_memory(images: int, workers: Sequence[int]) -> list[MemoryRow]:
     """Loads a random data set once with each number of workers, and measures the workers' memory.
 
-    No image is read; only the annotations matter, which are those of :func:`random_boxes`. The memory is what Linux
-    counts as private to a process; pages shared with the training process are not included.
+    No image is read; only the annotations of :func:`random_boxes` matter. The memory is Linux's private memory of a
+    process; pages shared with the training process are not included.
     """
     entries = _random_entries(images)
     packed = sum(len(pickle.dumps(image, protocol=-1)) for image in entries) / MEGABYTE

@@ -70,7 +70,7 @@ MODELS: Mapping[str, TimedModel] = {
     ),
 }
 MODEL_NAMES = (*MODELS, BOUND)
-# The plain network that is run in the same way. One difference: in training, only ours folds FrozenBN.
+# The plain network that is run in the same way, with one difference: in training, only ours folds FrozenBN.
 PLAIN_OF: Mapping[str, str] = {"eager": STOCK, "fused": "stock-fused", "compiled": "stock-compiled"}
 
 

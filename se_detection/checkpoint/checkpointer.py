@@ -39,7 +39,7 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     Args:
         assumptions: the config's; compared with the file's, and saved into checkpoints.
-        reset_predictor: accept a file for another number of classes; the last layers are initialized anew.
+        reset_predictor: accept a file for another number of classes; the last layers get random weights.
         allow_partial_backbone: load the tensors of the backbone that fit, and leave the others as initialized.
         needs_heads: refuse a file with only a backbone (for evaluation).
         args, kwargs: of detectron2's class.
@@ -148,9 +148,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             key, in_file, in_model = wrong[0]
             advice = "use the config that the file was trained with"
             if _is_predictor(key):
-                advice = (
-                    "NUM_CLASSES contradicts the file; fix it, or initialize these layers anew with --reset-predictor"
-                )
+                advice = "NUM_CLASSES contradicts the file; fix it, or reset these layers with --reset-predictor"
             raise _misfit(
                 f"{key} is {tuple(in_file)} in the file and {tuple(in_model)} in the model "
                 f"({len(wrong)} such layers); {advice}"
@@ -162,7 +160,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             return
         if content is None:
             self.logger.warning(
-                "The weights file doesn't say what it was trained on, and its tensors' shapes don't show it. "
+                "The weights file does not record its network and its input, and its tensors' shapes do not show them. "
                 f"The config assumes: {self.assumptions}"
             )
             return

@@ -258,7 +258,7 @@ class Writers(hooks.PeriodicWriter):
                 writer.write()
 
     def after_train(self) -> None:
-        """Writes what is new since the last time, if anything, and closes."""
+        """Writes new values, if there are any, and closes."""
         if self.trainer.storage.iter != self.written:
             super().after_train()
             return

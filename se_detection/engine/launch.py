@@ -30,7 +30,7 @@ def use_torchrun(args: Namespace) -> bool:
     """Whether torchrun started this process; `args` then get torchrun's numbers of processes and machines.
 
     Raises:
-        UserError: the command line has numbers of its own.
+        UserError: the command line also has these numbers.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return False

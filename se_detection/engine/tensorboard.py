@@ -152,7 +152,7 @@ class DetectionImages(HookBase):
         return images
 
     def _choose(self) -> COCO:
-        """Chooses the images, and keeps only their annotations: those of a large set would fill the memory."""
+        """Chooses the images, and keeps only their annotations: all annotations of a large set need much memory."""
         results = read_json(self.folder / RESULTS)
         content = load_annotations(results["annotations"]).dataset
         images = content["images"]

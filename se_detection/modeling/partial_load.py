@@ -16,7 +16,7 @@ OPTIONAL = r"\.num_batches_tracked$|\.conv2_offset\."
 
 
 def refuse_partial_load(backbone: nn.Module) -> None:
-    """Makes `load_state_dict` of the backbone, or of a detector that contains it, raise if tensors of it are missing.
+    """Makes `load_state_dict` raise if tensors of the backbone are missing, also for a detector that contains it.
 
     detectron2's checkpointer loads with `strict=False` and only logs missing tensors, even if the whole backbone is
     missing. Here a missing tensor is a :class:`UserError`.
@@ -25,7 +25,7 @@ def refuse_partial_load(backbone: nn.Module) -> None:
 
 
 def _check(backbone: nn.Module, incompatible: Any) -> None:
-    # The missing keys are those of the whole detector so far, where the keys of the backbone have a prefix.
+    # In a detector, the missing keys so far are all its missing keys, and the backbone's keys have a prefix.
     own = tuple(key for key in backbone.state_dict() if not re.search(OPTIONAL, key))
     missing = [key for key in incompatible.missing_keys if key.endswith(own)]
     if not missing:
@@ -35,5 +35,5 @@ def _check(backbone: nn.Module, incompatible: Any) -> None:
     raise UserError(
         f"the weights don't fit the config: {len(missing)} of the backbone's {len(own)} tensors are missing or have "
         f"another shape ({missing[0]}, ...); use the config that the file was made with, or convert a file of another "
-        "project with tools/convert_weights.py"
+        "project with se-det convert"
     )

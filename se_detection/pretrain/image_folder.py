@@ -102,8 +102,8 @@ def _unpack(archive: Path) -> Path:
                     raise UserError(
                         f"--data {archive}: it unpacks to more than {MAX_RATIO} times its size; pack only images"
                     )
-                # Python's filter allows links inside the folder. Images need none, and linked folders have been used to
-                # get around the filter.
+                # Python's filter allows links inside the folder. Images don't need them, and linked folders have been
+                # used to get around the filter.
                 if member.issym():
                     raise UserError(f"--data {archive}: {member.name!r} is a link; pack the files (tar --dereference)")
                 file.extract(member, part, filter="data")

@@ -67,7 +67,7 @@ def test_each_contradiction_names_both_sides(key, value, message) -> None:
 
 
 def test_plain_and_se_backbones_do_not_contradict() -> None:
-    """The names of their layers differ, and this has a message of its own."""
+    """The names of their layers differ, which has a separate message."""
     plain, se = (from_cfg(model_zoo.get_config(f"Toy/faster_rcnn_{kind}_50_FPN")) for kind in ("R", "SE_R"))
     assert (plain.has_se, se.has_se) == (False, True)
     assert contradictions(plain, se) == contradictions(se, plain) == []

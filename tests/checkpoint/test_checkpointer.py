@@ -204,7 +204,7 @@ def test_a_file_without_metadata_loads_with_one_warning(saved, tmp_path, caplog)
     with caplog.at_level(logging.WARNING):
         load(config(), saved, tmp_path)
     (warning,) = [record.getMessage() for record in caplog.records]
-    assert "doesn't say what it was trained on" in warning
+    assert "does not record its network and its input" in warning
     for part in ("MODEL.RESNETS.STEM_TYPE basic", "INPUT.FORMAT BGR", "MODEL.PIXEL_MEAN [103.53, 116.28, 123.675]"):
         assert part in warning
     drop(r"res2\.0\.conv1\.weight")(saved["model"])

@@ -1,4 +1,4 @@
-"""The command line: parsed before torch is imported, and what detectron2's own tools take."""
+"""The command line: parsed before torch is imported, with the flags of detectron2's own tools."""
 
 import runpy
 import subprocess

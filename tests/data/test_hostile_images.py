@@ -113,7 +113,7 @@ def test_postscript_is_not_run(small, tmp_path, monkeypatch) -> None:
     ghostscript.write_text(f"#!/bin/sh\ntouch {trace}\n")
     ghostscript.chmod(ghostscript.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", str(ghostscript.parent), prepend=os.pathsep)
-    # Pillow then looks for Ghostscript; importing this project leaves that as it is.
+    # Pillow then looks for Ghostscript; importing this project does not change that.
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)
     assert inspect_image(path) == Undecodable("PostScript is not supported; convert it to PNG or JPEG")
     for is_train in (False, True):

@@ -121,7 +121,7 @@ def unmatched(image: ShapesImage, panoptic: Tensor, segments: list[dict[str, Any
 
 
 def test_detections_are_inside_the_image(trained) -> None:
-    """With an image that is padded, and an output size that differs from the input's."""
+    """The image is padded, and the output size differs from the input size."""
     height, width = 180, 238
     (output,) = predict(trained.model, {**part_of(trained.images[0], 90, 119), "height": height, "width": width})
     instances = output["instances"]

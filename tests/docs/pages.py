@@ -1,4 +1,4 @@
-"""The pages of the documentation, and what is in them."""
+"""The pages of the documentation, and their code blocks."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Block:
 
     @property
     def needs_more(self) -> bool:
-        """Whether the paragraph before it says that it needs what a test has not."""
+        """Whether the paragraph before it names a requirement that tests lack, such as COCO."""
         return bool(NEEDS.search(" ".join(self.before.split())))
 
 
@@ -61,7 +61,7 @@ def braces(word: str) -> Iterator[str]:
 
 
 def commands(script: str) -> list[str]:
-    """A shell script's commands, with its `for` loops unrolled; a comment or an unknown variable stays as it is."""
+    """A shell script's commands, with its `for` loops unrolled; comments and unknown variables are kept."""
     lines = [line.strip() for line in script.replace("\\\n", " ").splitlines()]
     return list(_unrolled([line for line in lines if line and not line.startswith("#")]))
 

@@ -26,7 +26,7 @@ from .test_word_by_word import FOLLOWED
 
 # Only in a checkout; the other scripts of tools/ are commands of se-det.
 TOOLS = ("analyze", "benchmark", "benchmark_loop", "prepare_coco", "serve", "study")
-# Where a command is run; each flag of the documentation is in one of its files, or the block says what it needs.
+# The tests that run a command. They use each flag of the documentation, unless a block says that it needs more.
 TESTS = {
     "se-det analyze": ["tests/modeling/test_detector_complexity.py", "tests/gates/test_*.py"],
     "se-det check-data": ["tests/data/test_prepare_coco.py"],
@@ -50,7 +50,7 @@ TESTS = {
     "serve": ["projects/serve/tests/test_*.py"],
     "study": ["projects/study/tests/test_study.py"],
 }
-# Flags that no test types, and the test of what they are passed on to.
+# Flags that no test types, and the test of the function that gets their value.
 PASSED_ON = {
     (
         "benchmark",
@@ -62,7 +62,7 @@ PASSED_ON = {
     ): "tests/export/test_exporter.py::test_int8_has_8_bit_weights_and_ap",
     ("study", "--page"): "projects/study/tests/test_results.py::test_the_page_is_made_from_the_records",
 }
-# Other commands, and what runs them or looks at them.
+# Other commands, and the files that run or check them.
 OTHERS = {
     "make": "Makefile",
     ".": "Makefile",
@@ -118,11 +118,11 @@ def tool_of(command: str) -> tuple[str, list[str]] | None:
 
 
 def check(tool: str, words: list[str], parsers: dict[str, ArgumentParser]) -> None:
-    """Parses arguments as the tool does, and merges what they say of a config."""
+    """Parses arguments as the tool does, and merges their config and overrides."""
     args = parsers[tool].parse_args(words)
     config_file, overrides = getattr(args, "config_file", None), getattr(args, "opts", [])
     if config_file and config_file.startswith(("output/", "narrow.yaml")):
-        config_file = None  # a run's own, or what the page has
+        config_file = None  # written by a run, or shown on the page
     base = config_base() if tool in ("pretrain", "se-det pretrain") else None
     if config_file:
         config_file = find_config_file(config_file)
@@ -220,7 +220,7 @@ def test_the_lists_of_tests_are_of_all_tools_and_files() -> None:
 
 
 def options(parser: ArgumentParser) -> set[str]:
-    """All flags, those of its commands too."""
+    """All flags, including those of its subcommands."""
     found = {flag for action in parser._actions for flag in action.option_strings}
     for action in parser._actions:
         if isinstance(action, _SubParsersAction):

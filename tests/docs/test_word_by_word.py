@@ -43,7 +43,7 @@ FOLLOWED = (
 
 @pytest.fixture(scope="module")
 def folder(module_path) -> Path:
-    """`my_data/photos` and `my_data/all.json`, next to what a checkout has."""
+    """A folder with `my_data/photos`, `my_data/all.json` and links to folders of the checkout."""
     for name in ("tools", "configs", "examples"):
         (module_path / name).symlink_to(ROOT / name)
     json_file = make_toy_dataset(module_path / "toy", split="train", count=IMAGES)

@@ -1,4 +1,4 @@
-"""Runs, in one process, what standard input lists as JSON: Python code (texts) and command lines (lists)."""
+"""Runs a JSON list from standard input in one process: strings are Python code, lists are command lines."""
 
 import json
 import runpy

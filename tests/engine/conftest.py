@@ -18,7 +18,7 @@ SMALL = [
 
 
 class Tool:
-    """Runs a script as a user would, in a folder of its own."""
+    """Runs a script as a user would, in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -54,7 +54,7 @@ class Machine:
         folder.mkdir()
 
     def start(self, *command: object, **environment: object) -> Job:
-        """Starts Python with these arguments, in a process group of its own."""
+        """Starts Python with these arguments, in its own process group."""
         log = self.folder / f"log{len(self.started)}.txt"
         name, mark = self.mark.split("=")
         enter = ["ip", "netns", "exec", self.namespace] if self.namespace else []

@@ -98,7 +98,7 @@ def test_it_stops_and_saves_the_state_before(build, tmp_path, iteration, saved) 
 
 
 def test_the_reason_is_reported(build) -> None:
-    """detectron2's printer divides by the steps since it last wrote: here none."""
+    """detectron2's printer divides by the number of steps since it last wrote, which is 0 here."""
     with pytest.raises(UserError, match=r"^iteration 1: the loss is not finite"):
         build("TEST.EVAL_PERIOD", "1", bad={1: float("nan")}).train()
 
@@ -123,7 +123,7 @@ def test_it_skips_as_many_steps_in_a_row_as_configured(build, tmp_path, caplog) 
 
 
 def test_a_diverging_training(build, tmp_path) -> None:
-    """detectron2's region proposals then raise, before there is a loss."""
+    """detectron2's region proposals raise before the loss is computed."""
     trainer = build("SOLVER.BASE_LR", "1e6", "SOLVER.CLIP_GRADIENTS.ENABLED", "False", bad={})
     with pytest.raises(UserError, match=r"^iteration [123]: the loss is not finite \(") as caught:
         trainer.train()

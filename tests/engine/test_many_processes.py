@@ -271,7 +271,7 @@ def test_a_killed_process_ends_the_run_on_all_machines(new_run, trained, request
 
 
 def test_torchrun_and_a_machine_that_vanishes(new_run, trained) -> None:
-    """Two machines, each with a folder of its own: the checkpoint is on the first alone."""
+    """Two machines with separate folders: only the first has the checkpoint."""
     run = new_run("torchrun", own_folders=True)
     run.start(2, on=2, torchrun=True, **SLOWLY)
     run.wait_for_step(3)

@@ -52,7 +52,7 @@ class Bare(Trainer):
 
 @pytest.fixture(scope="module")
 def build(tiny, module_path):
-    """A function that makes a trainer of the tiny data for four steps, whose gates are written every second one."""
+    """A function that makes a trainer for four steps on the tiny data. It writes the gates at every second step."""
     data = []
     for split in ("train", "val"):
         data += [f"--{split}-json", str(tiny / "annotations" / f"{split}.json"), f"--{split}-images", str(tiny / split)]

@@ -18,7 +18,7 @@ def predictor(request, tmp_path_factory) -> SEPredictor:
 
 
 def read_as_supervision_does(result: dict[str, Instances]) -> dict[str, np.ndarray | None]:
-    """What `supervision.Detections.from_detectron2` (0.31.2) reads, converted as it does."""
+    """Converts Instances like `supervision.Detections.from_detectron2` (0.31.2)."""
     instances = result["instances"]
     return {
         "xyxy": instances.pred_boxes.tensor.cpu().numpy(),

@@ -26,7 +26,7 @@ RETINANET = [
 
 
 def detector(*overrides: str) -> torch.nn.Module:
-    """With weights whose detections depend on the position."""
+    """A detector with random weights; its detections depend on the position."""
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
     cfg.merge_from_list([*SMALL, *overrides])
     torch.manual_seed(0)

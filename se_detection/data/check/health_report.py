@@ -98,5 +98,5 @@ def _anchors(health: Health) -> str:
 
 
 def changes_text(changes: Sequence[Change]) -> str:
-    """One line for each kind of change: how many entries, what was changed, and the first entries."""
+    """One line for each kind of change: the number of entries, the change, and the first entries."""
     return "\n".join(f"{len(entries):7}  {what}: {first_few(entries, ', ')}" for what, entries in changes)

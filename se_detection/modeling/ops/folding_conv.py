@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 @dataclass  # not frozen: torch.compile does not support frozen dataclasses
 class ScaledConvolution:
-    """A convolution with scaled weights; it has no tensors of its own and is called with `x, weight, scale, bias`.
+    """A convolution with scaled weights; it has no tensors and is called with `x, weight, scale, bias`.
 
     Args:
         dtype: the dtype of the products and of the output.

@@ -104,7 +104,7 @@ def _forward(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
 def _backward(
     grad: Tensor, gate: Tensor, out: Tensor, kept: Tensor, is_residual: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Computes what the kernel `residual_gate_triton.backward` does."""
+    """The same as the kernel `residual_gate_triton.backward`, in PyTorch."""
     d = torch.ops.aten.threshold_backward(grad, out, 0)
     product = kept * d if is_residual else (out - kept).mul_(d)
     total = product.sum(dim=(2, 3), keepdim=True, dtype=torch.promote_types(product.dtype, torch.float32))
