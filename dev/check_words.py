@@ -55,8 +55,8 @@ def main() -> None:
         if path != "dev/check_words.py" and not path.startswith("docs/results/") and (ROOT / path).is_file()
         for number, word, instead in words_to_replace((ROOT / path).read_text(encoding="utf-8"))
     ]
-    print(*lines, sep="\n")
     if lines:
+        print(*lines, sep="\n")
         sys.exit(f"{len(lines)} words to replace")
 
 

@@ -103,7 +103,7 @@ def create_backbone(
         freeze_at=freeze_at,
     )
     if weights:
-        # What the shapes of the tensors do not show; with a part of the stages, the depth as well.
+        # Assumptions that the tensors' shapes do not show; with only some of the stages, the depth too.
         _load(
             backbone,
             weights,

@@ -26,7 +26,7 @@ def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNod
         UserError: the file can't be read or is not YAML, or a key or value is wrong.
     """
     if not config_file:
-        raise UserError("--config-file is missing; the configs of this project are in configs/")
+        raise UserError("--config-file is missing; give a file, or the name of a config (se-det zoo lists them)")
     if not os.path.isfile(config_file):
         raise UserError(f"--config-file {config_file}: there is no such file")
     cfg = get_cfg() if base is None else base.clone()

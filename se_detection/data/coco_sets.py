@@ -29,7 +29,7 @@ from .coco_format import (
 from .image_files import BadImage, Undecodable, inspect_image, map_files, reason
 from .masks_and_keypoints import keypoint_metadata
 
-# What detectron2 and pycocotools raise for annotations that they can't use.
+# Exceptions of detectron2 and pycocotools for annotations that they can't use.
 DATA_ERRORS = (
     ArithmeticError,
     AssertionError,

@@ -76,7 +76,7 @@ def choose(classes: Mapping[int, set[int]], count: int, seed: int = 0) -> set[in
     """
     order = sorted(classes)
     random.Random(seed).shuffle(order)
-    # Images without a class are stratified as a class of their own.
+    # Images without a class are stratified as a separate class.
     labels: Labels = {id_: classes[id_] or {None} for id_ in order}
     totals = Counter(label for id_ in order for label in labels[id_])
     share = count / len(order)

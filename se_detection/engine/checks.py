@@ -291,7 +291,7 @@ def check_run_folder(
     trained, evaluated = training_files(output), result_files(output)
     if overwrite and not eval_only and Path(cfg.MODEL.WEIGHTS).absolute() in [path.absolute() for path in trained]:
         raise UserError(
-            f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is of the run that --overwrite replaces; choose another OUTPUT_DIR"
+            f"MODEL.WEIGHTS: {cfg.MODEL.WEIGHTS} is in the run that --overwrite replaces; choose another OUTPUT_DIR"
         )
     found = evaluated if eval_only else [*trained, *evaluated]
     if found and main_machine and not overwrite:

@@ -80,7 +80,7 @@ class Checkpoints(HookBase):
         except OSError as error:
             raise _unsaved(error, folder) from error
         self.saved = iteration
-        # There are later ones if the user went back to an earlier one.
+        # Later checkpoints exist if the user resumed from an earlier one.
         earlier = [path for number, path in numbered_checkpoints(folder).items() if number <= iteration]
         for path in earlier[: -self.keep] if self.keep else []:
             path.unlink()

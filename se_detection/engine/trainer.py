@@ -24,6 +24,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import Tensor, nn
 
@@ -102,7 +103,7 @@ class Trainer(DefaultTrainer):
         UserError: see :meth:`check_config`.
     """
 
-    # What the record and `config.yaml` say; a command line sets them.
+    # Recorded in `run.json` and `config.yaml`; the command line sets them.
     config_file = ""
     saved_cfg: CfgNode
 
@@ -117,6 +118,9 @@ class Trainer(DefaultTrainer):
     ) -> None:
         # Not DefaultTrainer's constructor, which wraps the model for DDP with device_ids.
         TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            # As DefaultTrainer does: a notebook would show no progress.
+            setup_logger(distributed_rank=comm.get_rank())
         # A copy: the caller may change the config for the next run.
         cfg = self.saved_cfg = on_available_device(cfg.clone())
         self.check_config(cfg)
@@ -394,10 +398,10 @@ class Trainer(DefaultTrainer):
         check_fixed_values(self.cfg, state_dict.get("config", {}))
         check_state({**state_dict, "config": {}}, self.state_dict())
         if not isinstance(self.loader, TrainLoader):
-            logger.warning("The order of images starts anew: build_train_loader does not return a TrainLoader")
+            logger.warning("The order of images starts again: build_train_loader does not return a TrainLoader")
         position = state_dict.get("position")
         if position is None:
-            logger.warning("The checkpoint does not say which images were seen: their order starts anew")
+            logger.warning("The checkpoint does not say which images were seen: their order starts again")
         else:
             if isinstance(self.loader, TrainLoader) and position["data"] not in (None, self.loader.fingerprint):
                 raise UserError(

@@ -42,7 +42,7 @@ def _open_torchscript(path: Path) -> tuple[Description, RunFunction]:
     try:
         module = torch.jit.load(str(path), _extra_files=extra)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path} can't be read as TorchScript") from error
+        raise UserError(f"{path} can't be read as TorchScript; export it again") from error
     description = Description.from_json(extra[KEY], path)
 
     def run(image: Tensor) -> dict[str, Tensor]:

@@ -229,7 +229,7 @@ class RunExporter:
 
     def _calibration_images(self, count: int) -> Iterator[Tensor]:
         if not self.run.cfg.DATASETS.TRAIN:
-            raise UserError(f"{self.run.folder}: DATASETS.TRAIN is empty, but int8 needs training images")
+            raise UserError(f"{self.run.folder}: int8 needs training images, and DATASETS.TRAIN is empty; omit int8")
         name = self.run.cfg.DATASETS.TRAIN[0]
         register_recorded(self.run.folder, name, ", but int8 needs training images")
         images = spread(DatasetCatalog.get(name), count)

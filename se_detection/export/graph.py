@@ -89,7 +89,7 @@ def script(model: nn.Module) -> torch.jit.ScriptModule:
     module = _ScriptableRCNN(model) if isinstance(model, GeneralizedRCNN) else _ScriptableDense(model)
     try:
         return scripting_with_instances(module.eval(), fields)
-    except Exception as error:  # TorchScript's compiler has no exception class of its own
+    except Exception as error:  # TorchScript's compiler has no exception class
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"this detector can't be scripted ({reason}); omit --scripting to trace it") from error
 

@@ -34,7 +34,7 @@ PANEL = 1280
 # Limit of JPEG, in pixels.
 LONGEST = 65500
 JPEG_QUALITY = 92
-# Characters of an input's name in the name of an output.
+# The maximum length of an input's name in an output's name.
 STEM = 60
 # Frames per second of a camera's video.
 CAMERA_RATE = 10.0

@@ -144,7 +144,7 @@ def test_overwrite_and_resume_delete_nothing_when_refused(tmp_path) -> None:
     weights.write_text("weights")
     output = ["OUTPUT_DIR", str(run)]
     assert "give one of them" in refusal(tmp_path, "--resume", "--overwrite", *output)
-    assert "is of the run that --overwrite replaces" in refusal(
+    assert "is in the run that --overwrite replaces" in refusal(
         tmp_path, "--overwrite", *output, "MODEL.WEIGHTS", str(weights)
     )
     assert "all checkpoints are corrupt (model_final.pth)" in refusal(tmp_path, "--resume", *output)

@@ -172,7 +172,7 @@ def test_a_custom_loader_is_reported(build, caplog) -> None:
     trainer = build(name="other")
     trainer.loader = [[]]
     trainer.load_state_dict(torch.load(build(resume=True).cfg.OUTPUT_DIR + "/model_0000001.pth")["trainer"])
-    assert "The order of images starts anew: build_train_loader does not return a TrainLoader" in caplog.text
+    assert "The order of images starts again: build_train_loader does not return a TrainLoader" in caplog.text
 
 
 def test_mixed_precision_skips_a_step_with_an_infinite_loss(build) -> None:
