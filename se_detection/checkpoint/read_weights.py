@@ -53,7 +53,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     elif start[8:9] == b"{":
         read = _read_safetensors
     else:
-        raise UserError(f"{path} is {_what_else(start)}; get the file again, or name another")
+        raise UserError(f"{path} is {_wrong_content(start)}; get the file again, or name another")
     try:
         return _checked_checkpoint(read(path), path, status.st_size)
     except UserError:
@@ -98,7 +98,7 @@ def check_download(path: Path) -> None:
         )
 
 
-def _what_else(start: bytes) -> str:
+def _wrong_content(start: bytes) -> str:
     if not start:
         return "empty"
     if start.lstrip()[:1] == b"<":

@@ -117,7 +117,7 @@ def _alike(found: Any, expected: Any) -> bool:
     return type(found) in {int, type(expected)} and (abs(found) <= largest or math.isinf(expected))
 
 
-def as_begun(cfg: CfgNode) -> CfgNode:
+def scale_to_original(cfg: CfgNode) -> CfgNode:
     """Scales the config to the run's original number of processes if `SOLVER.REFERENCE_WORLD_SIZE` is set.
 
     Batch size, learning rate and schedule then stay the same when a run is resumed by another number of processes.

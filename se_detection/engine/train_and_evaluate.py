@@ -21,7 +21,7 @@ from ..runs.record import write_run_record
 from ..runs.run_folder import CONFIG, INFERENCE, RECORD
 from .heartbeat import heartbeat
 from .launch import lost_process, start_processes
-from .resume import as_begun, shared_checkpoint
+from .resume import scale_to_original, shared_checkpoint
 from .trainer import Trainer
 
 
@@ -63,7 +63,7 @@ def run(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
 def train(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
     """Trains, evaluating every `TEST.EVAL_PERIOD` iterations and at the end; a finished run is only evaluated."""
     trainer = trainer_class(
-        as_begun(cfg) if args.resume else cfg,
+        scale_to_original(cfg) if args.resume else cfg,
         overwrite=args.overwrite,
         reset_predictor=args.reset_predictor,
         allow_partial_backbone=args.allow_partial_backbone,
