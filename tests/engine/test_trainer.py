@@ -155,7 +155,7 @@ def test_going_back_to_an_earlier_checkpoint_keeps_the_later_ones(build, tmp_pat
     assert left == ["model_0000001.pth", "model_0000002.pth", "model_final.pth"]
     for name in left:
         (folder / name).unlink()
-    with pytest.raises(UserError, match=r"last_checkpoint names model_0000001\.pth, which is not there"):
+    with pytest.raises(UserError, match=r"last_checkpoint names model_0000001\.pth, but no checkpoint exists"):
         build(resume=True)
 
 
