@@ -40,7 +40,9 @@ def load_config(args: Namespace) -> CfgNode:
     Raises:
         UserError: a check below fails.
     """
-    cfg = read_config(config_file(args.config_file), args.opts)
+    # The path also for detectron2, which logs the file.
+    args.config_file = config_file(args.config_file)
+    cfg = read_config(args.config_file, args.opts)
     check_machine(
         cfg,
         device_given="MODEL.DEVICE" in args.opts,

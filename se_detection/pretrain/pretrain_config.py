@@ -59,7 +59,9 @@ def load_pretrain_config(args: Namespace) -> CfgNode:
     Raises:
         UserError: an error in the config, the data or the flags; nothing is written before.
     """
-    detector = read_config(config_file(args.config_file), base=config_base())
+    # The path also for detectron2, which logs the file.
+    args.config_file = config_file(args.config_file)
+    detector = read_config(args.config_file, base=config_base())
     cfg = config_base()
     cfg.MODEL, cfg.INPUT.FORMAT, cfg.SEED = detector.MODEL, detector.INPUT.FORMAT, detector.SEED
     cfg.MODEL.WEIGHTS = ""
