@@ -1,6 +1,7 @@
 """The exception for errors that the user can fix, and how command-line tools print it."""
 
 import errno
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -32,6 +33,10 @@ def run_tool(main: Callable[[], None]) -> None:
     """
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of the pipe, such as head, has closed it. Python would report it again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         message = user_message(error)
         if message is None:

@@ -104,3 +104,10 @@ def test_python_m_is_the_same_command() -> None:
         [sys.executable, "-m", "se_detection", "zoo", "Toy/"], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == [name for name in model_zoo.names() if name.startswith("Toy/")]
+
+
+def test_a_closed_pipe_is_not_an_error() -> None:
+    command = f"{sys.executable} -m se_detection_cli zoo | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
