@@ -43,14 +43,7 @@ def load_config(args: Namespace) -> CfgNode:
     # The path also for detectron2, which logs the file.
     args.config_file = config_file(args.config_file)
     cfg = read_config(args.config_file, args.opts)
-    check_machine(
-        cfg,
-        device_given="MODEL.DEVICE" in args.opts,
-        num_gpus=args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-    )
+    check_machine(cfg, args)
     check_backbone(cfg)
     use_user_data(cfg, args)
     check_data(cfg, eval_only=args.eval_only)
@@ -93,34 +86,29 @@ def on_available_device(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def check_machine(
-    cfg: CfgNode, *, device_given: bool, num_gpus: int, num_machines: int, machine_rank: int, dist_url: str
-) -> None:
+def check_machine(cfg: CfgNode, args: Namespace) -> None:
     """Sets `MODEL.DEVICE` to cpu if there is no GPU, and checks the processes of a command line.
-
-    Args:
-        device_given: whether the command line names the device.
-        num_gpus: the number of processes on each machine.
-        num_machines, machine_rank, dist_url: as in detectron2's `launch`.
 
     Raises:
         UserError: the device is not available, or the processes fit neither the machine nor the config.
     """
-    if device_given and cfg.MODEL.DEVICE != "cpu" and not torch.cuda.is_available():
+    if "MODEL.DEVICE" in args.opts and cfg.MODEL.DEVICE != "cpu" and not torch.cuda.is_available():
         raise UserError(f"MODEL.DEVICE: {cfg.MODEL.DEVICE} is not available; omit it to use the CPU")
     cfg.MODEL.DEVICE = on_available_device(cfg).MODEL.DEVICE
-    if cfg.MODEL.DEVICE != "cpu" and num_gpus > torch.cuda.device_count():
-        raise UserError(f"--num-gpus {num_gpus}: this machine has {torch.cuda.device_count()}; give at most as many")
-    if min(num_gpus, num_machines) < 1 or not 0 <= machine_rank < num_machines:
+    if cfg.MODEL.DEVICE != "cpu" and args.num_gpus > torch.cuda.device_count():
         raise UserError(
-            f"--num-gpus {num_gpus} --num-machines {num_machines} --machine-rank {machine_rank}: "
+            f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}; give at most as many"
+        )
+    if min(args.num_gpus, args.num_machines) < 1 or not 0 <= args.machine_rank < args.num_machines:
+        raise UserError(
+            f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank}: "
             "give at least one GPU (or process) and one machine, and a rank from 0 to the number of machines less 1"
         )
-    if num_machines > 1 and dist_url == "auto":
+    if args.num_machines > 1 and args.dist_url == "auto":
         raise UserError(
             "--dist-url auto: it is for one machine; give the address of the first, such as tcp://10.0.0.1:29500"
         )
-    check_settings(cfg, num_gpus * num_machines)
+    check_settings(cfg, args.num_gpus * args.num_machines)
 
 
 def check_settings(cfg: CfgNode, processes: int) -> None:

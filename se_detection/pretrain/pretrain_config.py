@@ -76,14 +76,7 @@ def load_pretrain_config(args: Namespace) -> CfgNode:
     for key, epochs_key in COMPUTED.items():
         if key in args.opts:
             raise UserError(f"{key}: it is computed from PRETRAIN's epochs; set PRETRAIN.{epochs_key} instead")
-    check_machine(
-        cfg,
-        device_given="MODEL.DEVICE" in args.opts,
-        num_gpus=args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-    )
+    check_machine(cfg, args)
     _check_recipe(cfg, args.num_gpus * args.num_machines)
     args.data = str(find_image_folder(Path(args.data)))
     register_image_folder(Path(args.data))
