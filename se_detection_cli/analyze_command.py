@@ -52,16 +52,8 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
         epilog=EXCITATIONS,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    excitations.add_argument("--run", type=Path, required=True, metavar="RUN", help="a run folder")
+    add_run_and_data(excitations)
     excitations.add_argument("--output", type=Path, metavar="FOLDER", help="by default RUN/excitations")
-    excitations.add_argument(
-        "--split",
-        type=Path,
-        nargs=2,
-        metavar=("JSON", "IMAGES"),
-        help="COCO annotations and the folder of their images, instead of the run's test set",
-    )
-    excitations.add_argument("--images", type=int, metavar="N", help="use at most N images, spread evenly over the set")
     excitations.add_argument(
         "--no-ablation",
         action="store_true",
@@ -74,6 +66,19 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     excitations.add_argument("--html", type=Path, metavar="FILE", help="also write the analysis as one HTML page")
     excitations.add_argument("--overwrite", action="store_true", help="replace an existing analysis")
     excitations.set_defaults(analyze=explain_gates)
+
+
+def add_run_and_data(parser: ArgumentParser) -> None:
+    """Adds the run of an analysis, and the images that it uses."""
+    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="a run folder of se-det train")
+    parser.add_argument(
+        "--split",
+        type=Path,
+        nargs=2,
+        metavar=("JSON", "IMAGES"),
+        help="COCO annotations and the folder of their images (default: the run's test set)",
+    )
+    parser.add_argument("--images", type=int, metavar="N", help="use at most N images, spread evenly over the set")
 
 
 def run(args: Namespace) -> None:

@@ -1,7 +1,11 @@
 """The commands `parity` and `padding` of tools/analyze.py, and the paper's tables of `complexity`."""
 
 from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter, _SubParsersAction
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from se_detection_cli.analyze_command import add_run_and_data
 
 PARITY = """
 example (one minute):
@@ -42,15 +46,7 @@ def add_padding(commands: "_SubParsersAction[ArgumentParser]") -> None:
         epilog=PADDING,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="a run folder of se-det train")
-    parser.add_argument(
-        "--split",
-        type=Path,
-        nargs=2,
-        metavar=("JSON", "IMAGES"),
-        help="COCO annotations and the folder of their images (default: the run's test set)",
-    )
-    parser.add_argument("--images", type=int, metavar="N", help="use at most N images, spread evenly over the set")
+    add_run_and_data(parser)
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="images per batch (default: 4)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the results as JSON")
     parser.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config overrides, after all flags")
@@ -59,43 +55,49 @@ def add_padding(commands: "_SubParsersAction[ArgumentParser]") -> None:
 
 def count_paper_models(args: Namespace) -> None:
     """Prints parameters and GFLOPs of the paper's models; `args.json` is a file for them, or None."""
-    from se_detection.files import check_output, write_json
 
-    from .formatting import paper_table
-    from .paper_tables import measure
+    def counts() -> tuple[str, dict[str, Any]]:
+        from .formatting import paper_table
+        from .paper_tables import measure
 
-    if args.json:
-        check_output(args.json)
-    rows = measure()
-    print(paper_table(rows))
-    if args.json:
-        write_json(args.json, {"rows": [row.to_dict() for row in rows]}, indent=2)
+        rows = measure()
+        return paper_table(rows), {"rows": [row.to_dict() for row in rows]}
+
+    _print_and_write(args.json, counts)
 
 
 def run_parity(args: Namespace) -> None:
     """Prints the errors of all backbones; `args.json` is a file for them, or None."""
-    from se_detection.files import check_output, write_json
 
-    from .formatting import parity_table
-    from .parity import measure_parity
+    def errors() -> tuple[str, dict[str, Any]]:
+        from .formatting import parity_table
+        from .parity import measure_parity
 
-    if args.json:
-        check_output(args.json)
-    rows = measure_parity()
-    print(parity_table(rows))
-    if args.json:
-        write_json(args.json, {"rows": [row.to_dict() for row in rows]}, indent=2)
+        rows = measure_parity()
+        return parity_table(rows), {"rows": [row.to_dict() for row in rows]}
+
+    _print_and_write(args.json, errors)
 
 
 def run_padding(args: Namespace) -> None:
     """Prints the effect of padding; for the arguments see :func:`add_padding`."""
+
+    def effect() -> tuple[str, dict[str, Any]]:
+        from .padding_drift import drift_table, padding_drift
+
+        drift = padding_drift(args.run, overrides=args.opts, split=args.split, images=args.images, batch=args.batch)
+        return drift_table(drift), drift.to_dict()
+
+    _print_and_write(args.json, effect)
+
+
+def _print_and_write(json_file: Path | None, measure: Callable[[], tuple[str, dict[str, Any]]]) -> None:
+    """Prints the table of a measurement and writes its content; a file in the way is an error before it."""
     from se_detection.files import check_output, write_json
 
-    from .padding_drift import drift_table, padding_drift
-
-    if args.json:
-        check_output(args.json)
-    drift = padding_drift(args.run, overrides=args.opts, split=args.split, images=args.images, batch=args.batch)
-    print(drift_table(drift))
-    if args.json:
-        write_json(args.json, drift.to_dict(), indent=2)
+    if json_file:
+        check_output(json_file)
+    table, content = measure()
+    print(table)
+    if json_file:
+        write_json(json_file, content, indent=2)
