@@ -199,11 +199,17 @@ class Checkout:
             [sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def tests(self, path: str) -> list[str]:
-        """Returns the tests of a module's folder, those that have the module's name first."""
-        folder = self.folder / "tests" / Path(path).parts[1]
-        files = sorted(folder.rglob("test_*.py"), key=lambda file: (file.stem != f"test_{Path(path).stem}", file))
-        return [str(file) for file in files]
+    def tests(self, mutation: Mutation) -> list[str]:
+        """Returns the tests of the module's folder; those that name the module or the function come first."""
+        module = Path(mutation.path).stem
+        names = (f"test_{module}", mutation.function.split(".")[0], module)
+
+        def distance(file: Path) -> tuple[int, Path]:
+            text = file.stem + file.read_text()
+            return next((place for place, name in enumerate(names) if name in text), len(names)), file
+
+        folder = self.folder / "tests" / Path(mutation.path).parts[1]
+        return [str(file) for file in sorted(folder.rglob("test_*.py"), key=distance)]
 
     def run(self, mutation: Mutation, limit: int) -> Mutation:
         """Runs the tests on a mutation; those that take longer than the limit, in seconds, have noticed it."""
@@ -214,7 +220,7 @@ class Checkout:
         try:
             assert self.process.stdin
             assert self.process.stdout
-            line = "\t".join([str(self.folder), str(limit), *self.tests(mutation.path)])
+            line = "\t".join([str(self.folder), str(limit), *self.tests(mutation)])
             print(line, file=self.process.stdin, flush=True)
             status = int(self.process.stdout.readline())
         finally:
