@@ -8,7 +8,7 @@ DEMO := output/demo
 export OMP_WAIT_POLICY := passive
 TRAIN_TOY = $(BIN)/python tools/train_net.py --overwrite --config-file configs/Toy
 
-.PHONY: setup demo test test-oldest lint bench
+.PHONY: setup demo test test-fast test-oldest lint bench
 setup: $(READY)
 
 $(READY): requirements.txt setup.py pyproject.toml se_detection/install_detectron2.py
@@ -23,10 +23,14 @@ demo: $(READY)
 	$(TRAIN_TOY)/faster_rcnn_SE_R_18_FPN.yaml OUTPUT_DIR $(DEMO)/se
 	$(BIN)/python tools/compare.py --baseline $(DEMO)/plain --candidate $(DEMO)/se --pictures 8 --overwrite
 
-# In two processes of one thread each; a file stays in one of them.
-test: export OMP_NUM_THREADS := 1
+# In two processes of one thread each.
+test test-fast: export OMP_NUM_THREADS := 1
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# Without the tests marked as slow: less than two minutes.
+test-fast: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Networks, configs, weights, exports and a run on the oldest torch that versions.py allows, in its own environment.
 OLDEST := .venv-oldest

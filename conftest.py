@@ -19,37 +19,10 @@ os.environ["DETECTRON2_DATASETS"] = DATASETS.name
 # No deadline, because a busy machine is slow. The examples are the same in each run, unless FUZZ asks for more of them.
 settings.register_profile("busy", deadline=None, derandomize="FUZZ" not in os.environ)
 settings.load_profile("busy")
-# The slowest files run first, so that all processes of pytest-xdist end at about the same time.
-LONGEST = (
-    "engine/test_many_processes.py",
-    "engine/test_train_net.py",
-    "engine/test_signals.py",
-    "detectors/test_detectors.py",
-    "export/test_exporter.py",
-    "detectors/test_stock_tools.py",
-    "detectors/test_custom_masks_and_keypoints.py",
-    "tests/test_study.py",
-    "tests/test_ablations.py",
-    "pretrain/test_pretrainer.py",
-    "modeling/test_configurations.py",
-    "comparison/test_comparison_page.py",
-    "tests/test_page.py",
-    "engine/test_tensorboard.py",
-    "engine/test_trainer.py",
-)
 
 
 def pytest_addoption(parser) -> None:
     parser.addoption("--faults", type=int, default=1, help="how often each random fault of a run is tested")
-
-
-def pytest_collection_modifyitems(config, items) -> None:
-    def place(item) -> int:
-        name = f"{item.path.parent.name}/{item.path.name}"
-        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
-
-    if hasattr(config, "workerinput"):
-        items.sort(key=place)
 
 
 @pytest.fixture(autouse=True)

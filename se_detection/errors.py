@@ -12,12 +12,26 @@ NO_MEMORY = "can't allocate memory"
 
 
 class UserError(ValueError):
-    """An error that the user can fix. The message is one line: what is wrong, where, and what to do."""
+    """An error that the user can fix. The message is one line: what is wrong, where, and what to do.
+
+    Args:
+        code: names the kind of error, `area.kind`, such as `config.unknown_key`; it stays the same when the words of
+            the message change, and is printed after them.
+        message: one line.
+    """
+
+    def __init__(self, code: str, message: str = "") -> None:
+        if not message:
+            code, message = "", code
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
 
     def __str__(self) -> str:
-        text = printable(super().__str__())
+        text = printable(self.message)
         # The beginning says what is wrong, the end what to do; long values from files are in the middle.
-        return text if len(text) <= 2000 else f"{text[:1400]} ... {text[-400:]}"
+        text = text if len(text) <= 2000 else f"{text[:1400]} ... {text[-400:]}"
+        return f"{text} [{self.code}]" if self.code else text
 
 
 def printable(text: str) -> str:
@@ -52,7 +66,7 @@ def user_message(error: BaseException) -> str | None:
     can't be used.
     """
     # For an error in a child process, this text is a traceback.
-    text = str(error.args[0]) if isinstance(error, UserError) and error.args else str(error)
+    text = error.message if isinstance(error, UserError) else str(error)
     if isinstance(error, OSError) and error.errno in FULL:
         where = f"{error.filename} could not be written" if error.filename else "a file could not be written"
         return f"{where}: {error.strerror}; free some space, then try again (--resume continues a training)"

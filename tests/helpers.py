@@ -1,7 +1,22 @@
-"""Helpers for tests of networks."""
+"""Helpers that several tests share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
+
+from se_detection.errors import UserError
+
+
+@contextmanager
+def raises(code: str, *named: object) -> Iterator[None]:
+    """Expects a UserError with this code, whose message names these things, such as a key, a file or a value."""
+    with pytest.raises(UserError) as caught:
+        yield
+    assert caught.value.code == code
+    assert [name for name in map(str, named) if name not in caught.value.message] == []
 
 
 def randomize_norms(model: nn.Module) -> nn.Module:
