@@ -137,6 +137,8 @@ def functions(tree: ast.AST, prefix: str = "") -> Iterator[tuple[str, ast.Functi
 
 def replaced(source: str, node: ast.AST, new: ast.AST) -> str:
     """Returns the source with the node's text replaced; the rest of the file keeps its lines."""
+    if isinstance(node, ast.If) and isinstance(new, ast.If):
+        return replaced(source, node.test, new.test)  # the body keeps its comments
     lines = source.splitlines(keepends=True)
     first, last = node.lineno - 1, node.end_lineno - 1  # type: ignore[attr-defined]
     head = lines[first].encode()[: node.col_offset].decode()  # type: ignore[attr-defined]
