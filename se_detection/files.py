@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,64 +46,56 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except BaseException as error:
         part.unlink(missing_ok=True)
         # torch.save hides it behind another exception.
-        if reason := _os_error(error):
+        reason: BaseException | None = error
+        while reason is not None and not isinstance(reason, OSError):
+            reason = reason.__context__
+        if reason is not None:
             raise OSError(reason.errno, reason.strerror, str(path)) from error
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        # Some network file systems can't sync a folder; the file is complete nevertheless.
-        with suppress(OSError):
-            os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
-def _os_error(error: BaseException | None) -> OSError | None:
-    while error is not None and not isinstance(error, OSError):
-        error = error.__context__
-    return error
-
-
-def check_output(path: Path, *, inputs: Iterable[Path] = (), overwrite: bool | None = None) -> None:
+def check_output(
+    path: Path, *, inputs: Iterable[Path] = (), overwrite: bool | None = None, creates_folder: bool = False
+) -> None:
     """Checks that a file may be written.
 
     Args:
         path: the file.
         inputs: files that are read.
         overwrite: the flag `--overwrite`; None if the caller has no such flag.
+        creates_folder: the writer creates a missing folder.
 
     Raises:
         UserError: it is one of the inputs, it exists and is not to be overwritten, or its folder does not exist.
     """
     if os.path.realpath(path) in {os.path.realpath(other) for other in inputs}:
-        raise UserError(f"{path} is both read and written; choose another name for the output")
+        raise UserError("output.is_input", f"{path} is both read and written; choose another name for the output")
     if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file")
+        raise UserError("output.is_folder", f"{path} is a folder; name a file")
     if path.exists() and not overwrite:
         how = "remove it" if overwrite is None else "replace it with --overwrite"
-        raise UserError(f"{path} already exists; choose another name, or {how}")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no folder {path.parent}; create it, or choose another")
+        raise UserError("output.exists", f"{path} already exists; choose another name, or {how}")
+    if creates_folder:
+        check_folder(path.parent)
+    elif not path.parent.is_dir():
+        raise UserError("output.no_folder", f"{path}: there is no folder {path.parent}; create it, or choose another")
 
 
 def check_folder(folder: Path) -> None:
     """Raises a :class:`UserError` if a folder doesn't exist and can't be created, because its path has a file."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        raise UserError(f"{existing} is a file; choose another output folder")
+        raise UserError("output.is_file", f"{existing} is a file; choose another output folder")
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Writes a JSON file atomically.
 
     Raises:
-        UserError: the file can't be written.
+        OSError: the file can't be written; an existing file is unchanged.
     """
     data = json.dumps(content, indent=indent).encode() + b"\n"
-    try:
-        write_whole(path, lambda file: file.write(data))
-    except OSError as error:
-        raise UserError(f"{path} can't be written ({error.strerror}); choose another place") from error
+    write_whole(path, lambda file: file.write(data))
 
 
 def read_json(path: Path) -> Any:
@@ -116,18 +107,9 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(path.read_bytes())
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from error
+        raise UserError("file.unreadable", f"{path}: {error.strerror}; give another path") from error
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error})") from error
-
-
-def check_html_file(path: Path, *, overwrite: bool) -> None:
-    """Raises a :class:`UserError` if the file can't be written, or exists and `overwrite` is False."""
-    if path.is_dir():
-        raise UserError(f"--html {path} is a folder; name a file, such as {path / 'report.html'}")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} already exists; choose another --html, or replace it with --overwrite")
-    check_folder(path.parent)
+        raise UserError("file.not_json", f"{path} is not valid JSON ({error}); get or write it again") from error
 
 
 def file_digest(path: Path) -> str:

@@ -106,7 +106,7 @@ def count_detector(args: Namespace) -> None:
 
 def explain_gates(args: Namespace) -> None:
     """Analyses the gates, and writes tables, plots and the page."""
-    from se_detection.files import check_html_file
+    from se_detection.files import check_output
     from se_detection.gates.excitations import explain
     from se_detection.gates.gate_tables import excitations_table, write_excitations
     from se_detection.gates.heat_map import draw_effect
@@ -114,7 +114,7 @@ def explain_gates(args: Namespace) -> None:
     if args.html:
         from se_detection.gates.gate_page import write_excitation_page
 
-        check_html_file(args.html, overwrite=args.overwrite)
+        check_output(args.html, overwrite=args.overwrite, creates_folder=True)
     found = explain(
         args.run,
         args.output,

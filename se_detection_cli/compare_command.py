@@ -56,13 +56,13 @@ def run(args: Namespace) -> None:
     from se_detection.comparison.compare_runs import compare_runs
     from se_detection.comparison.side_by_side import draw_side_by_side
     from se_detection.comparison.tables import comparison_table, report_folder, write_report
-    from se_detection.files import check_html_file
+    from se_detection.files import check_output
 
     folder = report_folder([*args.baseline, *args.candidate], args.output, overwrite=args.overwrite)
     if args.html:
         from se_detection.comparison.page.comparison_page import write_html_report
 
-        check_html_file(args.html, overwrite=args.overwrite)
+        check_output(args.html, overwrite=args.overwrite, creates_folder=True)
     comparison = compare_runs(
         args.baseline, args.candidate, args.bootstrap, annotations=args.annotations, force=args.force
     )

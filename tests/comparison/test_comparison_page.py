@@ -14,7 +14,7 @@ from se_detection.comparison.compare_runs import compare_runs
 from se_detection.comparison.error_types import ERRORS
 from se_detection.comparison.page.comparison_page import write_html_report
 from se_detection.comparison.result import ROLES
-from se_detection.files import check_html_file
+from se_detection.files import check_output
 
 HOSTILE = '<img src=x onerror="alert(1)"> & $x_1$'
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -281,12 +281,12 @@ def test_a_comparison_without_objects_makes_a_page(write, runs) -> None:
 
 def test_an_existing_file_is_not_replaced_without_overwrite(tmp_path) -> None:
     path = tmp_path / "report.html"
-    check_html_file(path, overwrite=False)
+    check_output(path, overwrite=False, creates_folder=True)
     path.write_text("mine")
-    check_html_file(path, overwrite=True)
+    check_output(path, overwrite=True, creates_folder=True)
     for target, message in ((path, "--overwrite"), (tmp_path, "is a folder"), (path / "x.html", "is a file")):
         with pytest.raises(UserError, match=message):
-            check_html_file(target, overwrite=False)
+            check_output(target, overwrite=False, creates_folder=True)
 
 
 def test_the_tool_writes_the_page(run_script, runs, tmp_path, capsys) -> None:
