@@ -12,7 +12,6 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from se_detection.config.read_config import read_config
-from se_detection.config.values import LARGEST_INTEGER
 from se_detection.config.yaml_file import read_yaml
 from se_detection.errors import UserError
 from se_detection.pretrain.pretrain_config import config_base
@@ -101,9 +100,9 @@ def read_study(path: Path) -> Study:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    """Whether a value is a number from 0 to LARGEST_INTEGER."""
+    """Whether a value is a number from 0 to the largest 32-bit integer."""
     kinds = (int,) if kind is int else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value <= LARGEST_INTEGER
+    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def _check_name(path: Path, key: str, name: object) -> None:

@@ -20,13 +20,13 @@ def check_backbone(cfg: CfgNode) -> None:
     Raises:
         UserError: it can't be built.
     """
-    if cfg.MODEL.BACKBONE.NAME not in BACKBONE_REGISTRY:
-        close = get_close_matches(cfg.MODEL.BACKBONE.NAME, [name for name, _ in BACKBONE_REGISTRY], n=1)
-        suggestion = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"MODEL.BACKBONE.NAME: no backbone is named {cfg.MODEL.BACKBONE.NAME!r}{suggestion}")
-    with torch.device("meta"), explained(cfg.MODEL.BACKBONE.NAME):
-        backbone = build_backbone(cfg)
-    check_memory(backbone)
+    name = cfg.MODEL.BACKBONE.NAME
+    if name not in BACKBONE_REGISTRY:
+        close = get_close_matches(name, [known for known, _ in BACKBONE_REGISTRY], n=1)
+        suggestion = f"did you mean {close[0]}?" if close else "use one of detectron2's or this project's"
+        raise UserError("config.unknown_backbone", f"MODEL.BACKBONE.NAME: no backbone is named {name!r}; {suggestion}")
+    with torch.device("meta"), explained(name):
+        build_backbone(cfg)
 
 
 def check_model(cfg: CfgNode) -> None:
@@ -49,8 +49,9 @@ def check_model(cfg: CfgNode) -> None:
     if cfg.TEST.AUG.ENABLED and (not boxes_or_masks or cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS):
         kind = f"{cfg.MODEL.META_ARCHITECTURE}{' with keypoints' * cfg.MODEL.KEYPOINT_ON}"
         raise UserError(
+            "config.no_augmentation",
             f"TEST.AUG.ENABLED: detectron2 supports test-time augmentation only for boxes and masks of a "
-            f"GeneralizedRCNN, and this is a {kind}; set it to False"
+            f"GeneralizedRCNN, and this is a {kind}; set it to False",
         )
 
 
@@ -64,24 +65,17 @@ def explained(what: str) -> Iterator[None]:
     except Exception as error:  # detectron2 raises many classes for what it can't build
         # torch's message may contain a C++ stack.
         reason = " ".join(str(error).split())[:300] or "an assertion of detectron2's failed"
-        raise UserError(f"{what} can't be built: {type(error).__name__}: {reason}") from error
+        said = f"{type(error).__name__}: {reason}"
+        raise UserError("config.not_buildable", f"{what} can't be built ({said}); correct the config") from error
 
 
 def check_memory(model: nn.Module) -> None:
-    """Checks that the machine has enough memory for the weights, which are initialized on the CPU.
-
-    Args:
-        model: on the meta device.
-
-    Raises:
-        UserError: there is not enough memory.
-    """
-    tensors = [*model.parameters(), *model.buffers()]
-    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    """Raises a :class:`UserError` if the weights of a model on the meta device are larger than the machine's memory."""
+    needed = sum(tensor.nbytes for tensor in model.state_dict().values())
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > available:
-        name, largest = max(model.named_parameters(), key=lambda item: item[1].numel())
         raise UserError(
+            "config.too_large",
             f"the weights of this {type(model).__name__} need {needed / 2**30:.0f} GiB, and the machine has "
-            f"{available / 2**30:.0f} GiB of memory; the largest is {name}, {tuple(largest.shape)}"
+            f"{available / 2**30:.0f} GiB of memory; lower the channels",
         )

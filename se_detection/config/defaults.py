@@ -9,14 +9,23 @@ from detectron2.config import CfgNode
 
 from .se_config import SEConfig
 
+
+def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of a config by full key, such as `MODEL.SE.REDUCTION`; tuples become lists, as in YAML."""
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
 DEFAULTS: dict[str, Any] = {
     "MODEL": {
         "RESNETS": {"STEM_TYPE": "basic"},
         "SE": {
-            **{
-                field.upper(): list(value) if isinstance(value, tuple) else value
-                for field, value in asdict(SEConfig()).items()
-            },
+            **{field.upper(): value for field, value in flatten(asdict(SEConfig())).items()},
             "IGNORE_PADDING": False,
         },
     },
@@ -61,17 +70,6 @@ def _fill(node: CfgNode, defaults: Mapping[str, Any]) -> None:
             setattr(node, key, CfgNode() if isinstance(value, dict) else copy(value))
         if isinstance(value, dict):
             _fill(node[key], value)
-
-
-def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of a config by full key, such as `MODEL.SE.REDUCTION`; tuples become lists, as in YAML."""
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def classes_node(cfg: CfgNode) -> str:

@@ -49,19 +49,14 @@ class SEConfig:
         check_choice("MODEL.SE.GATE", self.gate, GATES)
         for stage in self.stages:
             check_choice("MODEL.SE.STAGES", stage, STAGES)
-        if not abs(self.gate_bias) <= 100:
-            raise UserError(f"MODEL.SE.GATE_BIAS: {self.gate_bias} is not from -100 to 100; 4 opens sigmoid gates")
         if self.gate_bias and not self.bias:
-            raise UserError(f"MODEL.SE.GATE_BIAS: {self.gate_bias} needs biases; set MODEL.SE.BIAS to True")
+            raise UserError("config.bad_value", f"MODEL.SE.GATE_BIAS: {self.gate_bias} needs MODEL.SE.BIAS True")
         if len(self.reduction_per_stage) not in (0, len(STAGES)):
-            raise UserError(
-                f"MODEL.SE.REDUCTION_PER_STAGE: {list(self.reduction_per_stage)} has {len(self.reduction_per_stage)} "
-                f"values; give one for each of {', '.join(STAGES)}, or an empty list"
-            )
-        for key, ratios in (("REDUCTION", [self.reduction]), ("REDUCTION_PER_STAGE", self.reduction_per_stage)):
-            for reduction in ratios:
-                if not isinstance(reduction, int) or isinstance(reduction, bool) or reduction < 1:
-                    raise UserError(f"MODEL.SE.{key}: {reduction!r} is not a whole number of at least 1")
+            values = list(self.reduction_per_stage)
+            raise UserError("config.bad_value", f"MODEL.SE.REDUCTION_PER_STAGE: {values} must have 4 values, or none")
+        for reduction in (self.reduction, *self.reduction_per_stage):
+            if not isinstance(reduction, int) or reduction < 1:
+                raise UserError("config.bad_value", f"MODEL.SE.REDUCTION: {reduction!r} must be a whole number above 0")
 
     def reduction_in(self, stage: str) -> int | None:
         """The reduction ratio r in a stage (`res2` to `res5`), or None if the stage has no SE."""
@@ -80,7 +75,7 @@ class SEConfig:
 def check_choice(key: str, value: object, choices: Sequence[str]) -> None:
     """Raises a :class:`UserError` that names the key, the value and the choices, unless the value is one of them."""
     if value not in choices:
-        raise UserError(f"{key}: {value!r} is not one of {', '.join(choices)}")
+        raise UserError("config.unknown_choice", f"{key}: {value!r} is not one of {', '.join(choices)}")
 
 
 # A backbone without SE.

@@ -25,66 +25,56 @@ def read_yaml(path: Path | str) -> Any:
     """
     # Opening a pipe would block.
     if "://" not in str(path) and not os.path.isfile(path):
-        raise UserError(f"{path}: there is no such file")
+        raise UserError("config.not_found", f"{path}: there is no such file; se-det zoo lists the configs")
     try:
         with PathManager.open(str(path), "rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+        raise UserError("config.unreadable", f"{path}: {error.strerror or error}; give another path") from error
     if len(content) > MAX_BYTES:
-        raise UserError(f"{path} is not a config: it has more than {MAX_BYTES} bytes")
+        raise UserError("config.too_large", f"{path} has more than {MAX_BYTES} bytes, so it can't be a config")
     try:
         loader = yaml.SafeLoader(content)
         tree = loader.get_single_node()
         if tree is None:
             return None
         if _count_values(tree, {}) > MAX_VALUES:
-            raise UserError(
-                f"{path} is not a config: it has more than {MAX_VALUES} values after its aliases are expanded"
-            )
+            raise ValueError(f"it has more than {MAX_VALUES} values after its aliases are expanded")
         return loader.construct_document(tree)
-    except UserError:
-        raise
     except yaml.constructor.ConstructorError as error:
         raise UserError(
+            "config.runs_code",
             f"{path}: it makes Python objects ({error.problem}), and no code is run from a config; write the values "
             "out, or if you trust it, run detectron2's own tools/train_net.py with "
-            "DETECTRON2_ENV_MODULE=se_detection.env"
+            "DETECTRON2_ENV_MODULE=se_detection.env",
         ) from error
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise UserError("config.not_yaml", f"{path} is not valid YAML ({reason}); correct it") from error
 
 
 def check_yaml_config(path: str) -> None:
     """Checks a config file and its `_BASE_` files before detectron2 reads them.
 
     Raises:
-        UserError: a file can't be read or has no keys, is its own base, or there are too many files.
+        UserError: a file can't be read or has no keys, or there are too many files.
     """
-    _check_config(path, (), [])
-
-
-def _check_config(path: str, above: tuple[str, ...], read: list[str]) -> None:
-    if path.endswith(".py"):
-        raise UserError(f"{path} is a lazy config; detectron2's own tools/lazyconfig_train_net.py trains those")
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a config: it has no keys with values")
-    read.append(path)
-    if len(read) > MAX_FILES:
-        raise UserError(f"{read[0]} reads more than {MAX_FILES} files through {BASE}; merge some of them")
-    above = (*above, os.path.realpath(path))
-    bases = content.get(BASE, [])
-    for base in bases if isinstance(bases, list) else [bases]:
-        if not isinstance(base, str) or not base:
-            raise UserError(f"{path}: {BASE}: {base!r} is not the path of a config")
-        base_path = base
-        if not base.startswith(("https://", "http://")):
+    files = [path]
+    for file in files:
+        if file.endswith(".py"):
+            raise UserError("config.lazy", f"{file} is a lazy config; use detectron2's tools/lazyconfig_train_net.py")
+        content = read_yaml(file)
+        if not isinstance(content, dict):
+            raise UserError("config.no_keys", f"{file} is not a config: it has no keys with values; give another file")
+        bases = content.get(BASE, [])
+        for base in bases if isinstance(bases, list) else [bases]:
+            if not isinstance(base, str) or not base:
+                raise UserError("config.bad_base", f"{file}: {BASE}: {base!r} must be the path of a config")
             # As in detectron2, relative to the config.
-            base_path = os.path.join(os.path.dirname(path), os.path.expanduser(base))
-        if os.path.realpath(base_path) in above:
-            raise UserError(f"{path}: {BASE}: {base} is this file, or a file whose base is this file")
-        _check_config(base_path, above, read)
+            is_url = base.startswith(("https://", "http://"))
+            files.append(base if is_url else os.path.join(os.path.dirname(file), os.path.expanduser(base)))
+        if len(files) > MAX_FILES:
+            raise UserError("config.bad_base", f"{path} needs more than {MAX_FILES} files; is one its own {BASE}?")
 
 
 def _count_values(node: yaml.Node, known: dict[int, float]) -> float:

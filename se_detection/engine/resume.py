@@ -14,7 +14,6 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from ..config.defaults import flatten
-from ..config.values import LARGEST, LARGEST_INTEGER
 from ..config.yaml_file import read_yaml
 from ..errors import UserError
 from ..runs.checkpoints import newest_checkpoint
@@ -113,8 +112,7 @@ def _alike(found: Any, expected: Any) -> bool:
     if type(expected) not in (int, float):
         return type(found) is type(expected)
     # The best metric is minus infinity at first.
-    largest = LARGEST if type(found) is float else LARGEST_INTEGER
-    return type(found) in {int, type(expected)} and (abs(found) <= largest or math.isinf(expected))
+    return type(found) in {int, type(expected)} and (math.isfinite(found) or math.isinf(expected))
 
 
 def scale_to_original(cfg: CfgNode) -> CfgNode:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from ..config.buildable import check_memory, explained
 from ..config.read_config import read_config
-from ..config.values import LARGEST_SIZE
 from ..engine.checks import check_machine, check_run_folder, check_start, config_file
 from ..errors import UserError
 from ..model_zoo import get_recipe_file
@@ -108,9 +107,6 @@ def _check_recipe(cfg: CfgNode, processes: int) -> None:
     for key in ("EPOCHS", "EVAL_EPOCHS", "TRAIN_SIZE", "TEST_SIZE"):
         if recipe[key] <= 0:
             raise UserError(f"PRETRAIN.{key}: {recipe[key]} is not above 0")
-    for key in ("TRAIN_SIZE", "TEST_RESIZE"):
-        if recipe[key] > LARGEST_SIZE:
-            raise UserError(f"PRETRAIN.{key}: {recipe[key]} is more than {LARGEST_SIZE}")
     for key in ("STEP_EPOCHS", "CROP_SCALE"):
         for item in recipe[key]:
             if isinstance(item, bool) or not isinstance(item, int | float) or item < 0:
