@@ -7,8 +7,6 @@ from detectron2.engine import HookBase
 from torch import nn
 from torch.optim import Optimizer
 
-from ..errors import UserError
-
 logger = logging.getLogger(__name__)
 
 
@@ -16,15 +14,8 @@ def backbone_of(model: nn.Module) -> nn.Module:
     """The network below the FPN (`bottom_up`), or the backbone itself if there is no FPN.
 
     The res5 in the heads of a C4 detector is not part of it.
-
-    Raises:
-        UserError: the model has no backbone.
     """
-    backbone = getattr(model, "backbone", None)
-    if not isinstance(backbone, nn.Module):
-        raise UserError(
-            f"SOLVER.BACKBONE_FREEZE_ITERS and BACKBONE_MULTIPLIER: a {type(model).__name__} has no backbone; omit them"
-        )
+    backbone: nn.Module = model.get_submodule("backbone")
     return getattr(backbone, "bottom_up", backbone)
 
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 from detectron2.utils import comm
@@ -40,8 +39,8 @@ def heartbeat(output_dir: str) -> Iterator[None]:
     comm.synchronize()
     heard = {rank: time.monotonic() for rank in range(comm.get_world_size()) if rank != comm.get_rank()}
     # Two threads: a request to a lost machine may block for much longer than the time-out.
-    for task in (partial(_exchange, store, heard, ended), partial(_watch, heard, ended, output_dir)):
-        threading.Thread(target=task, daemon=True).start()
+    for target, args in ((_exchange, (store, heard, ended)), (_watch, (heard, ended, output_dir))):
+        threading.Thread(target=target, args=args, daemon=True).start()
     try:
         yield
         # A process that leaves early would look lost to the others.
@@ -61,17 +60,16 @@ def _exchange(store: Any, heard: dict[int, float], ended: threading.Event) -> No
     """Sends this process's heartbeats, and keeps in `heard` when each of the others was last received."""
     seen = dict.fromkeys(heard, b"")
     beats = 0
-    while not ended.wait(INTERVAL):
-        beats += 1
-        try:
+    try:
+        while not ended.wait(INTERVAL):
+            beats += 1
             store.set(_key(comm.get_rank()), str(beats))
             for other, beat in zip(seen, store.multi_get([_key(other) for other in seen]), strict=True):
                 if beat != seen[other]:
                     seen[other], heard[other] = beat, time.monotonic()
-        except RuntimeError:
-            # The first process, or torchrun, holds the store.
-            heard[0] = float("-inf")
-            return
+    except RuntimeError:
+        # The first process, or torchrun, holds the store.
+        heard[0] = float("-inf")
 
 
 def _watch(heard: dict[int, float], ended: threading.Event, output_dir: str) -> None:

@@ -2,7 +2,8 @@
 
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,22 +64,19 @@ class Checkpoints(HookBase):
         Raises:
             UserError: the weights are not finite, or the disk is full; older checkpoints are kept.
         """
-        if not comm.is_main_process():
-            return
         iteration = self.trainer.iter
-        name = Path(FINAL).stem if iteration + 1 == self.trainer.max_iter else f"model_{iteration:07d}"
-        folder = Path(self.checkpointer.save_dir)
-        if self.saved == iteration:
+        if not comm.is_main_process() or self.saved == iteration:
             return
         if not weights_are_finite(self.checkpointer.model):
             raise UserError(
+                "train.non_finite_weights",
                 f"iteration {iteration}: the weights are not finite, and were not saved; continue from the checkpoint "
-                "before with --resume, or start with a lower SOLVER.BASE_LR"
+                "before with --resume, or start with a lower SOLVER.BASE_LR",
             )
-        try:
+        folder = Path(self.checkpointer.save_dir)
+        name = Path(FINAL).stem if iteration + 1 == self.trainer.max_iter else f"model_{iteration:07d}"
+        with _unsaved_is_explained(folder):
             self.checkpointer.save(name, iteration=iteration)
-        except OSError as error:
-            raise _unsaved(error, folder) from error
         self.saved = iteration
         # Later checkpoints exist if the user resumed from an earlier one.
         earlier = [path for number, path in numbered_checkpoints(folder).items() if number <= iteration]
@@ -86,7 +84,7 @@ class Checkpoints(HookBase):
             path.unlink()
 
 
-class Evaluation(HookBase):
+class Evaluation(hooks.EvalHook):
     """Evaluates every `period` iterations and at the end. A resumed run repeats an evaluation that was interrupted.
 
     Args:
@@ -99,36 +97,32 @@ class Evaluation(HookBase):
     def __init__(
         self, evaluate: Callable[[], dict[str, Any]], *, period: int, checkpoints: Checkpoints, metrics: MetricsFile
     ) -> None:
-        self.hook = hooks.EvalHook(0, evaluate)
-        self.period = period
+        super().__init__(period, evaluate)
         self.checkpoints = checkpoints
         self.metrics = metrics
 
     def before_train(self) -> None:
         """Evaluates the checkpoint from which the run resumes, if that was due and is not in the log."""
-        self.hook.trainer = self.trainer
         start = self.trainer.start_iter
-        due = 0 < start < self.trainer.max_iter and self.period and start % self.period == 0
+        due = 0 < start < self.trainer.max_iter and self._period and start % self._period == 0
         if due and not comm.all_gather(self.metrics.evaluated(start - 1))[0]:
             self.trainer.storage.iter = start - 1
-            self.hook._do_eval()
+            self._do_eval()
             self.trainer.storage.iter = start
 
     def after_step(self) -> None:
         """Evaluates if it is due."""
-        done = self.trainer.iter + 1
-        if self.period and done % self.period == 0 and done < self.trainer.max_iter:
-            try:
-                self.hook._do_eval()
-            except Interrupted as request:
-                self.checkpoints.save_for(request)
-                raise
+        try:
+            super().after_step()
+        except Interrupted as request:
+            self.checkpoints.save_for(request)
+            raise
 
     def after_train(self) -> None:
         """Evaluates a finished training, even if it was finished before."""
         if self.trainer.iter >= self.trainer.max_iter:
             self.trainer.storage.iter = self.trainer.max_iter
-            self.hook._do_eval()
+            self._do_eval()
 
 
 class BestCheckpoint(HookBase):
@@ -145,45 +139,34 @@ class BestCheckpoint(HookBase):
         self.metric = metric
         self.metrics = metrics
         self.best = {"value": float("-inf"), "iteration": -1}
-        self.seen = -1
         self.warned = False
 
     def before_train(self) -> None:
         """Checks the evaluation of the checkpoint from which the run resumes."""
         iteration = self.trainer.start_iter - 1
         self._judge(self.metrics.at(iteration).get(self.metric, float("nan")), iteration)
-        self._check_latest()
+        self.after_step()
 
     def after_step(self) -> None:
-        """Checks an evaluation after the step."""
-        self._check_latest()
-
-    def after_train(self) -> None:
-        """Checks the evaluation at the end."""
-        self._check_latest()
-
-    def _check_latest(self) -> None:
+        """Checks the latest evaluation."""
         latest = self.trainer.storage.latest()
-        value, iteration = latest.get(self.metric, (float("nan"), -1))
-        evaluated = sorted(key for key in latest if key.endswith("/AP"))
-        if evaluated and self.metric not in latest and not self.warned:
+        if self.metric in latest:
+            self._judge(*latest[self.metric])
+        elif not self.warned and (evaluated := sorted(key for key in latest if key.endswith("/AP"))):
             self.warned = True
             logger.warning(
                 f"SOLVER.BEST_METRIC: %s was not evaluated, so there is no {BEST}; choose from %s",
                 self.metric,
                 ", ".join(evaluated),
             )
-        if iteration > self.seen:
-            self.seen = iteration
-            self._judge(value, iteration)
+
+    after_train = after_step
 
     def _judge(self, value: float, iteration: int) -> None:
         if value > self.best["value"]:
             self.best = {"value": float(value), "iteration": iteration}
-            try:
+            with _unsaved_is_explained(Path(self.checkpointer.save_dir)):
                 self.checkpointer.save_weights(Path(BEST).stem, iteration=iteration, **{self.metric: float(value)})
-            except OSError as error:
-                raise _unsaved(error, Path(self.checkpointer.save_dir)) from error
 
     def state_dict(self) -> dict[str, Any]:
         """The best value, and its iteration."""
@@ -245,25 +228,14 @@ class Writers(hooks.PeriodicWriter):
     def __init__(self, writers: list[EventWriter], eval_period: int) -> None:
         super().__init__(writers)
         self.eval_period = eval_period
-        self.written = -1
 
     def after_step(self) -> None:
-        """Writes if it is due."""
+        """Writes if it is due; once, because detectron2's printer divides by the steps since the last time."""
         done = self.trainer.iter + 1
         evaluated = self.eval_period and done % self.eval_period == 0
-        # Once per iteration: detectron2's printer divides by the steps since the last time.
         if evaluated or done % self._period == 0 or done == self.trainer.max_iter:
-            self.written = self.trainer.iter
             for writer in self._writers:
                 writer.write()
-
-    def after_train(self) -> None:
-        """Writes new values, if there are any, and closes."""
-        if self.trainer.storage.iter != self.written:
-            super().after_train()
-            return
-        for writer in self._writers:
-            writer.close()
 
 
 class PreciseBN(hooks.PreciseBN):
@@ -275,24 +247,13 @@ class PreciseBN(hooks.PreciseBN):
         super().update_stats()
 
 
-def _unsaved(error: OSError, folder: Path) -> UserError:
-    last = folder / LAST
-    kept = f"{last.read_text()} is kept" if last.is_file() else "there is no earlier one"
-    return UserError(f"the checkpoint could not be saved ({kept}): {user_message(error) or error}")
-
-
-class DeferredWriters(EventWriter):
-    """Writers that are built when they first write: a run that fails before leaves no files of theirs."""
-
-    def __init__(self, build: Callable[[], list[EventWriter]]) -> None:
-        self._build = build
-        self._writers: list[EventWriter] = []
-
-    def write(self) -> None:
-        self._writers = self._writers or self._build()
-        for writer in self._writers:
-            writer.write()
-
-    def close(self) -> None:
-        for writer in self._writers:
-            writer.close()
+@contextmanager
+def _unsaved_is_explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        last = folder / LAST
+        kept = f"{last.read_text()} is kept" if last.is_file() else "there is no earlier one"
+        raise UserError(
+            "train.unsaved_checkpoint", f"the checkpoint could not be saved ({kept}): {user_message(error) or error}"
+        ) from error

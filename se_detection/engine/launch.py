@@ -1,4 +1,4 @@
-"""Starts the processes of a run with detectron2's `launch`, or joins those that torchrun has started."""
+"""Starts the processes of a run, or joins those that torchrun has started."""
 
 import multiprocessing
 import os
@@ -14,16 +14,16 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
-from detectron2.engine import launch
-from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.engine.launch import DEFAULT_TIMEOUT, _find_free_port
 from detectron2.utils import comm
-from torch.multiprocessing.spawn import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from ..errors import UserError
 from .signals import SAME_REQUEST_SECONDS, handling
 
 # In the messages of gloo and NCCL when they lose a process.
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket|store", re.IGNORECASE)
+Run = Callable[[CfgNode, Namespace], None]
 
 
 def use_torchrun(args: Namespace) -> bool:
@@ -35,35 +35,31 @@ def use_torchrun(args: Namespace) -> bool:
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return False
     if args.num_gpus != 1 or args.num_machines != 1:
-        raise UserError("--num-gpus and --num-machines: torchrun sets the number of processes; omit them")
+        raise UserError(
+            "run.contradicting_flags",
+            "--num-gpus and --num-machines: torchrun sets the number of processes; omit them",
+        )
     args.num_gpus = int(os.environ["LOCAL_WORLD_SIZE"])
     args.num_machines = int(os.environ["WORLD_SIZE"]) // args.num_gpus
     args.machine_rank = int(os.environ["RANK"]) // args.num_gpus
     return True
 
 
-def start_processes(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, args: Namespace, torchrun: bool) -> None:
+def run_in_processes(run: Run, cfg: CfgNode, args: Namespace, torchrun: bool) -> None:
     """Calls `run(cfg, args)` in every process of this machine, and returns or exits when all have ended.
 
     Exit codes: 128 + N after signal N, which is forwarded to the processes; 1 if one of them has died.
     """
     if torchrun:
-        _join_group(cfg, args)
-        _run_and_explain(run, cfg, args)
+        _join_and_run(int(os.environ["LOCAL_RANK"]), run, cfg, args, "env://")
         return
     if args.num_gpus * args.num_machines == 1:
         run(cfg, args)
         return
+    url = f"tcp://127.0.0.1:{_find_free_port()}" if args.dist_url == "auto" else args.dist_url
     try:
-        with _hidden_gpus(cfg.MODEL.DEVICE == "cpu"), _forwarded_signals() as forwarded:
-            launch(
-                _run_and_explain,
-                args.num_gpus,
-                args.num_machines,
-                args.machine_rank,
-                args.dist_url,
-                args=(run, cfg, args),
-            )
+        with _forwarded_signals() as forwarded:
+            start_processes(_join_and_run, (run, cfg, args, url), args.num_gpus)
     except ProcessExitedException as error:
         code, died_of = error.exit_code, error.signal_name
         if code > 1:
@@ -77,7 +73,20 @@ def start_processes(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, arg
         sys.exit(f"error: process {rank} {reason}, which ends the run; {_resume(cfg)}")
 
 
-def _run_and_explain(run: Callable[[CfgNode, Namespace], None], cfg: CfgNode, args: Namespace) -> None:
+def _join_and_run(local_rank: int, run: Run, cfg: CfgNode, args: Namespace, url: str) -> None:
+    """Joins the group as detectron2's `launch` does, which uses a GPU even if `MODEL.DEVICE` is cpu."""
+    on_gpu = cfg.MODEL.DEVICE != "cpu"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        init_method=url,
+        world_size=args.num_gpus * args.num_machines,
+        rank=args.machine_rank * args.num_gpus + local_rank,
+        timeout=DEFAULT_TIMEOUT,
+    )
+    comm.create_local_process_group(args.num_gpus)
+    if on_gpu:
+        torch.cuda.set_device(local_rank)
+    comm.synchronize()
     try:
         run(cfg, args)
     except KeyboardInterrupt:
@@ -103,31 +112,6 @@ def lost_process(error: BaseException | None) -> bool:
 
 def _resume(cfg: CfgNode) -> str:
     return f"--resume continues from the last checkpoint in {cfg.OUTPUT_DIR}"
-
-
-def _join_group(cfg: CfgNode, args: Namespace) -> None:
-    on_gpu = cfg.MODEL.DEVICE != "cpu"
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=DEFAULT_TIMEOUT)
-    comm.create_local_process_group(args.num_gpus)
-    if on_gpu:
-        torch.cuda.set_device(comm.get_local_rank())
-    comm.synchronize()
-
-
-@contextmanager
-def _hidden_gpus(hidden: bool) -> Iterator[None]:
-    """Starts processes that see no GPU: `launch` gives each process a GPU if it sees any."""
-    if not hidden:
-        yield
-        return
-    before = os.environ.get("CUDA_VISIBLE_DEVICES")
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    try:
-        yield
-    finally:
-        os.environ.pop("CUDA_VISIBLE_DEVICES")
-        if before is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = before
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Losses that are not finite: the step is skipped or the run stops, with a report of the losses and images."""
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..files import parse_json, write_whole
+from ..files import parse_json, write_json
 from ..runs.run_folder import NON_FINITE
 from .signals import RankMaximum
 
@@ -24,6 +23,10 @@ MOST_NAMES = 8
 logger = logging.getLogger(__name__)
 
 
+class NonFiniteLossError(UserError):
+    """Too many steps in a row had a loss that is not finite."""
+
+
 class LossGuard:
     """Checks the losses of all processes before a step; skips up to `SOLVER.SKIP_NON_FINITE` steps in a row.
 
@@ -31,35 +34,32 @@ class LossGuard:
 
     Args:
         cfg: the config of the run.
+        model: not wrapped for DDP.
         agreement: shares the losses between processes.
     """
 
-    def __init__(self, cfg: CfgNode, agreement: RankMaximum) -> None:
+    def __init__(self, cfg: CfgNode, model: nn.Module, agreement: RankMaximum) -> None:
         self.cfg = cfg
+        self.model = model
         self.agreement = agreement
         self.skipped = self.skipped_in_a_row = 0
-        self.statistics: list[tuple[Tensor, Tensor]] = []
-        self.normalizer: float | None = None
 
-    def remember(self, model: nn.Module) -> None:
+    def remember(self) -> None:
         """Remembers what a forward pass changes: the statistics of the norms, and RetinaNet's normalizer."""
-        self.statistics = [(tensor, tensor.clone()) for tensor in norm_statistics(model)]
-        self.normalizer = get_normalizer(model)
+        self.statistics = [(tensor, tensor.clone()) for tensor in norm_statistics(self.model)]
+        self.normalizer = get_normalizer(self.model)
 
-    def may_step(
-        self, model: nn.Module, iteration: int, losses: Mapping[str, Tensor], images: Sequence[str], rate: float
-    ) -> bool:
+    def may_step(self, iteration: int, losses: Mapping[str, Tensor], images: Sequence[str], rate: float) -> bool:
         """Whether the gradients may be applied; all processes must call it. If not, the model is restored.
 
         Args:
-            model: the model that was remembered.
             iteration: the current iteration.
             losses: the losses of this process.
             images: the files of this process's batch.
             rate: the learning rate.
 
         Raises:
-            UserError: too many steps in a row had to be skipped.
+            NonFiniteLossError: too many steps in a row had to be skipped.
         """
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         if not self.agreement.largest(int(not all(map(math.isfinite, values.values()))))[0]:
@@ -67,20 +67,17 @@ class LossGuard:
             return True
         for tensor, before in self.statistics:
             tensor.copy_(before)
-        set_normalizer(model, self.normalizer)
-        gathered = comm.all_gather({"losses": values, "images": list(images)})
+        set_normalizer(self.model, self.normalizer)
+        # JSON has no NaN.
+        shown = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+        gathered = comm.all_gather({"losses": shown, "images": list(images)})
         if comm.is_main_process():
-            # JSON has no NaN.
-            shown = [
-                {**process, "losses": {k: v if math.isfinite(v) else str(v) for k, v in process["losses"].items()}}
-                for process in gathered
-            ]
-            self._report({"iteration": iteration, "learning_rate": rate, "processes": shown})
+            self._report({"iteration": iteration, "learning_rate": rate, "processes": gathered})
         infinite = [
             (name, process["images"])
             for process in gathered
             for name, value in process["losses"].items()
-            if not math.isfinite(value)
+            if isinstance(value, str)
         ]
         which = ", ".join(sorted({name for name, _ in infinite}))
         files = list(dict.fromkeys(Path(file).name for _, batch in infinite for file in batch))
@@ -95,19 +92,19 @@ class LossGuard:
             logger.warning("%s; the step is skipped (%d so far)", what, self.skipped)
             return False
         causes = "; ".join(usual_causes(self.cfg, sum(len(process["images"]) for process in gathered)))
-        raise UserError(
-            f"{what}; usual causes: {causes}. {NON_FINITE} in {self.cfg.OUTPUT_DIR} lists losses and images"
+        raise NonFiniteLossError(
+            "train.non_finite_loss",
+            f"{what}; usual causes: {causes}. {NON_FINITE} in {self.cfg.OUTPUT_DIR} lists losses and images",
         )
 
     def _report(self, entry: dict[str, object]) -> None:
         path = Path(self.cfg.OUTPUT_DIR, NON_FINITE)
         try:
-            entries = parse_json(path.read_bytes()) if path.is_file() else []
-        except ValueError:
-            # The old report is corrupt: start a new one.
+            entries = parse_json(path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            # There is no report yet, or it is corrupt.
             entries = []
-        text = json.dumps([*(entries if isinstance(entries, list) else []), entry], indent=2, allow_nan=False) + "\n"
-        write_whole(path, lambda file: file.write(text.encode()))
+        write_json(path, [*entries, entry], indent=2)
 
 
 def usual_causes(cfg: CfgNode, images: int) -> list[str]:

@@ -1,9 +1,8 @@
 """Resuming a run, whose config may have changed since it started."""
 
 import logging
-import math
-from collections.abc import Callable, Mapping
-from functools import partial, reduce
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +10,6 @@ import yaml
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
-from torch import Tensor
 
 from ..config.defaults import flatten
 from ..config.yaml_file import read_yaml
@@ -77,42 +75,10 @@ def check_fixed_values(cfg: CfgNode, kept: dict[str, Any]) -> None:
     for key, now in fixed_values(cfg).items():
         if kept.get(key, now) != now:
             raise UserError(
+                "train.fixed_value",
                 f"--resume: {key} was {kept[key]} in the run in {cfg.OUTPUT_DIR}, whose checkpoint keeps it, and is "
-                f"{now} now; set it back, or start a new run with MODEL.WEIGHTS of that run"
+                f"{now} now; set it back, or start a new run with MODEL.WEIGHTS of that run",
             )
-
-
-def check_state(found: Any, expected: Any, where: str = "the trainer's state") -> None:
-    """Refuses an invalid training state of a checkpoint.
-
-    Args:
-        found: the state in the checkpoint.
-        expected: the state of the new trainer; keys that it does not have, or that are None, are not checked.
-        where: the name of the state in the message.
-
-    Raises:
-        UserError: an entry has another type, is a number that is not finite, or is a tensor of another shape.
-    """
-    if isinstance(expected, Mapping) and isinstance(found, Mapping):
-        for key in expected.keys() & found.keys():
-            check_state(found[key], expected[key], f"{where}, {key}")
-    elif isinstance(expected, list | tuple) and isinstance(found, list | tuple):
-        for place, item in enumerate(found if expected else ()):
-            check_state(item, expected[min(place, len(expected) - 1)], where)
-    elif isinstance(expected, Tensor) and isinstance(found, Tensor):
-        if found.shape != expected.shape:
-            raise UserError(f"{where} has shape {tuple(found.shape)}, and {tuple(expected.shape)} is expected")
-    elif not _alike(found, expected):
-        raise UserError(f"{where} is {found!r:.80}, which no training has saved")
-
-
-def _alike(found: Any, expected: Any) -> bool:
-    if expected is None:
-        return True
-    if type(expected) not in (int, float):
-        return type(found) is type(expected)
-    # The best metric is minus infinity at first.
-    return type(found) in {int, type(expected)} and (math.isfinite(found) or math.isinf(expected))
 
 
 def scale_to_original(cfg: CfgNode) -> CfgNode:
@@ -141,30 +107,30 @@ def shared_checkpoint(folder: Path, *, set_aside: bool) -> Path | None:
     Raises:
         UserError: see :func:`newest_checkpoint`.
     """
-    return on_main_process(partial(_find_checkpoint, folder, set_aside))
 
+    def find() -> Path | None:
+        found, corrupt = newest_checkpoint(folder)
+        for path in corrupt:
+            aside = path.with_name(f"{path.name}.corrupt")
+            if set_aside:
+                path.replace(aside)
+            done = f"was set aside as {aside.name}" if set_aside else "is skipped"
+            logger.warning("%s is truncated or corrupt and %s; %s is used", path, done, found)
+        return found
 
-def _find_checkpoint(folder: Path, set_aside: bool) -> Path | None:
-    found, corrupt = newest_checkpoint(folder)
-    for path in corrupt:
-        aside = path.with_name(f"{path.name}.corrupt")
-        if set_aside:
-            path.replace(aside)
-        done = f"was set aside as {aside.name}" if set_aside else "is skipped"
-        logger.warning("%s is truncated or corrupt and %s; %s is used", path, done, found)
-    return found
+    return on_main_process(find)
 
 
 def on_main_process(function: Callable[[], T]) -> T:
     """Calls a function in the main process; all processes return its result, or raise its :class:`UserError`."""
     result: Any = None
-    reason = ""
+    failure: UserError | None = None
     if comm.is_main_process():
         try:
             result = function()
         except UserError as error:
-            reason = str(error)
-    result, reason = comm.all_gather((result, reason))[0]
-    if reason:
-        raise UserError(reason)
+            failure = error
+    result, failure = comm.all_gather((result, failure))[0]
+    if failure:
+        raise failure
     return result

@@ -42,21 +42,15 @@ class SkippedImages(HookBase):
 
     def before_train(self) -> None:
         """Starts the list, or continues that of a resumed run."""
-        gathered = comm.all_gather(self.known)
         if not comm.is_main_process():
             return
         before = read_bad_images(self.folder) if self.trainer.start_iter else []
-        for image in [*before, *(image for known in gathered for image in known)]:
+        for image in [*before, *self.known]:
             self.images.setdefault(image.key, image)
         write_bad_images(self.folder, self.images.values())
         if self.images:
-            first = next(iter(self.images.values()))
             logger.warning(
-                "%d images can't be used and are skipped; %s lists them. The first: %s (%s)",
-                len(self.images),
-                self.folder / BAD_IMAGES,
-                printable(first.file_name),
-                printable(first.reason),
+                "%d images can't be used and are skipped; %s lists them", len(self.images), self.folder / BAD_IMAGES
             )
 
     def after_step(self) -> None:
@@ -71,10 +65,9 @@ class SkippedImages(HookBase):
         for key, image in new.items():
             self.images[key] = image._replace(iteration=self.trainer.iter)
             logger.warning(
-                "Iteration %d: %s can't be used and is skipped, %d so far (%s)",
+                "Iteration %d: %s can't be used and is skipped (%s)",
                 self.trainer.iter,
                 printable(image.file_name),
-                len(self.images),
                 printable(image.reason),
             )
         if new:

@@ -1,15 +1,16 @@
-"""The batches of a training, and the check before each step."""
+"""The batches of a training, and the check of the losses before each step."""
 
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor
 
 from ..data.image_files import BadImage
 from ..data.train_loader import SKIPPED, STEP, seed_everything
+from .loss_guard import LossGuard
 
 
 class SeededBatches:
@@ -41,14 +42,32 @@ class SeededBatches:
 
 
 class CheckedTrainer(SimpleTrainer):
-    """Calls `may_step` before it applies gradients; detectron2 checks the loss only in the main process."""
+    """Asks the guard before it applies gradients; detectron2 checks the loss only in the main process."""
 
-    may_step: weakref.WeakMethod[Callable[[dict[str, Tensor]], bool]]
+    guard: LossGuard
+    data_loader: SeededBatches
+
+    def run_step(self) -> None:
+        """Runs one step; without an update of the weights if the guard refuses it."""
+        self.guard.remember()
+        super().run_step()
 
     def _write_metrics(self, loss_dict: dict[str, Tensor], *args: Any, **kwargs: Any) -> None:
-        method = self.may_step()
-        if method is None or method(loss_dict):
+        rate = self.optimizer.param_groups[0]["lr"]
+        if self.guard.may_step(self.iter, loss_dict, self.data_loader.files, rate):
             super()._write_metrics(loss_dict, *args, **kwargs)
+        else:
+            self._drop_gradients()
+
+    def _drop_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
 
 
-class CheckedAMPTrainer(CheckedTrainer, AMPTrainer): ...
+class CheckedAMPTrainer(CheckedTrainer, AMPTrainer):
+    """The same with mixed precision."""
+
+    def _drop_gradients(self) -> None:
+        # The gradient scaler skips a step with infinite gradients.
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.fill_(torch.inf)

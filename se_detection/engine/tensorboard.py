@@ -6,10 +6,9 @@ import re
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-from detectron2.config import CfgNode
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import HookBase
 from PIL import Image
@@ -22,7 +21,7 @@ from ..data.coco_files import load_annotations, load_coco
 from ..data.coco_format import image_path
 from ..files import read_json
 from ..modeling.squeeze_excitation import SqueezeExcitation
-from ..runs.run_folder import DETECTIONS, RESULTS, evaluation_folder
+from ..runs.run_folder import DETECTIONS, RESULTS
 from ..visualization.drawing import class_colours, draw_boxes, side_by_side
 
 # detectron2 writes every 20 iterations.
@@ -38,9 +37,8 @@ logger = logging.getLogger(__name__)
 class GateMeans(HookBase):
     """Writes the mean gate of each stage as the scalars `gates/res2` to `gates/res5`, when detectron2 writes scalars.
 
-    A block's gates are averaged over its channels and this process's images, and a stage's over its blocks. At other
-    iterations, and without SE, it does nothing. Register it in the main process, before other hooks that run the model
-    after a step.
+    A block's gates are averaged over its channels and this process's images, and a stage's over its blocks. Register it
+    in the main process, before other hooks that run the model after a step.
 
     Args:
         model: the detector, not wrapped for DDP.
@@ -62,7 +60,7 @@ class GateMeans(HookBase):
 
     def after_step(self) -> None:
         """Puts the recorded means into the storage."""
-        self._remove_hooks()
+        self.after_train()
         for stage, means in self.means.items():
             mean = sum(map(float, means)) / len(means)
             # It may not be finite at a step whose loss was not; JSON has no NaN.
@@ -71,17 +69,14 @@ class GateMeans(HookBase):
         self.means.clear()
 
     def after_train(self) -> None:
-        """Removes the hooks of a step that was interrupted."""
-        self._remove_hooks()
+        """Removes the hooks of a step, also of one that was interrupted."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
 
     def _record(self, stage: str, gate: nn.Module, inputs: Any, output: Tensor) -> None:
         # Not converted to a number yet: that would wait for the GPU at every block.
         self.means[stage].append(output.detach().float().mean())
-
-    def _remove_hooks(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-        self.handles = []
 
 
 class DetectionImages(HookBase):
@@ -100,25 +95,8 @@ class DetectionImages(HookBase):
         self.coco: COCO | None = None
         self.drawn = -1
 
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> Self:
-        """The hook for a run with this config."""
-        datasets = cfg.DATASETS.TEST
-        return cls(evaluation_folder(Path(cfg.OUTPUT_DIR), datasets, next(iter(datasets), "")))
-
-    def before_train(self) -> None:
-        """Draws an evaluation that a resumed run has repeated."""
-        self._draw_latest()
-
     def after_step(self) -> None:
-        """Draws an evaluation after the step."""
-        self._draw_latest()
-
-    def after_train(self) -> None:
-        """Draws the evaluation at the end."""
-        self._draw_latest()
-
-    def _draw_latest(self) -> None:
+        """Draws the latest evaluation, unless it is drawn already."""
         storage = self.trainer.storage
         evaluated = max((at for key, (_, at) in storage.latest().items() if key.endswith("/AP")), default=-1)
         if evaluated <= self.drawn:
@@ -134,6 +112,9 @@ class DetectionImages(HookBase):
         for name, image in images.items():
             storage.put_image(name, np.asarray(image).transpose(2, 0, 1))
         storage.iter = now
+
+    # A resumed run may have repeated an evaluation before its first step.
+    before_train = after_train = after_step
 
     def _draw(self) -> dict[str, Image.Image]:
         coco = self.coco = self.coco or self._choose()

@@ -20,7 +20,7 @@ from ..modeling.fuse.fuse_detector import fuse_for_inference
 from ..runs.record import write_run_record
 from ..runs.run_folder import CONFIG, INFERENCE, RECORD
 from .heartbeat import heartbeat
-from .launch import lost_process, start_processes
+from .launch import lost_process, run_in_processes
 from .resume import scale_to_original, shared_checkpoint
 from .trainer import Trainer
 
@@ -36,7 +36,7 @@ def launch_run(
         torchrun: torchrun has started the processes.
         trainer_class: the trainer that trains or evaluates.
     """
-    start_processes(partial(run, trainer_class), cfg, args, torchrun)
+    run_in_processes(partial(run, trainer_class), cfg, args, torchrun)
 
 
 def run(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
@@ -57,7 +57,7 @@ def run(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
         except OSError as error:
             if (message := user_message(error)) is None:
                 raise
-            raise UserError(message) from error
+            raise UserError("output.failed", message) from error
 
 
 def train(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:

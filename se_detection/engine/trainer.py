@@ -1,7 +1,6 @@
 """detectron2's trainer, extended: exact resumption, checks before the first step, a record of the run, CPU training."""
 
 import logging
-import math
 import weakref
 from argparse import Namespace
 from collections import OrderedDict
@@ -13,20 +12,14 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import (
-    DefaultTrainer,
-    HookBase,
-    TrainerBase,
-    create_ddp_model,
-    hooks,
-)
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
-from torch import Tensor, nn
+from torch import nn
 
 from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
@@ -51,19 +44,20 @@ from ..runs.run_folder import (
     result_files,
     training_files,
 )
-from .checks import (
-    check_augmentation,
-    check_data,
-    check_run_folder,
-    check_settings,
-    check_weights_file,
-    on_available_device,
-)
+from .checks import available_device, check_data, check_run_folder, check_settings, check_weights_file
 from .fine_tuning import FrozenBackbone, backbone_of, scale_rate
 from .heartbeat import heartbeat
-from .hooks import BestCheckpoint, Checkpoints, DeferredWriters, Evaluation, MovingAverage, PreciseBN, Writers
-from .loss_guard import LossGuard, get_normalizer, guard_forward, norm_statistics, set_normalizer, weights_are_finite
-from .resume import changed_keys, check_fixed_values, check_state, fixed_values, on_main_process, shared_checkpoint
+from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN, Writers
+from .loss_guard import (
+    LossGuard,
+    NonFiniteLossError,
+    get_normalizer,
+    guard_forward,
+    norm_statistics,
+    set_normalizer,
+    weights_are_finite,
+)
+from .resume import changed_keys, check_fixed_values, fixed_values, on_main_process, shared_checkpoint
 from .signals import InterruptibleEvaluator, RankMaximum, StopRequest
 from .skipped_images import SkippedImages
 from .steps import CheckedAMPTrainer, CheckedTrainer, SeededBatches
@@ -76,28 +70,24 @@ logger = logging.getLogger(__name__)
 class Trainer(DefaultTrainer):
     """detectron2's `DefaultTrainer`, with these differences.
 
-    - Config, data, output folder and weights are checked before the first step (:meth:`check_config`,
-      :meth:`resume_or_load`). Without a GPU, it trains on the CPU even if `MODEL.DEVICE` is cuda.
-    - `OUTPUT_DIR` gets `config.yaml` and the record `run.json`, from which `SEPredictor.from_run`, the comparison and
-      the export read the run.
+    - Config, data, output folder and weights are checked before the first step. Without a GPU, it trains on the CPU.
+    - `OUTPUT_DIR` gets `config.yaml` and the record `run.json`, which other commands read.
     - A resumed run continues as if it had not been stopped: images, augmentation and the model's random numbers depend
-      only on the seed and the iteration (:class:`TrainLoader`), and the checkpoint has the rest.
-    - SIGTERM and SIGINT save a checkpoint and stop the run (:class:`StopRequest`); if a process dies, the others stop.
+      only on the seed and the iteration, and the checkpoint has the rest.
+    - SIGTERM and SIGINT save a checkpoint and stop the run; if a process dies, the others stop.
     - A loss that is not finite stops the run, or skips the step: `SOLVER.SKIP_NON_FINITE`.
     - `SOLVER.CHECKPOINTS_TO_KEEP`, `SOLVER.BEST_METRIC`, `SOLVER.EMA_DECAY`, `SOLVER.AMP.BF16`, `SOLVER.CHANNELS_LAST`,
       `SOLVER.BACKBONE_FREEZE_ITERS`, `SOLVER.BACKBONE_MULTIPLIER`.
     - Several processes can train on the CPU, where detectron2 passes `device_ids` to DDP, which refuses them.
-    - Weights that don't fit are an error (:class:`StrictCheckpointer`); an image that can't be read is named
-      (:class:`CheckedMapper`), or skipped with `bad_images`, but never in an evaluation.
-    - Boxes, masks, keypoints and stuff are evaluated as in COCO. Each of several test sets has its own folder; in
-      detectron2 the last overwrites the others.
+    - Weights that don't fit, and images that can't be read, are errors.
+    - Each of several test sets has its own folder; in detectron2 the last overwrites the others.
 
     Args:
         cfg: the config. It is not changed.
         overwrite: replace the run in `OUTPUT_DIR`: its files are removed before the first step.
         reset_predictor, allow_partial_backbone: see :class:`StrictCheckpointer`.
-        bad_images: training images to skip. They are listed in `bad_images.json`, with those that can't be used later;
-            by default an image that can't be used ends the training.
+        bad_images: training images to skip; with a list, also an empty one, those that can't be used later are skipped
+            too. By default they are errors.
 
     Raises:
         UserError: see :meth:`check_config`.
@@ -122,7 +112,10 @@ class Trainer(DefaultTrainer):
             # As DefaultTrainer does: a notebook would show no progress.
             setup_logger(distributed_rank=comm.get_rank())
         # A copy: the caller may change the config for the next run.
-        cfg = self.saved_cfg = on_available_device(cfg.clone())
+        cfg = self.saved_cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.DEVICE = available_device(cfg)
+        cfg.freeze()
         self.check_config(cfg)
         cfg = self.cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.overwrite = overwrite
@@ -131,11 +124,11 @@ class Trainer(DefaultTrainer):
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.agreement = RankMaximum()
         self.stop = StopRequest(self.agreement)
-        self.guard = LossGuard(cfg, self.agreement)
         self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, METRICS_FILE))
 
         module = self.build_model(cfg)
         guard_forward(module)
+        self.guard = LossGuard(cfg, module, self.agreement)
         optimizer = self.build_optimizer(cfg, module)
         self.bad_images = bad_images
         self.loader = self._build_train_loader()
@@ -147,12 +140,12 @@ class Trainer(DefaultTrainer):
             self._trainer = CheckedAMPTrainer(model, self.batches, optimizer, precision=precision)
         else:
             self._trainer = CheckedTrainer(model, self.batches, optimizer)
-        # Weak references avoid cycles, which would keep the trainer in memory.
-        self._trainer.may_step = weakref.WeakMethod(self._may_step)
+        self._trainer.guard = self.guard
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = StrictCheckpointer(
             model,
             cfg.OUTPUT_DIR,
+            # Weak references avoid cycles, which would keep the trainer in memory.
             trainer=weakref.proxy(self),
             assumptions=WeightsAssumptions.from_cfg(cfg),
             reset_predictor=reset_predictor,
@@ -165,32 +158,24 @@ class Trainer(DefaultTrainer):
         if self.bad_images is not None:
             if not isinstance(loader, TrainLoader):
                 raise UserError(
-                    "--skip-bad-images: build_train_loader must return a TrainLoader, which can skip images"
+                    "train.custom_loader",
+                    "--skip-bad-images: build_train_loader must return a TrainLoader, which can skip images",
                 )
             loader.skip(self.bad_images)
         return loader
 
     def _wrap(self, module: nn.Module) -> nn.Module:
-        on_cpu = torch.device(self.cfg.MODEL.DEVICE).type == "cpu"
-        device_ids = None if on_cpu else [comm.get_local_rank()]
+        device_ids = None if self.cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         return create_ddp_model(module, broadcast_buffers=False, device_ids=device_ids)
-
-    def _wrap_again(self) -> None:
-        self.model = self._wrap(self.checkpointer.model)
 
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
-        """Checks all that depends only on the config, in every process.
-
-        Raises:
-            UserError: the config can't be built, or fits neither the machine nor the data sets.
-        """
+        """Raises a :class:`UserError` if the config can't be built, or fits neither the machine nor the data sets."""
         check_settings(cfg, comm.get_world_size())
         check_backbone(cfg)
         owner = next(parent for parent in cls.__mro__ if "build_evaluator" in vars(parent))
         check_data(cfg, coco_evaluation=owner is Trainer)
         check_model(cfg)
-        check_augmentation(cfg)
 
     @staticmethod
     def register_data(args: Namespace) -> None:
@@ -203,62 +188,53 @@ class Trainer(DefaultTrainer):
         return image_size(cfg)
 
     def build_hooks(self) -> list[HookBase | None]:
-        """detectron2's hooks, with this project's checkpoints and evaluation."""
-        cfg = self.cfg
-        period = cfg.TEST.EVAL_PERIOD
+        """detectron2's hooks, with this project's checkpoints and evaluation; :meth:`train` adds the writers."""
+        cfg, solver, model = self.cfg, self.cfg.SOLVER, self.checkpointer.model
+        folder, period = Path(cfg.OUTPUT_DIR), cfg.TEST.EVAL_PERIOD
         weak = weakref.proxy(self)
-        checkpoints = Checkpoints(
-            self.checkpointer,
-            period=cfg.SOLVER.CHECKPOINT_PERIOD,
-            keep=cfg.SOLVER.CHECKPOINTS_TO_KEEP,
-            stop=self.stop,
-        )
+
+        def wrap() -> None:
+            weak.model = weak._wrap(model)
+
         built: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
         if self.bad_images is not None:
-            folder, found = Path(cfg.OUTPUT_DIR), self.batches.take_skipped
+            found = self.batches.take_skipped
             built.append(SkippedImages(folder, known=self.bad_images, found=found, agreement=self.agreement))
-        if cfg.SOLVER.BACKBONE_FREEZE_ITERS:
-            backbone = backbone_of(self.checkpointer.model)
-            iterations = cfg.SOLVER.BACKBONE_FREEZE_ITERS
-            built.append(FrozenBackbone(backbone, iterations=iterations, wrap=lambda: weak._wrap_again()))
-        if cfg.SOLVER.EMA_DECAY > 0:
-            built.append(MovingAverage(self.checkpointer, cfg.SOLVER.EMA_DECAY))
+        if solver.BACKBONE_FREEZE_ITERS:
+            built.append(FrozenBackbone(backbone_of(model), iterations=solver.BACKBONE_FREEZE_ITERS, wrap=wrap))
+        if solver.EMA_DECAY > 0:
+            built.append(MovingAverage(self.checkpointer, solver.EMA_DECAY))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
             loader = self._build_train_loader()
             built.append(PreciseBN(period, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER))
+        checkpoints = Checkpoints(
+            self.checkpointer, period=solver.CHECKPOINT_PERIOD, keep=solver.CHECKPOINTS_TO_KEEP, stop=self.stop
+        )
         evaluation = Evaluation(lambda: weak._evaluate(), period=period, checkpoints=checkpoints, metrics=self.metrics)
         # Weights are saved first: the evaluation may fail.
         built += [checkpoints, evaluation]
-        if cfg.SOLVER.BEST_METRIC and period:
-            built.append(BestCheckpoint(self.checkpointer, metric=cfg.SOLVER.BEST_METRIC, metrics=self.metrics))
+        if solver.BEST_METRIC and period:
+            built.append(BestCheckpoint(self.checkpointer, metric=solver.BEST_METRIC, metrics=self.metrics))
         if comm.is_main_process():
             # Before the other hooks that run the model after a step.
-            built.insert(0, GateMeans(self.checkpointer.model))
-            built += [DetectionImages.from_cfg(cfg), Writers(self.build_writers(), period)]
+            built.insert(0, GateMeans(model))
+            first = next(iter(cfg.DATASETS.TEST), "")
+            built.append(DetectionImages(evaluation_folder(folder, cfg.DATASETS.TEST, first)))
         return built
 
     def build_writers(self) -> list[EventWriter]:
-        """detectron2's writers, which open their files when they first write."""
-        weak = weakref.proxy(self)
-
-        def build() -> list[EventWriter]:
-            folder = Path(weak.cfg.OUTPUT_DIR)
-            return [
-                CommonMetricPrinter(weak.max_iter),
-                JSONWriter(str(weak.metrics.path)),
-                # TensorBoard then ignores what was written for the steps that are repeated.
-                TensorboardXWriter(str(folder), purge_step=weak.start_iter or None),
-            ]
-
-        return [DeferredWriters(build)]
+        """detectron2's writers; they open their files."""
+        return [
+            CommonMetricPrinter(self.max_iter),
+            JSONWriter(str(self.metrics.path)),
+            # TensorBoard then ignores what was written for the steps that are repeated.
+            TensorboardXWriter(self.cfg.OUTPUT_DIR, purge_step=self.start_iter or None),
+        ]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resumes from the newest whole checkpoint in `OUTPUT_DIR`, or loads `MODEL.WEIGHTS`.
 
         The main process decides; machines that don't have its files get the checkpoint from it.
-
-        Args:
-            resume: resume if there is a checkpoint. False starts a new run.
 
         Raises:
             UserError: `OUTPUT_DIR` holds another run, all its checkpoints are corrupt, or the checkpoint or the
@@ -271,9 +247,8 @@ class Trainer(DefaultTrainer):
             self.checkpointer.resume(path)
             # A checkpoint has the iteration that was just finished.
             self.start_iter = self.iter + 1
-            if comm.is_main_process():
-                for key, (before, now) in changed_keys(self.saved_cfg).items():
-                    logger.warning("--resume: %s was %s when the run was last started, and is %s now", key, before, now)
+            for key, (before, now) in changed_keys(self.saved_cfg).items():
+                logger.warning("--resume: %s was %s when the run was last started, and is %s now", key, before, now)
             return
         if resume:
             logger.info("%s has no checkpoint yet: the run starts from MODEL.WEIGHTS", self.cfg.OUTPUT_DIR)
@@ -288,21 +263,18 @@ class Trainer(DefaultTrainer):
 
         Raises:
             Interrupted: a signal asked to stop, and a checkpoint was saved.
-            UserError: see :class:`Trainer`.
         """
         if self.resumed is None:
             on_main_process(partial(check_run_folder, self.cfg, overwrite=self.overwrite))
-        if comm.is_main_process():
-            self._write_record()
         if self.start_iter >= self.max_iter:
-            logger.info(
-                "The run in %s is finished (%d iterations): it is evaluated", self.cfg.OUTPUT_DIR, self.max_iter
-            )
+            logger.info("The run is finished (%d iterations): it is evaluated", self.max_iter)
         self.batches.start_at(self.start_iter, self.seed)
         if isinstance(self.loader, TrainLoader):
             self.loader.start_at(self.start_iter, seed=self.seed, phases=self.phases)
         if comm.is_main_process():
+            self._write_record()
             self.metrics.forget_from(self.start_iter)
+            self.register_hooks([Writers(self.build_writers(), self.cfg.TEST.EVAL_PERIOD)])
         with heartbeat(self.cfg.OUTPUT_DIR), self.stop.listening():
             return super().train()
 
@@ -324,42 +296,30 @@ class Trainer(DefaultTrainer):
         (folder / CONFIG).write_text(self.saved_cfg.dump(), encoding="utf-8")
 
     def run_step(self) -> None:
-        """Runs one step."""
-        self.guard.remember(self.checkpointer.model)
-        super().run_step()
-
-    def _may_step(self, losses: dict[str, Tensor]) -> bool:
+        """Runs one step; if its loss is not finite, saves the state before it and raises a :class:`UserError`."""
         try:
-            rate = self.optimizer.param_groups[0]["lr"]
-            model = self.checkpointer.model
-            may_step = self.guard.may_step(model, self.iter, losses, self.batches.files, rate)
-        except UserError as error:
-            # The state is that after the previous step.
-            self.iter -= 1
-            if not weights_are_finite(self.checkpointer.model):
-                raise UserError(
-                    f"{error}; the weights were not finite before it either, and were not saved: --resume continues "
-                    "from the last checkpoint"
-                ) from error
-            name = f"model_{self.iter:07d}" if self.iter >= 0 else Path(INITIAL).stem
-            self.checkpointer.save(name, iteration=self.iter)
-            comm.synchronize()
-            raise UserError(
-                f"{error}; the state before it is saved: --resume repeats the step, and with a larger "
-                "SOLVER.SKIP_NON_FINITE skips it"
-            ) from error
-        if not may_step:
-            self._drop_gradients()
-        return may_step
+            super().run_step()
+        except NonFiniteLossError as error:
+            self._save_before(error)
 
-    def _drop_gradients(self) -> None:
-        if not self.cfg.SOLVER.AMP.ENABLED:
-            self.optimizer.zero_grad(set_to_none=True)
-            return
-        # The gradient scaler of mixed precision skips a step with infinite gradients.
-        for parameter in self.checkpointer.model.parameters():
-            if parameter.grad is not None:
-                parameter.grad.fill_(math.inf)
+    def _save_before(self, error: NonFiniteLossError) -> None:
+        if not weights_are_finite(self.checkpointer.model):
+            raise UserError(
+                error.code,
+                f"{error.message}; the weights were not finite before it either, and were not saved: --resume "
+                "continues from the last checkpoint",
+            ) from error
+        # The state is that after the previous step.
+        self.iter -= 1
+        name = f"model_{self.iter:07d}" if self.iter >= 0 else Path(INITIAL).stem
+        self.checkpointer.save(name, iteration=self.iter)
+        self.iter += 1
+        comm.synchronize()
+        raise UserError(
+            error.code,
+            f"{error.message}; the state before it is saved: --resume repeats the step, and with a larger "
+            "SOLVER.SKIP_NON_FINITE skips it",
+        ) from error
 
     def _evaluate(self) -> dict[str, Any]:
         # Each process has its own norm statistics. Those of the main process are saved, so they are evaluated.
@@ -392,32 +352,28 @@ class Trainer(DefaultTrainer):
         """See :meth:`state_dict`.
 
         Raises:
-            UserError: the training data is not that of the run, a config value differs that the state would override,
-                or the state was not saved by a trainer.
+            UserError: the training data is not that of the run, or a config value differs that the state would
+                override.
         """
         check_fixed_values(self.cfg, state_dict.get("config", {}))
-        check_state({**state_dict, "config": {}}, self.state_dict())
-        if not isinstance(self.loader, TrainLoader):
-            logger.warning("The order of images starts again: build_train_loader does not return a TrainLoader")
         position = state_dict.get("position")
-        if position is None:
-            logger.warning("The checkpoint does not say which images were seen: their order starts again")
-        else:
-            if isinstance(self.loader, TrainLoader) and position["data"] not in (None, self.loader.fingerprint):
-                raise UserError(
-                    f"--resume: the training data ({', '.join(self.cfg.DATASETS.TRAIN)}) has changed since the run in "
-                    f"{self.cfg.OUTPUT_DIR} began; to train on the new data, start a new run with MODEL.WEIGHTS of it"
-                )
-            check_state(position["phases"], [[0, 1, 1]], "the trainer's phases")
+        if position is None or not isinstance(self.loader, TrainLoader):
+            logger.warning(
+                "The order of images starts again: the checkpoint does not have it, or build_train_loader does not "
+                "return a TrainLoader"
+            )
+        elif position["data"] not in (None, self.loader.fingerprint):
+            raise UserError(
+                "train.changed_data",
+                f"--resume: the training data ({', '.join(self.cfg.DATASETS.TRAIN)}) has changed since the run in "
+                f"{self.cfg.OUTPUT_DIR} began; to train on the new data, start a new run with MODEL.WEIGHTS of it",
+            )
+        if position is not None:
             self.seed = position["seed"]
             self.phases = [Phase(*phase) for phase in position["phases"]]
         self.guard.skipped, self.guard.skipped_in_a_row = state_dict.get("skipped", (0, 0))
         set_normalizer(self.checkpointer.model, state_dict.get("loss_normalizer"))
         super().load_state_dict(state_dict)
-        for parameter, state in self.optimizer.state.items():
-            # The other entries count steps, or don't exist yet.
-            averages = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.dim()}
-            check_state(averages, dict.fromkeys(averages, parameter), "the optimizer's state")
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -449,11 +405,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """COCO evaluation into `inference/` of the run, or `inference/<data set>/` if there are several test sets.
-
-        Raises:
-            UserError: the data set is not evaluated as in COCO.
-        """
+        """COCO evaluation into `inference/` of the run, or `inference/<data set>/` if there are several test sets."""
         folder = evaluation_folder(Path(cfg.OUTPUT_DIR), cfg.DATASETS.TEST, dataset_name)
         return build_evaluator(cfg, dataset_name, str(folder))
 
