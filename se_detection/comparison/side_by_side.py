@@ -14,7 +14,7 @@ from ..data.coco_format import Entry, image_path
 from ..data.image_files import reason, refuse_postscript
 from ..errors import UserError
 from ..runs.evaluated_run import EvaluatedRun, read_run
-from ..visualization.drawing import category_colours, draw_panel, named_boxes, side_by_side
+from ..visualization.drawing import class_colours, draw_panel, named_boxes, side_by_side
 
 MIN_SCORE = 0.5
 # Narrower panels are enlarged, so that the labels are readable, and wider ones are reduced.
@@ -46,7 +46,8 @@ def draw_side_by_side(
     if image_root is None:
         raise UserError(f"{baseline} and {candidate}: neither names an image folder; give a run folder to draw images")
     coco = load_annotations(runs[0].annotations)
-    colours = category_colours(coco)
+    names = {id_: category["name"] for id_, category in coco.cats.items()}
+    colours = class_colours(names)
     shown = [_by_image(coco.anns.values()), *(_by_image(confident(run, coco)) for run in runs)]
     titles = ["ground truth", f"baseline: {runs[0].name}", f"candidate: {runs[1].name}"]
 
@@ -59,7 +60,7 @@ def draw_side_by_side(
         source = image_path(runs[0].annotations, image_root, image)
         pixels = read_pixels(source)
         width = min(max(pixels.width, PANEL_WIDTH[0]), PANEL_WIDTH[1])
-        panels = [draw_panel(pixels, named_boxes(boxes.get(image["id"], []), coco, colours), width) for boxes in shown]
+        panels = [draw_panel(pixels, named_boxes(boxes.get(image["id"], []), names, colours), width) for boxes in shown]
         path = folder / f"{number:05d}_{source.stem[:STEM]}.png"
         side_by_side(panels, titles).save(path)
         paths.append(path)
