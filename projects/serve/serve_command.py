@@ -1,11 +1,12 @@
-"""Serves a web page to try one or two runs of se-det train on images: boxes, scores, gates, time."""
+"""Serves a web page to try one or two detectors on images: boxes, scores, gates, time."""
 
+import os
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 EXAMPLES = """
-Images stay in this machine's memory; nothing is saved or sent elsewhere. A GPU is used if there is one. Ctrl-C stops
-the server.
+Images are deleted after an hour, and when the server stops. Nothing is sent elsewhere. A GPU is used if there is one.
+Ctrl-C stops the server.
 
 examples:
   $ tools/serve.py --run output/SE_R
@@ -15,7 +16,7 @@ examples:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The runs, and the address."""
+    """The detectors, and the address."""
     parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run folder")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a checkpoint (default: the newest of RUN)")
     parser.add_argument("--compare", type=Path, metavar="RUN2", help="show the boxes of this run next to those of RUN")
@@ -36,11 +37,18 @@ def run(args: Namespace) -> None:
     """Serves the page until Ctrl-C."""
     from se_detection.errors import UserError
 
+    # Read when Gradio is imported.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
-        from .detectors import Detectors
-        from .server import serve
+        from .demo import serve
     except ModuleNotFoundError as error:
-        raise UserError(f"the page needs the package {error.name}: pip install 'se_detection[demo]'") from error
+        raise UserError(
+            "demo.no_gradio", f"the page needs the package {error.name}: pip install 'se_detection[demo]'"
+        ) from error
+    from .served_detector import ServedDetector
 
-    runs = [args.run, args.compare] if args.compare else [args.run]
-    serve(lambda: Detectors(runs, args.weights, fuse=args.fuse), args.host, args.port)
+    def load() -> list[ServedDetector]:
+        others = [ServedDetector(args.compare, fuse=args.fuse)] if args.compare else []
+        return [ServedDetector(args.run, args.weights, fuse=args.fuse), *others]
+
+    serve(load, args.host, args.port)
