@@ -60,7 +60,7 @@ def run(args: Namespace) -> None:
 
     folder = report_folder([*args.baseline, *args.candidate], args.output, overwrite=args.overwrite)
     if args.html:
-        from se_detection.comparison.page.comparison_page import write_html_report
+        from se_detection.comparison.comparison_page import write_html_report
 
         check_output(args.html, overwrite=args.overwrite, creates_folder=True)
     comparison = compare_runs(

@@ -69,7 +69,7 @@ def compare_runs(
         notes=[*obstacles, *_notes_on_recipes(runs), *comparison.notes],
         names={role: [str(run.path) for run in model] for role, model in zip(ROLES, models, strict=True)},
         recipe=recipe,
-        models=(_describe(models[0]), _describe(models[1])),
+        models={role: _describe(model) for role, model in zip(ROLES, models, strict=True)},
     )
 
 

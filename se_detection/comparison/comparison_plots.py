@@ -37,22 +37,12 @@ def draw_plots(comparison: Comparison, folder: Path) -> list[Path]:
     """Draws the plots that have data, and returns the paths of the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for draw in (
-        plot_differences,
-        plot_per_class,
-        plot_error_types,
-        plot_precision_recall,
-        plot_ap_by_iou,
-        plot_ap_by_size,
-        plot_calibration,
-    ):
+    for name, draw in {"differences": plot_differences, "per_class": plot_per_class, **CHARTS}.items():
         with chart_style():
             figure = draw(comparison)
-            if figure is None:
-                continue
-            path = folder / f"{draw.__name__.removeprefix('plot_')}.png"
-            figure.savefig(path, dpi=DPI)
-        paths.append(path)
+            if figure is not None:
+                paths.append(folder / f"{name}.png")
+                figure.savefig(paths[-1], dpi=DPI)
     return paths
 
 
@@ -211,6 +201,15 @@ def plot_calibration(comparison: Comparison) -> Figure | None:
     return figure
 
 
+CHARTS = {
+    "error_types": plot_error_types,
+    "precision_recall": plot_precision_recall,
+    "ap_by_iou": plot_ap_by_iou,
+    "ap_by_size": plot_ap_by_size,
+    "calibration": plot_calibration,
+}
+
+
 def plot_training(comparison: Comparison, runs: dict[str, list[TrainingCurve]]) -> Figure | None:
     """Loss and AP over the iterations, a line for each run; AP only if a run was evaluated more than once.
 
@@ -218,14 +217,14 @@ def plot_training(comparison: Comparison, runs: dict[str, list[TrainingCurve]]) 
         runs: the training curves of the baseline and the candidate.
     """
     curves = [curve for own in runs.values() for curve in own]
-    names = [name for name in ("loss", "ap") if any(len(getattr(curve, name)) > 1 for curve in curves)]
+    names = [name for name in ("loss", "ap") if any(len(curve[name]) > 1 for curve in curves)]
     if not names:
         return None
     figure, panels = _panels(len(names))
     for axes, name in zip(panels, names, strict=True):
         for number, (role, own) in enumerate(runs.items()):
             for place, curve in enumerate(own):
-                values = getattr(curve, name)
+                values = curve[name]
                 style = STYLES[number] if name == "ap" else {**STYLES[number], "marker": ""}
                 label = _names(comparison)[role] if place == 0 else None
                 axes.plot(list(values), list(values.values()), label=label, markersize=5, **style)
@@ -260,7 +259,7 @@ def _lines(axes: Axes, comparison: Comparison, curve: Curve, x: Sequence[float],
 def _names(comparison: Comparison) -> dict[str, str]:
     return {
         role: role if model.name == role else f"{role}: {_shortened(model.name)}"
-        for role, model in zip(ROLES, comparison.models, strict=True)
+        for role, model in comparison.models.items()
     }
 
 

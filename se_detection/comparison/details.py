@@ -29,6 +29,11 @@ class Curve:
     candidate: list[float | None]
     difference: list[Difference] | None = None
 
+    def rows(self, form: str) -> list[tuple[str, float | None, float | None, Difference]]:
+        """The formatted `x`, both values and their difference at each `x`."""
+        x = map(form.format, self.x)
+        return list(zip(x, self.baseline, self.candidate, self.difference or [], strict=True))
+
 
 @dataclass(frozen=True)
 class Calibration:

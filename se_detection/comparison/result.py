@@ -85,7 +85,19 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     names: dict[str, list[str]] = field(default_factory=dict)
     recipe: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
-    models: tuple[ComparedModel, ComparedModel] = (ComparedModel(ROLES[0]), ComparedModel(ROLES[1]))
+    models: dict[str, ComparedModel] = field(default_factory=lambda: {role: ComparedModel(role) for role in ROLES})
+
+    @property
+    def backbone_sizes(self) -> str:
+        """The image sizes for which GFLOPs were counted, such as `480×640`."""
+        sizes = sorted({model.backbone_input for model in self.models.values() if model.backbone_input})
+        return " and ".join(f"{height}×{width}" for height, width in sizes)
+
+    @property
+    def has_few_runs(self) -> bool:
+        """Whether the intervals cover training runs, but so few that they are wide."""
+        counts = [len(spreads["AP"].values) for spreads in self.runs.values()]
+        return self.covers == "images and training runs" and min(counts) < 4
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `comparison.json`."""

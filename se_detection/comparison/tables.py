@@ -114,8 +114,8 @@ def _table(comparison: Comparison, all_columns: dict[str, tuple[str, float, int]
     }
     columns = {key: column for key, column in all_columns.items() if key in comparison.runs["baseline"] or key in known}
     rows = []
-    for role, model, metrics in zip(
-        comparison.runs, comparison.models, (comparison.baseline, comparison.candidate), strict=True
+    for (role, model), metrics in zip(
+        comparison.models.items(), (comparison.baseline, comparison.candidate), strict=True
     ):
         cells = (_number(metrics[key], unit, places) for key, (_, unit, places) in columns.items())
         rows.append([model.name, model.backbone, *cells])
@@ -148,17 +148,15 @@ def _interval(difference: Difference, unit: float = 1, places: int = 2) -> str:
 
 
 def _gflops_note(comparison: Comparison) -> list[str]:
-    sizes = sorted({model.backbone_input for model in comparison.models if model.backbone_input})
-    if not sizes:
-        return []
-    return ["GFLOPs: 10⁹ multiply-adds of the backbone at " + " and ".join(f"{h}×{w}" for h, w in sizes) + "."]
+    sizes = comparison.backbone_sizes
+    return [f"GFLOPs: 10⁹ multiply-adds of the backbone at {sizes}."] if sizes else []
 
 
 def _runs_note(comparison: Comparison) -> list[str]:
     if comparison.covers != "images and training runs":
         return []
     runs = [len(spreads["AP"].values) for spreads in comparison.runs.values()]
-    few = " With so few runs the intervals are wide; more runs would narrow them." if min(runs) < 4 else ""
+    few = " With so few runs the intervals are wide; more runs would narrow them." if comparison.has_few_runs else ""
     return [
         f"± is the standard deviation over runs. The intervals cover the choice of images and repeated training, "
         f"estimated from {runs[0]} and {runs[1]} runs; both models are assumed to vary equally between runs.{few}"
@@ -210,8 +208,8 @@ def _error_table(comparison: Comparison) -> str:
 
 def _curve_table(curve: Curve, heading: str, form: str) -> str:
     rows = [
-        [form.format(x), _number(first), _number(second), _number(item.value, sign="+"), _interval(item)]
-        for x, first, second, item in zip(curve.x, curve.baseline, curve.candidate, curve.difference or [], strict=True)
+        [x, _number(first), _number(second), _number(item.value, sign="+"), _interval(item)]
+        for x, first, second, item in curve.rows(form)
     ]
     return _tabulate(rows, [heading, "baseline", "candidate", "difference", "95 % interval"])
 

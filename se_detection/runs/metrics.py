@@ -2,7 +2,6 @@
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +48,17 @@ class MetricsFile:
         return found
 
 
-@dataclass(frozen=True)
-class TrainingCurve:
-    """Total loss, and AP in percent, by iteration."""
-
-    loss: dict[int, float] = field(default_factory=dict)
-    ap: dict[int, float] = field(default_factory=dict)
+TrainingCurve = dict[str, dict[int, float]]
 
 
 def read_training_curve(run: Path) -> TrainingCurve:
-    """Reads the loss and AP of a run from `metrics.json`; empty without one.
+    """Reads `loss` and `ap` (in percent) of a run by iteration from `metrics.json`; empty without one.
 
     If an iteration was logged twice, the last value counts. Truncated lines are ignored.
     """
-    curve = TrainingCurve()
+    curve: TrainingCurve = {"loss": {}, "ap": {}}
     for content in MetricsFile(run / METRICS_FILE).lines():
-        for key, values in (("total_loss", curve.loss), ("bbox/AP", curve.ap)):
+        for key, name in (("total_loss", "loss"), ("bbox/AP", "ap")):
             if is_number(content.get(key)):
-                values[content["iteration"]] = float(content[key])
+                curve[name][content["iteration"]] = float(content[key])
     return curve

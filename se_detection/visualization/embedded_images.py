@@ -20,27 +20,19 @@ SUFFIXES = (".png", ".jpg", ".svg")
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """An image of a page, with a title and a note above it.
-
-    `alt` replaces the image for screen readers; `role` (`baseline` or `candidate`) adds that model's mark.
-    """
+    """A data URI, and the size of its image in pixels."""
 
     source: str
     width: int
     height: int
-    alt: str
-    title: str = ""
-    note: str = ""
-    role: str = ""
 
 
-def embed_image(image: Image.Image, alt: str, *, title: str = "", note: str = "", role: str = "") -> EmbeddedImage:
+def embed_image(image: Image.Image) -> EmbeddedImage:
     """Embeds a photograph, as lossy WebP."""
-    content = _webp(image.convert("RGB"), quality=QUALITY, method=6)
-    return EmbeddedImage(_data_uri("image/webp", content), image.width, image.height, alt, title, note, role)
+    return _embedded("image/webp", _webp(image.convert("RGB"), quality=QUALITY, method=6), *image.size)
 
 
-def embed_file(path: Path, alt: str, *, title: str = "") -> EmbeddedImage:
+def embed_file(path: Path) -> EmbeddedImage:
     """Embeds a plot: an SVG file unchanged, others as WebP at most 1600 pixels wide, lossless or lossy.
 
     Raises:
@@ -49,18 +41,18 @@ def embed_file(path: Path, alt: str, *, title: str = "") -> EmbeddedImage:
     try:
         if path.suffix == ".svg":
             content = path.read_bytes()
-            width, height = _svg_size(content)
-            return EmbeddedImage(_data_uri("image/svg+xml", content), width, height, alt, title)
+            return _embedded("image/svg+xml", content, *_svg_size(content))
         refuse_postscript(path)
         with Image.open(path) as file:
             image = file.convert("RGBA" if "transparency" in file.info or file.mode in ("RGBA", "LA") else "RGB")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: the plot can't be read ({error}); make it again, or remove it") from error
+        message = f"{path}: the plot can't be read ({error}); make it again, or remove it"
+        raise UserError("page.unreadable_plot", message) from error
     if image.width > MAX_WIDTH:
         size = MAX_WIDTH, max(1, round(image.height * MAX_WIDTH / image.width))
         image = image.resize(size, Image.Resampling.LANCZOS)
     content = min(_webp(image, lossless=True), _webp(image, quality=PLOT_QUALITY), key=len)
-    return EmbeddedImage(_data_uri("image/webp", content), image.width, image.height, alt, title)
+    return _embedded("image/webp", content, *image.size)
 
 
 def _webp(image: Image.Image, **options: int) -> bytes:
@@ -69,8 +61,8 @@ def _webp(image: Image.Image, **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+def _embedded(kind: str, content: bytes, width: int, height: int) -> EmbeddedImage:
+    return EmbeddedImage(f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}", width, height)
 
 
 def _svg_size(content: bytes) -> tuple[int, int]:

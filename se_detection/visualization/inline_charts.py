@@ -4,14 +4,11 @@ import io
 import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-
-if TYPE_CHECKING:
-    from markupsafe import Markup
 
 # Okabe and Ito's colours, which colour-blind people can distinguish.
 BASELINE, CANDIDATE = "#0072B2", "#D55E00"
@@ -44,13 +41,12 @@ def chart_style() -> AbstractContextManager[None]:
     )
 
 
-def inline_svg(figure: Figure, name: str, description: str) -> "Markup":
-    """A figure as an SVG element.
+def inline_svg(figure: Figure, name: str) -> Markup:
+    """A figure as an SVG element; the element with the id `<name>-caption` describes it to screen readers.
 
     Args:
         figure: drawn with :func:`chart_style` in this module's colours, preferably :data:`WIDTH` points wide.
         name: a prefix for the ids, unique on the page.
-        description: the text for screen readers.
     """
     buffer = io.BytesIO()
     with chart_style():
@@ -75,13 +71,11 @@ def inline_svg(figure: Figure, name: str, description: str) -> "Markup":
     root.attrib = {
         "class": "chart",
         "role": "img",
-        "aria-label": description,
+        "aria-labelledby": f"{name}-caption",
         "viewBox": root.attrib["viewBox"],
         "width": width,
         "height": height,
     }
-    from markupsafe import Markup
-
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 

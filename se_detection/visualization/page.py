@@ -1,65 +1,52 @@
-"""A page with a verdict, contents and sections, and its rendering."""
+"""Pages as one HTML file without scripts, from Jinja templates on the base `templates/page.html.jinja`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from ..errors import UserError
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
+
 from ..files import write_whole
-
-try:
-    from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-except ModuleNotFoundError as error:
-    # Before the blocks, which need it too.
-    raise UserError("HTML pages need the package jinja2: pip install 'se_detection[report]'") from error
-
-from .page_blocks import Block, Section
-
-
-@dataclass(frozen=True)
-class Page:
-    """The content of a page.
-
-    `verdict` is the main sentence, and `about` says what it covers; `accent` is the better model, `baseline`,
-    `candidate` or empty. `models` describes these two, and `introduction` the data. `warnings` come before everything
-    else, and `lead` comes before the contents.
-    """
-
-    title: str
-    verdict: str
-    sections: Sequence[Section]
-    about: str = ""
-    introduction: str = ""
-    accent: str = ""
-    models: Mapping[str, str] = field(default_factory=dict)
-    warnings: Sequence[str] = field(default_factory=list)
-    lead: Sequence[Block] = field(default_factory=list)
-    footer: str = ""
 
 
 def page_template(package: str, name: str) -> Template:
-    """A template from a package's `templates/`; values are escaped, and an undefined one is an error."""
+    """A template from a package's `templates/`, which may use those of this package; values are escaped."""
     environment = Environment(
-        loader=PackageLoader(package),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("se_detection.visualization")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"rounded": rounded, "counted": counted, "reach": reach}
     return environment.get_template(name)
 
 
-def render_page(page: Page) -> str:
-    """The page as one HTML file without scripts, which fetches nothing; all texts are escaped."""
-    return page_template("se_detection.visualization", "page.html.jinja").render(page=page)
-
-
-def write_page(page: Page, path: Path) -> None:
-    """Writes the whole file or nothing, replacing an existing one.
+def write_page(path: Path, package: str, name: str, **values: Any) -> None:
+    """Renders a template, and writes the whole file or nothing, replacing an existing one.
 
     Raises:
         OSError: the file can't be written, for example because the disk is full.
     """
-    content = render_page(page).encode()
+    made = {"today": date.today().isoformat(), "version": version("se_detection")}
+    content = page_template(package, name).render(values | made).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda file: file.write(content))
+
+
+def rounded(value: float, places: int = 2, *, unit: float = 1, sign: str = "") -> str:
+    """A number divided by `unit`, with grouped thousands and a true minus sign; a `sign` of `+` shows plus, too."""
+    return f"{value / unit:{sign}z,.{places}f}".replace("-", "−")
+
+
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """A number with its noun."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def reach(differences: Iterable[Any]) -> float:
+    """The reach of a scale that shows all these differences (`value`) and their intervals (`low`, `high`)."""
+    ends = (end for item in differences for end in (item.value, item.low, item.high))
+    return max((abs(end) for end in ends if end is not None), default=0.0)

@@ -1,0 +1,98 @@
+"""Draws the images in which two detectors differ most: the ground truth and the detections of both."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import ImageColor
+from pycocotools.coco import COCO
+
+from ..data.coco_format import Entry, image_path
+from ..errors import printable
+from ..runs.evaluated_run import EvaluatedRun
+from ..visualization.drawing import DrawnBox, Pen, class_colours, draw_panel, named_boxes
+from ..visualization.embedded_images import EmbeddedImage, embed_image
+from .comparison_plots import COLOURS
+from .disagreements import Disagreement, most_different
+from .result import ROLES
+from .side_by_side import read_pixels
+
+COUNT = 6
+WIDTH = 640
+# The text stays readable at half of this width, as on a phone or in a row of three images.
+PEN = Pen(line=4, font=26)
+DASH, DOT = 14, 5
+# Okabe and Ito's reddish purple and yellow, which differ from the models' colours and from each other.
+FALSE, MISSED = (204, 121, 167), (240, 228, 66)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """An image with a detector's outcome, and the numbers of its boxes by class."""
+
+    image: EmbeddedImage
+    correct: Counter[str]
+    false: Counter[str]
+    missed: Counter[str]
+
+
+@dataclass(frozen=True)
+class DrawnDisagreement:
+    """The image with its objects, their number by class, how many fewer mistakes the candidate makes, and by role."""
+
+    file_name: str
+    lead: int
+    truth: EmbeddedImage
+    objects: Counter[str]
+    panels: dict[str, Panel]
+
+
+def draw_disagreements(
+    disagreements: Sequence[Disagreement], coco: COCO, pair: Sequence[EvaluatedRun]
+) -> list[DrawnDisagreement] | None:
+    """Draws the images with the largest leads; None if neither run has an image folder.
+
+    Raises:
+        UserError: an image can't be read.
+    """
+    roots = [folder for run in pair if (folder := run.results.get("image_root")) and os.path.isdir(folder)]
+    if not roots:
+        return None
+    names = {id_: printable(category["name"]) for id_, category in coco.cats.items()}
+    drawn = []
+    for item in most_different(disagreements, COUNT):
+        image = read_pixels(image_path(pair[0].annotations, Path(roots[0]), item.image))
+        truth = named_boxes(item.objects, names, class_colours(names))
+        if len(names) == 1:
+            truth = [replace(box, label="") for box in truth]
+        panels = {}
+        for role, colour, outcome in zip(ROLES, COLOURS, (item.baseline, item.candidate), strict=True):
+            boxes = [
+                *(DrawnBox(entry["bbox"], _label(entry, names), FALSE, DASH) for entry in outcome.false),
+                *(DrawnBox(entry["bbox"], _label(entry, names), MISSED, DOT) for entry in outcome.missed),
+                *(DrawnBox(entry["bbox"], "", ImageColor.getrgb(colour)) for entry in outcome.correct),
+            ]
+            counts = [_by_class(entries, names) for entries in (outcome.correct, outcome.false, outcome.missed)]
+            panels[role] = Panel(embed_image(draw_panel(image, boxes, WIDTH, PEN)), *counts)
+        drawn.append(
+            DrawnDisagreement(
+                item.image["file_name"],
+                item.lead,
+                embed_image(draw_panel(image, truth, WIDTH, PEN)),
+                _by_class(item.objects, names),
+                panels,
+            )
+        )
+    return drawn
+
+
+def _label(entry: Entry, names: dict[int, str]) -> str:
+    """The class, if there are several, and the score, if there is one."""
+    name = names[entry["category_id"]] if len(names) > 1 else ""
+    return f"{name} {entry['score']:.2f}".strip() if "score" in entry else name
+
+
+def _by_class(entries: Sequence[Entry], names: dict[int, str]) -> Counter[str]:
+    return Counter(names[entry["category_id"]] for entry in entries)
