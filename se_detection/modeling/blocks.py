@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 
-import torch
 import torch.nn.functional as F
 from detectron2.layers import CNNBlockBase, Conv2d, get_norm
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, DeformBottleneckBlock
@@ -10,16 +9,13 @@ from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor
 
 from ..config.se_config import SEConfig
-from .ops.folding_conv import FoldingConv2d, fold_frozen_norms
-from .ops.residual_gate import residual_gate, residual_sigmoid_gate
+from .ops.folding_conv import fold_frozen_norms
+from .ops.residual_gate import residual_gate
 from .squeeze_excitation import SqueezeExcitation
 
 
 class SEResidualBlock(CNNBlockBase):
     """A residual block with SE (the paper's Fig. 5); subclasses give the residual branch, `residual(x)`.
-
-    `se.position` says where SE sits: `standard` (on the residual, before the sum), `pre` (on the input of the residual
-    branch), `post` (after the sum and the ReLU), `identity` (on the shortcut) or `3x3` (after the 3x3 of a bottleneck).
 
     Args:
         se: the options of SE in this block: `reduction`, `position`, `squeeze`, `gate`, `bias` and `gate_bias`. Its
@@ -28,7 +24,6 @@ class SEResidualBlock(CNNBlockBase):
     """
 
     position: Final[str]
-    sigmoid_gate: Final[bool]
 
     def __init__(self, in_channels: int, out_channels: int, *, se: SEConfig, **block: Any) -> None:
         super().__init__(in_channels, out_channels, **block)
@@ -37,42 +32,21 @@ class SEResidualBlock(CNNBlockBase):
             channels, se.reduction, squeeze=se.squeeze, gate=se.gate, bias=se.bias, gate_bias=se.gate_bias
         )
         self.position = se.position
-        self.sigmoid_gate = se.gate == "sigmoid" and se.squeeze != "none"
         fold_frozen_norms(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
-        shortcut = x
-        if self.shortcut is not None:
-            shortcut = self.shortcut(x)
-        if self.position == "identity":
-            shortcut = self.se(shortcut)
-        if self.position == "pre":
-            x = self.se(x)
-        residual = self.residual(x)
+        shortcut = x if self.shortcut is None else self.shortcut(x)
         if self.position == "standard":
-            return self.scale_and_add(residual, shortcut, x)
-        residual += shortcut
-        out = F.relu_(residual)
-        if self.position == "post":
-            out = self.se(out)
-        return out
-
-    def scale_and_add(self, residual: Tensor, shortcut: Tensor, x: Tensor) -> Tensor:
-        """`relu(se(residual) + shortcut)`, with gate, sum and ReLU as one operation; `x` is the input of the block."""
-        gate = self.se.gate(residual)
-        if not torch.jit.is_scripting() and self.sigmoid_gate:  # type: ignore[attr-defined]
-            return residual_sigmoid_gate(residual, gate, shortcut, *self.projection(x))
-        return residual_gate(residual, gate, shortcut)
-
-    @torch.jit.unused
-    def projection(self, x: Tensor) -> tuple[Any, ...]:
-        """The function and the tensors to recompute the shortcut from, if it is a frozen 1x1 convolution; else ()."""
-        projection = self.shortcut
-        if not isinstance(projection, FoldingConv2d) or projection.kernel_size != (1, 1) or not projection.folds(x):
-            return ()
-        again, *sources = projection.folded(x)
-        return again, tuple(sources)
+            residual = self.residual(x)
+            gate = self.se.gate(residual)
+            return residual_gate(residual, gate, shortcut)  # relu(gate * residual + shortcut)
+        if self.position == "pre":
+            return F.relu_(self.residual(self.se(x)).add_(shortcut))
+        if self.position == "identity":
+            return F.relu_(self.residual(x).add_(self.se(shortcut)))
+        out = F.relu_(self.residual(x).add_(shortcut))  # 3x3: SE is part of the residual branch
+        return self.se(out) if self.position == "post" else out
 
 
 class SEBasicBlock(SEResidualBlock, BasicBlock):

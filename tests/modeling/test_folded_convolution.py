@@ -7,7 +7,8 @@ from detectron2.layers import Conv2d, FrozenBatchNorm2d, get_norm
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from se_detection.modeling.fuse.folded_convolution import FoldedConv2d, fold_norms
+from se_detection.modeling.fuse.folded_convolution import fold_norms
+from se_detection.modeling.ops.folded_conv import FoldedConv2d
 
 from ..helpers import randomize_norms, relative_error
 

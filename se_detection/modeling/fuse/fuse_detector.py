@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..blocks import HalvedBottleneckBlock, SEBasicBlock, SEBottleneckBlock, SENetBottleneckBlock
-from .folded_convolution import FoldedConv2d, fold_norms
+from ..ops.folded_conv import FoldedConv2d
+from .folded_convolution import fold_norms
 from .fused_blocks import FusedBlock
 
 # The convolutions of the residual branch, in order. Exactly these types: a subclass may do something else.

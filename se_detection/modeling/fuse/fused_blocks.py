@@ -3,10 +3,10 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..ops.residual_gate import residual_gate, residual_sigmoid_gate
+from ..ops.folded_conv import FoldedConv2d
+from ..ops.residual_gate import residual_gate
 from ..padding import ImageSqueeze
 from ..squeeze_excitation import SqueezeExcitation
-from .folded_convolution import FoldedConv2d
 
 
 class EarlyGate(nn.Module):
@@ -79,10 +79,7 @@ class FusedBlock(nn.Module):
         x = self.first(x)
         if self.se is not None:
             residual = self.last(x)
-            squeezed = not isinstance(self.se.squeeze, nn.Identity)
-            # Without gradients, the first supports every gate with one value per channel.
-            join = residual_sigmoid_gate if squeezed else residual_gate
-            return join(residual, self.se.gate(residual), shortcut)
+            return residual_gate(residual, self.se.gate(residual), shortcut)
         return self.last.add_to(shortcut, x, None if self.early_gate is None else self.early_gate(x))
 
 

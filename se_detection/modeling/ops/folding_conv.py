@@ -1,59 +1,19 @@
 """A convolution that folds the FrozenBN after it into its weight, in training too."""
 
-from dataclasses import dataclass
+import weakref
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from . import runs_eagerly
 
-@dataclass  # not frozen: torch.compile does not support frozen dataclasses
-class ScaledConvolution:
-    """A convolution with scaled weights; it has no tensors and is called with `x, weight, scale, bias`.
-
-    Args:
-        dtype: the dtype of the products and of the output.
-        others: those of `torch.nn.functional.conv2d`.
-    """
-
-    dtype: torch.dtype
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-    def __call__(self, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-        """`scale * conv(x, weight) + bias`; weight is (C_out, C_in, k, k), scale and bias are (C_out,)."""
-        folded = self.fold(weight, scale)
-        return F.conv2d(
-            x.to(self.dtype), folded, bias.to(self.dtype), self.stride, self.padding, self.dilation, self.groups
-        )
-
-    def fold(self, weight: Tensor, scale: Tensor) -> Tensor:
-        """The scaled weight, computed in the dtype of the weight and rounded once."""
-        return (weight * scale[:, None, None, None]).to(self.dtype)
-
-    def backward(
-        self, grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, needed: tuple[bool, bool]
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of x and weight, or None if not needed."""
-        grad_x, grad_folded, _ = torch.ops.aten.convolution_backward(
-            grad,
-            x.to(self.dtype),
-            self.fold(weight, scale),
-            None,
-            self.stride,
-            self.padding,
-            self.dilation,
-            False,
-            (0, 0),
-            self.groups,
-            (*needed, False),
-        )
-        return grad_x, grad_folded.to(weight.dtype).mul_(scale[:, None, None, None]) if needed[1] else None
+# Stride, padding, dilation and groups.
+Options = tuple[Any, ...]
 
 
 class FoldingConv2d(Conv2d):
@@ -61,40 +21,33 @@ class FoldingConv2d(Conv2d):
 
     With gradients, detectron2's FrozenBN is a multiplication and an addition, two passes over the map. Its scale and
     bias are constant, so the weight can be scaled instead. Without gradients, with other norms, and on maps smaller
-    than the weight, the layer does what detectron2 does.
+    than the weight of a 3x3, the layer does what detectron2 does.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H', W')."""
         if not torch.jit.is_scripting() and self.folds(x):  # type: ignore[attr-defined]
-            positions = x.shape[0] * (x.shape[2] // self.stride[0]) * (x.shape[3] // self.stride[1])
-            if positions > self.weight[0].numel():
-                convolution, *tensors = self.folded(x)
-                # A compiler decides itself what to keep for the backward pass; a trace can only record the formula.
-                if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-                    return convolution(*tensors)
-                return _Folded.apply(convolution, *tensors)
+            return self.folded(x)
         # As detectron2's forward, which TorchScript can't call from here.
         x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return x if self.norm is None else self.norm(x)
 
     @torch.jit.unused
     def folds(self, x: Tensor) -> bool:
-        """Whether the norm is frozen and gradients are needed."""
-        trained = torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)
-        return trained and self.bias is None and isinstance(self.norm, FrozenBatchNorm2d)
+        """Whether the norm is frozen, gradients are needed, and the map is larger than the weight."""
+        frozen = self.bias is None and isinstance(self.norm, FrozenBatchNorm2d)
+        if not (frozen and torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad)):
+            return False
+        positions = x.shape[0] * (x.shape[2] // self.stride[0]) * (x.shape[3] // self.stride[1])
+        # A folded 1x1 convolution can be computed again, see `recomputation`.
+        return self.kernel_size == (1, 1) or bool(positions > self.weight[0].numel())
 
     @torch.jit.unused
-    def folded(self, x: Tensor) -> tuple[ScaledConvolution, Tensor, Tensor, Tensor, Tensor]:
-        """The convolution with scaled weights, and its arguments."""
+    def folded(self, x: Tensor) -> Tensor:
         norm = self.norm
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         bias = norm.bias - norm.running_mean * scale
-        device = x.device.type
-        cast = not x.is_meta and torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if cast else x.dtype
-        convolution = ScaledConvolution(dtype, self.stride, self.padding, self.dilation, self.groups)
-        return convolution, x, self.weight, scale, bias
+        return scaled_conv2d(x, self.weight, scale, bias, (self.stride, self.padding, self.dilation, self.groups))
 
 
 def fold_frozen_norms(block: nn.Module) -> None:
@@ -107,19 +60,62 @@ def fold_frozen_norms(block: nn.Module) -> None:
             layer.__class__ = FoldingConv2d
 
 
-class _Folded(torch.autograd.Function):
-    """Recomputes the scaled weight in the backward pass, instead of keeping a second copy of all weights."""
+def scaled_conv2d(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, options: Options) -> Tensor:
+    """`scale * conv(x, weight) + bias`, in the dtype of `x` or of autocast.
 
+    The scaled weight is computed again in the backward pass, instead of keeping a second copy of all weights. There
+    are no gradients of `scale` and `bias`.
+
+    Args:
+        x: (N, C_in, H, W)
+        weight: (C_out, C_in / groups, k, k)
+        scale: (C_out,)
+        bias: (C_out,)
+        options: stride, padding, dilation and groups, as in `torch.nn.functional.conv2d`.
+
+    Returns:
+        (N, C_out, H', W')
+    """
+    operation: Callable[..., Tensor] = _ScaledConv2d.apply if runs_eagerly() else formula
+    return operation(x, weight, scale, bias, options)
+
+
+def formula(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, options: Options) -> Tensor:
+    """The operation in PyTorch."""
+    folded = weight * scale[:, None, None, None]
+    return F.conv2d(x, folded.to(x.dtype), bias.to(x.dtype), *options)
+
+
+class _ScaledConv2d(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, convolution: ScaledConvolution, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor
-    ) -> Tensor:
-        ctx.convolution = convolution
+    def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, options: Options) -> Tensor:
         ctx.save_for_backward(x, weight, scale)
-        return convolution(x, weight, scale, bias)
+        ctx.options = options
+        # For `recomputation`. The map must not be kept by it.
+        ctx.source, ctx.parameters = weakref.ref(x), (weight, scale, bias)
+        return formula(x, weight, scale, bias, options)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = ctx.convolution.backward(grad, *ctx.saved_tensors, ctx.needs_input_grad[1:3])
-        return None, *gradients, None, None
+        x, weight, scale = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.options
+        folded = (weight * scale[:, None, None, None]).to(grad.dtype)
+        needed = ctx.needs_input_grad[:2]
+        grad_x, grad_folded, _ = torch.ops.aten.convolution_backward(
+            grad, x.to(grad.dtype), folded, None, stride, padding, dilation, False, (0, 0), groups, (*needed, False)
+        )
+        grad_weight = grad_folded.to(weight.dtype).mul_(scale[:, None, None, None]) if needed[1] else None
+        return grad_x, grad_weight, None, None, None
+
+
+def recomputation(x: Tensor) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]] | None:
+    """How to compute a tensor again without gradients, if it is the output of a folded 1x1 convolution.
+
+    Returns:
+        A function and its arguments, which the convolution keeps anyway, except for scale and bias.
+    """
+    node: Any = x.grad_fn
+    source = getattr(node, "source", lambda: None)()
+    if source is None or node.parameters[0].shape[2:] != (1, 1):
+        return None
+    return partial(formula, options=node.options), (source, *node.parameters)

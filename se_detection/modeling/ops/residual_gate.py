@@ -3,15 +3,14 @@
 import logging
 from collections.abc import Callable
 from functools import cache
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-Shortcut = Callable[..., Tensor]
+from . import memory_format_of, runs_eagerly
+from .folding_conv import recomputation
 
 # The gradient is divided by the gate, which is at least this. A smaller sigmoid has a derivative as small.
 SMALLEST = 1e-6
@@ -21,11 +20,26 @@ MOST_IMAGES = 65535
 logger = logging.getLogger(__name__)
 
 
+class Kernels(NamedTuple):
+    """The two passes of the operation."""
+
+    forward: Callable[[Tensor, Tensor, Tensor], Tensor]
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor]]
+
+
 def residual_gate(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     """`relu(gate * residual + shortcut)`, the `Axpy` and ReLU of the released models.
 
     Multiplication and addition are one pass over memory. As two operations they are two passes, which is most of the
-    time that SE adds to a ResNet.
+    time that SE adds to a ResNet. On a GPU there is one Triton kernel for the forward pass and one for the backward
+    pass of sigmoid gates.
+
+    With a sigmoid gate in float32, no more is kept for the backward pass than in a plain block. The gradient of the
+    gate is the sum over positions of `d * residual`, where `d` is the gradient before the ReLU. `d` is 0 where the
+    output is 0; elsewhere the residual is `(out - shortcut) / gate`. The output and the shortcut, which plain blocks
+    keep too, thus replace the residual; the shortcut of a folded 1x1 convolution is computed again. In half precision
+    the output is rounded too coarsely for that (with small gates, the gradient would be wrong by a third), so the
+    residual is kept.
 
     Args:
         residual: (N, C, H, W), the output of the residual branch.
@@ -35,70 +49,64 @@ def residual_gate(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     Returns:
         (N, C, H, W)
     """
+    if not torch.jit.is_scripting() and runs_eagerly():  # type: ignore[attr-defined]
+        return _eagerly(residual, gate, shortcut)
+    return formula(residual, gate, shortcut)
+
+
+def formula(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
+    """The operation in PyTorch."""
     return F.relu_(torch.addcmul(shortcut, residual, gate))
 
 
-def residual_sigmoid_gate(
-    residual: Tensor, gate: Tensor, shortcut: Tensor, again: Shortcut | None = None, sources: tuple[Tensor, ...] = ()
-) -> Tensor:
-    """:func:`residual_gate` for sigmoid gates; in float32 it keeps no more for the backward pass than a plain block.
-
-    The gradient of the gate is the sum over positions of `d * residual`, where `d` is the gradient before the ReLU. `d`
-    is 0 where the output is 0; elsewhere the residual is `(out - shortcut) / gate`. The output and the shortcut, which
-    plain blocks keep too, thus replace the residual. In half precision the output is rounded too coarsely for that
-    (with small gates, the gradient would be wrong by a third), so the residual is kept. On a GPU there is one Triton
-    kernel for the forward pass and one for the backward pass. Compiled or traced, this is :func:`residual_gate`.
-
-    Args:
-        residual: (N, C, H, W).
-        gate: (N, C, 1, 1), from 0 to 1; if it is near 0, its derivative must be near 0 too.
-        shortcut: (N, C, H, W).
-        again: recomputes the shortcut from `sources` in the backward pass, so that it is not kept; no gradient flows
-            through it.
-        sources: tensors that are kept anyway.
-
-    Returns:
-        (N, C, H, W)
-    """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-        return residual_gate(residual, gate, shortcut)
+def _eagerly(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
+    if gate.shape[2:] != (1, 1):
+        return formula(residual, gate, shortcut)
     if not (torch.is_grad_enabled() and (residual.requires_grad or gate.requires_grad or shortcut.requires_grad)):
-        return _forward(residual, gate, shortcut)
-    if again is None:
-        again, sources = _itself, (shortcut,)
-    return _ResidualGate.apply(residual, gate, shortcut, again, *sources)
+        return _kernels_for(residual).forward(residual, gate, shortcut)
+    if gate.grad_fn is None or gate.grad_fn.name() != "SigmoidBackward0":
+        # Near 0, other gates than sigmoids have large derivatives.
+        return formula(residual, gate, shortcut)
+    if torch.promote_types(residual.dtype, shortcut.dtype) in (torch.float16, torch.bfloat16):
+        again, kept = None, (residual,)
+    else:
+        again, kept = recomputation(shortcut) or (_itself, (shortcut,))
+    return _ResidualGate.apply(residual, gate, shortcut, _kernels_for(residual), again, *kept)
+
+
+def _itself(shortcut: Tensor) -> Tensor:
+    return shortcut
 
 
 class _ResidualGate(torch.autograd.Function):
+    """Keeps gate, output, and the tensors `kept`, from which `again` computes the shortcut; if None, the residual."""
+
     @staticmethod
     def forward(
-        ctx: Any, residual: Tensor, gate: Tensor, shortcut: Tensor, again: Shortcut, *sources: Tensor
+        ctx: Any,
+        residual: Tensor,
+        gate: Tensor,
+        shortcut: Tensor,
+        kernels: Kernels,
+        again: Callable[..., Tensor] | None,
+        *kept: Tensor,
     ) -> Tensor:
-        out = _forward(residual, gate, shortcut)
-        ctx.sources = len(sources)
-        ctx.keeps_residual = out.dtype in (torch.float16, torch.bfloat16)
-        ctx.again = _itself if ctx.keeps_residual else again
-        ctx.save_for_backward(gate, out, *((residual,) if ctx.keeps_residual else sources))
+        out = kernels.forward(residual, gate, shortcut)
+        ctx.kernels, ctx.again = kernels, again
+        ctx.save_for_backward(gate, out, *kept)
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        # PyTorch's once_differentiable does not notice it if the gradient of the output is constant.
+        if torch.is_grad_enabled():
+            raise RuntimeError("residual_gate can be differentiated only once (create_graph=True)")
         gate, out, *kept = ctx.saved_tensors
-        kernels = _kernels_for(out)
-        backward = kernels.backward if kernels else _backward
-        to_shortcut, to_residual, total = backward(grad, gate, out, ctx.again(*kept), ctx.keeps_residual)
-        to_gate = total if ctx.keeps_residual else total / gate.to(total.dtype).clamp(min=SMALLEST)
-        return to_residual, to_gate.to(gate.dtype), to_shortcut, None, *(None for _ in range(ctx.sources))
-
-
-def _itself(kept: Tensor) -> Tensor:
-    return kept
-
-
-def _forward(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
-    kernels = _kernels_for(residual)
-    return (kernels.forward if kernels else residual_gate)(residual, gate, shortcut)
+        is_residual = ctx.again is None
+        branch = kept[0] if is_residual else ctx.again(*kept)
+        to_shortcut, to_residual, total = ctx.kernels.backward(grad, gate, out, branch, is_residual)
+        to_gate = total if is_residual else total / gate.clamp(min=SMALLEST)
+        return to_residual, to_gate.to(gate.dtype), to_shortcut, None, None, *(None for _ in kept)
 
 
 def _backward(
@@ -112,24 +120,61 @@ def _backward(
     return d, torch.mul(d, gate, out=product), total
 
 
-def _kernels_for(x: Tensor) -> ModuleType | None:
-    """The Triton kernels, or None if they do not support `x`; they compute in float32."""
+PYTORCH = Kernels(formula, _backward)
+
+
+def _kernels_for(x: Tensor) -> Kernels:
+    """Triton's, which compute in float32, or PyTorch's, if those do not support `x`."""
     if not x.is_cuda or x.dtype == torch.float64 or x.numel() == 0 or len(x) > MOST_IMAGES:
-        return None
-    return _kernels(x.dtype)
+        return PYTORCH
+    return checked_triton(x.device, x.dtype, memory_format_of(x))
 
 
 @cache
-def _kernels(dtype: torch.dtype) -> ModuleType | None:
-    """The Triton kernels, or None, with a warning, if they can't run."""
+def checked_triton(device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format) -> Kernels:
+    """The Triton kernels, if their results are PyTorch's here; otherwise PyTorch's, with a warning."""
     try:
-        from . import residual_gate_triton as kernels
+        from . import residual_gate_triton
 
-        # They are compiled on their first call.
-        x = torch.ones(1, 1, 1, 1, device="cuda", dtype=dtype)
-        kernels.backward(x, x, kernels.forward(x, x, x), x, False)
+        kernels = Kernels(residual_gate_triton.forward, residual_gate_triton.backward)
+        _compare(kernels, device, dtype, memory_format)
     except Exception as error:
         reason = str(error).partition("\n")[0]
-        logger.warning(f"no Triton kernels ({type(error).__name__}: {reason}); SE gates use slower PyTorch operations")
-        return None
+        logger.warning(
+            f"no Triton kernels for {dtype} on {device} ({type(error).__name__}: {reason}); SE gates use slower "
+            "PyTorch operations"
+        )
+        return PYTORCH
     return kernels
+
+
+def _compare(kernels: Kernels, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format) -> None:
+    """Compares kernels with the formula and PyTorch's differentiation, on small random maps.
+
+    Raises:
+        AssertionError: a result differs.
+    """
+    chance = torch.Generator().manual_seed(0)
+
+    def quarters(low: int, high: int, *shape: int) -> Tensor:
+        # Their products and sums are exact in every dtype. So no output is 0 in only one of the two, by rounding.
+        values = torch.randint(low, high, shape, generator=chance) / 4
+        return values.to(device, dtype, memory_format=memory_format)
+
+    # At least two tiles in each direction, some of them not full.
+    shape = (2, 67, 5, 9) if memory_format == torch.channels_last else (2, 3, 33, 37)
+    residual, shortcut, grad = (quarters(-8, 9, *shape) for _ in range(3))
+    gate = quarters(1, 4, *shape[:2], 1, 1)
+    # Without the caller's modes, and hooks such as those of activation checkpointing.
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device.type, enabled=False),
+        torch.autograd.graph.saved_tensors_hooks(_itself, _itself),
+    ):
+        leaves = [x.requires_grad_() for x in (residual, gate, shortcut)]
+        out = formula(*leaves)
+        expected = (out, *torch.autograd.grad(out, leaves, grad))
+        for again, kept in ((None, residual), (_itself, shortcut)):
+            out = _ResidualGate.apply(*leaves, kernels, again, kept)
+            torch.testing.assert_close((out, *torch.autograd.grad(out, leaves, grad)), expected)

@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import memory_format_of
+
 # Elements of the tile of a program; its rows are channels, its columns positions.
 TILE = 2048
 
@@ -19,7 +21,7 @@ def forward(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
         gate: (N, C, 1, 1).
         shortcut: (N, C, H, W).
     """
-    memory_order = _memory_order(residual)
+    memory_order = memory_format_of(residual)
     residual, shortcut = (x.contiguous(memory_format=memory_order) for x in (residual, shortcut))
     out = torch.empty_like(residual, dtype=torch.promote_types(residual.dtype, shortcut.dtype))
     grid, sizes = _plan(out, memory_order)
@@ -42,7 +44,7 @@ def backward(grad: Tensor, gate: Tensor, out: Tensor, kept: Tensor, is_residual:
         `d * (out - shortcut)`, (N, C, 1, 1) in float32, where `d` is the gradient before the ReLU. The order of
         summation is always the same.
     """
-    memory_order = _memory_order(out)
+    memory_order = memory_format_of(out)
     grad, out, kept = (x.contiguous(memory_format=memory_order) for x in (grad, out, kept))
     to_shortcut, to_residual = torch.empty_like(out), torch.empty_like(out)
     grid, sizes = _plan(out, memory_order)
@@ -50,11 +52,6 @@ def backward(grad: Tensor, gate: Tensor, out: Tensor, kept: Tensor, is_residual:
     with torch.cuda.device_of(out):
         _backward[grid](grad, gate.contiguous(), out, kept, to_shortcut, to_residual, parts, *sizes, is_residual)
     return to_shortcut, to_residual, parts.sum(dim=2)[:, :, None, None]
-
-
-def _memory_order(x: Tensor) -> torch.memory_format:
-    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
 
 
 def _plan(x: Tensor, memory_order: torch.memory_format) -> tuple[tuple[int, int, int], tuple[int, ...]]:
