@@ -26,11 +26,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from detectron2.config import defaults
+from detectron2.utils.file_io import PathManager
 
 from . import model_zoo
 from .backbones import create_backbone, create_res5
 from .checkpoint.convert import convert_state_dict
-from .checkpoint.timm_handler import register_timm_handler
+from .checkpoint.timm_handler import TimmHandler
 from .config.defaults import add_se_config
 from .config.se_config import SEConfig
 from .data.toy import register_toy
@@ -72,5 +73,5 @@ def __dir__() -> list[str]:
 
 
 add_se_config(defaults._C)
-register_timm_handler()
+PathManager.register_handler(TimmHandler(), allow_override=True)
 register_toy()

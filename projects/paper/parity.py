@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from se_detection.checkpoint.convert import SOURCES
+from se_detection.checkpoint.convert import CAFFE_SOURCES
 from se_detection.checkpoint.converted import Converted
 from se_detection.checkpoint.timm_handler import source_of
 from se_detection.checkpoint.verify import relative_errors
@@ -65,4 +65,4 @@ def parity(name: str) -> Parity:
         state_dict[f"{norm}.running_var"].uniform_(0.5, 1.5)
     converted = Converted.from_state_dict(state_dict, source, sha256="")
     errors = relative_errors(converted)
-    return Parity(name, "caffe" if SOURCES[source].caffe else "torchvision", max(map(max, errors.values())))
+    return Parity(name, "caffe" if source in CAFFE_SOURCES else "torchvision", max(map(max, errors.values())))

@@ -1,7 +1,6 @@
 """detectron2's checkpointer, with an error instead of a warning for layers that were not loaded."""
 
 import re
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -28,6 +27,7 @@ from .read_weights import check_download, read_checkpoint
 LAST = "last_checkpoint"
 # A ResNet's layers: in a classifier, in FPN's bottom_up, and in the ROI heads of a C4 detector.
 BACKBONE_LAYERS = r"(^|\.)(stem|res[2-5])\."
+MISFIT = "the weights don't fit the config:"
 PARTIAL = "--allow-partial-backbone loads what fits"
 
 
@@ -105,25 +105,23 @@ class StrictCheckpointer(DetectionCheckpointer):
     def resume(self, path: Path) -> None:
         """Loads the model and the rest of the training state in every process.
 
-        Processes that don't have the same file receive its content from the main process.
-
         Args:
-            path: the same in all processes; the file must exist in the main one.
+            path: read by the main process, which sends its content to the others.
 
         Raises:
             UserError: the file can't be read, or it doesn't fit.
         """
         self.logger.info(f"Resuming from {path}")
         with _as_user_errors(path):
-            checksums = comm.all_gather(_checksums(path))
-            same_file = checksums.count(checksums[0]) == len(checksums)
-            content = read_checkpoint(path) if same_file or comm.is_main_process() else {}
-            if not same_file:
-                content = _from_main_process(content)
-            self._load_model(content)
+            # gloo: NCCL would need GPU memory for it.
+            content = [read_checkpoint(path) if comm.is_main_process() else {}]
+            if comm.get_world_size() > 1:
+                dist.broadcast_object_list(content, src=0, group=dist.new_group(backend="gloo"))
+            (state,) = content
+            self._load_model(state)
             for key, item in self.checkpointables.items():
-                if key in content:
-                    item.load_state_dict(content[key])
+                if key in state:
+                    item.load_state_dict(state[key])
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         # detectron2 unpickles these two itself. For other files it calls _torch_load, and handles a query in the path.
@@ -142,16 +140,16 @@ class StrictCheckpointer(DetectionCheckpointer):
             self._match_names(checkpoint)
             self._check_backbone(checkpoint["model"])
             self._check_heads(checkpoint["model"])
-        self._check_dtypes(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         if wrong := incompatible.incorrect_shapes:
             key, in_file, in_model = wrong[0]
             advice = "use the config that the file was trained with"
             if _is_predictor(key):
                 advice = "NUM_CLASSES contradicts the file; fix it, or reset these layers with --reset-predictor"
-            raise _misfit(
-                f"{key} is {tuple(in_file)} in the file and {tuple(in_model)} in the model "
-                f"({len(wrong)} such layers); {advice}"
+            raise UserError(
+                "weights.wrong_shape",
+                f"{MISFIT} {key} is {tuple(in_file)} in the file and {tuple(in_model)} in the model "
+                f"({len(wrong)} such layers); {advice}",
             )
         return incompatible
 
@@ -168,15 +166,19 @@ class StrictCheckpointer(DetectionCheckpointer):
             WeightsAssumptions.from_dict(content), self.assumptions, ignore_shapes=self.allow_partial_backbone
         )
         if differences:
-            raise _misfit(f"{'; '.join(differences)}; fix the config, or use weights that match it")
+            raise UserError(
+                "weights.contradicts_config",
+                f"{MISFIT} {'; '.join(differences)}; fix the config, or use weights that match it",
+            )
 
     def _match_names(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["model"]
         known = checkpoint.get("__author__") == "Caffe2" or any(re.search(BACKBONE_LAYERS, key) for key in state)
         if not known and (source := fitting_source(state)):
-            raise _misfit(
-                f"its layers have the names of {source}; convert the file: se-det convert FILE "
-                f"--source {source} --output weights.pth"
+            raise UserError(
+                "weights.other_project",
+                f"{MISFIT} its layers have the names of {source}; convert the file: se-det convert FILE "
+                f"--source {source} --output weights.pth",
             )
         # detectron2 does this too, but only right before it loads, and only for files that ask for it.
         if checkpoint.pop("matching_heuristics", False) or any(key.startswith("stem.") for key in state):
@@ -192,35 +194,20 @@ class StrictCheckpointer(DetectionCheckpointer):
             for key, tensor in self.model.state_dict().items()
             if re.search(BACKBONE_LAYERS, key) and not re.search(ignored, key)
         }
+        missing = [key for key, tensor in model.items() if key not in state or state[key].shape != tensor.shape]
         unexpected = [
             key for key in state if key not in model and _has_stage(model, key) and not re.search(ignored, key)
         ]
-        missing, misshapen = [], []
-        for key, tensor in model.items():
-            # detectron2's matching keeps a tensor of another shape under its name in the file.
-            in_file = key if key in state else next((name for name in unexpected if key.endswith(f".{name}")), None)
-            if in_file is None:
-                missing.append(key)
-            elif in_file != key or state[key].shape != tensor.shape:
-                misshapen.append(f"{key} {tuple(state[in_file].shape)} in the file, {tuple(tensor.shape)} in the model")
-                unexpected = [name for name in unexpected if name != in_file]
-                del state[in_file]
-            else:
-                continue
-            if self.allow_partial_backbone:
-                state[key] = tensor
-        if not missing and not misshapen and not unexpected:
+        if not missing and not unexpected:
             return
-        counts = [
-            f"{len(keys)} {kind} ({keys[0]}{', ...' if len(keys) > 1 else ''})"
-            for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-            if keys
-        ]
-        message = f"of the backbone's {len(model)} tensors, {', '.join(counts)}"
-        if self.allow_partial_backbone:
-            self.logger.warning(f"The backbone is only loaded in part (--allow-partial-backbone): {message}")
-            return
-        raise _misfit(f"{message}; {_advice(missing, unexpected, misshapen, state)}")
+        message = (
+            f"{len(missing)} of the backbone's {len(model)} tensors are missing or have another shape, and "
+            f"{len(unexpected)} are unexpected ({(missing + unexpected)[0]}, ...)"
+        )
+        if not self.allow_partial_backbone:
+            raise UserError("weights.partial_backbone", f"{MISFIT} {message}; {_advice(missing, unexpected, state)}")
+        self.logger.warning(f"The backbone is only loaded in part (--allow-partial-backbone): {message}")
+        state |= {key: model[key] for key in missing}
 
     def _ignored(self, state: dict[str, Tensor]) -> str:
         """A pattern of tensors that may be missing: some in any file, and all BN statistics in Detectron's files.
@@ -239,23 +226,15 @@ class StrictCheckpointer(DetectionCheckpointer):
         heads = [
             key
             for key in self.model.state_dict()
-            if not re.search(f"{BACKBONE_LAYERS}|{OPTIONAL}", key) and not self._is_reset(key)
+            if not re.search(f"{BACKBONE_LAYERS}|{OPTIONAL}", key) and not (self.reset_predictor and _is_predictor(key))
         ]
         missing = [key for key in heads if key not in state]
         if missing and (self.needs_heads or len(missing) < len(heads)):
-            raise _misfit(
-                f"{len(missing)} of the {len(heads)} tensors outside the backbone are missing ({missing[0]}, ...); use "
-                "the config that the file was trained with, or for fine-tuning, a file with only a backbone"
+            raise UserError(
+                "weights.partial_heads",
+                f"{MISFIT} {len(missing)} of the {len(heads)} tensors outside the backbone are missing ({missing[0]}, "
+                "...); use the config that the file was trained with, or for fine-tuning, a file with only a backbone",
             )
-
-    def _check_dtypes(self, state: dict[str, Tensor]) -> None:
-        """Raises if torch would convert between floating point and integers: quantized weights don't load."""
-        for key, tensor in self.model.state_dict().items():
-            if key in state and state[key].is_floating_point() != tensor.is_floating_point():
-                raise _misfit(f"{key} is {state[key].dtype} in the file and {tensor.dtype} in the model")
-
-    def _is_reset(self, key: str) -> bool:
-        return self.reset_predictor and _is_predictor(key)
 
 
 @contextmanager
@@ -266,27 +245,7 @@ def _as_user_errors(path: Path | str) -> Iterator[None]:
         raise
     except Exception as error:  # of any class: a file may hold anything in addition to its weights
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{path} can't be loaded: {reason}") from error
-
-
-def _checksums(path: Path) -> list[int] | None:
-    """The checksums in a checkpoint's zip directory, without reading its content; None if the file is missing."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [item.CRC for item in archive.infolist()]
-    except (OSError, zipfile.BadZipFile):
-        return None
-
-
-def _from_main_process(content: dict[str, Any]) -> dict[str, Any]:
-    box = [content]
-    # gloo: NCCL would need GPU memory for it.
-    dist.broadcast_object_list(box, src=0, group=dist.new_group(backend="gloo"))
-    return box[0]
-
-
-def _misfit(reason: str) -> UserError:
-    return UserError(f"the weights don't fit the config: {reason}")
+        raise UserError("weights.not_loadable", f"{path} can't be loaded ({reason}); use another file") from error
 
 
 def _has_stage(model: dict[str, Tensor], key: str) -> bool:
@@ -295,9 +254,9 @@ def _has_stage(model: dict[str, Tensor], key: str) -> bool:
     return found is not None and any(f".{found[2]}." in f".{name}" for name in model)
 
 
-def _advice(missing: list[str], unexpected: list[str], misshapen: list[str], state: dict[str, Tensor]) -> str:
-    only_se = not misshapen and all(".se." in key for key in missing + unexpected)
-    if only_se and not unexpected and not any(".se." in key for key in state):
+def _advice(missing: list[str], unexpected: list[str], state: dict[str, Tensor]) -> str:
+    only_se = all(".se." in key for key in missing + unexpected)
+    if only_se and not any(".se." in key for key in state):
         return f"{PLAIN_BACKBONE_REASON}, or build_resnet_fpn_backbone; {PARTIAL}, and leaves the gates untrained"
     if only_se and not missing:
         return (

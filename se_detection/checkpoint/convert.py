@@ -2,8 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 
@@ -11,63 +9,42 @@ from ..config.se_config import STAGES
 from ..errors import UserError
 from ..modeling.se_resnet import BLOCKS_PER_STAGE
 
+# Regular expressions and their replacements in a layer's name.
+Rules = tuple[tuple[str, str], ...]
 
-class RenamingRule(NamedTuple):
-    """A regular expression, and its replacement in a layer's name."""
-
-    pattern: str
-    replacement: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A project's layer names, and whether its networks have the layout of the Caffe models (else torchvision's)."""
-
-    rules: tuple[RenamingRule, ...]
-    caffe: bool = False
-
-
-PLAIN_STEM = (RenamingRule(r"^conv1\.", "stem.conv1."), RenamingRule(r"^bn1\.", "stem.conv1.norm."))
-CAFFE = (
-    RenamingRule(r"^layer0\.conv(\d)\.", r"stem.conv\1."),
-    RenamingRule(r"^layer0\.bn(\d)\.", r"stem.conv\1.norm."),
-    RenamingRule(r"\.se_module\.", ".se."),
-    RenamingRule(r"^last_linear\.", "linear."),
+PLAIN_STEM: Rules = ((r"^conv1\.", "stem.conv1."), (r"^bn1\.", "stem.conv1.norm."))
+CAFFE: Rules = (
+    (r"^layer0\.conv(\d)\.", r"stem.conv\1."),
+    (r"^layer0\.bn(\d)\.", r"stem.conv\1.norm."),
+    (r"\.se_module\.", ".se."),
+    (r"^last_linear\.", "linear."),
 )
 SOURCES = {
-    "timm": Source(rules=PLAIN_STEM),
-    "torchvision": Source(rules=PLAIN_STEM),
+    "timm": PLAIN_STEM,
+    "torchvision": PLAIN_STEM,
     # timm/models/senet.py and pretrainedmodels/models/senet.py: the paper's Caffe models, with the same names.
-    "timm-legacy": Source(rules=CAFFE, caffe=True),
-    "cadene": Source(rules=CAFFE, caffe=True),
+    "timm-legacy": CAFFE,
+    "cadene": CAFFE,
     # mmpretrain/models/backbones/{resnet,seresnet}.py, under an ImageClassifier.
-    "mmpretrain": Source(
-        rules=(
-            RenamingRule(r"^backbone\.", ""),
-            *PLAIN_STEM,
-            RenamingRule(r"\.se_layer\.conv(\d)\.conv\.", r".se.fc\1."),
-            RenamingRule(r"^head\.fc\.", "linear."),
-        )
+    "mmpretrain": (
+        (r"^backbone\.", ""),
+        *PLAIN_STEM,
+        (r"\.se_layer\.conv(\d)\.conv\.", r".se.fc\1."),
+        (r"^head\.fc\.", "linear."),
     ),
     # senet/se_module.py of moskomule/senet.pytorch, in torchvision's ResNet: linear layers without bias.
-    "moskomule": Source(
-        rules=(*PLAIN_STEM, RenamingRule(r"\.se\.fc\.0\.", ".se.fc1."), RenamingRule(r"\.se\.fc\.2\.", ".se.fc2."))
-    ),
+    "moskomule": (*PLAIN_STEM, (r"\.se\.fc\.0\.", ".se.fc1."), (r"\.se\.fc\.2\.", ".se.fc2.")),
 }
-BLOCKS = (
-    *(RenamingRule(rf"^layer{number - 1}\.", f"res{number}.") for number in range(2, 6)),
-    RenamingRule(r"\.bn(\d)\.", r".conv\1.norm."),
-    RenamingRule(r"\.downsample\.0\.", ".shortcut."),
-    RenamingRule(r"\.downsample\.1\.", ".shortcut.norm."),
-    RenamingRule(r"^fc\.", "linear."),
+# Their networks have the layout of the Caffe models; the others have torchvision's.
+CAFFE_SOURCES = ("timm-legacy", "cadene")
+BLOCKS: Rules = (
+    *((rf"^layer{number - 1}\.", f"res{number}.") for number in range(2, 6)),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+    (r"^fc\.", "linear."),
 )
 KNOWN = r"(stem\.conv[123]|res[2-5]\.\d+\.(conv[123]|shortcut|se\.fc[12])|linear)\.(norm\.)?\w+"
-UNSUPPORTED = (
-    RenamingRule(r"^(backbone\.)?(conv1\.\d|stem\.)", "the deep stem of ResNet-C/D/T"),
-    RenamingRule(r"\.downsample\.2\.", "the average-pooled shortcut of ResNet-D"),
-    RenamingRule(r"\.(aa|conv2\.aa)\.", "an anti-aliased stride"),
-    RenamingRule(r"\.(se|se_layer)\.conv\.", "efficient channel attention, not SE"),
-)
 
 
 def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, *, depth: int | None = None) -> dict[str, Tensor]:
@@ -83,33 +60,34 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, *, depth: 
         UserError: an unknown source, a layer that this project's backbones don't have, or another depth.
     """
     if source not in SOURCES:
-        raise UserError(f"source {source!r} is not one of {', '.join(SOURCES)}")
+        raise UserError("weights.unknown_source", f"source {source!r} is not one of {', '.join(SOURCES)}")
     converted = {}
     for key, tensor in state_dict.items():
         # BatchNorm needs it only with momentum=None, and FrozenBN has no such buffer.
         if key.endswith(".num_batches_tracked"):
             continue
         name = key
-        for pattern, replacement in (*SOURCES[source].rules, *BLOCKS):
+        for pattern, replacement in (*SOURCES[source], *BLOCKS):
             name = re.sub(pattern, replacement, name)
         if not re.fullmatch(KNOWN, name):
-            reason = next((reason for pattern, reason in UNSUPPORTED if re.search(pattern, key)), None)
             raise UserError(
-                f"layer {key} is not a layer of a plain ResNet or SE-ResNet from {source!r}"
-                f"{f': it belongs to {reason}' if reason else ''}; this network is not supported"
+                "weights.unsupported_network",
+                f"layer {key} is not of a plain ResNet or SE-ResNet from {source!r}; use weights of a network without "
+                "deep stem, average-pooled shortcuts, anti-aliasing or other changes",
             )
-        if name in converted:
-            raise UserError(f"layer {key} is in the file twice, under two names ({name} in detectron2's names)")
         is_linear = re.search(r"\.se\.fc[12]\.weight$", name) and tensor.dim() == 2
         converted[name] = tensor[:, :, None, None] if is_linear else tensor
     found = backbone_depth(converted)
-    if SOURCES[source].caffe and found < 50:
+    if source in CAFFE_SOURCES and found < 50:
         raise UserError(
-            f"SE-ResNet-{found} from {source!r} is not supported: unlike the paper's, it has a ReLU "
-            "before each SE block"
+            "weights.unsupported_network",
+            f"SE-ResNet-{found} from {source!r} has a ReLU before each SE block, unlike the paper's; use other weights",
         )
     if depth not in (None, found):
-        raise UserError(f"depth: {depth}, but the layers are those of depth {found}; omit depth, or give {found}")
+        raise UserError(
+            "weights.wrong_depth",
+            f"depth: {depth}, but the layers are those of depth {found}; omit depth, or give {found}",
+        )
     return converted
 
 
@@ -127,8 +105,9 @@ def backbone_depth(weights: Mapping[str, Tensor]) -> int:
             return depth
     kind = "bottlenecks" if bottlenecks else "basic blocks"
     raise UserError(
-        f"the stages have {', '.join(map(str, blocks))} {kind}, which is not a network of depth "
-        f"{', '.join(map(str, BLOCKS_PER_STAGE))}; it is not supported"
+        "weights.unsupported_network",
+        f"the stages have {', '.join(map(str, blocks))} {kind}; use a network of depth "
+        f"{', '.join(map(str, BLOCKS_PER_STAGE))}",
     )
 
 

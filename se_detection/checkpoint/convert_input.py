@@ -1,13 +1,13 @@
 """Converts the weights that a user names: a file, or a timm model (`timm://NAME`)."""
 
 import re
-from hashlib import file_digest
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import file_digest
 from .converted import Converted
 from .read_weights import read_checkpoint
-from .timm_handler import PREFIX, fetch, refuse_look_alike, source_of
+from .timm_handler import PREFIX, fetch
 
 
 def convert_input(name: str, source: str | None = None, *, depth: int | None = None) -> Converted:
@@ -24,15 +24,15 @@ def convert_input(name: str, source: str | None = None, *, depth: int | None = N
     path = Path(name)
     if path.is_file():
         if source is None:
-            raise UserError(f"source: name the project that {path} comes from; the file does not say")
-        refuse_look_alike(path.name)
-        with path.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
+            raise UserError("weights.no_source", f"source: give the project that {path} comes from")
+        if re.search(r"res(net|next)(aa|blur)", path.name):
+            # timm's tensors of such a network fit a plain one.
+            raise UserError(
+                "weights.unsupported_network", f"{path.name}: its strides are anti-aliased; use other weights"
+            )
         state_dict = read_checkpoint(path)["model"]
-        return Converted.from_state_dict(state_dict, source, depth=depth, sha256=digest)
+        return Converted.from_state_dict(state_dict, source, depth=depth, sha256=file_digest(path))
     model = name.removeprefix(PREFIX)
     if "/" in model or re.search(r"\.(pth|pt|pkl|safetensors)$", model):
-        raise UserError(f"there is no file {path} (looked for in {path.absolute().parent})")
-    if source not in (None, source_of(model)):
-        raise UserError(f"source: {source}, but {model} has the source {source_of(model)}; omit source")
+        raise UserError("weights.not_found", f"{path}: there is no such file in {path.absolute().parent}; give another")
     return fetch(model, depth=depth)

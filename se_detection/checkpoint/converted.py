@@ -1,19 +1,20 @@
 """A complete converted backbone with its assumptions, to be saved as a file for `MODEL.WEIGHTS`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.modeling.backbone.resnet import ResNet
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor
 
 from ..config.se_config import STAGES, SEConfig
 from ..errors import UserError
-from ..files import check_output
+from ..files import check_output, write_whole
 from ..modeling.se_resnet import make_se_resnet
 from .assumptions import WeightsAssumptions
 from .convert import convert_state_dict
@@ -47,33 +48,26 @@ class Converted:
             described = WeightsAssumptions.from_weights(converted, source, **assumptions)
             result = cls(weights=converted, assumptions=described, original=state_dict)
             with torch.device("meta"):
-                expected = result.build(STAGES).state_dict()
+                expected = result.build().state_dict()
         except UserError:
             raise
         except Exception as error:  # of any class: the tensors may have any shape
             reason = " ".join(str(error).split())[:150]
-            raise UserError(f"the shapes of the file's layers do not fit a ResNet ({reason})") from error
-        wrong = [
-            key
-            for key, tensor in expected.items()
-            if not key.endswith(".num_batches_tracked")
-            and (key not in converted or converted[key].shape != tensor.shape)
-        ]
-        wrong += [key for key in converted if key not in expected and not key.startswith("linear.")]
-        if wrong:
-            first = f"{wrong[0]}{', ...' if len(wrong) > 1 else ''}"
             raise UserError(
+                "weights.incomplete", f"the layers' shapes do not fit a ResNet ({reason}); use another file"
+            ) from error
+        wanted = {key: tensor.shape for key, tensor in expected.items() if not key.endswith(".num_batches_tracked")}
+        found = {key: tensor.shape for key, tensor in converted.items() if not key.startswith("linear.")}
+        if wrong := sorted({key for key, _ in wanted.items() ^ found.items()}):
+            raise UserError(
+                "weights.incomplete",
                 f"the file is not a complete backbone of depth {described.depth}: {len(wrong)} tensors are missing, "
-                f"unexpected or of another shape (in detectron2's names: {first})"
-            )
-        if integer := next((key for key, tensor in converted.items() if not tensor.is_floating_point()), None):
-            raise UserError(
-                f"{integer} is {converted[integer].dtype}, not floating point; quantized weights are not supported"
+                f"unexpected or of another shape (in detectron2's names: {wrong[0]}, ...); use another file",
             )
         return result
 
-    def build(self, out_features: Sequence[str]) -> ResNet:
-        """A backbone that these weights fit, randomly initialized and without a classifier."""
+    def build(self) -> ResNet:
+        """A backbone that these weights fit, with random weights, all stages as outputs, and no classifier."""
         assumptions = self.assumptions
         se = SEConfig(
             reduction_per_stage=[max(1, reduction) for reduction in assumptions.se_reduction],
@@ -84,7 +78,7 @@ class Converted:
             assumptions.depth,
             se=se,
             norm="BN",
-            out_features=out_features,
+            out_features=STAGES,
             stem=assumptions.stem,
             stem_channels=self.weights["res2.0.conv1.weight"].shape[1],
             num_groups=assumptions.num_groups,
@@ -96,22 +90,20 @@ class Converted:
         """Writes a file for `MODEL.WEIGHTS`: `.pth` for all detectron2 tools, `.safetensors` for this project's only.
 
         Raises:
-            UserError: the file already exists, can't be written, or has another suffix.
+            UserError: the file already exists, or has another suffix.
+            OSError: it can't be written.
         """
         check_target(path)
         assumptions = self.assumptions.to_dict()
         # Copies, because safetensors takes no tensors that share memory or are not contiguous.
-        weights = {
-            key: tensor.detach().clone(memory_format=torch.contiguous_format) for key, tensor in self.weights.items()
-        }
-        try:
-            if path.suffix == ".safetensors":
-                save_file(weights, path, metadata={"format": "pt", "assumptions": json.dumps(assumptions)})
-            else:
-                content = {"model": weights, "assumptions": assumptions, "matching_heuristics": True}
-                torch.save(content | {"__author__": f"converted from {self.assumptions.source}"}, path)
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{path} can't be written: {error}") from error
+        weights = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in self.weights.items()}
+        if path.suffix == ".safetensors":
+            data = serialize(weights, {"format": "pt", "assumptions": json.dumps(assumptions)})
+            write_whole(path, lambda file: file.write(data))
+        else:
+            author = f"converted from {self.assumptions.source}"
+            content = {"model": weights, "assumptions": assumptions, "matching_heuristics": True, "__author__": author}
+            write_whole(path, partial(torch.save, content))
 
 
 def check_target(path: Path) -> None:
@@ -121,5 +113,5 @@ def check_target(path: Path) -> None:
         UserError: the file already exists, has another suffix, or its folder is missing.
     """
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path}: the name must end with {' or '.join(SUFFIXES)}")
+        raise UserError("output.suffix", f"{path}: the name must end with {' or '.join(SUFFIXES)}")
     check_output(path)

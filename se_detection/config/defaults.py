@@ -24,10 +24,7 @@ def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 DEFAULTS: dict[str, Any] = {
     "MODEL": {
         "RESNETS": {"STEM_TYPE": "basic"},
-        "SE": {
-            **{field.upper(): value for field, value in flatten(asdict(SEConfig())).items()},
-            "IGNORE_PADDING": False,
-        },
+        "SE": {"IGNORE_PADDING": False} | {key.upper(): value for key, value in flatten(asdict(SEConfig())).items()},
     },
     "SOLVER": {
         "CHECKPOINTS_TO_KEEP": 0,

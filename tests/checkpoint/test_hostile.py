@@ -7,27 +7,23 @@ import pickle
 import struct
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import pytest
-import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from se_detection import UserError
-from se_detection.checkpoint.convert_input import convert_input
-from se_detection.checkpoint.converted import Converted
 from se_detection.checkpoint.read_weights import MAX_TENSORS, check_download, read_checkpoint
-from se_detection.checkpoint.timm_handler import fetch, source_of
 from se_detection.runs.checkpoints import is_whole, newest_checkpoint
 
 from ..fuzzing import Tally, examples
+from ..helpers import raises
 
 WEIGHTS = {"stem.conv1.weight": torch.randn(4, 3, 3, 3), "stem.conv1.norm.num_batches_tracked": torch.tensor(3)}
 KINDS = ("zip", "legacy", "safetensors", "pickle2", "pickle5")
@@ -47,8 +43,11 @@ def write(path: Path, kind: str, content: Any) -> Path:
     if kind == "safetensors":
         save_file(content, path, metadata={"format": "pt", "assumptions": json.dumps({"depth": 18})})
     elif kind.startswith("pickle"):
-        arrays = {key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in content.items()}
-        path.write_bytes(pickle.dumps(arrays, int(kind[-1])))
+        if isinstance(content, dict):
+            content = {
+                key: value.numpy() if isinstance(value, torch.Tensor) else value for key, value in content.items()
+            }
+        path.write_bytes(pickle.dumps(content, int(kind[-1])))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
     return path
@@ -64,40 +63,9 @@ def read(path: Path) -> dict[str, torch.Tensor]:
     return content["model"]
 
 
-@pytest.fixture
-def tally() -> Iterator[Tally]:
-    counted = Tally("weights files")
-    yield counted
-    print(f"\n{counted}")
-    assert counted.counts["refused"]
-    assert counted.counts["read"]
-
-
 PIECES = [
-    *(
-        b"",
-        b"\0",
-        b".",
-        b"cos\nsystem\n",
-        b"cposix\nsystem\nX\x02\x00\x00\x00id\x85R",
-        b"\x80\x04\x95\xff",
-        b"(",
-        b"}",
-        b"]",
-    ),
-    *(
-        b"\x8d" + b"\xff" * 7 + b"\x0f",
-        b"r\xff\xff\xff\x3f",
-        b"R",
-        b"b",
-        b"\x93",
-        b"0",
-        b"\x81",
-        b"t",
-        b"NNb",
-        b"i",
-        b"o",
-    ),
+    *(b"", b"\0", b".", b"cos\nsystem\n", b"cposix\nsystem\nX\x02\x00\x00\x00id\x85R", b"\x80\x04\x95\xff", b"(", b"}"),
+    *(b"]", b"\x8d" + b"\xff" * 7 + b"\x0f", b"r\xff\xff\xff\x3f", b"R", b"b", b"\x93", b"0", b"\x81", b"t", b"NNb"),
     *(b"\xff" * 8, b"PK\x05\x06", b"PK\x01\x02", b"\x00\x00\x00\x00\x00\x00\x00\x80", b'"F64"', b'"F8_E4M3"', b'"I32"'),
     *(b"[999999999,999999999]", b"[-1]", b"-1", b"1e9", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"\x8a\x08" + b"\xff" * 8),
 ]
@@ -115,12 +83,13 @@ def corrupted(draw: Any, data: bytes) -> bytes:
     return bytes(content)
 
 
-def test_corrupted_files(tally, tmp_path, monkeypatch) -> None:
+def test_corrupted_files(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "weights.pth"
     whole = {kind: write(path, kind, WEIGHTS).read_bytes() for kind in KINDS}
+    tally = Tally("weights files")
 
-    @examples(400)
+    @examples(60)
     @given(st.sampled_from(KINDS).flatmap(lambda kind: corrupted(whole[kind])))
     def check(data: bytes) -> None:
         path.write_bytes(data)
@@ -131,65 +100,56 @@ def test_corrupted_files(tally, tmp_path, monkeypatch) -> None:
     check()
     assert time.monotonic() - started < 0.5 * sum(tally.counts.values())
     assert os.listdir(tmp_path) == ["weights.pth"]
+    assert tally.counts["refused"]
+    assert tally.counts["read"]
+
+
+PLACES = {
+    "all": lambda call: call,
+    "author": lambda call: {"model": {}, "__author__": call},
+    "assumptions": lambda call: {"model": {}, "assumptions": {"depth": [call]}},
+    "tensor": lambda call: {"stem.conv1.weight": call},
+    "deep": lambda call: {"state_dict": {}, "epoch": {1: {2: [3, (call,)]}}},
+    "array": lambda call: {"stem.conv1.weight": np.array([call], dtype=object)},
+}
+CALLS = {
+    "system": lambda made: CallOnLoad(os.system, f"mkdir {made}"),
+    "eval": lambda made: CallOnLoad(eval, f"__import__('os').mkdir({made!r})"),
+    "getattr": lambda made: CallOnLoad(getattr, CallOnLoad(__import__, "os"), "mkdir"),
+    "open": lambda made: CallOnLoad(open, made, "w"),
+    "numpy": lambda made: CallOnLoad(np.save, made, 1),
+    "mkdir": lambda made: CallOnLoad(os.mkdir, made),
+}
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "pickle2", "pickle5"])
-@pytest.mark.parametrize(
-    "place",
-    [
-        lambda call: call,
-        lambda call: {"model": WEIGHTS, "__author__": call},
-        lambda call: {"model": WEIGHTS, "assumptions": {"depth": [call]}},
-        lambda call: {"stem.conv1.weight": call},
-        lambda call: {"state_dict": {}, "epoch": {1: {2: [3, (call,)]}}},
-        lambda call: {"stem.conv1.weight": np.array([call], dtype=object)},
-    ],
-    ids=["all", "author", "assumptions", "tensor", "deep", "array"],
-)
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda made: CallOnLoad(os.mkdir, made),
-        lambda made: CallOnLoad(os.system, f"mkdir {made}"),
-        lambda made: CallOnLoad(eval, f"__import__('os').mkdir({made!r})"),
-        lambda made: CallOnLoad(getattr, CallOnLoad(__import__, "os"), "mkdir"),
-        lambda made: CallOnLoad(open, made, "w"),
-        lambda made: CallOnLoad(np.save, made, 1),
-    ],
-    ids=["mkdir", "system", "eval", "getattr", "open", "numpy"],
-)
-def test_code_in_any_place_is_not_run(tmp_path, kind, place, call) -> None:
-    made = tmp_path / "made"
-    path = tmp_path / "weights.pth"
-    content = place(call(str(made)))
-    if kind.startswith("pickle"):
-        path.write_bytes(pickle.dumps(content, int(kind[-1])))
-    else:
-        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
-    before = path.read_bytes()
-    with pytest.raises(UserError, match=r"could run any code, and was not read|not a weights file \(an array of"):
-        read_checkpoint(path)
-    with pytest.raises(UserError):
-        convert_input(str(path), "timm")
-    assert not made.exists()
-    assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["weights.pth"]
+def test_code_in_any_place_is_not_run(tmp_path, kind) -> None:
+    made, path = tmp_path / "made", tmp_path / "weights.pth"
+    for place, call in [(place, "mkdir") for place in PLACES] + [("deep", call) for call in CALLS]:
+        write(path, kind, PLACES[place](CALLS[call](str(made))))
+        with pytest.raises(UserError) as caught:
+            read_checkpoint(path)
+        # Arrays of objects are refused before what they contain is read.
+        assert caught.value.code == "weights.runs_code" or (place, caught.value.code) == ("array", "weights.broken")
+        assert os.listdir(tmp_path) == ["weights.pth"]
+    # Without the guard, the last one is run.
+    pickle.loads(path.read_bytes()) if kind.startswith("pickle") else torch.load(path, weights_only=False)
+    assert made.exists()
 
 
 @pytest.mark.parametrize(
     ("opcodes", "reason"),
     [
-        # A state for an allowed function.
-        (b"c_codecs\nencode\n}X\x08\x00\x00\x00__code__Nsb.", "state of a function"),
+        # A state for an allowed function or class.
+        (b"c_codecs\nencode\n}X\x08\x00\x00\x00__code__Nsb.", "state of a method_descriptor"),
+        (b"cnumpy.core.multiarray\nscalar\n}X\x08\x00\x00\x00__code__Nsb.", "state of a function"),
         (b"ccollections\nOrderedDict\n}X\x05\x00\x00\x00itemsNsb.", "state of a type"),
         (b"cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R.", "an array of 'O'"),
         (b"cnumpy\ndtype\nX\x03\x00\x00\x00i99\x85R.", "an array of 'i99'"),
         (b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nJ\xff\xff\xff\x7f\x85Nt\x85R.", "_reconstruct"),
-        (b"c__main__\nx\n.", "__main__.x"),
-        (b"cnumpy\nsave\n.", "numpy.save"),
-        (b"\x8c\x05numpy\x8c\x0fndarray.tobytes\x93.", "numpy.ndarray.tobytes"),
+        (b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00zip\x86R.", "zip"),
         # More references and longer strings than fit into memory.
-        (b"Nr\xff\xff\xff\x3f0\x8d\xff\xff\xff\xff\xff\xff\xff\x0f", "MemoryError|truncated|cannot fit"),
+        (b"Nr\xff\xff\xff\x3f0\x8d\xff\xff\xff\xff\xff\xff\xff\x0f", ""),
         (b"X\xff\xff\xff\x7fabc", "truncated"),
         (b"\x96" + struct.pack("<Q", 2**36) + b"abc", "truncated"),
     ],
@@ -197,7 +157,7 @@ def test_code_in_any_place_is_not_run(tmp_path, kind, place, call) -> None:
 def test_handmade_pickles_are_refused(tmp_path, opcodes, reason) -> None:
     path = tmp_path / "weights.pkl"
     path.write_bytes(b"\x80\x04" + opcodes)
-    with pytest.raises(UserError, match=reason):
+    with raises("weights.broken", path, reason):
         read_checkpoint(path)
 
 
@@ -208,30 +168,24 @@ def test_the_stock_unpickler_allocates_what_a_file_claims() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tensor", "message"),
+    ("tensor", "code"),
     [
-        (torch.ones(2, dtype=torch.complex64), "complex64"),
-        (torch.ones(2).to(torch.float8_e4m3fn), "float8_e4m3fn|not a weights file"),
-        (torch.ones(2, 2).to_sparse(), "layout torch.sparse_coo"),
-        (torch.ones(2, 2).to_sparse_csr(), "layout torch.sparse_csr"),
-        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "qint8"),
-        (torch.ones(2, device="meta"), "plain weights"),
-        (torch.tensor([1.0, float("nan")]), "values that are not finite"),
-        (torch.tensor([1.0, -float("inf")], dtype=torch.float16), "values that are not finite"),
-        (torch.tensor([1e300], dtype=torch.float64), "values that are not finite"),
-        (torch.ones(1).expand(10**12), "the file is too small for it"),
-        (torch.ones(1).expand(10**6, 10**6, 10**6), "the file is too small for it"),
+        (torch.ones(2, dtype=torch.complex64), "weights.not_plain"),
+        (torch.ones(2, dtype=torch.int8), "weights.not_plain"),
+        (torch.ones(2).to(torch.float8_e4m3fn), "weights.not_plain"),
+        (torch.ones(2, 2).to_sparse(), "weights.not_plain"),
+        (torch.ones(2, 2).to_sparse_csr(), "weights.not_plain"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "weights.not_plain"),
+        (torch.ones(2, device="meta"), "weights.not_plain"),
+        (torch.ones(1).expand(10**6, 10**6, 10**6), "weights.not_plain"),
+        (torch.tensor([1.0, float("nan")]), "weights.not_finite"),
+        (torch.tensor([1.0, -float("inf")], dtype=torch.float16), "weights.not_finite"),
+        (torch.tensor([1e300], dtype=torch.float64), "weights.not_finite"),
     ],
 )
-@pytest.mark.parametrize("kind", ["zip", "legacy"])
-def test_tensors_that_are_not_weights_are_refused(tmp_path, kind, tensor, message) -> None:
-    for content in ({"model": {"stem.conv1.weight": tensor}}, {"model": WEIGHTS, "optimizer": {"state": [(tensor,)]}}):
-        path = write(tmp_path / "weights.pth", kind, content)
-        if "finite" in message and "optimizer" in content:
-            read(path)
-            continue
-        with pytest.raises(UserError, match=message):
-            read(path)
+def test_tensors_that_are_not_weights_are_refused(tmp_path, tensor, code) -> None:
+    with raises(code, "stem.conv1.weight"):
+        read(write(tmp_path / "weights.pth", "zip", {"model": {"stem.conv1.weight": tensor}}))
 
 
 def test_contents_that_are_not_a_state_dict_are_refused(tmp_path) -> None:
@@ -241,22 +195,19 @@ def test_contents_that_are_not_a_state_dict_are_refused(tmp_path) -> None:
     deep: Any = []
     for _ in range(300):
         deep = [deep]
-    torch.save({"model": WEIGHTS, "endless": endless, "deep": deep}, path)
-    assert read(path).keys() == WEIGHTS.keys()
-    write(path, "pickle2", {f"stem.{number}": torch.ones(()) for number in range(MAX_TENSORS + 1)})
-    with pytest.raises(UserError, match=f"{MAX_TENSORS + 1} tensors; no detector has more"):
-        read(path)
-    for content in (None, 5, "x", endless, {"model": None}, {"model_state": 3}, {1: torch.ones(1)}, {"blobs": 3}):
+    assert read(write(path, "zip", {"model": WEIGHTS, "endless": endless, "deep": deep})).keys() == WEIGHTS.keys()
+    with raises("weights.no_state_dict", MAX_TENSORS):
+        read(write(path, "pickle2", {str(number): 1 for number in range(MAX_TENSORS + 1)}))
+    for content in (None, 5, "x", endless, {"model": None}, {"model_state": 3}, {1: torch.ones(1)}, {"epoch": 3}):
         for kind in ("zip", "pickle2"):
-            write(path, kind, content) if kind == "zip" else path.write_bytes(pickle.dumps(content, 2))
-            with pytest.raises(UserError):
-                read(path)
+            with raises("weights.no_state_dict", path):
+                read(write(path, kind, content))
 
 
 def test_pickles_that_weights_only_cannot_read_are_refused_with_torchs_reason(tmp_path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(WEIGHTS, path, pickle_protocol=4)
-    with pytest.raises(UserError, match=r"not a weights file \(Unsupported operand 149\)"):
+    with raises("weights.broken", "Unsupported operand 149"):
         read_checkpoint(path)
 
 
@@ -269,7 +220,7 @@ def test_archives_with_more_content_than_their_size_are_refused(tmp_path) -> Non
             archive.writestr(name, data)
     assert path.stat().st_size < 20_000
     assert torch.load(path, weights_only=True)["weight"].numel() == 10**6
-    with pytest.raises(UserError, match=r"an archive of torch\.save is not compressed"):
+    with raises("weights.broken", "an archive of torch.save"):
         read(path)
     assert not is_whole(path)
     # Several entries for the same bytes.
@@ -278,7 +229,7 @@ def test_archives_with_more_content_than_their_size_are_refused(tmp_path) -> Non
             archive.writestr(name, data)
         archive.filelist.extend([max(archive.filelist, key=lambda member: member.file_size)] * 9)
         archive.NameToInfo.clear()
-    with pytest.raises(UserError, match="holds no more than its size"):
+    with raises("weights.broken", "an archive of torch.save"):
         read(path)
     assert not is_whole(path)
 
@@ -288,10 +239,8 @@ def test_archives_with_more_content_than_their_size_are_refused(tmp_path) -> Non
     [
         ({"w": {"dtype": "F32", "shape": [10**9, 10**9], "data_offsets": [0, 16]}}, 16),
         ({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 2**40]}}, 16),
-        ({"w": {"dtype": "F32", "shape": [4], "data_offsets": [16, 0]}}, 16),
         ({name: {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]} for name in "ab"}, 16),
         ({"w": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, 1000),
-        ({"w": {"dtype": "F4", "shape": [32], "data_offsets": [0, 16]}}, 16),
         ({"w": {"dtype": "C64", "shape": [2], "data_offsets": [0, 16]}}, 16),
         ({"__metadata__": {"assumptions": "{"}}, 0),
         ({"__metadata__": {"assumptions": "[" * 100_000}}, 0),
@@ -301,10 +250,7 @@ def test_archives_with_more_content_than_their_size_are_refused(tmp_path) -> Non
 def test_wrong_safetensors_headers_are_refused(tmp_path, header, size) -> None:
     path = tmp_path / "weights.safetensors"
     text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + b"\1" * size)
-    with pytest.raises(UserError):
-        read(path)
-    for length in (2**63, 2**40, 10**8, len(text) + 1, 1, 0):
+    for length in (len(text), 2**63, 2**40, 10**8, len(text) + 1, 1, 0):
         path.write_bytes(struct.pack("<Q", length) + text + b"\1" * size)
         with pytest.raises(UserError):
             read(path)
@@ -314,10 +260,8 @@ def test_wrong_safetensors_headers_are_refused(tmp_path, header, size) -> None:
 def test_paths_that_are_not_files_are_refused(tmp_path, create) -> None:
     path = tmp_path / "weights.pth"
     create(path)
-    with pytest.raises(UserError, match=r"a folder, a pipe or a device|Too many levels|No such file"):
+    with raises("weights.not_found", path):
         read_checkpoint(path)
-    with pytest.raises(UserError):
-        convert_input(str(path), "timm")
 
 
 def test_devices_and_sparse_files_are_refused_quickly(tmp_path) -> None:
@@ -327,7 +271,7 @@ def test_devices_and_sparse_files_are_refused_quickly(tmp_path) -> None:
         os.truncate(path, 2**40)
         with pytest.raises(UserError):
             read_checkpoint(path)
-    with pytest.raises(UserError, match="a device"):
+    with raises("weights.not_found", "/dev/zero"):
         read_checkpoint("/dev/zero")
 
 
@@ -338,71 +282,30 @@ def test_last_checkpoint_cannot_name_a_file_outside_the_run(tmp_path, name) -> N
     run.mkdir()
     (tmp_path / "mine.zip").write_text("mine")
     (run / "last_checkpoint").write_text(name)
-    with pytest.raises(UserError, match=r"which is not a file in its folder|but no checkpoint exists"):
+    with pytest.raises(UserError):
         newest_checkpoint(run)
     assert (tmp_path / "mine.zip").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "refused"),
+    ("name", "content", "is_right"),
     [
-        ("model-{}.pth", b"weights", False),
-        ("model-{}.pth", b"others", True),
-        ("model-20240101.pth", b"others", False),
-        ("model_final_f10217.pkl", b"others", False),
+        ("model-{:.8}.pth", b"weights", True),
+        ("model-{:.8}.pth", b"others", False),
+        ("{}", b"weights", True),
+        ("{}", b"others", False),
+        ("model-20240101.pth", b"others", True),
+        ("model_final_f10217.pkl", b"others", True),
     ],
 )
-def test_a_download_must_have_the_sha256_in_its_name(tmp_path, name, content, refused) -> None:
-    """torch.hub's rule; a date is not a digest."""
-    path = tmp_path / name.format(hashlib.sha256(b"weights").hexdigest()[:8])
+def test_a_download_must_have_the_sha256_in_its_name(tmp_path, name, content, is_right) -> None:
+    """torch.hub's rule, and the hub's for the targets of the links in its cache; a date is not a digest."""
+    path = tmp_path / name.format(hashlib.sha256(b"weights").hexdigest())
     path.write_bytes(content)
-    if refused:
-        with pytest.raises(UserError, match=r"its SHA-256 is .* remove it to download it again"):
-            check_download(path)
-    else:
-        check_download(path)
-
-
-def test_files_in_the_hubs_cache_must_have_their_sha256(tmp_path, monkeypatch) -> None:
-    """In Hugging Face's cache, a file is a link to a blob whose name is its SHA-256."""
-    model = timm.create_model("resnet18")
-    model.pretrained_cfg["hf_hub_id"] = "timm/resnet18.a1_in1k"
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    repository = tmp_path / "models--timm--resnet18.a1_in1k"
-    for folder in ("refs", "blobs", "snapshots/1234"):
-        (repository / folder).mkdir(parents=True)
-    (repository / "refs" / "main").write_text("1234")
-    blob = repository / "blobs" / hashlib.sha256(b"weights").hexdigest()
-    blob.write_bytes(b"weights")
-    (repository / "snapshots" / "1234" / "model.safetensors").symlink_to(blob)
-    fetch("resnet18.a1_in1k")
-    blob.write_bytes(b"others")
-    with pytest.raises(UserError, match=f"its name says {blob.name}"):
-        fetch("resnet18.a1_in1k")
-
-
-@pytest.mark.parametrize("name", ["resnet50./../../x", "resnet50.a/b", "resnet50\n", "resnet50. "])
-def test_timm_names_cannot_be_paths(name) -> None:
-    with pytest.raises(UserError, match="not the name of a timm model"):
-        source_of(name)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"conv1.weight": torch.ones(64)}, "do not fit a ResNet|of another shape"),
-        ({"conv1.weight": torch.ones(64, 3, 7, 7, dtype=torch.int8)}, "int8, not floating point; quantized weights"),
-        ({"layer1.0.conv1.weight": torch.ones(())}, "do not fit a ResNet"),
-        ({"layer1.0.conv1.weight": torch.ones(0, 0, 0, 0)}, "do not fit a ResNet|another shape"),
-        ({"layer1.0.conv1.extra": torch.ones(3)}, r"unexpected .*res2\.0\.conv1\.extra"),
-        ({"layer1.0.se.fc1.weight": torch.ones(0, 64, 1, 1)}, "do not fit a ResNet"),
-        ({"layer1.0.se.fc1.weight": torch.ones(4, 0, 1, 1)}, "another shape|do not fit a ResNet"),
-        ({"bn1.weight": torch.ones(64), "stem.conv1.norm.weight": torch.ones(64)}, "under two names"),
-        ({"layer1.0.downsample.0.weight": torch.ones(1), "layer1.0.shortcut.weight": torch.ones(1)}, "under two names"),
-    ],
-)
-def test_layers_of_other_shapes_are_refused(change, message) -> None:
-    weights = timm.create_model("resnet18").state_dict()
-    with pytest.raises(UserError, match=message):
-        Converted.from_state_dict(weights | change, "timm", sha256="")
+    (tmp_path / "link.pth").symlink_to(path)
+    for file in (path, tmp_path / "link.pth"):
+        if is_right:
+            check_download(file)
+        else:
+            with raises("weights.wrong_sha256", path.name):
+                check_download(file)
