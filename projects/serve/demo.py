@@ -39,7 +39,9 @@ Found = tuple[str, list[tuple[list[Entry], float]]]
 def build_demo(detectors: Sequence[ServedDetector]) -> gr.Blocks:
     """The page: an upload, a slider for the score, and what each detector finds."""
     # Without the share button, which sends the image to Hugging Face.
-    picture = partial(gr.Image, show_label=False, interactive=False, format="jpeg", buttons=["fullscreen", "download"])
+    shown_image = partial(
+        gr.Image, show_label=False, interactive=False, format="jpeg", buttons=["fullscreen", "download"]
+    )
     title = " and ".join(str(detector.run) for detector in detectors)
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=DELETE_CACHE) as demo:
         gr.Markdown(
@@ -53,13 +55,13 @@ def build_demo(detectors: Sequence[ServedDetector]) -> gr.Blocks:
         with gr.Row():
             for detector in detectors:
                 with gr.Column(min_width=320):
-                    shown += [gr.Textbox(label=str(detector.run)), picture()]
+                    shown += [gr.Textbox(label=str(detector.run)), shown_image()]
                     with gr.Accordion("As a table", open=False):
                         shown.append(gr.Dataframe(headers=COLUMNS, interactive=False))
         for detector in (detector for detector in detectors if detector.gates):
             with gr.Accordion(f"Features that the gates of {detector.run} make stronger (red) or weaker (blue)"):
                 button = gr.Button("Show")
-                maps.append(picture())
+                maps.append(shown_image())
             _connect(button.click, partial(show_gates, detector), [upload], [maps[-1]])
         outputs = [found, *shown, *maps]
         _connect(upload.upload, partial(show_image, detectors, len(maps)), [upload, score], outputs)
