@@ -51,10 +51,15 @@ class DrawnBox:
 
 
 def class_colours(categories: Iterable[Any]) -> dict[Any, Colour]:
-    """A colour for each category id, with hues a golden ratio apart, so that neighbouring classes look different."""
-    hues = {id_: (0.08 + number * 0.618034) % 1 for number, id_ in enumerate(sorted(categories))}
-    colours = {id_: [round(255 * part) for part in colorsys.hsv_to_rgb(hue, 0.85, 1.0)] for id_, hue in hues.items()}
-    return {id_: (red, green, blue) for id_, (red, green, blue) in colours.items()}
+    """A colour for each category id, with hues a golden ratio apart, so that neighbouring classes look different.
+
+    Black text is readable on each.
+    """
+    colours = {}
+    for number, id_ in enumerate(sorted(categories)):
+        red, green, blue = colorsys.hsv_to_rgb((0.08 + number * 0.618034) % 1, 0.55, 1.0)
+        colours[id_] = round(255 * red), round(255 * green), round(255 * blue)
+    return colours
 
 
 def draw_boxes(
@@ -79,8 +84,9 @@ def draw_boxes(
     longer = max(image.size)
     shown = min(max(longer, MIN_LONGER_SIDE), longest)
     pen = _pen(shown)
-    entries = sorted(entries, key=_score)
-    detections = [entry for entry in entries if "score" in entry]
+    entries = list(entries)
+    # The highest-scoring detection comes last, on top of the others.
+    detections = sorted((entry for entry in entries if "score" in entry), key=lambda entry: entry["score"])
     pixels = np.array(image)
     for entry in detections:
         code = entry.get("segmentation", {})
@@ -108,7 +114,7 @@ def named_boxes(entries: Iterable[Entry], names: Mapping[Any, str], colours: Map
             printable(names[entry["category_id"]]) + (f" {entry['score']:.2f}" if "score" in entry else ""),
             colours[entry["category_id"]],
         )
-        for entry in sorted(entries, key=_score)
+        for entry in sorted(entries, key=lambda entry: entry.get("score", 0))
     ]
 
 
@@ -133,20 +139,16 @@ def draw_panel(image: Image.Image, boxes: Sequence[DrawnBox], width: int, pen: P
             panel[gaps] = dark[gaps]
 
     labelled = [number for number, box in enumerate(boxes) if box.label]
-    palettes = [
-        supervision.ColorPalette([supervision.Color(*colour(boxes[number].colour)) for number in labelled])
-        for colour in (tuple, _text_colour)
-    ]
     annotator = supervision.RichLabelAnnotator(
-        *(palettes[0], supervision.ColorLookup.INDEX, palettes[1]),
+        supervision.ColorPalette([supervision.Color(*boxes[number].colour) for number in labelled]),
+        supervision.ColorLookup.INDEX,
+        supervision.Color.BLACK,
         font_size=pen.font,
         text_padding=pen.font // 4,
         smart_position=True,
     )
-    detections = supervision.Detections(corners[labelled].astype(np.float32))
-    drawn: Image.Image = annotator.annotate(
-        Image.fromarray(panel), detections, [boxes[number].label for number in labelled]
-    )
+    places = supervision.Detections(corners[labelled].astype(np.float32))
+    drawn: Image.Image = annotator.annotate(Image.fromarray(panel), places, [boxes[n].label for n in labelled])
     return drawn
 
 
@@ -162,15 +164,6 @@ def side_by_side(panels: Sequence[Image.Image], titles: Sequence[str]) -> Image.
         sheet.paste(panel, (left, head))
         draw.text((left + width / 2, head / 2), title, font=ImageFont.load_default(size), fill=INK, anchor="mm")
     return sheet
-
-
-def _score(entry: Entry) -> float:
-    return float(entry.get("score", 0))
-
-
-def _text_colour(colour: Colour) -> Colour:
-    """Black or white, by the luma of the background (ITU-R BT.601)."""
-    return INK if 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 110 else PAPER
 
 
 def _pen(longer: float) -> Pen:

@@ -56,6 +56,10 @@ def test_colours_differ_and_do_not_depend_on_the_number_of_classes() -> None:
     colours = class_colours(range(80))
     assert len(set(colours.values())) == 80
     assert {key: colours[key] for key in range(3)} == class_colours([2, 1, 0])
+    # Labels are black: WCAG 2.2 asks for a contrast of 4.5.
+    channels = np.array(list(colours.values())) / 255
+    luminance = np.where(channels > 0.04045, ((channels + 0.055) / 1.055) ** 2.4, channels / 12.92)
+    assert ((luminance @ [0.2126, 0.7152, 0.0722] + 0.05) / 0.05).min() > 4.5
 
 
 def test_the_highest_score_is_on_top_and_labels_do_not_overlap() -> None:
