@@ -33,16 +33,17 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
         epilog=COMPLEXITY,
         formatter_class=RawDescriptionHelpFormatter,
     )
-    complexity.add_argument("--json", type=Path, metavar="FILE", help="also write the counts as JSON")
-    complexity.add_argument("--config-file", metavar="FILE", help="the detector's config: its name or a file")
-    complexity.add_argument(
+    add = complexity.add_argument
+    add("--json", type=Path, metavar="FILE", help="also write the counts as JSON")
+    add("--config-file", metavar="FILE", help="the detector's config: its name or a file")
+    add(
         "--size",
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="the image in pixels; by default 4:3 with the config's INPUT.MIN_SIZE_TEST as its height",
+        help="in pixels; by default 4:3 with height INPUT.MIN_SIZE_TEST",
     )
-    complexity.add_argument("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config overrides, after all flags")
+    add("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config overrides, after all flags")
     complexity.set_defaults(analyze=count_detector)
 
     excitations = commands.add_parser(
@@ -53,32 +54,31 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
         formatter_class=RawDescriptionHelpFormatter,
     )
     add_run_and_data(excitations)
-    excitations.add_argument("--output", type=Path, metavar="FOLDER", help="by default RUN/excitations")
-    excitations.add_argument(
+    add = excitations.add_argument
+    add("--output", type=Path, metavar="FOLDER", help="by default RUN/excitations")
+    add(
         "--no-ablation",
         action="store_true",
-        help="only record the gates; by default the detector is also evaluated once for each block, and up to three "
-        "more times",
+        help="only record the gates; do not evaluate the detector without each block's gate",
     )
-    excitations.add_argument(
-        "--picture", type=Path, metavar="FILE", help="draw the effect of the gates on this image, and the detections"
-    )
-    excitations.add_argument("--html", type=Path, metavar="FILE", help="also write the analysis as one HTML page")
-    excitations.add_argument("--overwrite", action="store_true", help="replace an existing analysis")
+    add("--picture", type=Path, metavar="FILE", help="draw the effect of the gates on this image")
+    add("--html", type=Path, metavar="FILE", help="also write the analysis as one HTML page")
+    add("--overwrite", action="store_true", help="replace an existing analysis")
     excitations.set_defaults(analyze=explain_gates)
 
 
 def add_run_and_data(parser: ArgumentParser) -> None:
     """Adds the run of an analysis, and the images that it uses."""
-    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="a run folder of se-det train")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--run", type=Path, required=True, metavar="RUN", help="a run folder of se-det train")
+    add(
         "--split",
         type=Path,
         nargs=2,
         metavar=("JSON", "IMAGES"),
-        help="COCO annotations and the folder of their images (default: the run's test set)",
+        help="COCO annotations and their images (default: the run's test set)",
     )
-    parser.add_argument("--images", type=int, metavar="N", help="use at most N images, spread evenly over the set")
+    add("--images", type=int, metavar="N", help="use at most N images, spread evenly over the set")
 
 
 def run(args: Namespace) -> None:
@@ -97,11 +97,11 @@ def count_detector(args: Namespace) -> None:
     if args.json:
         check_output(args.json)
     if args.config_file is None:
-        raise UserError("--config-file is missing; se-det zoo lists the configs")
+        raise UserError("config.missing", "--config-file is missing; se-det zoo lists the configs")
     counted = detector_complexity(read_config(find_config_file(args.config_file), args.opts), args.size)
     print(detector_table(counted))
     if args.json:
-        write_json(args.json, counted.to_dict(), indent=2)
+        write_json(args.json, counted, indent=2)
 
 
 def explain_gates(args: Namespace) -> None:

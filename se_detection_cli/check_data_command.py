@@ -14,26 +14,26 @@ example:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the data set, and the data and config to compare it with."""
-    parser.add_argument("json_file", type=Path, metavar="JSON", help="annotations in COCO's format")
-    parser.add_argument("images", type=Path, metavar="IMAGES", help="the folder of their images")
-    parser.add_argument(
+    add = parser.add_argument
+    add("json_file", type=Path, metavar="JSON", help="annotations in COCO's format")
+    add("images", type=Path, metavar="IMAGES", help="the folder of their images")
+    add(
         "--against",
         type=Path,
         nargs="+",
         default=[],
         metavar="OTHER",
-        help="annotations of other splits, which must not share images with this one; add the image folder after each "
-        "file to compare image contents and not only names",
+        help="annotations of other splits, which must not share images; each may be followed by its image folder",
     )
-    parser.add_argument("--fix", type=Path, metavar="FILE", help="write a corrected copy and list the changes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all findings as JSON")
-    parser.add_argument(
+    add("--fix", type=Path, metavar="FILE", help="write a corrected copy and list the changes")
+    add("--json", type=Path, metavar="FILE", help="also write all findings as JSON")
+    add(
         "--config-file",
         metavar="FILE",
         default="COCO-Detection/faster_rcnn_R_50_FPN_1x",
-        help="the detector whose anchors and test size the boxes are compared with (default: Faster R-CNN R50-FPN)",
+        help="compare boxes with its anchors and test size (default: Faster R-CNN R50-FPN)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(args: Namespace) -> None:

@@ -18,37 +18,21 @@ examples:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the two sides and the outputs."""
-    parser.add_argument("--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="the reference")
-    parser.add_argument(
-        "--candidate", type=Path, nargs="+", required=True, metavar="RUN", help="the detector to compare"
-    )
-    parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="COCO annotations, for result files without a run folder"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--baseline", type=Path, nargs="+", required=True, metavar="RUN", help="the reference")
+    add("--candidate", type=Path, nargs="+", required=True, metavar="RUN", help="the detector to compare")
+    add("--annotations", type=Path, metavar="FILE", help="COCO annotations, for result files without a run folder")
+    add(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help="folder for comparison.json, comparison.md, plots/ and pictures/; by default the folder that contains all "
-        "runs, or else the candidate's",
+        help="output folder; by default the folder that contains all runs, or else the candidate's",
     )
-    parser.add_argument(
-        "--pictures", type=int, default=0, metavar="N", help="draw N images side by side (default: none)"
-    )
-    parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="also write one HTML page, with the images that differ most"
-    )
-    parser.add_argument(
-        "--bootstrap",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="bootstrap samples for the 95 %% intervals (default: 1000; minutes on COCO's 5000 images)",
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="also compare unfinished runs and runs with different recipes"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing comparison")
+    add("--pictures", type=int, default=0, metavar="N", help="draw N images side by side (default: none)")
+    add("--html", type=Path, metavar="FILE", help="also write one HTML page, with the images that differ most")
+    add("--bootstrap", type=int, default=1000, metavar="N", help="bootstrap samples for the intervals (default: 1000)")
+    add("--force", action="store_true", help="also compare unfinished runs and runs with different recipes")
+    add("--overwrite", action="store_true", help="replace an existing comparison")
 
 
 def run(args: Namespace) -> None:

@@ -15,13 +15,12 @@ SOURCES = ("timm", "timm-legacy", "torchvision", "cadene", "mmpretrain", "moskom
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the input, its source, and the output."""
-    parser.add_argument("input", metavar="INPUT", help="a .pth or .safetensors file, or timm's name of the weights")
-    parser.add_argument("--source", choices=SOURCES, help="the library the file is from; not needed for timm's names")
-    parser.add_argument("--depth", type=int, metavar="N", help="refuse a network of another depth")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="the file to write: .pth or .safetensors"
-    )
-    parser.add_argument("--verify", action="store_true", help="first compare with timm's network on random images")
+    add = parser.add_argument
+    add("input", metavar="INPUT", help="a .pth or .safetensors file, or timm's name of the weights")
+    add("--source", choices=SOURCES, help="the library the file is from; not needed for timm's names")
+    add("--depth", type=int, metavar="N", help="refuse a network of another depth")
+    add("--output", type=Path, required=True, metavar="FILE", help="the file to write: .pth or .safetensors")
+    add("--verify", action="store_true", help="first compare with timm's network on random images")
 
 
 def run(args: Namespace) -> None:
@@ -40,6 +39,7 @@ def run(args: Namespace) -> None:
         for stage, of_sizes in errors.items():
             print(stage, *(f"{error:.1e}" for error in of_sizes), sep="\t\t")
         if not max(map(max, errors.values())) <= TOLERANCE:
-            raise UserError(f"the converted network differs from timm's by more than {TOLERANCE}; nothing was written")
+            text = f"the converted network differs from timm's by more than {TOLERANCE}; nothing was written"
+            raise UserError("weights.not_verified", text)
     converted.save(args.output)
     print(f"Written: {args.output} (sha256 of the input: {converted.assumptions.sha256})")

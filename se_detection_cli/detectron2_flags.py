@@ -6,21 +6,14 @@ from argparse import REMAINDER, ArgumentParser
 
 def add_detectron2_flags(parser: ArgumentParser) -> None:
     """Adds the flags of detectron2's `default_argument_parser`, with the same names and defaults."""
-    parser.add_argument(
-        "--config-file", default="", metavar="FILE", help="a config: its name (see se-det zoo) or a file"
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="continue the run in OUTPUT_DIR from its newest checkpoint"
-    )
-    parser.add_argument("--eval-only", action="store_true", help="evaluate, without training")
-    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="GPUs (or CPU processes) per machine")
-    parser.add_argument("--num-machines", type=int, default=1, metavar="N", help="number of machines")
-    parser.add_argument("--machine-rank", type=int, default=0, metavar="N", help="rank of this machine, from 0")
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help="a config: its name (see se-det zoo) or a file")
+    add("--resume", action="store_true", help="continue the run in OUTPUT_DIR from its newest checkpoint")
+    add("--eval-only", action="store_true", help="evaluate, without training")
+    add("--num-gpus", type=int, default=1, metavar="N", help="GPUs (or CPU processes) per machine")
+    add("--num-machines", type=int, default=1, metavar="N", help="number of machines")
+    add("--machine-rank", type=int, default=0, metavar="N", help="rank of this machine, from 0")
     # The same port each time, so that processes left over from a run before are noticed.
     port = 2**15 + 2**14 + hash(os.getuid() if hasattr(os, "getuid") else 1) % 2**14
-    parser.add_argument(
-        "--dist-url", default=f"tcp://127.0.0.1:{port}", metavar="URL", help="address of the first machine, for torch"
-    )
-    parser.add_argument(
-        "opts", nargs=REMAINDER, default=None, metavar="KEY VALUE", help="config overrides, after all flags"
-    )
+    add("--dist-url", default=f"tcp://127.0.0.1:{port}", metavar="URL", help="address of the first machine, for torch")
+    add("opts", nargs=REMAINDER, default=None, metavar="KEY VALUE", help="config overrides, after all flags")

@@ -20,36 +20,25 @@ PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the runs, the forms, and the data for the comparison."""
-    parser.add_argument("--run", type=Path, nargs="+", required=True, metavar="RUN", help="run folders")
-    parser.add_argument(
-        "--format", nargs="+", choices=FORMATS, required=True, help="torch-export exports only backbone and FPN"
-    )
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="default: float32")
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="output folder")
-    parser.add_argument("--fuse", action="store_true", help="fold norms into convolutions in float32 too")
-    parser.add_argument("--scripting", action="store_true", help="script the detector instead of tracing it")
-    parser.add_argument(
-        "--images", type=int, default=4, metavar="N", help="compare on N images of the test set (default: 4)"
-    )
-    parser.add_argument(
-        "--calibration-images",
-        type=int,
-        default=100,
-        metavar="N",
-        help="calibrate int8 on N training images (default: 100)",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--run", type=Path, nargs="+", required=True, metavar="RUN", help="run folders")
+    add("--format", nargs="+", choices=FORMATS, required=True, help="torch-export exports only backbone and FPN")
+    add("--precision", nargs="+", choices=PRECISIONS, default=["float32"], help="default: float32")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="output folder")
+    add("--fuse", action="store_true", help="fold norms into convolutions in float32 too")
+    add("--scripting", action="store_true", help="script the detector instead of tracing it")
+    add("--images", type=int, default=4, metavar="N", help="compare on N images of the test set (default: 4)")
+    add("--calibration-images", type=int, default=100, metavar="N", help="training images for int8 (default: 100)")
+    add(
         "--split",
         nargs=2,
         type=Path,
         metavar=("JSON", "IMAGES"),
-        help="compare on COCO-format data of the run's classes instead of its test set",
+        help="compare on other COCO-format data than the test set",
     )
-    parser.add_argument(
-        "--evaluate", action="store_true", help="also measure AP before and after the export, on the test set or split"
-    )
-    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add("--evaluate", action="store_true", help="also measure AP before and after the export, on the test set or split")
+    add("--markdown", action="store_true", help="print the table as Markdown")
+    add("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(args: Namespace) -> None:

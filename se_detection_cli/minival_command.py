@@ -11,12 +11,11 @@ example:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds COCO's files and the output folder."""
-    parser.add_argument("--val2014", type=Path, required=True, metavar="FILE", help="instances_val2014.json")
-    parser.add_argument(
-        "--val2017", type=Path, required=True, metavar="FILE", help="a COCO file of val2017, or a list of its image ids"
-    )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="by default the folder of --val2014")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add = parser.add_argument
+    add("--val2014", type=Path, required=True, metavar="FILE", help="instances_val2014.json")
+    add("--val2017", type=Path, required=True, metavar="FILE", help="COCO file of val2017, or list of its image ids")
+    add("--output", type=Path, metavar="FOLDER", help="by default the folder of --val2014")
+    add("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(args: Namespace) -> None:

@@ -16,36 +16,21 @@ examples:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the inputs, the runs, and the options for drawing."""
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images or videos")
-    parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run folder")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="another checkpoint than RUN's newest")
-    parser.add_argument("--compare", type=Path, metavar="RUN2", help="draw this run's boxes next to RUN's")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="folder for pictures/, videos/, coco_instances_results.json and images.json; by default RUN/predictions",
-    )
-    parser.add_argument(
-        "--score",
-        type=float,
-        default=0.5,
-        metavar="S",
-        help="draw boxes with at least this score (default: 0.5); the JSON has all boxes that the run's config keeps",
-    )
-    parser.add_argument(
-        "--skip-bad-images",
-        action="store_true",
-        help="skip files that can't be read, and list them; by default they are an error",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("inputs", nargs="+", metavar="INPUT", help="images or videos")
+    add("--run", type=Path, required=True, metavar="RUN", help="the run folder")
+    add("--weights", type=Path, metavar="FILE", help="another checkpoint than RUN's newest")
+    add("--compare", type=Path, metavar="RUN2", help="draw this run's boxes next to RUN's")
+    add("--output", type=Path, metavar="FOLDER", help="by default RUN/predictions")
+    add("--score", type=float, default=0.5, metavar="S", help="draw boxes with at least this score (default: 0.5)")
+    add("--skip-bad-images", action="store_true", help="skip and list files that can't be read")
+    add(
         "--gates",
         action="store_true",
-        help="also draw the effect of RUN's SE gates on each image, compared with their mean over RUN's test set; the "
-        "mean is computed first if se-det analyze excitations has not computed it",
+        help="also draw the effect of RUN's SE gates, compared with their mean over RUN's test set",
     )
-    parser.add_argument("--fuse", action="store_true", help="make the detectors faster; boxes and scores stay the same")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing predictions")
+    add("--fuse", action="store_true", help="make the detectors faster; boxes and scores stay the same")
+    add("--overwrite", action="store_true", help="replace existing predictions")
 
 
 def run(args: Namespace) -> None:
@@ -56,9 +41,9 @@ def run(args: Namespace) -> None:
     from se_detection.inference.predict import predict
 
     if args.gates and args.weights:
-        raise UserError("--gates: the mean gates are of RUN's own checkpoint; drop --weights")
+        raise UserError("run.contradicting_flags", "--gates: the mean gates are of RUN's own checkpoint; drop --weights")
     if args.gates and args.fuse:
-        raise UserError("--gates: a fused detector has no gates to draw; drop --fuse")
+        raise UserError("run.contradicting_flags", "--gates: a fused detector has no gates to draw; drop --fuse")
     gates = explain(args.run, ablation=False) if args.gates else None
     detectors = [Detector(args.run, args.weights, fuse=args.fuse)]
     if args.compare:

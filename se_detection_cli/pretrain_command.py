@@ -21,17 +21,10 @@ examples:
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds detectron2's flags, the images and the recipe."""
     add_detectron2_flags(parser)
-    parser.add_argument(
-        "--data", required=True, help="folder with train/<class>/ and val/<class>/, or a .tar or .tar.gz of one"
-    )
-    parser.add_argument(
-        "--recipe", default="paper", help="paper, modern, or a yaml file with PRETRAIN and SOLVER (default: paper)"
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="start again in an OUTPUT_DIR that holds a run; removes that run's files",
-    )
+    add = parser.add_argument
+    add("--data", required=True, help="folder with train/<class>/ and val/<class>/, or a .tar or .tar.gz of one")
+    add("--recipe", default="paper", help="paper, modern, or a yaml file with PRETRAIN and SOLVER (default: paper)")
+    add("--overwrite", action="store_true", help="replace the run in OUTPUT_DIR")
     parser.set_defaults(reset_predictor=False, allow_partial_backbone=False, fuse=False, bad_images=None)
 
 

@@ -11,14 +11,13 @@ example, a split in two:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the data set, the size of the sample and the outputs."""
-    parser.add_argument("json_file", type=Path, metavar="JSON", help="annotations in COCO's format")
-    parser.add_argument("--count", type=int, required=True, metavar="N", help="number of images")
-    parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the sample's annotations")
-    parser.add_argument("--rest", type=Path, metavar="FILE", help="also write the annotations of all other images")
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="S", help="another seed gives another sample (default: 0)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add = parser.add_argument
+    add("json_file", type=Path, metavar="JSON", help="annotations in COCO's format")
+    add("--count", type=int, required=True, metavar="N", help="number of images")
+    add("--output", type=Path, required=True, metavar="FILE", help="the sample's annotations")
+    add("--rest", type=Path, metavar="FILE", help="also write the annotations of all other images")
+    add("--seed", type=int, default=0, metavar="S", help="another seed gives another sample (default: 0)")
+    add("--overwrite", action="store_true", help="replace existing files")
 
 
 def run(args: Namespace) -> None:
@@ -31,10 +30,13 @@ def run(args: Namespace) -> None:
     if args.rest:
         check_output(args.rest, inputs=[args.json_file], overwrite=args.overwrite)
         if args.rest.resolve() == args.output.resolve():
-            raise UserError(f"--rest {args.rest} is also --output; choose another name for one of them")
+            raise UserError(
+                "output.same_twice", f"--rest {args.rest} is also --output; choose another name for one of them"
+            )
     sample, rest = sample_coco(args.json_file, args.count, args.seed)
     if args.rest and not rest.content["images"]:
-        raise UserError(f"--count {args.count}: {args.json_file} has no more images for --rest; give a lower number")
+        text = f"--count {args.count}: {args.json_file} has no more images for --rest; give a lower number"
+        raise UserError("data.bad_count", text)
     for path, part, why in ((args.output, sample, "too few images"), (args.rest, rest, "all are in the sample")):
         if path:
             write_json(path, part.content)

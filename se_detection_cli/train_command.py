@@ -21,45 +21,26 @@ examples:
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds detectron2's flags and those of this project."""
     add_detectron2_flags(parser)
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="start again in an OUTPUT_DIR that holds a run; removes that run's files",
-    )
-    parser.add_argument(
-        "--reset-predictor",
-        action="store_true",
-        help="initialize the last layers when MODEL.WEIGHTS is a detector trained on other classes",
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--overwrite", action="store_true", help="replace the run in OUTPUT_DIR")
+    add("--reset-predictor", action="store_true", help="initialize the last layers, if MODEL.WEIGHTS has other classes")
+    add(
         "--allow-partial-backbone",
         "--allow-partial-trunk",
         action="store_true",
-        help="load only the tensors of MODEL.WEIGHTS that fit the backbone, and initialize the others",
+        help="load only the tensors of MODEL.WEIGHTS that fit the backbone",
     )
-    parser.add_argument(
-        "--fuse",
-        action="store_true",
-        help="with --eval-only: evaluate the detector after fuse_for_inference",
-    )
-    parser.add_argument(
+    add("--fuse", action="store_true", help="with --eval-only: evaluate the detector after fuse_for_inference")
+    add(
         "--skip-bad-images",
         action="store_true",
-        help="skip training images that are missing, can't be decoded or have another size than annotated, and list "
-        "them in OUTPUT_DIR/bad_images.json; by default they are an error",
+        help="skip bad training images, and list them in OUTPUT_DIR/bad_images.json",
     )
     data = parser.add_argument_group("your own COCO-format data (instead of DATASETS.TRAIN and DATASETS.TEST)")
     for split in ("train", "val"):
-        data.add_argument(
-            f"--{split}-json", action="append", default=[], metavar="FILE", help=f"{split} annotations; may be repeated"
-        )
-        data.add_argument(
-            f"--{split}-images",
-            action="append",
-            default=[],
-            metavar="DIR",
-            help=f"folder of the images of --{split}-json",
-        )
+        for what, metavar in (("json", "FILE"), ("images", "DIR")):
+            text = f"{split} annotations, or the folder of their images; may be repeated"
+            data.add_argument(f"--{split}-{what}", action="append", default=[], metavar=metavar, help=text)
 
 
 def run(args: Namespace) -> None:

@@ -20,14 +20,10 @@ def run(args: Namespace) -> None:
         args.analyze(args)
 
 
-def main() -> None:
+if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(required=True)
     analyze_command.add_commands(commands)
     paper.add_paper_commands(commands)
     parser.set_defaults(run_command=run)
     parse_and_run(parser)
-
-
-if __name__ == "__main__":
-    main()

@@ -9,10 +9,5 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from projects.benchmark import loop_command
 from se_detection_cli.main import command_parser, parse_and_run
 
-
-def main() -> None:
-    parse_and_run(command_parser(loop_command))
-
-
 if __name__ == "__main__":
-    main()
+    parse_and_run(command_parser(loop_command))

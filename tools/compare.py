@@ -4,10 +4,5 @@
 from se_detection_cli import compare_command
 from se_detection_cli.main import command_parser, parse_and_run
 
-
-def main() -> None:
-    parse_and_run(command_parser(compare_command))
-
-
 if __name__ == "__main__":
-    main()
+    parse_and_run(command_parser(compare_command))

@@ -4,7 +4,6 @@ import runpy
 import subprocess
 import sys
 from argparse import ArgumentParser
-from pathlib import Path
 
 import pytest
 from detectron2.engine import default_argument_parser
@@ -16,7 +15,6 @@ from se_detection.export.formats import SUFFIXES
 from se_detection_cli import convert_command, export_command, pretrain_command, train_command
 from se_detection_cli.main import COMMANDS, command_parser, main
 
-TOOLS = Path(__file__).parents[2] / "tools"
 SCRIPTS = {
     "train_net.py": "train",
     "compare.py": "compare",
@@ -35,6 +33,15 @@ def arguments(parser: ArgumentParser) -> dict[str, tuple[object, ...]]:
     }
 
 
+def run_main(monkeypatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["se-det", *words])
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
 @pytest.mark.parametrize("command", [train_command, pretrain_command])
 def test_flags_and_defaults_are_detectron2s(command) -> None:
     theirs = arguments(default_argument_parser())
@@ -49,65 +56,70 @@ def test_choices_are_those_of_the_package() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_is_the_command(script, monkeypatch) -> None:
-    parsed = {}
-    script_main = runpy.run_path(str(TOOLS / script), run_name="tool")["main"]
-    monkeypatch.setitem(script_main.__globals__, "parse_and_run", lambda parser: parsed.update(arguments(parser)))
-    script_main()
-    assert parsed == arguments(command_parser(COMMANDS[SCRIPTS[script]]))
+def test_a_script_is_the_command(script, run_script, monkeypatch) -> None:
+    parsed = []
+    monkeypatch.setattr("se_detection_cli.main.parse_and_run", parsed.append)
+    run_script(script)
+    assert arguments(parsed[0]) == arguments(command_parser(COMMANDS[SCRIPTS[script]]))
 
 
-@pytest.mark.parametrize(
-    "words", [["--help"], ["trian"], ["train", "--config-fiel", "x"], ["export", "--format", "caffe2"]]
-)
-def test_help_and_typos_do_not_import_torch(words) -> None:
-    code = (
-        "import sys\nfrom se_detection_cli.main import main\n"
-        "try:\n    main()\nfinally:\n    print('torch' in sys.modules, 'se_detection' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == (0 if words == ["--help"] else 2)
-    assert done.stdout.splitlines()[-1] == "False False"
+def test_help_and_typos_do_not_import_torch() -> None:
+    code = """import sys
+from se_detection_cli.main import main
+for words in (["--help"], ["trian"], ["train", "--config-fiel", "x"], ["export", "--format", "caffe2"]):
+    sys.argv = ["se-det", *words]
+    try:
+        main()
+    except SystemExit as end:
+        print("code", end.code, "torch" in sys.modules, "se_detection" in sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = [line for line in done.stdout.splitlines() if line.startswith("code ")]
+    assert found == ["code 0 False False", *["code 2 False False"] * 3]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_ends_its_help_with_an_example(name, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["se-det", name, "--help"])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 0
+    assert run_main(monkeypatch, name, "--help") == 0
     examples = [line for line in capsys.readouterr().out.splitlines() if line.lstrip().startswith("$ ")]
     assert any(line.split()[1:3] == ["se-det", name] for line in examples)
 
 
 def test_the_zoo_lists_names(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["se-det", "zoo", "se_r_50", "FPN_1x"])
-    main()
+    assert run_main(monkeypatch, "zoo", "se_r_50", "FPN_1x") == 0
     shown = capsys.readouterr().out.split()
     assert shown == [name for name in model_zoo.names() if "SE_R_50" in name and "FPN_1x" in name]
     assert "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x" in shown
 
 
-def test_a_users_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(sys, "argv", ["se-det", "predict", "--run", "nowhere", "image.jpg"])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    assert caught.value.code == 2
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        (["predict", "--run", "nowhere", "image.jpg"], "", "nowhere"),
+        (["predict", "--run", "R", "--gates", "--fuse", "a.jpg"], "run.contradicting_flags", "--fuse"),
+        (["predict", "--run", "R", "--gates", "--weights", "b.pth", "a.jpg"], "run.contradicting_flags", "--weights"),
+        (["analyze", "complexity"], "config.missing", "--config-file"),
+        (["sample", "a.json", "--count", "1", "--output", "b.json", "--rest", "b.json"], "output.same_twice", "b.json"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(words, code, named, monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_main(monkeypatch, *words) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
-    assert "nowhere" in error
+    assert named in error
+    assert f"[{code}" in error or not code
 
 
-def test_python_m_is_the_same_command() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "se_detection", "zoo", "Toy/"], capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == [name for name in model_zoo.names() if name.startswith("Toy/")]
+def test_python_m_is_the_same_command(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["se_detection", "zoo", "Toy/"])
+    runpy.run_module("se_detection", run_name="__main__")
+    assert capsys.readouterr().out.split() == [name for name in model_zoo.names() if name.startswith("Toy/")]
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_not_an_error() -> None:
-    command = f"{sys.executable} -m se_detection_cli zoo | true"
+    command = f"{sys.executable} -m se_detection zoo | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
