@@ -4,9 +4,10 @@ Images are sampled with replacement, in the same way for all runs (Efron and Tib
 Bootstrap*, 1993); `intervals.py` computes the intervals from these samples.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools.coco import COCO
@@ -53,7 +54,8 @@ def compare(
             `n_bootstrap` is too small.
     """
     if n_bootstrap < MIN_BOOTSTRAP:
-        raise UserError(f"{n_bootstrap} bootstrap samples are too few for an interval; use {MIN_BOOTSTRAP} or more")
+        message = f"{n_bootstrap} bootstrap samples are too few for an interval; use {MIN_BOOTSTRAP} or more"
+        raise UserError("compare.few_samples", message)
     coco = load_annotations(annotations)
     results = [_load_runs(source, coco, name) for source, name in zip((baseline, candidate), ROLES, strict=True)]
     images = len(coco.imgs)
@@ -84,7 +86,8 @@ def _load_runs(source: Results | Sequence[Results], coco: COCO, name: str) -> li
     for number, run in enumerate(loaded):
         if run and run in loaded[:number]:
             same = loaded.index(run) + 1
-            raise UserError(f"{name}: runs {same} and {number + 1} have the same detections; give each run once")
+            message = f"{name}: runs {same} and {number + 1} have the same detections; give each run once"
+            raise UserError("compare.same_run", message)
     return loaded
 
 
@@ -119,38 +122,53 @@ def _count_images(objects: list[Entry], low: float, high: float) -> int:
 def _make_comparison(coco: COCO, models: list[list[Scores]], sizes: list[Area], notes: list[str]) -> Comparison:
     objects = _objects(coco)
     images = images_by_size(coco)
-    metrics = _rows(models, lambda run: list(run.metrics.values()))
-    estimates = _estimates(metrics, [images[area] for area in METRICS.values()])
-    differences = {name: item.difference() for name, item in zip(METRICS, estimates, strict=True)}
-    runs = {
-        name: {metric: _spread(values) for metric, values in zip(METRICS, rows, strict=True)}
-        for name, rows in zip(ROLES, metrics, strict=True)
-    }
+    metrics = _compared(models, lambda run: list(run.metrics.values()), [images[area] for area in METRICS.values()])
+    by_iou = _compared(models, lambda run: run.by_iou, [images[0]] * len(THRESHOLDS))
+    by_size = _compared(models, lambda run: run.by_size, [_count_images(objects, *area) for area in sizes])
+    described = {role: [run.details for run in model] for role, model in zip(ROLES, models, strict=True)}
+    differences = {name: row.estimate.difference() for name, row in zip(METRICS, metrics, strict=True)}
     run_counts = [len(model) for model in models]
-    covers = _covers(differences["AP"], run_counts)
-    by_iou, by_size = _rows(models, lambda run: run.by_iou), _rows(models, lambda run: run.by_size)
-    described = [[run.details for run in model] for model in models]
-    details = Details(
-        {role: mean_errors(model) for role, model in zip(ROLES, described, strict=True)},
-        precision_recall(*described),
-        _curve([float(iou) for iou in THRESHOLDS], by_iou, [images[0]] * len(THRESHOLDS)),
-        _curve([high**0.5 for _, high in sizes], by_size, [_count_images(objects, *area) for area in sizes]),
-        {role: calibration(model) for role, model in zip(ROLES, described, strict=True)},
+    ap = differences["AP"]
+    covers = "" if ap.low is None else "images and training runs" if min(run_counts) > 1 else "images"
+    baseline, candidate = (
+        {name: _mean(getattr(row, role)) for name, row in zip(METRICS, metrics, strict=True)} for role in ROLES
     )
-    means = [{metric: _mean(values) for metric, values in zip(METRICS, rows, strict=True)} for rows in metrics]
-    per_class = _per_class(coco, _rows(models, lambda run: run.by_class))
-    verdict = _verdict(differences["AP"], covers, run_counts, images[0])
-    return Comparison(means[0], means[1], differences, verdict, covers, runs, per_class, details, notes)
+    return Comparison(
+        baseline,
+        candidate,
+        differences,
+        _verdict(ap, covers, run_counts, images[0]),
+        covers,
+        {
+            role: {name: _spread(getattr(row, role)) for name, row in zip(METRICS, metrics, strict=True)}
+            for role in ROLES
+        },
+        _per_class(coco, models),
+        Details(
+            {role: mean_errors(runs) for role, runs in described.items()},
+            precision_recall(*described.values()),
+            _curve([float(iou) for iou in THRESHOLDS], by_iou),
+            _curve([high**0.5 for _, high in sizes], by_size),
+            {role: calibration(runs) for role, runs in described.items()},
+        ),
+        notes,
+    )
 
 
-def _rows(models: list[list[Scores]], get_values: Callable[[Scores], list[Array]]) -> list[list[Array]]:
-    """For each model, each value as an array of (runs, sets of weights)."""
-    return [[np.array(runs) for runs in zip(*map(get_values, model), strict=True)] for model in models]
+class _Compared(NamedTuple):
+    """A value of each run, as (runs, sets of weights), and the difference between the models."""
+
+    baseline: Array
+    candidate: Array
+    estimate: Estimate
 
 
-def _estimates(rows: list[list[Array]], images: list[int]) -> list[Estimate]:
-    baseline, candidate = rows
-    return [estimate(*values) for values in zip(baseline, candidate, images, strict=True)]
+def _compared(
+    models: list[list[Scores]], get_values: Callable[[Scores], list[Array]], images: list[int]
+) -> list[_Compared]:
+    """Compares each value of the scores; `images` are the numbers of images that the values depend on."""
+    baseline, candidate = ([np.array(runs) for runs in zip(*map(get_values, model), strict=True)] for model in models)
+    return [_Compared(*pair, estimate(*pair, count)) for *pair, count in zip(baseline, candidate, images, strict=True)]
 
 
 def _mean(runs: Array) -> float | None:
@@ -164,32 +182,24 @@ def _spread(runs: Array) -> Spread:
     return Spread(values, float(runs[:, 0].std(ddof=1)) if len(runs) > 1 and None not in values else None)
 
 
-def _curve(x: list[float], rows: list[list[Array]], images: list[int]) -> Curve:
-    baseline, candidate = ([_mean(runs) for runs in model] for model in rows)
-    return Curve(x, baseline, candidate, [item.difference() for item in _estimates(rows, images)])
+def _curve(x: list[float], rows: list[_Compared]) -> Curve:
+    baseline, candidate = ([_mean(getattr(row, role)) for row in rows] for role in ROLES)
+    return Curve(x, baseline, candidate, [row.estimate.difference() for row in rows])
 
 
-def _per_class(coco: COCO, rows: list[list[Array]]) -> dict[str, ClassDifference]:
+def _per_class(coco: COCO, models: list[list[Scores]]) -> dict[str, ClassDifference]:
     categories = sorted(coco.cats)
-    names = [str(coco.cats[category].get("name", category)) for category in categories]
+    names = [coco.cats[category]["name"] for category in categories]
     labels = [f"{name} ({key})" if names.count(name) > 1 else name for key, name in zip(categories, names, strict=True)]
-    images: dict[Any, set[Any]] = {category: set() for category in categories}
-    for item in _objects(coco):
-        images[item["category_id"]].add(item["image_id"])
-    counts = [len(images[category]) for category in categories]
-    estimates = _estimates(rows, counts)
-    adjusted = benjamini_hochberg([item.p_value() for item in estimates])
-    columns = zip(labels, counts, *rows, estimates, adjusted, strict=True)
+    pairs = {(item["category_id"], item["image_id"]) for item in _objects(coco)}
+    images = Counter(category for category, _ in pairs)
+    counts = [images[category] for category in categories]
+    rows = _compared(models, lambda run: run.by_class, counts)
+    adjusted = benjamini_hochberg([row.estimate.p_value() for row in rows])
     return {
-        label: ClassDifference(count, _mean(first), _mean(second), item.difference(), p)
-        for label, count, first, second, item, p in columns
+        label: ClassDifference(count, _mean(row.baseline), _mean(row.candidate), row.estimate.difference(), p)
+        for label, count, row, p in zip(labels, counts, rows, adjusted, strict=True)
     }
-
-
-def _covers(ap: Difference, runs: list[int]) -> str:
-    if ap.low is None:
-        return ""
-    return "images and training runs" if min(runs) > 1 else "images"
 
 
 def _verdict(ap: Difference, covers: str, runs: list[int], images: int) -> str:

@@ -1,14 +1,13 @@
 """Finds the images in which the confident detections of two detectors differ most."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Any
 
 from pycocotools.coco import COCO
 
 from ..data.coco_format import Entry
-from .matching import COCO_AREAS, match_boxes
+from .matching import COCO_AREAS, Box, boxes_by_image, match_boxes
 
 
 @dataclass(frozen=True)
@@ -18,9 +17,9 @@ class Outcome:
     Detections matched to a crowd are neither correct nor false.
     """
 
-    correct: list[Entry] = field(default_factory=list)
-    false: list[Entry] = field(default_factory=list)
-    missed: list[Entry] = field(default_factory=list)
+    correct: list[Entry]
+    false: list[Entry]
+    missed: list[Entry]
 
     @property
     def mistakes(self) -> int:
@@ -49,39 +48,29 @@ class Disagreement:
         return len(missed[0] ^ missed[1])
 
 
-def outcomes(coco: COCO, detections: list[Entry]) -> dict[Any, Outcome]:
-    """A detector's outcome by image id, for the images with objects or detections.
+def find_disagreements(coco: COCO, baseline: list[Entry], candidate: list[Entry]) -> list[Disagreement]:
+    """The disagreement in every image, in the order of the data set.
 
     Args:
         coco: from :func:`load_annotations`.
-        detections: from :func:`load_results`; the 100 highest-scoring ones of an image and class are used.
+        baseline: from :func:`load_results`; the 100 highest-scoring detections of an image and class are used.
+        candidate: as `baseline`.
     """
-    found: dict[Any, Outcome] = {}
-    for evaluation in match_boxes(coco, detections, COCO_AREAS[:1]):
-        for result in evaluation.evalImgs:
-            outcome = found.setdefault(result["image_id"], Outcome())
-            boxes = zip(result["dtIds"], result["dtMatches"][0], result["dtIgnore"][0], strict=True)
-            for key, match, ignored in boxes:
-                if not ignored:
-                    (outcome.correct if match else outcome.false).append(evaluation.cocoDt.anns[key])
-            objects = zip(result["gtIds"], result["gtMatches"][0], result["gtIgnore"], strict=True)
-            outcome.missed.extend(
-                evaluation.cocoGt.anns[key] for key, match, ignored in objects if not match and not ignored
-            )
-    return found
+    models = [boxes_by_image(match_boxes(coco, results, COCO_AREAS[:1])) for results in (baseline, candidate)]
+    disagreements = []
+    for key, image in coco.imgs.items():
+        objects = [item for item in coco.imgToAnns[key] if not item["iscrowd"]]
+        pair = [_outcome(*model.get(key, ([], []))) for model in models]
+        disagreements.append(Disagreement(image, objects, *pair))
+    return disagreements
 
 
-def find_disagreements(coco: COCO, baseline: list[Entry], candidate: list[Entry]) -> list[Disagreement]:
-    """The disagreement in every image, in the order of the data set; see :func:`outcomes`."""
-    models = outcomes(coco, baseline), outcomes(coco, candidate)
-    objects: dict[Any, list[Entry]] = {}
-    for item in coco.anns.values():
-        if not item["iscrowd"]:
-            objects.setdefault(item["image_id"], []).append(item)
-    return [
-        Disagreement(image, objects.get(key, []), *(model.get(key, Outcome()) for model in models))
-        for key, image in coco.imgs.items()
-    ]
+def _outcome(objects: list[Box], detections: list[Box]) -> Outcome:
+    return Outcome(
+        [entry for entry, matched in detections if matched],
+        [entry for entry, matched in detections if not matched],
+        [entry for entry, matched in objects if not matched],
+    )
 
 
 def most_different(disagreements: Sequence[Disagreement], count: int) -> list[Disagreement]:

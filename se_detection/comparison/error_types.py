@@ -7,20 +7,22 @@ duplicate, background and both, as in the authors' code. Two rules are COCO's in
 not errors, and AP50 is averaged over the classes that have objects.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask
 
 from .average_precision import area_under_curve
-from .matching import Array, CategoryEvaluation
+from .matching import Array, Box, CategoryEvaluation, boxes_by_image
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 FALSE_POSITIVES = ("classification", "localization", "both", "duplicate", "background")
 ERRORS = (*FALSE_POSITIVES, "missed")
+# `error` is empty for correct detections; `target` is the index of the object that a detection with a wrong class or
+# location would match if it were fixed, or -1.
+DETECTION = np.dtype([("category", int), ("score", float), ("hit", bool), ("error", "U16"), ("target", int)])
 
 
 @dataclass(frozen=True)
@@ -31,20 +33,6 @@ class ErrorType:
     count: float
 
 
-@dataclass(frozen=True)
-class _Detections:
-    """The category's index, score, correctness and, if wrong, error type of each detection.
-
-    `target` is the object that a detection with a wrong class or location would match if it were fixed, or -1.
-    """
-
-    category: NDArray[np.intp]
-    score: Array
-    hit: NDArray[np.bool_]
-    error: NDArray[np.str_]
-    target: NDArray[np.intp]
-
-
 def error_types(evaluations: Sequence[CategoryEvaluation]) -> dict[str, ErrorType]:
     """dAP and number of each error type, then of all false positives and all false negatives together.
 
@@ -52,125 +40,86 @@ def error_types(evaluations: Sequence[CategoryEvaluation]) -> dict[str, ErrorTyp
         evaluations: from :func:`match_boxes`, for all categories.
     """
     category, found, detections = _classify(evaluations)
-    objects = np.bincount(category, minlength=len(evaluations))
-    has_objects = objects > 0
 
-    def ap50(chosen: _Detections, removed: NDArray[np.bool_] | None = None) -> float:
-        positives = objects if removed is None else objects - np.bincount(category[removed], minlength=len(objects))
+    def ap50(chosen: NDArray[np.void], objects: NDArray[np.intp] = category) -> float:
         aps = [
-            _ap(chosen.score[of_class], chosen.hit[of_class], positives[number])
-            for number in np.flatnonzero(has_objects)
-            for of_class in [chosen.category == number]
+            _ap(chosen[chosen["category"] == number], np.count_nonzero(objects == number))
+            for number in np.unique(category)
         ]
         return 100 * float(np.mean(aps)) if aps else float("nan")
 
-    before = ap50(detections)
-    result = {}
-    for name in FALSE_POSITIVES:
-        fixed = _fix(detections, name, category, found)
-        result[name] = ErrorType(ap50(fixed) - before, int((detections.error == name).sum()))
     missed = ~found
-    missed[detections.target[detections.target >= 0]] = False
-    correct = _select(detections, detections.hit)
-    for name, gain, wrong in (
-        ("missed", ap50(detections, missed), missed),
-        ("false_positives", ap50(correct), ~detections.hit),
-        ("false_negatives", ap50(detections, ~found), ~found),
-    ):
-        result[name] = ErrorType(gain - before, int(wrong.sum()))
-    return result
+    missed[detections["target"][detections["target"] >= 0]] = False
+    fixed = {
+        **{name: ap50(_fix(detections, name, category, found)) for name in FALSE_POSITIVES},
+        "missed": ap50(detections, category[~missed]),
+        "false_positives": ap50(detections[detections["hit"]]),
+        "false_negatives": ap50(detections, category[found]),
+    }
+    counts = {
+        **{name: np.count_nonzero(detections["error"] == name) for name in FALSE_POSITIVES},
+        "missed": np.count_nonzero(missed),
+        "false_positives": np.count_nonzero(~detections["hit"]),
+        "false_negatives": np.count_nonzero(~found),
+    }
+    before = ap50(detections)
+    return {name: ErrorType(value - before, counts[name]) for name, value in fixed.items()}
 
 
-def _ap(score: Array, hit: NDArray[np.bool_], positives: int) -> float:
+def _ap(detections: NDArray[np.void], positives: int) -> float:
     if positives == 0:
         return 0.0
-    hit = hit[np.argsort(-score, kind="stable")]
+    hit = detections["hit"][np.argsort(-detections["score"], kind="stable")]
     ones = np.ones((len(hit), 1))
     levels = np.linspace(0, 1, 101)
     return float(area_under_curve(hit, np.ones_like(hit), ones, np.array([float(positives)]), levels)[0])
 
 
-def _select(detections: _Detections, chosen: NDArray[np.bool_]) -> _Detections:
-    return _Detections(*(values[chosen] for values in vars(detections).values()))
-
-
-def _fix(detections: _Detections, name: str, category: NDArray[np.intp], found: NDArray[np.bool_]) -> _Detections:
+def _fix(
+    detections: NDArray[np.void], name: str, category: NDArray[np.intp], found: NDArray[np.bool_]
+) -> NDArray[np.void]:
     """Fixes the errors of one type.
 
     The highest-scoring detection with a missed object as its target becomes a hit; the other wrong ones are removed.
     """
-    wrong = detections.error == name
-    fixable = np.flatnonzero(wrong & (detections.target >= 0))
-    fixable = fixable[~found[detections.target[fixable]]]
-    fixable = fixable[np.argsort(-detections.score[fixable], kind="stable")]
-    _, first = np.unique(detections.target[fixable], return_index=True)
+    wrong = detections["error"] == name
+    fixable = np.flatnonzero(wrong & (detections["target"] >= 0))
+    fixable = fixable[~found[detections["target"][fixable]]]
+    fixable = fixable[np.argsort(-detections["score"][fixable], kind="stable")]
+    _, first = np.unique(detections["target"][fixable], return_index=True)
     best = fixable[first]
-    hit, new_category, kept = detections.hit.copy(), detections.category.copy(), ~wrong
-    hit[best], kept[best], new_category[best] = True, True, category[detections.target[best]]
-    return _select(_Detections(new_category, detections.score, hit, detections.error, detections.target), kept)
+    fixed, kept = detections.copy(), ~wrong
+    fixed["hit"][best] = kept[best] = True
+    fixed["category"][best] = category[fixed["target"][best]]
+    return fixed[kept]
 
 
 def _classify(
     evaluations: Sequence[CategoryEvaluation],
-) -> tuple[NDArray[np.intp], NDArray[np.bool_], _Detections]:
-    """The category of each object, whether it is found, and the detections that are not ignored."""
-    categories: list[int] = []
-    found: list[bool] = []
-    rows: list[tuple[int, float, bool, str, int]] = []
-    for objects, detections in _by_image(evaluations):
-        for detection, (error, target) in zip(detections, _name_errors(objects, detections), strict=True):
-            index = target + len(categories) if target >= 0 else -1
-            rows.append((detection.category, detection.score, detection.matched, error, index))
-        categories += [item.category for item in objects]
-        found += [item.matched for item in objects]
-    fields = list(zip(*rows, strict=True)) or [()] * 5
-    kinds = (np.intp, np.float64, np.bool_, np.str_, np.intp)
-    arrays: list[NDArray[Any]] = [np.array(field, dtype=kind) for field, kind in zip(fields, kinds, strict=True)]
-    return np.array(categories, dtype=np.intp), np.array(found, dtype=bool), _Detections(*arrays)
+) -> tuple[NDArray[np.intp], NDArray[np.bool_], NDArray[np.void]]:
+    """The category of each object, whether it is found, and the detections."""
+    objects: list[Box] = []
+    rows = []
+    for _, (truth, results) in sorted(boxes_by_image(evaluations).items()):
+        for (entry, matched), (error, target) in zip(results, _name_errors(truth, results), strict=True):
+            index = target + len(objects) if target >= 0 else -1
+            rows.append((entry["category_id"], entry["score"], matched, error, index))
+        objects += truth
+    category = np.array([entry["category_id"] for entry, _ in objects], dtype=np.intp)
+    return category, np.array([matched for _, matched in objects], dtype=bool), np.array(rows, dtype=DETECTION)
 
 
-class _Box(NamedTuple):
-    """An object or a detection in an image."""
-
-    category: int
-    box: list[float]
-    matched: bool
-    score: float = 0.0
-
-
-def _by_image(evaluations: Sequence[CategoryEvaluation]) -> Iterable[tuple[list[_Box], list[_Box]]]:
-    """The objects and detections of each image, without ignored ones, in the order of the images."""
-    grouped: dict[int, tuple[list[_Box], list[_Box]]] = {}
-    for category, evaluation in enumerate(evaluations):
-        for index, image in zip(evaluation.image_indices, evaluation.evalImgs, strict=False):
-            objects, detections = grouped.setdefault(int(index), ([], []))
-            truth = zip(image["gtIds"], image["gtMatches"][0], image["gtIgnore"], strict=True)
-            objects += [
-                _Box(category, evaluation.cocoGt.anns[key]["bbox"], match != 0)
-                for key, match, ignored in truth
-                if not ignored
-            ]
-            results = zip(image["dtIds"], image["dtMatches"][0], image["dtIgnore"][0], image["dtScores"], strict=True)
-            detections += [
-                _Box(category, evaluation.cocoDt.anns[key]["bbox"], match != 0, score)
-                for key, match, ignored, score in results
-                if not ignored
-            ]
-    return [grouped[index] for index in sorted(grouped)]
-
-
-def _name_errors(objects: list[_Box], detections: list[_Box]) -> list[tuple[str, int]]:
+def _name_errors(objects: list[Box], detections: list[Box]) -> list[tuple[str, int]]:
     """The error type (empty if correct) and the target of each detection in an image."""
-    if not objects:
+    if not objects or not detections:
         return [("background", -1)] * len(detections)
-    if not detections:
-        return []
-    overlaps = mask.iou([item.box for item in detections], [item.box for item in objects], [0] * len(objects))
-    categories = np.array([item.category for item in objects])
-    found = np.array([item.matched for item in objects])
+    boxes, truth = ([entry["bbox"] for entry, _ in entries] for entries in (detections, objects))
+    overlaps = mask.iou(boxes, truth, [0] * len(objects))
+    categories = np.array([entry["category_id"] for entry, _ in objects])
+    found = np.array([matched for _, matched in objects])
     return [
-        ("", -1) if item.matched else _name_error(overlap, categories == item.category, found)
-        for item, overlap in zip(detections, overlaps, strict=True)
+        ("", -1) if matched else _name_error(overlap, categories == entry["category_id"], found)
+        for (entry, matched), overlap in zip(detections, overlaps, strict=True)
     ]
 
 

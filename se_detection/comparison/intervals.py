@@ -39,26 +39,31 @@ class Difference:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A difference, its standard error and the degrees of freedom; both None where they are unknown."""
+    """A difference, its standard error (None where it is unknown) and the degrees of freedom."""
 
     value: float | None
     error: float | None = None
-    degrees: float | None = None
+    degrees: float = np.nan
 
     def difference(self) -> Difference:
         """The difference with its 95 % interval, from Student's t distribution."""
-        if self.value is None or self.error is None or self.degrees is None:
+        if self.value is None or self.error is None:
             return Difference(self.value)
-        reach = self.error * t_quantile(CONFIDENCE, self.degrees)
+        # Imported here because it takes a second.
+        from scipy.stats import t
+
+        reach = self.error * t.ppf((1 + CONFIDENCE) / 2, self.degrees).item()
         return Difference(self.value, self.value - reach, self.value + reach)
 
     def p_value(self) -> float | None:
         """The two-sided p-value for no difference."""
-        if self.value is None or self.error is None or self.degrees is None:
+        if self.value is None or self.error is None:
             return None
         if self.error == 0:
             return float(self.value == 0)
-        return t_tails(abs(self.value) / self.error, self.degrees)
+        from scipy.stats import t
+
+        return 2 * t.sf(abs(self.value) / self.error, self.degrees).item()
 
 
 def estimate(baseline: Array, candidate: Array, images: int) -> Estimate:
@@ -91,7 +96,7 @@ def estimate(baseline: Array, candidate: Array, images: int) -> Estimate:
         return Estimate(value, over_images**0.5, images - 1)
     covariance = np.cov(sampled) * correction
     freedom = sum(runs) - 2
-    spread = sum(float(((model[:, 0] - model[:, 0].mean()) ** 2).sum()) for model in models) / freedom
+    spread = sum(float(model[:, 0].var()) * len(model) for model in models) / freedom
     over_runs = spread * (1 / runs[0] + 1 / runs[1])
     shared = _between_runs(covariance[: runs[0], : runs[0]]) + _between_runs(covariance[runs[0] :, runs[0] :])
     shared -= 2 * float(covariance[: runs[0], runs[0] :].mean())
@@ -107,36 +112,12 @@ def _between_runs(covariance: Array) -> float:
     return float((covariance.sum() - np.trace(covariance)) / (runs * (runs - 1)))
 
 
-def t_quantile(confidence: float, degrees: float) -> float:
-    """The t that |T| does not exceed with probability `confidence`, for at least one degree of freedom."""
-    angle, probability = _t_distribution(degrees)
-    return float(degrees**0.5 * np.tan(np.interp(confidence, probability, angle)))
-
-
-def t_tails(t: float, degrees: float) -> float:
-    """The probability that |T| exceeds `t`."""
-    angle, probability = _t_distribution(degrees)
-    return float(1 - np.interp(np.arctan(t / degrees**0.5), angle, probability))
-
-
-def _t_distribution(degrees: float) -> tuple[Array, Array]:
-    """Angles and P(|T| < sqrt(degrees) tan(angle)): in terms of the angle, the density is a power of the cosine."""
-    angle = np.linspace(0, np.pi / 2, 20001)
-    density = np.abs(np.cos(angle)) ** (degrees - 1)
-    integral = np.concatenate([[0], np.cumsum(density[1:] + density[:-1])])
-    return angle, integral / integral[-1]
-
-
 def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
     """Adjusts p-values for their number: of the results with an adjusted p up to q, a share q is false on average.
 
     Benjamini and Hochberg, *Journal of the Royal Statistical Society B* 57, 1995. None stays None and is not counted.
     """
-    known = [index for index, p in enumerate(p_values) if p is not None]
-    p = np.array([p_values[index] for index in known], dtype=float)
-    order = np.argsort(-p)
-    adjusted = np.minimum.accumulate(p[order] * len(p) / np.arange(len(p), 0, -1))
-    result: list[float | None] = [None] * len(p_values)
-    for place, number in zip(order, adjusted, strict=True):
-        result[known[place]] = float(min(number, 1.0))
-    return result
+    from scipy.stats import false_discovery_control
+
+    adjusted = iter(false_discovery_control([p for p in p_values if p is not None]).tolist())
+    return [None if p is None else next(adjusted) for p in p_values]

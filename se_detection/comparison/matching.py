@@ -1,6 +1,6 @@
 """Matches boxes to objects as pycocotools does, one category at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from ..data.coco_format import Entry
 
 Array = NDArray[np.float64]
 Area = tuple[float, float]
+# An annotation or detection, and whether it is matched.
+Box = tuple[Entry, bool]
 
 # In pycocotools' order: all, small, medium, large.
 COCO_AREAS: tuple[Area, ...] = tuple((float(low), float(high)) for low, high in Params("bbox").areaRng)
@@ -75,15 +77,12 @@ def match_boxes(
         {**item, "id": number, "area": item["bbox"][2] * item["bbox"][3], "iscrowd": 0}
         for number, item in enumerate(detections, start=1)
     ]
-    objects, boxes = (_by_category(entries) for entries in (annotations.dataset["annotations"], numbered))
+    objects, boxes = (group_by("category_id", entries) for entries in (annotations.dataset["annotations"], numbered))
     indices = {image: index for index, image in enumerate(sorted(annotations.imgs))}
     for category in sorted(annotations.cats):
         pair = objects.get(category, []), boxes.get(category, [])
         images = sorted({item["image_id"] for entries in pair for item in entries})
-        data = {
-            "images": [annotations.imgs[image] for image in images],
-            "categories": [annotations.cats[category]],
-        }
+        data = {"images": [annotations.imgs[image] for image in images], "categories": [annotations.cats[category]]}
         truth, results = (load_coco({**data, "annotations": entries}) for entries in pair)
         evaluation = CategoryEvaluation(
             truth, results, areas=areas, image_indices=np.array([indices[image] for image in images], np.intp)
@@ -93,11 +92,27 @@ def match_boxes(
         yield evaluation
 
 
-def _by_category(entries: list[Entry]) -> dict[Any, list[Entry]]:
+def group_by(key: str, entries: Iterable[Entry]) -> dict[Any, list[Entry]]:
+    """The entries by their value of a key."""
     grouped: dict[Any, list[Entry]] = {}
     for entry in entries:
-        grouped.setdefault(entry["category_id"], []).append(entry)
+        grouped.setdefault(entry[key], []).append(entry)
     return grouped
+
+
+def boxes_by_image(evaluations: Iterable[CategoryEvaluation]) -> dict[Any, tuple[list[Box], list[Box]]]:
+    """The objects and the detections in each image, without ignored ones, and whether each is matched at IoU 0.5."""
+    found: dict[Any, tuple[list[Box], list[Box]]] = {}
+    for evaluation in evaluations:
+        for image in evaluation.evalImgs[: len(evaluation.image_indices)]:
+            objects, detections = found.setdefault(image["image_id"], ([], []))
+            for boxes, coco, ids, matches, ignored in (
+                (objects, evaluation.cocoGt, image["gtIds"], image["gtMatches"], image["gtIgnore"]),
+                (detections, evaluation.cocoDt, image["dtIds"], image["dtMatches"], image["dtIgnore"][0]),
+            ):
+                flags = zip(ids, matches[0] != 0, ignored, strict=True)
+                boxes += [(coco.anns[id_], bool(matched)) for id_, matched, skipped in flags if not skipped]
+    return found
 
 
 @dataclass(frozen=True)

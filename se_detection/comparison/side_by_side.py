@@ -1,8 +1,6 @@
 """Draws the detections of two detectors side by side with the ground truth."""
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.data.detection_utils import read_image
@@ -15,6 +13,7 @@ from ..data.image_files import reason, refuse_postscript
 from ..errors import UserError
 from ..runs.evaluated_run import EvaluatedRun, read_run
 from ..visualization.drawing import class_colours, draw_panel, named_boxes, side_by_side
+from .matching import group_by
 
 MIN_SCORE = 0.5
 # Narrower panels are enlarged, so that the labels are readable, and wider ones are reduced.
@@ -44,11 +43,12 @@ def draw_side_by_side(
     runs = read_run(baseline, annotations), read_run(candidate, annotations)
     image_root = runs[0].results.get("image_root") or runs[1].results.get("image_root")
     if image_root is None:
-        raise UserError(f"{baseline} and {candidate}: neither names an image folder; give a run folder to draw images")
+        message = f"{baseline} and {candidate}: neither names an image folder; give a run folder to draw images"
+        raise UserError("compare.no_images", message)
     coco = load_annotations(runs[0].annotations)
     names = {id_: category["name"] for id_, category in coco.cats.items()}
     colours = class_colours(names)
-    shown = [_by_image(coco.anns.values()), *(_by_image(confident(run, coco)) for run in runs)]
+    shown = [coco.imgToAnns, *(group_by("image_id", confident(run, coco)) for run in runs)]
     titles = ["ground truth", f"baseline: {runs[0].name}", f"candidate: {runs[1].name}"]
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,13 +72,6 @@ def confident(run: EvaluatedRun, coco: COCO) -> list[Entry]:
     return [item for item in load_results(run.detections, coco, "results") if item["score"] >= MIN_SCORE]
 
 
-def _by_image(entries: Iterable[Entry]) -> dict[Any, list[Entry]]:
-    grouped: dict[Any, list[Entry]] = {}
-    for entry in entries:
-        grouped.setdefault(entry["image_id"], []).append(entry)
-    return grouped
-
-
 def read_pixels(path: Path) -> Image.Image:
     """Reads an image as detectron2 does.
 
@@ -90,4 +83,5 @@ def read_pixels(path: Path) -> Image.Image:
         return Image.fromarray(read_image(str(path), "RGB"))
     except Exception as error:  # decoders raise many classes, see `data.image_files.decode`
         short = error.strerror if isinstance(error, OSError) else None
-        raise UserError(f"{path}: the image can't be read ({short or reason(error)})") from error
+        message = f"{path}: the image can't be read ({short or reason(error)})"
+        raise UserError("data.bad_image", message) from error

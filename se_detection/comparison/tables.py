@@ -1,7 +1,7 @@
 """Prints a comparison as tables, and writes them to files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
@@ -9,7 +9,6 @@ from tabulate import tabulate
 from ..errors import UserError
 from ..files import check_folder
 from .comparison_plots import draw_plots
-from .details import Curve
 from .error_types import ERRORS
 from .intervals import MIN_IMAGES, Difference
 from .result import Comparison
@@ -29,6 +28,7 @@ COLUMNS = {
 RECALLS = {name: (name, 1.0, 2) for name in ("AR1", "AR10", "AR100", "ARs", "ARm", "ARl")}
 # The number of classes that are named in a line.
 CLASSES = 10
+COMPARED = ("baseline", "candidate", "difference", "95 % interval")
 
 
 def comparison_table(comparison: Comparison, tablefmt: str = "simple") -> str:
@@ -37,15 +37,18 @@ def comparison_table(comparison: Comparison, tablefmt: str = "simple") -> str:
     Args:
         tablefmt: tabulate's format, such as `simple` for the screen or `github` for Markdown.
     """
-    parts = [
-        _table(comparison, COLUMNS, tablefmt),
-        *_gflops_note(comparison),
-        *_runs_note(comparison),
-        f"Verdict: {comparison.verdict}.",
-        *(f"Note: {note}." for note in comparison.notes),
-        _significant_classes(comparison),
-    ]
-    return "\n\n".join(parts)
+    parts = [_metrics(comparison, COLUMNS, tablefmt)]
+    if comparison.backbone_sizes:
+        parts.append(f"GFLOPs: 10⁹ multiply-adds of the backbone at {comparison.backbone_sizes}.")
+    if comparison.covers == "images and training runs":
+        runs = " and ".join(str(len(spreads["AP"].values)) for spreads in comparison.runs.values())
+        few = " With so few runs the intervals are wide; more runs would narrow them." * comparison.has_few_runs
+        parts.append(
+            "± is the standard deviation over runs. The intervals cover the choice of images and repeated training, "
+            f"estimated from {runs} runs; both models are assumed to vary equally between runs.{few}"
+        )
+    notes = [f"Note: {note}." for note in comparison.notes]
+    return "\n\n".join([*parts, f"Verdict: {comparison.verdict}.", *notes, _significant_classes(comparison)])
 
 
 def comparison_markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
@@ -54,23 +57,46 @@ def comparison_markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> s
     Args:
         plots: images to show, relative to the file.
     """
-    parts = [
-        comparison_table(comparison, "github"),
-        *_recipe_table(comparison),
-        "## Average recall",
-        _table(comparison, RECALLS, "github"),
-        *_each_run(comparison),
+    details = comparison.details
+    baseline, candidate = details.error_types.values()
+    parts = [comparison_table(comparison, "github")]
+    recipe = [(key, *values, kind) for kind, keys in comparison.recipe.items() for key, values in keys.items()]
+    if recipe:
+        parts += ["## Differences between the configs", _table(recipe, ["key", "baseline", "candidate", "of"], texts=4)]
+    parts += ["## Average recall", _metrics(comparison, RECALLS, "github")]
+    each_run = [
+        (name, *(_number(item.values[place]) for item in spreads.values()))
+        for role, spreads in comparison.runs.items()
+        if (count := len(spreads["AP"].values)) > 1
+        for place, name in enumerate(comparison.names.get(role) or [f"{role} {n}" for n in range(1, count + 1)])
+    ]
+    if each_run:
+        parts += ["## Each run", _table(each_run, ["", *comparison.runs["baseline"]])]
+    errors = [
+        (
+            name.replace("_", " "),
+            *(_number(types[name].dap) for types in (baseline, candidate)),
+            _number(candidate[name].dap - baseline[name].dap, sign="+"),
+            *(f"{types[name].count:.0f}" for types in (baseline, candidate)),
+        )
+        for name in [*ERRORS, *(name for name in baseline if name not in ERRORS)]
+    ]
+    classes = [
+        (name, item.images, *_compared(item.baseline, item.candidate, item.difference), _number(item.p_adjusted, 1, 3))
+        for name, item in comparison.per_class.items()
+    ]
+    parts += [
         "## Errors",
         "The gain in AP@0.5 if one type of error were fixed (TIDE, Bolya et al. 2020), and the number of errors.",
-        _error_table(comparison),
+        _table(errors, ["", *COMPARED[:3], "number, baseline", "number, candidate"]),
         "## By IoU threshold",
-        _curve_table(comparison.details.ap_by_iou, "IoU", "{:.2f}"),
+        _table([(x, *_compared(*row)) for x, *row in details.ap_by_iou.rows("{:.2f}")], ["IoU", *COMPARED]),
         "## By object size",
         "By the square root of the area, in pixels; each range holds the same number of objects.",
-        _curve_table(comparison.details.ap_by_size, "up to", "{:.0f}"),
+        _table([(x, *_compared(*row)) for x, *row in details.ap_by_size.rows("{:.0f}")], ["up to", *COMPARED]),
         "## By class",
         "Each interval is for one class alone. p is adjusted for the number of classes (Benjamini and Hochberg).",
-        _class_table(comparison),
+        _table(classes, ["class", "images", *COMPARED, "p, adjusted"]),
     ]
     if plots:
         parts += ["## Plots", *(f"![{path.stem.replace('_', ' ')}]({path.as_posix()})" for path in plots)]
@@ -92,7 +118,8 @@ def report_folder(runs: Sequence[Path], output: Path | None, *, overwrite: bool)
     check_folder(folder)
     for name in FILES:
         if (folder / name).exists() and not overwrite:
-            raise UserError(f"{folder / name} already exists; choose another --output, or replace it with --overwrite")
+            where = f"{folder / name} already exists"
+            raise UserError("output.exists", f"{where}; choose another --output, or replace it with --overwrite")
     return folder
 
 
@@ -108,59 +135,44 @@ def write_report(comparison: Comparison, folder: Path) -> list[Path]:
     return [*files, *plots]
 
 
-def _table(comparison: Comparison, all_columns: dict[str, tuple[str, float, int]], tablefmt: str) -> str:
-    known = {
-        key for metrics in (comparison.baseline, comparison.candidate) for key in metrics if metrics[key] is not None
-    }
-    columns = {key: column for key, column in all_columns.items() if key in comparison.runs["baseline"] or key in known}
+def _metrics(comparison: Comparison, all_columns: dict[str, tuple[str, float, int]], tablefmt: str) -> str:
+    values = {"baseline": comparison.baseline, "candidate": comparison.candidate}
+    shown = {*comparison.runs["baseline"], *(key for own in values.values() for key in own if own[key] is not None)}
+    columns = {key: column for key, column in all_columns.items() if key in shown}
     rows = []
-    for (role, model), metrics in zip(
-        comparison.models.items(), (comparison.baseline, comparison.candidate), strict=True
-    ):
-        cells = (_number(metrics[key], unit, places) for key, (_, unit, places) in columns.items())
-        rows.append([model.name, model.backbone, *cells])
+    for role, model in comparison.models.items():
+        cells = (_number(values[role][key], unit, places) for key, (_, unit, places) in columns.items())
+        rows.append((model.name, model.backbone, *cells))
         spreads = comparison.runs[role]
-        if len(spreads["AP"].values) > 1:
-            stds = [spreads[key].std if key in spreads else None for key in columns]
-            rows.append([f"± over {len(spreads['AP'].values)} runs", "", *(_number(std, 1, 2) for std in stds)])
+        if (count := len(spreads["AP"].values)) > 1:
+            stds = (_number(spreads[key].std if key in spreads else None) for key in columns)
+            rows.append((f"± over {count} runs", "", *stds))
     differences = [(comparison.difference[key], unit, places) for key, (_, unit, places) in columns.items()]
     rows += [
-        ["difference", "", *(_number(item.value, unit, places, "+") for item, unit, places in differences)],
-        ["95 % interval", "", *(_interval(*difference) for difference in differences)],
+        ("difference", "", *(_number(item.value, unit, places, "+") for item, unit, places in differences)),
+        ("95 % interval", "", *(_interval(item, places) for item, _, places in differences)),
     ]
-    return _tabulate(rows, ["", "backbone", *(heading for heading, _, _ in columns.values())], tablefmt, texts=2)
+    return _table(rows, ["", "backbone", *(heading for heading, _, _ in columns.values())], tablefmt, texts=2)
 
 
-def _tabulate(rows: list[list[str]], headings: list[str], tablefmt: str = "github", texts: int = 1) -> str:
+def _table(
+    rows: Sequence[Iterable[object]], headings: Sequence[str], tablefmt: str = "github", *, texts: int = 1
+) -> str:
     """A table whose first `texts` columns are left-aligned and whose numbers are right-aligned."""
     align = ["left"] * texts + ["right"] * (len(headings) - texts)
     return tabulate(rows, headings, tablefmt=tablefmt, disable_numparse=True, colalign=align if rows else None)
+
+
+def _compared(baseline: float | None, candidate: float | None, difference: Difference) -> list[str]:
+    return [_number(baseline), _number(candidate), _number(difference.value, sign="+"), _interval(difference)]
 
 
 def _number(value: float | None, unit: float = 1, places: int = 2, sign: str = "") -> str:
     return "–" if value is None else f"{value / unit:{sign}.{places}f}"
 
 
-def _interval(difference: Difference, unit: float = 1, places: int = 2) -> str:
-    if difference.low is None:
-        return "–"
-    return f"{_number(difference.low, unit, places)} to {_number(difference.high, unit, places)}"
-
-
-def _gflops_note(comparison: Comparison) -> list[str]:
-    sizes = comparison.backbone_sizes
-    return [f"GFLOPs: 10⁹ multiply-adds of the backbone at {sizes}."] if sizes else []
-
-
-def _runs_note(comparison: Comparison) -> list[str]:
-    if comparison.covers != "images and training runs":
-        return []
-    runs = [len(spreads["AP"].values) for spreads in comparison.runs.values()]
-    few = " With so few runs the intervals are wide; more runs would narrow them." if comparison.has_few_runs else ""
-    return [
-        f"± is the standard deviation over runs. The intervals cover the choice of images and repeated training, "
-        f"estimated from {runs[0]} and {runs[1]} runs; both models are assumed to vary equally between runs.{few}"
-    ]
+def _interval(item: Difference, places: int = 2) -> str:
+    return "–" if item.low is None else f"{item.low:.{places}f} to {item.high:.{places}f}"
 
 
 def _significant_classes(comparison: Comparison) -> str:
@@ -175,55 +187,3 @@ def _significant_classes(comparison: Comparison) -> str:
     named = ", ".join([*differing[:CLASSES], *more])
     verdict = f"significant differences in {len(differing)}: {named}" if differing else "no significant difference"
     return f"Classes ({what}): {verdict}."
-
-
-def _recipe_table(comparison: Comparison) -> list[str]:
-    rows = [[key, *map(str, values), kind] for kind, keys in comparison.recipe.items() for key, values in keys.items()]
-    if not rows:
-        return []
-    return ["## Differences between the configs", _tabulate(rows, ["key", "baseline", "candidate", "of"], texts=4)]
-
-
-def _each_run(comparison: Comparison) -> list[str]:
-    rows = []
-    for role, spreads in comparison.runs.items():
-        count = len(spreads["AP"].values)
-        names = comparison.names.get(role) or [f"{role} {number}" for number in range(1, count + 1)]
-        if count > 1:
-            rows += [
-                [name, *(_number(item.values[place]) for item in spreads.values())] for place, name in enumerate(names)
-            ]
-    return ["## Each run", _tabulate(rows, ["", *comparison.runs["baseline"]])] if rows else []
-
-
-def _error_table(comparison: Comparison) -> str:
-    first, second = comparison.details.error_types.values()
-    rows = []
-    for name in [*ERRORS, *(name for name in first if name not in ERRORS)]:
-        gains = [first[name].dap, second[name].dap]
-        cells = [_number(value) for value in gains] + [_number(gains[1] - gains[0], sign="+")]
-        rows.append([name.replace("_", " "), *cells, *(f"{types[name].count:.0f}" for types in (first, second))])
-    return _tabulate(rows, ["", "baseline", "candidate", "difference", "number, baseline", "number, candidate"])
-
-
-def _curve_table(curve: Curve, heading: str, form: str) -> str:
-    rows = [
-        [x, _number(first), _number(second), _number(item.value, sign="+"), _interval(item)]
-        for x, first, second, item in curve.rows(form)
-    ]
-    return _tabulate(rows, [heading, "baseline", "candidate", "difference", "95 % interval"])
-
-
-def _class_table(comparison: Comparison) -> str:
-    rows = [
-        [
-            name,
-            str(item.images),
-            *(_number(value) for value in (item.baseline, item.candidate)),
-            _number(item.difference.value, sign="+"),
-            _interval(item.difference),
-            _number(item.p_adjusted, places=3),
-        ]
-        for name, item in comparison.per_class.items()
-    ]
-    return _tabulate(rows, ["class", "images", "baseline", "candidate", "difference", "95 % interval", "p, adjusted"])
