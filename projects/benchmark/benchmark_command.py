@@ -7,7 +7,6 @@ printed and written.
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -18,17 +17,16 @@ from se_detection.files import check_output, write_json
 from se_detection.modeling.fuse.fuse_detector import COMPILE_MODES
 
 from .benchmark_plots import draw_benchmark
-from .benchmark_report import benchmark_json, benchmark_table
-from .case import DTYPES, MODES, PARTS, Case
+from .benchmark_report import benchmark_table
+from .networks import DTYPES, MODES, PARTS, Case
 from .run import run_benchmark
 from .timed_models import BOUND, MODEL_NAMES, MODELS, models_for
 
-WIDTH = max(map(len, MODEL_NAMES))
 DESCRIPTIONS = {
     **{name: model.description for name, model in MODELS.items()},
     BOUND: "a lower bound of our time, from bytes and operations",
 }
-MODEL_LIST = "\n".join(f"  {name:<{WIDTH}}  {text}" for name, text in DESCRIPTIONS.items())
+MODEL_LIST = "\n".join(f"  {name:<{max(map(len, MODEL_NAMES))}}  {text}" for name, text in DESCRIPTIONS.items())
 EXAMPLES = f"""
 models:
 {MODEL_LIST}
@@ -39,7 +37,8 @@ examples:
   $ tools/benchmark.py --mode inference --size 256 512 768 1024 --plot sizes.png
   $ tools/benchmark.py --device cuda --part detector --dtype float32 bfloat16 --size 800 --batch 1 2 4 8
 """
-DEPTHS = (18, 50, 101)
+# The stride of res5: FPN upsamples its map to the size of res4's.
+SIZE_DIVISOR = 32
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -58,7 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=MODES,
         help="default: both; fused models are for inference only; in training, compiled is compiled but not fused",
     )
-    parser.add_argument("--depth", type=int, choices=DEPTHS, default=50, help="depth of the ResNet (default: 50)")
+    parser.add_argument("--depth", type=int, choices=(18, 50, 101), default=50, help="of the ResNet (default: 50)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
     parser.add_argument(
         "--dtype", nargs="+", choices=tuple(DTYPES), default=["float32"], help="default: float32; others use autocast"
@@ -76,53 +75,52 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Measures, prints the tables, and writes the files."""
-    settings = benchmark_settings(args)
+    cases, models = choose_cases(args), choose_models(args)
     for path in filter(None, (args.json, args.plot)):
         check_output(path, overwrite=args.overwrite)
-    benchmark = run_benchmark(
-        settings.cases, settings.models, rounds=settings.rounds, compile_mode=args.compile, seed=args.seed
-    )
+    rounds = args.rounds or (6 if args.quick else 21)
+    benchmark = run_benchmark(cases, models, rounds=rounds, compile_mode=args.compile, seed=args.seed)
     print(benchmark_table(benchmark), flush=True)
     if args.json:
-        write_json(args.json, benchmark_json(benchmark, shlex.join(sys.argv)), indent=2)
-    if args.plot and benchmark.rows:
-        draw_benchmark(benchmark, args.plot)
-    if benchmark.interrupted:
+        write_json(args.json, {"command": shlex.join(sys.argv), **benchmark}, indent=2)
+    if args.plot and benchmark["rows"]:
+        draw_benchmark(benchmark["rows"], args.plot)
+    if benchmark["interrupted"]:
         sys.exit(130)
 
 
-@dataclass(frozen=True)
-class BenchmarkSettings:
-    """Arguments of :func:`run_benchmark`."""
-
-    cases: list[Case]
-    models: list[str]
-    rounds: int
-
-
-def benchmark_settings(args: Namespace) -> BenchmarkSettings:
-    """Cases, models and rounds from the command line.
+def choose_models(args: Namespace) -> list[str]:
+    """The models of a command line.
 
     Raises:
-        UserError: a model is unknown or not available in the mode, or a case is invalid.
+        UserError: a model is unknown or not available in the mode.
     """
-    unknown = [name for name in args.arms or [] if name not in MODEL_NAMES]
-    if unknown:
-        raise UserError(f"--arms {' '.join(unknown)}: choose from {', '.join(MODEL_NAMES)}")
-    models = args.arms or [
-        name for name in MODEL_NAMES if not (args.quick and name in MODELS and MODELS[name].compiled)
-    ]
-    for name in args.arms or []:
-        if not any(name in models_for(mode, models) for mode in args.mode):
-            raise UserError(f"--arms {name}: it is for inference only; add --mode inference, or remove it")
-    rounds = args.rounds or (6 if args.quick else 21)
-    if rounds < 1:
-        raise UserError(f"--rounds {rounds}: give at least 1, or 6 for intervals")
-    cases = [
+    if args.arms is None:
+        return [name for name in MODEL_NAMES if not (args.quick and name in MODELS and MODELS[name].compiled)]
+    for name in args.arms:
+        if name not in MODEL_NAMES:
+            raise UserError("benchmark.unknown_model", f"--arms {name}: choose from {', '.join(MODEL_NAMES)}")
+        if not any(name in models_for(mode, args.arms) for mode in args.mode):
+            raise UserError(
+                "benchmark.inference_only", f"--arms {name}: it is for inference only; add --mode inference"
+            )
+    return list(args.arms)
+
+
+def choose_cases(args: Namespace) -> list[Case]:
+    """The cases of a command line; those of a part, mode and precision are sorted by size and batch.
+
+    Raises:
+        UserError: there is no GPU, or FPN can't work with a size.
+    """
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("benchmark.no_gpu", "--device cuda: PyTorch finds no GPU here; omit --device to use the CPU")
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    sizes = sorted(args.size or [256 if args.quick else 512])
+    for size in sizes:
+        if size < SIZE_DIVISOR or size % SIZE_DIVISOR:
+            raise UserError("benchmark.size", f"--size {size}: FPN needs a multiple of {SIZE_DIVISOR}")
+    return [
         Case(part=part, mode=mode, device=device, dtype=dtype, size=size, batch=batch, depth=args.depth)
-        for device in [args.device or ("cuda" if torch.cuda.is_available() else "cpu")]
-        for part, mode, dtype, size, batch in product(
-            args.part, args.mode, args.dtype, sorted(args.size or [256 if args.quick else 512]), sorted(args.batch)
-        )
+        for part, mode, dtype, size, batch in product(args.part, args.mode, args.dtype, sizes, sorted(args.batch))
     ]
-    return BenchmarkSettings(cases, models, rounds)

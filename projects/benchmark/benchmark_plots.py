@@ -9,41 +9,42 @@ from matplotlib.figure import Figure
 
 from se_detection.visualization.inline_charts import BASELINE, CANDIDATE, GRID, INK, QUIET, chart_style
 
-from .rows import Row
-from .run import Benchmark
 from .timed_models import BOUND, MODEL_NAMES
+
+Row = Mapping[str, Any]
 
 DPI = 160
 TIMM = "#009E73"
-# The colour shows the network, the line how it is run.
-STYLES: Mapping[str, dict[str, Any]] = {
-    "stock": {"color": BASELINE, "linestyle": "-", "marker": "o"},
-    "stock-fused": {"color": BASELINE, "linestyle": "--", "marker": "s"},
-    "stock-compiled": {"color": BASELINE, "linestyle": ":", "marker": "^"},
-    "timm-legacy": {"color": TIMM, "linestyle": "-", "marker": "v"},
-    "timm": {"color": TIMM, "linestyle": "--", "marker": "D"},
-    "eager": {"color": CANDIDATE, "linestyle": "-", "marker": "o"},
-    "fused": {"color": CANDIDATE, "linestyle": "--", "marker": "s"},
-    "compiled": {"color": CANDIDATE, "linestyle": ":", "marker": "^"},
-    BOUND: {"color": QUIET, "linestyle": "-.", "marker": "x"},
+# Colour, line and marker. The colour shows the network, the line how it is run.
+STYLES = {
+    "stock": (BASELINE, "-", "o"),
+    "stock-fused": (BASELINE, "--", "s"),
+    "stock-compiled": (BASELINE, ":", "^"),
+    "timm-legacy": (TIMM, "-", "v"),
+    "timm": (TIMM, "--", "D"),
+    "eager": (CANDIDATE, "-", "o"),
+    "fused": (CANDIDATE, "--", "s"),
+    "compiled": (CANDIDATE, ":", "^"),
+    BOUND: (QUIET, "-.", "x"),
 }
 
 
-def draw_benchmark(benchmark: Benchmark, path: Path) -> Path:
+def draw_benchmark(rows: Sequence[Row], path: Path) -> Path:
     """Draws a column for each part, mode and precision, and in a sweep over sizes for each batch; returns the path.
 
     Without a sweep, a column shows the models' ratios. With one, it shows ratios and below them times, over the sizes
     or batches.
+
+    Args:
+        rows: see :func:`rows_of`.
+        path: the PNG file.
     """
-    over = next(
-        (name for name in ("size", "batch") if len({getattr(row.case, name) for row in benchmark.rows}) > 1), None
-    )
+    over = next((name for name in ("size", "batch") if len({row[name] for row in rows}) > 1), None)
     columns: dict[str, list[Row]] = {}
-    for row in benchmark.rows:
-        case = row.case
-        fixed = {"size": f"{case.size} px", "batch": f"batch {case.batch}"}
-        where = ", ".join([case.dtype, *(text for name, text in fixed.items() if name != over)])
-        columns.setdefault(f"R{case.depth} {case.part}, {case.mode}\n{where}", []).append(row)
+    for row in rows:
+        fixed = {"size": f"{row['size']} px", "batch": f"batch {row['batch']}"}
+        where = ", ".join([row["dtype"], *(text for name, text in fixed.items() if name != over)])
+        columns.setdefault(f"R{row['depth']} {row['part']}, {row['mode']}\n{where}", []).append(row)
     with chart_style():
         figure = _sweep(columns, over) if over else _forests(columns)
         figure.savefig(path, dpi=DPI)
@@ -52,20 +53,18 @@ def draw_benchmark(benchmark: Benchmark, path: Path) -> Path:
 
 def _forests(columns: Mapping[str, Sequence[Row]]) -> Figure:
     """One column for each case, with the models one below the other."""
-    names = [name for name in MODEL_NAMES if any(row.model == name for rows in columns.values() for row in rows)]
+    names = _models([row for rows in columns.values() for row in rows])
     figure = Figure(figsize=(1.5 + 4 * len(columns), 1.5 + 0.35 * len(names)), layout="constrained")
     for axes, (title, rows) in zip(_grid(figure, 1, len(columns))[0], columns.items(), strict=True):
         axes.axvline(1, color=INK, linewidth=1)
         for row in rows:
-            place = names.index(row.model)
-            style = {**STYLES[row.model], "linestyle": ""}
-            if row.ratio.low is not None and row.ratio.high is not None:
-                axes.plot([row.ratio.low, row.ratio.high], [place, place], color=style["color"], linewidth=2)
-            axes.plot(row.ratio.value, place, markersize=7, **style)
-        axes.set_title(title)
-        axes.set_xlabel("time, stock = 1")
+            place = names.index(row["arm"])
+            colour, _, marker = STYLES[row["arm"]]
+            if row["low"] is not None:
+                axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=2)
+            axes.plot(row["ratio"], place, color=colour, marker=marker, markersize=7)
+        axes.set(title=title, xlabel="time, stock = 1", ylim=(len(names) - 0.5, -0.5))
         axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.5, -0.5)
     return figure
 
 
@@ -74,24 +73,18 @@ def _sweep(columns: Mapping[str, Sequence[Row]], over: str) -> Figure:
     figure = Figure(figsize=(2.5 + 4 * len(columns), 8), layout="constrained")
     panels = _grid(figure, 2, len(columns))
     for upper, lower, (title, rows) in zip(*panels, columns.items(), strict=True):
-        for name in [name for name in MODEL_NAMES if any(row.model == name for row in rows)]:
-            own = [row for row in rows if row.model == name]
-            x = [getattr(row.case, over) for row in own]
-            style = {**STYLES[name], "markersize": 5}
-            upper.plot(x, [row.ratio.value for row in own], **style, label=name)
-            upper.fill_between(
-                x,
-                [row.ratio.value if row.ratio.low is None else row.ratio.low for row in own],
-                [row.ratio.value if row.ratio.high is None else row.ratio.high for row in own],
-                color=style["color"],
-                alpha=0.15,
-                linewidth=0,
-            )
-            lower.plot(x, [row.cost for row in own], **style)
+        for name in _models(rows):
+            own = [row for row in rows if row["arm"] == name]
+            x = [row[over] for row in own]
+            style = dict(zip(("color", "linestyle", "marker"), STYLES[name], strict=True))
+            upper.plot(x, [row["ratio"] for row in own], **style, markersize=5, label=name)
+            ends = ([row["ratio"] if row[end] is None else row[end] for row in own] for end in ("low", "high"))
+            upper.fill_between(x, *ends, color=style["color"], alpha=0.15, linewidth=0)
+            lower.plot(x, [row["cost"] for row in own], **style, markersize=5)
         upper.set_title(title)
         for axes in (upper, lower):
             axes.set_xscale("log", base=2)
-            axes.set_xticks(sorted({getattr(row.case, over) for row in rows}), minor=False)
+            axes.set_xticks(sorted({row[over] for row in rows}), minor=False)
             axes.xaxis.set_major_formatter("{x:.0f}")
         lower.set_yscale("log", base=2)
         lower.yaxis.set_major_formatter("{x:g}")
@@ -102,6 +95,11 @@ def _sweep(columns: Mapping[str, Sequence[Row]], over: str) -> Figure:
     handles = {label: line for axes in panels[0] for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles, loc="outside upper left", ncols=5, frameon=False)
     return figure
+
+
+def _models(rows: Sequence[Row]) -> list[str]:
+    present = {row["arm"] for row in rows}
+    return [name for name in MODEL_NAMES if name in present]
 
 
 def _grid(figure: Figure, rows: int, columns: int) -> list[list[Axes]]:

@@ -1,20 +1,25 @@
 """Measures image loading, box evaluation, and the memory of loading workers."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from detectron2.config import CfgNode
+import torch
+from detectron2.config import CfgNode
+from tabulate import tabulate
+from torch.utils.benchmark import timer
 
-    from .loader_memory import MemoryRow
-    from .loop import LoopRow
+from se_detection import model_zoo
+from se_detection.data.coco_sets import register_coco_json
+from se_detection.errors import UserError
+from se_detection.files import check_output, write_json
+
+from .loader_memory import loader_memory
+from .loop import OURS, evaluation_runs, loader_runs, measure_loop, training_step
+from .rounds import Ratio
 
 EXAMPLES = """
 loader      detectron2's loader, ours, and the training step that waits for the images
@@ -46,7 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         nargs="+",
         default=[1, 2, 4, 8],
         metavar="N",
-        help="memory: numbers of workers (default: 1 2 4 8)",
+        help="memory: numbers of them (default: 1 2 4 8)",
     )
     parser.add_argument(
         "--rounds", type=int, default=11, metavar="N", help="loader, evaluation: number of timings (default: 11)"
@@ -57,57 +62,38 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Measures a part, prints a table, and writes the JSON file."""
-    from se_detection.errors import UserError
-    from se_detection.files import check_output, write_json
-
-    numbers = [("workers", value) for value in args.workers]
-    for option, value in (*numbers, ("size", args.size), ("images", args.images), ("rounds", args.rounds)):
-        if value < 1:
-            raise UserError(f"--{option} {value}: give at least 1")
     if (args.train_json is None) != (args.train_images is None):
-        raise UserError("--train-json and --train-images: give both or neither")
+        raise UserError("data.json_without_images", "--train-json and --train-images: give both or neither")
     if args.json:
         check_output(args.json, overwrite=args.overwrite)
-
-    rows: Sequence[LoopRow | MemoryRow]
     if args.part == "memory":
-        from .loader_memory import loader_memory, memory_table
-
-        rows = measured = loader_memory(args.images, args.workers)
-        print(memory_table(measured))
+        rows = loader_memory(args.images, args.workers)
+        headings = ["data set as", "workers", "packed, MB", "growth of workers, MB"]
+        print(tabulate([list(row.values()) for row in rows], headings, floatfmt=".0f"))
     else:
-        from .loop import loop_table
-
-        rows = times = _time_loop(args)
-        print(loop_table(times))
+        rows = _time_loop(args)
+        cells = [[row["arm"], *Ratio(**row["ratio"]).cells()] for row in rows]
+        cells[0][1:] = ["1", ""]
+        print(
+            tabulate(
+                cells, ["part", "ratio", "95 % interval"], disable_numparse=True, colalign=("left", "right", "right")
+            )
+        )
     if args.json:
-        write_json(args.json, {"command": shlex.join(sys.argv), "rows": [row.to_dict() for row in rows]}, indent=2)
+        write_json(args.json, {"command": shlex.join(sys.argv), "rows": rows}, indent=2)
 
 
-def _time_loop(args: Namespace) -> list[LoopRow]:
-    import torch
-
-    from .loop import OURS, evaluation_runs, loader_runs, measure_loop, training_step
-    from .rounds import clock_of
-
+def _time_loop(args: Namespace) -> list[dict[str, Any]]:
     if args.part == "evaluation":
         with evaluation_runs(args.images) as evaluations:
             return measure_loop(evaluations, rounds=args.rounds)
     loaders = loader_runs(_loader_config(args))
-    device, clock = ("cuda", clock_of("cuda")) if torch.cuda.is_available() else ("cpu", time.process_time)
+    device, clock = ("cuda", timer) if torch.cuda.is_available() else ("cpu", time.process_time)
     step = training_step(loaders[OURS](), device)
     return measure_loop({**loaders, "training step": step}, rounds=args.rounds, clock=clock)
 
 
 def _loader_config(args: Namespace) -> CfgNode:
-    from detectron2.data import MetadataCatalog
-
-    from se_detection import model_zoo
-    from se_detection.data.coco_sets import register_coco_json
-    from se_detection.errors import UserError
-
-    from .loop import CLASSES
-
     cfg = model_zoo.get_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
     cfg.INPUT.MIN_SIZE_TRAIN = (args.size,)
     cfg.DATASETS.TRAIN = ("se_toy_train",)
@@ -115,9 +101,4 @@ def _loader_config(args: Namespace) -> CfgNode:
     if args.train_json:
         register_coco_json("benchmark", args.train_json, args.train_images)
         cfg.DATASETS.TRAIN = ("benchmark",)
-        if (number := len(MetadataCatalog.get("benchmark").thing_classes)) > CLASSES:
-            raise UserError(
-                f"--train-json {args.train_json}: it has {number} categories, but the detector of the training step "
-                f"has {CLASSES}; give data with fewer"
-            )
     return cfg

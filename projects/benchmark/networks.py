@@ -1,15 +1,46 @@
-"""The networks that are compared: one config with different backbones."""
+"""The cases of a benchmark, and the networks that are compared in them: one config with different backbones."""
 
+from dataclasses import dataclass
+
+import timm
+import torch
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling import build_backbone, build_model
-from torch import nn
+from torch import Tensor, nn
 
+from se_detection.config.se_config import STAGES
 from se_detection.model_zoo import get_config
 
-from .case import Case
-from .timm_network import TimmNetwork
-
+PARTS = ("backbone", "backbone+fpn", "detector")
+MODES = ("inference", "train")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PLAIN, SE, TIMM_LEGACY, TIMM = "plain", "se", "legacy_seresnet", "seresnet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """The conditions of a measurement, the same for all models.
+
+    Args:
+        part: `backbone` (without FPN), `backbone+fpn` or `detector` (Faster R-CNN).
+        mode: `inference`, or `train`: forward, backward and an SGD step.
+        device: `cpu` or `cuda`.
+        dtype: `float32`, or a half precision for autocast and fused models.
+        size: height and width of the images in pixels, a multiple of 32.
+        batch: number of images.
+        depth: depth of the ResNet.
+    """
+
+    part: str
+    mode: str
+    device: str
+    dtype: str
+    size: int
+    batch: int
+    depth: int
+
+    def __str__(self) -> str:
+        return f"{self.part}, {self.mode}, {self.dtype}, {self.size} px, batch {self.batch}"
 
 
 def build_network(backbone: str, case: Case) -> nn.Module:
@@ -40,3 +71,22 @@ def build_network(backbone: str, case: Case) -> nn.Module:
             # With new frozen norms, activations double in each block, and overflow float16 and the RPN.
             module.weight.fill_(0.5)
     return network.train(case.mode == "train")
+
+
+class TimmNetwork(nn.Module):
+    """One of timm's ResNets with random weights; norms, stem and first stage are frozen as with `FREEZE_AT 2`.
+
+    Args:
+        name: such as `legacy_seresnet50` or `seresnet50`.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        network = timm.create_model(name, features_only=True, out_indices=(1, 2, 3, 4))
+        for module in list(network.children())[: list(network).index("layer2")]:
+            module.requires_grad_(False)
+        self.network = FrozenBatchNorm2d.convert_frozen_batchnorm(network)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) -> the maps res2 ... res5."""
+        return dict(zip(STAGES, self.network(x), strict=True))

@@ -1,36 +1,26 @@
 """Timing in turn: each round runs every candidate once, so that other load on the machine affects all alike."""
 
-import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from scipy.stats import quantile_test
+from torch.utils.benchmark import timer
 
+Array = NDArray[np.float64]
 Clock = Callable[[], float]
 Key = TypeVar("Key", bound=Hashable)
 
 
-def clock_of(device: str) -> Clock:
-    """A clock in seconds; on a GPU it waits until all submitted work is done."""
-    if device == "cpu":
-        return time.perf_counter
-
-    def clock() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return clock
-
-
 def rounds_in_turn(
-    runs: Mapping[Key, Callable[[], object]], rounds: int, *, clock: Clock, seed: int = 0
+    runs: Mapping[Key, Callable[[], object]], rounds: int, *, clock: Clock = timer, seed: int = 0
 ) -> Iterator[dict[Key, float]]:
     """Runs each candidate once per round, in a new random order each time.
 
     Args:
         runs: the candidates; must be warmed up.
-        clock: see :func:`clock_of`.
+        clock: in seconds; by default PyTorch's, which waits on a GPU until all submitted work is done.
         seed: for the orders.
 
     Yields:
@@ -45,3 +35,30 @@ def rounds_in_turn(
             runs[names[place]]()
             seconds[names[place]] = clock() - began
         yield seconds
+
+
+class Ratio(NamedTuple):
+    """The median over rounds, with its 95 % interval; `low` and `high` are None with fewer than 6 rounds."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def cells(self) -> list[str]:
+        """The ratio and its interval, for a table."""
+        return [f"{self.value:.3f}", "" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"]
+
+
+def paired_ratio(seconds: Array, baseline: Array) -> Ratio:
+    """The median of the rounds' ratios. A slowdown of a whole round cancels out.
+
+    The interval is that of the sign test, which holds for any distribution of the times.
+
+    Args:
+        seconds: (rounds,)
+        baseline: (rounds,), measured in the same rounds.
+    """
+    ratios = seconds / baseline
+    interval = quantile_test(ratios).confidence_interval(0.95)
+    low, high = (None if np.isnan(end) else float(end) for end in interval)
+    return Ratio(float(np.median(ratios)), low, high)

@@ -8,8 +8,7 @@ from torch import nn
 
 from se_detection.modeling.fuse.fuse_detector import fuse_for_inference
 
-from .case import DTYPES, Case
-from .networks import PLAIN, SE, TIMM, TIMM_LEGACY, build_network
+from .networks import DTYPES, PLAIN, SE, TIMM, TIMM_LEGACY, Case, build_network
 
 
 @dataclass(frozen=True)
@@ -18,26 +17,18 @@ class TimedModel:
 
     Args:
         backbone: see :func:`build_network`.
+        description: for the help text.
         fused: apply :func:`se_detection.fuse_for_inference`; for inference only.
         compiled: apply `torch.compile` to backbone and FPN.
-        description: for the help text.
     """
 
     backbone: str
+    description: str
     fused: bool = False
     compiled: bool = False
-    description: str = ""
-
-    def runs_in(self, mode: str) -> bool:
-        """Whether the model is timed in a mode. In training, a compiled model is compiled but not fused."""
-        return mode == "inference" or not self.fused or self.compiled
 
     def build(self, case: Case, compile_mode: str) -> nn.Module:
-        """Builds the network.
-
-        Args:
-            compile_mode: a mode of `torch.compile`, such as `default` or `reduce-overhead`.
-        """
+        """Builds the network; `compile_mode` is a mode of `torch.compile`, such as `default` or `reduce-overhead`."""
         network: Any = build_network(self.backbone, case)
         if self.fused and case.mode == "inference":
             dtype = None if case.dtype == "float32" else DTYPES[case.dtype]
@@ -55,19 +46,16 @@ class TimedModel:
 STOCK = "stock"
 # Not a model: a lower bound of our time.
 BOUND = "bound"
+FUSED = "the same after fuse_for_inference"
 MODELS: Mapping[str, TimedModel] = {
-    STOCK: TimedModel(PLAIN, description="detectron2's plain ResNet, unchanged: the reference of all ratios"),
-    "stock-fused": TimedModel(PLAIN, fused=True, description="the same after fuse_for_inference"),
-    "stock-compiled": TimedModel(
-        PLAIN, fused=True, compiled=True, description="the same after fuse_for_inference and torch.compile"
-    ),
-    "timm-legacy": TimedModel(TIMM_LEGACY, description="timm's legacy_seresnet as the backbone"),
-    "timm": TimedModel(TIMM, description="timm's seresnet as the backbone"),
-    "eager": TimedModel(SE, description="our SE-ResNet as it is trained"),
-    "fused": TimedModel(SE, fused=True, description="ours after fuse_for_inference"),
-    "compiled": TimedModel(
-        SE, fused=True, compiled=True, description="ours after fuse_for_inference and torch.compile"
-    ),
+    STOCK: TimedModel(PLAIN, "detectron2's plain ResNet, unchanged: the reference of all ratios"),
+    "stock-fused": TimedModel(PLAIN, FUSED, fused=True),
+    "stock-compiled": TimedModel(PLAIN, f"{FUSED} and torch.compile", fused=True, compiled=True),
+    "timm-legacy": TimedModel(TIMM_LEGACY, "timm's legacy_seresnet as the backbone"),
+    "timm": TimedModel(TIMM, "timm's seresnet as the backbone"),
+    "eager": TimedModel(SE, "our SE-ResNet as it is trained"),
+    "fused": TimedModel(SE, FUSED, fused=True),
+    "compiled": TimedModel(SE, f"{FUSED} and torch.compile", fused=True, compiled=True),
 }
 MODEL_NAMES = (*MODELS, BOUND)
 # The plain network that is run in the same way, with one difference: in training, only ours folds FrozenBN.
@@ -75,9 +63,13 @@ PLAIN_OF: Mapping[str, str] = {"eager": STOCK, "fused": "stock-fused", "compiled
 
 
 def models_for(mode: str, names: Sequence[str]) -> list[str]:
-    """The names that can be timed in a mode, and always `stock`."""
+    """The names that can be timed in a mode, and always `stock`.
+
+    In training, a compiled model is compiled but not fused.
+    """
+    inference_only = {name for name, model in MODELS.items() if model.fused and not model.compiled}
     return [
         name
         for name in MODEL_NAMES
-        if name == STOCK or (name in names and (name == BOUND or MODELS[name].runs_in(mode)))
+        if name == STOCK or (name in names and (mode == "inference" or name not in inference_only))
     ]

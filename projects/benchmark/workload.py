@@ -1,5 +1,6 @@
-"""A pass of a model on random images: a forward call, or a training step."""
+"""A pass of a model on random images: a forward call, or a training step; and its peak memory."""
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,11 +9,14 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
+from torch.profiler import ProfilerActivity, profile
 
-from .case import DTYPES, Case
+from .networks import DTYPES, Case
 
 BOXES = 8
 CLASSES = 80
+# The profiler's event of an allocation, or with negative bytes of a release.
+MEMORY_EVENT = "[memory]"
 
 
 class Inference:
@@ -27,7 +31,8 @@ class Inference:
     def __init__(self, model: nn.Module, case: Case, *, autocast: bool) -> None:
         self.model = model
         self.inputs = make_inputs(case)
-        self.autocast = _autocast(case, enabled=autocast)
+        enabled = autocast and case.dtype != "float32"
+        self.autocast = torch.autocast(case.device, DTYPES[case.dtype] if enabled else None, enabled=enabled)
 
     def __call__(self) -> Any:
         with torch.no_grad(), self.autocast:
@@ -103,6 +108,37 @@ def make_inputs(case: Case) -> Any:
     return inputs
 
 
-def _autocast(case: Case, *, enabled: bool) -> torch.autocast:
-    half = case.dtype != "float32"
-    return torch.autocast(case.device, DTYPES[case.dtype] if half else None, enabled=enabled and half)
+def peak_bytes(workload: Inference, device: str) -> int:
+    """The bytes kept between passes (weights, and in training the optimizer's state), and the most that a pass adds.
+
+    Only memory of PyTorch's allocators is counted, on the CPU as its profiler reports it. Memory that libraries such as
+    oneDNN or cuDNN allocate is not.
+
+    Args:
+        workload: must be warmed up.
+    """
+    kept = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in workload.tensors()}
+    added = _added_on_cpu(workload) if device == "cpu" else _added_on_gpu(workload)
+    return sum(kept.values()) + added
+
+
+def _added_on_cpu(workload: Inference) -> int:
+    # Silences the profiler's warnings about missing GPUs.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+        workload()
+    now = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == MEMORY_EVENT:
+            now += event.nbytes()
+            peak = max(peak, now)
+    return peak
+
+
+def _added_on_gpu(workload: Inference) -> int:
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    workload()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before

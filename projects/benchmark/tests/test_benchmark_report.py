@@ -1,59 +1,63 @@
 import json
-from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from ..benchmark_report import benchmark_json, benchmark_table
-from ..ratio import Ratio
-from ..rows import Row
-from ..run import Benchmark
+from ..benchmark_plots import STYLES, _forests, _sweep, draw_benchmark
+from ..benchmark_report import benchmark_table
+from ..rounds import paired_ratio
+from ..run import rows_of
+
+SECONDS = {"stock": 1.0, "eager": 1.05, "fused": 0.8, "bound": 0.4}
 
 
 @pytest.fixture
-def benchmark(make_case) -> Benchmark:
-    case = make_case(size=512, depth=50)
-    stock = Row(
-        model="stock",
-        case=case,
-        rounds=21,
-        ratio=Ratio(1.0, 1.0, 1.0),
-        over_plain=None,
-        spread=0.02,
-        cost=1.0,
-        memory_ratio=1.0,
-        median_ms=None,
-    )
-    eager = replace(
-        stock, model="eager", ratio=Ratio(1.0412, 1.02, 1.06), over_plain=Ratio(1.0412, None, None), memory_ratio=None
-    )
+def rows(make_case):
+    def make(sizes, batches=(1,), models=tuple(SECONDS), **fields):
+        return [
+            row
+            for batch in batches
+            for size in sizes
+            for row in rows_of(
+                make_case(size=size, batch=batch, depth=50, **fields),
+                {name: SECONDS[name] * batch * (size / 256) ** 2 * np.arange(1.0, 7) for name in models},
+                {"stock": 100, "eager": 104},
+                first=3.5,
+            )
+        ]
+
+    return make
+
+
+def result(rows, **changes):
     machine = {"device": "a CPU", "threads": 2, "torch": "2.11"}
-    return Benchmark(machine, [stock, eager], ["fused in a case: no reason"], interrupted=True)
+    return {"machine": machine, "rows": rows, "skipped": [], "interrupted": False} | changes
 
 
-def test_a_table_has_the_results(benchmark) -> None:
-    text = benchmark_table(benchmark)
+def test_a_table_has_the_results(rows) -> None:
+    changes = {"skipped": ["fused in a case: no reason"], "interrupted": True}
+    text = benchmark_table(result(rows([512], models=("stock", "eager")), **changes))
     lines = text.splitlines()
     assert lines[0] == "a CPU, 2 CPU threads, PyTorch 2.11"
-    assert "R50, backbone+fpn, inference, float32, 512 px, batch 1: 21 rounds" in lines
+    assert "R50, backbone+fpn, inference, float32, 512 px, batch 1: 6 rounds" in lines
     assert next(line for line in lines if line.startswith("eager")).split() == [
-        *("eager", "1.041", "1.020", "to", "1.060", "1.041", "2", "%")
+        *("eager", "1.050", "1.050", "to", "1.050", "1.050", "1.050", "to", "1.050", "71", "%", "1.04")
     ]
     assert "fused in a case: no reason" in text
     assert text.endswith("Interrupted: these are the results so far.")
     assert max(map(len, lines)) <= 120
 
 
-def test_milliseconds_are_shown_on_a_gpu_only(benchmark) -> None:
-    assert " ms" not in benchmark_table(benchmark)
-    case = benchmark.rows[0].case
-    object.__setattr__(case, "device", "cuda")  # without the check that a GPU exists
-    benchmark.rows = [replace(row, median_ms=12.345) for row in benchmark.rows]
-    assert "12.35" in benchmark_table(benchmark) or "12.34" in benchmark_table(benchmark)
+def test_milliseconds_are_shown_on_a_gpu_only(rows) -> None:
+    assert " ms" not in benchmark_table(result(rows([512])))
+    assert "3675.00" in benchmark_table(result(rows([256], device="cuda")))
 
 
-def test_json_has_the_rows(benchmark) -> None:
-    content = json.loads(json.dumps(benchmark_json(benchmark, "a command"), allow_nan=False))
-    assert content["rows"][1] == {
+def test_rows_can_be_written_as_json(rows) -> None:
+    row = json.loads(json.dumps(rows([512])[1], allow_nan=False))
+    assert {key: row[key] for key in ("arm", "part", "mode", "device", "dtype", "size", "batch", "depth")} == {
         "arm": "eager",
         "part": "backbone+fpn",
         "mode": "inference",
@@ -62,18 +66,48 @@ def test_json_has_the_rows(benchmark) -> None:
         "size": 512,
         "batch": 1,
         "depth": 50,
-        "rounds": 21,
-        "ratio": 1.0412,
-        "low": 1.02,
-        "high": 1.06,
-        "over_plain": 1.0412,
-        "over_plain_low": None,
-        "over_plain_high": None,
-        "spread": 0.02,
-        "cost": 1.0,
-        "memory_ratio": None,
-        "median_ms": None,
     }
-    assert content["command"] == "a command"
-    assert content["machine"]["device"] == "a CPU"
-    assert content["interrupted"] is True
+    # Quartiles of 1 to 6 are 2.25, 3.5 and 4.75.
+    assert row["spread"] == pytest.approx(2.5 / 3.5)
+    assert (row["cost"], row["memory_ratio"]) == (pytest.approx(4 * 1.05), 1.04)
+
+
+def test_every_model_has_its_own_style() -> None:
+    assert len(set(STYLES.values())) == len(STYLES)
+
+
+def test_one_size_is_plotted_as_ratios(rows) -> None:
+    shown = [{**row, "low": 0.9 * row["ratio"], "high": 1.1 * row["ratio"]} for row in rows([256])]
+    axes = _forests({"one": shown}).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == list(SECONDS)
+    points = [line.get_xdata()[0] for line in axes.lines if len(line.get_xdata()) == 1]
+    assert points == pytest.approx(list(SECONDS.values()))
+    reach = [list(line.get_xdata()) for line in axes.lines[1:] if len(line.get_xdata()) == 2]
+    assert reach == [pytest.approx([0.9 * ratio, 1.1 * ratio]) for ratio in SECONDS.values()]
+
+
+@pytest.mark.parametrize(("over", "values", "growth"), [("size", [256, 512, 1024], 4), ("batch", [1, 2, 4], 2)])
+def test_a_sweep_is_plotted_over_sizes_or_batches(rows, over, values, growth) -> None:
+    measured = rows(values) if over == "size" else rows([256], values)
+    without_fused = [row for row in measured if row["arm"] != "fused"]
+    figure = _sweep({"train": without_fused, "inference": measured}, over)
+    _, upper, _, lower = figure.axes
+    for axes, factor in ((upper, 1), (lower, growth)):
+        assert [list(line.get_xdata()) for line in axes.lines] == [values] * 4
+        assert [list(line.get_ydata()) for line in axes.lines] == [
+            [pytest.approx(value * factor**step) for step in range(3)] for value in SECONDS.values()
+        ]
+    # The legend has the models of all columns.
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == set(SECONDS)
+
+
+def test_the_files(rows, tmp_path) -> None:
+    """A sweep has a column for each batch."""
+    columns = {"one": rows([256]), "size": rows([256, 512]), "sizes": rows([256, 512], [1, 2])}
+    paths: dict[str, Path] = {name: draw_benchmark(shown, tmp_path / f"{name}.png") for name, shown in columns.items()}
+    widths = {name: Image.open(path).size[0] for name, path in paths.items()}
+    assert widths["sizes"] > 1.4 * widths["size"]
+
+
+def test_ratios_have_no_interval_with_few_rounds() -> None:
+    assert paired_ratio(np.ones(5), np.ones(5)).cells() == ["1.000", ""]
