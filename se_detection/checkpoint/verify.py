@@ -54,7 +54,7 @@ def _timm_network(converted: Converted) -> nn.Module:
     """timm's network with the original weights, without its classifier."""
     import timm
 
-    source, name = converted.assumptions.source, _timm_name(converted.assumptions)
+    source, name = converted.assumptions.source, timm_name(converted.assumptions)
     if source in ("mmpretrain", "moskomule") or not timm.is_model(name):
         raise UserError("weights.not_verifiable", f"verification needs timm's network, and timm has no {source} {name}")
     network: nn.Module = timm.create_model(name, num_classes=0)
@@ -63,7 +63,7 @@ def _timm_network(converted: Converted) -> nn.Module:
     return network
 
 
-def _timm_name(assumptions: WeightsAssumptions) -> str:
+def timm_name(assumptions: WeightsAssumptions) -> str:
     """timm's name of a network; timm's layers have the same names as torchvision's and Cadene's."""
     if assumptions.depth == 154:
         return "legacy_senet154"
