@@ -33,7 +33,10 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
         UserError: a file is missing, invalid or not supported by this detector, or an override contradicts it.
     """
     if args.skip_bad_images and args.eval_only:
-        raise UserError("--skip-bad-images: it is for training only; omit it, AP on fewer images is not comparable")
+        raise UserError(
+            "run.contradicting_flags",
+            "--skip-bad-images: it is for training only; omit it, AP on fewer images is not comparable",
+        )
     args.bad_images = [] if args.skip_bad_images else None
     needed = ["val"] if args.eval_only else list(SPLITS)
     given = [split for split in SPLITS if args.__dict__[f"{split}_json"] or args.__dict__[f"{split}_images"]]
@@ -43,11 +46,12 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
     for split in needed:
         if split not in given:
             purpose = "an evaluation needs them" if args.eval_only else "a training needs both train and val"
-            raise UserError(f"--{split}-json and --{split}-images are missing; {purpose}")
+            raise UserError("data.no_sets", f"--{split}-json and --{split}-images are missing; {purpose}")
     if cfg.MODEL.META_ARCHITECTURE in NEEDS_STUFF:
         raise UserError(
+            "data.no_stuff",
             f"--{given[0]}-json: a {cfg.MODEL.META_ARCHITECTURE} also learns from stuff, which COCO instances lack; "
-            "register your data with detectron2's register_coco_panoptic_separated, and name it by DATASETS"
+            "register your data with detectron2's register_coco_panoptic_separated, and name it by DATASETS",
         )
     keypoints: dict[str, list[str]] = {}
     # Only the categories are kept: the content of COCO's files takes gigabytes.
@@ -88,7 +92,10 @@ def _use_masks(cfg: CfgNode, args: Namespace, json_file: str, content: Content, 
     check_masks(json_file, content, evaluated=evaluated)
     if cfg.INPUT.MASK_FORMAT == "polygon" and not evaluated and has_run_length_codes(content):
         if "INPUT.MASK_FORMAT" in args.opts:
-            raise UserError(f"INPUT.MASK_FORMAT: polygon contradicts {json_file}, which has run-length codes; omit it")
+            raise UserError(
+                "config.contradicts_data",
+                f"INPUT.MASK_FORMAT: polygon contradicts {json_file}, which has run-length codes; omit it",
+            )
         cfg.INPUT.MASK_FORMAT = "bitmask"
 
 
@@ -97,12 +104,16 @@ def _use_keypoints(cfg: CfgNode, args: Namespace, keypoints: dict[str, list[str]
     (json_file, names), *others = keypoints.items()
     for other, other_names in others:
         if other_names != names:
-            raise UserError(f"{other} has other 'keypoints' than {json_file}, or in another order; make them the same")
+            raise UserError(
+                "data.other_keypoints",
+                f"{other} has other 'keypoints' than {json_file}, or in another order; make them the same",
+            )
     unpaired = next((name for name in names if other_side(name) not in names), None)
     if unpaired and cfg.INPUT.RANDOM_FLIP == "horizontal" and not args.eval_only:
         raise UserError(
+            "data.unpaired_keypoint",
             f"{json_file}: keypoint {unpaired!r} has no counterpart {other_side(unpaired)!r} to swap with in flipped "
-            "images; add it, or set INPUT.RANDOM_FLIP to none"
+            "images; add it, or set INPUT.RANDOM_FLIP to none",
         )
     key = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
     _set_number(cfg, args, key, len(names), f"{json_file}, which has {len(names)} keypoints")
@@ -112,7 +123,7 @@ def _set_number(cfg: CfgNode, args: Namespace, key: str, number: int, source: st
     """Sets a number that the data determines."""
     given = reduce(getattr, key.split("."), cfg)
     if key in args.opts and given != number:
-        raise UserError(f"{key}: {given} contradicts {source}; omit it")
+        raise UserError("config.contradicts_data", f"{key}: {given} contradicts {source}; omit it")
     cfg.merge_from_list([key, number])
 
 
@@ -120,8 +131,9 @@ def _named_files(args: Namespace, split: str) -> Iterator[tuple[str, str, str]]:
     json_files, image_roots = args.__dict__[f"{split}_json"], args.__dict__[f"{split}_images"]
     if len(json_files) != len(image_roots):
         raise UserError(
+            "data.json_without_images",
             f"--{split}-json was given {len(json_files)} times and --{split}-images {len(image_roots)} times; "
-            "give one folder for each file"
+            "give one folder for each file",
         )
     for number, (json_file, image_root) in enumerate(zip(json_files, image_roots, strict=True)):
         stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(json_file).stem)

@@ -1,52 +1,41 @@
+import gc
 import json
-import subprocess
-import sys
+import logging
+import signal
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine.hooks import CallbackHook
+from torch import Tensor
 
-from se_detection import model_zoo
 from se_detection.data.toy import make_toy_dataset
+from se_detection.engine import tensorboard
+from se_detection.engine.checks import load_config
+from se_detection.engine.signals import Interrupted
+from se_detection.engine.trainer import Trainer
+from se_detection.runs import record
+from se_detection_cli import train_command
+from se_detection_cli.main import command_parser
 
-REPOSITORY = Path(__file__).parents[2]
-
+CONFIG = "Toy/faster_rcnn_SE_R_18_FPN"
 # A detector that trains a step in half a second; with GN, which needs no statistics.
 SMALL = [
     *("MODEL.RESNETS.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
     *("SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "4", "SOLVER.WARMUP_ITERS", "0"),
 ]
-
-
-class Tool:
-    """Runs a script as a user would, in its own folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, script: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, script, *map(str, arguments)],
-            cwd=self.folder,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(self.folder), "OMP_NUM_THREADS": "1", **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-
-@pytest.fixture
-def run_tool(tmp_path) -> Tool:
-    return Tool(tmp_path)
-
-
-@pytest.fixture
-def train_net() -> Path:
-    return REPOSITORY / "tools" / "train_net.py"
-
-
-@pytest.fixture
-def se_config() -> str:
-    return model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
+# A narrow detector that trains a step in a tenth of a second, and keeps detections of any score.
+TINY = [
+    *(*SMALL, "MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.NORM", "BN", "MODEL.RESNETS.RES2_OUT_CHANNELS", "32"),
+    *("MODEL.RESNETS.WIDTH_PER_GROUP", "8", "MODEL.RESNETS.STEM_OUT_CHANNELS", "16", "MODEL.SE.REDUCTION", "4"),
+    *("INPUT.MIN_SIZE_TRAIN", "(48,64)", "INPUT.MIN_SIZE_TEST", "64", "DATALOADER.NUM_WORKERS", "0"),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "50", "MODEL.RPN.POST_NMS_TOPK_TEST", "20", "SEED", "3"),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "SOLVER.MAX_ITER", "4", "SOLVER.IMS_PER_BATCH", "2"),
+    *("SOLVER.CLIP_GRADIENTS.ENABLED", "False", "SOLVER.BASE_LR", "0.01"),
+]
 
 
 @pytest.fixture(scope="session")
@@ -59,12 +48,77 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def fresh_catalogs(monkeypatch) -> None:
+    """detectron2's catalogs without the data sets of the command line, so that others may have their names."""
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        kept = {name: entry for name, entry in catalog.data.items() if not name.startswith(("train_", "val_"))}
+        monkeypatch.setattr(catalog, "data", kept)
+
+
+@pytest.fixture
 def tiny_flags(tiny) -> list[str]:
-    return [
-        *("--train-json", str(tiny / "annotations" / "train.json"), "--train-images", str(tiny / "train")),
-        *("--val-json", str(tiny / "annotations" / "val.json"), "--val-images", str(tiny / "val")),
-    ]
+    return data_flags(tiny)
+
+
+def data_flags(folder: Path) -> list[str]:
+    flags = []
+    for split in ("train", "val"):
+        flags += [f"--{split}-json", f"{folder / 'annotations' / split}.json", f"--{split}-images", str(folder / split)]
+    return flags
+
+
+def train_arguments(folder: Path, run: Path, *words: object, flags: tuple[str, ...] = ()) -> Namespace:
+    """The parsed command line of a run of the tiny detector."""
+    given = [*flags, "--config-file", CONFIG, *data_flags(folder), *TINY, *words, "OUTPUT_DIR", run]
+    return command_parser(train_command).parse_args(list(map(str, given)))
+
+
+@pytest.fixture(scope="module")
+def build(tiny, module_path) -> Iterator[Callable[..., Trainer]]:
+    """A function that makes a tiny trainer of four steps, in the folder `name` below `module_path`."""
+
+    def make(name: str, *words: object, resume: bool = False, kind: type[Trainer] = Trainer, data: Path = tiny):
+        args = train_arguments(data, module_path / name, *words, flags=("--resume",) if resume else ())
+        torch.manual_seed(0)
+        trainer = kind(load_config(args), bad_images=args.bad_images)
+        trainer.resume_or_load(resume)
+        return trainer
+
+    logging.getLogger("se_detection").setLevel(logging.INFO)
+    with pytest.MonkeyPatch.context() as patch:
+        # They would take longer than the training.
+        patch.setattr(tensorboard, "LONGEST", 64)
+        patch.setattr(record, "backbone_gflops", lambda *_: 1.0)
+        yield make
+    # Trainers with hooks of the tests are in reference cycles, and large.
+    gc.collect()
+
+
+def stop_after(trainer: Trainer, iteration: int, number: int = signal.SIGTERM) -> None:
+    """Trains until a signal arrives in an iteration."""
+
+    def stop(it: Trainer) -> None:
+        if it.iter == iteration:
+            it.stop.received = number
+
+    trainer.register_hooks([CallbackHook(before_step=stop)])
+    with pytest.raises(Interrupted) as caught:
+        trainer.train()
+    assert caught.value.code == 128 + number
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    """A copy of the weights that are saved."""
+    return {key: tensor.clone() for key, tensor in trainer.checkpointer.weights.state_dict().items()}
+
+
+def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def read_metrics(run: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (run / "metrics.json").read_text().splitlines()]
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "log.txt"}

@@ -1,92 +1,97 @@
 """Trainers that are stopped and resumed in this process, with several detectors and options."""
 
-import gc
+import errno
+import json
+import shutil
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.engine.hooks import CallbackHook
-from torch import Tensor
 
-from se_detection import model_zoo
-from se_detection.engine.checks import load_config
-from se_detection.engine.signals import Interrupted
+from se_detection.checkpoint import checkpointer
+from se_detection.engine import resume, signals
+from se_detection.engine.resume import scale_to_original
+from se_detection.engine.signals import Interrupted, RankMaximum, StopRequest
 from se_detection.engine.trainer import Trainer
-from se_detection.errors import UserError
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
+from se_detection.runs.checkpoints import numbered_checkpoints
 
-from .conftest import SMALL, read_metrics
+from ..helpers import raises
+from .conftest import files, read_metrics, same, stop_after, weights
 
 RETINANET = [
     *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.BACKBONE.NAME", "build_retinanet_se_resnet_fpn_backbone"),
     *("MODEL.RESNETS.OUT_FEATURES", "['res3', 'res4', 'res5']", "MODEL.FPN.IN_FEATURES", "['res3', 'res4', 'res5']"),
     *("MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64], [128], [256], [512]]", "SOLVER.BASE_LR", "0.001"),
+    *("MODEL.RETINANET.NUM_CONVS", "1"),
 ]
-PRECISE_BN = ["MODEL.RESNETS.NORM", "BN", "TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2"]
-KEEP_ALL = ["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+PRECISE_BN = ["TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2", "TEST.EVAL_PERIOD", "3"]
+AVERAGED = [
+    *("SOLVER.EMA_DECAY", "0.9", "DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
+    *("SOLVER.BACKBONE_FREEZE_ITERS", "2", "SOLVER.BACKBONE_MULTIPLIER", "0.1", "TEST.EVAL_PERIOD", "2"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(build) -> Path:
+    """A run of four steps that keeps two checkpoints, the best weights and a moving average."""
+    options = ["SOLVER.CHECKPOINT_PERIOD", 1, "SOLVER.CHECKPOINTS_TO_KEEP", 2, "TEST.EVAL_PERIOD", 1]
+    trainer = build("finished", *options, "SOLVER.EMA_DECAY", 0.5)
+    trainer.train()
+    return Path(trainer.cfg.OUTPUT_DIR)
 
 
 @pytest.fixture
-def build(tiny_flags, tmp_path):
-    """A function that makes a trainer of the tiny data, for four steps."""
-
-    def make(*overrides: str, name: str = "run", resume: bool = False) -> Trainer:
-        config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
-        options = [*SMALL, "SEED", "3", "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "100", *overrides]
-        flags = [*(["--resume"] if resume else []), "--config-file", config, *tiny_flags, *options]
-        args = command_parser(train_command).parse_args([*flags, "OUTPUT_DIR", str(tmp_path / name)])
-        torch.manual_seed(0)
-        trainer = Trainer(load_config(args))
-        trainer.resume_or_load(resume)
-        return trainer
-
-    yield make
-    # Trainers with hooks of the tests are in reference cycles, and large.
-    gc.collect()
-
-
-def stop_after(trainer: Trainer, iteration: int) -> None:
-    def stop(it) -> None:
-        if it.iter == iteration:
-            trainer.stop.received = signal.SIGTERM
-
-    trainer.register_hooks([CallbackHook(before_step=stop)])
-    with pytest.raises(Interrupted) as caught:
-        trainer.train()
-    assert caught.value.code == 143
-
-
-def weights(trainer: Trainer) -> dict[str, Tensor]:
-    return {key: tensor.clone() for key, tensor in trainer.checkpointer.weights.state_dict().items()}
+def copied(finished, module_path) -> Path:
+    """A copy of the finished run, which a test may change."""
+    shutil.copytree(finished, module_path / "copied")
+    yield module_path / "copied"
+    shutil.rmtree(module_path / "copied")
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "stop_at"),
     [
-        RETINANET,
-        [*PRECISE_BN, "TEST.EVAL_PERIOD", "3"],
-        ["MODEL.RESNETS.NORM", "BN", "SOLVER.EMA_DECAY", "0.9"],
-        ["SOLVER.CLIP_GRADIENTS.ENABLED", "True", "DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"],
+        (AVERAGED, 0),
+        pytest.param(AVERAGED, 2, marks=pytest.mark.slow),
+        pytest.param(RETINANET, 1, marks=pytest.mark.slow),
+        pytest.param(PRECISE_BN, 1, marks=pytest.mark.slow),
     ],
-    ids=["RetinaNet", "PreciseBN", "EMA", "RepeatFactor"],
+    ids=["frozen", "averaged", "RetinaNet", "PreciseBN"],
 )
-def test_a_stopped_trainer_resumes_exactly(build, options) -> None:
-    whole = build(*options, name="whole")
+def test_a_stopped_trainer_resumes_exactly(build, options, stop_at, request) -> None:
+    name = request.node.callspec.id
+    whole = build(f"{name}_whole", *options)
     whole.train()
-    stop_after(build(*options), 1)
-    rest = build(*options, resume=True)
-    assert rest.start_iter == 2
+    stop_after(build(name, *options), stop_at)
+    rest = build(name, *options, resume=True)
+    assert rest.start_iter == stop_at + 1
     rest.train()
-    # Two RetinaNets that were not stopped differ by as much as 2e-9.
-    torch.testing.assert_close(weights(rest), weights(whole), rtol=0, atol=1e-7)
-    normalizers = [getattr(trainer.checkpointer.model, "loss_normalizer", None) for trainer in (rest, whole)]
-    assert normalizers[0] == normalizers[1]
+    # Two RetinaNets that were not stopped differ by as much as 2e-7.
+    torch.testing.assert_close(
+        weights(rest), weights(whole), rtol=1e-5 if options == RETINANET else 0, atol=1e-6 * (options == RETINANET)
+    )
+    states = [
+        torch.load(Path(trainer.cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)["trainer"]
+        for trainer in (rest, whole)
+    ]
+    assert states[0]["loss_normalizer"] == states[1]["loss_normalizer"]
+    assert (states[0]["loss_normalizer"] is None) == (options != RETINANET)
+    for key in ("skipped", "config", "iteration"):
+        assert states[0][key] == states[1][key]
+    evaluated = [
+        {line["iteration"]: line["bbox/AP"] for line in read_metrics(Path(trainer.cfg.OUTPUT_DIR)) if "bbox/AP" in line}
+        for trainer in (rest, whole)
+    ]
+    assert evaluated[0] == evaluated[1]
 
 
 def test_the_average_is_over_the_weights_after_each_step(build) -> None:
     decay, name = 0.5, "roi_heads.box_predictor.cls_score.weight"
-    trainer = build("SOLVER.EMA_DECAY", str(decay))
+    trainer = build("average", "SOLVER.EMA_DECAY", decay)
     model = trainer.checkpointer.model
     seen = [model.state_dict()[name].clone()]
     trainer.register_hooks([CallbackHook(after_step=lambda _: seen.append(model.state_dict()[name].clone()))])
@@ -103,84 +108,24 @@ def test_the_average_is_over_the_weights_after_each_step(build) -> None:
 
 def test_the_memory_format_does_not_change_the_training(build) -> None:
     # One step: rounding differs, and later sampled boxes depend on it.
-    step = ("SOLVER.MAX_ITER", "1")
-    plain, ordered = build(*step, name="plain"), build(*step, "SOLVER.CHANNELS_LAST", "True", name="ordered")
+    plain, ordered = (build(f"memory{order}", "SOLVER.CHANNELS_LAST", order) for order in (False, True))
     convolution = ordered.checkpointer.model.backbone.bottom_up.res2[0].conv1.weight
     assert convolution.is_contiguous(memory_format=torch.channels_last)
     for trainer in (plain, ordered):
-        trainer.train()
+        stop_after(trainer, 0)
     torch.testing.assert_close(weights(ordered), weights(plain), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("bf16", "precision"), [("False", torch.float16), ("True", torch.bfloat16)])
+@pytest.mark.parametrize(("bf16", "precision"), [(False, torch.float16), (True, torch.bfloat16)])
 def test_mixed_precision_is_as_configured(build, bf16, precision, monkeypatch) -> None:
-    """Checks only the choice: detectron2's mixed precision needs a GPU."""
+    """Checks the choice, and what a bad loss does to the scaler: detectron2's mixed precision needs a GPU."""
     monkeypatch.setattr(Trainer, "check_config", staticmethod(lambda cfg: None))
-    cfg = build("SOLVER.AMP.BF16", bf16).cfg.clone()
+    cfg = build("amp", "SOLVER.AMP.BF16", bf16).cfg.clone()
     cfg.defrost()
     cfg.SOLVER.AMP.ENABLED = True
-    assert Trainer(cfg)._trainer.precision is precision
-
-
-def test_evaluation_after_every_step_is_logged_once(build, tmp_path) -> None:
-    build("TEST.EVAL_PERIOD", "1", *KEEP_ALL).train()
-    logged = read_metrics(tmp_path / "run")
-    assert [line["iteration"] for line in logged if "bbox/AP" in line] == [0, 1, 2, 4]
-    assert len({line["iteration"] for line in logged}) == len(logged)
-
-
-def test_weights_that_are_not_finite_are_not_saved(build, tmp_path) -> None:
-    trainer = build("SOLVER.CHECKPOINT_PERIOD", "1")
-
-    def spoil(it) -> None:
-        if it.iter == 2:
-            next(trainer.checkpointer.model.parameters()).data.view(-1)[0] = float("nan")
-
-    # After the step, and before the hook that saves.
-    trainer._hooks.insert(0, CallbackHook(after_step=lambda _: spoil(trainer)))
-    with pytest.raises(UserError, match=r"^iteration 2: the weights are not finite, and were not saved"):
-        trainer.train()
-    assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0000001.pth"
-    assert not (tmp_path / "run" / "model_0000002.pth").exists()
-
-
-def test_going_back_to_an_earlier_checkpoint_keeps_the_later_ones(build, tmp_path) -> None:
-    options = ["SOLVER.CHECKPOINT_PERIOD", "1"]
-    build(*options).train()
-    folder = tmp_path / "run"
-    (folder / "last_checkpoint").write_text("model_0000000.pth")
-    stop_after(build(*options, "SOLVER.CHECKPOINTS_TO_KEEP", "1", resume=True), 1)
-    assert (folder / "last_checkpoint").read_text() == "model_0000001.pth"
-    left = sorted(path.name for path in folder.glob("model_*.pth"))
-    assert left == ["model_0000001.pth", "model_0000002.pth", "model_final.pth"]
-    for name in left:
-        (folder / name).unlink()
-    with pytest.raises(UserError, match=r"last_checkpoint names model_0000001\.pth, but no checkpoint exists"):
-        build(resume=True)
-
-
-def test_an_unknown_best_metric_is_reported_with_the_known_ones(build, caplog) -> None:
-    build("SOLVER.BEST_METRIC", "bbox/mAP", "TEST.EVAL_PERIOD", "2", *KEEP_ALL).train()
-    logged = [record.getMessage() for record in caplog.records if "BEST_METRIC" in record.getMessage()]
-    assert logged == [
-        "SOLVER.BEST_METRIC: bbox/mAP was not evaluated, so there is no model_best.pth; choose from bbox/AP"
-    ]
-
-
-def test_a_custom_loader_is_reported(build, caplog) -> None:
-    stop_after(build(), 1)
-    trainer = build(name="other")
-    trainer.loader = [[]]
-    trainer.load_state_dict(torch.load(build(resume=True).cfg.OUTPUT_DIR + "/model_0000001.pth")["trainer"])
-    assert "The order of images starts again: build_train_loader does not return a TrainLoader" in caplog.text
-
-
-def test_mixed_precision_skips_a_step_with_an_infinite_loss(build) -> None:
-    """Its scaler checks only the gradients, which may be finite when a loss is not."""
-    trainer = build()
-    trainer.cfg = trainer.cfg.clone()
-    trainer.cfg.defrost()
-    trainer.cfg.SOLVER.AMP.ENABLED = True
+    trainer = Trainer(cfg)
+    assert trainer._trainer.precision is precision
+    # The scaler checks only the gradients, which may be finite when a loss is not.
     before = weights(trainer)
     for may_step in (False, True):
         for parameter in trainer.checkpointer.model.parameters():
@@ -188,6 +133,169 @@ def test_mixed_precision_skips_a_step_with_an_infinite_loss(build) -> None:
         scaler = torch.amp.GradScaler("cpu")
         scaler.scale(torch.zeros(()))
         if not may_step:
-            trainer._drop_gradients()
+            trainer._trainer._drop_gradients()
         scaler.step(trainer.optimizer)
-        assert may_step != all(torch.equal(tensor, before[key]) for key, tensor in weights(trainer).items())
+        assert may_step != same(weights(trainer), before)
+
+
+def test_evaluation_after_every_step_is_logged_once_and_the_best_is_kept(finished) -> None:
+    logged = read_metrics(finished)
+    evaluated = {line["iteration"]: line["bbox/AP"] for line in logged if "bbox/AP" in line}
+    assert list(evaluated) == [0, 1, 2, 4]
+    assert len({line["iteration"] for line in logged}) == len(logged)
+    assert list(numbered_checkpoints(finished)) == [1, 2]
+    assert (finished / "last_checkpoint").read_text() == "model_final.pth"
+    best = torch.load(finished / "model_best.pth", weights_only=True)
+    # The first of equal ones.
+    assert best["iteration"] == max(evaluated, key=lambda iteration: (evaluated[iteration], -iteration))
+    assert best["bbox/AP"] == evaluated[best["iteration"]]
+    assert best.keys() == {"model", "assumptions", "iteration", "bbox/AP"}
+
+
+def test_a_finished_run_is_evaluated(copied, build, finished, caplog) -> None:
+    shutil.rmtree(copied / "inference")
+    record = json.loads((copied / "run.json").read_text())
+    build("copied", "SOLVER.EMA_DECAY", 0.5, resume=True).train()
+    assert "is finished (4 iterations): it is evaluated" in caplog.text
+    for name in ("results.json", "coco_instances_results.json"):
+        assert (copied / "inference" / name).read_bytes() == (finished / "inference" / name).read_bytes()
+    resumed = json.loads((copied / "run.json").read_text())
+    assert [entry["iteration"] for entry in resumed.pop("resumed")] == [4]
+    assert resumed == record
+
+
+def test_a_broken_checkpoint_is_set_aside(copied, build, caplog) -> None:
+    newest = copied / "model_final.pth"
+    broken = newest.read_bytes()[:-5000]
+    newest.write_bytes(broken)
+    trainer = build("copied", "SOLVER.EMA_DECAY", 0.5, resume=True)
+    assert trainer.start_iter == 3
+    assert (copied / "model_final.pth.corrupt").read_bytes() == broken
+    assert "model_final.pth is truncated or corrupt and was set aside as model_final.pth.corrupt" in caplog.text
+
+
+def test_values_that_a_checkpoint_would_override_are_refused(copied, build, tiny, tmp_path, request) -> None:
+    before = files(copied)
+    with raises("train.fixed_value", "SOLVER.BASE_LR was 0.01", "0.5 now"):
+        build("copied", "SOLVER.EMA_DECAY", 0.5, "SOLVER.BASE_LR", 0.5, resume=True)
+    with raises("run.other_config", "depth 50", "101"):
+        build("copied", "SOLVER.EMA_DECAY", 0.5, "MODEL.RESNETS.DEPTH", 101, resume=True)
+    request.getfixturevalue("fresh_catalogs")
+    # Other images need another run.
+    shutil.copytree(tiny, tmp_path / "data")
+    path = tmp_path / "data" / "annotations" / "train.json"
+    data = json.loads(path.read_text())
+    gone = data["images"].pop()["id"]
+    data["annotations"] = [item for item in data["annotations"] if item["image_id"] != gone]
+    path.write_text(json.dumps(data))
+    with raises("train.changed_data", "train_train"):
+        build("copied", "SOLVER.EMA_DECAY", 0.5, resume=True, data=tmp_path / "data")
+    assert files(copied) == before
+
+
+def test_a_full_disk_loses_no_checkpoint(copied, build, monkeypatch) -> None:
+    def full(path: Path, write: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    (copied / "model_final.pth").unlink()
+    (copied / "last_checkpoint").write_text("model_0000002.pth")
+    trainer = build("copied", "SOLVER.EMA_DECAY", 0.5, resume=True)
+    before = (copied / "model_0000002.pth").read_bytes()
+    monkeypatch.setattr(checkpointer, "write_whole", full)
+    with raises("train.unsaved_checkpoint", "model_0000002.pth is kept", "free some space"):
+        trainer.train()
+    assert (copied / "last_checkpoint").read_text() == "model_0000002.pth"
+    assert (copied / "model_0000002.pth").read_bytes() == before
+
+
+def test_weights_that_are_not_finite_are_not_saved(build, module_path) -> None:
+    trainer = build("infinite", "SOLVER.CHECKPOINT_PERIOD", 1)
+
+    def spoil(it: Trainer) -> None:
+        if it.iter == 2:
+            next(it.checkpointer.model.parameters()).data.view(-1)[0] = float("nan")
+
+    # After the step, and before the hook that saves.
+    trainer.register_hooks([CallbackHook(after_step=spoil)])
+    trainer._hooks.insert(0, trainer._hooks.pop())
+    with raises("train.non_finite_weights", "iteration 2"):
+        trainer.train()
+    assert (module_path / "infinite" / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert not (module_path / "infinite" / "model_0000002.pth").exists()
+
+
+def test_resuming_an_earlier_checkpoint_keeps_the_later_ones(copied, build) -> None:
+    (copied / "last_checkpoint").write_text("model_0000001.pth")
+    options = ["SOLVER.EMA_DECAY", 0.5, "SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINTS_TO_KEEP", 1]
+    stop_after(build("copied", *options, resume=True), 2)
+    left = sorted(path.name for path in copied.glob("model_[0-9f]*.pth"))
+    assert left == ["model_0000002.pth", "model_final.pth"]
+    for name in left:
+        (copied / name).unlink()
+    with pytest.raises(Exception, match=r"last_checkpoint names model_0000002\.pth, but no checkpoint exists"):
+        build("copied", *options, resume=True)
+
+
+def test_an_unknown_best_metric_is_reported_with_the_known_ones(build, caplog) -> None:
+    build("metric", "SOLVER.BEST_METRIC", "bbox/mAP", "TEST.EVAL_PERIOD", 2).train()
+    logged = [record.getMessage() for record in caplog.records if "BEST_METRIC" in record.getMessage()]
+    assert len(logged) == 1
+    assert "bbox/mAP was not evaluated" in logged[0]
+    assert logged[0].endswith("choose from bbox/AP")
+
+
+def test_a_signal_during_the_evaluation(build, module_path, caplog) -> None:
+    """After a step without a periodic checkpoint: it is saved, and evaluated when the run resumes."""
+    options = ["TEST.EVAL_PERIOD", 2, "SOLVER.MAX_ITER", 3]
+
+    class Signalled(Trainer):
+        def _evaluate(self):
+            self.stop.received = signal.SIGINT
+            return super()._evaluate()
+
+    with pytest.raises(Interrupted) as caught:
+        build("evaluated", *options, kind=Signalled).train()
+    assert caught.value.code == 128 + signal.SIGINT
+    assert "SIGINT: stopped after iteration 1, which was saved" in caplog.text
+    assert (module_path / "evaluated" / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert not (module_path / "evaluated" / "inference" / "results.json").exists()
+    build("evaluated", *options, resume=True).train()
+    assert [line["iteration"] for line in read_metrics(module_path / "evaluated") if "bbox/AP" in line] == [1, 3]
+
+
+def test_signals_within_two_seconds_are_one_request(monkeypatch) -> None:
+    now, sent = [100.0], []
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(signals.signal, "signal", lambda *handler: sent.append(handler))
+    monkeypatch.setattr(signals.os, "kill", lambda pid, number: sent.append(number))
+    request = StopRequest(RankMaximum())
+    request.raise_if_any()
+    request._receive(signal.SIGTERM, None)
+    now[0] += 1.9
+    request._receive(signal.SIGINT, None)
+    assert (request.received, sent) == (signal.SIGTERM, [])
+    now[0] += 0.2
+    request._receive(signal.SIGINT, None)
+    assert sent == [(signal.SIGINT, signal.SIG_DFL), signal.SIGINT]
+
+
+def test_a_custom_loader_is_reported(finished, build, caplog) -> None:
+    trainer = build("custom", "SOLVER.EMA_DECAY", 0.5)
+    trainer.loader = [[]]
+    trainer.load_state_dict(torch.load(finished / "model_final.pth", weights_only=True)["trainer"])
+    assert "The order of images starts again" in caplog.text
+    assert (trainer.iter, trainer.seed) == (3, 3)
+
+
+def test_a_resumed_run_is_scaled_to_the_processes_that_it_began_with(monkeypatch) -> None:
+    """As configured for two processes: one has half of the batch and half of the rate, and twice the iterations."""
+    cfg = get_cfg()
+    cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.BASE_LR, cfg.SOLVER.MAX_ITER = 2, 8, 0.02, 10
+    monkeypatch.setattr(resume, "read_record", lambda folder: {"processes": 1})
+    scaled = scale_to_original(cfg).SOLVER
+    assert (scaled.IMS_PER_BATCH, scaled.BASE_LR, scaled.MAX_ITER) == (4, 0.01, 20)
+    assert scaled.REFERENCE_WORLD_SIZE == 0
+    assert cfg.SOLVER.REFERENCE_WORLD_SIZE == 2
+    monkeypatch.setattr(resume, "comm", SimpleNamespace(get_world_size=lambda: 2, is_main_process=lambda: False))
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = 0
+    assert scale_to_original(cfg) is cfg
