@@ -2,7 +2,6 @@
 
 import contextlib
 import filecmp
-import io
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,21 @@ from pycocotools.coco import COCO
 from ..errors import UserError
 from ..files import read_json
 from .coco_format import (
-    CATEGORY,
     EVALUATED_ANNOTATION,
     ID,
-    KINDS,
     Entry,
-    check_entries,
-    check_references,
-    is_box,
-    is_integer,
+    Rule,
+    check_content,
+    check_lists,
     is_number,
+    problems,
+    read_coco,
+    usable,
 )
 
 EVALUATED = ("image_id", "category_id", "bbox", "area", "iscrowd")
 RULES = {key: EVALUATED_ANNOTATION[key] for key in ("id", *EVALUATED)}
+DETECTION = {key: RULES[key] for key in ("image_id", "category_id", "bbox")} | {"score": Rule("a number", is_number)}
 
 
 def load_coco(dataset: Entry) -> COCO:
@@ -36,9 +36,9 @@ def load_coco(dataset: Entry) -> COCO:
     return coco
 
 
-def silenced() -> contextlib.redirect_stdout[io.StringIO]:
+def silenced() -> contextlib.redirect_stdout[None]:
     """A context that suppresses pycocotools' messages."""
-    return contextlib.redirect_stdout(io.StringIO())
+    return contextlib.redirect_stdout(None)
 
 
 def load_annotations(source: Entry | Path | str) -> COCO:
@@ -47,20 +47,12 @@ def load_annotations(source: Entry | Path | str) -> COCO:
     Raises:
         UserError: the file is missing, is not in COCO's instances format, or has an entry that can't be evaluated.
     """
-    content, name = (source, "annotations") if isinstance(source, dict) else (read_json(Path(source)), str(source))
-    if not isinstance(content, dict) or not all(isinstance(content.get(kind), list) for kind in KINDS):
-        raise UserError(f"{name}: not COCO annotations; give lists of images, annotations and categories")
-    if not content["images"]:
-        raise UserError(f"{name}: no images to evaluate on; add some")
+    content, name = (source, "annotations") if isinstance(source, dict) else (read_coco(source), str(source))
+    check_lists(name, content)
     # pycocotools silently drops annotations of unknown images, and all but one of the entries that share an id.
-    images = check_entries(name, "images", content["images"], {"id": ID})
-    check_entries(name, "annotations", content["annotations"], RULES)
-    check_references(name, content["annotations"], "image", images)
-    categories = check_entries(name, "categories", content["categories"], CATEGORY)
-    check_references(name, content["annotations"], "category", categories)
+    check_content(name, content, {"id": ID}, RULES)
     # pycocotools writes into the annotations.
-    annotations = [dict(annotation) for annotation in content["annotations"]]
-    return load_coco({**content, "annotations": annotations})
+    return load_coco({**content, "annotations": [dict(annotation) for annotation in content["annotations"]]})
 
 
 def load_results(source: list[Entry] | Path | str, coco: COCO, name: str) -> list[Entry]:
@@ -69,32 +61,25 @@ def load_results(source: list[Entry] | Path | str, coco: COCO, name: str) -> lis
     Raises:
         UserError: the file is missing, is not in COCO's results format, or names unknown images or categories.
     """
-    content = source if isinstance(source, list) else read_json(Path(source))
-    name = name if isinstance(source, list) else str(source)
+    content, name = (source, name) if isinstance(source, list) else (read_json(Path(source)), str(source))
     if not isinstance(content, list):
-        raise UserError(f"{name}: not COCO results; give a list of detections")
+        raise UserError("results.not_coco", f"{name}: not COCO results; give a list of detections")
     results = []
     for number, item in enumerate(content):
         where = f"{name}: detection {number}"
-        if not is_detection(item):
-            raise UserError(f"{where} needs image_id, category_id, bbox ([x, y, width, height]) and score")
+        for problem in problems(item, DETECTION):
+            raise UserError("results.bad_detection", f"{where} {problem.text}")
         for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
             if item[key] not in known:
-                raise UserError(
-                    f"{where} has {key} {item[key]!r}, which is not in the annotations; give the same data set's"
-                )
-        results.append({key: item[key] for key in ("image_id", "category_id", "bbox", "score")})
+                problem = f"has {key} {item[key]}, which is not in the annotations"
+                raise UserError("results.unknown_id", f"{where} {problem}; give the same data set's")
+        results.append({key: item[key] for key in DETECTION})
     return results
 
 
 def is_detection(item: Any) -> bool:
     """Whether a value is an entry of COCO's results format: a box with a score."""
-    return (
-        isinstance(item, dict)
-        and all(is_integer(item.get(key)) for key in ("image_id", "category_id"))
-        and is_box(item.get("bbox"))
-        and is_number(item.get("score"))
-    )
+    return usable(item, DETECTION, *DETECTION)
 
 
 def data_difference(first: Path, second: Path) -> str | None:

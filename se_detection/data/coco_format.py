@@ -3,18 +3,20 @@
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from reprlib import repr as short
 from typing import Any, NamedTuple
 
 from ..errors import UserError
-from ..files import parse_json
+from ..files import read_json
 
 Entry = dict[str, Any]
 Content = dict[str, Any]
 
 KINDS = ("images", "annotations", "categories")
+# The key by which an annotation names an entry of another list.
+REFERENCES = {"images": "image_id", "categories": "category_id"}
 # Pillow does not support larger images.
 MAX_SIDE = 2**31
 
@@ -25,6 +27,9 @@ class Rule(NamedTuple):
     what: str
     holds: Callable[[Any], bool]
     required: bool = True
+
+
+Rules = Mapping[str, Rule]
 
 
 class Problem(NamedTuple):
@@ -59,12 +64,26 @@ def is_name(value: Any) -> bool:
 
 def is_inside(file_name: Any) -> bool:
     """Whether a value is a relative path that stays inside its folder; symbolic links are not checked."""
-    return (
-        is_name(file_name)
-        and "\0" not in file_name
-        and not PurePath(file_name).is_absolute()
-        and ".." not in PurePath(file_name).parts
-    )
+    if not is_name(file_name) or "\0" in file_name:
+        return False
+    return not PurePath(file_name).is_absolute() and ".." not in PurePath(file_name).parts
+
+
+def _is_side(value: Any) -> bool:
+    return is_integer(value) and 0 < value < MAX_SIDE
+
+
+def _is_segmentation(value: Any) -> bool:
+    if isinstance(value, dict):
+        return _is_run_length_code(value.get("size"), value.get("counts"))
+    if not isinstance(value, list) or not all(map(_is_polygon, value)):
+        return value is None
+    # detectron2 drops an annotation, with its box, if none of its polygons has three points.
+    return not value or any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value)
+
+
+def _is_list_of_numbers(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(map(is_number, value)))
 
 
 def _is_polygon(value: Any) -> bool:
@@ -84,29 +103,12 @@ def _is_run_length_code(size: Any, counts: Any) -> bool:
     return whole and sum(counts) == math.prod(size)
 
 
-def _is_side(value: Any) -> bool:
-    return is_integer(value) and 0 < value < MAX_SIDE
-
-
-def _is_segmentation(value: Any) -> bool:
-    if isinstance(value, dict):
-        return _is_run_length_code(value.get("size"), value.get("counts"))
-    if not isinstance(value, list) or not all(map(_is_polygon, value)):
-        return value is None
-    # detectron2 drops an annotation, with its box, if none of its polygons has three points.
-    return not value or any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value)
-
-
 ID = Rule("a 64-bit integer", is_integer)
 PIXELS = Rule("a positive integer below 2^31", _is_side)
 CROWD = Rule("0 or 1", lambda value: is_integer(value) and value in (0, 1), required=False)
 CATEGORY = {"id": ID, "name": Rule("a name", is_name)}
-IMAGE = {
-    "id": ID,
-    "file_name": Rule("a relative path inside the image folder", is_inside),
-    "height": PIXELS,
-    "width": PIXELS,
-}
+FILE_NAME = Rule("a relative path inside the image folder", is_inside)
+IMAGE = {"id": ID, "file_name": FILE_NAME, "height": PIXELS, "width": PIXELS}
 ANNOTATION = {
     "id": ID,
     "image_id": ID,
@@ -115,11 +117,7 @@ ANNOTATION = {
     "iscrowd": CROWD,
     "ignore": Rule("0, as detectron2 does not support ignored boxes", lambda value: value == 0, required=False),
     "segmentation": Rule("polygons of at least three points, or a run-length code", _is_segmentation, required=False),
-    "keypoints": Rule(
-        "a list of numbers",
-        lambda value: value is None or (isinstance(value, list) and all(map(is_number, value))),
-        required=False,
-    ),
+    "keypoints": Rule("a list of numbers", _is_list_of_numbers, required=False),
 }
 EVALUATED_ANNOTATION = ANNOTATION | {
     # pycocotools counts a detection that matches annotation 0 as unmatched, so AP is too low.
@@ -135,21 +133,19 @@ def read_coco(json_file: str | Path, lists: Sequence[str] = KINDS) -> Content:
     Raises:
         UserError: the file can't be read, is not JSON, or lacks a list.
     """
-    try:
-        content = parse_json(Path(json_file).read_bytes())
-    except OSError as error:
-        raise UserError(f"{json_file}: cannot be read ({error.strerror}); give a readable annotation file") from error
-    except ValueError as error:
-        raise UserError(f"{json_file}: not JSON in UTF-8 ({error}); write the file again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{json_file}: not a COCO file (the top level is not an object); give COCO's instances format")
-    for kind in lists:
-        if not isinstance(content.get(kind), list):
-            raise UserError(f"{json_file}: not a COCO file (no list {kind!r}); give COCO's instances format")
+    content: Content = read_json(Path(json_file))
+    check_lists(json_file, content, lists)
     return content
 
 
-def problems(entry: Any, rules: dict[str, Rule]) -> Iterator[Problem]:
+def check_lists(json_file: str | Path, content: Any, lists: Sequence[str] = KINDS) -> None:
+    """Raises a :class:`UserError` if a value is not an object with COCO's lists; entries are not checked."""
+    missing = [kind for kind in lists if not isinstance(content, dict) or not isinstance(content.get(kind), list)]
+    if missing:
+        raise UserError("data.not_coco", f"{json_file}: no list {missing[0]!r}; give annotations in COCO's format")
+
+
+def problems(entry: Any, rules: Rules) -> Iterator[Problem]:
     """All problems of an entry."""
     if not isinstance(entry, dict):
         yield Problem(None, False, f"is {short(entry)}, not an object; correct it")
@@ -162,7 +158,7 @@ def problems(entry: Any, rules: dict[str, Rule]) -> Iterator[Problem]:
             yield Problem(key, False, f"has {key!r} {short(entry[key])}, which must be {rule.what}; correct it")
 
 
-def usable(entry: Any, rules: dict[str, Rule], *keys: str) -> bool:
+def usable(entry: Any, rules: Rules, *keys: str) -> bool:
     """Whether an entry has the given keys, with values that follow the rules."""
     return isinstance(entry, dict) and all(key in entry and rules[key].holds(entry[key]) for key in keys)
 
@@ -173,7 +169,28 @@ def entry_name(kind: str, index: int, entry: Any) -> str:
     return f"{name} (id {short(entry['id'])})" if isinstance(entry, dict) and "id" in entry else name
 
 
-def check_entries(json_file: str | Path, kind: str, entries: list[Any], rules: dict[str, Rule]) -> set[int]:
+def check_content(json_file: str | Path, content: Content, image: Rules, annotation: Rules) -> None:
+    """Checks all entries of an annotation file, and that each annotation's image and category exist.
+
+    Args:
+        json_file: the file, for the message.
+        content: its content, with COCO's three lists.
+        image, annotation: the rules for the entries; those of annotations include `image_id` and `category_id`.
+
+    Raises:
+        UserError: an entry is not valid, two entries of a list share an id, an annotation names an unknown image or
+            category, or there are no images or no categories.
+    """
+    rules = (image, annotation, CATEGORY)
+    ids = {kind: check_entries(json_file, kind, content[kind], each) for kind, each in zip(KINDS, rules, strict=True)}
+    for kind, key in REFERENCES.items():
+        for entry in content["annotations"]:
+            if entry[key] not in ids[kind]:
+                where = f"{json_file}: annotation {entry['id']} has {key} {entry[key]}"
+                raise UserError("data.unknown_id", f"{where}, which is not in {kind!r}; correct or remove it")
+
+
+def check_entries(json_file: str | Path, kind: str, entries: list[Any], rules: Rules) -> set[int]:
     """Checks the entries of one of the three lists and returns their ids.
 
     Raises:
@@ -181,30 +198,15 @@ def check_entries(json_file: str | Path, kind: str, entries: list[Any], rules: d
     """
     ids: set[int] = set()
     for index, entry in enumerate(entries):
-        problem = next((problem.text for problem in problems(entry, rules)), None)
-        if problem is None and entry["id"] in ids:
-            problem = "has the id of an earlier entry; make ids unique"
-        if problem is not None:
-            raise UserError(f"{json_file}: {entry_name(kind, index, entry)} {problem}")
+        where = f"{json_file}: {entry_name(kind, index, entry)}"
+        for problem in problems(entry, rules):
+            raise UserError("data.bad_entry", f"{where} {problem.text}")
+        if entry["id"] in ids:
+            raise UserError("data.repeated_id", f"{where} has the id of an earlier entry; make ids unique")
         ids.add(entry["id"])
     if not ids and kind != "annotations":
-        raise UserError(f"{json_file}: {kind!r} is empty; add some")
+        raise UserError("data.empty", f"{json_file}: {kind!r} is empty; add some")
     return ids
-
-
-def check_references(json_file: str | Path, annotations: list[Entry], target: str, ids: Container[int]) -> None:
-    """Checks that the `image` or `category` of each annotation exists.
-
-    Raises:
-        UserError: some do not exist; the message names the first and counts them.
-    """
-    lost = [annotation for annotation in annotations if annotation[f"{target}_id"] not in ids]
-    if lost:
-        first = lost[0]
-        raise UserError(
-            f"{json_file}: annotation {first['id']} names {target} {first[f'{target}_id']}, which the file does not "
-            f"have ({len(lost)} such annotations); correct or remove them"
-        )
 
 
 def category_names(json_file: str | Path, content: Content) -> dict[int, str]:
@@ -216,27 +218,17 @@ def category_names(json_file: str | Path, content: Content) -> dict[int, str]:
     check_entries(json_file, "categories", content["categories"], CATEGORY)
     names = Counter(category["name"] for category in content["categories"])
     if repeated := sorted(name for name, count in names.items() if count > 1):
-        raise UserError(
-            f"{json_file}: several categories are named {repeated[0]!r}, and results are reported by name; rename one"
-        )
+        where = f"{json_file}: several categories are named {repeated[0]!r}"
+        raise UserError("data.repeated_name", f"{where}, and results are reported by name; rename one")
     return dict(sorted((category["id"], category["name"]) for category in content["categories"]))
 
 
 def image_path(json_file: str | Path, image_root: str | Path, image: Entry) -> Path:
-    """The path of an image's file.
-
-    Args:
-        json_file: the annotation file, for the message.
-        image_root: the folder that `file_name` is relative to.
-        image: the image's entry.
+    """The path of an image's file; `json_file` is for the message.
 
     Raises:
         UserError: `file_name` is missing or leads out of the folder.
     """
-    file_name: Any = image.get("file_name")
-    if not is_inside(file_name):
-        raise UserError(
-            f"{json_file}: image {short(image.get('id'))} has 'file_name' {short(file_name)}, which must be "
-            f"{IMAGE['file_name'].what}; correct it"
-        )
-    return Path(image_root, file_name)
+    for problem in problems(image, {"file_name": FILE_NAME}):
+        raise UserError("data.bad_entry", f"{json_file}: image {short(image.get('id'))} {problem.text}")
+    return Path(image_root, image["file_name"])

@@ -22,23 +22,14 @@ from .coco_format import (
     Content,
     Entry,
     category_names,
-    check_entries,
-    check_references,
+    check_content,
     read_coco,
 )
-from .image_files import BadImage, Undecodable, inspect_image, map_files, reason
+from .image_files import BadImage, inspect_image, map_files, reason
 from .masks_and_keypoints import keypoint_metadata
 
 # Exceptions of detectron2 and pycocotools for annotations that they can't use.
-DATA_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
+DATA_ERRORS = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 def check_coco(json_file: str | Path, image_root: str | Path, *, evaluated: bool = True) -> list[str]:
@@ -61,106 +52,80 @@ def check_coco(json_file: str | Path, image_root: str | Path, *, evaluated: bool
 
 
 def check_annotations(json_file: str | Path, *, evaluated: bool) -> Content:
-    """The part of :func:`check_coco` that needs no images; returns the file's content.
-
-    Raises:
-        UserError: as :func:`check_coco`.
-    """
+    """The part of :func:`check_coco` that needs no images; returns the file's content."""
     content = read_coco(json_file)
-    categories = category_names(json_file, content)
-    image_ids = check_entries(json_file, "images", content["images"], IMAGE)
-    annotations = content["annotations"]
-    check_entries(json_file, "annotations", annotations, EVALUATED_ANNOTATION if evaluated else ANNOTATION)
-    check_references(json_file, annotations, "image", image_ids)
-    check_references(json_file, annotations, "category", categories.keys())
-    if all(annotation.get("iscrowd") for annotation in annotations):
-        raise UserError(f"{json_file}: no annotations other than crowds, so nothing to train on or to detect; add some")
+    check_content(json_file, content, IMAGE, EVALUATED_ANNOTATION if evaluated else ANNOTATION)
+    category_names(json_file, content)
+    if all(annotation.get("iscrowd") for annotation in content["annotations"]):
+        raise UserError("data.no_objects", f"{json_file}: no annotations other than crowds; add some")
     return content
 
 
 def check_images(
     json_file: str | Path, images: list[Entry], image_root: str | Path, *, skippable: bool, longest: int | None = None
 ) -> None:
-    """The part of :func:`check_coco` that decodes the images.
+    """The part of :func:`check_coco` that decodes the images; it stops at the first that can't be used.
 
     Args:
-        json_file: the annotation file, for the message.
-        images: its image entries, which have been checked.
-        image_root: the images' folder.
         skippable: whether the message suggests `--skip-bad-images`.
         longest: the maximum length of a resized image's longer side, in pixels; None if images are not resized.
-
-    Raises:
-        UserError: as :func:`check_coco`.
     """
-    _check_folder(json_file, image_root)
     alternative = ", or skip bad images with --skip-bad-images" if skippable else ""
-    missing = [
-        image["file_name"] for image in images if not os.path.isfile(os.path.join(image_root, image["file_name"]))
-    ]
-    if missing:
-        raise UserError(
-            f"{json_file}: {len(missing)} of {len(images)} images are not in {image_root}, the first of them "
-            f"{missing[0]!r}; add them or give another folder{alternative}"
-        )
-    map_files(partial(_check_image, json_file, image_root, longest, alternative), images)
+    names = [image["file_name"] for image in images]
+    missing = [name for name in names if not os.path.isfile(os.path.join(image_root, name))]
+    if missing and os.path.isdir(image_root):
+        where = f"{json_file}: {len(missing)} of {len(images)} images are not in {image_root}"
+        advice = f"add them or give another folder{alternative}"
+        raise UserError("data.missing_images", f"{where}, the first of them {missing[0]!r}; {advice}")
+    for image, problem in zip(images, _problems(json_file, images, image_root, longest), strict=True):
+        if problem is not None:
+            where = f"{json_file}: image {image['id']}, {problem.file_name}, {problem.reason}"
+            raise UserError("data.bad_image", f"{where}; correct, replace or remove it{alternative}")
 
 
 def find_bad_images(
     json_file: str | Path, content: Content, image_root: str | Path, *, longest: int | None = None
 ) -> list[BadImage]:
-    """All images that :func:`check_coco` refuses, in the order of the file.
-
-    Args:
-        json_file: the annotation file, for the message.
-        content: its content, from :func:`check_annotations`.
-        image_root: the images' folder.
-        longest: the maximum length of a resized image's longer side, in pixels; None if images are not resized.
+    """All images that :func:`check_images` refuses, in the order of the file.
 
     Raises:
         UserError: the folder does not exist, or no image with objects can be used.
     """
-    _check_folder(json_file, image_root)
     images = content["images"]
-    found = map_files(partial(_bad_image, image_root, longest), images)
-    bad = {image["id"]: problem for image, problem in zip(images, found, strict=True) if problem is not None}
+    found = zip(images, _problems(json_file, images, image_root, longest), strict=True)
+    bad = {image["id"]: problem for image, problem in found if problem is not None}
     if all(item.get("iscrowd") or item["image_id"] in bad for item in content["annotations"]):
         first = next(iter(bad.values()))
         raise UserError(
-            f"{json_file}: without the {len(bad)} of {len(images)} images that can't be used, nothing to train on is "
-            f"left; correct or replace them (the first, {first.file_name}, {first.reason})"
+            "data.no_objects",
+            f"{json_file}: {len(bad)} of {len(images)} images can't be used, and no objects are left; correct them "
+            f"(the first, {first.file_name}, {first.reason})",
         )
     return list(bad.values())
 
 
 def common_categories(contents: Mapping[str, Content]) -> list[str]:
-    """The category names that all annotation files share, in the order of their ids.
-
-    Args:
-        contents: the content of each file, by file name; only `categories` is needed.
+    """The category names that all annotation files (content by name) share, in the order of their ids.
 
     Raises:
         UserError: a file has no usable categories, or other ids or names than the first file.
     """
-    first, *others = [(json_file, category_names(json_file, content)) for json_file, content in contents.items()]
-    for other in others:
-        check_same_categories(first, other)
-    return list(first[1].values())
+    names = {json_file: category_names(json_file, content) for json_file, content in contents.items()}
+    first = next(iter(names))
+    for other in names:
+        if difference := category_difference(names[first], names[other]):
+            where = f"{first} has {difference[0]} where {other} has {difference[1]}"
+            raise UserError("data.other_categories", f"{where}; give all files the same categories")
+    return list(names[first].values())
 
 
-def check_same_categories(first: tuple[str | Path, dict[int, str]], other: tuple[str | Path, dict[int, str]]) -> None:
-    """Compares two files' category names by id.
-
-    Args:
-        first, other: an annotation file and its :func:`category_names`.
-
-    Raises:
-        UserError: the categories differ; the message names both files and the first difference.
-    """
-    for pair in zip_longest(first[1].items(), other[1].items()):
+def category_difference(first: dict[int, str], other: dict[int, str]) -> tuple[str, str] | None:
+    """The first categories that differ, in words, of two files' :func:`category_names`; None if they are the same."""
+    for pair in zip_longest(first.items(), other.items()):
         if pair[0] != pair[1]:
             mine, theirs = (f"category {item[0]} {item[1]!r}" if item else "no category" for item in pair)
-            raise UserError(f"{first[0]} has {mine} where {other[0]} has {theirs}; give all files the same categories")
+            return mine, theirs
+    return None
 
 
 def register_coco_json(
@@ -168,25 +133,17 @@ def register_coco_json(
 ) -> None:
     """Registers a COCO-format data set with detectron2, including its classes and keypoints.
 
-    Registering the same data set again does nothing.
-
-    Args:
-        name: the data set's name in detectron2's catalogs.
-        json_file: the annotation file.
-        image_root: the images' folder.
-        content: the file's content, if it has been read; only `categories` is needed.
+    Registering the same data set again does nothing. Of the file's content, only `categories` is needed.
 
     Raises:
         UserError: another data set has this name, or the file has no usable categories.
     """
     paths = {"json_file": os.path.abspath(json_file), "image_root": os.path.abspath(image_root)}
     if name in DatasetCatalog:
-        metadata = MetadataCatalog.get(name)
-        if any(os.path.abspath(metadata.get(key, "")) != path for key, path in paths.items()):
-            raise UserError(
-                f"data set {name!r} is already registered with {metadata.get('json_file')} and "
-                f"{metadata.get('image_root')}; give {json_file} another name"
-            )
+        known = {key: MetadataCatalog.get(name).get(key, "") for key in paths}
+        if {key: os.path.abspath(path) for key, path in known.items()} != paths:
+            where = f"data set {name!r} is already registered with {' and '.join(known.values())}"
+            raise UserError("data.name_taken", f"{where}; give {json_file} another name")
         return
     content = content or read_coco(json_file)
     categories = category_names(json_file, content)
@@ -208,10 +165,9 @@ def check_registered(name: str) -> None:
     """
     if name not in DatasetCatalog:
         close = " or ".join(difflib.get_close_matches(name, DatasetCatalog.list()))
-        raise UserError(
-            f"data set {name!r} is not registered{f' (did you mean {close}?)' if close else ''}; "
-            "give your own COCO-format data with --train-json, --train-images, --val-json and --val-images"
-        )
+        hint = f" (did you mean {close}?)" if close else ""
+        flags = "--train-json, --train-images, --val-json and --val-images"
+        raise UserError("data.unknown_set", f"data set {name!r} is not registered{hint}; give your own by {flags}")
     metadata = MetadataCatalog.get(name)
     if metadata.get("made_on_first_use"):
         return
@@ -221,8 +177,9 @@ def check_registered(name: str) -> None:
             root = os.getenv("DETECTRON2_DATASETS", "unset")
             hint = "; the files of 2017 have the same images: docs/COCO.md" if name.startswith("coco_2014_") else ""
             raise UserError(
+                "data.missing_files",
                 f"data set {name!r}: {os.path.abspath(path)} does not exist; put it there, or set DETECTRON2_DATASETS "
-                f"(now {root}) to the folder that holds detectron2's data sets{hint}"
+                f"(now {root}) to the folder that holds detectron2's data sets{hint}",
             )
 
 
@@ -237,25 +194,17 @@ def name_failing_dataset(datasets: Iterable[str]) -> Iterator[None]:
     except UserError:
         raise
     except DATA_ERRORS as error:
-        raise UserError(
-            f"data set {', '.join(datasets)}: its annotations can't be used: {reason(error)}; correct the file"
-        ) from error
+        where = f"data set {', '.join(datasets)}"
+        raise UserError("data.unusable", f"{where}: unusable annotations: {reason(error)}; correct the file") from error
 
 
-def _check_folder(json_file: str | Path, image_root: str | Path) -> None:
+def _problems(
+    json_file: str | Path, images: list[Entry], image_root: str | Path, longest: int | None
+) -> Iterator[BadImage | None]:
+    """Decodes each image, in several threads."""
     if not os.path.isdir(image_root):
-        raise UserError(f"{image_root}: not a folder; give the one that holds the images of {json_file}")
-
-
-def _check_image(
-    json_file: str | Path, image_root: str | Path, longest: int | None, alternative: str, image: Entry
-) -> None:
-    problem = _bad_image(image_root, longest, image)
-    if problem is not None:
-        raise UserError(
-            f"{json_file}: image {image['id']}, {problem.file_name}, {problem.reason}; correct, replace or remove "
-            f"it{alternative}"
-        )
+        raise UserError("data.no_folder", f"{image_root}: not a folder; give the one with the images of {json_file}")
+    return map_files(partial(_bad_image, image_root, longest), images)
 
 
 def _bad_image(image_root: str | Path, longest: int | None, image: Entry) -> BadImage | None:
@@ -263,8 +212,8 @@ def _bad_image(image_root: str | Path, longest: int | None, image: Entry) -> Bad
     found = inspect_image(path)
     if found is None:
         problem = "does not exist"
-    elif isinstance(found, Undecodable):
-        problem = f"cannot be decoded ({found.reason})"
+    elif isinstance(found, str):
+        problem = f"cannot be decoded ({found})"
     elif found[:2] != (image["width"], image["height"]):
         problem = (
             f"is annotated with width {image['width']} and height {image['height']}, but has {found.width} and "

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,6 +14,8 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 R = TypeVar("R")
+# The name of an image's file, and its width and height.
+ImageKey = tuple[str, int | None, int | None]
 
 # The first bytes of a PostScript file, also of one with a preview.
 POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
@@ -32,20 +34,11 @@ class ImageFile(NamedTuple):
     turned: bool
 
 
-class Undecodable(NamedTuple):
-    """Why a file can't be decoded, in one line."""
-
-    reason: str
-
-
 class BadImage(NamedTuple):
     """An image of a data set whose file is missing, can't be decoded, or does not have the annotated size.
 
-    Args:
-        file_name: the file's path, as in detectron2's dataset dicts.
-        width, height: as annotated, in pixels; None if not annotated.
-        reason: what is wrong, in one line.
-        iteration: the training iteration that found it; None if found before training.
+    `file_name` is the path as in detectron2's dataset dicts, `width` and `height` are as annotated (None if they are
+    not), `iteration` is the training iteration that found it (None: found before training).
     """
 
     file_name: str
@@ -55,33 +48,30 @@ class BadImage(NamedTuple):
     iteration: int | None = None
 
     @property
-    def key(self) -> tuple[str, int | None, int | None]:
+    def key(self) -> ImageKey:
         """Identifies the image. It includes the size: one file may be annotated with a right and a wrong size."""
         return self[:3]
 
 
-def image_key(item: dict[str, Any]) -> tuple[str, int | None, int | None]:
+def image_key(item: dict[str, Any]) -> ImageKey:
     """The :attr:`BadImage.key` of one of detectron2's dataset dicts."""
     return item["file_name"], item.get("width"), item.get("height")
 
 
-def inspect_image(path: str | Path) -> ImageFile | Undecodable | None:
-    """Decodes an image file; None if there is no such file."""
+def inspect_image(path: str | Path) -> ImageFile | str | None:
+    """Decodes an image file; returns the reason in one line if that fails, and None if there is no such file."""
     if not os.path.isfile(path):
         return None
     try:
         return decode(path)
     except Exception as error:  # see `decode`
-        return Undecodable(reason(error))
+        return reason(error)
 
 
 def decode(path: str | Path) -> ImageFile:
-    """Decodes all of a file's data and returns the image's size.
+    """Decodes all of a file's data; Pillow's decoders raise exceptions of any class for broken data.
 
     Pillow refuses images of more than twice `Image.MAX_IMAGE_PIXELS` (179 million pixels) after reading the header.
-
-    Raises:
-        Exception: of any class; Pillow's decoders do not wrap the errors that broken data causes.
     """
     refuse_postscript(path)
     with Image.open(path) as image:
@@ -94,29 +84,19 @@ def decode(path: str | Path) -> ImageFile:
         # Some modes can't be converted to RGB.
         image.crop((0, 0, 1, 1)).convert("RGB")
         refuse_deep(image)
-    if orientation in QUARTER_TURNS:
-        return ImageFile(height, width, turned=True)
-    return ImageFile(width, height, turned=False)
+    turned = orientation in QUARTER_TURNS
+    return ImageFile(height, width, turned) if turned else ImageFile(width, height, turned)
 
 
 def refuse_postscript(path: str | Path) -> None:
-    """Refuses a PostScript file with any suffix: it is a program, and Pillow would run it with Ghostscript.
-
-    Raises:
-        ValueError: the file is PostScript.
-        OSError: it can't be read.
-    """
+    """Raises a ValueError for a PostScript file with any suffix: it is a program, which Pillow would run."""
     with PathManager.open(str(path), "rb") as file:
         if file.read(4).startswith(POSTSCRIPT):
             raise ValueError("PostScript is not supported; convert it to PNG or JPEG")
 
 
 def refuse_deep(image: Image.Image) -> None:
-    """Refuses an image that would be clipped when detectron2 converts it to 8-bit RGB.
-
-    Raises:
-        ValueError: the image has pixels above 255.
-    """
+    """Raises a ValueError for an image with pixels above 255, which detectron2 would clip."""
     if image.mode in DEEP and np.max(image.getextrema()) > 255:
         raise ValueError(f"pixels above 255 (mode {image.mode}), which all become white; save it with 8 bits")
 
@@ -126,11 +106,13 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def map_files(function: Callable[[T], R], items: Sequence[T], what: str = "checking images") -> list[R]:
-    """Calls `function` for every item in several threads, with a progress bar if there are many items.
+def map_files(function: Callable[[T], R], items: Sequence[T], what: str = "checking images") -> Iterator[R]:
+    """Yields `function` of every item in order, from several threads, with a progress bar if there are many items.
 
-    The first exception is raised at once; items that have not been started are then skipped.
+    After an exception, or if the results are no longer wanted, items that have not been started are skipped.
     """
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
-        done = pool.map(function, items)
-        return list(tqdm(done, what, len(items), disable=len(items) <= SHOW_PROGRESS_FROM))
+    pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    try:
+        yield from tqdm(pool.map(function, items), what, len(items), disable=len(items) <= SHOW_PROGRESS_FROM)
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -33,9 +33,11 @@ class CheckedMapper(DatasetMapper):
                 if key in dataset_dict:
                     refuse_postscript(dataset_dict[key])
             return super().__call__(self._drop_unused_masks(dataset_dict))
-        except Exception as error:  # decoders raise any class: see `image_files.decode`
+        except Exception as error:  # decoders raise any class: see `inspect_image`
             name = dataset_dict["file_name"]
-            raise UserError(f"image {name} can't be used: {reason(error)}; fix or remove it") from error
+            raise UserError(
+                "data.bad_image", f"image {name} can't be used: {reason(error)}; fix or remove it"
+            ) from error
 
     def _drop_unused_masks(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         # detectron2 copies the polygons before it drops them, and they are most of COCO's annotations.

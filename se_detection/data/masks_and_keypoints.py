@@ -2,13 +2,11 @@
 
 import colorsys
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from reprlib import repr as short
 from typing import Any
 
 from ..errors import UserError
-from .coco_format import Content, Entry, is_integer, is_name, is_number
+from .coco_format import Content, Entry, is_name, is_number
 
 OTHER_SIDE = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
 OTHER_SIDE |= {right: left for left, right in OTHER_SIDE.items()}
@@ -27,22 +25,22 @@ def check_masks(json_file: str | Path, content: Content, *, evaluated: bool) -> 
         UserError: some objects have no usable mask.
     """
     sizes = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
-    wrong = []
-    for annotation in _relevant_annotations(content, evaluated):
-        mask = annotation.get("segmentation")
+    wrong: dict[int, str] = {}
+    for annotation in _used_annotations(content, evaluated):
+        mask, size = annotation.get("segmentation"), sizes[annotation["image_id"]]
         if not mask:
-            wrong.append((annotation, "has none"))
-        elif isinstance(mask, dict) and mask["size"] != sizes[annotation["image_id"]]:
-            size = sizes[annotation["image_id"]]
-            wrong.append((annotation, f"has one of size {mask['size']} (height, width), but its image is {size}"))
+            wrong[annotation["id"]] = "has none"
+        elif isinstance(mask, dict) and mask["size"] != size:
+            wrong[annotation["id"]] = f"has one of size {mask['size']} (height, width), but its image is {size}"
         elif isinstance(mask, list) and evaluated and any(len(polygon) < 6 or len(polygon) % 2 for polygon in mask):
-            wrong.append((annotation, "has a polygon of fewer than three points, or an odd number of coordinates"))
-    _refuse(json_file, content, wrong, "mask", "'segmentation': polygons or a run-length code", "MODEL.MASK_ON")
+            wrong[annotation["id"]] = "has a polygon of fewer than three points, or an odd number of coordinates"
+    needed = "'segmentation': polygons or a run-length code, or set MODEL.MASK_ON to False"
+    _refuse("data.no_masks", json_file, wrong, needed)
 
 
 def has_run_length_codes(content: Content) -> bool:
     """Whether any training mask is a run-length code: detectron2 then needs `INPUT.MASK_FORMAT: bitmask`."""
-    return any(isinstance(annotation.get("segmentation"), dict) for annotation in _relevant_annotations(content, False))
+    return any(isinstance(annotation.get("segmentation"), dict) for annotation in _used_annotations(content, False))
 
 
 def check_keypoints(json_file: str | Path, content: Content, *, evaluated: bool) -> list[str]:
@@ -58,28 +56,26 @@ def check_keypoints(json_file: str | Path, content: Content, *, evaluated: bool)
         UserError: a category names no keypoints or other keypoints than the first category, or an object has no
             keypoints or a wrong number of them.
     """
-    names: list[str] = []
+    names = _keypoint_names(content["categories"][0])
     for category in content["categories"]:
         found = _keypoint_names(category)
-        where = f"{json_file}: category {category['id']} {category['name']!r}"
-        if not found:
+        if not found or found != names:
             raise UserError(
-                f"{where} has no 'keypoints' (a list of different names); add them, or set MODEL.KEYPOINT_ON to False"
+                "data.keypoint_names",
+                f"{json_file}: category {category['id']} {category['name']!r} has no 'keypoints' (a list of different "
+                "names), or others than the first category; correct them, or set MODEL.KEYPOINT_ON to False",
             )
-        if names and found != names:
-            raise UserError(f"{where} has other 'keypoints' than the first category; give all categories the same list")
-        names = found
-    wrong = []
-    for annotation in _relevant_annotations(content, evaluated):
+    wrong: dict[int, str] = {}
+    for annotation in _used_annotations(content, evaluated):
         points = annotation.get("keypoints")
         if not points:
-            wrong.append((annotation, "has none"))
+            wrong[annotation["id"]] = "has none"
         elif len(points) != 3 * len(names):
-            wrong.append((annotation, f"has {len(points)} numbers, but {len(names)} keypoints need {3 * len(names)}"))
+            wrong[annotation["id"]] = f"has {len(points)} numbers instead of {3 * len(names)}"
         elif evaluated and not is_number(annotation.get("num_keypoints")):
-            wrong.append((annotation, "has no 'num_keypoints', which evaluation needs"))
-    needed = "'keypoints' (x, y and visibility of each, all 0 where unknown)"
-    _refuse(json_file, content, wrong, "keypoints", needed, "MODEL.KEYPOINT_ON")
+            wrong[annotation["id"]] = "has no 'num_keypoints', which evaluation needs"
+    needed = "'keypoints' (x, y and visibility of each, all 0 where unknown), or set MODEL.KEYPOINT_ON to False"
+    _refuse("data.no_keypoints", json_file, wrong, needed)
     return names
 
 
@@ -93,15 +89,19 @@ def keypoint_metadata(content: Content) -> dict[str, Any]:
     names = _keypoint_names(categories[0]) if categories else []
     if not names or any(category.get("keypoints") != names for category in categories):
         return {}
-    pairs = list(_connections(categories[0].get("skeleton"), names))
+    try:
+        # COCO counts keypoints from 1.
+        pairs = [(names[one - 1], names[other - 1]) for one, other in categories[0].get("skeleton", ())]
+    except (TypeError, ValueError, IndexError):
+        pairs = []
+    hues = [colorsys.hsv_to_rgb(number / len(pairs), 0.85, 1.0) for number in range(len(pairs))]
     return {
         "keypoint_names": names,
         "keypoint_flip_map": [
             (name, other_side(name)) for name in names if "left" in name.lower() if other_side(name) in names
         ],
         "keypoint_connection_rules": [
-            (*pair, tuple(round(255 * part) for part in colorsys.hsv_to_rgb(number / len(pairs), 0.85, 1.0)))
-            for number, pair in enumerate(pairs)
+            (*pair, tuple(round(255 * part) for part in hue)) for pair, hue in zip(pairs, hues, strict=True)
         ],
     }
 
@@ -111,31 +111,17 @@ def other_side(name: str) -> str:
     return re.sub("|".join(OTHER_SIDE), lambda found: OTHER_SIDE[found[0]], name)
 
 
-def _relevant_annotations(content: Content, evaluated: bool) -> Iterator[Entry]:
+def _used_annotations(content: Content, evaluated: bool) -> list[Entry]:
     """All annotations for evaluation; for training all but crowds, which detectron2 does not train on."""
-    return (annotation for annotation in content["annotations"] if evaluated or not annotation.get("iscrowd"))
-
-
-def _connections(skeleton: Any, names: list[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of keypoint names; COCO counts keypoints from 1."""
-    for pair in skeleton if isinstance(skeleton, list) else ():
-        if isinstance(pair, list) and len(pair) == 2 and all(is_integer(at) and 1 <= at <= len(names) for at in pair):
-            yield names[pair[0] - 1], names[pair[1] - 1]
+    return [annotation for annotation in content["annotations"] if evaluated or not annotation.get("iscrowd")]
 
 
 def _keypoint_names(category: Entry) -> list[str]:
     """The names of a category's keypoints; empty if they are missing, not valid or not unique."""
     names = category.get("keypoints")
-    usable = isinstance(names, list) and all(map(is_name, names)) and len(set(names)) == len(names)
-    return names if usable and names is not None else []
+    return names if isinstance(names, list) and all(map(is_name, names)) and len(set(names)) == len(names) else []
 
 
-def _refuse(
-    json_file: str | Path, content: Content, wrong: list[tuple[Entry, str]], what: str, needed: str, key: str
-) -> None:
-    if wrong:
-        first, problem = wrong[0]
-        raise UserError(
-            f"{json_file}: {len(wrong)} of {len(content['annotations'])} annotations have no usable {what}: "
-            f"annotation {short(first['id'])} {problem}; give each {needed}, or set {key} to False"
-        )
+def _refuse(code: str, json_file: str | Path, wrong: dict[int, str], needed: str) -> None:
+    for id_, problem in wrong.items():
+        raise UserError(code, f"{json_file}: annotation {id_} {problem} ({len(wrong)} such); give each {needed}")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import UserError
-from .coco_format import ANNOTATION, ID, Content, category_names, check_entries, check_references, read_coco
+from .coco_format import ANNOTATION, ID, Content, category_names, check_content, read_coco
 
 Labels = dict[int, set[int] | set[None]]
 
@@ -34,29 +34,25 @@ def sample_coco(json_file: Path, count: int, seed: int = 0) -> tuple[Part, Part]
         UserError: the file can't be used, or has fewer images than `count`.
     """
     content = read_coco(json_file)
-    categories = category_names(json_file, content)
-    ids = check_entries(json_file, "images", content["images"], {"id": ID})
-    rules = {key: ANNOTATION[key] for key in ("id", "image_id", "category_id")}
-    annotations = content["annotations"]
-    check_entries(json_file, "annotations", annotations, rules)
-    check_references(json_file, annotations, "image", ids)
-    check_references(json_file, annotations, "category", categories)
-    if not 1 <= count <= len(ids):
-        raise UserError(f"--count {count}: {json_file} has {len(ids)} images; give a number from 1 to {len(ids)}")
+    check_content(json_file, content, {"id": ID}, {key: ANNOTATION[key] for key in ("id", "image_id", "category_id")})
+    categories, annotations = category_names(json_file, content), content["annotations"]
+    total = len(content["images"])
+    if not 1 <= count <= total:
+        raise UserError("data.bad_count", f"--count {count}: {json_file} has {total} images; give 1 to {total}")
     classes: dict[int, set[int]] = {image["id"]: set() for image in content["images"]}
     for annotation in annotations:
         if not annotation.get("iscrowd"):
             classes[annotation["image_id"]].add(annotation["category_id"])
     chosen = choose(classes, count, seed)
+    present = set().union(*classes.values())
 
     def part(kept: set[int]) -> Part:
-        seen = set().union(*(classes[id_] for id_ in kept))
-        lost = [categories[id_] for id_ in sorted(set().union(*classes.values()) - seen)]
+        lost = [categories[id_] for id_ in sorted(present.difference(*(classes[image] for image in kept)))]
         images = [image for image in content["images"] if image["id"] in kept]
         theirs = [annotation for annotation in annotations if annotation["image_id"] in kept]
         return Part({**content, "images": images, "annotations": theirs}, lost)
 
-    return part(chosen), part(ids - chosen)
+    return part(chosen), part(classes.keys() - chosen)
 
 
 def choose(classes: Mapping[int, set[int]], count: int, seed: int = 0) -> set[int]:

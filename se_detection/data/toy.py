@@ -8,11 +8,9 @@ import json
 import math
 import os
 import tempfile
-from dataclasses import dataclass
 from filecmp import cmpfiles
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -21,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from ..errors import UserError
+from .coco_format import Entry, read_coco
 
 Array = NDArray[np.float64]
 
@@ -76,27 +75,30 @@ def make_toy_dataset(folder: Path, *, split: str, count: int, seed: int = 0) -> 
     """
     images, json_file = folder / split, _annotations(folder, split)
     info = {"description": "se_detection toy set", "version": VERSION, "split": split, "count": count, "seed": seed}
-    if json_file.exists() and _is_complete(images, json_file, info):
-        return json_file
+    if json_file.exists():
+        content = read_coco(json_file)
+        if content.get("info") != info:
+            wanted = f"version {VERSION}, count {count}, seed {seed}"
+            problem = f"{json_file} is not the requested toy set ({wanted})"
+            raise UserError("data.other_toy_set", f"{problem}; remove it and {images}, or use another folder")
+        if all((images / image["file_name"]).exists() for image in content["images"]):
+            return json_file
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=folder) as temporary:
-            drawn = Path(temporary, split)
+            drawn, written = Path(temporary, split), Path(temporary, json_file.name)
             drawn.mkdir()
-            content = json.dumps({"info": info, **_draw_set(drawn, split=split, count=count, seed=seed)})
-            Path(temporary, json_file.name).write_text(content, encoding="utf-8")
+            written.write_text(json.dumps({"info": info, **_draw_set(drawn, split=split, count=count, seed=seed)}))
             _rename_unless_same(drawn, images)
             json_file.parent.mkdir(exist_ok=True)
-            Path(temporary, json_file.name).replace(json_file)
+            written.replace(json_file)
     except OSError as error:
-        raise UserError(
-            f"{folder}: the toy set cannot be written there ({error}); "
-            "fix this, or set DETECTRON2_DATASETS to a writable folder"
-        ) from error
+        advice = "fix this, or set DETECTRON2_DATASETS to a writable folder"
+        raise UserError("data.toy_set", f"{folder}: the toy set cannot be written there ({error}); {advice}") from error
     return json_file
 
 
-def _load(name: str, folder: Path, split: str, count: int) -> list[dict[str, Any]]:
+def _load(name: str, folder: Path, split: str, count: int) -> list[Entry]:
     json_file = make_toy_dataset(folder, split=split, count=count)
     return load_coco_json(str(json_file), str(folder / split), name)
 
@@ -105,98 +107,59 @@ def _annotations(folder: Path, split: str) -> Path:
     return folder / "annotations" / f"{split}.json"
 
 
-def _is_complete(images: Path, json_file: Path, info: dict[str, Any]) -> bool:
-    """Whether all images of the annotation file exist; a :class:`UserError` if it belongs to another set."""
-    try:
-        content = json.loads(json_file.read_bytes())
-    except ValueError:
-        content = {}
-    if not isinstance(content, dict) or content.get("info") != info:
-        wanted = ", ".join(f"{key} {info[key]}" for key in ("version", "count", "seed"))
-        raise UserError(
-            f"{json_file} is not the requested toy set ({wanted}); remove it and {images}, or use another folder"
-        )
-    return all((images / image["file_name"]).exists() for image in content["images"])
-
-
 def _rename_unless_same(drawn: Path, images: Path) -> None:
     """Moves a folder into place, unless another process has put the same images there in the meantime."""
     try:
         drawn.rename(images)
     except OSError as error:
         names = [path.name for path in drawn.iterdir()]
-        same, _, _ = cmpfiles(drawn, images, names, shallow=False)
-        if len(same) < len(names):
-            raise UserError(
-                f"{images} exists and does not hold the toy set; remove it, or use another folder"
-            ) from error
+        if len(cmpfiles(drawn, images, names, shallow=False)[0]) < len(names):
+            problem = f"{images} exists and does not hold the toy set"
+            raise UserError("data.other_toy_set", f"{problem}; remove it, or use another folder") from error
 
 
-def _draw_set(folder: Path, *, split: str, count: int, seed: int) -> dict[str, list[dict[str, Any]]]:
+def _draw_set(folder: Path, *, split: str, count: int, seed: int) -> dict[str, list[Entry]]:
     """Writes the images and returns COCO's `images`, `annotations` and `categories`."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
+    images: list[Entry] = []
+    annotations: list[Entry] = []
     for index in range(count):
         image, objects = _draw_image(np.random.default_rng([seed, index, *split.encode()]))
         file_name = f"{index + 1:06d}.png"
         image.save(folder / file_name)
         images.append({"id": index + 1, "file_name": file_name, "height": SIDE, "width": SIDE})
-        annotations += [
-            {
-                "id": len(annotations) + number,
-                "image_id": index + 1,
-                "category_id": item.category_id,
-                "bbox": item.box,
-                "area": item.area,
-                "segmentation": [item.polygon.ravel().tolist()],
-                "iscrowd": 0,
-            }
-            for number, item in enumerate(objects, start=1)
-        ]
+        for item in objects:
+            annotations.append({"id": len(annotations) + 1, "image_id": index + 1, **item})
     categories = [{"id": number, "name": name} for number, name in enumerate(SHAPES, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-@dataclass(frozen=True)
-class _Object:
-    """A placed shape; `polygon` holds its corners in pixels, (corners, 2), x before y."""
+def _random_object(rng: np.random.Generator) -> tuple[Entry, Array]:
+    """A shape in a random place: its annotation without ids, and its corners in pixels, (corners, 2), x before y."""
+    category = int(rng.integers(len(SHAPES)))
+    turned = _outline(SHAPES[category]) * np.exp(1j * rng.uniform(-MAX_TILT, MAX_TILT))
+    corners = np.stack([turned.real, turned.imag], axis=1)
+    corners -= corners.min(axis=0)
+    corners *= rng.uniform(*SIZES) / corners.max()
+    corners += rng.uniform(0, SIDE - corners.max(axis=0))
+    corners = corners.round(2)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    x, y = corners.T
+    annotation = {
+        "category_id": category + 1,
+        "bbox": np.concatenate([low, high - low]).round(2).tolist(),
+        "area": round(abs(float(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1)))) / 2, 2),
+        "segmentation": [corners.ravel().tolist()],
+        "iscrowd": 0,
+    }
+    return annotation, corners
 
-    category_id: int
-    polygon: Array
 
-    @classmethod
-    def random(cls, rng: np.random.Generator) -> "_Object":
-        category = int(rng.integers(len(SHAPES)))
-        turned = _outline(SHAPES[category]) * np.exp(1j * rng.uniform(-MAX_TILT, MAX_TILT))
-        corners = np.stack([turned.real, turned.imag], axis=1)
-        corners -= corners.min(axis=0)
-        corners *= rng.uniform(*SIZES) / corners.max()
-        corners += rng.uniform(0, SIDE - corners.max(axis=0))
-        return cls(category + 1, corners.round(2))
-
-    @property
-    def box(self) -> list[float]:
-        """COCO's [x, y, width, height]."""
-        low, high = self.polygon.min(axis=0), self.polygon.max(axis=0)
-        return np.concatenate([low, high - low]).round(2).tolist()
-
-    @property
-    def area(self) -> float:
-        x, y = self.polygon.T
-        return round(abs(float(np.sum(x * np.roll(y, 1) - y * np.roll(x, 1)))) / 2, 2)
-
-    def surroundings(self) -> tuple[slice, slice]:
-        """The rows and columns of the box with a margin of a few pixels."""
-        left, top = (self.polygon.min(axis=0) - 4).clip(0).astype(int)
-        right, bottom = (self.polygon.max(axis=0) + 4).astype(int)
-        return slice(top, bottom), slice(left, right)
-
-    def coverage(self) -> Array:
-        """How much of each pixel lies in the shape: (SIDE, SIDE), from 0 to 1."""
-        canvas = Image.new("L", (OVERSAMPLING * SIDE, OVERSAMPLING * SIDE))
-        # Pillow truncates coordinates to integers, which here gives the pixel that a corner lies in.
-        ImageDraw.Draw(canvas).polygon((OVERSAMPLING * self.polygon).ravel().tolist(), fill=255)
-        return np.asarray(canvas.reduce(OVERSAMPLING)) / 255.0
+def _coverage(corners: Array) -> Array:
+    """How much of each pixel lies in a polygon: (SIDE, SIDE), from 0 to 1."""
+    canvas = Image.new("L", (OVERSAMPLING * SIDE, OVERSAMPLING * SIDE))
+    # Pillow truncates coordinates to integers, which here gives the pixel that a corner lies in.
+    ImageDraw.Draw(canvas).polygon((OVERSAMPLING * corners).ravel().tolist(), fill=255)
+    return np.asarray(canvas.reduce(OVERSAMPLING)) / 255.0
 
 
 def _outline(shape: str) -> NDArray[np.complex128]:
@@ -208,18 +171,21 @@ def _outline(shape: str) -> NDArray[np.complex128]:
     return 1j * np.exp(2j * np.pi * (np.arange(corners) + 0.5) / corners)
 
 
-def _draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[_Object]]:
+def _draw_image(rng: np.random.Generator) -> tuple[Image.Image, list[Entry]]:
+    """An image, and the annotations of its objects without ids."""
     pixels = _background(rng)
-    objects: list[_Object] = []
+    objects: list[Entry] = []
     visible: list[Array] = []
     wanted = rng.integers(*OBJECTS, endpoint=True)
     while len(objects) < wanted:
-        item = _Object.random(rng)
-        coverage = item.coverage()
+        item, corners = _random_object(rng)
+        coverage = _coverage(corners)
         left = [seen * (1 - coverage) for seen in visible]
-        if any(seen.sum() < MIN_VISIBLE * other.area for seen, other in zip(left, objects, strict=True)):
+        if any(seen.sum() < MIN_VISIBLE * other["area"] for seen, other in zip(left, objects, strict=True)):
             continue
-        colour = _contrasting_colour(rng, pixels[item.surroundings()].reshape(-1, 3))
+        # The colour differs from the surroundings: the box with a margin of a few pixels.
+        start, end = (corners.min(axis=0) - 4).clip(0).astype(int), (corners.max(axis=0) + 4).astype(int)
+        colour = _contrasting_colour(rng, pixels[start[1] : end[1], start[0] : end[0]].reshape(-1, 3))
         pixels += coverage[..., None] * (colour - pixels)
         objects.append(item)
         visible = [*left, coverage]

@@ -8,6 +8,7 @@ import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError
-from .image_files import BadImage, image_key, reason
+from .image_files import BadImage, ImageKey, image_key, reason
 from .worker_signals import SignalSafeLoader
 
 MappedImage = dict[str, Any]
@@ -62,13 +63,10 @@ class TrainLoader:
     across phases of a run.
 
     Args:
-        dataset: dataset dicts in detectron2's format.
         mapper: called with a copy of a dataset dict. If it returns None, another image takes the place, from the same
             aspect ratio group if possible, chosen by the seed and the position in the stream.
         make_sampler: builds detectron2's sampler for the data set; it may use numpy's generator, which has been seeded.
-        total_batch_size: the number of images per step, over all processes.
-        aspect_ratio_grouping: as in detectron2.
-        num_workers: the number of data loading processes; the batches do not depend on it.
+        dataset, total_batch_size, aspect_ratio_grouping, num_workers: as in detectron2.
 
     Raises:
         UserError: the number of processes does not divide the batch size.
@@ -84,19 +82,18 @@ class TrainLoader:
         aspect_ratio_grouping: bool,
         num_workers: int,
     ) -> None:
-        if total_batch_size % comm.get_world_size():
-            raise UserError(
-                f"SOLVER.IMS_PER_BATCH: {total_batch_size} can't be shared equally by {comm.get_world_size()} processes"
-            )
+        self.batch_size, rest = divmod(total_batch_size, comm.get_world_size())
+        if rest:
+            problem = f"{total_batch_size} can't be shared equally by {comm.get_world_size()} processes"
+            raise UserError("config.batch_size", f"SOLVER.IMS_PER_BATCH: {problem}; use a multiple")
         self.groups = [int(item["width"] > item["height"]) if aspect_ratio_grouping else 0 for item in dataset]
         self.fingerprint = _fingerprint(dataset)
         # Serialized, in memory that the data loading workers share.
         self.dataset = DatasetFromList(dataset, copy=False)
         self.mapper = mapper
         self.make_sampler = make_sampler
-        self.batch_size = total_batch_size // comm.get_world_size()
         self.num_workers = num_workers
-        self.bad_images: set[tuple[str, int | None, int | None]] | None = None
+        self.bad_images: set[ImageKey] | None = None
         self.start_at(0, seed=0, phases=())
 
     @classmethod
@@ -107,23 +104,16 @@ class TrainLoader:
             UserError: annotations lack the masks or keypoints that the detector is trained on.
         """
         parts = build_detection_train_loader.from_config(cfg, mapper=mapper)
+        del parts["sampler"]
         for key, wanted in (("MASK_ON", "segmentation"), ("KEYPOINT_ON", "keypoints")):
             if cfg.MODEL[key]:
                 _check_annotations(parts["dataset"], wanted, f"MODEL.{key}")
 
         def make_sampler(dataset: DatasetFromList) -> Sampler[int]:
-            parts = build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=dataset)
-            sampler: Sampler[int] = parts["sampler"]
+            sampler: Sampler[int] = build_detection_train_loader.from_config(cfg, dataset=dataset)["sampler"]
             return sampler
 
-        return cls(
-            parts["dataset"],
-            mapper=mapper,
-            make_sampler=make_sampler,
-            total_batch_size=parts["total_batch_size"],
-            aspect_ratio_grouping=parts["aspect_ratio_grouping"],
-            num_workers=parts["num_workers"],
-        )
+        return cls(make_sampler=make_sampler, **parts)
 
     def skip(self, images: Iterable[BadImage]) -> None:
         """Replaces these images by others, and from now on also those that the mapper raises a :class:`UserError` for.
@@ -133,31 +123,19 @@ class TrainLoader:
         """
         self.bad_images = {image.key for image in images}
 
-    def phase(self, iteration: int) -> Phase:
-        """The current number of processes and batch size, as a phase from an iteration on."""
-        return Phase(iteration, comm.get_world_size(), self.batch_size)
-
     def start_at(self, iteration: int, *, seed: int, phases: Sequence[Phase]) -> None:
         """Starts the batches at an iteration of a run whose earlier iterations had these phases."""
         self.seed = seed
         self.phases = [phase for phase in phases if phase.iteration < iteration]
-        if not self.phases or self.phases[-1][1:] != self.phase(iteration)[1:]:
-            self.phases.append(self.phase(iteration))
+        now = Phase(iteration, comm.get_world_size(), self.batch_size)
+        if not self.phases or self.phases[-1][1:] != now[1:]:
+            self.phases.append(now)
         self.iteration = iteration
 
     def __iter__(self) -> Iterator[list[MappedImage]]:
-        return iter(
-            SignalSafeLoader(
-                DataLoader(
-                    _Mapped(
-                        self.dataset, groups=self.groups, mapper=self.mapper, seed=self.seed, bad_images=self.bad_images
-                    ),
-                    batch_sampler=self.picks(),
-                    num_workers=self.num_workers,
-                    collate_fn=list,
-                )
-            )
-        )
+        images = _Mapped(self.dataset, self.groups, self.mapper, self.seed, self.bad_images)
+        loader = DataLoader(images, batch_sampler=self.picks(), num_workers=self.num_workers, collate_fn=list)
+        return iter(SignalSafeLoader(loader))
 
     def picks(self) -> Iterator[list[tuple[int, int]]]:
         """This process's batches from the start iteration on, as (position in the stream, index in the data set)."""
@@ -196,23 +174,15 @@ class _Grouped:
         return taken
 
 
+@dataclass
 class _Mapped(Dataset[MappedImage]):
     """Mapped images by (position, index); the position in the stream seeds the augmentation."""
 
-    def __init__(
-        self,
-        dataset: DatasetFromList,
-        *,
-        groups: Sequence[int],
-        mapper: Mapper,
-        seed: int,
-        bad_images: set[tuple[str, int | None, int | None]] | None,
-    ) -> None:
-        self.dataset = dataset
-        self.groups = groups
-        self.mapper = mapper
-        self.seed = seed
-        self.bad_images = bad_images
+    dataset: DatasetFromList
+    groups: Sequence[int]
+    mapper: Mapper
+    seed: int
+    bad_images: set[ImageKey] | None
 
     def __getitem__(self, pick: tuple[int, int]) -> MappedImage:
         position, index = pick
@@ -233,7 +203,7 @@ class _Mapped(Dataset[MappedImage]):
             if image is not None:
                 return {**image, SKIPPED: skipped} if skipped else image
         last = f": {skipped[-1].file_name}: {skipped[-1].reason}" if skipped else ""
-        raise UserError(f"no image of the training data can be used{last}; check the image folder")
+        raise UserError("data.no_images", f"no image of the training data can be used{last}; check the image folder")
 
     def _others(self, position: int, index: int) -> Iterator[int]:
         """All other images in random order, those of the same group first."""
@@ -245,12 +215,12 @@ class _Mapped(Dataset[MappedImage]):
 
 def _check_annotations(dataset: Iterable[MappedImage], wanted: str, key: str) -> None:
     for item in dataset:
-        annotations = [entry for entry in item.get("annotations", ()) if not entry.get("iscrowd")]
-        lacking = sum(not entry.get(wanted) for entry in annotations)
-        if lacking:
+        objects = [entry for entry in item.get("annotations", ()) if not entry.get("iscrowd")]
+        if lacking := sum(not entry.get(wanted) for entry in objects):
+            where = f"{key}: {lacking} of the {len(objects)} objects in {item['file_name']} have no {wanted!r}"
             raise UserError(
-                f"{key}: {lacking} of the {len(annotations)} objects in {item['file_name']} have no {wanted!r}; add "
-                "them, use other data, or set {key} to False"
+                f"data.no_{'masks' if key == 'MODEL.MASK_ON' else wanted}",
+                f"{where}; add them, use other data, or set {key} to False",
             )
 
 

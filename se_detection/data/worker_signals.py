@@ -16,11 +16,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class SignalSafeLoader:
-    """A data loader whose workers obey SIGTERM and SIGINT only from their parent process.
-
-    Args:
-        loader: a torch `DataLoader`; its `worker_init_fn` is replaced.
-    """
+    """A data loader whose workers, by its `worker_init_fn`, obey SIGTERM and SIGINT only from their parent process."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader

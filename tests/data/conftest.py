@@ -1,13 +1,24 @@
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from detectron2.config import CfgNode
+from detectron2.data import detection_utils
+from detectron2.data.datasets import load_coco_json
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from se_detection import model_zoo
+from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder
+from se_detection.data.check.fix import fix_annotations
+from se_detection.data.check.health import check_health
+from se_detection.data.coco_sets import check_coco
+from se_detection.files import write_json
 
 NAMES = ("mast", "buoy", "gull")
 
@@ -59,9 +70,32 @@ def make_data_set(tmp_path) -> Callable[..., DataSet]:
 
 @pytest.fixture(scope="session")
 def cfg():
-    return model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x")
+    """A small detector with the anchors of most configs."""
+    cfg = model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x")
+    cfg.merge_from_list(["MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64])
+    return cfg
 
 
 def save_noise(path: Path, width: int, height: int, seed: int = 0, **options: Any) -> None:
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, **options)
+
+
+def assert_usable(content: dict[str, Any], json_file: Path, images: Path, cfg: CfgNode) -> None:
+    """A fixed file is accepted by both checks, pycocotools and detectron2, and not fixed again."""
+    write_json(json_file, content)
+    assert check_coco(json_file, images)
+    again = read_annotated_folder(json_file, images)
+    assert check_health(again, decode_images(again), [], cfg).count("error") == 0
+    twice, changes = fix_annotations(again, decode_images(again))
+    assert (twice.content, changes) == (again.content, {})
+    truth = COCO(str(json_file))
+    found = [{**entry, "score": 1.0} for entry in again.content["annotations"] if not entry["iscrowd"]]
+    evaluation = COCOeval(truth, truth.loadRes(deepcopy(found)), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    # A detector that finds every box has a recall of 1.
+    assert evaluation.stats[8] == pytest.approx(1)
+    for record in load_coco_json(str(json_file), str(images)):
+        detection_utils.check_image_size(record, detection_utils.read_image(record["file_name"], "BGR"))

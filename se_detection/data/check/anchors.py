@@ -18,18 +18,14 @@ Array = NDArray[np.float64]
 # RetinaNet trains a box on all anchors of at least this IoU (RPN: 0.7), or else on its best anchor only.
 MIN_IOU = 0.5
 # COCO's limits between small, medium and large, in pixels² of the image as annotated.
-SIZE_CLASSES = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, float("inf"))}
+SIZE_CLASSES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf), "all": (0, np.inf)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class SizeClass:
-    """The boxes of one of COCO's size classes, or all boxes.
+    """The number of boxes of one of COCO's size classes, or of all; `uncovered` ones have no anchor of IoU 0.5.
 
-    Args:
-        boxes: the number of boxes.
-        side: the median of √(width × height) after resizing, in pixels; None without boxes.
-        iou: the median IoU with the best anchor; None without boxes.
-        uncovered: the number of boxes whose best anchor has an IoU below 0.5.
+    `side` is the median of √(width × height) after resizing, in pixels, `iou` the median IoU with the best anchor.
     """
 
     name: str
@@ -62,12 +58,7 @@ class AnchorFit:
 
 
 def fit_anchors(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]], cfg: CfgNode) -> AnchorFit:
-    """Compares boxes with the anchors of a config.
-
-    Args:
-        boxes: (x, y, width, height) of each box in pixels; no empty boxes.
-        sizes: (height, width) of each box's image.
-        cfg: a detector's config.
+    """Compares boxes, as (x, y, width, height) in pixels, with a config's anchors; `sizes` are (height, width).
 
     Raises:
         UserError: the config does not use detectron2's default anchor generator.
@@ -77,33 +68,34 @@ def fit_anchors(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int
     generator, divisibility = _anchor_generator(cfg)
     ious = best_ious(scaled, resized, generator, divisibility)
     anchors = torch.cat(list(generator.cell_anchors)).double().numpy()
-    anchor_sizes = anchors[:, 2:] - anchors[:, :2]
-    anchor_sides, anchor_ratios = np.sqrt(anchor_sizes.prod(axis=1)), anchor_sizes[:, 1] / anchor_sizes[:, 0]
-    sides, ratios = np.sqrt(scaled[:, 2] * scaled[:, 3]), scaled[:, 3] / scaled[:, 2]
+    anchor_sides, anchor_ratios = _sides_and_ratios(anchors[:, 2:] - anchors[:, :2])
+    sides, ratios = _sides_and_ratios(scaled[:, 2:])
     uncovered = ious < MIN_IOU
     small, large = sides < anchor_sides.min(), sides > anchor_sides.max()
     long = (ratios < anchor_ratios.min()) | (ratios > anchor_ratios.max())
     areas = xywh[:, 2] * xywh[:, 3]
-    chosen = {name: (low <= areas) & (areas < high) for name, (low, high) in SIZE_CLASSES.items()}
-    chosen["all"] = np.ones(len(areas), dtype=bool)
+    classes = []
+    for name, (low, high) in SIZE_CLASSES.items():
+        chosen = (low <= areas) & (areas < high)
+        side, iou = (float(np.median(values[chosen])) if chosen.any() else None for values in (sides, ious))
+        of_class = SizeClass(
+            name, boxes=int(chosen.sum()), side=side, iou=iou, uncovered=int((chosen & uncovered).sum())
+        )
+        classes.append(of_class)
     return AnchorFit(
         sides=(float(anchor_sides.min()), float(anchor_sides.max())),
         ratios=(float(anchor_ratios.min()), float(anchor_ratios.max())),
         test_size=(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
-        classes=tuple(
-            SizeClass(
-                name=name,
-                boxes=int(mask.sum()),
-                side=float(np.median(sides[mask])) if mask.any() else None,
-                iou=float(np.median(ious[mask])) if mask.any() else None,
-                uncovered=int((mask & uncovered).sum()),
-            )
-            for name, mask in chosen.items()
-        ),
+        classes=tuple(classes),
         too_small=int((uncovered & small).sum()),
         too_large=int((uncovered & large).sum()),
         too_long=int((uncovered & long & ~small & ~large).sum()),
     )
+
+
+def _sides_and_ratios(sizes: Array) -> tuple[Array, Array]:
+    """√(width × height) and height / width."""
+    return np.sqrt(sizes.prod(axis=1)), sizes[:, 1] / sizes[:, 0]
 
 
 def resize_boxes(boxes: Array, sizes: Sequence[tuple[int, int]], cfg: CfgNode) -> tuple[Array, Array]:
@@ -126,11 +118,7 @@ def best_ious(boxes: Array, sizes: Array, generator: DefaultAnchorGenerator, div
     Args:
         boxes: (x, y, width, height), N×4.
         sizes: (height, width) of each box's image, N×2.
-        generator: the anchor generator.
         divisibility: the backbone's `size_divisibility`; images are padded to a multiple of it (0: no padding).
-
-    Returns:
-        N IoUs.
     """
     padded = np.ceil(sizes / max(divisibility, 1)) * max(divisibility, 1)
     centres, extents = boxes[:, :2] + boxes[:, 2:] / 2, boxes[:, 2:]
@@ -156,8 +144,8 @@ def _anchor_generator(cfg: CfgNode) -> tuple[DefaultAnchorGenerator, int]:
     shapes = backbone.output_shape()
     generator = build_anchor_generator(cfg, [shapes[name] for name in head.IN_FEATURES])
     if not isinstance(generator, DefaultAnchorGenerator):
+        problem = f"MODEL.ANCHOR_GENERATOR.NAME: {cfg.MODEL.ANCHOR_GENERATOR.NAME} is not supported"
         raise UserError(
-            f"MODEL.ANCHOR_GENERATOR.NAME: {cfg.MODEL.ANCHOR_GENERATOR.NAME} is not supported; "
-            "give the config of a detector with DefaultAnchorGenerator"
+            "config.unsupported_anchors", f"{problem}; give the config of a detector with DefaultAnchorGenerator"
         )
     return generator, backbone.size_divisibility

@@ -7,10 +7,20 @@ from typing import NamedTuple
 
 from ...errors import UserError
 from ..coco_format import ANNOTATION, IMAGE, Content, Entry, read_coco, usable
-from ..image_files import ImageFile, Undecodable, inspect_image, map_files
+from ..image_files import ImageFile, inspect_image, map_files
+from .boxes import CornerBox, Size
 
-# By `file_name`; None if there is no such file.
-DecodedImages = dict[str, ImageFile | Undecodable | None]
+# The results of `inspect_image`, by `file_name`.
+DecodedImages = dict[str, ImageFile | str | None]
+
+
+class Box(NamedTuple):
+    """A valid box in an image of known size, and the entries of both."""
+
+    box: CornerBox
+    size: Size
+    annotation: Entry
+    image: Entry
 
 
 class AnnotatedFolder(NamedTuple):
@@ -22,17 +32,15 @@ class AnnotatedFolder(NamedTuple):
 
     def images(self) -> Iterator[tuple[int, Entry]]:
         """Index and entry of each image with a valid `file_name`."""
-        for index, image in enumerate(self.content["images"]):
-            if usable(image, IMAGE, "file_name"):
-                yield index, image
+        return ((at, entry) for at, entry in enumerate(self.content["images"]) if usable(entry, IMAGE, "file_name"))
 
-    def boxes(self) -> list[tuple[Entry, Entry]]:
-        """The annotations with a valid box in an image of known size, each with its image's entry."""
+    def boxes(self) -> list[Box]:
+        """The valid boxes in images of known size."""
         images = {image["id"]: image for image in self.content["images"] if usable(image, IMAGE, *IMAGE)}
         return [
-            (annotation, images[annotation["image_id"]])
-            for annotation in self.content["annotations"]
-            if usable(annotation, ANNOTATION, "image_id", "bbox") and annotation["image_id"] in images
+            Box(entry["bbox"], image_size(images[entry["image_id"]]), entry, images[entry["image_id"]])
+            for entry in self.content["annotations"]
+            if usable(entry, ANNOTATION, "image_id", "bbox") and entry["image_id"] in images
         ]
 
     def files(self) -> dict[str, Path]:
@@ -43,14 +51,19 @@ class AnnotatedFolder(NamedTuple):
         return {name: path for name, path in paths.items() if os.path.isfile(path)}
 
 
-def read_annotated_folder(json_file: Path, image_root: Path | None) -> AnnotatedFolder:
+def image_size(image: Entry) -> Size:
+    """Width and height as annotated."""
+    return image["width"], image["height"]
+
+
+def read_annotated_folder(json_file: Path, image_root: Path) -> AnnotatedFolder:
     """Reads an annotation file.
 
     Raises:
         UserError: the file can't be read, or `image_root` is not a folder.
     """
-    if image_root is not None and not image_root.is_dir():
-        raise UserError(f"{image_root}: not a folder; give the one that holds the images of {json_file}")
+    if not image_root.is_dir():
+        raise UserError("data.no_folder", f"{image_root}: not a folder; give the one with the images of {json_file}")
     return AnnotatedFolder(json_file, image_root, read_coco(json_file))
 
 
@@ -58,17 +71,17 @@ def read_annotated_folders(paths: Sequence[Path]) -> list[AnnotatedFolder]:
     """Reads annotation files, each optionally followed by the folder of its images.
 
     Raises:
-        UserError: as :func:`read_annotated_folder`, or a folder does not follow a file.
+        UserError: a file can't be read, or a folder does not follow a file.
     """
-    pairs: list[tuple[Path, Path | None]] = []
+    folders: list[AnnotatedFolder] = []
     for path in paths:
         if not path.is_dir():
-            pairs.append((path, None))
-        elif pairs and pairs[-1][1] is None:
-            pairs[-1] = (pairs[-1][0], path)
+            folders.append(AnnotatedFolder(path, None, read_coco(path)))
+        elif folders and folders[-1].image_root is None:
+            folders[-1] = folders[-1]._replace(image_root=path)
         else:
-            raise UserError(f"{path}: a folder; give it after the annotation file whose images it holds")
-    return [read_annotated_folder(*pair) for pair in pairs]
+            raise UserError("data.no_json", f"{path}: a folder; give it after the annotations whose images it holds")
+    return folders
 
 
 def decode_images(annotated: AnnotatedFolder) -> DecodedImages:

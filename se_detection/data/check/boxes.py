@@ -1,35 +1,18 @@
 """Compares boxes with their image: inside it, sticking out, outside, empty, or in another notation than COCO's."""
 
 from collections.abc import Sequence
-from enum import Enum
+from typing import Literal
 
 # (x, y, width, height), as in COCO's files.
 CornerBox = Sequence[float]
 # (width, height)
 Size = tuple[int, int]
+Place = Literal["inside", "sticking out", "outside", "empty"]
 
 # detectron2 drops a box as empty if a side is not longer than this (pixels).
 EMPTY = 1e-5
 # COCO rounds x, y, width and height to 0.01 pixels each.
 ROUNDING = 0.02
-
-
-class Place(Enum):
-    """Where a box lies in its image."""
-
-    INSIDE = "inside"
-    STICKING_OUT = "sticking out"
-    OUTSIDE = "outside"
-    EMPTY = "empty"
-
-
-class Notation(Enum):
-    """Box notations other than (x, y, width, height) in pixels."""
-
-    CORNERS = "(x1, y1, x2, y2)"
-    FRACTIONS = "fractions of the image's width and height"
-
-
 # Another notation needs at least this many boxes, and at most this share of exceptions.
 EVIDENCE, EXCEPTIONS = 10, 0.05
 
@@ -46,17 +29,12 @@ def clip(box: CornerBox, size: Size) -> list[float]:
 
 
 def place(box: CornerBox, size: Size) -> Place:
-    """Where a box lies in an image of this size."""
-    if is_empty(box):
-        return Place.EMPTY
-    if is_empty(clip(box, size)):
-        return Place.OUTSIDE
-    return Place.INSIDE if overhang(box, size) <= ROUNDING else Place.STICKING_OUT
-
-
-def is_empty(box: CornerBox) -> bool:
-    """Whether detectron2 would drop the box."""
-    return min(box[2:]) <= EMPTY
+    """Where a box lies in an image of this size; detectron2 drops empty boxes, and those outside."""
+    if min(box[2:]) <= EMPTY:
+        return "empty"
+    if min(clip(box, size)[2:]) <= EMPTY:
+        return "outside"
+    return "inside" if overhang(box, size) <= ROUNDING else "sticking out"
 
 
 def overhang(box: CornerBox, size: Size) -> float:
@@ -65,7 +43,7 @@ def overhang(box: CornerBox, size: Size) -> float:
     return max(-x, -y, x + width - size[0], y + height - size[1])
 
 
-def suspected_notation(boxes: Sequence[tuple[CornerBox, Size]]) -> Notation | None:
+def suspected_notation(boxes: Sequence[tuple[CornerBox, Size]]) -> str | None:
     """The notation of a file's boxes if it does not seem to be COCO's: almost all boxes fit it, and few fit COCO's.
 
     Args:
@@ -75,7 +53,7 @@ def suspected_notation(boxes: Sequence[tuple[CornerBox, Size]]) -> Notation | No
         return None
     needed = (1 - EXCEPTIONS) * len(boxes)
     if sum(0 <= min(box) and max(box) <= 1 for box, _ in boxes) >= needed:
-        return Notation.FRACTIONS
+        return "fractions of the image's width and height"
     sticking_out = sum(overhang(box, size) > 1 for box, size in boxes)
     corners = sum(0 <= box[0] <= box[2] <= size[0] + 1 and 0 <= box[1] <= box[3] <= size[1] + 1 for box, size in boxes)
-    return Notation.CORNERS if sticking_out > len(boxes) / 2 and corners >= needed else None
+    return "(x1, y1, x2, y2)" if sticking_out > len(boxes) / 2 and corners >= needed else None

@@ -4,7 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,24 +26,14 @@ NEAR = 2
 ROWS = 256
 
 
-class Overlap(NamedTuple):
+def find_overlap(annotated: AnnotatedFolder, other: AnnotatedFolder) -> dict[str, list[tuple[str, str]]]:
     """Images that two data sets have in common, as pairs of file names.
 
-    Args:
-        same_content: the same bytes.
-        same_look: the same name (without folders) and look, such as another size or compression of one image.
-        near_look: other names, but almost the same look, such as copies or two images of one scene.
-        same_name: the same `file_name`, but at least one of the files is missing and can't be compared.
+    Returns:
+        `same-content`: pairs with the same bytes. `same-look`: the same name (without folders) and look, such as
+        another size or compression of one image. `near-look`: other names, but almost the same look, such as copies or
+        two images of one scene. `same-name`: the same `file_name`, but a file is missing and can't be compared.
     """
-
-    same_content: list[tuple[str, str]]
-    same_look: list[tuple[str, str]]
-    near_look: list[tuple[str, str]]
-    same_name: list[tuple[str, str]]
-
-
-def find_overlap(annotated: AnnotatedFolder, other: AnnotatedFolder) -> Overlap:
-    """Compares the images of two data sets by content, name and look."""
     files, others = annotated.files(), other.files()
     both = {(owner, name): path for owner, named in enumerate((files, others)) for name, path in named.items()}
     same_content = [
@@ -61,13 +51,9 @@ def find_overlap(annotated: AnnotatedFolder, other: AnnotatedFolder) -> Overlap:
             same_look.append((name, theirs))
         elif difference <= NEAR:
             near_look.append((name, theirs))
-    their_names = {image["file_name"] for _, image in other.images()}
-    same_name = [
-        (name, name)
-        for name in dict.fromkeys(image["file_name"] for _, image in annotated.images())
-        if name in their_names and not (name in files and name in others)
-    ]
-    return Overlap(same_content, same_look, near_look, same_name)
+    names, their_names = ({image["file_name"]: None for _, image in each.images()} for each in (annotated, other))
+    same_name = [(name, name) for name in names if name in their_names and not (name in files and name in others)]
+    return {"same-content": same_content, "same-look": same_look, "near-look": near_look, "same-name": same_name}
 
 
 def same_files(files: Mapping[K, Path]) -> list[list[K]]:

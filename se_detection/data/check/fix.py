@@ -4,15 +4,19 @@ Values that follow from the images or from the rest of the file are corrected. O
 entries are not changed.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...errors import UserError
-from ..coco_format import ANNOTATION, CATEGORY, EVALUATED_ANNOTATION, IMAGE, Entry, category_names, entry_name, usable
+from ..coco_format import ANNOTATION, EVALUATED_ANNOTATION, IMAGE, Entry, category_names, entry_name, usable
 from ..image_files import ImageFile
-from .annotated_folder import AnnotatedFolder, DecodedImages
-from .boxes import CornerBox, Place, Size, clip, overhang, place, suspected_notation
+from .annotated_folder import AnnotatedFolder, DecodedImages, image_size
+from .boxes import CornerBox, Size, clip, overhang, place, suspected_notation
+
+# The changed entries of each kind of change, in the order in which the kinds first occurred.
+Changes = defaultdict[str, list[str]]
 
 # Boxes that extend beyond an image by at most this (pixels) still fit it.
 SLACK = 1.0
@@ -20,29 +24,7 @@ SLACK = 1.0
 OFF = 2
 
 
-class Change(NamedTuple):
-    """One kind of change, with all entries that were changed."""
-
-    what: str
-    entries: Sequence[str]
-
-
-class ChangeLog:
-    """Collects changes by kind."""
-
-    def __init__(self) -> None:
-        self._entries: dict[str, list[str]] = defaultdict(list)
-
-    def add(self, what: str, entry: str) -> None:
-        """Adds an entry to a kind of change."""
-        self._entries[what].append(entry)
-
-    def changes(self) -> list[Change]:
-        """All changes, in the order in which their kinds first occurred."""
-        return [Change(what, entries) for what, entries in self._entries.items()]
-
-
-def fix_annotations(annotated: AnnotatedFolder, decoded_images: DecodedImages) -> tuple[AnnotatedFolder, list[Change]]:
+def fix_annotations(annotated: AnnotatedFolder, decoded_images: DecodedImages) -> tuple[AnnotatedFolder, Changes]:
     """A copy that :func:`check_coco` accepts for evaluation, and the changes; the input is not modified.
 
     Args:
@@ -53,62 +35,41 @@ def fix_annotations(annotated: AnnotatedFolder, decoded_images: DecodedImages) -
         UserError: categories contradict each other, boxes are not (x, y, width, height) in pixels, or nothing to train
             on would be left.
     """
-    log = ChangeLog()
-    categories = _fixed_categories(annotated, log)
-    boxes = _boxes_by_image(annotated)
-    _check_notation(annotated)
-    images = list(_fixed_images(annotated, decoded_images, boxes, log))
-    annotations = list(_fixed_annotations(annotated, images, {category["id"] for category in categories}, log))
-    if not any(not annotation["iscrowd"] for annotation in annotations):
-        done = "; ".join(f"{change.what} ({len(change.entries)})" for change in log.changes())
-        raise UserError(
-            f"{annotated.json_file}: nothing to train on would be left ({done or 'it has no annotations'}); check "
-            "the image folder, and correct the file by hand"
-        )
+    changes: Changes = defaultdict(list)
+    categories = _fixed_categories(annotated, changes)
+    if notation := suspected_notation([item[:2] for item in annotated.boxes()]):
+        advice = "convert them to COCO's [x, y, width, height] in pixels first"
+        raise UserError("data.box_notation", f"{annotated.json_file}: the boxes look like {notation}; {advice}")
+    images = list(_fixed_images(annotated, decoded_images, changes))
+    annotations = list(_fixed_annotations(annotated, images, {category["id"] for category in categories}, changes))
+    if all(annotation["iscrowd"] for annotation in annotations):
+        done = "; ".join(f"{what} ({len(entries)})" for what, entries in changes.items())
+        problem = f"{annotated.json_file}: nothing to train on would be left ({done or 'it has no annotations'})"
+        raise UserError("data.no_objects", f"{problem}; check the image folder, and correct the file by hand")
     content = {**annotated.content, "images": images, "annotations": annotations, "categories": categories}
-    return annotated._replace(content=content), log.changes()
+    return annotated._replace(content=content), changes
 
 
-def _fixed_categories(annotated: AnnotatedFolder, log: ChangeLog) -> list[Entry]:
-    kept: list[Entry] = []
-    first: dict[int, Entry] = {}
+def _fixed_categories(annotated: AnnotatedFolder, changes: Changes) -> list[Entry]:
+    kept: dict[str, Entry] = {}
     for index, category in enumerate(annotated.content["categories"]):
-        if usable(category, CATEGORY, *CATEGORY):
-            earlier = first.setdefault(category["id"], category)
-            if earlier is not category and earlier == category:
-                log.add("categories removed: duplicates of an earlier one", entry_name("categories", index, category))
-                continue
-        kept.append(category)
+        if kept.setdefault(repr(category), category) is not category:
+            changes["categories removed: duplicates of an earlier one"].append(
+                entry_name("categories", index, category)
+            )
     try:
-        category_names(annotated.json_file, {**annotated.content, "categories": kept})
+        category_names(annotated.json_file, {**annotated.content, "categories": list(kept.values())})
     except UserError as error:
-        raise UserError(f"{error} (--fix can't correct this)") from error
-    return kept
+        raise UserError(error.code, f"{error.message} (--fix can't correct this)") from error
+    return list(kept.values())
 
 
-def _check_notation(annotated: AnnotatedFolder) -> None:
-    notation = suspected_notation(
-        [(annotation["bbox"], (image["width"], image["height"])) for annotation, image in annotated.boxes()]
-    )
-    if notation is not None:
-        raise UserError(
-            f"{annotated.json_file}: the boxes look like {notation.value}; convert them to COCO's "
-            "[x, y, width, height] in pixels first"
-        )
-
-
-def _boxes_by_image(annotated: AnnotatedFolder) -> dict[int, list[CornerBox]]:
-    boxes = defaultdict(list)
+def _fixed_images(annotated: AnnotatedFolder, decoded_images: DecodedImages, changes: Changes) -> Iterator[Entry]:
+    boxes: dict[int, list[CornerBox]] = defaultdict(list)
     for annotation in annotated.content["annotations"]:
         if usable(annotation, ANNOTATION, "image_id", "bbox"):
             boxes[annotation["image_id"]].append(annotation["bbox"])
-    return boxes
-
-
-def _fixed_images(
-    annotated: AnnotatedFolder, decoded_images: DecodedImages, boxes: dict[int, list[CornerBox]], log: ChangeLog
-) -> Iterator[Entry]:
-    files_of_id = defaultdict(set)
+    files_of_id: dict[int, set[str]] = defaultdict(set)
     for _, image in annotated.images():
         if usable(image, IMAGE, "id"):
             files_of_id[image["id"]].add(image["file_name"])
@@ -116,29 +77,29 @@ def _fixed_images(
     for index, image in enumerate(annotated.content["images"]):
         name = entry_name("images", index, image)
         if not usable(image, IMAGE, "id", "file_name"):
-            log.add("images removed: no usable id or file_name", name)
+            changes["images removed: no usable id or file_name"].append(name)
             continue
         name += f": {image['file_name']!r}"
         decoded = decoded_images[image["file_name"]]
         if len(files_of_id[image["id"]]) > 1:
-            log.add("images removed: several share an id, so their annotations are ambiguous", name)
+            changes["images removed: several share an id, so their annotations are ambiguous"].append(name)
         elif image["id"] in seen:
-            log.add("images removed: duplicates of an earlier one", name)
+            changes["images removed: duplicates of an earlier one"].append(name)
         elif decoded is None:
-            log.add("images removed: not in the folder", name)
+            changes["images removed: not in the folder"].append(name)
         elif not isinstance(decoded, ImageFile):
-            log.add("images removed: they can't be decoded", name)
+            changes["images removed: they can't be decoded"].append(name)
         else:
-            stated = (image["width"], image["height"]) if usable(image, IMAGE, "width", "height") else None
-            problem = _size_problem(boxes.get(image["id"], []), stated, decoded)
+            seen.add(image["id"])
+            stated = image_size(image) if usable(image, IMAGE, "width", "height") else None
+            problem = _size_problem(boxes[image["id"]], stated, decoded)
             if stated == decoded[:2]:
                 yield image
-            elif problem is not None:
-                log.add(f"images removed: their size is wrong, and {problem}", name)
+            elif problem:
+                changes[f"images removed: their size is wrong, and {problem}"].append(name)
             else:
-                log.add("images: width and height set to the image's", name)
+                changes["images: width and height set to the image's"].append(name)
                 yield {**image, "width": decoded.width, "height": decoded.height}
-            seen.add(image["id"])
 
 
 def _size_problem(boxes: Sequence[CornerBox], stated: Size | None, decoded: ImageFile) -> str | None:
@@ -154,37 +115,33 @@ def _size_problem(boxes: Sequence[CornerBox], stated: Size | None, decoded: Imag
         return None
     if decoded.turned and stated == actual[::-1]:
         return "the boxes may be for the image before or after its EXIF rotation"
-    across, down = (mine / theirs for mine, theirs in zip(stated, actual, strict=True))
+    across, down = stated[0] / actual[0], stated[1] / actual[1]
     same_shape = abs(across - down) * min(actual) <= 1
-    if same_shape and max(abs(mine - theirs) for mine, theirs in zip(stated, actual, strict=True)) > OFF:
+    if same_shape and max(abs(stated[0] - actual[0]), abs(stated[1] - actual[1])) > OFF:
         return "the boxes may be for the image at another scale"
     return None
 
 
 def _fixed_annotations(
-    annotated: AnnotatedFolder, images: list[Entry], categories: set[int], log: ChangeLog
+    annotated: AnnotatedFolder, images: list[Entry], categories: set[int], changes: Changes
 ) -> Iterator[Entry]:
-    sizes = {image["id"]: (image["width"], image["height"]) for image in images}
-    ids = {
-        annotation["id"]
-        for annotation in annotated.content["annotations"]
-        if usable(annotation, EVALUATED_ANNOTATION, "id")
-    }
-    next_id = max([0, *ids]) + 1
+    sizes = {image["id"]: image_size(image) for image in images}
+    annotations = annotated.content["annotations"]
+    next_id = max([0, *(entry["id"] for entry in annotations if usable(entry, EVALUATED_ANNOTATION, "id"))]) + 1
     seen: set[int] = set()
-    for index, annotation in enumerate(annotated.content["annotations"]):
+    for index, annotation in enumerate(annotations):
         name = entry_name("annotations", index, annotation)
-        reason = _reason_to_remove(annotation, sizes, categories)
-        if reason is not None:
-            log.add(f"annotations removed: {reason}", name)
+        if reason := _reason_to_remove(annotation, sizes, categories):
+            changes[f"annotations removed: {reason}"].append(name)
             continue
         fixed = dict(annotation)
         if not usable(annotation, EVALUATED_ANNOTATION, "id") or annotation["id"] in seen:
             fixed["id"] = next_id
             next_id += 1
-            log.add("annotations: a new id", f"{name} is now {fixed['id']}")
+            changes["annotations: a new id"].append(f"{name} is now {fixed['id']}")
         seen.add(fixed["id"])
-        _fix_values(fixed, sizes[annotation["image_id"]], log, name)
+        for change in _fix_values(fixed, sizes[annotation["image_id"]]):
+            changes[f"annotations: {change}"].append(name)
         yield fixed
 
 
@@ -196,39 +153,32 @@ def _reason_to_remove(annotation: Any, sizes: dict[int, Size], categories: set[i
     if annotation["category_id"] not in categories:
         return "their category is not in the file"
     where = place(annotation["bbox"], sizes[annotation["image_id"]])
-    if where is Place.EMPTY:
-        return "a box without width or height"
-    return "a box outside the image" if where is Place.OUTSIDE else None
+    return {"empty": "a box without width or height", "outside": "a box outside the image"}.get(where)
 
 
-def _fix_values(fixed: Entry, size: Size, log: ChangeLog, name: str) -> None:
-    """Corrects the values of an annotation that is kept, except its ids."""
-    if place(fixed["bbox"], size) is Place.STICKING_OUT:
-        log.add("annotations: the box clipped to the image", name)
+def _fix_values(fixed: Entry, size: Size) -> Iterator[str]:
+    """Corrects the values of an annotation that is kept, except its ids; yields the changes."""
+    if place(fixed["bbox"], size) == "sticking out":
         fixed["bbox"] = clip(fixed["bbox"], size)
         if usable(fixed, EVALUATED_ANNOTATION, "area"):
-            fixed["area"] = min(fixed["area"], _area(fixed))
-    if not usable({"ignore": 0, **fixed}, ANNOTATION, "ignore"):
+            fixed["area"] = min(fixed["area"], float(math.prod(fixed["bbox"][2:])))
+        yield "the box clipped to the image"
+    if "ignore" in fixed and not usable(fixed, ANNOTATION, "ignore"):
         if _is_set(fixed.pop("ignore")):
-            log.add("annotations: ignored ones made crowds, which detectron2 neither trains on nor counts", name)
             fixed["iscrowd"] = 1
+            yield "ignored ones made crowds, which detectron2 neither trains on nor counts"
         else:
-            log.add("annotations: a meaningless 'ignore' removed", name)
+            yield "a meaningless 'ignore' removed"
     if not usable(fixed, EVALUATED_ANNOTATION, "iscrowd"):
         fixed["iscrowd"] = int(_is_set(fixed.get("iscrowd")))
-        log.add(f"annotations: iscrowd set to {fixed['iscrowd']}", name)
+        yield f"iscrowd set to {fixed['iscrowd']}"
     if not usable(fixed, EVALUATED_ANNOTATION, "area"):
-        fixed["area"] = _area(fixed)
-        log.add("annotations: area set to the box's", name)
+        fixed["area"] = float(math.prod(fixed["bbox"][2:]))
+        yield "area set to the box's"
     for key in ("segmentation", "keypoints"):
-        if not usable({key: None, **fixed}, ANNOTATION, key):
+        if key in fixed and not usable(fixed, ANNOTATION, key):
             del fixed[key]
-            log.add(f"annotations: '{key}' removed; it must be {ANNOTATION[key].what}", name)
-
-
-def _area(annotation: Entry) -> float:
-    width, height = annotation["bbox"][2:]
-    return float(width * height)
+            yield f"'{key}' removed; it must be {ANNOTATION[key].what}"
 
 
 def _is_set(value: Any) -> bool:

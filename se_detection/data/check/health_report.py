@@ -1,13 +1,12 @@
 """Formats the health of a data set as tables and as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from tabulate import tabulate
 
-from .fix import Change
-from .health import Finding, Health
+from .health import Health
 
 # The maximum lengths of lists in the tables; the JSON has everything.
 EXAMPLES = 3
@@ -18,9 +17,8 @@ WIDTHS = [7, 6, 27, 39, 25]
 
 def health_tables(health: Health) -> str:
     """Tables of findings, classes and box sizes, and a last line with the number of findings."""
-    head = (
-        f"{health.json_file}: {health.images} images, {health.annotations} annotations, {len(health.classes)} classes"
-    )
+    counts = f"{health.images} images, {health.annotations} annotations, {len(health.classes)} classes"
+    head = f"{health.json_file}: {counts}"
     parts = [head, _findings(health), _classes(health), _anchors(health), summary(health)]
     return "\n\n".join(part for part in parts if part)
 
@@ -34,9 +32,7 @@ def summary(health: Health) -> str:
 
 def health_dict(health: Health) -> dict[str, Any]:
     """The health as a dict for JSON, with all examples and all classes."""
-    content = asdict(health)
-    content["errors"], content["warnings"] = health.count("error"), health.count("warning")
-    return content
+    return asdict(health) | {"errors": health.count("error"), "warnings": health.count("warning")}
 
 
 def first_few(examples: Sequence[str], separator: str = "\n") -> str:
@@ -46,22 +42,18 @@ def first_few(examples: Sequence[str], separator: str = "\n") -> str:
 
 
 def _findings(health: Health) -> str:
-    rows = [_row(finding) for finding in health.findings]
+    rows = [
+        [finding.level, finding.count, finding.what, first_few(finding.examples), finding.advice]
+        for finding in health.findings
+    ]
     headings = ["level", "count", "what", "where", "what to do"]
     return tabulate(rows, headings, tablefmt="simple_grid", disable_numparse=True, maxcolwidths=WIDTHS) if rows else ""
-
-
-def _row(finding: Finding) -> list[str]:
-    return [finding.level, str(finding.count), finding.what, first_few(finding.examples), finding.advice]
 
 
 def _classes(health: Health) -> str:
     ordered = sorted(health.classes, key=lambda count: -count.boxes)
     total = sum(count.boxes for count in ordered) or 1
-    rows = [
-        [count.id, count.name, count.boxes, f"{count.boxes / total:.1%}", count.images, count.crowds]
-        for count in ordered
-    ]
+    rows = [[row.id, row.name, row.boxes, f"{row.boxes / total:.1%}", row.images, row.crowds] for row in ordered]
     if len(rows) > CLASSES:
         half = CLASSES // 2
         rows[half:-half] = [["…", f"({len(rows) - 2 * half} more)", "", "", "", ""]]
@@ -86,9 +78,8 @@ def _anchors(health: Health) -> str:
     ]
     headings = ["boxes by size", "number", "median side (resized)", "median IoU, best anchor", "no anchor of IoU ≥ 0.5"]
     table = tabulate(rows, headings, disable_numparse=True, colalign=["left", *["right"] * 4])
-    resized = (
-        f"images resized to {fit.test_size[0]} (at most {fit.test_size[1]})" if fit.test_size[0] else "not resized"
-    )
+    shortest, longest = fit.test_size
+    resized = f"images resized to {shortest} (at most {longest})" if shortest else "not resized"
     about = (
         f"Anchors: sides of {fit.sides[0]:.0f} to {fit.sides[1]:.0f} pixels, height / width {fit.ratios[0]:.2g} to "
         f"{fit.ratios[1]:.2g}; {resized}.\nA side is √(width × height); small, medium and large are "
@@ -97,6 +88,6 @@ def _anchors(health: Health) -> str:
     return f"{table}\n{about}"
 
 
-def changes_text(changes: Sequence[Change]) -> str:
+def changes_text(changes: Mapping[str, Sequence[str]]) -> str:
     """One line for each kind of change: the number of entries, the change, and the first entries."""
-    return "\n".join(f"{len(entries):7}  {what}: {first_few(entries, ', ')}" for what, entries in changes)
+    return "\n".join(f"{len(entries):7}  {what}: {first_few(entries, ', ')}" for what, entries in changes.items())

@@ -7,7 +7,8 @@ from detectron2.structures import Boxes, pairwise_iou
 
 from se_detection import model_zoo
 from se_detection.data.check.anchors import best_ious, fit_anchors, resize_boxes
-from se_detection.errors import UserError
+
+from ...helpers import raises
 
 
 def retinanet(cfg):
@@ -90,7 +91,7 @@ def test_boxes_are_counted_by_size_and_coverage(cfg) -> None:
 def test_a_config_with_other_anchors_is_refused(cfg) -> None:
     cfg = cfg.clone()
     cfg.MODEL.ANCHOR_GENERATOR.NAME = "RotatedAnchorGenerator"
-    with pytest.raises(UserError, match="RotatedAnchorGenerator"):
+    with raises("config.unsupported_anchors", "RotatedAnchorGenerator"):
         fit_anchors([[0, 0, 9, 9]], [(40, 60)], cfg)
 
 
