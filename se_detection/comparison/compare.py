@@ -17,7 +17,7 @@ from ..data.coco_files import load_annotations, load_results
 from ..data.coco_format import Entry
 from ..errors import UserError
 from .details import Curve, calibration, mean_errors, precision_recall, size_ranges
-from .intervals import Difference, Estimate, benjamini_hochberg, estimate
+from .intervals import Difference, Estimate, benjamini_hochberg, estimate, without_nan
 from .matching import COCO_AREAS, THRESHOLDS, Area, Array
 from .result import ROLES, ClassDifference, Comparison, Details, Spread
 from .scores import METRICS, Scores, score_run
@@ -173,12 +173,11 @@ def _compared(
 
 def _mean(runs: Array) -> float | None:
     """The mean over runs on the original images, whose weights come first."""
-    value = float(runs[:, 0].mean())
-    return None if np.isnan(value) else value
+    return without_nan([runs[:, 0].mean()])[0]
 
 
 def _spread(runs: Array) -> Spread:
-    values = [None if np.isnan(value) else float(value) for value in runs[:, 0]]
+    values = without_nan(runs[:, 0])
     return Spread(values, float(runs[:, 0].std(ddof=1)) if len(runs) > 1 and None not in values else None)
 
 

@@ -17,16 +17,15 @@ from .intervals import Difference
 from .result import ROLES, Comparison
 
 # Lines and markers differ as well, for readers who can't distinguish the colours.
-STYLES: tuple[dict[str, Any], ...] = (
-    {"color": BASELINE, "marker": "o", "linestyle": "-"},
-    {"color": CANDIDATE, "marker": "s", "linestyle": "--"},
-)
+STYLES: dict[str, dict[str, Any]] = {
+    "baseline": {"color": BASELINE, "marker": "o", "linestyle": "-", "markersize": 5},
+    "candidate": {"color": CANDIDATE, "marker": "s", "linestyle": "--", "markersize": 5},
+}
 COLOURS = (BASELINE, CANDIDATE)
 HATCHES = ("", "///")
 DPI = 160
 # The size of a page's charts, in inches.
-INCHES = WIDTH / 72
-HEIGHT = 5.0
+SIZE = WIDTH / 72, 5.0
 # A longer name of a model would take the room of the curves.
 NAME_LENGTH = 20
 # The number of classes in a plot. With more, classes with intervals and large differences are shown.
@@ -72,25 +71,23 @@ def _covers(comparison: Comparison) -> str:
 
 
 def _forest(items: dict[str, Difference], filled: set[str], title: str, label: str) -> Figure | None:
-    known = [(name, item) for name, item in items.items() if item.value is not None]
+    known = {name: item for name, item in items.items() if item.value is not None}
     if not known:
         return None
-    figure = Figure(figsize=(7, 1.5 + 0.28 * len(known)), layout="constrained")
-    axes = figure.subplots()
-    _grid(axes)
+    figure, (axes,) = _panels(1, size=(7, 1.5 + 0.28 * len(known)))
     axes.axvline(0, color=INK, linewidth=1)
-    for row, (name, item) in enumerate(known):
-        value = item.value or 0.0
-        colour = COLOURS[int(value > 0)] if name in filled else QUIET
-        if item.low is not None and item.high is not None:
-            axes.plot([item.low, item.high], [row, row], color=colour, linewidth=2)
-        fill = "full" if name in filled else "none"
-        axes.plot(value, row, color=colour, marker="o", markersize=6, fillstyle=fill)
-    axes.set_yticks(range(len(known)), [name for name, _ in known])
-    axes.set_ylim(len(known) - 0.5, -0.5)
-    axes.set_xlabel(label)
-    axes.set_title(title)
+    for row, (name, item) in enumerate(known.items()):
+        colour = COLOURS[item.value > 0] if name in filled else QUIET
+        axes.plot(_ends(item), [row, row], color=colour, linewidth=2)
+        axes.plot(item.value, row, color=colour, marker="o", fillstyle="full" if name in filled else "none")
+    axes.set(xlabel=label, title=title, ylim=(len(known) - 0.5, -0.5))
+    axes.set_yticks(range(len(known)), list(known))
     return figure
+
+
+def _ends(item: Difference) -> list[float]:
+    """The ends of the interval; NaN, which is not drawn, without one."""
+    return [np.nan if end is None else end for end in (item.low, item.high)]
 
 
 def plot_error_types(comparison: Comparison) -> Figure | None:
@@ -101,19 +98,11 @@ def plot_error_types(comparison: Comparison) -> Figure | None:
         values = [types[name].dap for name in ERRORS]
         if not np.isfinite(values).all():
             return None
-        bars = axes.barh(
-            places + 0.4 * (number - 0.5),
-            values,
-            0.38,
-            color=COLOURS[number],
-            hatch=HATCHES[number],
-            edgecolor=PAPER,
-            label=_names(comparison)[role],
-        )
+        look = {"color": COLOURS[number], "hatch": HATCHES[number], "edgecolor": PAPER}
+        bars = axes.barh(places + 0.4 * (number - 0.5), values, 0.38, label=_label(comparison, role), **look)
         axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.set_yticks(places, ["classifi-\ncation", "localiz-\nation", *ERRORS[2:]])
-    axes.set_ylim(len(ERRORS) - 0.5, -0.5)
-    axes.set_xlabel("dAP50: gain if fixed")
+    axes.set(xlabel="dAP50: gain if fixed", ylim=(len(ERRORS) - 0.5, -0.5))
     axes.margins(x=0.15)
     _legend(axes)
     return figure
@@ -124,12 +113,9 @@ def plot_precision_recall(comparison: Comparison) -> Figure | None:
     curves = comparison.details.precision_recall
     figure, panels = _panels(len(curves))
     for axes, (iou, curve) in zip(panels, curves.items(), strict=True):
-        if not _lines(axes, comparison, curve, curve.x, markers=False):
+        if not _lines(axes, comparison, curve, curve.x, marker=""):
             return None
-        axes.set_title(f"IoU {iou}")
-        axes.set_ylabel("precision (%)")
-        axes.set_xlim(0, 100)
-        axes.set_ylim(0, 102)
+        axes.set(title=f"IoU {iou}", ylabel="precision (%)", xlim=(0, 100), ylim=(0, 102))
     panels[-1].set_xlabel("recall (%)")
     _legend(panels[0])
     return figure
@@ -138,23 +124,21 @@ def plot_precision_recall(comparison: Comparison) -> Figure | None:
 def plot_ap_by_iou(comparison: Comparison) -> Figure | None:
     """AP against the IoU threshold, and its difference."""
     curve = comparison.details.ap_by_iou
-    figure = _with_difference(comparison, curve, curve.x, "IoU threshold")
-    if figure is not None:
-        figure.axes[-1].set_xticks(curve.x[::2], [f"{iou:.1f}" for iou in curve.x[::2]])
-    return figure
+    ticks = curve.x[::2], [f"{iou:.1f}" for iou in curve.x[::2]]
+    return _with_difference(comparison, curve, curve.x, "IoU threshold", ticks)
 
 
 def plot_ap_by_size(comparison: Comparison) -> Figure | None:
     """AP against the objects' size, and its difference."""
     curve = comparison.details.ap_by_size
-    places = list(range(len(curve.x)))
-    figure = _with_difference(comparison, curve, places, "√area of the object, up to (pixels)")
-    if figure is not None:
-        figure.axes[-1].set_xticks(places, [f"{high:.0f}" for high in curve.x])
-    return figure
+    places = [float(place) for place in range(len(curve.x))]
+    ticks = places, [f"{high:.0f}" for high in curve.x]
+    return _with_difference(comparison, curve, places, "√area of the object, up to (pixels)", ticks)
 
 
-def _with_difference(comparison: Comparison, curve: Curve, places: Sequence[float], label: str) -> Figure | None:
+def _with_difference(
+    comparison: Comparison, curve: Curve, places: list[float], label: str, ticks: tuple[list[float], list[str]]
+) -> Figure | None:
     figure, (upper, lower) = _panels(2, (3, 2))
     if not places or not _lines(upper, comparison, curve, places):
         return None
@@ -163,40 +147,34 @@ def _with_difference(comparison: Comparison, curve: Curve, places: Sequence[floa
     _legend(upper)
     lower.axhline(0, color=INK, linewidth=1)
     for place, item in zip(places, curve.difference or [], strict=True):
-        if item.low is not None and item.high is not None:
-            lower.plot([place, place], [item.low, item.high], color=QUIET, linewidth=2)
-        if item.value is not None:
-            lower.plot(place, item.value, color=QUIET, marker="o", markersize=5)
-    lower.set_ylabel("difference")
-    lower.set_xlabel(label)
+        lower.plot([place, place], _ends(item), color=QUIET, linewidth=2)
+        lower.plot(place, np.nan if item.value is None else item.value, color=QUIET, marker="o", markersize=5)
+    lower.set(ylabel="difference", xlabel=label)
+    lower.set_xticks(*ticks)
     return figure
 
 
 def plot_calibration(comparison: Comparison) -> Figure | None:
     """Precision against score, and below it the number of detections."""
-    known = {role: item for role, item in comparison.details.calibration.items() if item is not None}
-    if not known:
+    calibration = comparison.details.calibration
+    counts = [count for item in calibration.values() if item for count in item.count if count]
+    if not counts:
         return None
     figure, (upper, lower) = _panels(2, (3, 1))
     upper.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":", label="perfect")
-    for number, (role, item) in enumerate(comparison.details.calibration.items()):
-        if item is None:
-            continue
-        filled = [(s, p) for s, p in zip(item.score, item.precision, strict=True) if s is not None and p is not None]
-        label = f"{_names(comparison)[role]}, ECE {item.ece:.3f}"
-        upper.plot(*np.transpose(filled), label=label, markersize=5, **STYLES[number])
-        edges = np.linspace(0, 1, len(item.count) + 1)
-        lower.stairs(item.count, edges, color=COLOURS[number], linestyle=STYLES[number]["linestyle"], linewidth=1.5)
-    upper.set_ylabel("precision at IoU 0.5")
-    upper.set_ylim(0, 1)
-    lower.set_yscale("log")
-    counts = [count for item in known.values() for count in item.count if count]
+    for role, item in calibration.items():
+        if item:
+            filled = [pair for pair in zip(item.score, item.precision, strict=True) if None not in pair]
+            label = f"{_label(comparison, role)}, ECE {item.ece:.3f}"
+            upper.plot(*np.transpose(filled), label=label, **STYLES[role])
+            edges = np.linspace(0, 1, len(item.count) + 1)
+            look = {key: STYLES[role][key] for key in ("color", "linestyle")}
+            lower.stairs(item.count, edges, linewidth=1.5, **look)
+    upper.set(ylabel="precision at IoU 0.5", ylim=(0, 1))
+    lower.set(yscale="log", ylabel="number", xlabel="score (ten bins)", xlim=(0, 1))
     lower.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if max(counts) < 50 * min(counts) else (1.0,)))
     lower.yaxis.set_major_formatter("{x:,.0f}")
     lower.yaxis.set_minor_formatter("")
-    lower.set_ylabel("number")
-    lower.set_xlabel("score (ten bins)")
-    lower.set_xlim(0, 1)
     _legend(upper)
     return figure
 
@@ -222,12 +200,12 @@ def plot_training(comparison: Comparison, runs: dict[str, list[TrainingCurve]]) 
         return None
     figure, panels = _panels(len(names))
     for axes, name in zip(panels, names, strict=True):
-        for number, (role, own) in enumerate(runs.items()):
-            for place, curve in enumerate(own):
-                values = curve[name]
-                style = STYLES[number] if name == "ap" else {**STYLES[number], "marker": ""}
-                label = _names(comparison)[role] if place == 0 else None
-                axes.plot(list(values), list(values.values()), label=label, markersize=5, **style)
+        for role, own in runs.items():
+            style = STYLES[role] if name == "ap" else {**STYLES[role], "marker": ""}
+            for number, curve in enumerate(own):
+                # One entry in the legend for all runs.
+                label = "" if number else _label(comparison, role)
+                axes.plot(list(curve[name]), list(curve[name].values()), label=label, **style)
         axes.set_ylabel({"loss": "total loss", "ap": "AP"}[name])
         axes.set_ylim(bottom=0)
     panels[-1].set_xlabel("iteration")
@@ -235,42 +213,35 @@ def plot_training(comparison: Comparison, runs: dict[str, list[TrainingCurve]]) 
     return figure
 
 
-def _panels(count: int, ratios: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
+def _panels(
+    count: int, ratios: Sequence[float] | None = None, size: tuple[float, float] = SIZE
+) -> tuple[Figure, list[Axes]]:
     """A figure with panels one above the other, on the same x axis."""
-    figure = Figure(figsize=(INCHES, HEIGHT), layout="constrained")
-    panels = figure.subplots(count, 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    figure = Figure(figsize=size, layout="constrained")
+    panels = list(figure.subplots(count, 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0])
     for axes in panels:
-        _grid(axes)
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
     figure.align_ylabels()
-    return figure, list(panels)
+    return figure, panels
 
 
-def _lines(axes: Axes, comparison: Comparison, curve: Curve, x: Sequence[float], *, markers: bool = True) -> bool:
+def _lines(axes: Axes, comparison: Comparison, curve: Curve, x: list[float], **style: Any) -> bool:
     """Draws both curves; returns False if one has no values."""
-    for number, (role, values) in enumerate(zip(ROLES, (curve.baseline, curve.candidate), strict=True)):
-        if all(value is None for value in values):
+    for role in ROLES:
+        y = np.array(getattr(curve, role), dtype=float)
+        if np.isnan(y).all():
             return False
-        y = [np.nan if value is None else value for value in values]
-        style = STYLES[number] if markers else {**STYLES[number], "marker": ""}
-        axes.plot(x, y, label=_names(comparison)[role], markersize=5, **style)
+        axes.plot(x, y, label=_label(comparison, role), **{**STYLES[role], **style})
     return True
 
 
-def _names(comparison: Comparison) -> dict[str, str]:
-    return {
-        role: role if model.name == role else f"{role}: {_shortened(model.name)}"
-        for role, model in comparison.models.items()
-    }
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
-
-
-def _grid(axes: Axes) -> None:
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+def _label(comparison: Comparison, role: str) -> str:
+    """A model's role and name, if it has one."""
+    name = comparison.models[role].name
+    short = name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
+    return role if name == role else f"{role}: {short}"
 
 
 def _legend(axes: Axes) -> None:

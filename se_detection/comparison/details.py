@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 
 from ..data.coco_files import silenced
 from .error_types import ErrorType, error_types
-from .intervals import Difference
+from .intervals import Difference, without_nan
 from .matching import Area, Array, CategoryEvaluation, Matches
 
 SCORE_BINS = 10
@@ -110,8 +110,7 @@ def precision_recall(baseline: Sequence[RunDetails], candidate: Sequence[RunDeta
     curves = {}
     for name in CURVES:
         means = (100 * np.mean([run.precision[name] for run in runs], axis=0) for runs in (baseline, candidate))
-        first, second = ([None if np.isnan(value) else float(value) for value in mean] for mean in means)
-        curves[name] = Curve([float(percent) for percent in range(len(first))], first, second)
+        curves[name] = Curve([float(percent) for percent in range(101)], *map(without_nan, means))
     return curves
 
 
@@ -120,22 +119,20 @@ def calibration(runs: Sequence[RunDetails]) -> Calibration | None:
     scores = [run.score for run in runs]
     if not all(len(score) and 0 <= score.min() and score.max() <= 1 for score in scores):
         return None
-    score, correct = np.concatenate(scores), np.concatenate([run.correct for run in runs])
-    count, mean, precision = _bins(score, correct)
+    count, score, precision = _bins(np.concatenate(scores), np.concatenate([run.correct for run in runs]))
     errors = []
     for run in runs:
         n, s, p = _bins(run.score, run.correct)
         errors.append(float(np.nansum(n * np.abs(s - p)) / n.sum()))
-    filled = [
-        [float(value) if n else None for value, n in zip(values, count, strict=True)] for values in (mean, precision)
-    ]
-    return Calibration(filled[0], filled[1], [int(n) for n in count], float(np.mean(errors)))
+    return Calibration(without_nan(score), without_nan(precision), count.astype(int).tolist(), float(np.mean(errors)))
 
 
-def _bins(score: Array, correct: NDArray[np.bool_]) -> tuple[NDArray[np.intp], Array, Array]:
+def _bins(score: Array, correct: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
     """The number of detections, their mean score and their precision in each bin: (bins,) each."""
-    index = np.minimum((score * SCORE_BINS).astype(np.intp), SCORE_BINS - 1)
-    count = np.bincount(index, minlength=SCORE_BINS)
-    sums = (np.bincount(index, values, minlength=SCORE_BINS) for values in (score, correct))
-    mean, precision = (np.divide(total, count, out=np.full(SCORE_BINS, np.nan), where=count > 0) for total in sums)
+    # Imported here because it takes a second.
+    from scipy.stats import binned_statistic
+
+    bins = {"bins": SCORE_BINS, "range": (0, 1)}
+    count = np.histogram(score, **bins)[0]
+    mean, precision = binned_statistic(score, [score, correct], "mean", **bins).statistic
     return count, mean, precision

@@ -66,6 +66,11 @@ class Estimate:
         return 2 * t.sf(abs(self.value) / self.error, self.degrees).item()
 
 
+def without_nan(values: Array) -> list[float | None]:
+    """The values as numbers for JSON, with None for NaN."""
+    return [None if np.isnan(value) else float(value) for value in values]
+
+
 def estimate(baseline: Array, candidate: Array, images: int) -> Estimate:
     """The difference between the mean metrics of two detectors, with its standard error.
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 from pycocotools.coco import COCO
@@ -12,6 +11,7 @@ from ..data.coco_format import Entry, image_path
 from ..data.image_files import reason, refuse_postscript
 from ..errors import UserError
 from ..runs.evaluated_run import EvaluatedRun, read_run
+from ..runs.evaluation_data import spread
 from ..visualization.drawing import class_colours, draw_panel, named_boxes, side_by_side
 from .matching import group_by
 
@@ -52,11 +52,8 @@ def draw_side_by_side(
     titles = ["ground truth", f"baseline: {runs[0].name}", f"candidate: {runs[1].name}"]
 
     folder.mkdir(parents=True, exist_ok=True)
-    images = list(coco.imgs.values())
-    chosen = np.unique(np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int))
     paths = []
-    for number in chosen:
-        image = images[number]
+    for number, image in spread(list(enumerate(coco.imgs.values())), count):
         source = image_path(runs[0].annotations, image_root, image)
         pixels = read_pixels(source)
         width = min(max(pixels.width, PANEL_WIDTH[0]), PANEL_WIDTH[1])

@@ -102,10 +102,8 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATED:
-        raise UserError(
-            f"data set {dataset_name!r} has evaluator_type {kind!r}; set it to {' or '.join(EVALUATED)} in "
-            "MetadataCatalog"
-        )
+        needed = f"set it to {' or '.join(EVALUATED)} in MetadataCatalog"
+        raise UserError("data.bad_evaluator", f"data set {dataset_name!r} has evaluator_type {kind!r}; {needed}")
     expected = ("bbox", *("segm",) * cfg.MODEL.MASK_ON, *("keypoints",) * cfg.MODEL.KEYPOINT_ON)
     with name_failing_dataset([dataset_name]):
         things = COCODetectionEvaluator(

@@ -29,11 +29,11 @@ def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:
     fitting = (found for found in _dataset_categories(record, cfg) if not names or list(found.values()) == names)
     categories = next(fitting, dict(enumerate(names, 1)))
     if not categories:
-        raise UserError(f"{run}: no {RECORD} with class names; give the output folder of se-det train")
+        message = f"{run}: no {RECORD} with class names; give the output folder of se-det train"
+        raise UserError("run.no_classes", message)
     if len(categories) != (number := cfg.MODEL[classes_node(cfg)].NUM_CLASSES):
-        raise UserError(
-            f"{run}: its record has {len(categories)} classes, and {CONFIG} has {number}; restore one of them"
-        )
+        message = f"{run}: its record has {len(categories)} classes, and {CONFIG} has {number}; restore one of them"
+        raise UserError("run.other_classes", message)
     return categories
 
 

@@ -27,7 +27,8 @@ def is_whole(path: Path) -> bool:
             check_archive(archive, path.stat().st_size)
             return archive.testzip() is None
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; make it readable, or move it away") from error
+        message = f"{path}: {error.strerror}; make it readable, or move it away"
+        raise UserError("file.unreadable", message) from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError):
         return False
 
@@ -49,16 +50,13 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
             return path, corrupt
         corrupt.append(path)
     if corrupt:
-        raise UserError(
-            f"{folder}: all checkpoints are corrupt ({', '.join(it.name for it in corrupt)}); "
-            "start again with --overwrite, or in another OUTPUT_DIR"
-        )
-    if named := _named(folder):
-        raise UserError(
-            f"{folder}: {LAST} names {named.name}, but no checkpoint exists; restore it, or "
-            "start again with --overwrite, or in another OUTPUT_DIR"
-        )
-    return None, []
+        problem = f"all checkpoints are corrupt ({', '.join(path.name for path in corrupt)})"
+    elif named := _named(folder):
+        problem = f"{LAST} names {named.name}, but no checkpoint exists"
+    else:
+        return None, []
+    remedy = "restore one, or start again with --overwrite, or in another OUTPUT_DIR"
+    raise UserError("run.no_checkpoint", f"{folder}: {problem}; {remedy}")
 
 
 def numbered_checkpoints(folder: Path) -> dict[int, Path]:
@@ -74,7 +72,8 @@ def _named(folder: Path) -> Path | None:
     with tag.open("rb") as file:
         name = file.read(256).decode(errors="replace").strip()
     if not name or Path(name).name != name:
-        raise UserError(f"{tag} names {name!r}, which is not a file in its folder; remove it")
+        message = f"{tag} names {name!r}, which is not a file in its folder; remove it"
+        raise UserError("run.no_checkpoint", message)
     return folder / name
 
 

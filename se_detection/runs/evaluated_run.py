@@ -1,25 +1,16 @@
 """Reads the evaluation of a run folder, or a bare file of COCO results."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..checkpoint.checkpointer import LAST
-from ..data.coco_format import Rule, is_name, problems
 from ..errors import UserError
 from ..files import read_json
 from .bad_images import read_bad_images
 from .recipe import Recipe, read_recipe
-from .record import are_names, is_name_or_none, read_record
+from .record import read_record
 from .run_folder import DETECTIONS, FINAL, INFERENCE, RESULTS
-
-# The keys of `inference/results.json` that are used.
-RESULTS_RULES = {
-    "annotations": Rule("a path", is_name),
-    "categories": Rule("a list of names", are_names),
-    "image_root": Rule("a path or null", is_name_or_none, required=False),
-}
 
 
 @dataclass(frozen=True)
@@ -82,30 +73,24 @@ def read_run(path: Path, annotations: Path | None = None) -> EvaluatedRun:
     """
     if path.is_file():
         if annotations is None:
-            raise UserError(f"{path} is a bare file of results; give its COCO annotations with --annotations")
+            message = f"{path} is a bare file of results; give its COCO annotations with --annotations"
+            raise UserError("run.no_annotations", message)
         return EvaluatedRun(path, annotations, {}, {}, None)
     file = path / INFERENCE / RESULTS
-    if not file.is_file():
-        several = sorted(found.parent.name for found in path.glob(f"{INFERENCE}/*/{RESULTS}"))
-        if several:
-            raise UserError(
-                f"{path}: evaluated on several data sets ({', '.join(several)}); evaluate it on one of them"
-            )
+    if several := sorted(found.parent.name for found in path.glob(f"{INFERENCE}/*/{RESULTS}")):
+        message = f"{path}: evaluated on several data sets ({', '.join(several)}); evaluate it on one of them"
+        raise UserError("run.several_sets", message)
+    results = read_json(file) if file.is_file() else None
+    if not isinstance(results, dict) or not {"annotations", "categories"} <= results.keys():
         raise UserError(
-            f"{path}: no {INFERENCE}/{RESULTS}; is it a run folder? evaluate it with "
-            f"se-det train --eval-only --resume ... OUTPUT_DIR {path}"
-        )
-    results = read_json(file)
-    record = read_record(path)
-    if wrong := next(problems(results, RESULTS_RULES), None):
-        raise UserError(
-            f"{file} was not written by an evaluation of this project: it {wrong.text}, or evaluate the run again"
+            "run.not_evaluated",
+            f"{path}: no {INFERENCE}/{RESULTS} of an evaluation; is it a run folder? evaluate it with "
+            f"se-det train --eval-only --resume ... OUTPUT_DIR {path}",
         )
     own = Path(results["annotations"])
-    if os.path.isfile(own):
+    if own.is_file():
         annotations = own
     elif annotations is None:
-        raise UserError(
-            f"{file}: its annotations {own} are gone; evaluate the run again, or name them with --annotations"
-        )
-    return EvaluatedRun(path, annotations, results, record, read_recipe(path))
+        message = f"{file}: its annotations {own} are gone; evaluate the run again, or name them with --annotations"
+        raise UserError("run.no_annotations", message)
+    return EvaluatedRun(path, annotations, results, read_record(path), read_recipe(path))

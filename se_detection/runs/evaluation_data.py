@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -24,6 +25,8 @@ from ..files import file_digest
 from .record import read_record
 from .run_folder import CONFIG, RECORD
 from .trained_run import TrainedRun
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def open_evaluation_data(run: TrainedRun, given: Sequence[Path] | None, limit: i
         UserError: the data is gone, can't be used, or does not have the classes of the run.
     """
     if limit is not None and limit < 1:
-        raise UserError(f"--images {limit}: give at least 1")
+        raise UserError("data.bad_count", f"--images {limit}: give at least 1")
     record = read_record(run.folder)
     if given:
         json_file, image_root = given
@@ -82,20 +85,23 @@ def open_evaluation_data(run: TrainedRun, given: Sequence[Path] | None, limit: i
     else:
         names = list(run.cfg.DATASETS.TEST)
         if len(names) != 1:
-            raise UserError(f"{run.folder} has {len(names)} test sets; name one by --split JSON IMAGES")
+            message = f"{run.folder} has {len(names)} test sets; name one by --split JSON IMAGES"
+            raise UserError("data.no_test_set", message)
         name = names[0]
         register_recorded(run.folder, name, "; restore it, or name the data by --split JSON IMAGES")
     metadata = MetadataCatalog.get(name)
     if metadata.get("evaluator_type") != "coco":
-        raise UserError(f"data set {name!r} is not a COCO-format set; give one by --split JSON IMAGES")
+        message = f"data set {name!r} is not a COCO-format set; give one by --split JSON IMAGES"
+        raise UserError("data.no_test_set", message)
     images = DatasetCatalog.get(name)
     classes = list(metadata.thing_classes)
     number = run.cfg.MODEL[classes_node(run.cfg)].NUM_CLASSES
     known = record.get("classes") or classes
     if classes != known or len(classes) != number:
         raise UserError(
+            "data.other_classes",
             f"{metadata.json_file}: its {len(classes)} categories ({_first(classes)}) are not the {number} "
-            f"of the run ({_first(known)}); give data with the classes that {run.folder} was trained on"
+            f"of the run ({_first(known)}); give data with the classes that {run.folder} was trained on",
         )
     category_ids = sorted(metadata.thing_dataset_id_to_contiguous_id.items(), key=lambda item: item[1])
     return EvaluationData(
@@ -119,25 +125,20 @@ def register_recorded(folder: Path, name: str, remedy: str) -> None:
         UserError: its files are gone, or it is neither registered nor in the record.
     """
     recorded = read_record(folder).get("data", {}).get(name, {})
-    registered = name in DatasetCatalog
-    # Another run's data may be registered under the same name.
-    if (
-        recorded
-        and all(recorded.values())
-        and not (registered and MetadataCatalog.get(name).get("json_file") == recorded["json"])
-    ):
+    if recorded and all(recorded.values()):
         gone = [path for path in recorded.values() if not Path(path).exists()]
-        if gone and not registered:
-            raise UserError(f"{folder / RECORD}: {gone[0]} is gone{remedy}")
         if not gone:
+            # Refuses another run's data that is registered under the same name.
             register_coco_json(name, recorded["json"], recorded["images"])
+        elif name not in DatasetCatalog:
+            raise UserError("data.not_found", f"{folder / RECORD}: {gone[0]} is gone{remedy}")
     check_registered(name)
 
 
-def spread(images: Sequence[Entry], limit: int) -> list[Entry]:
-    """At most `limit` images, spread evenly over all."""
-    places = np.unique(np.linspace(0, len(images) - 1, min(limit, len(images))).round().astype(int))
-    return [images[place] for place in places]
+def spread(items: Sequence[T], limit: int) -> list[T]:
+    """At most `limit` items, spread evenly over all."""
+    places = np.unique(np.linspace(0, len(items) - 1, min(limit, len(items))).round().astype(int))
+    return [items[place] for place in places]
 
 
 def _first(names: Sequence[str]) -> str:

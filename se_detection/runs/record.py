@@ -1,6 +1,5 @@
 """`run.json`, the record of a run: the command, the data, the classes and the size of the model."""
 
-import json
 import os
 import shlex
 import sys
@@ -16,46 +15,10 @@ from detectron2.modeling import Backbone
 from detectron2.utils import comm
 from torch import nn
 
-from ..data.coco_format import Rule, is_integer, is_name, is_number, problems
 from ..errors import UserError
-from ..files import read_json, write_whole
+from ..files import read_json, write_json
 from ..modeling.complexity import backbone_gflops, count_parameters, padded_size
 from .run_folder import RECORD
-
-
-def are_names(value: Any) -> bool:
-    """Whether a value from a JSON file is a list of names."""
-    return isinstance(value, list) and all(map(is_name, value))
-
-
-def is_name_or_none(value: Any) -> bool:
-    """Whether a value from a JSON file is a name or null."""
-    return value is None or is_name(value)
-
-
-def _is_data(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(paths, dict) and all(is_name_or_none(paths.get(key)) for key in ("json", "images"))
-        for paths in value.values()
-    )
-
-
-RECORD_RULES = {
-    "command": Rule("a text", lambda value: isinstance(value, str), required=False),
-    "backbone": Rule("a name", is_name, required=False),
-    "depth": Rule("an integer", is_integer, required=False),
-    "backbone_input": Rule(
-        "a height and a width",
-        lambda value: isinstance(value, list) and len(value) == 2 and all(map(is_integer, value)),
-        required=False,
-    ),
-    "parameters": Rule("a number", is_number, required=False),
-    "backbone_gflops": Rule("a number", is_number, required=False),
-    "classes": Rule("a list of names", are_names, required=False),
-    "data": Rule("paths by name: `json` and `images`", _is_data, required=False),
-    "processes": Rule("a positive integer", lambda value: is_integer(value) and value > 0, required=False),
-    "resumed": Rule("a list", lambda value: isinstance(value, list), required=False),
-}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -66,8 +29,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     """
     path = folder / RECORD
     record = read_json(path) if path.is_file() else {}
-    if wrong := next(problems(record, RECORD_RULES), None):
-        raise UserError(f"{path} is not the record of a run: it {wrong.text}, or remove it and evaluate the run again")
+    if not isinstance(record, dict):
+        raise UserError("run.bad_record", f"{path} is not the record of a run; remove it and evaluate the run again")
     return record
 
 
@@ -101,7 +64,7 @@ def write_run_record(
     if resumed_at is not None and (record := read_record(folder)):
         resumed = {"iteration": resumed_at, "command": command, "processes": processes}
         record["resumed"] = [*record.get("resumed", []), resumed]
-        _write(folder, record)
+        write_json(folder / RECORD, record, indent=2)
         return
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     metadata = {name: MetadataCatalog.get(name) for name in datasets if name in MetadataCatalog}
@@ -128,13 +91,9 @@ def write_run_record(
             "backbone_gflops": backbone_gflops(backbone, *size),
             "backbone_input": list(padded_size(backbone, *size)),
         }
-    _write(folder, record)
+    write_json(folder / RECORD, record, indent=2)
 
 
 def _absolute(path: str | None) -> str | None:
     # Not of a URL.
     return os.path.abspath(path) if path and os.path.exists(path) else path
-
-
-def _write(folder: Path, record: dict[str, Any]) -> None:
-    write_whole(folder / RECORD, lambda file: file.write((json.dumps(record, indent=2) + "\n").encode()))

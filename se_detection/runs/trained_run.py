@@ -37,7 +37,7 @@ def read_run_config(folder: Path, overrides: Sequence[str] = ()) -> CfgNode:
     """
     config = folder / CONFIG
     if not config.is_file():
-        raise UserError(f"{folder}: no {CONFIG}; give the output folder of se-det train")
+        raise UserError("run.no_config", f"{folder}: no {CONFIG}; give the output folder of se-det train")
     cfg = read_config(str(config), overrides)
     cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
     check_backbone(cfg)
@@ -56,7 +56,7 @@ def load_trained_run(folder: Path, cfg: CfgNode, weights: Path | None = None) ->
     """
     weights = weights or newest_checkpoint(folder)[0]
     if weights is None:
-        raise UserError(f"{folder} has no checkpoint; train the run first, or give another run")
+        raise UserError("run.no_checkpoint", f"{folder} has no checkpoint; train the run first, or give another run")
     model = build_model(cfg).eval()
     ignore_padding_in_heads(model)
     checkpointer = StrictCheckpointer(model, assumptions=WeightsAssumptions.from_cfg(cfg), needs_heads=True)
