@@ -25,11 +25,12 @@ RECIPE = {
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
     "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
     "MODEL.ANCHOR_GENERATOR.SIZES": [[8], [16], [32], [64], [128]],
-    "INPUT.MIN_SIZE_TRAIN": (96,),
-    "INPUT.MIN_SIZE_TEST": 96,
+    "INPUT.MIN_SIZE_TRAIN": (64,),
+    "INPUT.MIN_SIZE_TEST": 64,
+    "TEST.DETECTIONS_PER_IMAGE": 20,
     "SOLVER.IMS_PER_BATCH": 2,
     "SOLVER.BASE_LR": 0.02,
-    "SOLVER.MAX_ITER": 4,
+    "SOLVER.MAX_ITER": 2,
     "SOLVER.WARMUP_ITERS": 0,
     "SOLVER.CLIP_GRADIENTS.ENABLED": True,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "norm",
@@ -49,13 +50,8 @@ def write_set(folder: Path, name: str, *, count: int, classes: int = len(SHAPES)
         Image.fromarray(image.pixels).save(folder / name / f"{number}{suffix}")
         images.append({"id": number, "file_name": f"{number}{suffix}", "height": height, "width": width})
         for item in image.annotations:
-            item = {
-                **item,
-                "id": len(annotations) + 1,
-                "image_id": number,
-                "category_id": 10 * (item["category_id"] + 1),
-            }
-            annotations.append(item)
+            ids = {"id": len(annotations) + 1, "image_id": number, "category_id": 10 * (item["category_id"] + 1)}
+            annotations.append(item | ids)
     categories = [{"id": 10 * (kind + 1), "name": name} for kind, name in enumerate(("kite", "trapezoid")[:classes])]
     if classes == 1:
         categories[0] |= {"keypoints": KEYPOINTS, "skeleton": [[1, 2], [2, 3], [3, 4], [4, 1]]}

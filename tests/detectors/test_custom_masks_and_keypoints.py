@@ -14,7 +14,7 @@ from se_detection.engine.trainer import Trainer
 from se_detection_cli import train_command
 from se_detection_cli.main import command_parser
 
-from .custom_data import RECIPE, SIGMAS, flags, load, reference, train
+from .custom_data import SIGMAS, flags, load, reference, train
 from .shapes import SHAPES, draw
 
 pytestmark = pytest.mark.usefixtures("catalogs")
@@ -23,31 +23,33 @@ METRICS = {
     "segm": ["AP", "AP50", "AP75", "APs", "APm", "APl"],
     "keypoints": ["AP", "AP50", "AP75", "APm", "APl"],
 }
+# The detector, the data and the tasks.
 CASES = {
-    "retinanet": ("retinanet", "things", ["bbox"], {}),
-    "polygons": (
-        "mask_rcnn_fpn",
-        "things",
-        ["bbox", "segm"],
-        {"TEST.AUG.ENABLED": True, "TEST.AUG.MIN_SIZES": (64, 96)},
-    ),
-    "rle": ("mask_rcnn_fpn", "rle", ["bbox", "segm"], {}),
-    "cascade": ("cascade_mask_rcnn", "things", ["bbox", "segm"], {}),
-    "keypoints": ("keypoint_rcnn", "kites", ["bbox", "keypoints"], {"TEST.KEYPOINT_OKS_SIGMAS": SIGMAS}),
+    "boxes": ("retinanet", "things", ["bbox"]),
+    "polygons": ("mask_rcnn_fpn", "things", ["bbox", "segm"]),
+    "rle": ("mask_rcnn_fpn", "rle", ["bbox", "segm"]),
+    "keypoints": ("keypoint_rcnn", "kites", ["bbox", "keypoints"]),
 }
+TTA = {"TEST.AUG.ENABLED": True, "TEST.AUG.MIN_SIZES": (64,)}
 
 
-@pytest.mark.parametrize("case", CASES)
+def load_case(data, case, run, **overrides):
+    name, source, tasks = CASES[case]
+    sigmas = {"TEST.KEYPOINT_OKS_SIGMAS": SIGMAS} if case == "keypoints" else {}
+    return (
+        load(name, flags(vars(data)[source], data.images[source]), run, sigmas | overrides),
+        vars(data)[source],
+        tasks,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["boxes", "rle", "keypoints"])
 def test_ap_equals_pycocotools_on_the_written_results(data, case, tmp_path) -> None:
-    name, source, tasks, overrides = CASES[case]
-    json_file = vars(data)[source]
-    images = data.images[source]
-    # Two evaluations: after half of the iterations, and at the end.
-    evaluations = {"TEST.EVAL_PERIOD": RECIPE["SOLVER.MAX_ITER"] // 2, "SOLVER.BEST_METRIC": f"{tasks[-1]}/AP"}
-    cfg = load(name, flags(json_file, images), tmp_path, evaluations | overrides)
+    # Two evaluations: after the first iteration, and at the end.
+    evaluations = {"TEST.EVAL_PERIOD": 1, "SOLVER.BEST_METRIC": f"{CASES[case][2][-1]}/AP"}
+    cfg, json_file, tasks = load_case(data, case, tmp_path, **evaluations, **(TTA if case == "rle" else {}))
     train(cfg)
-
-    assert cfg.INPUT.MASK_FORMAT == ("bitmask" if case == "rle" else "polygon")
     results = json.loads((tmp_path / "inference" / "results.json").read_text())
     logged = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
     for task in tasks:
@@ -56,7 +58,7 @@ def test_ap_equals_pycocotools_on_the_written_results(data, case, tmp_path) -> N
             # pycocotools' -1 is detectron2's NaN.
             assert results[task][metric] == (pytest.approx(value, abs=1e-6) if value >= 0 else None)
         assert logged[-1][f"{task}/AP"] == pytest.approx(expected[0], abs=1e-6)
-        if overrides.get("TEST.AUG.ENABLED"):
+        if cfg.TEST.AUG.ENABLED:
             written = tmp_path / "inference_TTA" / cfg.DATASETS.TEST[0] / "coco_instances_results.json"
             expected = reference(json_file, written, task)
             assert logged[-1][f"{task}_TTA/AP"] == pytest.approx(expected[0], abs=1e-6)
@@ -66,16 +68,11 @@ def test_ap_equals_pycocotools_on_the_written_results(data, case, tmp_path) -> N
     assert best[f"{tasks[-1]}/AP"] == max(line[f"{tasks[-1]}/AP"] for line in logged if f"{tasks[-1]}/AP" in line)
 
 
-@pytest.mark.parametrize(
-    ("case", "tasks"),
-    [("polygons", ["bbox", "segm"]), ("rle", ["bbox", "segm"]), ("keypoints", ["bbox", "keypoints"])],
-)
-def test_ap_of_shifted_truth_equals_pycocotools(data, case, tasks, tmp_path) -> None:
+@pytest.mark.parametrize("case", ["polygons", "rle", "keypoints"])
+def test_ap_of_shifted_truth_equals_pycocotools(data, case, tmp_path) -> None:
     """Detections that are the truth shifted by a few pixels, in the evaluator of a run's config."""
-    name, source, _, _ = CASES[case]
-    json_file = vars(data)[source]
-    sigmas = {"TEST.KEYPOINT_OKS_SIGMAS": SIGMAS} if case == "keypoints" else {}
-    cfg = load(name, flags(json_file, data.images[source]), tmp_path, sigmas)
+    cfg, json_file, tasks = load_case(data, case, tmp_path)
+    assert cfg.INPUT.MASK_FORMAT == ("bitmask" if case == "rle" else "polygon")
     evaluator = Trainer.build_evaluator(cfg, cfg.DATASETS.TEST[0])
     evaluator.reset()
     for number in (1, 2):
@@ -103,14 +100,10 @@ def test_ap_of_shifted_truth_equals_pycocotools(data, case, tasks, tmp_path) -> 
             assert results[task][metric] == pytest.approx(value if value >= 0 else np.nan, abs=1e-6, nan_ok=True)
 
 
+@pytest.mark.slow
 def test_without_detections_there_is_no_ap(data, tmp_path) -> None:
-    cfg = load(
-        "mask_rcnn_fpn",
-        flags(data.things, data.images["things"]),
-        tmp_path,
-        {"SOLVER.MAX_ITER": 1, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 1.0},
-    )
-    train(cfg)
+    overrides = {"SOLVER.MAX_ITER": 1, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 1.0}
+    train(load_case(data, "polygons", tmp_path, **overrides)[0])
     results = json.loads((tmp_path / "inference" / "results.json").read_text())
     assert set(results["bbox"].values()) == set(results["segm"].values()) == {None}
 
@@ -135,14 +128,19 @@ def test_keypoint_metadata_is_as_detectron2s(data, tmp_path) -> None:
     ]
     # Evaluation with the run's config works without the training data.
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.yaml").write_text(cfg.dump())
-    arguments = ["--eval-only", "--config-file", str(tmp_path / "run" / "config.yaml")]
-    arguments += [
-        *flags(custom, data.images["kites"])[4:],
+    saved = tmp_path / "run" / "config.yaml"
+    saved.write_text(cfg.dump())
+    val_flags = flags(custom, data.images["kites"])[4:]
+    arguments = [
+        "--eval-only",
+        "--config-file",
+        saved,
+        *val_flags,
         "MODEL.WEIGHTS",
-        str(custom),
+        custom,
         "OUTPUT_DIR",
-        str(tmp_path / "other"),
+        tmp_path / "o",
     ]
     MetadataCatalog.pop(cfg.DATASETS.TRAIN[0])
-    assert load_config(command_parser(train_command).parse_args(arguments)).DATASETS.TEST == cfg.DATASETS.TEST
+    loaded = load_config(command_parser(train_command).parse_args(list(map(str, arguments))))
+    assert loaded.DATASETS.TEST == cfg.DATASETS.TEST

@@ -15,8 +15,8 @@ from pycocotools import mask as masks
 
 from se_detection.engine.hooks import Evaluation
 from se_detection.engine.trainer import Trainer
-from se_detection.errors import UserError
 
+from ..helpers import raises
 from .custom_data import load, reference, write_set
 from .shapes import draw
 
@@ -67,25 +67,23 @@ def register_panoptic(folder: Path) -> str:
     return "drawn_separated"
 
 
+@pytest.mark.slow
 def test_panoptic_data_is_evaluated_as_in_detectron2s_train_net(tmp_path, monkeypatch) -> None:
     name = register_panoptic(tmp_path)
     values = {"DATASETS.TRAIN": (name,), "DATASETS.TEST": (name,), "MODEL.ROI_HEADS.NUM_CLASSES": 2}
     if find_spec("panopticapi") is None:
-        with pytest.raises(UserError, match="panopticapi, which is not installed; install it: pip install"):
+        with raises("run.no_panopticapi", "pip install"):
             load("panoptic_fpn", [], tmp_path / "run", values)
         monkeypatch.setattr("se_detection.engine.checks.find_spec", lambda name: True)
-    for other, message in (
-        (
-            {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 54},
-            "54 contradicts data set 'drawn_separated', which has 3 classes of stuff",
-        ),
-        ({"TEST.AUG.ENABLED": True}, "this is a PanopticFPN"),
-        ({"DATASETS.TRAIN": ("se_toy_train",), "MODEL.ROI_HEADS.NUM_CLASSES": 4, "DATASETS.TEST": ()}, "has no stuff"),
+    no_stuff = {"DATASETS.TRAIN": ("se_toy_train",), "MODEL.ROI_HEADS.NUM_CLASSES": 4, "DATASETS.TEST": ()}
+    for detector, other, code, *named in (
+        ("panoptic_fpn", {"MODEL.SEM_SEG_HEAD.NUM_CLASSES": 54}, "config.contradicts_data", 54, "drawn_separated", 3),
+        ("panoptic_fpn", {"TEST.AUG.ENABLED": True}, "config.no_augmentation", "PanopticFPN"),
+        ("panoptic_fpn", no_stuff, "data.no_stuff", "se_toy_train"),
+        ("mask_rcnn_fpn", {}, "data.needs_stuff", "GeneralizedRCNN"),
     ):
-        with pytest.raises(UserError, match=message):
-            load("panoptic_fpn", [], tmp_path / "run", values | other)
-    with pytest.raises(UserError, match="is evaluated with stuff, which a GeneralizedRCNN does not detect"):
-        load("mask_rcnn_fpn", [], tmp_path / "run", values)
+        with raises(code, *named):
+            load(detector, [], tmp_path / "run", values | other)
 
     cfg = load("panoptic_fpn", [], tmp_path / "run", values)
     Path(cfg.OUTPUT_DIR).mkdir()
