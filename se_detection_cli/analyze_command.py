@@ -3,7 +3,9 @@
 import shlex
 import sys
 from argparse import REMAINDER, ArgumentParser, Namespace, RawDescriptionHelpFormatter, _SubParsersAction
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 COMPLEXITY = """
 example:
@@ -90,18 +92,29 @@ def count_detector(args: Namespace) -> None:
     """Prints a detector's parameters and GFLOPs, and writes them as JSON."""
     from se_detection.config.read_config import read_config
     from se_detection.errors import UserError
-    from se_detection.files import check_output, write_json
     from se_detection.model_zoo import find_config_file
     from se_detection.modeling.complexity import detector_complexity, detector_table
 
-    if args.json:
-        check_output(args.json)
     if args.config_file is None:
         raise UserError("config.missing", "--config-file is missing; se-det zoo lists the configs")
-    counted = detector_complexity(read_config(find_config_file(args.config_file), args.opts), args.size)
-    print(detector_table(counted))
-    if args.json:
-        write_json(args.json, counted, indent=2)
+
+    def counts() -> tuple[str, dict[str, Any]]:
+        counted = detector_complexity(read_config(find_config_file(args.config_file), args.opts), args.size)
+        return detector_table(counted), counted
+
+    print_and_write(args.json, counts)
+
+
+def print_and_write(json_file: Path | None, measure: Callable[[], tuple[str, dict[str, Any]]]) -> None:
+    """Prints the table of a measurement and writes its content; a file in the way is an error before it."""
+    from se_detection.files import check_output, write_json
+
+    if json_file:
+        check_output(json_file)
+    table, content = measure()
+    print(table)
+    if json_file:
+        write_json(json_file, content, indent=2)
 
 
 def explain_gates(args: Namespace) -> None:

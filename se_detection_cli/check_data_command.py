@@ -43,7 +43,7 @@ def run(args: Namespace) -> None:
     from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder, read_annotated_folders
     from se_detection.data.check.fix import fix_annotations
     from se_detection.data.check.health import check_health
-    from se_detection.data.check.health_report import changes_text, health_dict, health_tables, summary
+    from se_detection.data.check.health_report import changes_text, health_tables, summary
     from se_detection.files import check_output, write_json
     from se_detection.model_zoo import find_config_file
 
@@ -60,10 +60,10 @@ def run(args: Namespace) -> None:
     health = check_health(annotated, decoded, others, cfg)
     print(health_tables(health))
     if args.json:
-        write_json(args.json, health_dict(health), indent=2)
+        write_json(args.json, health, indent=2)
     if args.fix:
         fixed, changes = fix_annotations(annotated, decoded)
         health = check_health(fixed._replace(json_file=args.fix), decoded, others, cfg)
         write_json(args.fix, fixed.content)
         print(f"\nWritten: {args.fix}", changes_text(changes) or "nothing was changed", summary(health), sep="\n")
-    sys.exit(1 if health.count("error") else 0)
+    sys.exit(1 if health["errors"] else 0)

@@ -41,7 +41,9 @@ def run(args: Namespace) -> None:
     from se_detection.inference.predict import predict
 
     if args.gates and args.weights:
-        raise UserError("run.contradicting_flags", "--gates: the mean gates are of RUN's own checkpoint; drop --weights")
+        raise UserError(
+            "run.contradicting_flags", "--gates: the mean gates are of RUN's own checkpoint; drop --weights"
+        )
     if args.gates and args.fuse:
         raise UserError("run.contradicting_flags", "--gates: a fused detector has no gates to draw; drop --fuse")
     gates = explain(args.run, ablation=False) if args.gates else None

@@ -1,6 +1,7 @@
 """How much a detector's output for an image depends on the other images of its batch."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -52,33 +53,6 @@ class Drift:
         return {**asdict(self), **single, "features": features}
 
 
-class _Recorded:
-    """A context that keeps the gates, as (N, channels), and the backbone's maps of the last forward pass."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def __enter__(self) -> "_Recorded":
-        self.gates: dict[str, Tensor] = {}
-        self.maps: dict[str, Tensor] = {}
-        self._hooks = [
-            gate.activation.register_forward_hook(partial(self._keep_gate, name))
-            for name, gate in se_gates(self.model.backbone).items()
-        ]
-        self._hooks.append(self.model.backbone.register_forward_hook(self._keep_maps))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def _keep_gate(self, name: str, activation: nn.Module, inputs: Any, output: Tensor) -> None:
-        self.gates[name] = output
-
-    def _keep_maps(self, backbone: nn.Module, inputs: Any, output: dict[str, Tensor]) -> None:
-        self.maps = output
-
-
 def padding_drift(
     folder: Path,
     *,
@@ -100,41 +74,52 @@ def padding_drift(
         UserError: an argument is invalid, or there are fewer than two images.
     """
     if batch < 2:
-        raise UserError(f"--batch {batch}: give at least 2")
+        raise UserError("padding.small_batch", f"--batch {batch}: give at least 2")
     run = load_trained_run(folder, read_run_config(folder, overrides))
     opened = open_evaluation_data(run, split, images)
     if len(opened.images) < 2:
-        raise UserError(f"{opened.annotations}: a batch needs at least 2 images")
+        raise UserError("padding.small_batch", f"{opened.annotations}: a batch needs at least 2 images")
     return _measure(run, opened, batch)
 
 
 def _measure(run: TrainedRun, split: EvaluationData, size: int) -> Drift:
     drift = Drift(images=len(split.images), batch=size)
-    model: Any = run.model
+    backbone: Any = run.model.backbone
+    strides = {name: shape.stride for name, shape in backbone.output_shape().items()}
     waiting: list[dict[str, Any]] = []
-    strides = {name: shape.stride for name, shape in model.backbone.output_shape().items()}
-    with torch.no_grad(), _Recorded(model) as recorded, tqdm(total=drift.images, desc="images") as bar:
-        for place, (entry,) in enumerate(image_batches(run.cfg, split.images), 1):
-            waiting.append(entry)
-            if len(waiting) < size and place < drift.images:
-                continue
-            together = model(waiting)
-            gates, maps = recorded.gates, recorded.maps
-            recorded.gates = {}
-            for row, image in enumerate(waiting):
-                alone = model([image])
-                if gates:
-                    changes = [(gates[name][row] - own[0]).abs().max() for name, own in recorded.gates.items()]
-                    drift.gates.append(torch.stack(changes).max().item())
-                for name, stride in strides.items():
-                    height, width = (-(-length // stride) for length in image["image"].shape[1:])
-                    own, shared = (values[:, :height, :width] for values in (recorded.maps[name][0], maps[name][row]))
-                    change = (own - shared).abs().max() / own.abs().max()
-                    drift.features.setdefault(name, []).append(change.item())
-                _compare(drift, alone[0]["instances"], together[row]["instances"])
-            bar.update(len(waiting))
-            waiting = []
+    for place, (entry,) in enumerate(tqdm(image_batches(run.cfg, split.images), "images", drift.images), 1):
+        waiting.append(entry)
+        if len(waiting) < size and place < drift.images:
+            continue
+        together, shared_gates, shared_maps = _run(run.model, waiting)
+        for row, image in enumerate(waiting):
+            (alone,), gates, maps = _run(run.model, [image])
+            if gates:
+                changes = [(shared_gates[name][row] - own[0]).abs().max() for name, own in gates.items()]
+                drift.gates.append(torch.stack(changes).max().item())
+            for name, stride in strides.items():
+                height, width = (-(-length // stride) for length in image["image"].shape[1:])
+                own, shared = maps[name][0, :, :height, :width], shared_maps[name][row, :, :height, :width]
+                change = (own - shared).abs().max() / own.abs().max()
+                drift.features.setdefault(name, []).append(change.item())
+            _compare(drift, alone["instances"], together[row]["instances"])
+        waiting = []
     return drift
+
+
+def _run(model: Any, batch: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[str, Tensor], dict[str, Tensor]]:
+    """The model's outputs, the backbone's gates, (N, channels, ...) each, and its maps."""
+    gates: dict[str, Tensor] = {}
+    maps: dict[str, Tensor] = {}
+
+    def keep(name: str, activation: nn.Module, inputs: Any, output: Tensor) -> None:
+        gates[name] = output
+
+    with torch.no_grad(), ExitStack() as hooks:
+        for name, gate in se_gates(model.backbone).items():
+            hooks.callback(gate.activation.register_forward_hook(partial(keep, name)).remove)
+        hooks.callback(model.backbone.register_forward_hook(lambda module, inputs, output: maps.update(output)).remove)
+        return model(batch), gates, maps
 
 
 def _compare(drift: Drift, alone: Instances, together: Instances) -> None:

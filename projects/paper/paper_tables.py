@@ -1,17 +1,25 @@
 """The paper's tables of parameters and GFLOPs (Tables 2, 3 and 10 to 16), measured on this project's backbones."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tabulate import tabulate
+from torch.utils.flop_counter import FlopCounterMode
 
 from se_detection.backbones import create_backbone
 from se_detection.config.se_config import PLAIN, SEConfig
-from se_detection.modeling.complexity import count_parameters, multiply_adds
+from se_detection.modeling.complexity import count_parameters
 
 SIZE = 224
 NUM_CLASSES = 1000
+NOTE = f"""\
+Parameters in millions, with a classifier of {NUM_CLASSES} classes. GFLOPs: 10⁹ multiply-adds of convolutions and linear
+layers for one image of {SIZE}×{SIZE}, in the layout of the paper's Caffe models. "SE adds" is in single parameters,
+MFLOPs are 10⁶ multiply-adds; the paper's 0.01 to 0.02 GFLOPs are more than these layers compute.
+Tables 2, 3: the paper gives no parameters; its column shows timm's, also for the GFLOPs of SENet-154.
+Tables 10 to 16: SE without biases. The paper's parameters fit better if BN's running statistics (0.05) are added."""
 
 
 @dataclass(frozen=True)
@@ -27,18 +35,16 @@ class PaperClassifier:
     se: SEConfig
 
     def complexity(self) -> tuple[int, int]:
-        """Parameters, and multiply-adds for one image of 224 x 224."""
-        # Counting needs no weights, and initializing them would double the time.
-        with torch.device("meta"):
-            model = create_backbone(
-                self.backbone if self.backbone == "senet154" else f"se_{self.backbone}",
-                layout="caffe",
-                out_features=("res5", "linear"),
-                num_classes=NUM_CLASSES,
-                se=self.se,
-            )
-        model.to_empty(device="cpu")
-        return count_parameters(model), multiply_adds(model, torch.zeros(1, 3, SIZE, SIZE))[""]
+        """Parameters, and multiply-adds of convolutions and linear layers for one image of 224 x 224."""
+        name = self.backbone if self.backbone == "senet154" else f"se_{self.backbone}"
+        outputs = ("res5", "linear")
+        # On the meta device, counting needs no memory and no arithmetic.
+        with torch.device("meta"), torch.no_grad():
+            model = create_backbone(name, layout="caffe", out_features=outputs, num_classes=NUM_CLASSES, se=self.se)
+            with FlopCounterMode(display=False) as counter:
+                model.eval()(torch.zeros(1, 3, SIZE, SIZE))
+        # torch counts a multiply-add as two operations.
+        return count_parameters(model), counter.get_total_flops() // 2
 
 
 @dataclass(frozen=True)
@@ -101,34 +107,14 @@ ROWS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """A row of the paper, measured.
+def measure(rows: Sequence[PaperRow] = ROWS) -> list[dict[str, Any]]:
+    """Measures parameters and GFLOPs of each row. Networks in several rows are measured once.
 
-    Args:
-        table, name: see :class:`PaperRow`.
-        parameters: parameters of the classifier.
-        gflops: billions of multiply-adds of convolutions and linear layers at 224 x 224.
-        added_parameters, added_gflops: the difference to the same backbone without SE.
-        reference_parameters, reference_gflops: the paper's, in millions and billions.
+    Returns:
+        For each row its `table` and `name`; the `parameters` of the classifier and its `gflops`; `added_parameters` and
+        `added_gflops`, the difference to the same backbone without SE; the paper's `reference_parameters` in millions
+        and `reference_gflops`, or None.
     """
-
-    table: int
-    name: str
-    parameters: int
-    gflops: float
-    added_parameters: int
-    added_gflops: float
-    reference_parameters: float | None
-    reference_gflops: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields, for JSON."""
-        return asdict(self)
-
-
-def measure(rows: Sequence[PaperRow] = ROWS) -> list[Measurement]:
-    """Measures parameters and GFLOPs of each row, and what SE adds. Networks in several rows are measured once."""
     plain = {row.classifier: PaperClassifier(row.classifier.backbone, PLAIN) for row in rows}
     sizes = {classifier: classifier.complexity() for classifier in dict.fromkeys([*plain, *plain.values()])}
     measured = []
@@ -136,15 +122,33 @@ def measure(rows: Sequence[PaperRow] = ROWS) -> list[Measurement]:
         parameters, flops = sizes[row.classifier]
         plain_parameters, plain_flops = sizes[plain[row.classifier]]
         measured.append(
-            Measurement(
-                table=row.table,
-                name=row.name,
-                parameters=parameters,
-                gflops=flops / 1e9,
-                added_parameters=parameters - plain_parameters,
-                added_gflops=(flops - plain_flops) / 1e9,
-                reference_parameters=row.parameters,
-                reference_gflops=row.gflops,
-            )
+            {
+                "table": row.table,
+                "name": row.name,
+                "parameters": parameters,
+                "gflops": flops / 1e9,
+                "added_parameters": parameters - plain_parameters,
+                "added_gflops": (flops - plain_flops) / 1e9,
+                "reference_parameters": row.parameters,
+                "reference_gflops": row.gflops,
+            }
         )
     return measured
+
+
+def paper_table(measured: Sequence[dict[str, Any]]) -> str:
+    """A line for each row of :func:`measure`: parameters and GFLOPs, the paper's, the difference, and what SE adds."""
+    headings = ["Table", "model", "params", "paper", "diff.", "GFLOPs", "paper", "diff. %", "SE adds", "MFLOPs"]
+    lines = []
+    for row in measured:
+        millions, gflops = row["parameters"] / 1e6, row["gflops"]
+        cells = [row["table"], row["name"], f"{millions:.3f}", "", "", f"{gflops:.3f}", "", "", "", ""]
+        if (reference := row["reference_parameters"]) is not None:
+            cells[3:5] = f"{reference}", f"{millions - reference:+.3f}"
+        if (reference := row["reference_gflops"]) is not None:
+            cells[6:8] = f"{reference:.2f}", f"{100 * (gflops / reference - 1):+.2f}"
+        if row["added_parameters"]:
+            cells[8:] = f"{row['added_parameters']:,}", f"{1e3 * row['added_gflops']:.2f}"
+        lines.append(cells)
+    alignment = ["right", "left", *["right"] * 8]
+    return f"{tabulate(lines, headings, disable_numparse=True, colalign=alignment)}\n\n{NOTE}"
