@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,26 @@ def make_runs(detect):
 def runs(tmp_path, annotations, make_runs):
     """Two run folders on the small set, `plain` and the better `se`, as tools/train_net.py writes them."""
     return make_runs(tmp_path, annotations)
+
+
+@pytest.fixture
+def seeds(runs, annotations, detect):
+    """Two runs of each model."""
+    models = []
+    for number, run in enumerate(runs):
+        again = run.with_name(f"{run.name}_2")
+        shutil.copytree(run, again)
+        found = detect(annotations, seed=number + 10, jitter=0.2 - 0.18 * number)
+        (again / "inference" / "coco_instances_results.json").write_text(json.dumps(found))
+        models.append([run, again])
+    return models
+
+
+@pytest.fixture(scope="session")
+def real_annotations(shared_data):
+    """COCO's annotations of 25 real images."""
+    content = json.loads((shared_data / "coco_mini" / "annotations" / "instances_val2017.json").read_text())
+    images = content["images"][:25]
+    kept = {image["id"] for image in images}
+    boxes = [item for item in content["annotations"] if item["image_id"] in kept]
+    return {**content, "images": images, "annotations": boxes}

@@ -1,71 +1,61 @@
 import json
-from functools import partial
+import re
 
 import pytest
 
 
-@pytest.fixture
-def run_tool(run_script):
-    return partial(run_script, "compare.py")
-
-
-def test_the_tool_prints_and_writes_the_comparison(run_tool, runs, tmp_path, capsys) -> None:
-    arguments = ["--baseline", runs[0], "--candidate", runs[1], "--pictures", 2, "--bootstrap", 100]
-    run_tool(*arguments, "--output", tmp_path / "report")
+def test_the_tool_prints_and_writes_the_comparison(run_script, runs, tmp_path, capsys) -> None:
+    arguments = ["compare.py", "--baseline", runs[0], "--candidate", runs[1], "--pictures", 2, "--bootstrap", 100]
+    page, folder = tmp_path / "report.html", tmp_path / "report"
+    run_script(*arguments, "--output", folder, "--html", page)
     shown = capsys.readouterr().out
-    content = json.loads((tmp_path / "report" / "comparison.json").read_text())
+    content = json.loads((folder / "comparison.json").read_text())
     assert content["verdict"] in shown
     assert f"{content['candidate']['AP']:.2f}" in shown
-    written = sorted(path for path in (tmp_path / "report").rglob("*.*"))
-    assert len(written) == 11
+    written = [page, *folder.rglob("*.*")]
+    assert len(written) == 12
     assert all(str(path) in shown for path in written)
+    links = re.findall(r"!\[.*\]\((.*)\)", (folder / "comparison.md").read_text())
+    assert sorted(folder / link for link in links) == sorted(folder.glob("plots/*"))
+    assert f"--html {page}" in page.read_text()
     # pycocotools' messages are not shown.
     assert "Accumulating" not in shown
     assert "index created" not in shown
 
-    with pytest.raises(SystemExit) as caught:
-        run_tool(*arguments, "--output", tmp_path / "report")
-    assert caught.value.code == 2
-    assert "--overwrite" in capsys.readouterr().err
-    run_tool(*arguments, "--output", tmp_path / "report", "--overwrite")
+    for options in (["--output", folder], ["--output", tmp_path / "new", "--html", page]):
+        with pytest.raises(SystemExit) as caught:
+            run_script(*arguments, *options)
+        assert caught.value.code == 2
+        assert "[output.exists]" in capsys.readouterr().err
+    # The error comes before any work.
+    assert not (tmp_path / "new").exists()
 
 
-def test_a_folder_that_is_not_a_run_is_refused(run_tool, runs, tmp_path, capsys) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run_tool("--baseline", tmp_path, "--candidate", runs[1])
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith(f"error: {tmp_path}: no inference/results.json")
-
-
-def test_results_files_and_several_runs_are_compared(run_tool, runs, tmp_path, capsys) -> None:
-    files = []
-    for name, run in (("a", runs[0]), ("b", runs[1]), ("c", runs[0])):
+@pytest.mark.slow
+def test_several_results_files_are_compared_and_replace_an_older_comparison(run_script, runs, tmp_path, capsys) -> None:
+    files = [tmp_path / f"{name}.json" for name in "abc"]
+    for file, run in zip(files, (runs[0], runs[1], runs[0]), strict=True):
         found = json.loads((run / "inference" / "coco_instances_results.json").read_text())
-        files.append(tmp_path / f"{name}.json")
-        files[-1].write_text(json.dumps(found if name != "c" else found[1:]))
-    arguments = ["--baseline", files[0], files[2], "--candidate", files[1], "--bootstrap", 100]
+        file.write_text(json.dumps(found[file.stem == "c" :]))
+    (tmp_path / "comparison.json").write_text("an older one")
+    arguments = ["--baseline", files[0], files[2], "--candidate", files[1], "--bootstrap", 100, "--overwrite"]
     with pytest.raises(SystemExit):
-        run_tool(*arguments, "--output", tmp_path / "report")
-    assert "--annotations" in capsys.readouterr().err
-    run_tool(*arguments, "--output", tmp_path / "report", "--annotations", tmp_path / "val.json")
-    content = json.loads((tmp_path / "report" / "comparison.json").read_text())
+        run_script("compare.py", *arguments)
+    assert "[run.no_annotations]" in capsys.readouterr().err
+    run_script("compare.py", *arguments, "--annotations", tmp_path / "val.json")
+    content = json.loads((tmp_path / "comparison.json").read_text())
     assert len(content["runs"]["baseline"]["AP"]["values"]) == 2
     assert content["names"]["candidate"] == [str(files[1])]
 
 
-def test_force_compares_different_recipes(run_tool, runs, tmp_path, capsys) -> None:
+@pytest.mark.slow
+def test_force_compares_different_recipes(run_script, runs, tmp_path, capsys) -> None:
     config = runs[1] / "config.yaml"
     config.write_text(config.read_text().replace("MAX_ITER: 40000", "MAX_ITER: 5"))
-    arguments = ["--baseline", runs[0], "--candidate", runs[1], "--bootstrap", 100]
+    arguments = ["compare.py", "--baseline", runs[0], "--candidate", runs[1], "--bootstrap", 100]
     with pytest.raises(SystemExit):
-        run_tool(*arguments)
-    assert "SOLVER.MAX_ITER (40000 and 5); --force" in capsys.readouterr().err
+        run_script(*arguments)
+    assert "[compare.not_comparable]" in capsys.readouterr().err
     assert not (tmp_path / "output" / "comparison.json").exists()
-    run_tool(*arguments, "--force")
+    run_script(*arguments, "--force")
     assert "SOLVER.MAX_ITER" in (tmp_path / "output" / "comparison.md").read_text()
-
-
-def test_help_ends_with_an_example(run_tool, capsys) -> None:
-    with pytest.raises(SystemExit):
-        run_tool("--help")
-    assert capsys.readouterr().out.rstrip().splitlines()[-1].lstrip().startswith("$ se-det compare --baseline")

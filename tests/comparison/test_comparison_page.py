@@ -9,12 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from se_detection import UserError
 from se_detection.comparison.compare_runs import compare_runs
+from se_detection.comparison.comparison_page import write_html_report
+from se_detection.comparison.disagreement_images import draw_disagreements
+from se_detection.comparison.disagreements import find_disagreements
 from se_detection.comparison.error_types import ERRORS
-from se_detection.comparison.page.comparison_page import write_html_report
 from se_detection.comparison.result import ROLES
-from se_detection.files import check_output
+from se_detection.comparison.side_by_side import confident
+from se_detection.data.coco_files import load_annotations
+from se_detection.runs.evaluated_run import read_run
+
+from ..helpers import raises
 
 HOSTILE = '<img src=x onerror="alert(1)"> & $x_1$'
 METRICS = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
@@ -69,34 +74,38 @@ def shown(cell):
     return [float(text.replace("−", "-").replace(",", "")) for text in re.findall(r"[+−]?\d[\d,]*\.?\d*", cell["text"])]
 
 
-@pytest.fixture
-def with_classes(runs):
-    """A function that spreads the objects and detections of the two runs over other classes."""
-
-    def change(names):
-        annotations = runs[0].parents[1] / "val.json"
-        content = json.loads(annotations.read_text())
-        content["categories"] = [{"id": number, "name": name} for number, name in enumerate(names)]
-        for number, item in enumerate(content["annotations"]):
-            item["category_id"] = number % len(names)
-        annotations.write_text(json.dumps(content))
-        kinds = {item["id"]: item for item in content["annotations"]}
-        for run in runs:
-            results = run / "inference" / "results.json"
-            results.write_text(json.dumps({**json.loads(results.read_text()), "categories": names}))
-            detections = run / "inference" / "coco_instances_results.json"
-            found = json.loads(detections.read_text())
-            for item in found:
-                near = [other for other in kinds.values() if other["image_id"] == item["image_id"]]
-                best = min(near, key=lambda other: abs(np.subtract(other["bbox"], item["bbox"])).sum())
-                item["category_id"] = best["category_id"]
-            detections.write_text(json.dumps(found))
-
-    return change
+def spread_over_classes(runs, names):
+    """Spreads the objects and detections of two runs over other classes."""
+    annotations = runs[0].parents[1] / "val.json"
+    content = json.loads(annotations.read_text())
+    content["categories"] = [{"id": number, "name": name} for number, name in enumerate(names)]
+    for number, item in enumerate(content["annotations"]):
+        item["category_id"] = number % len(names)
+    annotations.write_text(json.dumps(content))
+    for run in runs:
+        results = run / "inference" / "results.json"
+        results.write_text(json.dumps({**json.loads(results.read_text()), "categories": names}))
+        detections = run / "inference" / "coco_instances_results.json"
+        found = json.loads(detections.read_text())
+        for item in found:
+            near = [other for other in content["annotations"] if other["image_id"] == item["image_id"]]
+            best = min(near, key=lambda other: abs(np.subtract(other["bbox"], item["bbox"])).sum())
+            item["category_id"] = best["category_id"]
+        detections.write_text(json.dumps(found))
 
 
-def write_logs(runs):
-    """Writes losses, APs and a command into the run folders, as training does."""
+def write_page(runs, path, **options):
+    """Writes a page, and returns its path and the content of comparison.json."""
+    comparison = compare_runs(*runs, n_bootstrap=100, **options)
+    write_html_report(comparison, path, options.get("annotations"), "se-det compare --html report.html")
+    return path, json.loads(json.dumps(comparison.to_dict()))
+
+
+@pytest.fixture(scope="module")
+def standard(tmp_path_factory, make_runs, make_annotations):
+    """The page of two runs with logs and excitations, and the content of comparison.json; not to be changed."""
+    folder = tmp_path_factory.mktemp("standard")
+    runs = make_runs(folder, make_annotations())
     for shift, run in enumerate(runs):
         lines = [{"iteration": 20 * n + 19, "total_loss": 2 / (n + 1) + 0.1 * shift} for n in range(10)]
         lines += [{"iteration": 100 * n, "bbox/AP": 20.0 * n + shift} for n in (1, 2)]
@@ -104,31 +113,16 @@ def write_logs(runs):
         record = run / "run.json"
         command = f"tools/train_net.py --config-file faster_rcnn_{run.name}.yaml SOLVER.STEPS '(4, 5)'"
         record.write_text(json.dumps({**json.loads(record.read_text()), "command": command, "device": "cpu"}))
-
-
-def write_page(runs, path, **options):
-    comparison = compare_runs(*runs, n_bootstrap=100, **options)
-    write_html_report(comparison, path, options.get("annotations"), "tools/compare.py")
-    return path, json.loads(json.dumps(comparison.to_dict()))
-
-
-@pytest.fixture(scope="module")
-def standard(tmp_path_factory, make_runs, make_annotations):
-    """The page of the two runs with logs, and the content of comparison.json; tests must not change it."""
-    folder = tmp_path_factory.mktemp("standard")
-    runs = make_runs(folder, make_annotations())
-    write_logs(runs)
+    plots = runs[1] / "excitations" / "plots"
+    plots.mkdir(parents=True)
+    Image.new("RGB", (30, 20), (200, 0, 0)).save(plots / "SE_5_1.png")
+    (plots / "blocks.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 90 50"/>')
+    (plots.parent / "excitations.json").write_text("{}")
     return write_page(runs, folder / "report.html")
 
 
-@pytest.fixture
-def write(runs, tmp_path):
-    """A function that writes a page, and returns its path and the content of comparison.json."""
-
-    def write(*given, **options):
-        return write_page(given or runs, tmp_path / "report.html", **options)
-
-    return write
+def numbers(*cells):
+    return [cell["values"][0] for cell in cells]
 
 
 def test_the_page_has_the_numbers_of_the_json(standard) -> None:
@@ -139,9 +133,8 @@ def test_the_page_has_the_numbers_of_the_json(standard) -> None:
     scores = page.table("COCO's metrics")
     assert list(scores) == ["AP@0.5" if name == "AP50" else name for name in METRICS]
     for name, cells in zip(METRICS, scores.values(), strict=True):
-        expected = [content["baseline"][name], content["candidate"][name]]
         difference = [content["difference"][name][key] for key in ("value", "low", "high")]
-        assert [cell["values"] for cell in cells[:2]] == [[value] for value in expected]
+        assert numbers(*cells[:2]) == [content[role][name] for role in ROLES]
         assert cells[2]["values"] == [value for value in difference if value is not None]
         for cell in cells:
             assert shown(cell) == [pytest.approx(value, abs=0.00501) for value in cell["values"]]
@@ -151,28 +144,25 @@ def test_the_page_has_the_numbers_of_the_json(standard) -> None:
     for name, cells in classes.items():
         item = content["per_class"][name.split(" in ")[0]]
         assert name.endswith(f"in {item['images']} images")
-        assert cells[0]["values"] == [value for value in (item["baseline"], item["candidate"]) if value is not None]
+        assert cells[0]["values"] == [item[role] for role in ROLES if item[role] is not None]
         assert cells[1]["values"] == [value for value in item["difference"].values() if value is not None]
 
     details = content["details"]
     for caption, curve in (("AP by IoU", details["ap_by_iou"]), ("AP by the square", details["ap_by_size"])):
         for place, cells in enumerate(page.table(caption).values()):
-            assert [cell["values"][0] for cell in cells[:2]] == [curve[role][place] for role in ROLES]
-            assert cells[2]["values"][0] == curve["difference"][place]["value"]
+            assert numbers(*cells) == [*(curve[role][place] for role in ROLES), curve["difference"][place]["value"]]
     errors = page.table("Gain in AP@0.5")
     for name in ERRORS:
         types = [details["error_types"][role][name] for role in ROLES]
-        assert [cell["values"][0] for cell in errors[name]] == [
-            *(item["dap"] for item in types),
-            *(item["count"] for item in types),
-        ]
+        assert numbers(*errors[name]) == [item[key] for key in ("dap", "count") for item in types]
     curves = details["precision_recall"]
-    assert [cell["values"][0] for cell in page.table("Precision at every tenth")["50"]] == [
+    assert numbers(*page.table("Precision at every tenth")["50"]) == [
         curves[iou][role][50] for iou in ("0.50", "0.75") for role in ROLES
     ]
-    best = page.table("Precision at IoU 0.5")["0.9–1.0"]
     both = [details["calibration"][role] for role in ROLES]
-    assert [cell["values"][0] for cell in best] == [item[key][9] for key in ("precision", "count") for item in both]
+    assert numbers(*page.table("Precision at IoU 0.5")["0.9–1.0"]) == [
+        item[key][9] for key in ("precision", "count") for item in both
+    ]
 
 
 def test_the_recipe_and_the_commands_are_shown(standard) -> None:
@@ -201,7 +191,8 @@ def decoded(tags):
 
 
 def test_images_are_embedded_with_boxes_and_counts(standard) -> None:
-    images = decoded(Reader(standard[0].read_text()).tags)
+    tags = Reader(standard[0].read_text()).tags
+    *images, plot = decoded(tags)
     assert len(images) == 3 * 6
     for image, attributes in images:
         assert image.size == (int(attributes["width"]), int(attributes["height"])) == (640, 480)
@@ -214,93 +205,61 @@ def test_images_are_embedded_with_boxes_and_counts(standard) -> None:
     # The candidate is much better: its largest lead comes first, and there is no image without a lead.
     assert leads[0] == max(leads) > 0
     assert 0 not in leads
-
-
-def test_excitation_plots_are_embedded(write, runs) -> None:
-    folder = runs[1] / "excitations" / "plots"
-    folder.mkdir(parents=True)
-    Image.new("RGB", (30, 20), (200, 0, 0)).save(folder / "SE_5_1.png")
-    (folder / "blocks.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 90 50"/>')
-    (folder.parent / "excitations.json").write_text("{}")
-    tags = Reader(write()[0].read_text()).tags
+    # The plots of the excitations come last.
     last = [attributes for tag, attributes in tags if tag == "img"][-2:]
     assert [attributes["alt"] for attributes in last] == ["se: blocks", "se: SE_5_1"]
-    assert [attributes["src"].split(";")[0] for attributes in last] == ["data:image/svg+xml", "data:image/webp"]
-    assert decoded(tags)[-1][0].getpixel((5, 5)) == (200, 0, 0)
-    (folder / "broken.png").write_text("no image")
-    with pytest.raises(UserError, match=r"broken\.png"):
-        write()
+    assert last[0]["src"].startswith("data:image/svg+xml")
+    assert plot[0].getpixel((5, 5)) == (200, 0, 0)
 
 
-def test_sections_without_data_are_skipped(write, runs, tmp_path) -> None:
+@pytest.mark.slow
+def test_results_files_have_a_page_with_fewer_sections(runs, tmp_path) -> None:
     files = []
     for run in runs:
         files.append(tmp_path / f"{run.name}.json")
         shutil.copy(run / "inference" / "coco_instances_results.json", files[-1])
-    text = write(*files, annotations=tmp_path / "val.json")[0].read_text()
+    text = write_page(files, tmp_path / "report.html", annotations=tmp_path / "val.json")[0].read_text()
     for absent in ("Recipe", "Excitations", "<h3>Training", "GFLOPs", "Parameters", "<img"):
         assert absent not in text
     assert "the image folder is not available" in text
     # The comparison's note becomes a warning.
     assert "Without a saved config, the recipe was not checked: plain, se" in text
     # With a run folder, its annotations are used.
-    assert "<img" in write(files[0], runs[1])[0].read_text()
+    assert "<img" in write_page((files[0], runs[1]), tmp_path / "report.html")[0].read_text()
 
 
-def test_each_of_several_runs_is_shown(write, runs, annotations, detect) -> None:
-    models = []
-    for number, run in enumerate(runs):
-        again = run.with_name(f"{run.name}_2")
-        shutil.copytree(run, again)
-        found = detect(annotations, seed=number + 10, jitter=0.2 - 0.18 * number)
-        (again / "inference" / "coco_instances_results.json").write_text(json.dumps(found))
-        models.append([run, again])
-    path, content = write(*models)
-    cells = Reader(path.read_text()).table("Each run")["AP"]
+@pytest.mark.slow
+def test_each_of_several_runs_is_shown(seeds, tmp_path) -> None:
+    path, content = write_page(seeds, tmp_path / "report.html")
     spreads = [content["runs"][role]["AP"] for role in ROLES]
-    assert [cell["values"][0] for cell in cells] == [
+    assert numbers(*Reader(path.read_text()).table("Each run")["AP"]) == [
         *(value for spread in spreads for value in spread["values"]),
         *(spread["std"] for spread in spreads),
     ]
     assert "means of 2 and 2 runs" in path.read_text()
 
 
-def test_a_comparison_without_objects_makes_a_page(write, runs) -> None:
+@pytest.mark.slow
+def test_a_comparison_without_objects_makes_a_page(runs, tmp_path) -> None:
     for run in runs:
         (run / "inference" / "coco_instances_results.json").write_text("[]")
-    annotations = runs[0].parents[1] / "val.json"
+    annotations = tmp_path / "val.json"
     annotations.write_text(json.dumps({**json.loads(annotations.read_text()), "annotations": []}))
-    path, content = write()
+    path, content = write_page(runs, tmp_path / "report.html")
     page = Reader(path.read_text())
     assert " ".join(page.heading.split()) == content["verdict"]
-    assert {cell["text"].strip() for cells in page.table("COCO's metrics").values() for cell in cells} == {
-        "–",
-        "–  no interval",
-    }
+    texts = {cell["text"].strip() for cells in page.table("COCO's metrics").values() for cell in cells}
+    assert texts == {"–", "–  no interval"}
 
 
-def test_an_existing_file_is_not_replaced_without_overwrite(tmp_path) -> None:
-    path = tmp_path / "report.html"
-    check_output(path, overwrite=False, creates_folder=True)
-    path.write_text("mine")
-    check_output(path, overwrite=True, creates_folder=True)
-    for target, message in ((path, "--overwrite"), (tmp_path, "is a folder"), (path / "x.html", "is a file")):
-        with pytest.raises(UserError, match=message):
-            check_output(target, overwrite=False, creates_folder=True)
-
-
-def test_the_tool_writes_the_page(run_script, runs, tmp_path, capsys) -> None:
-    path = tmp_path / "report.html"
-    arguments = ["--baseline", runs[0], "--candidate", runs[1], "--bootstrap", 100, "--html", path]
-    run_script("compare.py", *arguments)
-    assert str(path) in capsys.readouterr().out
-    text = path.read_text()
-    assert f"--html {path}" in text
-    with pytest.raises(SystemExit):
-        run_script("compare.py", *arguments, "--output", tmp_path / "other")
-    assert f"{path} already exists" in capsys.readouterr().err
-    # The error comes before any work.
-    assert not (tmp_path / "other").exists()
+def test_images_outside_the_image_folder_are_refused(runs, tmp_path, annotations) -> None:
+    Image.new("RGB", (80, 60)).save(tmp_path / "secret.png")
+    pair = [read_run(run) for run in runs]
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "sub/../../secret.png", "a\0.png"):
+        coco = load_annotations({**annotations, "images": [{**i, "file_name": name} for i in annotations["images"]]})
+        disagreements = find_disagreements(coco, *(confident(run, coco) for run in pair))
+        with raises("data.bad_entry", "file_name"):
+            draw_disagreements(disagreements, coco, pair)
 
 
 # In a browser.
@@ -356,56 +315,38 @@ SHIFT = """() => new Promise(resolve => {
 OPEN_ALL = "() => document.querySelectorAll('details').forEach(item => { item.open = true; })"
 
 
-@pytest.mark.parametrize("count", [1, 80, None])
-def test_the_layout_fits_three_widths_in_light_and_dark(count, visit, request) -> None:
-    if count:
-        request.getfixturevalue("with_classes")([f"class {number}" for number in range(count)])
-        path = request.getfixturevalue("write")()[0]
-    else:
-        path = request.getfixturevalue("standard")[0]
+@pytest.mark.slow
+def test_many_classes_fit_phones_and_screens_in_light_and_dark(runs, tmp_path, visit) -> None:
+    spread_over_classes(runs, [f"class {number}" for number in range(40)])
+    path = write_page(runs, tmp_path / "report.html")[0]
     grounds = set()
-    for scheme in ("light", "dark"):
-        for width in (360, 768, 1280):
-            page = visit(path, width, scheme)
-            assert page.evaluate(SHIFT) == 0
-            for fold in (None, OPEN_ALL):
-                if fold:
-                    page.evaluate(fold)
-                assert page.evaluate("() => document.documentElement.scrollWidth") == width
-                assert page.evaluate(OUTSIDE) == []
-                sizes = page.evaluate(TEXT_SIZES)
-                assert len(sizes) > 200
-                assert min(sizes)[0] >= 11.99, min(sizes)
-            assert page.evaluate("() => [...document.images].every(image => image.complete && image.naturalWidth > 0)")
-            grounds.add(page.evaluate("() => getComputedStyle(document.body).backgroundColor"))
+    for scheme, width in (("light", 390), ("dark", 1280)):
+        page = visit(path, width, scheme)
+        assert page.evaluate(SHIFT) == 0
+        for fold in (None, OPEN_ALL):
+            if fold:
+                page.evaluate(fold)
+            assert page.evaluate("() => document.documentElement.scrollWidth") == width
+            assert page.evaluate(OUTSIDE) == []
+            sizes = page.evaluate(TEXT_SIZES)
+            assert len(sizes) > 200
+            assert min(sizes)[0] >= 11.99, min(sizes)
+        assert page.evaluate("() => [...document.images].every(image => image.complete && image.naturalWidth > 0)")
+        grounds.add(page.evaluate("() => getComputedStyle(document.body).backgroundColor"))
     assert len(grounds) == 2
-    assert page.locator("table:has(td.bars) tbody tr").count() == (count or 3)
+    assert page.locator("table:has(td.bars) tbody tr").count() == 40
     # All but twenty are folded.
-    assert page.locator("details table:has(td.bars) tbody tr").count() == max((count or 3) - 20, 0)
+    assert page.locator("details table:has(td.bars) tbody tr").count() == 20
     assert visit.troubles == []
 
 
-def test_the_verdict_is_on_the_first_screen(standard, visit) -> None:
+@pytest.mark.slow
+def test_the_page_is_usable_by_keyboard_and_in_print(standard, visit) -> None:
     path, content = standard
-    for width in (360, 1280):
-        box = visit(path, width).locator("h1").bounding_box()
-        assert box["y"] + box["height"] < 450
-    assert visit(path).locator("h1").text_content().split() == content["verdict"].split()
-
-
-def test_the_page_prints_in_light_colours(standard, visit) -> None:
-    page = visit(standard[0], scheme="dark")
-    content = page.pdf(format="A4")
-    assert content.startswith(b"%PDF")
-    assert len(re.findall(rb"/Type\s*/Page\b", content)) >= 4
-    page.emulate_media(media="print", color_scheme="dark")
-    ink = page.evaluate("() => getComputedStyle(document.body).color")
-    assert sum(map(int, re.findall(r"\d+", ink))) < 200
-    assert visit.troubles == []
-
-
-def test_the_page_is_usable_by_keyboard(standard, visit) -> None:
-    page = visit(standard[0])
+    box = visit(path, 390).locator("h1").bounding_box()
+    assert box["y"] + box["height"] < 450
+    page = visit(path, scheme="dark")
+    assert page.locator("h1").text_content().split() == content["verdict"].split()
     page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.className") == "skip"
     assert page.locator(".skip").bounding_box()["x"] >= 0
@@ -414,34 +355,38 @@ def test_the_page_is_usable_by_keyboard(standard, visit) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.hash") == "#scores"
     assert page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    summary = page.locator("summary").first
-    summary.focus()
+    page.locator("summary").first.focus()
     page.keyboard.press("Enter")
     assert page.locator("details[open] table").first.is_visible()
+    # In light colours.
+    page.emulate_media(media="print", color_scheme="dark")
+    ink = page.evaluate("() => getComputedStyle(document.body).color")
+    assert sum(map(int, re.findall(r"\d+", ink))) < 200
+    assert visit.troubles == []
 
 
-def test_axe_finds_nothing(standard, visit) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(standard, visit, scheme) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="pip install axe-playwright-python")
-    for scheme in ("light", "dark"):
-        page = visit(standard[0], scheme=scheme)
-        page.evaluate(OPEN_ALL)
-        violations = axe.Axe().run(page).response["violations"]
-        assert [(item["id"], [node["html"][:200] for node in item["nodes"]]) for item in violations] == []
+    page = visit(standard[0], scheme=scheme)
+    page.evaluate(OPEN_ALL)
+    violations = axe.Axe().run(page).response["violations"]
+    assert [(item["id"], [node["html"][:200] for node in item["nodes"]]) for item in violations] == []
 
 
-def test_hostile_names_are_escaped(runs, with_classes, write, visit) -> None:
-    with_classes([HOSTILE, "</style><script>alert(2)</script>", "plate"])
-    annotations = runs[0].parents[1] / "val.json"
+@pytest.mark.slow
+def test_hostile_names_are_escaped(runs, tmp_path, visit) -> None:
+    spread_over_classes(runs, [HOSTILE, "</style><script>alert(2)</script>", "plate"])
+    annotations = tmp_path / "val.json"
     content = json.loads(annotations.read_text())
-    image_root = runs[0].parents[1] / "images"
     for image in content["images"]:
         name = f'"><script>alert({image["id"]})<&script>.png'
-        (image_root / image["file_name"]).rename(image_root / name)
+        (tmp_path / "images" / image["file_name"]).rename(tmp_path / "images" / name)
         image["file_name"] = name
     annotations.write_text(json.dumps(content))
     renamed = [run.rename(run.with_name(f"{run.name} <b onclick=alert(3)>&amp;")) for run in runs]
-    path = write(*renamed)[0]
-    page = visit(path)
+    page = visit(write_page(renamed, tmp_path / "report.html")[0])
     assert page.locator("script, b, [onerror], [onclick]").count() == 0
     assert page.locator("img").count() == 18
     assert page.get_by_text(HOSTILE, exact=False).count() >= 1

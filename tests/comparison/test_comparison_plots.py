@@ -8,18 +8,19 @@ from PIL import Image
 from se_detection.comparison import comparison_plots as plots
 from se_detection.comparison.compare import compare
 from se_detection.comparison.result import ComparedModel
-from se_detection.runs.metrics import TrainingCurve
 from se_detection.visualization.inline_charts import chart_style
 
 NAMES = ["differences", "per_class", "error_types", "precision_recall", "ap_by_iou", "ap_by_size", "calibration"]
 
 
-@pytest.fixture
-def comparison(annotations, detect):
+@pytest.fixture(scope="module")
+def comparison(make_annotations, detect):
+    annotations = make_annotations()
     models = [detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.2), (2, 0.02))]
     return compare(*models, annotations, n_bootstrap=100)
 
 
+@pytest.mark.slow
 def test_every_plot_shows_both_models(comparison, tmp_path) -> None:
     paths = plots.draw_plots(comparison, tmp_path / "plots")
     assert [path.stem for path in paths] == NAMES
@@ -97,8 +98,8 @@ def test_with_many_classes_the_largest_differences_are_shown(annotations) -> Non
 
 def test_each_run_has_a_training_curve(comparison) -> None:
     runs = {
-        "baseline": [TrainingCurve({9: 2.0, 19: 1.0}, {20: 5.0}), TrainingCurve({9: 3.0, 19: 1.5}, {20: 6.0})],
-        "candidate": [TrainingCurve({9: 2.5, 19: 0.5}, {20: 7.0})],
+        "baseline": [{"loss": {9: 2.0, 19: 1.0}, "ap": {20: 5.0}}, {"loss": {9: 3.0, 19: 1.5}, "ap": {20: 6.0}}],
+        "candidate": [{"loss": {9: 2.5, 19: 0.5}, "ap": {20: 7.0}}],
     }
     figure = plots.plot_training(comparison, runs)
     # AP of a single evaluation is not drawn.
@@ -111,16 +112,20 @@ def test_each_run_has_a_training_curve(comparison) -> None:
     ]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["baseline", "candidate"]
 
-    runs["candidate"][0].ap[40] = 3.0
+    runs["candidate"][0]["ap"][40] = 3.0
     upper, lower = plots.plot_training(comparison, runs).axes
     assert upper.get_ylabel() == "total loss"
     assert [list(line.get_ydata()) for line in lower.lines] == [[5.0], [6.0], [7.0, 3.0]]
-    assert plots.plot_training(comparison, {"baseline": [TrainingCurve()], "candidate": [TrainingCurve()]}) is None
+    assert (
+        plots.plot_training(comparison, {"baseline": [{"loss": {}, "ap": {}}], "candidate": [{"loss": {}, "ap": {}}]})
+        is None
+    )
 
 
 def test_names_are_not_parsed_as_formulas(comparison, tmp_path) -> None:
+    models = {"baseline": ComparedModel("$x_1$"), "candidate": ComparedModel("a" * 50)}
     with chart_style():
-        figure = plots.plot_calibration(replace(comparison, models=(ComparedModel("$x_1$"), ComparedModel("a" * 50))))
+        figure = plots.plot_calibration(replace(comparison, models=models))
         figure.savefig(tmp_path / "calibration.svg")
     text = (tmp_path / "calibration.svg").read_text()
     assert "baseline: $x_1$, ECE" in text

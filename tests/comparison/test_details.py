@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from pycocotools.cocoeval import COCOeval
@@ -30,9 +28,8 @@ def mean(precision):
     return 100 * precision[precision > -1].mean()
 
 
-def test_curves_equal_those_of_pycocotools(shared_data, detect, evaluated) -> None:
-    json_file = shared_data / "coco_mini" / "annotations" / "instances_val2017.json"
-    annotations = json.loads(json_file.read_text())
+def test_curves_equal_those_of_pycocotools(real_annotations, detect, evaluated) -> None:
+    annotations = real_annotations
     results = detect(annotations, seed=1, jitter=0.08)
     sizes = size_ranges(load_annotations(annotations))
     precision = evaluated(annotations, results, sizes)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from se_detection.comparison.intervals import Difference, Estimate, benjamini_hochberg, estimate, t_quantile, t_tails
+from se_detection.comparison.intervals import Difference, Estimate, benjamini_hochberg, estimate
 
 
 def simulate(rng, runs, images, seed_sd, shift=0.0, samples=200):
@@ -18,14 +18,14 @@ def simulate(rng, runs, images, seed_sd, shift=0.0, samples=200):
 
 @pytest.mark.parametrize(
     ("runs", "seed_sd"),
-    [((1, 1), 0), ((2, 2), 0), ((2, 2), 0.2), ((2, 2), 1), ((3, 3), 0.2), ((2, 5), 0.5)],
+    [((1, 1), 0), ((2, 2), 0), pytest.param((2, 2), 1, marks=pytest.mark.slow), ((2, 5), 0.5)],
 )
 def test_intervals_of_equal_models_include_zero_95_times_in_100(runs, seed_sd) -> None:
     rng = np.random.default_rng([*runs, int(10 * seed_sd)])
-    found = [estimate(*simulate(rng, runs, 30, seed_sd), 30).difference() for _ in range(600)]
+    found = [estimate(*simulate(rng, runs, 30, seed_sd), 30).difference() for _ in range(300)]
     misses = sum(not item.low <= 0 <= item.high for item in found)
-    # 30 are expected (5 %), with a tolerance of three standard deviations (16). Equal runs give wider intervals.
-    assert 6 <= misses <= 46
+    # 15 are expected (5 %), with a tolerance of three standard deviations (11). Equal runs give wider intervals.
+    assert 2 <= misses <= 26
 
 
 def test_a_bootstrap_over_images_alone_ignores_the_variance_of_training() -> None:
@@ -49,6 +49,8 @@ def test_without_variance_over_images_the_interval_is_students_t() -> None:
     reach = 2.570582 * (pooled * (1 / 3 + 1 / 4)) ** 0.5
     found = estimate(first, second, 1000).difference()
     assert (found.value, found.low, found.high) == pytest.approx((53 / 12, 53 / 12 - reach, 53 / 12 + reach), abs=1e-5)
+    # The p-value of 2.570582 standard errors is 5 %.
+    assert Estimate(2.570582, 1.0, 5).p_value() == pytest.approx(0.05, abs=1e-6)
 
 
 def test_identical_runs_leave_only_the_variance_over_images() -> None:
@@ -80,12 +82,6 @@ def test_unknown_values_are_none() -> None:
     holes = np.random.default_rng(0).normal(size=(2, 101))
     partly = np.column_stack([holes, np.full(2, np.nan)])
     assert estimate(partly[:1], partly[1:], 50) == estimate(holes[:1], holes[1:], 50)
-
-
-@pytest.mark.parametrize(("degrees", "t"), [(1, 12.706205), (2, 4.302653), (10, 2.228139), (100, 1.983972)])
-def test_t_agrees_with_published_tables(degrees, t) -> None:
-    assert t_quantile(0.95, degrees) == pytest.approx(t, rel=1e-5)
-    assert t_tails(t, degrees) == pytest.approx(0.05, abs=1e-6)
 
 
 def test_p_values_are_adjusted_as_in_r() -> None:

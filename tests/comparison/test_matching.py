@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from pycocotools.cocoeval import COCOeval
@@ -11,8 +9,7 @@ from se_detection.data.coco_files import load_annotations, load_results, silence
 @pytest.mark.parametrize("source", ["small", "real"])
 def test_matches_equal_those_of_pycocotools(source, annotations, detect, request) -> None:
     if source == "real":
-        folder = request.getfixturevalue("shared_data") / "coco_mini"
-        annotations = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
+        annotations = request.getfixturevalue("real_annotations")
     coco = load_annotations(annotations)
     results = load_results(detect(annotations, seed=1, jitter=0.1), coco, "results")
     areas = (*COCO_AREAS, (0.0, 3000.0), (3000.0, 9000.0))
