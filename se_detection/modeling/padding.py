@@ -48,18 +48,21 @@ def ignore_padding(backbone: Backbone) -> Backbone:
     """
     bottom_up = backbone.bottom_up if isinstance(backbone, FPN) else backbone
     if not isinstance(bottom_up, ResNet):
-        raise UserError(f"MODEL.SE.IGNORE_PADDING: {type(bottom_up).__name__} is not a ResNet; set it to False")
+        raise UserError(
+            "model.padding", f"MODEL.SE.IGNORE_PADDING: {type(bottom_up).__name__} is not a ResNet; set it to False"
+        )
     if any(isinstance(module, nn.GroupNorm) for module in backbone.modules()):
         raise UserError(
+            "model.padding",
             "MODEL.SE.IGNORE_PADDING: the statistics of GN include the padding; set it to False, or choose another "
-            "MODEL.RESNETS.NORM and MODEL.FPN.NORM"
+            "MODEL.RESNETS.NORM and MODEL.FPN.NORM",
         )
     padding = Padding(unpadded_pool=isinstance(bottom_up.stem, CaffeStem | DeepStem))
     # The heads use it too.
     backbone.padding = padding
-    backbone.register_forward_pre_hook(partial(_find_sizes, padding=padding))
+    backbone.register_forward_pre_hook(padding.find_sizes)
     for module in bottom_up.stem.children():
-        _clear_output(module, padding, 1)
+        padding.clear_output_of(module, 1)
     level = _halvings(bottom_up.stem.stride)
     for stage in bottom_up.stages:
         for block in stage:
@@ -69,7 +72,7 @@ def ignore_padding(backbone: Backbone) -> Backbone:
         _in_fpn(backbone, padding)
     else:
         levels = {name: _halvings(shape.stride) for name, shape in bottom_up.output_shape().items()}
-        backbone.register_forward_hook(partial(_clear_maps, padding=padding, levels=levels))
+        backbone.register_forward_hook(partial(padding.clear_maps, levels))
     return backbone
 
 
@@ -99,7 +102,7 @@ def ignore_padding_in_heads(model: nn.Module) -> None:
     module: Any
     for module in model.modules():
         if isinstance(module, ROIPooler):
-            module.register_forward_pre_hook(partial(_extend_images, padding=padding))
+            module.register_forward_pre_hook(padding.extend_inputs)
         # Not a subclass, which may do something else.
         elif type(module) is SemSegFPNHead:
             module.__class__ = _ImagewiseSemSegHead
@@ -124,17 +127,13 @@ class Padding:
         self._sizes = torch.empty(0)
         self._masks: dict[tuple[int, torch.dtype], Tensor] = {}
 
-    def find_sizes(self, images: Tensor) -> None:
-        """Starts a new batch.
-
-        Args:
-            images: (N, 3, H, W), normalized and padded with 0.
-        """
+    def find_sizes(self, _backbone: nn.Module, inputs: tuple[Tensor]) -> None:
+        """Starts a new batch: the input of the backbone is (N, 3, H, W), normalized and padded with 0."""
         self._masks = {}
-        inside = (images != 0).any(dim=1)
+        inside = (inputs[0] != 0).any(dim=1)
         ends = []
         for dim in (2, 1):
-            places = torch.arange(1, inside.shape[3 - dim] + 1, device=images.device)
+            places = torch.arange(1, inside.shape[3 - dim] + 1, device=inside.device)
             ends.append((inside.any(dim=dim) * places).amax(dim=1))
         self._sizes = torch.stack(ends, dim=1)
 
@@ -176,6 +175,34 @@ class Padding:
             x = torch.addcmul(x, x.gather(dim, index), beyond.to(x.dtype))
         return x
 
+    def extend_inputs(self, pooler: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """:meth:`extend_images` for the maps that RoIAlign reads."""
+        maps, *rest = inputs
+        levels = [_halvings(1 / level_pooler.spatial_scale) for level_pooler in pooler.level_poolers]
+        return ([self.extend_images(x, level) for x, level in zip(maps, levels, strict=True)], *rest)
+
+    def clear_input_of(self, layer: nn.Module, level: int) -> None:
+        """From now on, the layer sees 0 in the padding of its input, a map that was halved `level` times."""
+        layer.register_forward_pre_hook(partial(self._clear_input, level))
+
+    def clear_output_of(self, layer: nn.Module, level: int) -> None:
+        """From now on, the output of the layer has 0 in the padding."""
+        layer.register_forward_hook(partial(self._clear_output, level))
+
+    def clear_maps(
+        self, levels: dict[str, int], _layer: Any, _inputs: Any, maps: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Maps by name, with 0 in the padding of those in `levels`."""
+        return {name: x * self.mask(x, levels[name]) if name in levels else x for name, x in maps.items()}
+
+    def _clear_input(self, level: int, _layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        # Not in place: other layers use this map too.
+        return (inputs[0] * self.mask(inputs[0], level),)
+
+    def _clear_output(self, level: int, _layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        # In place: no gradient needs the output of a convolution, and no other layer has it yet.
+        return output.mul_(self.mask(output, level))
+
 
 class ImageSqueeze(nn.Module):
     """The average or the maximum (or both) over the positions of each image, without its padding.
@@ -209,9 +236,9 @@ class ImageSqueeze(nn.Module):
 
 def _in_block(block: Any, padding: Padding, level: int) -> None:
     after_conv1 = level + _halvings(block.conv1.stride[0])
-    _clear_output(block.conv1, padding, after_conv1)
+    padding.clear_output_of(block.conv1, after_conv1)
     if any(conv is not None and max(conv.kernel_size) > 1 for conv in (block.conv1, block.shortcut)):
-        block.register_forward_pre_hook(partial(_clear_inputs, padding=padding, level=level))
+        padding.clear_input_of(block, level)
     se = getattr(block, "se", None)
     if isinstance(se, SqueezeExcitation) and not isinstance(se.squeeze, nn.Identity):
         levels = {"pre": level, "3x3": after_conv1 + _halvings(block.conv2.stride[0])}
@@ -220,48 +247,18 @@ def _in_block(block: Any, padding: Padding, level: int) -> None:
 
 
 def _in_fpn(fpn: FPN, padding: Padding) -> None:
-    convs = {fpn.get_submodule(f"fpn_output{level}"): level for level in _levels_of(fpn)}
-    if isinstance(fpn.top_block, LastLevelP6P7):
-        top = max(convs.values())
-        convs |= {fpn.top_block.p6: top, fpn.top_block.p7: top + 1}
-    for conv, level in convs.items():
-        conv.register_forward_pre_hook(partial(_clear_inputs, padding=padding, level=level))
-        _clear_output(conv, padding, level + _halvings(conv.stride[0]))
-
-
-def _levels_of(fpn: FPN) -> list[int]:
     shapes = fpn.bottom_up.output_shape()
-    return [_halvings(shapes[name].stride) for name in fpn.in_features]
+    levels = [_halvings(shapes[name].stride) for name in fpn.in_features]
+    convs = {fpn.get_submodule(f"fpn_output{level}"): level for level in levels}
+    if isinstance(fpn.top_block, LastLevelP6P7):
+        convs |= {fpn.top_block.p6: max(levels), fpn.top_block.p7: max(levels) + 1}
+    for conv, level in convs.items():
+        padding.clear_input_of(conv, level)
+        padding.clear_output_of(conv, level + _halvings(conv.stride[0]))
 
 
-def _halvings(stride: int) -> int:
+def _halvings(stride: float) -> int:
     return round(math.log2(stride))
-
-
-def _clear_output(layer: nn.Module, padding: Padding, level: int) -> None:
-    layer.register_forward_hook(partial(_clear, padding=padding, level=level))
-
-
-def _find_sizes(backbone: nn.Module, inputs: tuple[Tensor], *, padding: Padding) -> None:
-    padding.find_sizes(inputs[0])
-
-
-def _clear_inputs(layer: nn.Module, inputs: tuple[Tensor], *, padding: Padding, level: int) -> tuple[Tensor]:
-    # Not in place: other layers use this map too.
-    return (inputs[0] * padding.mask(inputs[0], level),)
-
-
-def _clear(layer: nn.Module, inputs: Any, output: Tensor, *, padding: Padding, level: int) -> Tensor:
-    # In place: no gradient needs the output of a convolution, and no other layer has it yet.
-    return output.mul_(padding.mask(output, level))
-
-
-def _clear_maps(
-    bottom_up: nn.Module, inputs: Any, maps: dict[str, Tensor], *, padding: Padding, levels: dict[str, int]
-) -> dict[str, Tensor]:
-    return {
-        name: values * padding.mask(values, levels[name]) if name in levels else values for name, values in maps.items()
-    }
 
 
 class _HeadPadding:
@@ -274,7 +271,7 @@ class _HeadPadding:
 
     def __init__(self, padding: Padding, strides: list[int]) -> None:
         self.padding = padding
-        self.levels = [round(math.log2(stride)) for stride in strides]
+        self.levels = [_halvings(stride) for stride in strides]
         self.by_size: dict[tuple[int, int], int] = {}
 
     def install(self, head: nn.Module) -> None:
@@ -352,9 +349,3 @@ class _ImagewiseSemSegHead(SemSegFPNHead):
             # Repeat the last row and column, so that resizing sees the end of a map here.
             outputs.append(F.pad(output, (0, width - output.shape[3], 0, height - output.shape[2]), mode="replicate"))
         return torch.cat(outputs)
-
-
-def _extend_images(pooler: Any, inputs: tuple[Any, ...], *, padding: Padding) -> tuple[Any, ...]:
-    maps, *rest = inputs
-    levels = [round(-math.log2(level_pooler.spatial_scale)) for level_pooler in pooler.level_poolers]
-    return ([padding.extend_images(x, level) for x, level in zip(maps, levels, strict=True)], *rest)

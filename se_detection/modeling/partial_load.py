@@ -31,9 +31,10 @@ def _check(backbone: nn.Module, incompatible: Any) -> None:
     if not missing:
         return
     if len(missing) == sum(".se." in key for key in own) and all(".se." in key for key in missing):
-        raise UserError(f"the weights don't fit the config: {PLAIN_BACKBONE_REASON}")
+        raise UserError("weights.plain_backbone", f"the weights don't fit the config: {PLAIN_BACKBONE_REASON}")
     raise UserError(
+        "weights.partial_backbone",
         f"the weights don't fit the config: {len(missing)} of the backbone's {len(own)} tensors are missing or have "
         f"another shape ({missing[0]}, ...); use the config that the file was made with, or convert a file of another "
-        "project with se-det convert"
+        "project with se-det convert",
     )

@@ -4,10 +4,9 @@ from detectron2.config import CfgNode
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, Res5ROIHeads
 from torch import nn
 
-from ..config.se_config import SEConfig
 from ..errors import UserError
 from .partial_load import refuse_partial_load
-from .se_resnet import make_stage
+from .se_resnet import resnet_of_config
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -16,24 +15,12 @@ class SERes5ROIHeads(Res5ROIHeads):
 
     @classmethod
     def _build_res5_block(cls, cfg: CfgNode) -> tuple[nn.Sequential, int]:
-        resnets = cfg.MODEL.RESNETS
-        if resnets.DEFORM_ON_PER_STAGE[-1]:
+        if cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE[-1]:
             raise UserError(
-                "MODEL.RESNETS.DEFORM_ON_PER_STAGE: SERes5ROIHeads has no deformable res5; set the last value to False"
+                "config.bad_value",
+                "MODEL.RESNETS.DEFORM_ON_PER_STAGE: SERes5ROIHeads has no deformable res5; set the last value to False",
             )
-        channels = 8 * resnets.RES2_OUT_CHANNELS
-        blocks = make_stage(
-            "res5",
-            resnets.DEPTH,
-            se=SEConfig.from_cfg(cfg),
-            stride=2,
-            in_channels=channels // 2,
-            out_channels=channels,
-            bottleneck_channels=8 * resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP,
-            norm=resnets.NORM,
-            num_groups=resnets.NUM_GROUPS,
-            stride_in_1x1=resnets.STRIDE_IN_1X1,
-        )
-        res5 = nn.Sequential(*blocks)
+        # As detectron2's, never dilated, and not frozen.
+        res5 = resnet_of_config(cfg, out_features=["res5"], res5_dilation=1, freeze_at=0).res5
         refuse_partial_load(res5)
-        return res5, channels
+        return res5, res5[-1].out_channels

@@ -44,63 +44,6 @@ SE_BLOCK: dict[type[CNNBlockBase], type[CNNBlockBase]] = {
 }
 
 
-def make_stage(
-    stage: str,
-    depth: int,
-    *,
-    se: SEConfig,
-    stride: int,
-    in_channels: int,
-    out_channels: int,
-    bottleneck_channels: int,
-    norm: str,
-    num_groups: int,
-    stride_in_1x1: bool,
-    dilation: int = 1,
-    deform: dict[str, Any] | None = None,
-) -> list[CNNBlockBase]:
-    """The blocks of one stage, with SE if `se.stages` has the stage.
-
-    Args:
-        stage: `res2` to `res5`.
-        depth: the depth of the backbone, which determines the number and the kind of the blocks.
-        stride: the stride of the first block.
-        bottleneck_channels: the width of the 3x3 convolutions. Basic blocks ignore it, `num_groups`, `stride_in_1x1`
-            and `dilation`.
-        deform: the options of detectron2's deformable block; None for ordinary 3x3 convolutions.
-        others: those of detectron2's blocks.
-
-    Raises:
-        UserError: the reduction ratio is too large for the width of the stage.
-    """
-    num_blocks = BLOCKS_PER_STAGE[depth][STAGES.index(stage)]
-    options: dict[str, Any] = {"in_channels": in_channels, "out_channels": out_channels, "norm": norm}
-    block_class: type[CNNBlockBase] = BasicBlock
-    if depth >= 50:
-        block_class = BottleneckBlock
-        options |= {
-            "bottleneck_channels": bottleneck_channels,
-            "num_groups": num_groups,
-            "stride_in_1x1": stride_in_1x1,
-            "dilation": dilation,
-        }
-    if depth == 154:
-        block_class = HalvedBottleneckBlock
-        options["projection_kernel"] = 1 if stage == "res2" else 3
-    if deform is not None:
-        block_class = DeformBottleneckBlock
-        options |= deform
-    reduction = se.reduction_in(stage)
-    if reduction is not None:
-        block_class = SE_BLOCK[block_class]
-        options["se"] = replace(se, reduction=reduction, reduction_per_stage=())
-    strides = [stride] + [1] * (num_blocks - 1)
-    try:
-        return ResNet.make_stage(block_class, num_blocks, stride_per_block=strides, **options)
-    except ValueError as error:
-        raise UserError(f"MODEL.SE in {stage}: {error}") from error
-
-
 def make_se_resnet(
     depth: int,
     *,
@@ -136,9 +79,8 @@ def make_se_resnet(
         UserError: a ResNet cannot have these values, or the installed detectron2 cannot build them.
     """
     if depth not in BLOCKS_PER_STAGE:
-        raise UserError(f"MODEL.RESNETS.DEPTH: {depth} is not one of {', '.join(map(str, BLOCKS_PER_STAGE))}")
-    if res5_dilation not in (1, 2):
-        raise UserError(f"MODEL.RESNETS.RES5_DILATION: {res5_dilation} is not 1 or 2")
+        choices = ", ".join(map(str, BLOCKS_PER_STAGE))
+        raise UserError("config.bad_value", f"MODEL.RESNETS.DEPTH: {depth} is not one of {choices}")
     check_choice("MODEL.RESNETS.STEM_TYPE", stem, STEMS)
     basic = depth < 50
     out_channels = res2_channels or (64 if basic else 256)
@@ -150,40 +92,50 @@ def make_se_resnet(
             ("DEFORM_ON_PER_STAGE", list(deform_on_per_stage), [False] * 4),
         ):
             if value != needed:
-                raise UserError(f"MODEL.RESNETS.{key}: {value} is not supported with DEPTH {depth}; use {needed}")
+                raise UserError(
+                    "config.bad_value",
+                    f"MODEL.RESNETS.{key}: {value} is not supported with DEPTH {depth}; use {needed}",
+                )
         if se.position == "3x3" and se.stages:
-            raise UserError(f"MODEL.SE.POSITION: 3x3 needs bottleneck blocks, and DEPTH {depth} has none")
-    if any(deform_on_per_stage) and depth == 154:
-        raise UserError("MODEL.RESNETS.DEFORM_ON_PER_STAGE: SENet-154 (DEPTH 154) has no deformable blocks")
+            raise UserError(
+                "config.bad_value", f"MODEL.SE.POSITION: 3x3 needs bottleneck blocks, and DEPTH {depth} has none"
+            )
     if any(deform_on_per_stage) and importlib.util.find_spec("detectron2._C") is None:
         raise UserError(
+            "model.no_compiled_operators",
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE: deformable convolution needs detectron2's compiled operators, which "
-            "are missing in this installation; build detectron2 from source, or set it to [False, False, False, False]"
+            "are missing in this installation; build detectron2 from source, or set it to [False, False, False, False]",
         )
 
-    current = stem_channels
+    block_class = BasicBlock if basic else HalvedBottleneckBlock if depth == 154 else BottleneckBlock
+    channels = stem_channels
     bottleneck_channels = num_groups * width_per_group
-    deform_options = {"deform_modulated": deform_modulated, "deform_num_groups": deform_num_groups}
     stages = []
-    for stage, deform in zip(STAGES, deform_on_per_stage, strict=True):
+    for stage, num_blocks, deform in zip(STAGES, BLOCKS_PER_STAGE[depth], deform_on_per_stage, strict=True):
         # A dilated res5 keeps the resolution of res4, as in R-FCN and in detectron2's DC5.
         dilation = res5_dilation if stage == "res5" else 1
-        blocks = make_stage(
-            stage,
-            depth,
-            se=se,
-            stride=1 if stage == "res2" or dilation == 2 else 2,
-            in_channels=current,
-            out_channels=out_channels,
-            bottleneck_channels=bottleneck_channels,
-            norm=norm,
-            num_groups=num_groups,
-            stride_in_1x1=stride_in_1x1,
-            dilation=dilation,
-            deform=deform_options if deform else None,
+        stride = 1 if stage == "res2" or dilation == 2 else 2
+        options: dict[str, Any] = {"in_channels": channels, "out_channels": out_channels, "norm": norm}
+        if not basic:
+            options |= {
+                "bottleneck_channels": bottleneck_channels,
+                "num_groups": num_groups,
+                "stride_in_1x1": stride_in_1x1,
+                "dilation": dilation,
+            }
+        if depth == 154:
+            options["projection_kernel"] = 1 if stage == "res2" else 3
+        if deform:
+            options |= {"deform_modulated": deform_modulated, "deform_num_groups": deform_num_groups}
+        kind = DeformBottleneckBlock if deform else block_class
+        reduction = se.reduction_in(stage)
+        if reduction is not None:
+            kind = SE_BLOCK[kind]
+            options["se"] = replace(se, reduction=reduction, reduction_per_stage=())
+        stages.append(
+            ResNet.make_stage(kind, num_blocks, stride_per_block=[stride] + [1] * (num_blocks - 1), **options)
         )
-        stages.append(blocks)
-        current, out_channels, bottleneck_channels = out_channels, 2 * out_channels, 2 * bottleneck_channels
+        channels, out_channels, bottleneck_channels = out_channels, 2 * out_channels, 2 * bottleneck_channels
 
     stem_class = {"basic": BasicStem, "caffe": CaffeStem, "deep": DeepStem}[stem]
     return ResNet(
@@ -195,6 +147,28 @@ def make_se_resnet(
     )
 
 
+def resnet_of_config(cfg: CfgNode, **changes: Any) -> ResNet:
+    """The ResNet that `MODEL.RESNETS` and `MODEL.SE` describe, with other arguments of :func:`make_se_resnet`."""
+    resnets = cfg.MODEL.RESNETS
+    options = {
+        "se": SEConfig.from_cfg(cfg),
+        "stem": resnets.STEM_TYPE,
+        "norm": resnets.NORM,
+        "out_features": resnets.OUT_FEATURES,
+        "stem_channels": resnets.STEM_OUT_CHANNELS,
+        "res2_channels": resnets.RES2_OUT_CHANNELS,
+        "num_groups": resnets.NUM_GROUPS,
+        "width_per_group": resnets.WIDTH_PER_GROUP,
+        "stride_in_1x1": resnets.STRIDE_IN_1X1,
+        "res5_dilation": resnets.RES5_DILATION,
+        "deform_on_per_stage": resnets.DEFORM_ON_PER_STAGE,
+        "deform_modulated": resnets.DEFORM_MODULATED,
+        "deform_num_groups": resnets.DEFORM_NUM_GROUPS,
+        "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,
+    }
+    return make_se_resnet(resnets.DEPTH, **options | changes)
+
+
 @BACKBONE_REGISTRY.register()
 def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     """The backbone that `MODEL.RESNETS` and `MODEL.SE` describe, for C4 and DC5 detectors.
@@ -202,56 +176,39 @@ def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     Raises:
         UserError: a value is not supported, or the res5 of a C4 detector would have no SE.
     """
-    backbone = _backbone(cfg, input_shape)
-    _ignore_padding_if_asked(cfg, backbone)
-    return backbone
-
-
-def _backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    if "SE" not in cfg.MODEL:
-        raise UserError("the config has no MODEL.SE: import se_detection before get_cfg(), or call add_se_config(cfg)")
-    se = SEConfig.from_cfg(cfg)
-    resnets = cfg.MODEL.RESNETS
-    # In a C4 detector res5 is part of the ROI heads, and detectron2's heads build it of plain blocks.
-    plain_res5 = cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads"
-    if plain_res5 and "res5" not in resnets.OUT_FEATURES and "res5" in se.stages:
-        raise UserError(
-            "MODEL.ROI_HEADS.NAME: Res5ROIHeads has a res5 without SE; set it to SERes5ROIHeads, "
-            "or take res5 out of MODEL.SE.STAGES"
-        )
-    backbone = make_se_resnet(
-        resnets.DEPTH,
-        se=se,
-        stem=cfg.MODEL.RESNETS.STEM_TYPE,
-        norm=resnets.NORM,
-        out_features=resnets.OUT_FEATURES,
-        in_channels=input_shape.channels,
-        stem_channels=resnets.STEM_OUT_CHANNELS,
-        res2_channels=resnets.RES2_OUT_CHANNELS,
-        num_groups=resnets.NUM_GROUPS,
-        width_per_group=resnets.WIDTH_PER_GROUP,
-        stride_in_1x1=resnets.STRIDE_IN_1X1,
-        res5_dilation=resnets.RES5_DILATION,
-        deform_on_per_stage=resnets.DEFORM_ON_PER_STAGE,
-        deform_modulated=resnets.DEFORM_MODULATED,
-        deform_num_groups=resnets.DEFORM_NUM_GROUPS,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-    )
-    refuse_partial_load(backbone)
-    return backbone
+    return _ignoring_padding(cfg, _bottom_up(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()
 def build_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """SE-ResNet with FPN: p2 to p5, and p6 by subsampling (Faster, Mask and Cascade R-CNN)."""
-    return _with_fpn(cfg, _backbone(cfg, input_shape), LastLevelMaxPool())
+    return _with_fpn(cfg, _bottom_up(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """SE-ResNet with RetinaNet's FPN: p3 to p5, and p6 and p7 by convolution from res5."""
-    backbone = _backbone(cfg, input_shape)
+    backbone = _bottom_up(cfg, input_shape)
     return _with_fpn(cfg, backbone, LastLevelP6P7(backbone.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))
+
+
+def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    if "SE" not in cfg.MODEL:
+        raise UserError(
+            "config.no_se_keys",
+            "the config has no MODEL.SE: import se_detection before get_cfg(), or call add_se_config(cfg)",
+        )
+    # In a C4 detector res5 is part of the ROI heads, and detectron2's heads build it of plain blocks.
+    plain_res5 = cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and cfg.MODEL.ROI_HEADS.NAME == "Res5ROIHeads"
+    if plain_res5 and "res5" not in cfg.MODEL.RESNETS.OUT_FEATURES and "res5" in cfg.MODEL.SE.STAGES:
+        raise UserError(
+            "model.plain_res5",
+            "MODEL.ROI_HEADS.NAME: Res5ROIHeads has a res5 without SE; set it to SERes5ROIHeads, "
+            "or take res5 out of MODEL.SE.STAGES",
+        )
+    backbone = resnet_of_config(cfg, in_channels=input_shape.channels)
+    refuse_partial_load(backbone)
+    return backbone
 
 
 def _with_fpn(cfg: CfgNode, backbone: Backbone, top_block: nn.Module) -> FPN:
@@ -263,13 +220,12 @@ def _with_fpn(cfg: CfgNode, backbone: Backbone, top_block: nn.Module) -> FPN:
         top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
-    _ignore_padding_if_asked(cfg, fpn)
-    return fpn
+    return _ignoring_padding(cfg, fpn)
 
 
-def _ignore_padding_if_asked(cfg: CfgNode, backbone: Backbone) -> None:
+def _ignoring_padding(cfg: CfgNode, backbone: Backbone) -> Backbone:
     if not cfg.MODEL.SE.IGNORE_PADDING:
-        return
+        return backbone
     if not any(cfg.MODEL.PIXEL_MEAN):
         logger.warning("MODEL.SE.IGNORE_PADDING: MODEL.PIXEL_MEAN is 0, so black borders count as padding too")
-    ignore_padding(backbone)
+    return ignore_padding(backbone)

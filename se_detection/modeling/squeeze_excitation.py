@@ -1,5 +1,8 @@
 """The squeeze-and-excitation block (Hu et al., arXiv 1709.01507, Sec. 3 and Fig. 1)."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +16,20 @@ class AvgMaxSqueeze(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)], dim=1)
+
+
+SQUEEZE_LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "avg": partial(nn.AdaptiveAvgPool2d, 1),
+    "max": partial(nn.AdaptiveMaxPool2d, 1),
+    "avgmax": AvgMaxSqueeze,
+    "none": nn.Identity,
+}
+GATE_LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "hardsigmoid": nn.Hardsigmoid,
+}
 
 
 class SqueezeExcitation(nn.Module):
@@ -44,17 +61,21 @@ class SqueezeExcitation(nn.Module):
         gate_bias: float = 0.0,
     ) -> None:
         super().__init__()
+        check_choice("squeeze", squeeze, SQUEEZES)
+        check_choice("gate", gate, GATES)
         hidden = channels // reduction
         if hidden < 1:
-            raise UserError(f"a reduction ratio of {reduction} is too large for {channels} channels")
-        self.squeeze = make_squeeze(squeeze)
+            raise UserError(
+                "config.bad_value", f"a reduction ratio of {reduction} is too large for {channels} channels"
+            )
+        self.squeeze = SQUEEZE_LAYERS[squeeze]()
         squeezed = 2 * channels if squeeze == "avgmax" else channels
         self.fc1 = nn.Conv2d(squeezed, hidden, kernel_size=1, bias=bias)
         self.fc2 = nn.Conv2d(hidden, channels, kernel_size=1, bias=bias)
         if self.fc2.bias is not None:
             with torch.no_grad():
                 self.fc2.bias += gate_bias
-        self.activation = make_gate(gate)
+        self.activation = GATE_LAYERS[gate]()
 
     def gate(self, x: Tensor) -> Tensor:
         """The factor of each channel: (N, C, H, W) to (N, C, 1, 1), or to (N, C, H, W) with the squeeze `none`."""
@@ -62,30 +83,3 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(x)
-
-
-def make_squeeze(name: str) -> nn.Module:
-    """A squeeze by name: (N, C, H, W) to (N, C, 1, 1), `avgmax` to (N, 2C, 1, 1), `none` to (N, C, H, W).
-
-    Raises:
-        UserError: an unknown name.
-    """
-    check_choice("squeeze", name, SQUEEZES)
-    squeezes = {
-        "avg": nn.AdaptiveAvgPool2d(1),
-        "max": nn.AdaptiveMaxPool2d(1),
-        "avgmax": AvgMaxSqueeze(),
-        "none": nn.Identity(),
-    }
-    return squeezes[name]
-
-
-def make_gate(name: str) -> nn.Module:
-    """The function that turns the logits of the excitation into gates, by name.
-
-    Raises:
-        UserError: an unknown name.
-    """
-    check_choice("gate", name, GATES)
-    gates = {"sigmoid": nn.Sigmoid(), "tanh": nn.Tanh(), "relu": nn.ReLU(), "hardsigmoid": nn.Hardsigmoid()}
-    return gates[name]

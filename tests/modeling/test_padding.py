@@ -3,21 +3,21 @@ import torch
 import torch.nn.functional as F
 
 from se_detection.modeling.padding import ImageSqueeze, Padding
-from se_detection.modeling.squeeze_excitation import make_squeeze
+from se_detection.modeling.squeeze_excitation import SQUEEZE_LAYERS
 
 SIZES = [(48, 64), (33, 47), (1, 1), (20, 64)]
 
 
-def padded(sizes=SIZES) -> torch.Tensor:
-    images = torch.zeros(len(sizes), 3, 64, 64)
-    for image, (height, width) in zip(images, sizes, strict=True):
+def padded() -> torch.Tensor:
+    images = torch.zeros(len(SIZES), 3, 64, 64)
+    for image, (height, width) in zip(images, SIZES, strict=True):
         image[:, :height, :width] = torch.randn(3, height, width)
     return images
 
 
 def padding_of(images, **options) -> Padding:
     padding = Padding(**{"unpadded_pool": False, **options})
-    padding.find_sizes(images)
+    padding.find_sizes(torch.nn.Identity(), (images,))
     return padding
 
 
@@ -53,7 +53,7 @@ def test_an_image_of_zeros_counts_as_one_pixel() -> None:
 @pytest.mark.parametrize("kind", ["avg", "max", "avgmax"])
 def test_squeezes_equal_those_of_the_cropped_images(kind, memory_format, dtype) -> None:
     padding = padding_of(padded())
-    original = make_squeeze(kind)
+    original = SQUEEZE_LAYERS[kind]()
     x = torch.randn(4, 5, 32, 32).to(dtype).contiguous(memory_format=memory_format)
     squeezed = ImageSqueeze(original, padding=padding, level=1)(x)
     assert squeezed.dtype == dtype
@@ -72,7 +72,7 @@ def test_large_sums_do_not_overflow_in_float16() -> None:
 
 def test_squeezes_have_the_gradients_of_the_cropped_images() -> None:
     padding = padding_of(padded())
-    squeeze = ImageSqueeze(make_squeeze("avgmax"), padding=padding, level=0)
+    squeeze = ImageSqueeze(SQUEEZE_LAYERS["avgmax"](), padding=padding, level=0)
     x = torch.randn(4, 2, 64, 64, dtype=torch.float64, requires_grad=True)
     weights = torch.randn(4, 4, 1, 1, dtype=torch.float64)
     (squeeze(x) * weights).sum().backward()

@@ -47,7 +47,7 @@ def fuse_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None, co
         UserError: an unknown mode.
     """
     if compile is not None and compile not in COMPILE_MODES:
-        raise UserError(f"compile: {compile!r} is not one of {', '.join(COMPILE_MODES)}")
+        raise UserError("config.bad_value", f"compile: {compile!r} is not one of {', '.join(COMPILE_MODES)}")
     model = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(model)
     _fuse_blocks(model)
