@@ -8,6 +8,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from ..errors import UserError
 from .defaults import flatten
+from .se_config import check_choice
 from .yaml_file import check_yaml_config
 
 NOT_NEGATIVE = ("CHECKPOINTS_TO_KEEP", "SKIP_NON_FINITE", "BACKBONE_FREEZE_ITERS", "BACKBONE_MULTIPLIER")
@@ -47,8 +48,9 @@ def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNod
     for key in NOT_NEGATIVE:
         if cfg.SOLVER[key] < 0:
             raise UserError("config.bad_value", f"SOLVER.{key}: {cfg.SOLVER[key]} is negative; give 0 or more")
-    if min(cfg.MODEL.PIXEL_STD) <= 0:
-        raise UserError("config.bad_value", f"MODEL.PIXEL_STD: {list(cfg.MODEL.PIXEL_STD)} must be above 0")
+    check_choice("INPUT.FORMAT", cfg.INPUT.FORMAT, ("RGB", "BGR"))
+    if not all(isinstance(value, int | float) and value > 0 for value in cfg.MODEL.PIXEL_STD):
+        raise UserError("config.bad_value", f"MODEL.PIXEL_STD: {list(cfg.MODEL.PIXEL_STD)} must be numbers above 0")
     return cfg
 
 

@@ -1,3 +1,0 @@
-from ..engine.conftest import tiny, tiny_flags
-
-__all__ = ["tiny", "tiny_flags"]
