@@ -31,5 +31,5 @@ def test_an_existing_page_is_not_replaced(run_script, tmp_path, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         run_script("analyze.py", "excitations", "--run", tmp_path, "--html", tmp_path / "gates.html")
     assert caught.value.code == 2
-    assert "already exists" in capsys.readouterr().err
+    assert "[output.exists]" in capsys.readouterr().err
     assert (tmp_path / "gates.html").read_text() == "mine"

@@ -1,9 +1,8 @@
 import json
 
-import pytest
-
-from se_detection import UserError
 from se_detection.runs.evaluated_run import read_run
+
+from ..helpers import raises
 
 
 def test_a_run_is_read(runs, tmp_path) -> None:
@@ -25,25 +24,25 @@ def test_a_bare_file_is_named_after_itself_or_its_run(runs, tmp_path) -> None:
     assert (run.name, run.detections, run.recipe) == ("theirs", file, None)
     of_run = runs[0] / "inference" / "coco_instances_results.json"
     assert read_run(of_run, tmp_path / "val.json").name == "plain"
-    with pytest.raises(UserError, match=r"theirs\.json is a bare file of results; .*--annotations"):
+    with raises("run.no_annotations", file):
         read_run(file)
 
 
 def test_a_bad_run_is_refused(runs, tmp_path) -> None:
-    def refuse(message, folder=runs[0]):
-        with pytest.raises(UserError, match=message):
-            read_run(folder)
-
-    refuse("nowhere: no inference/results.json; is it a run folder", tmp_path / "nowhere")
+    with raises("run.not_evaluated", tmp_path / "nowhere"):
+        read_run(tmp_path / "nowhere")
     results = runs[0] / "inference" / "results.json"
     content = json.loads(results.read_text())
-    results.write_text(json.dumps({**content, "annotations": str(tmp_path / "gone.json")}))
-    refuse(r"gone\.json are gone")
+    gone = tmp_path / "gone.json"
+    results.write_text(json.dumps({**content, "annotations": str(gone)}))
+    with raises("run.no_annotations", gone):
+        read_run(runs[0])
     assert read_run(runs[0], tmp_path / "val.json").annotations == tmp_path / "val.json"
-    results.write_text("[]")
-    refuse("evaluate the run again")
-    (runs[0] / "run.json").write_text("[]")
-    refuse(r"run\.json is not the record")
+    for content in ([], {"annotations": "a.json"}):
+        results.write_text(json.dumps(content))
+        with raises("run.not_evaluated", runs[0]):
+            read_run(runs[0])
     (runs[0] / "inference" / "set_a").mkdir()
     results.rename(runs[0] / "inference" / "set_a" / "results.json")
-    refuse(r"several data sets \(set_a\)")
+    with raises("run.several_sets", "set_a"):
+        read_run(runs[0])

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -7,8 +6,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from torch import nn
 
-from se_detection import UserError, create_backbone
+from se_detection import create_backbone
 from se_detection.runs.record import read_record, write_run_record
+
+from ..helpers import raises
 
 
 class Detector(nn.Module):
@@ -51,8 +52,7 @@ def test_a_model_without_detectron2s_backbone_has_no_gflops(cfg, tmp_path) -> No
     assert "backbone_gflops" not in read_record(tmp_path)
 
 
-@pytest.mark.parametrize("content", [[], {"classes": [5]}, {"data": {"val": 3}}, {"processes": 0}])
-def test_a_bad_record_is_refused(tmp_path, content) -> None:
-    (tmp_path / "run.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"run\.json is not the record of a run"):
+def test_a_bad_record_is_refused(tmp_path) -> None:
+    (tmp_path / "run.json").write_text("[]")
+    with raises("run.bad_record", tmp_path / "run.json"):
         read_record(tmp_path)

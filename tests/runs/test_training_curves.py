@@ -14,11 +14,5 @@ def test_loss_and_ap_are_read_by_iteration(tmp_path) -> None:
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"iteration": 59, "total_lo'
     (tmp_path / "metrics.json").write_text(text)
     curve = read_training_curve(tmp_path)
-    assert curve.loss == {19: 2.5, 39: 1.25}
-    assert curve.ap == {39: 10.25, 40: 20.5}
-
-
-def test_without_a_log_there_is_no_curve(tmp_path) -> None:
-    curve = read_training_curve(tmp_path)
-    assert not curve.loss
-    assert not curve.ap
+    assert curve == {"loss": {19: 2.5, 39: 1.25}, "ap": {39: 10.25, 40: 20.5}}
+    assert read_training_curve(tmp_path / "nowhere") == {"loss": {}, "ap": {}}

@@ -20,7 +20,7 @@ def draw():
 @pytest.fixture
 def svg():
     with chart_style():
-        return inline_svg(draw(), "one", 'a "line" & bars')
+        return inline_svg(draw(), "one")
 
 
 def test_text_stays_text_with_a_size_of_12_pixels(svg) -> None:
@@ -38,12 +38,12 @@ def test_colours_are_the_css_variables_of_the_page(svg) -> None:
         assert PAGE_COLOURS[colour.lower()] in svg
     assert "#000000" not in svg
     root = ElementTree.fromstring(svg)
-    assert root.attrib["aria-label"] == 'a "line" & bars'
+    assert root.attrib["aria-labelledby"] == "one-caption"
     assert root.attrib["role"] == "img"
 
 
 def test_ids_are_unique_to_a_chart_and_references_resolve(svg) -> None:
-    other = inline_svg(draw(), "two", "")
+    other = inline_svg(draw(), "two")
     ids = [set(re.findall(r'\bid="([^"]+)"', chart)) for chart in (svg, other)]
     assert ids[0].isdisjoint(ids[1])
     used = set(re.findall(r'url\(#([^)"]+)\)', svg)) | set(re.findall(r'href="#([^"]+)"', svg))
