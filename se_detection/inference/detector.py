@@ -40,9 +40,9 @@ class Detector:
         """Detections in an (H, W, 3) BGR image, in COCO's results format, the highest-scoring first.
 
         Raises:
-            UserError: the model has no box outputs, or the image is too long and thin to be resized.
+            UserError: the image is too long and thin to be resized.
         """
-        entries = instances_to_coco_json(self.predictor(image), image_id)
         # The model's classes are numbered from 0.
         ids = list(self.categories)
+        entries = instances_to_coco_json(self.predictor(image), image_id)
         return [{**entry, "category_id": ids[entry["category_id"]]} for entry in entries]

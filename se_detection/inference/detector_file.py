@@ -4,7 +4,6 @@ import zipfile
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -15,7 +14,6 @@ from ..checkpoint.read_weights import read_checkpoint
 from ..config.buildable import check_model
 from ..config.defaults import classes_node
 from ..config.yaml_file import BASE, read_yaml
-from ..data.coco_format import is_integer
 from ..errors import UserError
 from ..files import check_output, write_whole
 from ..runs.run_folder import CONFIG
@@ -54,45 +52,40 @@ def read_detector_file(path: Path) -> tuple[CfgNode, dict[int, str]]:
     content = read_checkpoint(path).get(KEY)
     if content is None:
         raise UserError(
-            f"{path} has only weights; give a file of SEPredictor.save, or use from_run with the folder of a run"
+            "weights.only_weights",
+            f"{path} has only weights; give a file of SEPredictor.save, or use from_run with the folder of a run",
         )
-    if not zipfile.is_zipfile(path) or not isinstance(content, dict) or set(content) != {"config", "categories"}:
-        raise UserError(f"{path} is damaged: it has no config and classes; export the detector again")
-    with zipfile.ZipFile(path) as archive:
+    try:
         # torch writes checksums, but doesn't check them.
-        if (changed := archive.testzip()) is not None:
-            raise UserError(f"{path} is damaged: {changed} in it has a wrong checksum; get the file again")
-    categories = _categories(path, content["categories"])
-    cfg = _config(path, content["config"])
-    if len(categories) != (number := cfg.MODEL[classes_node(cfg)].NUM_CLASSES):
-        raise UserError(
-            f"{path} is damaged: it has {len(categories)} classes, but its config has {number}; get the file again"
-        )
+        with zipfile.ZipFile(path) as archive:
+            changed = archive.testzip()
+        text, pairs = str(content["config"]), [(int(id_), str(name)) for id_, name in content["categories"]]
+    except (zipfile.BadZipFile, LookupError, TypeError, ValueError, OverflowError) as error:
+        raise _broken(path, "it has no config and classes") from error
+    if changed:
+        raise _broken(path, f"{changed} in it has a wrong checksum")
+    cfg = _config(path, text)
+    categories, number = dict(pairs), cfg.MODEL[classes_node(cfg)].NUM_CLASSES
+    if len(categories) != number:
+        raise _broken(path, f"it has {len(categories)} classes, but its config has {number}")
     return cfg, categories
 
 
-def _categories(path: Path, content: Any) -> dict[int, str]:
-    pairs = content if isinstance(content, list) else []
-    valid = all(
-        isinstance(pair, list) and len(pair) == 2 and is_integer(pair[0]) and isinstance(pair[1], str) for pair in pairs
-    )
-    if not pairs or not valid or len({id_ for id_, _ in pairs}) < len(pairs):
-        raise UserError(f"{path} is damaged: its classes are not a list of names with unique ids; get the file again")
-    return dict(pairs)
+def _broken(path: Path, reason: str) -> UserError:
+    return UserError("weights.broken", f"{path} is damaged: {reason}; get the file again, or export it again")
 
 
-def _config(path: Path, content: Any) -> CfgNode:
-    if not isinstance(content, str):
-        raise UserError(f"{path} is damaged: its config is of type {type(content).__name__}; get the file again")
+def _config(path: Path, text: str) -> CfgNode:
     with TemporaryDirectory() as folder:
         file = Path(folder, CONFIG)
         # Text that can't be encoded is not valid YAML, which is reported below.
-        file.write_text(content, encoding="utf-8", errors="replace")
+        file.write_text(text, encoding="utf-8", errors="replace")
         try:
             if BASE in (read_yaml(file) or {}):
-                raise UserError(f"{BASE} refers to another file")
+                raise UserError("config.bad_base", f"{BASE} refers to another file")
             cfg = read_run_config(Path(folder))
             check_model(cfg)
         except UserError as error:
-            raise UserError(f"{path}: its config can't be used: {str(error).removeprefix(f'{file}: ')}") from error
+            reason = error.message.removeprefix(f"{file}: ")
+            raise UserError(error.code, f"{path}: its config can't be used: {reason}") from error
     return cfg

@@ -13,7 +13,6 @@ from ..data.image_files import reason, refuse_deep, refuse_postscript
 from ..errors import UserError
 
 ImageInput = NDArray[np.uint8] | Image.Image | str | Path
-ORDERS = ("BGR", "RGB")
 
 
 def image_array(given: ImageInput, order: str, array_order: str) -> NDArray[np.uint8]:
@@ -33,32 +32,29 @@ def image_array(given: ImageInput, order: str, array_order: str) -> NDArray[np.u
     if isinstance(given, np.ndarray):
         if given.dtype != np.uint8 or given.ndim != 3 or given.shape[2] != 3 or not given.size:
             raise UserError(
+                "predict.not_an_image",
                 f"an array of shape {given.shape} and type {given.dtype} is not an image; give (height, width, 3) "
-                "of uint8, and several images as a list"
+                "of uint8, and several images as a list",
             )
         return given if order == array_order else given[:, :, ::-1]
-    if isinstance(given, Image.Image):
-        return _decode(given, f"the {type(given).__name__}", order)
-    if not isinstance(given, str | Path):
-        raise UserError(f"{type(given).__name__} is not an image type; give a numpy array, a PIL image or a path")
-    # Opening a pipe would block.
-    if not os.path.isfile(given):
-        raise UserError(f"{given}: no such file")
     try:
-        refuse_postscript(given)
-        image = Image.open(given)
+        if isinstance(given, Image.Image):
+            array = _decode(given, order)
+        else:
+            # Opening a pipe would block.
+            if not os.path.isfile(given):
+                raise ValueError("no such file")
+            refuse_postscript(given)
+            with Image.open(given) as image:
+                array = _decode(image, order)
+        if not array.size:
+            raise ValueError("it has no pixels")
     except Exception as error:  # of any class, see `image_files.decode`
-        raise UserError(f"{given} can't be used: {reason(error)}; fix or skip it") from error
-    with image:
-        return _decode(image, str(given), order)
-
-
-def _decode(image: Image.Image, name: str, order: str) -> NDArray[np.uint8]:
-    try:
-        refuse_deep(image)
-        array: Any = convert_PIL_to_numpy(_apply_exif_orientation(image), order)
-    except Exception as error:  # of any class, see `image_files.decode`
-        raise UserError(f"{name} can't be used: {reason(error)}; fix or skip it") from error
-    if not array.size:
-        raise UserError(f"{name} has no pixels")
+        name = f"the {type(given).__name__}" if isinstance(given, Image.Image) else given
+        raise UserError("data.bad_image", f"{name} can't be used: {reason(error)}; fix or skip it") from error
     return array
+
+
+def _decode(image: Image.Image, order: str) -> Any:
+    refuse_deep(image)
+    return convert_PIL_to_numpy(_apply_exif_orientation(image), order)

@@ -11,13 +11,11 @@ from signal import Signals
 from typing import Any
 
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
 from ..data.coco_format import Entry
-from ..data.image_files import reason, refuse_postscript
 from ..engine.signals import Interrupted, RankMaximum, StopRequest
 from ..errors import UserError
 from ..files import write_whole
@@ -25,9 +23,10 @@ from ..gates.excitations import Excitations
 from ..gates.heat_map import energy_maps, measure_effect
 from ..visualization.drawing import class_colours, draw_boxes, side_by_side
 from .detector import Detector
+from .image_array import image_array
 from .inputs import CAMERA, find_camera, find_files, is_video, unreadable
 from .prediction_folder import DRAWN_IMAGES, VIDEOS, PredictionFolder
-from .video import VideoFile, count_frames, frame_rate, read_frames
+from .video import VideoFile, read_frames, video_info
 
 # The longer side, in pixels, of each of two images side by side; a single image keeps its size.
 PANEL = 1280
@@ -89,65 +88,61 @@ def predict(
         Interrupted: a signal stopped it; progress is saved.
     """
     if not 0 <= score <= 1:
-        raise UserError(f"--score {score}: give a number from 0 to 1")
+        raise UserError("predict.score", f"--score {score}: give a number from 0 to 1")
     categories = _common_categories(detectors)
     made_by = {"weights": [f"{d.weights.name} {d.fingerprint[:16]}" for d in detectors], "score": score}
     made_by |= {"gates": "drawn"} if gates is not None else {}
-    folder = PredictionFolder(output, made_by=made_by, categories=categories, overwrite=overwrite)
+    folder = PredictionFolder(output, made_by=made_by, overwrite=overwrite)
     camera = find_camera(inputs)
     if camera is not None and folder.images:
         raise UserError(
+            "predict.no_resume",
             f"{output} already has predictions, and a recording of {inputs[0]} can't be resumed; choose another "
-            "--output, or replace them with --overwrite"
+            "--output, or replace them with --overwrite",
         )
     files = find_files(inputs, outside=output) if camera is None else []
     files = [file for file in files if str(file) not in folder.finished]
-    bad = _unreadable(files, skip_bad_images)
+    bad = unreadable(files)
+    if bad and not (skip_bad_images and len(bad) < len(files)):
+        path, reason = next(iter(bad.items()))
+        raise UserError(
+            "predict.unreadable",
+            f"{len(bad)} of {len(files)} files can't be read, first {path}: {reason}; fix or remove them, "
+            "or skip them with --skip-bad-images if there are others",
+        )
     files = [file for file in files if file not in bad]
 
     # Read the first frame before anything is written: the camera may be missing.
     live = read_frames(camera) if camera is not None else iter(())
     live = chain(list(islice(live, 1)), live)
-    videos = {file: count_frames(file) or 0 for file in files if is_video(file)}
-    total = len(files) - len(videos) + sum(videos.values()) if camera is None else None
+    videos = {file: info for file in files if is_video(file) and (info := video_info(file))}
+    total = len(files) - len(videos) + sum(count for count, _ in videos.values()) if camera is None else None
     stop = StopRequest(RankMaximum())
     with folder.opened(), tqdm(desc="detecting", total=total, unit="image") as bar, stop.listening():
-        job = _Job(detectors, categories=categories, folder=folder, score=score, gates=gates, stop=stop, bar=bar)
+        job = _Job(detectors, folder, score, gates, stop, bar)
         try:
             if camera is not None:
                 job.record(camera, live)
             for file in files:
-                if file in videos:
-                    if (read := job.detect_in_video(file)) < videos[file]:
-                        bad[file] = f"only the first {read} of {videos[file]} frames can be decoded"
-                    continue
                 try:
-                    job.detect_in_image(file)
+                    if file not in videos:
+                        job.detect_in_image(file)
+                        continue
+                    count, rate = videos[file]
+                    if (read := job.detect_in_video(file, rate)) < count:
+                        bad[file] = f"only the first {read} of {count} frames can be decoded"
                 except UserError as error:
                     if not skip_bad_images:
-                        raise UserError(f"{file}: {error}") from error
-                    bad[file] = str(error)
+                        raise UserError(error.code, f"{file}: {error.message}") from error
+                    bad[file] = error.message
         except Interrupted as request:
             bar.close()
-            done = f"{Signals(int(request.code or 0) - 128).name}: stopped after {folder.images} images and frames"
+            done = f"{Signals(int(request.code or 0) - 128).name}: stopped after {len(folder.images)} images and frames"
             print(f"{done}; run the same command to resume", file=sys.stderr)
             raise
-    results = folder.write_results(categories, len(detectors))
+    results = folder.write_results(categories)
     drawings = [path for name in (DRAWN_IMAGES, VIDEOS) if (path := output / name).is_dir()]
-    return Prediction([*drawings, *results], folder.images, bad)
-
-
-def _unreadable(files: Sequence[Path], skip: bool) -> dict[Path, str]:
-    bad = unreadable(files)
-    if bad and not skip:
-        path, reason = next(iter(bad.items()))
-        raise UserError(
-            f"{len(bad)} of {len(files)} files can't be read, first {path}: {reason}; fix or remove them, "
-            "or skip them with --skip-bad-images"
-        )
-    if bad and len(bad) == len(files):
-        raise UserError(f"none of {len(files)} files can be read, first {files[0]}: {bad[files[0]]}; give other inputs")
-    return bad
+    return Prediction([*drawings, *results], len(folder.images), bad)
 
 
 def _common_categories(detectors: Sequence[Detector]) -> dict[int, str]:
@@ -155,109 +150,95 @@ def _common_categories(detectors: Sequence[Detector]) -> dict[int, str]:
     for other in others:
         if list(other.categories.values()) != list(first.categories.values()):
             raise UserError(
+                "predict.other_classes",
                 f"{first.weights} and {other.weights} have different classes ({', '.join(first.categories.values())}; "
-                f"{', '.join(other.categories.values())}); compare detectors with the same classes"
+                f"{', '.join(other.categories.values())}); compare detectors with the same classes",
             )
         # The ids of the data set may be known for only one of the runs.
         other.categories = first.categories
     return first.categories
 
 
+@dataclass(frozen=True)
 class _Job:
-    def __init__(
-        self,
-        detectors: Sequence[Detector],
-        *,
-        categories: dict[int, str],
-        folder: PredictionFolder,
-        score: float,
-        gates: Excitations | None,
-        stop: StopRequest,
-        bar: "tqdm[Any]",
-    ) -> None:
-        self.detectors = detectors
-        self.names = categories
-        self.colours = class_colours(categories)
-        self.folder = folder
-        self.score = score
-        self.gates = gates
-        self.stop = stop
-        self.bar = bar
-        titles = [detector.name for detector in detectors]
-        self.titles = titles if len(set(titles)) == len(titles) else [str(detector.weights) for detector in detectors]
+    detectors: Sequence[Detector]
+    folder: PredictionFolder
+    score: float
+    gates: Excitations | None
+    stop: StopRequest
+    bar: "tqdm[Any]"
 
     def detect_in_image(self, file: Path) -> None:
         self.stop.raise_if_any()
-        try:
-            refuse_postscript(file)
-            pixels = read_image(str(file), "BGR")
-        except Exception as error:  # of any class, if the file has changed since it was checked
-            raise UserError(f"the file can no longer be read ({reason(error)})") from error
+        pixels = image_array(file, "BGR", "BGR")
         detections = self._detect(pixels)
-        path = self._path(DRAWN_IMAGES, self.folder.images + 1, file, ".jpg")
+        path = self._path(DRAWN_IMAGES, len(self.folder.images) + 1, file, ".jpg")
         sheet = self._draw(pixels, detections)
         write_whole(path, partial(sheet.save, format="JPEG", quality=JPEG_QUALITY, subsampling=0))
-        if self.gates is not None:
-            _draw_gates(self.gates, file, path.with_name(f"{path.stem}_gates.png"))
-        self.folder.add_image(str(file), _size(pixels), detections)
-        self.bar.update()
+        if self.gates is not None and (effect := measure_effect(self.gates, file)).energy:
+            figure = energy_maps(effect, _image(pixels))
+            png = path.with_name(f"{path.stem}_gates.png")
+            write_whole(png, partial(figure.savefig, format="png", bbox_inches="tight"))
+        self._add({"file_name": str(file)}, pixels, detections)
 
-    def detect_in_video(self, file: Path) -> int:
+    def detect_in_video(self, file: Path, rate: float) -> int:
         """Returns the number of frames; the video of a stopped run is drawn again from its recorded detections."""
         name = str(file)
-        done = self.folder.frames[name]
-        finished = islice(self.folder.frame_detections(name), done)
-        path = self._path(VIDEOS, self.folder.first_frames.get(name, self.folder.images + 1), file, ".mp4")
-        with VideoFile(path, frame_rate(file)) as video:
-            for number, frame in enumerate(read_frames(file)):
+        done = self.folder.frames(name)
+        finished = islice(self.folder.detections(name), len(done))
+        number = done[0]["id"] if done else len(self.folder.images) + 1
+        with VideoFile(self._path(VIDEOS, number, file, ".mp4"), rate) as video:
+            for frame in read_frames(file):
                 self.stop.raise_if_any()
-                detections = next(finished) if number < done else self._detect(frame)
-                if number >= done:
-                    self.folder.add_frame(name, _size(frame), detections)
+                if video.frames < len(done):
+                    detections = next(finished)
+                    self.bar.update()
+                else:
+                    detections = self._detect(frame)
+                    self._add({"file_name": name, "frame": video.frames}, frame, detections)
                 video.write(self._draw(frame, detections))
-                self.bar.update()
         self.folder.finish_video(name)
         return video.frames
 
     def record(self, camera: int, live: Iterator[NDArray[np.uint8]]) -> None:
         """Records until a signal. Frames are repeated so that the video has the duration of the recording."""
-        name = f"{CAMERA}{camera}"
         started = time.monotonic()
         with VideoFile(self._path(VIDEOS, 1, Path(f"camera_{camera}"), ".mp4"), CAMERA_RATE) as video:
-            for frame in live:
+            for number, frame in enumerate(live):
                 detections = self._detect(frame)
-                self.folder.add_frame(name, _size(frame), detections)
+                self._add({"file_name": f"{CAMERA}{camera}", "frame": number}, frame, detections)
                 sheet = self._draw(frame, detections)
                 missing = round((time.monotonic() - started) * CAMERA_RATE) - video.frames
                 for _ in range(max(missing, 1)):
                     video.write(sheet)
-                self.bar.update()
                 if self.stop.received:
                     return
 
     def _detect(self, pixels: NDArray[np.uint8]) -> list[list[Entry]]:
-        return [detector(pixels, self.folder.images + 1) for detector in self.detectors]
+        return [detector(pixels, len(self.folder.images) + 1) for detector in self.detectors]
+
+    def _add(self, image: Entry, pixels: NDArray[np.uint8], detections: list[list[Entry]]) -> None:
+        self.folder.add({**image, "width": pixels.shape[1], "height": pixels.shape[0]}, detections)
+        self.bar.update()
 
     def _draw(self, pixels: NDArray[np.uint8], detections: list[list[Entry]]) -> Image.Image:
-        image = Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))
-        longest = PANEL if len(detections) > 1 else LONGEST
+        names = self.detectors[0].categories
+        colours = class_colours(names)
         panels = []
         for entries in detections:
             shown = [entry for entry in entries if entry["score"] >= self.score]
-            panels.append(draw_boxes(image, shown, self.names, self.colours, longest=longest))
-        return side_by_side(panels, self.titles) if len(panels) > 1 else panels[0]
+            longest = PANEL if len(detections) > 1 else LONGEST
+            panels.append(draw_boxes(_image(pixels), shown, names, colours, longest=longest))
+        titles = [detector.name for detector in self.detectors]
+        if len(set(titles)) < len(titles):
+            titles = [str(detector.weights) for detector in self.detectors]
+        return side_by_side(panels, titles) if len(panels) > 1 else panels[0]
 
     def _path(self, kind: str, number: int, source: Path, suffix: str) -> Path:
-        return self.folder.path / kind / f"{number:05d}_{source.stem[:STEM]}{suffix}"
+        folder = self.folder.path / kind
+        folder.mkdir(exist_ok=True)
+        return folder / f"{number:05d}_{source.stem[:STEM]}{suffix}"
 
 
-def _size(pixels: NDArray[np.uint8]) -> tuple[int, int]:
-    return pixels.shape[1], pixels.shape[0]
-
-
-def _draw_gates(gates: Excitations, file: Path, path: Path) -> None:
-    effect = measure_effect(gates, file)
-    # Empty if only the heads of a C4 detector have SE.
-    if effect.energy:
-        image = Image.fromarray(read_image(str(file), "RGB"))
-        write_whole(path, partial(energy_maps(effect, image).savefig, format="png", bbox_inches="tight"))
+def _image(pixels: NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))

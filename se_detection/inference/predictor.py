@@ -5,12 +5,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self, overload
 
-import numpy as np
 import torch
-from detectron2.config import CfgNode
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import Instances
-from numpy.typing import NDArray
 from torch import nn
 
 from ..errors import UserError
@@ -18,7 +15,7 @@ from ..modeling.fuse.fuse_detector import fuse_for_inference
 from ..runs.categories import run_categories
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .detector_file import read_detector_file, write_detector_file
-from .image_array import ORDERS, ImageInput, image_array
+from .image_array import ImageInput, image_array
 
 # Default batch size: a ResNet-50-FPN at 800 pixels takes some gigabytes.
 BATCH_SIZE = 4
@@ -90,9 +87,7 @@ class SEPredictor:
             OSError: the file can't be written.
         """
         if self.fused:
-            raise UserError(
-                f"{path}: a fused detector can't be saved; load it without fuse=True, save it, and fuse it in from_file"
-            )
+            raise UserError("predict.fused", f"{path}: a fused detector can't be saved; load it without fuse=True")
         write_detector_file(Path(path), self.model, self.cfg, self.categories)
 
     @property
@@ -120,12 +115,11 @@ class SEPredictor:
             batch_size: number of images per batch; only these are in memory.
 
         Raises:
-            UserError: an input is not an image, can't be read, or is too long and thin to be resized; or the model has
-                no `instances`.
+            UserError: an input is not an image, can't be read, or is too long and thin to be resized.
         """
         several = isinstance(images, list | tuple)
         outputs = self.outputs(images if several else [images], channel_order=channel_order, batch_size=batch_size)
-        instances = [self._instances(output) for output in outputs]
+        instances = [output["instances"].to("cpu") for output in outputs]
         return instances if several else instances[0]
 
     def outputs(
@@ -135,18 +129,10 @@ class SEPredictor:
 
         It has `instances`; for a Panoptic FPN also `sem_seg` and `panoptic_seg`.
 
-        Args:
-            images: any iterable; a batch is read when it is needed.
-            channel_order: of arrays, `BGR` or `RGB`.
-            batch_size: number of images per batch.
-
-        Raises:
-            UserError: an input is not an image, can't be read, or is too long and thin to be resized.
+        `images` may be any iterable: a batch is read when it is needed. For the other arguments see :meth:`__call__`.
         """
-        if channel_order not in ORDERS:
-            raise UserError(f"channel_order: {channel_order!r} is not one of {', '.join(ORDERS)}")
-        if batch_size < 1:
-            raise UserError(f"batch_size: {batch_size} is less than 1")
+        if channel_order not in ("BGR", "RGB"):
+            raise UserError("predict.channel_order", f"channel_order: {channel_order!r} is neither BGR nor RGB")
         remaining = iter(images)
         while batch := [self.entry(given, channel_order) for given in islice(remaining, batch_size)]:
             with torch.no_grad():
@@ -157,28 +143,14 @@ class SEPredictor:
         """The model's input for one image: the resized `image`, and the original `height` and `width`.
 
         Raises:
-            UserError: as above.
+            UserError: it is not an image, can't be read, or is so long and thin that no pixels remain.
         """
         image = image_array(given, self.cfg.INPUT.FORMAT, array_order)
-        check_shape(image, self.cfg)
-        height, width = image.shape[:2]
+        (height, width), limits = image.shape[:2], self.cfg.INPUT
+        short, longest = limits.MIN_SIZE_TEST, limits.MAX_SIZE_TEST
+        if short and 0 in ResizeShortestEdge.get_output_shape(height, width, short, longest):
+            size = f"{width}x{height} pixels"
+            raise UserError("data.too_thin", f"{size} are too long and thin for INPUT.MAX_SIZE_TEST {longest}; crop it")
         resized = self.resize.get_transform(image).apply_image(image)
         tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
         return {"image": tensor, "height": height, "width": width}
-
-    def _instances(self, output: dict[str, Any]) -> Instances:
-        if "instances" not in output:
-            raise UserError(f"{self.weights}: {type(self.model).__name__} has no box outputs; give a detector")
-        return output["instances"].to("cpu")
-
-
-def check_shape(image: NDArray[np.uint8], cfg: CfgNode) -> None:
-    """Checks that an image still has pixels after it is resized for a detector.
-
-    Raises:
-        UserError: it is too long and thin.
-    """
-    (height, width), limits = image.shape[:2], cfg.INPUT
-    short, longest = limits.MIN_SIZE_TEST, limits.MAX_SIZE_TEST
-    if short and 0 in ResizeShortestEdge.get_output_shape(height, width, short, longest):
-        raise UserError(f"{width}x{height} pixels are too long and thin for INPUT.MAX_SIZE_TEST {longest}; crop it")

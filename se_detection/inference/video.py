@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,43 +13,39 @@ from PIL import Image
 from ..errors import UserError
 from ..files import UNFINISHED
 
-Frame = NDArray[np.uint8]
-
 # MPEG-4, which all builds of OpenCV can write.
-CODEC, SUFFIX = "mp4v", ".mp4"
+CODEC = "mp4v"
 USUAL_RATE = 25.0
 
 
-def count_frames(path: Path) -> int | None:
-    """Number of frames by a video's header, 0 if unknown; None if the first frame can't be decoded."""
-    with _capture(str(path)) as capture:
-        if not capture.read()[0]:
-            return None
-        number = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        return int(number) if math.isfinite(number) and number > 0 else 0
+def video_info(path: Path) -> tuple[int, float] | None:
+    """Number of frames (0 if unknown) and frames per second (25 if unknown); None if no frame can be decoded."""
+    capture = cv2.VideoCapture(str(path))
+    if not capture.read()[0]:
+        return None
+    number, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    known = [value if math.isfinite(value) and value > 0 else 0 for value in (number, rate)]
+    return int(known[0]), known[1] or USUAL_RATE
 
 
-def frame_rate(path: Path) -> float:
-    """Frames per second; 25 if unknown."""
-    with _capture(str(path)) as capture:
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        return rate if math.isfinite(rate) and rate > 0 else USUAL_RATE
-
-
-def read_frames(source: Path | int) -> Iterator[Frame]:
+def read_frames(source: Path | int) -> Iterator[NDArray[np.uint8]]:
     """Yields the frames of a video, or of the camera with this number: (H, W, 3) in BGR, rotated by its metadata.
 
     Raises:
         UserError: the first frame can't be read.
     """
-    name = f"camera {source}" if isinstance(source, int) else str(source)
-    with _capture(source if isinstance(source, int) else name) as capture:
+    camera = isinstance(source, int)
+    capture = cv2.VideoCapture(source if camera else str(source))
+    success, frame = capture.read()
+    if not success:
+        name = f"camera {source}" if camera else source
+        raise UserError(
+            "predict.no_frame",
+            f"{name}: no frame can be read; check that it is connected or exists, and is not in use",
+        )
+    while success:
+        yield frame
         success, frame = capture.read()
-        if not success:
-            raise UserError(f"{name}: no frame can be read; check that it is connected or exists, and is not in use")
-        while success:
-            yield frame
-            success, frame = capture.read()
 
 
 class VideoFile:
@@ -69,20 +64,17 @@ class VideoFile:
         self.frames = 0
 
     def write(self, image: Image.Image) -> None:
-        """Appends a frame, of the same size as the first one.
+        """Appends a frame, of the same size as the first one; the codec drops the last row or column of odd sizes.
 
         Raises:
             UserError: the file can't be written.
         """
-        # The codec crops odd sizes, so pad them to even ones.
-        width, height = (side + side % 2 for side in image.size)
-        frame = np.asarray(image.crop((0, 0, width, height)))[:, :, ::-1]
         if self.writer is None:
-            codec = cv2.VideoWriter.fourcc(*CODEC)
-            self.writer = cv2.VideoWriter(str(self.part), codec, self.rate, (width, height))
+            self.writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*CODEC), self.rate, image.size)
             if not self.writer.isOpened():
-                raise UserError(f"{self.path}: OpenCV can't write this video ({CODEC}, {width}x{height})")
-        self.writer.write(np.ascontiguousarray(frame))
+                size = f"{image.width}x{image.height}"
+                raise UserError("predict.no_codec", f"{self.path}: OpenCV can't write this video ({CODEC}, {size})")
+        self.writer.write(cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR))
         self.frames += 1
 
     def __enter__(self) -> Self:
@@ -90,19 +82,8 @@ class VideoFile:
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         """Renames the file, or removes it after an error; without frames there is no file."""
-        if self.writer is None:
-            return
-        self.writer.release()
-        if failure is None:
-            self.part.replace(self.path)
-        else:
-            self.part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _capture(source: str | int) -> Iterator[Any]:
-    capture = cv2.VideoCapture(source)
-    try:
-        yield capture
-    finally:
-        capture.release()
+        if self.writer is not None:
+            self.writer.release()
+            if failure is None:
+                self.part.replace(self.path)
+        self.part.unlink(missing_ok=True)

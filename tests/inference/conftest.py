@@ -1,27 +1,29 @@
-"""A trained run on data whose category ids have gaps, and a fake detector."""
+"""A run with its evaluation by detectron2, on data whose category ids have gaps; and a fake detector."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from detectron2.data import build_detection_test_loader
+from detectron2.engine import DefaultPredictor
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from PIL import Image
 
-from se_detection import model_zoo
+from se_detection.data.coco_sets import register_coco_json
 from se_detection.data.toy import make_toy_dataset
 
-from ..engine.conftest import SMALL
+from .small_runs import CLASSES, run_config, write_run
 
 CATEGORIES = {3: "circle", 7: "square", 9: "triangle", 20: "cross"}
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """A run of two steps that keeps all detections; next to it, `val/` and `annotations/val.json`."""
+    """A run with random weights that keeps all detections; next to it, `val/` and `annotations/val.json`."""
     folder = tmp_path_factory.mktemp("trained")
+    data = {}
     for split, count in (("train", 4), ("val", 3)):
         json_file = make_toy_dataset(folder, split=split, count=count)
         content = json.loads(json_file.read_text())
@@ -31,18 +33,16 @@ def trained(tmp_path_factory) -> Path:
         for annotation in content["annotations"]:
             annotation["category_id"] = ids[annotation["category_id"]]
         json_file.write_text(json.dumps(content))
-    data = []
-    for split in ("train", "val"):
-        data += [f"--{split}-json", folder / "annotations" / f"{split}.json", f"--{split}-images", folder / split]
-    command = [
-        *(sys.executable, Path(__file__).parents[2] / "tools" / "train_net.py"),
-        *("--config-file", model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN"), *data, *SMALL),
-        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "OUTPUT_DIR", folder / "run"),
-    ]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
+        data[f"gaps_{split}"] = {"json": str(json_file), "images": str(folder / split)}
+        register_coco_json(f"gaps_{split}", json_file, folder / split)
+    run = write_run(folder / "run", "DATASETS.TRAIN", "('gaps_train',)", "DATASETS.TEST", "('gaps_val',)")
+    (run / "run.json").write_text(json.dumps({"classes": CLASSES, "data": data}))
+    cfg = run_config(run)
+    evaluator = COCOEvaluator("gaps_val", tasks=("bbox",), output_dir=str(run / "inference"), use_fast_impl=False)
+    loader = build_detection_test_loader(cfg, "gaps_val")
+    results = inference_on_dataset(DefaultPredictor(cfg).model, loader, evaluator)
+    (run / "inference" / "results.json").write_text(json.dumps(results))
+    return run
 
 
 class FakeDetector:

@@ -7,10 +7,10 @@ import pytest
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from se_detection import UserError
 from se_detection.inference.image_array import image_array
 
 from ..data.hostile_images import images, noise
+from ..helpers import raises
 
 
 @pytest.mark.parametrize("order", ["BGR", "RGB"])
@@ -65,12 +65,12 @@ def test_broken_files_are_rejected(tmp_path) -> None:
     # 16-bit values above 255 would be clipped; smaller ones are kept.
     Image.fromarray(np.full((4, 5), 300, np.uint16)).save(tmp_path / "deep.png")
     Image.fromarray(np.full((4, 5), 200, np.uint16)).save(tmp_path / "shallow.png")
-    for name, message in {
-        "cut.png": "cut.png can't be used: .*fix or skip it",
-        "text.png": "text.png can't be used: cannot identify image file",
-        "pipe.png": "pipe.png: no such file",
-        "deep.png": r"deep.png can't be used: pixels above 255 \(mode I;16\)",
+    for name, reason in {
+        "cut.png": "",
+        "text.png": "cannot identify image file",
+        "pipe.png": "no such file",
+        "deep.png": "pixels above 255",
     }.items():
-        with pytest.raises(UserError, match=message):
+        with raises("data.bad_image", name, reason):
             image_array(tmp_path / name, "RGB", "BGR")
     assert np.array_equal(image_array(tmp_path / "shallow.png", "RGB", "BGR"), np.full((4, 5, 3), 200))

@@ -10,9 +10,9 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from PIL import Image
 
-from se_detection import UserError
 from se_detection.inference.predictor import SEPredictor
 
+from ..helpers import raises
 from .small_runs import CLASSES, IMAGES, KINDS, assert_same, run_config, write_run
 
 
@@ -45,7 +45,9 @@ def differs(one: Instances, other: Instances) -> bool:
     return len(one) != len(other) or not torch.allclose(one.scores, other.scores, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "Mask R-CNN" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_predictor_matches_detectron2s(runs, kind) -> None:
     run = runs(kind)
     theirs = DefaultPredictor(run_config(run))
@@ -65,6 +67,7 @@ def test_predictor_matches_detectron2s(runs, kind) -> None:
         assert output["panoptic_seg"][0].shape == IMAGES[1].shape[:2]
 
 
+@pytest.mark.slow
 def test_lists_are_batched_in_order(steady) -> None:
     shapes = []
     hook = steady.model.backbone.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
@@ -101,7 +104,7 @@ def test_one_batch_is_read_at_a_time(predictor) -> None:
         assert len(taken) == (3 if number < 3 else 6)
 
 
-@pytest.mark.parametrize("kind", ["Faster R-CNN", "RGB"])
+@pytest.mark.parametrize("kind", [pytest.param("Faster R-CNN", marks=pytest.mark.slow), "RGB"])
 def test_channel_order_of_files_images_and_arrays(runs, kind, tmp_path) -> None:
     predictor = SEPredictor.from_run(runs(kind))
     bgr = IMAGES[0]
@@ -125,6 +128,7 @@ def test_classes_are_those_of_the_run(predictor) -> None:
     assert {0, 1, 2, 3} >= set(predictor(IMAGES[0]).pred_classes.tolist())
 
 
+@pytest.mark.slow
 def test_a_fused_predictor_gives_the_same_detections(runs) -> None:
     run = runs("Mask R-CNN")
     fused = SEPredictor.from_run(run, fuse=True)
@@ -133,30 +137,25 @@ def test_a_fused_predictor_gives_the_same_detections(runs) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "options", "message"),
+    ("given", "code", "named"),
     [
-        ("nowhere.jpg", {}, r"nowhere\.jpg: no such file"),
-        (Path("/"), {}, "/: no such file"),
-        (3, {}, "int is not an image type; give a numpy array, a PIL image or a path"),
-        (IMAGES[0].astype(np.float32), {}, r"an array of shape \(96, 128, 3\) and type float32 is not an image"),
-        (IMAGES[0][:, :, 0], {}, r"shape \(96, 128\) and type uint8 is not an image"),
-        (np.stack([IMAGES[0]] * 2), {}, "several images as a list"),
-        (IMAGES[0][:0], {}, r"shape \(0, 128, 3\)"),
-        (Image.new("RGB", (0, 4)), {}, "the Image has no pixels"),
-        (Image.new("I;16", (8, 8), 300), {}, r"the Image can't be used: pixels above 255 \(mode I;16\)"),
-        (np.zeros((2, 9000, 3), np.uint8), {}, "9000x2 pixels are too long and thin"),
-        (IMAGES[0], {"channel_order": "rgb"}, "channel_order: 'rgb' is not one of BGR, RGB"),
-        (IMAGES, {"batch_size": 0}, "batch_size: 0 is less than 1"),
+        ("nowhere.jpg", "data.bad_image", "nowhere.jpg can't be used: no such file"),
+        (Path("/"), "data.bad_image", "no such file"),
+        (IMAGES[0].astype(np.float32), "predict.not_an_image", "(96, 128, 3) and type float32"),
+        (IMAGES[0][:, :, 0], "predict.not_an_image", "(96, 128) and type uint8"),
+        (IMAGES[0][:, :, :2], "predict.not_an_image", "(96, 128, 2)"),
+        (np.stack([IMAGES[0]] * 2), "predict.not_an_image", "several images as a list"),
+        (IMAGES[0][:0], "predict.not_an_image", "(0, 128, 3)"),
+        (Image.new("RGB", (0, 4)), "data.bad_image", "the Image can't be used: it has no pixels"),
+        (Image.new("I;16", (8, 8), 300), "data.bad_image", "pixels above 255"),
+        (np.zeros((2, 9000, 3), np.uint8), "data.too_thin", "9000x2"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_invalid_images_are_rejected(predictor, given, options, message) -> None:
-    with pytest.raises(UserError, match=message):
-        predictor(given, **options)
+def test_invalid_images_are_rejected(predictor, given, code, named) -> None:
+    with raises(code, named):
+        predictor(given)
 
 
-def test_a_model_without_boxes_is_rejected(tmp_path) -> None:
-    overrides = ("MODEL.META_ARCHITECTURE", "ProposalNetwork")
-    predictor = SEPredictor.from_run(write_run(tmp_path / "run", *overrides))
-    with pytest.raises(UserError, match="ProposalNetwork has no box outputs; give a detector"):
-        predictor(IMAGES[0])
+def test_other_channel_orders_are_rejected(predictor) -> None:
+    with raises("predict.channel_order", "'rgb'"):
+        predictor(IMAGES[0], channel_order="rgb")

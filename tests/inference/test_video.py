@@ -3,15 +3,34 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from se_detection import UserError
-from se_detection.inference.video import VideoFile, count_frames, frame_rate, read_frames
+from se_detection.inference.video import VideoFile, read_frames, video_info
+
+from ..helpers import raises
 
 
-def test_frames_and_rate(clip) -> None:
-    assert (count_frames(clip), frame_rate(clip)) == (6, 5.0)
+def test_frames_and_rate(clip, tmp_path) -> None:
+    assert video_info(clip) == (6, 5.0)
     frames = list(read_frames(clip))
     assert [frame.shape for frame in frames] == [(120, 160, 3)] * 6
     assert [round(frame.mean()) for frame in frames] == [20, 40, 60, 80, 100, 120]
+    (tmp_path / "empty.mp4").touch()
+    assert video_info(tmp_path / "empty.mp4") is None
+
+
+def test_unknown_numbers_of_frames_and_rates(clip, monkeypatch) -> None:
+    class Unknown:
+        def __init__(self, value: float) -> None:
+            self.value = value
+
+        def read(self) -> tuple[bool, None]:
+            return True, None
+
+        def get(self, key: int) -> float:
+            return self.value
+
+    for value in (float("nan"), float("inf"), 0.0, -1.0):
+        monkeypatch.setattr(cv2, "VideoCapture", lambda source, value=value: Unknown(value))
+        assert video_info(clip) == (0, 25.0)
 
 
 def test_videos_round_trip(tmp_path) -> None:
@@ -25,8 +44,8 @@ def test_videos_round_trip(tmp_path) -> None:
     assert capture.get(cv2.CAP_PROP_FPS) == 12.5
     frames = [capture.read()[1] for _ in range(8)]
     assert not capture.read()[0]
-    # Odd sides are rounded up.
-    assert {frame.shape for frame in frames} == {(120, 162, 3)}
+    # Odd sides are rounded down.
+    assert {frame.shape for frame in frames} == {(118, 160, 3)}
     middles = np.array([frame[60, 80] for frame in frames]).astype(int)
     expected = np.array([[200, 0, 25 * number] for number in range(8)])
     assert np.abs(middles - expected).max() < 12
@@ -43,6 +62,8 @@ def test_a_failed_video_is_removed(tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_cameras_are_reported() -> None:
-    with pytest.raises(UserError, match=r"^camera 63: no frame can be read"):
+def test_missing_cameras_and_codecs_are_reported(tmp_path) -> None:
+    with raises("predict.no_frame", "camera 63"):
         next(read_frames(63))
+    with raises("predict.no_codec", "out.unknown"), VideoFile(tmp_path / "out.unknown", 10) as video:
+        video.write(Image.new("RGB", (64, 64)))
