@@ -9,28 +9,20 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# What a machine that runs the tests may lack.
-NEEDS = re.compile(r"needs [^.:]*\b(COCO|ImageNet|GPUs?|network|conda)\b")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block, and the paragraph before it."""
+    """A fenced block."""
 
     page: Path
     line: int
     language: str
     text: str
-    before: str
 
     @property
     def name(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-    @property
-    def needs_more(self) -> bool:
-        """Whether the paragraph before it names a requirement that tests lack, such as COCO."""
-        return bool(NEEDS.search(" ".join(self.before.split())))
 
 
 def blocks(*languages: str) -> list[Block]:
@@ -39,8 +31,7 @@ def blocks(*languages: str) -> list[Block]:
     for page in PAGES:
         text = page.read_text()
         for fence in FENCE.finditer(text):
-            before = text[: fence.start()].rstrip().rsplit("\n\n", 1)[-1]
-            found.append(Block(page, text[: fence.start()].count("\n") + 1, fence[1], fence[2], before))
+            found.append(Block(page, text[: fence.start()].count("\n") + 1, fence[1], fence[2]))
     return [block for block in found if block.language in languages]
 
 

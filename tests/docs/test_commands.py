@@ -19,57 +19,10 @@ from se_detection.config.defaults import flatten
 from se_detection.config.read_config import read_config
 from se_detection.model_zoo import find_config_file
 from se_detection.pretrain.pretrain_config import config_base
-from se_detection_cli.main import COMMANDS, main_parser
+from se_detection_cli.main import main_parser
 
 from .pages import PAGES, ROOT, Block, blocks, braces, commands, inline_code, prose
-from .test_word_by_word import FOLLOWED
 
-# Only in a checkout; the other scripts of tools/ are commands of se-det.
-TOOLS = ("analyze", "benchmark", "benchmark_loop", "prepare_coco", "serve", "study")
-# The tests that run a command. They use each flag of the documentation, unless a block says that it needs more.
-TESTS = {
-    "se-det analyze": ["tests/modeling/test_detector_complexity.py", "tests/gates/test_*.py"],
-    "se-det check-data": ["tests/data/test_prepare_coco.py"],
-    "se-det compare": ["tests/comparison/test_compare_command.py", "tests/comparison/test_comparison_page.py"],
-    "se-det convert": ["tests/checkpoint/test_tool.py"],
-    "se-det export": ["tests/export/test_exporter.py"],
-    "se-det minival": ["tests/data/test_prepare_coco.py"],
-    "se-det predict": ["tests/inference/test_predict.py"],
-    "se-det pretrain": ["tests/pretrain/conftest.py", "tests/pretrain/test_pretrainer.py"],
-    "se-det sample": ["tests/data/test_prepare_coco.py"],
-    "se-det train": [
-        "tests/engine/test_train_net.py",
-        "tests/engine/conftest.py",
-        "tests/engine/test_many_processes.py",
-    ],
-    "se-det zoo": ["tests/cli/test_main.py"],
-    "analyze": ["projects/paper/tests/*.py"],
-    "benchmark": ["projects/benchmark/tests/test_benchmark_command.py"],
-    "benchmark_loop": ["projects/benchmark/tests/test_loop.py"],
-    "prepare_coco": ["tests/data/test_prepare_coco.py"],
-    "serve": ["projects/serve/tests/test_*.py"],
-    "study": ["projects/study/tests/test_study.py"],
-}
-# Flags that no test types, and the test of the function that gets their value.
-PASSED_ON = {
-    (
-        "benchmark",
-        "--part",
-    ): "projects/benchmark/tests/test_timed_models.py::test_fused_models_have_the_outputs_of_eager_ones",
-    (
-        "se-det export",
-        "--evaluate",
-    ): "tests/export/test_exporter.py::test_int8_has_8_bit_weights_and_ap",
-    ("study", "--page"): "projects/study/tests/test_results.py::test_the_page_is_made_from_the_records",
-}
-# Other commands, and the files that run or check them.
-OTHERS = {
-    "make": "Makefile",
-    ".": "Makefile",
-    "pip": "tests/test_packaging.py",
-    "python": "tests/docs/test_commands.py",
-    "tensorboard": "tests/engine/test_tensorboard.py",
-}
 FOLDERS = r"(\.ci|configs|dev|docs|examples|projects|se_detection|se_detection_cli|tests|tools)/"
 CONFIGS = r"(COCO-\w+|Paper|Ablations|Study|Toy|Pretrain|Misc)/"
 KEYS = r"(?<![\w.])(?:MODEL|SOLVER|INPUT|TEST|DATASETS|DATALOADER|PRETRAIN)\.[A-Z0-9_.]+"
@@ -82,28 +35,18 @@ def names(some: list[Block]) -> list[str]:
     return [block.name for block in some]
 
 
-class _Found(BaseException):
-    """Carries a parser out of a tool, past its exception handlers."""
-
-
 @pytest.fixture(scope="module")
 def parsers() -> dict[str, ArgumentParser]:
     """The parser of each command: `se-det NAME`, and the name of each script in tools/."""
-
-    def stop(parser: ArgumentParser, *arguments: object) -> None:
-        raise _Found(parser)
-
-    found = {}
-    monkeypatch = pytest.MonkeyPatch()
-    for path in sorted((ROOT / "tools").glob("*.py")):
-        main = runpy.run_path(str(path), run_name="tool")["main"]
-        monkeypatch.setattr(ArgumentParser, "parse_args", stop)
-        with pytest.raises(_Found) as caught:
-            main()
-        monkeypatch.undo()
-        found[path.stem] = caught.value.args[0]
+    found: list[ArgumentParser] = []
+    paths = sorted((ROOT / "tools").glob("*.py"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("se_detection_cli.main.parse_and_run", found.append)
+        for path in paths:
+            runpy.run_path(str(path), run_name="__main__")
     (commands,) = (action for action in main_parser()._actions if isinstance(action, _SubParsersAction))
-    return found | {f"se-det {name}": parser for name, parser in commands.choices.items()}
+    of_scripts = zip((path.stem for path in paths), found, strict=True)
+    return {**dict(of_scripts), **{f"se-det {name}": parser for name, parser in commands.choices.items()}}
 
 
 def tool_of(command: str) -> tuple[str, list[str]] | None:
@@ -171,52 +114,6 @@ def test_a_wrong_command_is_seen(parsers, capsys, monkeypatch) -> None:
             check("se-det train", words, parsers)
     with pytest.raises(SystemExit):
         check("se-det export", ["--run", "a", "--output", "b", "--format", "caffe2"], parsers)
-
-
-def followed(block: Block) -> bool:
-    """Whether tests/docs/test_word_by_word.py runs it."""
-    return any(block.page == ROOT / page and part in block.text for page, part in FOLLOWED)
-
-
-def text_of_tests(tool: str) -> str:
-    """The text of the files that run a tool."""
-    files = [file for pattern in TESTS[tool] for file in ROOT.glob(pattern)]
-    return "".join(path.read_text() for path in files)
-
-
-@pytest.mark.parametrize("block", SHELL, ids=names(SHELL))
-def test_a_block_is_run_by_a_test_or_says_what_it_needs(block) -> None:
-    if block.needs_more or followed(block):
-        return
-    typed = {
-        (found[0], word)
-        for other in filter(followed, SHELL)
-        for found in filter(None, map(tool_of, commands(other.text)))
-        for word in found[1]
-    }
-    for command in commands(block.text):
-        found = tool_of(command)
-        if found is None:
-            words = [word for word in shlex.split(command, comments=True) if not re.match(r"[A-Z_0-9]+=", word)]
-            assert words[0] in OTHERS, f"{block.name}: no test runs {words[0]}"
-            assert "path/to" not in command, f"{block.name}: no test runs {command}"
-            continue
-        tool, words = found
-        tested = text_of_tests(tool)
-        for flag in (word for word in words if word.startswith("--")):
-            written = {flag, re.sub("^--(train|val)-", "--{split}-", flag)}
-            there = any(f'"{way}"' in tested for way in written) or (tool, flag) in PASSED_ON or (tool, flag) in typed
-            assert there, f"{block.name}: {flag} is in none of {TESTS[tool]}"
-
-
-def test_the_lists_of_tests_are_of_all_tools_and_files() -> None:
-    assert set(TESTS) == {f"se-det {name}" for name in COMMANDS} | set(TOOLS)
-    assert all(text_of_tests(tool) for tool in TESTS)
-    assert all((ROOT / file).is_file() for file in OTHERS.values())
-    for (tool, flag), test in PASSED_ON.items():
-        file, _, name = test.partition("::")
-        assert f"def {name}(" in (ROOT / file).read_text()
-        assert f'"{flag}"' not in text_of_tests(tool), f"{flag} is tested by now: take it out of PASSED_ON"
 
 
 def options(parser: ArgumentParser) -> set[str]:

@@ -1,91 +1,80 @@
-"""The documentation as a new user follows it, from a folder that holds images and a JSON alone; made small."""
+"""The documentation as a new user follows it, from a folder that holds images and a JSON alone, up to the training."""
 
+import importlib
 import json
-import os
 import shlex
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import pytest
-import torch
 from PIL import Image
 from pycocotools.coco import COCO
 
 from se_detection.data.toy import make_toy_dataset
+from se_detection_cli.main import main
 
 from .pages import ROOT, blocks, commands
 
-# Overrides that make a detector of the pages small enough to train in seconds; appended to a page's command.
-SMALL = [
-    *("MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", "18", "MODEL.RESNETS.RES2_OUT_CHANNELS", "64"),
-    *("MODEL.RESNETS.NORM", "GN", "MODEL.BACKBONE.FREEZE_AT", "0", "MODEL.FPN.OUT_CHANNELS", "16"),
-    *("MODEL.ROI_BOX_HEAD.FC_DIM", "16", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "DATALOADER.NUM_WORKERS", "0"),
-    *("INPUT.MIN_SIZE_TRAIN", "(64,)", "INPUT.MIN_SIZE_TEST", "64", "TEST.DETECTIONS_PER_IMAGE", "20"),
-    *("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)", "SOLVER.WARMUP_ITERS", "0", "SOLVER.IMS_PER_BATCH", "2"),
-]
-MADE_SMALL = {"se-det train": SMALL, "se-det export": ["--images", "1"]}
 IMAGES, KEPT_APART = 12, 5
-# In this order; other blocks are run by their tools' own tests.
-FOLLOWED = (
-    ("docs/YOUR_DATA.md", "se-det check-data my_data/all.json"),
-    ("docs/YOUR_DATA.md", "se-det sample"),
-    ("docs/YOUR_DATA.md", "se-det check-data my_data/train.json"),
-    ("docs/YOUR_DATA.md", "for model in R SE_R; do\n  se-det train --config-file COCO-Detection"),
-    ("docs/YOUR_DATA.md", "se-det compare --baseline output/R"),
-    ("docs/DEPLOYING.md", "from se_detection import SEPredictor"),
-    ("docs/EXPORT.md", "se-det export --run output/SE_R --format onnx --output exported"),
-)
+PAGE = ROOT / "docs" / "YOUR_DATA.md"
 
 
-@pytest.fixture(scope="module")
-def folder(module_path) -> Path:
-    """A folder with `my_data/photos`, `my_data/all.json` and links to folders of the checkout."""
-    for name in ("tools", "configs", "examples"):
-        (module_path / name).symlink_to(ROOT / name)
-    json_file = make_toy_dataset(module_path / "toy", split="train", count=IMAGES)
-    (module_path / "my_data").mkdir()
-    (module_path / "toy" / "train").rename(module_path / "my_data" / "photos")
-    json_file.rename(module_path / "my_data" / "all.json")
-    shutil.copy(next((module_path / "my_data" / "photos").iterdir()), module_path / "street.jpg")
-    return module_path
+def type_in(monkeypatch, command: str, *overrides: str) -> int:
+    """Runs a command of a page in this process; returns the exit code."""
+    words = shlex.split(command, comments=True)
+    assert words[0] == "se-det"
+    # A page's 200 images.
+    monkeypatch.setattr(sys, "argv", [str(KEPT_APART) if word == "200" else word for word in words] + [*overrides])
+    try:
+        main()
+    except SystemExit as end:
+        return end.code
+    return 0
 
 
-def typed(page: str, part: str) -> list[str | list[str]]:
-    """What a user types who comes to the block with that in it."""
-    (block,) = (block for block in blocks("bash", "python") if block.page == ROOT / page and part in block.text)
-    if block.language == "python":
-        return [block.text]
-    found = []
-    for command in commands(block.text):
-        program, *words = shlex.split(command, comments=True)
-        assert program in ("se-det", "python", "pip")
-        if program != "pip":
-            # A page's 200 images; and OUTPUT_DIR is the last of its overrides, which stays.
-            words = [str(KEPT_APART) if word == "200" else word for word in words]
-            line = [program, *words] if program == "se-det" else words
-            found.append([*line, *MADE_SMALL.get(" ".join(line[:2]), [])])
-    return found
-
-
-@pytest.fixture(scope="module")
-def printed(folder) -> str:
-    """What the followed blocks print, all in one process: a training leaves its marks there."""
-    lines = [line for page, part in FOLLOWED for line in typed(page, part)]
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("typist.py")],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        input=json.dumps(lines),
-        capture_output=True,
-        text=True,
-        check=False,
+def test_your_data(tmp_path, monkeypatch, capsys) -> None:
+    """Checks and splits the data; each training is right but for its weights, which are checked last."""
+    monkeypatch.chdir(tmp_path)
+    json_file = make_toy_dataset(tmp_path / "toy", split="train", count=IMAGES)
+    Path("my_data").mkdir()
+    Path("toy", "train").rename("my_data/photos")
+    json_file.rename("my_data/all.json")
+    typed = [line for block in blocks("bash") if block.page == PAGE for line in commands(block.text)]
+    preparing = [line for line in typed if line.startswith(("se-det check-data my_data", "se-det sample"))]
+    assert len(preparing) >= 3
+    for command in preparing:
+        assert type_in(monkeypatch, command) == 0, command
+    train, val, whole = (
+        {image["id"] for image in json.loads(Path("my_data", f"{name}.json").read_text())["images"]}
+        for name in ("train", "val", "fixed")
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+    assert (len(val), len(whole)) == (KEPT_APART, IMAGES)
+    assert train | val == whole
+    assert not train & val
+    training = [line for line in typed if line.startswith("se-det train") and "my_data/train.json" in line]
+    assert {line.split()[-1] for line in training} == {"output/R", "output/SE_R"}
+    for command in training:
+        capsys.readouterr()
+        assert type_in(monkeypatch, command, "MODEL.WEIGHTS", "none.pth") == 2
+        assert "none.pth" in capsys.readouterr().err, command
+
+
+def test_a_backbone_from_outside_is_built(tmp_path, monkeypatch, capsys) -> None:
+    """`narrow_backbone.py` and `narrow.yaml`, as far as `se-det train` builds it before anything is written."""
+    page = ROOT / "docs" / "ADDING_A_BACKBONE.md"
+    code, config = (block.text for block in blocks("python", "yaml") if block.page == page)
+    (tmp_path / "narrow_backbone.py").write_text(code)
+    (tmp_path / "narrow.yaml").write_text(config)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (command,) = (block.text for block in blocks("bash") if "narrow_backbone.py" in block.text)
+    setting, _, command = command.partition(" ")
+    assert setting == "DETECTRON2_ENV_MODULE=narrow_backbone.py"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("narrow_backbone")
+    assert type_in(monkeypatch, command, "MODEL.WEIGHTS", "none.pth") == 2
+    # This check comes after the check of the backbone.
+    assert "none.pth" in capsys.readouterr().err
 
 
 def test_yolos_lines_become_coco(tmp_path, monkeypatch) -> None:
@@ -131,59 +120,3 @@ def test_vocs_xml_becomes_coco(tmp_path, monkeypatch) -> None:
     found = {coco.cats[item["category_id"]]["name"]: item["bbox"] for item in coco.imgToAnns[1]}
     assert found == {"RBC": [0, 0, 200, 100], "Platelets": [10, 20, 20, 40]}
     assert not COCO(str(tmp_path / "bccd" / "val.json")).imgs
-
-
-def test_the_split_is_a_split(folder, printed) -> None:
-    train, val, whole = (
-        {image["id"] for image in json.loads((folder / "my_data" / f"{name}.json").read_text())["images"]}
-        for name in ("train", "val", "fixed")
-    )
-    assert (len(val), len(whole)) == (KEPT_APART, IMAGES)
-    assert train | val == whole
-    assert not train & val
-
-
-def test_both_models_are_trained_and_compared(folder, printed) -> None:
-    gates = {}
-    for model in ("R", "SE_R"):
-        run = folder / "output" / model
-        assert json.loads((run / "inference" / "results.json").read_text())["bbox"]
-        weights = torch.load(run / "model_final.pth", weights_only=True)["model"]
-        gates[model] = sum(".se.fc1.weight" in key for key in weights)
-    assert gates == {"R": 0, "SE_R": 8}
-    verdict = json.loads((folder / "output" / "comparison.json").read_text())["verdict"]
-    assert verdict in printed
-    assert verdict.split(" (")[0] in (folder / "output" / "report.html").read_text()
-    assert len(list((folder / "output" / "SE_R" / "predictions" / "pictures").iterdir())) == IMAGES
-
-
-def test_a_backbone_from_outside_is_built(tmp_path) -> None:
-    """`narrow_backbone.py` and `narrow.yaml`, as far as `se-det train` builds it before anything is written."""
-    page = ROOT / "docs" / "ADDING_A_BACKBONE.md"
-    code, config = (block.text for block in blocks("python", "yaml") if block.page == page)
-    (tmp_path / "narrow_backbone.py").write_text(code)
-    (tmp_path / "narrow.yaml").write_text(config)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
-    (command,) = (block.text for block in blocks("bash") if "narrow_backbone.py" in block.text)
-    setting, program, *words = shlex.split(command)
-    assert program == "se-det"
-    name, _, value = setting.partition("=")
-    done = subprocess.run(
-        [sys.executable, "-m", "se_detection", *words, "MODEL.WEIGHTS", "none.pth"],
-        cwd=tmp_path,
-        env={**os.environ, name: value, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    # This check comes after the check of the backbone.
-    assert "error: MODEL.WEIGHTS: there is no file none.pth" in done.stderr
-
-
-def test_the_detector_leaves(folder, printed) -> None:
-    weights = torch.load(folder / "output" / "SE_R" / "model_final.pth", weights_only=True)["model"]
-    saved = torch.load(folder / "detector.pth", weights_only=True)["model"]
-    assert all(torch.equal(saved[key], weights[key]) for key in weights)
-    session = onnxruntime.InferenceSession(next((folder / "exported").glob("*.onnx")))
-    image = np.asarray(Image.open(folder / "street.jpg")).transpose(2, 0, 1)
-    assert len(session.run(["boxes"], {"image": np.ascontiguousarray(image)})[0]) > 0
