@@ -6,7 +6,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.modeling import Backbone, build_backbone
 from detectron2.modeling.backbone.resnet import BasicBlock
 from timm.data import Mixup
@@ -25,12 +24,12 @@ class Classifier(nn.Module):
     Args:
         backbone: has `res5` among its outputs.
         num_classes: number of outputs of the linear layer.
-        pixel_mean, pixel_std, channel_order: the detector's, for values in 0..255.
+        pixel_mean, pixel_std: the detector's, for values in 0..255, in its channel order.
+        bgr: whether that order is BGR.
         label_smoothing: 0 for none.
-        mixup, cutmix: the alpha, 0 for none; if both are set, each batch uses one of them at random.
-        stochastic_depth: see :func:`add_stochastic_depth`.
+        mixup: mixes a batch of images and their labels; its label smoothing replaces `label_smoothing`.
         bf16: run the backbone under autocast to bfloat16.
-        channels_last: memory format of the images.
+        memory_format: of the images.
     """
 
     pixel_mean: Tensor
@@ -43,13 +42,11 @@ class Classifier(nn.Module):
         *,
         pixel_mean: list[float],
         pixel_std: list[float],
-        channel_order: str,
-        label_smoothing: float,
-        mixup: float,
-        cutmix: float,
-        stochastic_depth: float,
-        bf16: bool,
-        channels_last: bool,
+        bgr: bool = False,
+        label_smoothing: float = 0.0,
+        mixup: Mixup | None = None,
+        bf16: bool = False,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -58,36 +55,8 @@ class Classifier(nn.Module):
         nn.init.normal_(self.linear.weight, std=0.01)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        self.bgr = channel_order == "BGR"
-        self.label_smoothing = label_smoothing
-        self.mixup = None
-        if mixup or cutmix:
-            self.mixup = Mixup(mixup, cutmix, label_smoothing=label_smoothing, num_classes=num_classes)
-        self.bf16 = bf16
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        add_stochastic_depth(backbone, stochastic_depth)
-
-    @classmethod
-    def from_cfg(cls, cfg: CfgNode) -> "Classifier":
-        """A classifier with the backbone of a detector's config and the classes of the training data.
-
-        Raises:
-            UserError: the backbone is not a ResNet, or can't be built.
-        """
-        recipe = cfg.PRETRAIN
-        return cls(
-            build_backbone(backbone_config(cfg)),
-            len(MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes),
-            pixel_mean=cfg.MODEL.PIXEL_MEAN,
-            pixel_std=cfg.MODEL.PIXEL_STD,
-            channel_order=cfg.INPUT.FORMAT,
-            label_smoothing=recipe.LABEL_SMOOTHING,
-            mixup=recipe.MIXUP,
-            cutmix=recipe.CUTMIX,
-            stochastic_depth=recipe.STOCHASTIC_DEPTH,
-            bf16=recipe.BF16,
-            channels_last=cfg.SOLVER.CHANNELS_LAST,
-        )
+        self.bgr, self.bf16, self.memory_format = bgr, bf16, memory_format
+        self.label_smoothing, self.mixup = label_smoothing, mixup
 
     def forward(self, batch: list[dict[str, Any]]) -> Tensor | dict[str, Tensor]:
         """The loss in training, otherwise logits (N, classes); the batch has the items of :class:`ImageMapper`."""
@@ -115,6 +84,31 @@ class Classifier(nn.Module):
         return self.linear(features.float().mean(dim=(2, 3)))
 
 
+def build_classifier(cfg: CfgNode, num_classes: int) -> Classifier:
+    """A classifier with the backbone of a detector's config and the recipe in `PRETRAIN`.
+
+    Raises:
+        UserError: the backbone is not a ResNet, or can't be built.
+    """
+    recipe, smoothing = cfg.PRETRAIN, cfg.PRETRAIN.LABEL_SMOOTHING
+    backbone = build_backbone(backbone_config(cfg))
+    add_stochastic_depth(backbone, recipe.STOCHASTIC_DEPTH)
+    mixup = None
+    if recipe.MIXUP or recipe.CUTMIX:
+        mixup = Mixup(recipe.MIXUP, recipe.CUTMIX, label_smoothing=smoothing, num_classes=num_classes)
+    return Classifier(
+        backbone,
+        num_classes,
+        pixel_mean=cfg.MODEL.PIXEL_MEAN,
+        pixel_std=cfg.MODEL.PIXEL_STD,
+        bgr=cfg.INPUT.FORMAT == "BGR",
+        label_smoothing=smoothing,
+        mixup=mixup,
+        bf16=recipe.BF16,
+        memory_format=torch.channels_last if cfg.SOLVER.CHANNELS_LAST else torch.contiguous_format,
+    )
+
+
 def backbone_config(cfg: CfgNode) -> CfgNode:
     """The config of only a detector's backbone, up to res5.
 
@@ -124,7 +118,9 @@ def backbone_config(cfg: CfgNode) -> CfgNode:
     name = cfg.MODEL.BACKBONE.NAME
     if name not in PLAIN_BUILDERS + SE_BUILDERS:
         choices = ", ".join(PLAIN_BUILDERS + SE_BUILDERS)
-        raise UserError(f"MODEL.BACKBONE.NAME: {name!r} can't be pre-trained; choose from {choices}")
+        raise UserError(
+            "pretrain.backbone", f"MODEL.BACKBONE.NAME: {name!r} can't be pre-trained; choose from {choices}"
+        )
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.BACKBONE.NAME = "build_se_resnet_backbone" if name in SE_BUILDERS else "build_resnet_backbone"

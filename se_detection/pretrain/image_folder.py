@@ -3,15 +3,12 @@
 import hashlib
 import shutil
 import tarfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from iopath.common.file_io import get_cache_dir
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 from ..errors import UserError
@@ -36,12 +33,14 @@ def find_image_folder(path: Path) -> Path:
         UserError: there is no such folder, or the archive can't be unpacked.
     """
     if not path.exists():
-        raise UserError(f"--data {path}: no such folder or archive")
+        raise UserError("data.not_found", f"--data {path}: there is no such folder or archive")
     root = path if path.is_dir() else _unpack(path)
     for folder in (root, *sorted(item for item in root.iterdir() if item.is_dir())):
         if all((folder / split).is_dir() for split in SPLITS.values()):
             return folder
-    raise UserError(f"--data {path}: it must have train/ and val/, both with a folder of images for each class")
+    raise UserError(
+        "data.no_classes", f"--data {path}: it must have train/ and val/, both with a folder of images for each class"
+    )
 
 
 def register_image_folder(folder: Path) -> None:
@@ -50,37 +49,22 @@ def register_image_folder(folder: Path) -> None:
     Raises:
         UserError: a class has no images, or the splits have different classes.
     """
-    classes, indices = _classes(folder / "train")
-    val_classes, _ = _classes(folder / "val")
+    try:
+        sets = {name: ImageFolder(folder / split) for name, split in SPLITS.items()}
+    except FileNotFoundError as error:
+        raise UserError("data.no_classes", f"--data: {' '.join(str(error).split())}") from error
+    classes, val_classes = (images.classes for images in sets.values())
     if classes != val_classes:
-        differing = sorted(set(classes) ^ set(val_classes))
-        raise UserError(f"--data {folder}: train/ and val/ have different classes: {', '.join(differing[:5])}")
-    for name, split in SPLITS.items():
+        differing = ", ".join(sorted(set(classes) ^ set(val_classes))[:5])
+        raise UserError("data.other_classes", f"--data {folder}: train/ and val/ have different classes: {differing}")
+    for name, images in sets.items():
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        DatasetCatalog.register(name, lambda root=folder / split: _read(root, indices))
-        MetadataCatalog.get(name).set(thing_classes=classes, image_root=str(folder / split))
-
-
-def _classes(root: Path) -> tuple[list[str], dict[str, int]]:
-    with _missing_as_user_error():
-        classes, indices = find_classes(root)
-    return classes, indices
-
-
-def _read(root: Path, classes: dict[str, int]) -> list[dict[str, Any]]:
-    with _missing_as_user_error():
-        samples = make_dataset(str(root), classes, IMG_EXTENSIONS)
-    return [{"file_name": path, "label": label} for path, label in samples]
-
-
-@contextmanager
-def _missing_as_user_error() -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise UserError(f"--data: {' '.join(str(error).split())}") from error
+        DatasetCatalog.register(
+            name, lambda images=images: [{"file_name": path, "label": label} for path, label in images.samples]
+        )
+        MetadataCatalog.get(name).set(thing_classes=classes, image_root=images.root)
 
 
 def _unpack(archive: Path) -> Path:
@@ -100,12 +84,16 @@ def _unpack(archive: Path) -> Path:
                 unpacked += member.size
                 if unpacked > MAX_RATIO * size:
                     raise UserError(
-                        f"--data {archive}: it unpacks to more than {MAX_RATIO} times its size; pack only images"
+                        "data.bad_archive",
+                        f"--data {archive}: it unpacks to more than {MAX_RATIO} times its size; pack only images",
                     )
                 # Python's filter allows links inside the folder. Images don't need them, and linked folders have been
                 # used to get around the filter.
                 if member.issym():
-                    raise UserError(f"--data {archive}: {member.name!r} is a link; pack the files (tar --dereference)")
+                    raise UserError(
+                        "data.bad_archive",
+                        f"--data {archive}: {member.name!r} is a link; pack the files (tar --dereference)",
+                    )
                 file.extract(member, part, filter="data")
             _check_end(file)
         try:
@@ -117,7 +105,8 @@ def _unpack(archive: Path) -> Path:
     except UserError:
         raise
     except Exception as error:  # of any class: tarfile and each compression raise their own
-        raise UserError(f"--data {archive} can't be unpacked into {cache}: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise UserError("data.bad_archive", f"--data {archive} can't be unpacked into {cache}: {reason}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target

@@ -5,11 +5,10 @@ from typing import Any, Self
 
 import numpy as np
 from detectron2.config import CfgNode
-from PIL import Image, ImageOps
+from PIL import Image
 from timm.data import create_transform
 
-from ..data.image_files import reason, refuse_postscript
-from ..errors import UserError
+from ..inference.image_array import image_array
 
 
 class ImageMapper:
@@ -50,14 +49,6 @@ class ImageMapper:
         Raises:
             UserError: the image can't be read.
         """
-        try:
-            refuse_postscript(item["file_name"])
-            with Image.open(item["file_name"]) as image:
-                # detectron2 applies the EXIF orientation too.
-                upright = ImageOps.exif_transpose(image).convert("RGB")
-                # Not a tensor: workers share each tensor by an open file, too many for a large batch.
-                pixels: Any = np.asarray(self.transform(upright))
-        except Exception as error:  # of any class: see `data.image_files.decode`
-            name = item["file_name"]
-            raise UserError(f"image {name} can't be used: {reason(error)}; fix or remove it") from error
-        return {**item, "image": pixels}
+        image = Image.fromarray(image_array(item["file_name"], "RGB", "RGB"))
+        # Not a tensor: workers share each tensor by an open file, too many for a large batch.
+        return {**item, "image": np.asarray(self.transform(image))}

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from PIL import Image
 
 from ..config.buildable import check_memory, explained
 from ..config.read_config import read_config
-from ..engine.checks import check_machine, check_run_folder, check_start, config_file
+from ..engine.checks import check_machine, check_start, config_file
 from ..errors import UserError
 from ..model_zoo import get_recipe_file
-from .classifier import Classifier
+from .classifier import build_classifier
 from .image_folder import TRAIN, VAL, find_image_folder, register_image_folder
 from .image_mapper import ImageMapper
 
@@ -36,6 +36,7 @@ PRETRAIN = {
     "STOCHASTIC_DEPTH": 0.0,  # for the last block
     "BF16": False,  # the backbone in bfloat16, on a CPU too
 }
+LARGEST_SIZE = 4096
 # detectron2's keys in iterations, which are computed from PRETRAIN's keys in epochs.
 COMPUTED = {
     "SOLVER.MAX_ITER": "EPOCHS",
@@ -74,21 +75,21 @@ def load_pretrain_config(args: Namespace) -> CfgNode:
     cfg = read_config(recipe, args.opts, base=cfg)
     for key, epochs_key in COMPUTED.items():
         if key in args.opts:
-            raise UserError(f"{key}: it is computed from PRETRAIN's epochs; set PRETRAIN.{epochs_key} instead")
+            raise UserError(
+                "config.not_for_pretraining",
+                f"{key}: it is computed from PRETRAIN's epochs; set PRETRAIN.{epochs_key} instead",
+            )
     check_machine(cfg, args)
     _check_recipe(cfg, args.num_gpus * args.num_machines)
     args.data = str(find_image_folder(Path(args.data)))
     register_image_folder(Path(args.data))
-    _count_epochs(cfg, len(DatasetCatalog.get(TRAIN)))
-    main_machine = args.machine_rank == 0
-    check_run_folder(
-        cfg, resume=args.resume, overwrite=args.overwrite, eval_only=args.eval_only, main_machine=main_machine
-    )
-    check_start(cfg, resume=args.resume, eval_only=args.eval_only, main_machine=main_machine)
-    with explained("PRETRAIN.AUTO_AUGMENT"):
-        ImageMapper.from_cfg(cfg, is_train=True).transform(Image.new("RGB", (64, 48)))
+    with explained("the recipe in PRETRAIN"):
+        _count_epochs(cfg, len(DatasetCatalog.get(TRAIN)))
+        for is_train in (True, False):
+            ImageMapper.from_cfg(cfg, is_train=is_train).transform(Image.new("RGB", (64, 48)))
+    check_start(cfg, args)
     with torch.device("meta"), explained(f"{cfg.MODEL.BACKBONE.NAME} with a classifier"):
-        classifier = Classifier.from_cfg(cfg)
+        classifier = build_classifier(cfg, len(MetadataCatalog.get(TRAIN).thing_classes))
         build_lr_scheduler(cfg, build_optimizer(cfg, classifier))
     check_memory(classifier)
     cfg.freeze()
@@ -104,33 +105,26 @@ def config_base() -> CfgNode:
 
 def _check_recipe(cfg: CfgNode, processes: int) -> None:
     recipe = cfg.PRETRAIN
-    for key in ("EPOCHS", "EVAL_EPOCHS", "TRAIN_SIZE", "TEST_SIZE"):
-        if recipe[key] <= 0:
-            raise UserError(f"PRETRAIN.{key}: {recipe[key]} is not above 0")
-    for key in ("STEP_EPOCHS", "CROP_SCALE"):
-        for item in recipe[key]:
-            if isinstance(item, bool) or not isinstance(item, int | float) or item < 0:
-                raise UserError(f"PRETRAIN.{key}: {item!r} is not a number of at least 0")
-    if len(recipe.CROP_SCALE) != 2 or not 0 < recipe.CROP_SCALE[0] <= recipe.CROP_SCALE[1] <= 1:
-        raise UserError(f"PRETRAIN.CROP_SCALE: {recipe.CROP_SCALE} is not two fractions of an image's area, in order")
-    if recipe.TEST_RESIZE < recipe.TEST_SIZE:
-        raise UserError(f"PRETRAIN.TEST_RESIZE: {recipe.TEST_RESIZE} is below TEST_SIZE, {recipe.TEST_SIZE}")
-    for key in ("LABEL_SMOOTHING", "STOCHASTIC_DEPTH"):
-        if not 0 <= recipe[key] < 1:
-            raise UserError(f"PRETRAIN.{key}: {recipe[key]} is not from 0 (off) to below 1")
-    for key in ("MIXUP", "CUTMIX", "COLOR_JITTER", "WARMUP_EPOCHS"):
-        if recipe[key] < 0:
-            raise UserError(f"PRETRAIN.{key}: {recipe[key]} is negative")
+    if recipe.TRAIN_SIZE > LARGEST_SIZE or not recipe.TEST_SIZE <= recipe.TEST_RESIZE <= LARGEST_SIZE:
+        raise UserError(
+            "config.bad_value",
+            f"PRETRAIN: TRAIN_SIZE {recipe.TRAIN_SIZE}, TEST_SIZE {recipe.TEST_SIZE} and TEST_RESIZE "
+            f"{recipe.TEST_RESIZE}: sizes are at most {LARGEST_SIZE}, and TEST_RESIZE is at least TEST_SIZE",
+        )
     if (recipe.MIXUP or recipe.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH // processes % 2:
         raise UserError(
+            "config.bad_value",
             f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is odd for each of {processes} processes; "
-            "PRETRAIN.MIXUP and CUTMIX mix images in pairs"
+            "PRETRAIN.MIXUP and CUTMIX mix images in pairs",
         )
     if cfg.SOLVER.AMP.ENABLED:
-        raise UserError("SOLVER.AMP.ENABLED is for detectors; set PRETRAIN.BF16 for mixed precision")
+        raise UserError(
+            "config.not_for_pretraining", "SOLVER.AMP.ENABLED is for detectors; set PRETRAIN.BF16 for mixed precision"
+        )
     if cfg.SOLVER.BACKBONE_FREEZE_ITERS or cfg.SOLVER.BACKBONE_MULTIPLIER != 1:
         raise UserError(
-            "SOLVER.BACKBONE_FREEZE_ITERS and BACKBONE_MULTIPLIER are for fine-tuning; remove them for pre-training"
+            "config.not_for_pretraining",
+            "SOLVER.BACKBONE_FREEZE_ITERS and BACKBONE_MULTIPLIER are for fine-tuning; remove them for pre-training",
         )
 
 
@@ -138,8 +132,9 @@ def _count_epochs(cfg: CfgNode, images: int) -> None:
     """Sets detectron2's keys in iterations from the recipe's epochs."""
     if cfg.SOLVER.IMS_PER_BATCH > images:
         raise UserError(
+            "pretrain.too_few_images",
             f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is more than the {images} images to train on; "
-            "lower it, and SOLVER.BASE_LR in proportion"
+            "lower it, and SOLVER.BASE_LR in proportion",
         )
     per_epoch = images / cfg.SOLVER.IMS_PER_BATCH
     recipe = cfg.PRETRAIN

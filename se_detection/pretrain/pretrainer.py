@@ -1,6 +1,7 @@
 """Trains a classifier with the detector's trainer, and its checkpoints, resuming and loss guard."""
 
 from argparse import Namespace
+from collections import OrderedDict
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -8,21 +9,20 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
+from detectron2.data import MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.train_loader import TrainLoader
 from ..data.worker_signals import SignalSafeLoader
 from ..engine.checks import check_settings
 from ..engine.trainer import Trainer, in_memory_order
-from ..files import write_whole
-from ..runs.run_folder import BACKBONE_FILE, INFERENCE
-from .classifier import Classifier
+from ..files import write_json, write_whole
+from ..runs.run_folder import BACKBONE_FILE, INFERENCE, RESULTS
+from .classifier import build_classifier
 from .image_folder import register_image_folder
 from .image_mapper import ImageMapper
-from .top_k import TopKEvaluator
 
 
 class Pretrainer(Trainer):
@@ -46,8 +46,8 @@ class Pretrainer(Trainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """The classifier on the config's device."""
-        model = Classifier.from_cfg(cfg).to(cfg.MODEL.DEVICE)
-        return in_memory_order(model, cfg)
+        classes = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes
+        return in_memory_order(build_classifier(cfg, len(classes)).to(cfg.MODEL.DEVICE), cfg)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:
@@ -88,3 +88,36 @@ class Pretrainer(Trainer):
             "pretraining": {"epochs": self.cfg.PRETRAIN.EPOCHS, **self._last_eval_results["classification"]},
         }
         write_whole(Path(self.cfg.OUTPUT_DIR, BACKBONE_FILE), partial(torch.save, content))
+
+
+class TopKEvaluator(DatasetEvaluator):
+    """Percentage of images whose class has the highest score (`top1`) or one of the five highest (`top5`).
+
+    Args:
+        folder: where the main process writes `results.json`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def reset(self) -> None:
+        """Starts a new evaluation."""
+        self.counts = {"images": 0, "top1": 0, "top5": 0}
+
+    def process(self, inputs: list[dict[str, Any]], outputs: Tensor) -> None:
+        """Adds a batch; `outputs` are logits (N, classes)."""
+        labels = torch.tensor([item["label"] for item in inputs], device=outputs.device)
+        hits = outputs.topk(min(5, outputs.shape[1])).indices == labels[:, None]
+        for key, count in (("images", len(inputs)), ("top1", hits[:, 0].sum()), ("top5", hits.sum())):
+            self.counts[key] += int(count)
+
+    def evaluate(self) -> dict[str, Any]:
+        """`top1` and `top5` over all processes; empty except in the main process."""
+        gathered = comm.gather(self.counts)
+        if not comm.is_main_process():
+            return {}
+        total = {key: sum(counts[key] for counts in gathered) for key in self.counts}
+        results = {key: 100 * total[key] / total["images"] for key in ("top1", "top5")}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / RESULTS, {"images": total["images"], **results}, indent=2)
+        return OrderedDict(classification=results)

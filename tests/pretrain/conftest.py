@@ -1,3 +1,4 @@
+import gc
 from argparse import Namespace
 from pathlib import Path
 
@@ -63,4 +64,6 @@ def build(arguments, tmp_path):
         trainer.resume_or_load(resume)
         return trainer
 
-    return make
+    yield make
+    # Trainers have reference cycles.
+    gc.collect()
