@@ -1,6 +1,7 @@
 """Exports several runs in several forms into one folder, with a table of all exports."""
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,38 @@ ROWS = "exports.json"
 HEADERS = ("detector", "format", "precision", "MB", "detections", "unpaired", "boxes (px)", "scores", "others", "AP")
 
 
+# onnxruntime has no convolutions in bfloat16.
+PRECISIONS = {
+    "torchscript": ("float32", "float16", "bfloat16"),
+    "onnx": ("float32", "float16", "int8"),
+    "torch-export": ("float32", "float16", "bfloat16"),
+}
+
+
 def forms(formats: Sequence[str], precisions: Sequence[str], *, fuse: bool, scripting: bool) -> list[Form]:
     """All supported combinations of formats and precisions.
 
     Raises:
-        UserError: no combination is supported.
+        UserError: no combination is supported, or the packages for ONNX are not installed.
     """
-    supported: list[Form] = []
-    reason: UserError | None = None
-    for format, precision in product(formats, precisions):
-        try:
-            supported.append(Form(format=format, precision=precision, fuse=fuse, scripting=scripting))
-        except UserError as error:
-            reason = error
-    if reason and not supported:
-        raise reason
-    return supported
+    wanted = [
+        Form(format=format, precision=precision, fuse=fuse, scripting=scripting)
+        for format, precision in product(formats, precisions)
+        if precision in PRECISIONS[format]
+        if not scripting or (format, precision, fuse) == ("torchscript", "float32", False)
+    ]
+    if not wanted:
+        given = f"--format {' '.join(formats)} --precision {' '.join(precisions)}{' --fuse' * fuse}"
+        raise UserError(
+            "export.unsupported",
+            f"{given}{' --scripting' * scripting} is not supported; int8 needs onnx, bfloat16 needs torchscript or "
+            "torch-export, and --scripting needs torchscript in float32 without --fuse",
+        )
+    if "onnx" in formats and not (find_spec("onnx") and find_spec("onnxruntime")):
+        raise UserError(
+            "export.no_onnx", "ONNX needs the packages onnx and onnxruntime: pip install 'se_detection[export]'"
+        )
+    return wanted
 
 
 def export_runs(
@@ -63,19 +80,19 @@ def export_runs(
         UserError: a run can't be exported, or a file exists and `overwrite` is false: nothing is written. Or a float32
             export differs from its original: the file is kept for inspection.
     """
-    for name, value in (("--images", images), ("--calibration-images", calibration)):
-        if value < 1:
-            raise UserError(f"{name} {value}: give at least 1")
+    if min(images, calibration) < 1:
+        raise UserError("export.images", f"--images {images}, --calibration-images {calibration}: give at least 1")
     names = [folder.resolve().name for folder in folders]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise UserError(
-            f"two runs are named {twice}, so their exports would have the same names; export them into two folders"
+            "export.same_name",
+            f"two runs are named {twice}, so their exports would have the same names; export them into two folders",
         )
     output.mkdir(parents=True, exist_ok=True)
     for folder, form in product(folders, wanted):
         check_output(form.path(output, folder), overwrite=overwrite)
     path = output / ROWS
-    rows = _read_rows(path) if path.is_file() else {}
+    rows = {row["file"]: row for row in read_json(path)} if path.is_file() else {}
     for folder in folders:
         exporter = RunExporter(folder, images=images, split=split)
         for form in wanted:
@@ -89,8 +106,9 @@ def export_runs(
             write_json(path, list(rows.values()), indent=1)
             if not export.agrees:
                 raise UserError(
+                    "export.differs",
                     f"{export.file} differs from {folder}: {export.difference}; the file is kept for inspection, "
-                    "don't use it"
+                    "don't use it",
                 )
     return list(rows.values())
 
@@ -98,15 +116,6 @@ def export_runs(
 def export_table(rows: Iterable[dict[str, Any]], *, tablefmt: str = "simple") -> str:
     """A table with a line for each `Export.to_dict`: the largest differences, and AP before and after if measured."""
     return tabulate(map(_table_line, rows), HEADERS, tablefmt=tablefmt, disable_numparse=True)
-
-
-def _read_rows(path: Path) -> dict[str, dict[str, Any]]:
-    rows = read_json(path)
-    try:
-        export_table(rows)
-        return {row["file"]: row for row in rows}
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} was not written by se-det export, or is damaged; remove it") from error
 
 
 def _table_line(row: dict[str, Any]) -> list[str]:

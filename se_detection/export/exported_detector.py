@@ -1,6 +1,5 @@
 """Runs a detector that se-det export wrote."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from ..errors import UserError
-from .formats import MISSING_ONNX
-from .metadata import FIELDS, KEY, Description
+from .metadata import FIELDS, KEY, read_outputs
 
 
 class ExportedDetector:
@@ -20,59 +18,46 @@ class ExportedDetector:
         path: a `.ts` or `.onnx` file. TorchScript can run code: only open files that you trust.
 
     Raises:
-        UserError: the file can't be read, or onnxruntime is not installed.
+        UserError: the file can't be read.
     """
 
     def __init__(self, path: Path) -> None:
-        self.description, self.run = (_open_onnx if path.suffix == ".onnx" else _open_torchscript)(path)
+        self.onnx = path.suffix == ".onnx"
+        try:
+            self.module, description = (_open_onnx if self.onnx else _open_torchscript)(path)
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            raise UserError(
+                "export.unreadable", f"{path} can't be read: {next(iter(str(error).splitlines()), '')}; export it again"
+            ) from error
+        self.names = read_outputs(description, path)
 
     def __call__(self, image: Tensor) -> Instances:
         """Detections in an image: (3, H, W) of uint8, with the size and channel order of the description."""
+        if self.onnx:
+            outputs = map(torch.from_numpy, self.module.run(self.names, {"image": image.cpu().numpy()}))
+        else:
+            with torch.no_grad():
+                outputs = self.module(image)
         instances = Instances((image.shape[1], image.shape[2]))
-        for name, values in self.run(image).items():
+        if isinstance(outputs, dict):  # scripted
+            outputs = [outputs[FIELDS[name]] for name in self.names]
+        for name, values in zip(self.names, outputs, strict=True):
             instances.set(FIELDS[name], Boxes(values) if name == "boxes" else values)
         return instances
 
 
-RunFunction = Callable[[Tensor], dict[str, Tensor]]
-
-
-def _open_torchscript(path: Path) -> tuple[Description, RunFunction]:
+def _open_torchscript(path: Path) -> tuple[Any, str | bytes]:
     extra = {KEY: b""}
-    try:
-        module = torch.jit.load(str(path), _extra_files=extra)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"{path} can't be read as TorchScript; export it again") from error
-    description = Description.from_json(extra[KEY], path)
-
-    def run(image: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            outputs: Any = module(image)
-        if isinstance(outputs, dict):  # scripted
-            return {name: outputs[FIELDS[name]] for name in description.outputs}
-        return dict(zip(description.outputs, outputs, strict=True))
-
-    return description, run
+    module = torch.jit.load(str(path), _extra_files=extra)
+    return module, extra[KEY]
 
 
-def _open_onnx(path: Path) -> tuple[Description, RunFunction]:
-    try:
-        import onnxruntime
-    except ModuleNotFoundError as error:
-        raise UserError(MISSING_ONNX) from error
+def _open_onnx(path: Path) -> tuple[Any, str | bytes]:
+    import onnxruntime  # optional, see `export_runs.forms`
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Errors only: it warns on every start about nodes that it can't optimize.
     options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has no common base class
-        raise UserError(f"{path} can't be read as ONNX: {str(error).splitlines()[0]}") from error
-    description = Description.from_json(session.get_modelmeta().custom_metadata_map.get(KEY, ""), path)
-    names = list(description.outputs)
-
-    def run(image: Tensor) -> dict[str, Tensor]:
-        outputs = session.run(names, {"image": image.cpu().numpy()})
-        return {name: torch.from_numpy(values) for name, values in zip(names, outputs, strict=True)}
-
-    return description, run
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session, session.get_modelmeta().custom_metadata_map.get(KEY, "")

@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import GeneralizedRCNN, PanopticFPN, RetinaNet
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import Tensor
@@ -32,12 +33,11 @@ from ..runs.evaluation_data import (
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .exported_detector import ExportedDetector
 from .formats import SUFFIXES, smallest_side, write_onnx, write_torch_export, write_torchscript
-from .graph import check_exportable, find_instances, output_names
+from .graph import find_instances, output_names
 from .int8 import quantize
-from .metadata import MEANING, Description
+from .metadata import MEANING, Description, describe
 from .output_check import OutputDifference, compare_detections, compare_maps, resized_copies
 
-PRECISIONS = ("float32", "float16", "bfloat16", "int8")
 # Tolerances of a float32 export: pixels, scores from 0 to 1, and feature maps relative to their largest value.
 PIXELS, SCORES, MAPS = 0.05, 1e-3, 1e-4
 
@@ -51,9 +51,6 @@ class Form:
         precision: of backbone and FPN; `int8` applies to a whole ONNX detector.
         fuse: fold norms into convolutions first (:func:`fuse_for_inference`); always done for other precisions.
         scripting: script the detector instead of tracing it.
-
-    Raises:
-        UserError: the combination is not supported.
     """
 
     format: str
@@ -61,21 +58,10 @@ class Form:
     fuse: bool = False
     scripting: bool = False
 
-    def __post_init__(self) -> None:
-        if self.precision == "int8" and self.format != "onnx":
-            raise UserError(f"--precision int8 is not supported with --format {self.format}; use --format onnx")
-        if self.precision == "bfloat16" and self.format == "onnx":
-            raise UserError("--precision bfloat16 is not supported by onnxruntime's convolutions; use float16")
-        if self.scripting and (self.format, self.precision, self.fuse) != ("torchscript", "float32", False):
-            raise UserError(
-                "--scripting needs --format torchscript in float32, without --fuse; omit it to trace the detector"
-            )
-
     @property
     def name(self) -> str:
         """The part of the file name after the run's name."""
-        parts = [self.format, self.precision] + ["fused"] * self.fuse + ["scripted"] * self.scripting
-        return "-".join(parts)
+        return "-".join([self.format, self.precision] + ["fused"] * self.fuse + ["scripted"] * self.scripting)
 
     def path(self, output: Path, run: Path) -> Path:
         """The file of a run's export in this form."""
@@ -130,30 +116,29 @@ class RunExporter:
     def __init__(self, folder: Path, *, images: int, split: Sequence[Path] | None = None) -> None:
         cfg = read_run_config(folder)
         self.run: TrainedRun = load_trained_run(folder, cfg)
-        check_exportable(self.run.model, folder)
+        model: Any = self.run.model
+        if not isinstance(model, GeneralizedRCNN | RetinaNet) or isinstance(model, PanopticFPN):
+            raise UserError(
+                "export.architecture",
+                f"{folder}: a {type(model).__name__} can't be exported; R-CNNs and RetinaNet can",
+            )
         # Otherwise tracing keeps every map for a backward pass.
-        self.run.model.requires_grad_(False)
-        if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-            raise UserError(f"{folder}: INPUT.FORMAT {cfg.INPUT.FORMAT} can't be exported; RGB and BGR can")
+        model.requires_grad_(False)
         self.data: EvaluationData = open_evaluation_data(self.run, split, None)
         if not self.data.images:
-            raise UserError(f"{self.data.annotations} has no images to compare on")
+            raise UserError("data.no_images", f"{self.data.annotations} has no images to compare on")
         self.images = list(self._tensors(spread(self.data.images, images)))
         # Trace with the image that has the most detections, so that all branches are taken.
         with torch.no_grad():
-            instances = [find_instances(self.run.model, image) for image in self.images]
+            instances = [find_instances(model, image) for image in self.images]
         counts = list(map(len, instances))
         self.detections = max(counts)
         self.example = self.images[counts.index(self.detections)]
-        self.description = Description(
-            format="",
-            precision="",
+        self.description = describe(
+            cfg,
+            run_categories(folder, cfg),
             detector=f"{folder.resolve().name}: {_kind(self.run)}",
             weights_sha256=file_digest(self.run.weights),
-            channel_order=cfg.INPUT.FORMAT,
-            shortest_side=cfg.INPUT.MIN_SIZE_TEST,
-            longest_side=cfg.INPUT.MAX_SIZE_TEST,
-            classes=tuple(run_categories(folder, cfg).items()),
             outputs={name: MEANING[name] for name in output_names(instances[0])},
         )
 
@@ -169,48 +154,54 @@ class RunExporter:
             UserError: this detector can't be exported in this form, or has no detections to compare.
         """
         model: Any = self.run.model
-        if form.format == "onnx" and "keypoints" in self.description.outputs:
+        if form.format == "onnx" and "keypoints" in self.description["outputs"]:
             raise UserError(
-                f"{self.run.folder}: detectron2's keypoint head can't be exported to ONNX; use --format torchscript"
+                "export.keypoints",
+                f"{self.run.folder}: detectron2's keypoint head can't be exported to ONNX; use --format torchscript",
             )
         if form.format != "torch-export" and not self.detections:
             raise UserError(
+                "export.no_detections",
                 f"{self.run.folder}: no detections in {len(self.images)} test images, so there is nothing to compare; "
-                "raise --images, or train longer"
+                "raise --images, or train longer",
             )
         if form.fuse or form.precision != "float32":
             half = getattr(torch, form.precision) if form.precision in ("float16", "bfloat16") else None
             model = fuse_for_inference(model, dtype=half)
-        description = replace(self.description, format=form.format, precision=form.precision)
+        description = {**self.description, "format": form.format, "precision": form.precision}
+        ap = None
         if form.format == "torch-export":
-            return self._export_backbone(path, model, form, description)
-        if form.format == "torchscript":
-            write_torchscript(path, model, self.example, description, scripting=form.scripting)
-        elif form.precision == "int8":
-            with tempfile.TemporaryDirectory() as folder:
-                source = Path(folder, "float32.onnx")
-                write_onnx(source, model, self.example, description)
-                quantize(source, path, self._calibration_images(calibration), description)
+            difference = self._export_backbone(path, model, description)
         else:
-            write_onnx(path, model, self.example, description)
-        exported = ExportedDetector(path)
-        difference = compare_detections(lambda image: find_instances(self.run.model, image), exported, self.images)
-        ap = self._evaluate(exported) if evaluate else None
-        return Export(file=path, detector=self.description.detector, form=form, difference=difference, ap=ap)
+            if form.format == "torchscript":
+                write_torchscript(path, model, self.example, description, scripting=form.scripting)
+            elif form.precision == "int8":
+                with tempfile.TemporaryDirectory() as folder:
+                    source = Path(folder, "float32.onnx")
+                    write_onnx(source, model, self.example, description)
+                    quantize(source, path, self._calibration_images(calibration), description)
+            else:
+                write_onnx(path, model, self.example, description)
+            exported = ExportedDetector(path)
+            difference = compare_detections(lambda image: find_instances(self.run.model, image), exported, self.images)
+            ap = self._evaluate(exported) if evaluate else None
+        return Export(file=path, detector=self.description["detector"], form=form, difference=difference, ap=ap)
 
-    def _export_backbone(self, path: Path, model: Any, form: Form, description: Description) -> Export:
+    def _export_backbone(self, path: Path, model: Any, description: Description) -> OutputDifference:
         original: Any = self.run.model
         multiple = original.backbone.size_divisibility or 32
-        description = replace(
-            description,
-            pixel_mean=tuple(original.pixel_mean.flatten().tolist()),
-            pixel_std=tuple(original.pixel_std.flatten().tolist()),
-            multiple=multiple,
-            outputs={
-                name: f"(images, {shape.channels}, height / {shape.stride}, width / {shape.stride}) float32"
-                for name, shape in original.backbone.output_shape().items()
-            },
-        )
+        batch_input = {
+            "shape": ["images", 3, "height", "width"],
+            "dtype": "float32",
+            "subtract": original.pixel_mean.flatten().tolist(),
+            "divide_by": original.pixel_std.flatten().tolist(),
+            "pad_to_multiples_of": multiple,
+        }
+        description["input"] = description["input"] | batch_input
+        description["outputs"] = {
+            name: f"(images, {shape.channels}, height / {shape.stride}, width / {shape.stride}) float32"
+            for name, shape in original.backbone.output_shape().items()
+        }
         write_torch_export(path, model.backbone, original.device, description)
         program = torch.export.load(str(path)).module()
         smallest = smallest_side(original.backbone, multiple)
@@ -220,8 +211,7 @@ class RunExporter:
             height, width = (max(smallest, -(-side // multiple) * multiple) for side in batch.shape[2:])
             batches.append(F.pad(batch, (0, width - batch.shape[3], 0, height - batch.shape[2])))
         batches.append(torch.cat([batches[0], batches[0].flip(3)]))
-        difference = compare_maps(original.backbone, program, batches)
-        return Export(file=path, detector=self.description.detector, form=form, difference=difference, ap=None)
+        return compare_maps(original.backbone, program, batches)
 
     def _tensors(self, images: Sequence[dict[str, Any]]) -> Iterator[Tensor]:
         for (entry,) in image_batches(self.run.cfg, images):
@@ -229,7 +219,7 @@ class RunExporter:
 
     def _calibration_images(self, count: int) -> Iterator[Tensor]:
         if not self.run.cfg.DATASETS.TRAIN:
-            raise UserError(f"{self.run.folder}: int8 needs training images, and DATASETS.TRAIN is empty; omit int8")
+            raise UserError("export.no_training_set", f"{self.run.folder}: DATASETS.TRAIN is empty, and int8 needs it")
         name = self.run.cfg.DATASETS.TRAIN[0]
         register_recorded(self.run.folder, name, ", but int8 needs training images")
         images = spread(DatasetCatalog.get(name), count)

@@ -2,7 +2,7 @@
 
 import copy
 import io
-import tempfile
+import json
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,6 @@ import torch
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..files import write_whole
 from .graph import script, traceable
 from .metadata import KEY, Description
@@ -23,7 +22,6 @@ SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "torch-export": ".pt2"}
 OPSET = 16
 # Range of a side for torch.export, in multiples of the padding.
 SMALLEST, LARGEST = 3, 128
-MISSING_ONNX = "ONNX needs the packages onnx and onnxruntime: pip install 'se_detection[export]'"
 
 
 def write_torchscript(
@@ -37,15 +35,15 @@ def write_torchscript(
     Raises:
         UserError: the detector can't be scripted.
     """
-    with _quiet():
+    # Tracing warns hundreds of times about possible constants. The export is compared with the original afterwards.
+    with warnings.catch_warnings(action="ignore"):
         if scripting:
             module: Any = script(model)
         else:
             with torch.no_grad():
-                module = torch.jit.trace(traceable(model, image, description.outputs), (image,), check_trace=False)
-    buffer = io.BytesIO()
-    torch.jit.save(module, buffer, _extra_files={KEY: description.to_json().encode()})
-    write_whole(path, lambda file: file.write(buffer.getbuffer()))
+                module = torch.jit.trace(traceable(model, image, description["outputs"]), (image,), check_trace=False)
+    extra = {KEY: json.dumps(description, indent=1).encode()}
+    write_whole(path, lambda file: torch.jit.save(module, file, _extra_files=extra))
 
 
 def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Description) -> None:
@@ -53,30 +51,25 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
 
     Args:
         image: (3, H, W), with at least one detection.
-
-    Raises:
-        UserError: onnx is not installed.
     """
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        raise UserError(MISSING_ONNX) from error
-    names = list(description.outputs)
+    import onnx  # optional, see `export_runs.forms`
+
+    names = list(description["outputs"])
     axes = {"image": {1: "height", 2: "width"}, **{name: {0: "detections"} for name in names}}
-    with _quiet(), _addcmul_as_mul_and_add(), tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "detector.onnx")
+    buffer = io.BytesIO()
+    with warnings.catch_warnings(action="ignore"), _addcmul_as_mul_and_add():
         torch.onnx.export(
             traceable(model, image, names),
             (image,),
-            file,
+            buffer,  # type: ignore[arg-type]
             opset_version=OPSET,
             input_names=["image"],
             output_names=names,
             dynamic_axes=axes,
             dynamo=False,
         )
-        content = onnx.load(file)
-    onnx.helper.set_model_props(content, {KEY: description.to_json()})
+    content = onnx.load_from_string(buffer.getvalue())
+    onnx.helper.set_model_props(content, {KEY: json.dumps(description, indent=1)})
     onnx.checker.check_model(content)
     write_whole(path, lambda file: file.write(content.SerializeToString()))
 
@@ -85,11 +78,11 @@ def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, de
     """Writes a detector's backbone and FPN, for any number of images with sides from :func:`smallest_side` to 4096.
 
     Args:
-        backbone: takes (N, 3, H, W), normalized and padded to multiples of `description.multiple`; returns a dictionary
-            of feature maps.
+        backbone: takes (N, 3, H, W), normalized and padded to multiples of its `size_divisibility`; returns a
+            dictionary of feature maps.
         device: of the backbone.
     """
-    multiple = description.multiple
+    multiple = description["input"]["pad_to_multiples_of"]
     smallest = smallest_side(backbone, multiple) // multiple
     height, width = (torch.export.Dim(name, min=smallest, max=LARGEST) for name in ("height", "width"))
     sizes = {0: torch.export.Dim("images", min=1, max=1024), 2: multiple * height, 3: multiple * width}
@@ -97,11 +90,10 @@ def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, de
     backbone = copy.deepcopy(backbone).eval()
     if isinstance(getattr(backbone, "top_block", None), LastLevelMaxPool):
         backbone.top_block = _EverySecond()
-    with _quiet(), torch.no_grad():
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():
         program = torch.export.export(backbone, (example,), dynamic_shapes=(sizes,), strict=False)
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={KEY: description.to_json()})
-    write_whole(path, lambda file: file.write(buffer.getbuffer()))
+    extra = {KEY: json.dumps(description, indent=1)}
+    write_whole(path, lambda file: torch.export.save(program, file, extra_files=extra))
 
 
 def smallest_side(backbone: Any, multiple: int) -> int:
@@ -141,11 +133,3 @@ def _addcmul_as_mul_and_add() -> Iterator[None]:
 def _addcmul(graph: Any, x: Any, first: Any, second: Any, value: Any) -> Any:
     """`value` is ignored: it is 1 wherever this package calls addcmul."""
     return graph.op("Add", x, graph.op("Mul", first, second))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # Tracing warns hundreds of times about possible constants. The export is compared with the original afterwards.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

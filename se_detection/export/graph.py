@@ -2,29 +2,18 @@
 
 import copy
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.export import TracingAdapter, scripting_with_instances
-from detectron2.modeling import GeneralizedRCNN, PanopticFPN, RetinaNet
+from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..errors import UserError
 from .metadata import FIELDS
-
-
-def check_exportable(model: nn.Module, run: Path) -> None:
-    """Checks that a run's detector can be exported.
-
-    Raises:
-        UserError: it is neither an R-CNN nor a RetinaNet.
-    """
-    if not isinstance(model, GeneralizedRCNN | RetinaNet) or isinstance(model, PanopticFPN):
-        raise UserError(f"{run}: a {type(model).__name__} can't be exported; R-CNNs and RetinaNet can")
 
 
 def find_instances(model: nn.Module, image: Tensor) -> Instances:
@@ -58,7 +47,7 @@ def traceable(model: nn.Module, image: Tensor, outputs: Iterable[str]) -> nn.Mod
 
     def run(model: nn.Module, inputs: list[dict[str, Tensor]]) -> tuple[Tensor, ...]:
         instances = find_instances(model, inputs[0]["image"])
-        return tuple(_tensor(instances.get(field)) for field in fields)
+        return tuple(tensor_of(instances.get(field)) for field in fields)
 
     return TracingAdapter(model, [{"image": image}], inference_func=run).eval()
 
@@ -72,7 +61,8 @@ class _NeverEmpty(Box2BoxTransform):
         return moved[:-1]
 
 
-def _tensor(values: Boxes | Tensor) -> Tensor:
+def tensor_of(values: Any) -> Tensor:
+    """The tensor of one of the fields of Instances."""
     return values.tensor if isinstance(values, Boxes) else values
 
 
@@ -91,23 +81,23 @@ def script(model: nn.Module) -> torch.jit.ScriptModule:
         return scripting_with_instances(module.eval(), fields)
     except Exception as error:  # TorchScript's compiler has no exception class
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"this detector can't be scripted ({reason}); omit --scripting to trace it") from error
+        raise UserError(
+            "export.not_scriptable", f"this detector can't be scripted ({reason}); omit --scripting to trace it"
+        ) from error
 
 
-class _ScriptableRCNN(nn.Module):
+class _Scriptable(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
+
+class _ScriptableRCNN(_Scriptable):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         return self.model.inference([{"image": image}], do_postprocess=False)[0].get_fields()
 
 
-class _ScriptableDense(nn.Module):
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
+class _ScriptableDense(_Scriptable):
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         instances = self.model([{"image": image}])[0]
         # detectron2 skips this when scripted.

@@ -1,5 +1,6 @@
 """Static quantization to 8 bits with onnxruntime."""
 
+import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,9 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import UserError
 from ..files import write_whole
-from .formats import MISSING_ONNX
 from .metadata import KEY, Description
 
 # The last layers stay in float32: scores and box sides need more than 8 bits.
@@ -22,16 +21,10 @@ def quantize(source: Path, path: Path, images: Iterable[Tensor], description: De
     Args:
         source: the detector in float32.
         images: (3, H, W) of uint8 each, for calibration: they give the range of each map's values.
-
-    Raises:
-        UserError: onnx is not installed.
     """
-    try:
-        import onnx
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ModuleNotFoundError as error:
-        raise UserError(MISSING_ONNX) from error
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Images(CalibrationDataReader):
         def __init__(self) -> None:
@@ -60,5 +53,5 @@ def quantize(source: Path, path: Path, images: Iterable[Tensor], description: De
             reduce_range=True,
         )
         content = onnx.load(quantized)
-    onnx.helper.set_model_props(content, {KEY: description.to_json()})
+    onnx.helper.set_model_props(content, {KEY: json.dumps(description, indent=1)})
     write_whole(path, lambda file: file.write(content.SerializeToString()))

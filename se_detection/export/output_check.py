@@ -2,15 +2,14 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Instances, pairwise_iou
 from torch import Tensor
 
+from .graph import tensor_of
 from .metadata import FIELDS
 
 # Detections are the same object from this IoU on.
@@ -54,9 +53,9 @@ def resized_copies(image: Tensor) -> Iterator[Tensor]:
 def compare_detections(
     original: Callable[[Tensor], Instances], exported: Callable[[Tensor], Instances], images: Sequence[Tensor]
 ) -> OutputDifference:
-    """Runs both detectors on each image, (3, H, W) of uint8, at several sizes."""
+    """Runs both detectors on each image, (3, H, W) of uint8, at several sizes, on a GPU without TF32."""
     result = OutputDifference()
-    with torch.no_grad(), _float32():
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for image in itertools.chain.from_iterable(map(resized_copies, images)):
             expected, actual = original(image).to("cpu"), exported(image).to("cpu")
             pairs = pair_detections(expected, actual)
@@ -66,20 +65,9 @@ def compare_detections(
             first, second = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
             for name, field_name in FIELDS.items():
                 if name != "classes" and expected.has(field_name):
-                    ours, theirs = (_values(it.get(field_name)) for it in (expected, actual))
+                    ours, theirs = (tensor_of(it.get(field_name)) for it in (expected, actual))
                     result.add(name, ours[first] - theirs[second])
     return result
-
-
-def _float32() -> AbstractContextManager[None]:
-    """Within the context, float32 convolutions on a GPU don't use TF32, cuDNN's default."""
-    context: AbstractContextManager[None] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return context
-
-
-def _values(values: Any) -> Tensor:
-    tensor: Tensor = values.tensor if isinstance(values, Boxes) else values
-    return tensor
 
 
 def compare_maps(
@@ -87,9 +75,9 @@ def compare_maps(
     exported: Callable[[Tensor], dict[str, Tensor]],
     batches: Sequence[Tensor],
 ) -> OutputDifference:
-    """Runs both backbones on batches: (N, 3, H, W), normalized and padded."""
+    """Runs both backbones on batches: (N, 3, H, W), normalized and padded; on a GPU without TF32."""
     result = OutputDifference()
-    with torch.no_grad(), _float32():
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for batch in batches:
             expected, actual = original(batch), exported(batch)
             result.images += len(batch)
