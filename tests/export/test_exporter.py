@@ -146,6 +146,7 @@ def test_int8_has_8_bit_weights_and_ap(trained, tmp_path) -> None:
     assert json.loads(description["se_detection.json"])["precision"] == "int8"
 
 
+@pytest.mark.slow
 def test_finding_all_annotated_objects_has_an_ap_of_100(trained) -> None:
     """The images are resized, and the category ids have gaps."""
     exporter = RunExporter(trained, images=1)
@@ -272,6 +273,7 @@ def test_a_detector_that_cannot_be_scripted_can_be_traced(trained, tmp_path) -> 
     assert exporter.export(tmp_path / "d.onnx", ONNX, calibration=1, evaluate=False).agrees
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "code", "named"), [
     (KINDS["Keypoint R-CNN"], "export.keypoints", "--format torchscript"),
     (("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0"), "export.no_detections", "2 test images"),

@@ -124,7 +124,7 @@ def test_damaged_files_are_rejected(file, run, tmp_path) -> None:
     path = tmp_path / "changed.pth"
     for content, code, named in [
         (changed, "weights.broken", "wrong checksum"),
-        (data[: len(data) // 2], "weights.not_loadable", path),
+        (data[: len(data) // 2], "weights.broken", path),
         ((run / "config.yaml").read_bytes(), "weights.not_weights", path),
     ]:
         path.write_bytes(content)

@@ -2,10 +2,10 @@ import os
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from se_detection.inference.inputs import find_camera, find_files, unreadable
 
+from ..data.hostile_images import broken, images, write_all
 from ..helpers import raises
 
 
@@ -60,16 +60,15 @@ def test_cameras() -> None:
             find_camera(inputs)
 
 
-def test_each_unreadable_file_has_a_reason(photos, clip) -> None:
-    whole = photos / "0.png"
-    cut, text, empty, video = (photos / name for name in ("cut.jpg", "text.png", "empty.mp4", "broken.avi"))
-    Image.effect_noise((200, 200), 50).save(cut)
-    os.truncate(cut, cut.stat().st_size // 2)
-    text.write_text("no image")
-    empty.touch()
-    video.write_bytes(clip.read_bytes()[:200])
-    reasons = unreadable([whole, cut, clip, text, empty, video, photos / "gone.png"])
-    assert list(reasons) == [cut, text, empty, video, photos / "gone.png"]
-    assert "truncated" in reasons[cut]
-    assert "cannot identify image file" in reasons[text]
-    assert reasons[photos / "gone.png"] == "no such file"
+def test_each_unreadable_file_has_a_reason(photos, clip, tmp_path) -> None:
+    good = [*write_all(tmp_path / "good", images), clip, photos / "0.png"]
+    bad = [*write_all(tmp_path / "bad", broken), *(photos / name for name in ("empty.mp4", "cut.avi"))]
+    gone = [photos / name for name in ("gone.png", "pipe.mp4", "pipe.png")]
+    bad[-2].touch()
+    bad[-1].write_bytes(clip.read_bytes()[:200])
+    for path in gone[1:]:
+        os.mkfifo(path)
+    reasons = unreadable([*good, *bad, *gone])
+    assert list(reasons) == [*bad, *gone]
+    assert all(reason and reason.isprintable() for reason in reasons.values())
+    assert [reasons[path] for path in gone] == ["no such file"] * 3

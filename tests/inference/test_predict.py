@@ -13,6 +13,7 @@ from PIL import Image
 from pycocotools import mask as masks
 from pycocotools.coco import COCO
 
+from se_detection import UserError
 from se_detection.engine.signals import Interrupted
 from se_detection.inference.detector import Detector
 from se_detection.inference.predict import predict
@@ -106,15 +107,13 @@ class FakeMaskDetector(FakeDetector):
         return [{**plate, "segmentation": code, "keypoints": [left + 14.5, 34.5, 0.9]}, cup]
 
 
-@pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True], ids=["at once", "stopped"])
-def test_masks_and_keypoints_are_drawn_and_written(clip, photos, tmp_path, stopped) -> None:
+def test_masks_and_keypoints_are_drawn_and_written(clip, photos, tmp_path) -> None:
     detector = FakeMaskDetector(tmp_path)
-    if stopped:
-        # In the video: its first frames are drawn again from the notes.
-        stop_at(detector, 5)
-        with pytest.raises(Interrupted):
-            predict([str(photos), str(clip)], [detector], tmp_path / "out")
-        detector.before = lambda number: None
+    # In the video: its first frames are drawn again from the notes.
+    stop_at(detector, 5)
+    with pytest.raises(Interrupted):
+        predict([str(photos), str(clip)], [detector], tmp_path / "out")
+    detector.before = lambda number: None
     predict([str(photos), str(clip)], [detector], tmp_path / "out")
     truth = COCO(str(tmp_path / "out" / "images.json"))
     found = json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())
@@ -262,6 +261,41 @@ def test_unreadable_files_are_an_error_or_skipped(fake, photos, clip, tmp_path) 
         predict([str(photos / "1.png")], [fake], tmp_path / "none", skip_bad_images=True)
 
 
+def test_file_names_that_are_not_utf8_are_kept(fake, photos, tmp_path) -> None:
+    path = os.fsencode(photos) + b"/\xff\xfe.png"
+    shutil.copy(photos / "0.png", path)
+    predict([str(photos)], [fake], tmp_path / "out")
+    listed = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
+    assert path in [os.fsencode(image["file_name"]) for image in listed]
+    # It can be resumed.
+    assert predict([str(photos)], [fake], tmp_path / "out").images == 4
+
+
+def test_drawings_are_resized_to_the_limit_of_jpeg(fake, tmp_path) -> None:
+    Image.new("RGB", (66_000, 40)).save(tmp_path / "long.png")
+    predict([str(tmp_path / "long.png")], [fake], tmp_path / "out")
+    assert Image.open(tmp_path / "out" / "pictures" / "00001_long.jpg").width == 65_500
+
+
+class Thin(FakeDetector):
+    """Refuses images as a predictor does."""
+
+    def __call__(self, image, image_id):
+        if image.shape[1] > 10_000:
+            raise UserError("data.too_thin", "too long and thin")
+        return []
+
+
+def test_thin_images_are_rejected_or_skipped(photos, tmp_path) -> None:
+    thin = photos / "thin.png"
+    Image.new("RGB", (20_000, 10)).save(thin)
+    with raises("data.too_thin", thin):
+        predict([str(photos)], [Thin(tmp_path)], tmp_path / "out")
+    done = predict([str(photos)], [Thin(tmp_path)], tmp_path / "other", skip_bad_images=True)
+    assert done.images == 3
+    assert list(done.unreadable) == [thin]
+
+
 def test_truncated_videos_are_reported(fake, tmp_path) -> None:
     path = tmp_path / "noise.avi"
     write_video(path, list(np.random.default_rng(0).integers(0, 255, (6, 120, 160, 3), dtype=np.uint8)))
@@ -294,6 +328,7 @@ def test_a_camera_is_recorded_until_a_signal(fake, clip, photos, tmp_path, monke
         predict(["camera:2"], [fake], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_tool_on_a_run(trained, run_script, tmp_path, capsys) -> None:
     folder = trained.parent / "val"
     out = tmp_path / "out"

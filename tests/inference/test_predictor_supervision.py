@@ -9,7 +9,8 @@ from se_detection.inference.predictor import SEPredictor
 from .small_runs import IMAGES, KINDS, write_run
 
 
-@pytest.mark.parametrize("kind", [pytest.param("Faster R-CNN", marks=pytest.mark.slow), "Mask R-CNN"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Faster R-CNN", "Mask R-CNN"])
 def test_supervision_reads_and_draws_instances(tmp_path, kind) -> None:
     predictor = SEPredictor.from_run(write_run(tmp_path / "run", *KINDS[kind]))
     instances = predictor(IMAGES[1])
