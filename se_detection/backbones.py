@@ -74,20 +74,28 @@ def create_backbone(
     """
     if name not in NAMED_BACKBONES:
         choices = ", ".join(NAMED_BACKBONES)
-        raise UserError(f"no backbone is named {name!r}; did you mean {_closest_name(name)!r}? choose from {choices}")
+        raise UserError(
+            "model.unknown_backbone",
+            f"no backbone is named {name!r}; did you mean {_closest_name(name)!r}? choose from {choices}",
+        )
     layout = layout or ("caffe" if name == "senet154" else "torchvision")
     check_choice("layout", layout, LAYOUTS)
     if name == "senet154" and layout != "caffe":
-        raise UserError("layout: 'senet154' exists only in the caffe layout; omit layout")
+        raise UserError("model.bad_argument", "layout: 'senet154' exists only in the caffe layout; omit layout")
     if name in PLAIN_BACKBONES and se is not None:
-        raise UserError(f"se: {name!r} is a plain backbone; did you mean 'se_{name}'?")
+        raise UserError("model.bad_argument", f"se: {name!r} is a plain backbone; did you mean 'se_{name}'?")
     known = ("stem", *STAGES, "linear")
     if not out_features or not set(out_features) <= set(known):
-        raise UserError(f"out_features: {list(out_features)} is not a selection of {', '.join(known)}")
+        raise UserError(
+            "model.bad_argument", f"out_features: {list(out_features)} is not a selection of {', '.join(known)}"
+        )
     if "linear" in out_features and (num_classes is None or "res5" not in out_features):
-        raise UserError("out_features: 'linear' needs num_classes and the feature 'res5'")
+        raise UserError("model.bad_argument", "out_features: 'linear' needs num_classes and the feature 'res5'")
     if freeze_at not in range(len(STAGES) + 2):
-        raise UserError(f"freeze_at: {freeze_at!r} is not from 0 (nothing) to {len(STAGES) + 1} (stem to res5)")
+        raise UserError(
+            "model.bad_argument",
+            f"freeze_at: {freeze_at!r} is not from 0 (nothing) to {len(STAGES) + 1} (stem to res5)",
+        )
     options = NAMED_BACKBONES[name]
     se = (se or SEConfig()) if name in SE_BACKBONES else PLAIN
     stem = "basic" if layout == "torchvision" else "deep" if name == "senet154" else "caffe"
@@ -164,7 +172,10 @@ def _load(backbone: Backbone, weights: str, **built: Any) -> None:
         return
     file = WeightsAssumptions.from_dict(recorded)
     if found := contradictions(file, replace(file, **built)):
-        raise UserError(f"{weights} was made for another network: {'; '.join(found)}; change name, layout or se")
+        raise UserError(
+            "weights.other_network",
+            f"{weights} was made for another network: {'; '.join(found)}; change name, layout or se",
+        )
     mean, std = ([round(value, 3) for value in values] for values in (file.pixel_mean, file.pixel_std))
     logger.info(f"{weights} assumes {file.channel_order} images in 0..255 with mean {mean} and std {std}")
 

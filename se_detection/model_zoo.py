@@ -47,7 +47,9 @@ def get_config_file(name: str) -> str:
     known = names()
     if (bare := name.removesuffix(YAML)) not in known:
         close = get_close_matches(bare, known, n=1, cutoff=0)
-        raise UserError(f"no config is named {name!r}; did you mean {close[0]!r}? model_zoo.names() lists all")
+        raise UserError(
+            "config.not_found", f"no config is named {name!r}; did you mean {close[0]!r}? model_zoo.names() lists all"
+        )
     return str(_folder() / (bare if bare.endswith(LAZY) else bare + YAML))
 
 
@@ -68,7 +70,9 @@ def get_recipe_file(name: str) -> str:
     """
     recipes = {path.stem.removeprefix("Recipe-"): path for path in sorted(_folder().glob("Pretrain/Recipe-*.yaml"))}
     if name not in recipes:
-        raise UserError(f"no recipe is named {name!r}; choose from {', '.join(recipes)}, or give a .yaml file")
+        raise UserError(
+            "config.not_found", f"no recipe is named {name!r}; choose from {', '.join(recipes)}, or give a .yaml file"
+        )
     return str(recipes[name])
 
 
@@ -83,7 +87,9 @@ def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
     """
     file = get_config_file(name)
     if trained:
-        raise UserError(f"no trained weights are published for {name!r}; train it with se-det train")
+        raise UserError(
+            "weights.not_published", f"no trained weights are published for {name!r}; train it with se-det train"
+        )
     if file.endswith(LAZY):
         return LazyConfig.load(file)
     cfg = get_cfg()

@@ -1,9 +1,7 @@
-"""configs/Ablations against the paper's tables: each config builds, trains and can be exported."""
+"""configs/Ablations against the paper's tables: each config changes one thing, and can be trained."""
 
-import copy
 from pathlib import Path
 
-import detectron2.export.torchscript  # noqa: F401  (makes detectron2's ResNet and FPN scriptable)
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -14,6 +12,7 @@ from detectron2.utils.events import EventStorage
 from projects.paper.paper_tables import ROWS
 from se_detection import SEConfig, UserError, model_zoo
 from se_detection.engine.checks import load_config
+from se_detection.modeling import se_resnet
 from se_detection_cli import train_command
 from se_detection_cli.main import command_parser
 
@@ -44,6 +43,7 @@ def small(name: str) -> CfgNode:
     cfg.merge_from_list(
         [
             *("MODEL.DEVICE", "cpu", "MODEL.RESNETS.NORM", "BN", "MODEL.BACKBONE.FREEZE_AT", 0),
+            *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64, "MODEL.RESNETS.WIDTH_PER_GROUP", 16),
             *("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.ROI_BOX_HEAD.FC_DIM", 16, "MODEL.ROI_HEADS.NUM_CLASSES", 4),
         ]
     )
@@ -91,20 +91,18 @@ def test_the_configs_match_the_counted_rows() -> None:
             assert found == {field: _plain(value) for field, value in vars(row.classifier.se).items()}, row.name
 
 
-@pytest.mark.parametrize("name", CHANGES)
-def test_it_trains_a_step_and_can_be_exported(name) -> None:
-    torch.manual_seed(0)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [BASE, "se_r50_squeeze_none", "se_r50_position_3x3"])
+def test_it_trains_a_step(name, monkeypatch) -> None:
+    """With fewer blocks; tests/modeling/test_blocks.py has the gradients and the scripts of each position."""
+    monkeypatch.setattr(se_resnet, "BLOCKS_PER_STAGE", {50: (1, 1, 1, 1)})
     detector = build_model(small(name)).train()
-    gates = {key for key, _ in detector.named_parameters() if ".se." in key}
-    assert bool(gates) == (name != "r50_no_se")
-    assert not any(key.endswith("bias") for key in gates)
     instances = Instances(
         (64, 64), gt_boxes=Boxes(torch.tensor([[8.0, 8.0, 48.0, 40.0]])), gt_classes=torch.tensor([1])
     )
     # Two different images: for equal images, the means after BN, which SE squeezes, are 0.
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
     optimizer = torch.optim.SGD(detector.parameters(), lr=1e-3)
-    before = copy.deepcopy(detector.backbone.state_dict())
     with EventStorage():
         losses = detector([{"image": image, "instances": instances} for image in images])
     sum(losses.values()).backward()
@@ -113,29 +111,10 @@ def test_it_trains_a_step_and_can_be_exported(name) -> None:
         assert torch.isfinite(parameter).all(), key
         # A bias before BN may not change; every convolution learns, also those of the gates.
         assert parameter.dim() < 4 or parameter.grad.abs().max() > 0, key
-    after = detector.backbone.state_dict()
-    assert not any(torch.equal(before[key], after[key]) for key in before if key.endswith("conv2.weight"))
-
-    backbone = detector.backbone.bottom_up.eval()
-    x = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        expected, exported = backbone(x), torch.jit.script(backbone)(x)
-    assert list(exported) == list(expected) == ["res2", "res3", "res4", "res5"]
-    for key, feature in expected.items():
-        torch.testing.assert_close(exported[key], feature)
 
 
 def test_training_needs_a_pretrained_backbone(tmp_path) -> None:
     arguments = ["--config-file", str(FOLDER / "se_r50_reduction_8.yaml"), "OUTPUT_DIR", str(tmp_path / "run")]
-    data = [
-        "DATASETS.TRAIN",
-        "('se_toy_train',)",
-        "DATASETS.TEST",
-        "('se_toy_val',)",
-        "MODEL.ROI_HEADS.NUM_CLASSES",
-        "4",
-    ]
-    with pytest.raises(
-        UserError, match=r"MODEL.WEIGHTS: there is no file a-backbone-pre-trained-with-this-MODEL.SE.pth"
-    ):
-        load_config(command_parser(train_command).parse_args([*arguments, *data]))
+    arguments += ["DATASETS.TRAIN", "('se_toy_train',)", "DATASETS.TEST", "('se_toy_val',)"]
+    with pytest.raises(UserError, match=r"MODEL.WEIGHTS: .*a-backbone-pre-trained-with-this-MODEL.SE.pth"):
+        load_config(command_parser(train_command).parse_args([*arguments, "MODEL.ROI_HEADS.NUM_CLASSES", "4"]))

@@ -10,11 +10,11 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
-from se_detection import SEConfig, UserError, convert_state_dict, create_backbone, create_res5, model_zoo
+from se_detection import SEConfig, convert_state_dict, create_backbone, create_res5, model_zoo
 from se_detection.checkpoint import timm_handler
 from se_detection.checkpoint.convert_input import convert_input
 
-from .helpers import randomize_norms, relative_error
+from .helpers import raises, randomize_norms, relative_error
 
 CLASSIFIER = {"num_classes": 1000, "out_features": ("res5", "linear")}
 
@@ -44,6 +44,7 @@ def has_the_tensors(model: nn.Module, expected: dict[str, Tensor]) -> bool:
     return all(torch.equal(tensor, expected[key]) for key, tensor in state.items())
 
 
+@pytest.mark.slow
 def test_weights_by_timms_name(se_resnet50, timm_name) -> None:
     expected = convert_state_dict(se_resnet50.state_dict(), "timm")
     assert has_the_tensors(create_backbone("se_resnet50", weights=timm_name), expected)
@@ -63,6 +64,7 @@ def test_weights_of_a_file(name, tmp_path) -> None:
         assert relative_error(ours(images)["linear"], theirs(images)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_classifier_of_other_classes_stays_random(timm_name, se_resnet50) -> None:
     backbone = create_backbone("se_resnet50", weights=timm_name, num_classes=7, out_features=("res5", "linear"))
     expected = convert_state_dict(se_resnet50.state_dict(), "timm")
@@ -71,6 +73,7 @@ def test_a_classifier_of_other_classes_stays_random(timm_name, se_resnet50) -> N
     assert has_the_tensors(backbone, expected | {f"linear.{key}": tensor for key, tensor in linear.items()})
 
 
+@pytest.mark.slow
 def test_some_of_the_stages_are_loaded(timm_name, se_resnet50) -> None:
     expected = convert_state_dict(se_resnet50.state_dict(), "timm")
     backbone = create_backbone("se_resnet50", weights=timm_name, out_features=("res3",), freeze_at=2)
@@ -80,45 +83,41 @@ def test_some_of_the_stages_are_loaded(timm_name, se_resnet50) -> None:
     assert has_the_tensors(res5, {key.removeprefix("res5."): tensor for key, tensor in expected.items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
+    ("name", "options", "code", "named"),
     [
-        (
-            "se_resnet50",
-            {"layout": "caffe"},
-            r"STRIDE_IN_1X1 is False in the file and True .*STEM_TYPE is basic in the",
-        ),
-        ("se_resnet50", {"se": SEConfig(position="post")}, "MODEL.SE.POSITION is standard in the file and post in"),
-        ("se_resnet50", {"se": SEConfig(squeeze="max")}, "MODEL.SE.SQUEEZE is avg in the file and max in"),
-        ("se_resnet50", {"se": SEConfig(gate="relu")}, "MODEL.SE.GATE is sigmoid in the file and relu in"),
-        ("se_resnet101", {"out_features": ("res3",)}, "MODEL.RESNETS.DEPTH is 50 in the file and 101 in"),
-        ("se_resnet101", {}, r"of the backbone's \d+ tensors are missing .*res4.6"),
-        ("se_resnet50", {"se": SEConfig(reduction=8)}, "have another shape"),
-        ("se_resnet50", {"se": SEConfig(stages=("res5",))}, r"res2.0.se.fc1"),
-        ("resnet50", {}, "has SE"),
-        ("resnet18", {}, "of the backbone's"),
+        ("se_resnet50", {"layout": "caffe"}, "weights.other_network", ["STRIDE_IN_1X1", "STEM_TYPE"]),
+        ("se_resnet50", {"se": SEConfig(position="post")}, "weights.other_network", ["MODEL.SE.POSITION"]),
+        ("se_resnet50", {"se": SEConfig(squeeze="max")}, "weights.other_network", ["MODEL.SE.SQUEEZE"]),
+        ("se_resnet50", {"se": SEConfig(gate="relu")}, "weights.other_network", ["MODEL.SE.GATE"]),
+        ("se_resnet101", {"out_features": ("res3",)}, "weights.other_network", ["MODEL.RESNETS.DEPTH"]),
+        ("se_resnet101", {}, "weights.partial_backbone", ["res4.6"]),
+        ("se_resnet50", {"se": SEConfig(reduction=8)}, "weights.partial_backbone", ["of another shape"]),
+        ("resnet50", {}, "weights.partial_backbone", ["has SE"]),
     ],
 )
-def test_weights_of_another_network_are_refused(timm_name, name, options, message) -> None:
-    with pytest.raises(UserError, match=message) as caught:
+def test_weights_of_another_network_are_refused(timm_name, name, options, code, named) -> None:
+    with raises(code, *named):
         create_backbone(name, weights=timm_name, **options)
-    assert "\n" not in str(caught.value)
 
 
 def test_plain_weights_are_refused_for_an_se_backbone(tmp_path) -> None:
     path = convert(torchvision.models.resnet18(weights=None), "torchvision", tmp_path)
-    with pytest.raises(UserError, match="plain and the config's has SE"):
+    with raises("weights.partial_backbone", "plain"):
         create_backbone("se_resnet18", weights=path)
 
 
+@pytest.mark.slow
 def test_caffe_weights_need_the_caffe_layout(tmp_path) -> None:
     path = convert(timm.create_model("legacy_seresnet50", pretrained=False), "timm-legacy", tmp_path)
-    with pytest.raises(UserError, match="STEM_TYPE is caffe in the file and basic in"):
+    with raises("weights.other_network", "STEM_TYPE"):
         create_backbone("se_resnet50", weights=path)
     expected = torch.load(path, weights_only=True)["model"]
     assert has_the_tensors(create_backbone("se_resnet50", weights=path, layout="caffe"), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["Toy/faster_rcnn_SE_R_18_FPN", "COCO-Detection/faster_rcnn_SE_R_50_DC5_1x"])
 def test_the_backbone_of_a_detector_is_loaded(config, tmp_path) -> None:
     """As detectron2's own checkpointer saves it, with and without FPN."""
@@ -132,6 +131,7 @@ def test_the_backbone_of_a_detector_is_loaded(config, tmp_path) -> None:
     assert has_the_tensors(backbone, getattr(detector.backbone, "bottom_up", detector.backbone).state_dict())
 
 
+@pytest.mark.slow
 def test_the_assumed_input_is_logged(timm_name, tmp_path, caplog) -> None:
     with caplog.at_level(logging.INFO, logger="se_detection.backbones"):
         create_backbone("se_resnet50", weights=timm_name)
@@ -144,7 +144,7 @@ def test_the_assumed_input_is_logged(timm_name, tmp_path, caplog) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.pth"):
+    with raises("weights.not_found", "nowhere.pth"):
         create_backbone("resnet18", weights=str(tmp_path / "nowhere.pth"))
 
 
@@ -154,14 +154,25 @@ def test_a_missing_file_is_named(tmp_path) -> None:
         ("seresnet50", "se_resnet50"),
         ("se-resnet50", "se_resnet50"),
         ("SE-ResNet-101", "se_resnet101"),
-        ("resnet-18", "resnet18"),
-        ("seresnext50_32x4d", "se_resnext50_32x4d"),
         ("legacy_senet154", "senet154"),
-        ("legacy_seresnet152", "se_resnet152"),
         ("resnet51", "resnet50"),
-        ("se_senet154", "senet154"),
     ],
 )
 def test_an_unknown_name_gets_a_suggestion(name, meant) -> None:
-    with pytest.raises(UserError, match=f"no backbone is named '{name}'; did you mean '{meant}'"):
+    with raises("model.unknown_backbone", repr(name), repr(meant)):
         create_backbone(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"name": "resnet50", "se": SEConfig()}, "'se_resnet50'"),
+        ({"name": "senet154", "layout": "torchvision"}, "'senet154'"),
+        ({"name": "se_resnet50", "out_features": ["res9"]}, "out_features: ['res9']"),
+        ({"name": "se_resnet50", "out_features": ["linear"]}, "num_classes"),
+        ({"name": "se_resnet50", "freeze_at": 6}, "freeze_at: 6"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, named) -> None:
+    with raises("model.bad_argument", named):
+        create_backbone(**arguments)

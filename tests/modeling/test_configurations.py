@@ -1,8 +1,7 @@
-"""Every combination of the values of MODEL.SE."""
+"""Combinations of the values of MODEL.SE."""
 
 from typing import Any
 
-import detectron2.export.torchscript  # noqa: F401  (makes detectron2's ResNet scriptable)
 import torch
 from detectron2.modeling.backbone.resnet import ResNet
 from hypothesis import given, settings
@@ -10,9 +9,6 @@ from hypothesis import strategies as st
 
 from se_detection import SEConfig
 from se_detection.config.se_config import GATES, PLAIN, POSITIONS, SQUEEZES, STAGES
-from se_detection.modeling.se_resnet import make_se_resnet
-
-from ..helpers import randomize_norms, relative_error
 
 # With zero weights and this bias, each gate is exactly 1 in float32.
 OPEN = {"sigmoid": 50.0, "tanh": 50.0, "relu": 1.0, "hardsigmoid": 50.0}
@@ -38,25 +34,12 @@ layouts = st.fixed_dictionaries(
 )
 
 
-def backbone(se: SEConfig, **layout: Any) -> ResNet:
-    """A ResNet-50 as narrow as the reduction ratios allow."""
-    narrow = {"stem_channels": 16, "res2_channels": 64, "width_per_group": 16 // layout["num_groups"]}
-    return make_se_resnet(50, se=se, norm="BN", out_features=STAGES, **narrow, **layout)
-
-
-def plain_weights(model: ResNet) -> dict[str, torch.Tensor]:
-    return {key: tensor for key, tensor in model.state_dict().items() if ".se." not in key}
-
-
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=6)
 @given(se=configs, layout=layouts)
-def test_it_builds_trains_a_step_and_exports(se, layout) -> None:
-    model = backbone(se, **layout)
+def test_it_trains_a_step(narrow, se: SEConfig, layout: dict[str, Any]) -> None:
+    model: ResNet = narrow(50, se=se, norm="BN", **layout)
     gated = {key.split(".")[0] for key, _ in model.named_parameters() if ".se." in key}
     assert gated == set(se.stages)
-    for key, parameter in model.named_parameters():
-        if ".se.fc2." in key:  # Unbounded gates (relu) square their input; sixteen blocks overflow.
-            parameter.data.mul_(0.01)
     # Unbounded gates have large gradients: after a longer step their outputs would overflow.
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     sum(feature.square().mean() for feature in model(torch.randn(2, 3, 64, 64)).values()).backward()
@@ -64,22 +47,17 @@ def test_it_builds_trains_a_step_and_exports(se, layout) -> None:
     optimizer.step()
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
     assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
-    model.eval()
-    x = torch.randn(1, 3, 40, 72)
-    with torch.no_grad():
-        expected = model(x)
-        for name, feature in torch.jit.script(model)(x).items():
-            assert relative_error(feature, expected[name]) <= 1e-5
 
 
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=6)
 @given(se=configs.filter(lambda se: se.bias), layout=layouts)
-def test_with_open_gates_it_is_the_plain_backbone(se, layout) -> None:
+def test_with_open_gates_it_is_the_plain_backbone(narrow, se: SEConfig, layout: dict[str, Any]) -> None:
     """A gate of 1 changes nothing in any position: the outputs are those of detectron2's plain blocks."""
-    plain = randomize_norms(backbone(PLAIN, **layout)).eval()
-    model = backbone(se, **layout).eval()
-    model.load_state_dict(plain.state_dict(), strict=False)
-    assert plain_weights(model).keys() == plain.state_dict().keys()
+    plain = narrow(50, se=PLAIN, norm="BN", **layout).eval()
+    model = narrow(50, se=se, norm="BN", **layout).eval()
+    missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert all(".se." in key for key in missing)
     for key, parameter in model.named_parameters():
         if ".se.fc2." in key:
             parameter.data.fill_(OPEN[se.gate] if key.endswith("bias") else 0.0)

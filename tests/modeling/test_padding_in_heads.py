@@ -25,6 +25,9 @@ RETINANET = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
+
 def detector(*overrides: str) -> torch.nn.Module:
     """A detector with random weights; its detections depend on the position."""
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
@@ -52,17 +55,15 @@ def largest_difference(one, other) -> float:
     return max(moved.item(), (one.scores - other.scores).abs().max().item())
 
 
+CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
+TWO_CONVOLUTIONS = ["MODEL.RPN.CONV_DIMS", "[-1, 32]"]
+
+
 # The first size needs no padding.
-@pytest.mark.parametrize("size", [(128, 96), (101, 75)])
+@pytest.mark.parametrize("size", [pytest.param((128, 96), marks=pytest.mark.slow), (101, 75)])
 @pytest.mark.parametrize(
     "overrides",
-    [
-        FASTER,
-        ["MODEL.RPN.CONV_DIMS", "[-1, 32]"],
-        ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"],
-        RETINANET,
-    ],
-    ids=["Faster R-CNN", "RPN of two convolutions", "Cascade R-CNN", "RetinaNet"],
+    [FASTER, *(pytest.param(one, marks=pytest.mark.slow) for one in (TWO_CONVOLUTIONS, CASCADE, RETINANET))],
 )
 def test_boxes_do_not_depend_on_the_batch(overrides, size) -> None:
     stock = detector(*overrides, "MODEL.SE.IGNORE_PADDING", "False")
@@ -74,6 +75,7 @@ def test_boxes_do_not_depend_on_the_batch(overrides, size) -> None:
     assert largest_difference(alone, found(model, size, (160, 192), (64, 200))[0]) < 1e-4
 
 
+@pytest.mark.slow
 def test_an_ignoring_backbone_is_not_enough() -> None:
     """The heads look beyond the end of the image, where the map of a larger batch continues."""
     size = (128, 96)
@@ -81,6 +83,7 @@ def test_an_ignoring_backbone_is_not_enough() -> None:
     assert largest_difference(found(model, size)[0], found(model, size, (160, 192))[0]) > 1e-3
 
 
+@pytest.mark.slow
 def test_boxes_of_a_fused_detector_do_not_depend_on_the_batch() -> None:
     model = detector()
     ignore_padding_in_heads(model)
@@ -92,6 +95,7 @@ def test_boxes_of_a_fused_detector_do_not_depend_on_the_batch() -> None:
     assert largest_difference(alone, found(model, (101, 75))[0]) < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [FASTER, RETINANET], ids=["Faster R-CNN", "RetinaNet"])
 def test_without_padding_the_boxes_are_detectron2s(kind) -> None:
     """A single image of this size has no padding."""

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_backbone
 from torch import nn
 
-from se_detection import UserError
+from ..helpers import raises
 
 
 class Detector(nn.Module):
@@ -60,34 +60,27 @@ def test_a_file_with_only_a_backbone_loads(cfg, detector, tmp_path) -> None:
         assert torch.equal(tensor, weights[key])
 
 
+def without(part: str):
+    return lambda weights: {key: tensor for key, tensor in weights.items() if part not in key}
+
+
 @pytest.mark.parametrize(
-    ("tamper", "message"),
+    ("change", "code", "named"),
     [
+        (without("res3.0.se.fc1.weight"), "weights.partial_backbone", ["1 of the", "res3.0.se.fc1.weight"]),
+        (without(".res4."), "weights.partial_backbone", ["bottom_up.res4.0"]),
+        (without(".bottom_up."), "weights.partial_backbone", ["stem.conv1"]),
+        (without(".se."), "weights.plain_backbone", ["plain"]),
         (
-            lambda w: w.pop("backbone.bottom_up.res3.0.se.fc1.weight"),
-            r"1 of the backbone's \d+ .*res3\.0\.se\.fc1\.weight",
-        ),
-        (
-            lambda w: w.update({"backbone.bottom_up.stem.conv1.weight": torch.ones(64, 3, 3, 3)}),
-            r"1 of the backbone's \d+ tensors are missing or have another shape \(backbone\.bottom_up\.stem\.conv1\.w",
-        ),
-        (lambda w: [w.pop(key) for key in list(w) if ".res4." in key], r"of the backbone's .*bottom_up\.res4\.0"),
-        (lambda w: [w.pop(key) for key in list(w) if ".bottom_up." in key], "of the backbone's"),
-        (
-            lambda w: [w.pop(key) for key in list(w) if ".se." in key],
-            "backbone is plain and the config's has SE, which",
+            lambda weights: weights | {"backbone.bottom_up.stem.conv1.weight": torch.ones(64, 3, 3, 3)},
+            "weights.partial_backbone",
+            ["1 of the", "stem.conv1.weight"],
         ),
     ],
 )
-def test_a_part_of_a_backbone_is_refused(detector, tmp_path, tamper, message) -> None:
-    weights = detector.state_dict()
-    tamper(weights)
-    with pytest.raises(UserError, match=message):
-        load(detector, weights, tmp_path)
-    model = detector.state_dict()
-    weights = {key: value for key, value in weights.items() if value.shape == model[key].shape}
-    with pytest.raises(UserError, match=message):
-        detector.load_state_dict(weights, strict=False)
+def test_a_part_of_a_backbone_is_refused(detector, tmp_path, change, code, named) -> None:
+    with raises(code, *named):
+        load(detector, change(detector.state_dict()), tmp_path)
 
 
 def test_other_layers_are_not_checked(detector) -> None:
@@ -101,25 +94,16 @@ def test_copies_keep_the_check(detector) -> None:
     half = {key: value for key, value in detector.state_dict().items() if ".res5." not in key}
     for copied in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
         copied.load_state_dict(detector.state_dict())
-        with pytest.raises(UserError, match="of the backbone's"):
+        with raises("weights.partial_backbone", "res5"):
             copied.load_state_dict(half, strict=False)
 
 
-@pytest.mark.parametrize("how", ["script", "trace"])
-def test_torchscript(cfg, how) -> None:
+def test_torchscript(cfg) -> None:
+    """The hook, which TorchScript can't compile, is not in its way."""
     cfg.MODEL.BACKBONE.NAME = "build_se_resnet_backbone"
-    backbone = build_backbone(cfg).eval()
-    images = torch.randn(1, 3, 64, 64)
-    # Without gradients, because FrozenBN is folded with gradients.
-    with torch.no_grad():
-        exported = torch.jit.script(backbone) if how == "script" else torch.jit.trace(backbone, images, strict=False)
-    saved = io.BytesIO()
-    torch.jit.save(exported, saved)
-    saved.seek(0)
-    with torch.no_grad():
-        outputs = torch.jit.load(saved)(images)
-        for name, expected in backbone(images).items():
-            torch.testing.assert_close(outputs[name], expected)
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2"]
+    scripted = torch.jit.script(build_backbone(cfg).eval())
+    torch.jit.save(scripted, io.BytesIO())
 
 
 def test_parallel_wrappers_and_averages(cfg, detector) -> None:
