@@ -47,8 +47,8 @@ def load_annotations(source: Entry | Path | str) -> COCO:
     Raises:
         UserError: the file is missing, is not in COCO's instances format, or has an entry that can't be evaluated.
     """
-    content, name = (source, "annotations") if isinstance(source, dict) else (read_coco(source), str(source))
-    check_lists(name, content)
+    name = "annotations" if isinstance(source, dict) else str(source)
+    content = check_lists(name, source) if isinstance(source, dict) else read_coco(source)
     # pycocotools silently drops annotations of unknown images, and all but one of the entries that share an id.
     check_content(name, content, {"id": ID}, RULES)
     # pycocotools writes into the annotations.
@@ -71,8 +71,8 @@ def load_results(source: list[Entry] | Path | str, coco: COCO, name: str) -> lis
             raise UserError("results.bad_detection", f"{where} {problem.text}")
         for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
             if item[key] not in known:
-                problem = f"has {key} {item[key]}, which is not in the annotations"
-                raise UserError("results.unknown_id", f"{where} {problem}; give the same data set's")
+                unknown = f"has {key} {item[key]}, which is not in the annotations"
+                raise UserError("results.unknown_id", f"{where} {unknown}; give the same data set's")
         results.append({key: item[key] for key in DETECTION})
     return results
 

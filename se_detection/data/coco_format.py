@@ -33,10 +33,9 @@ Rules = Mapping[str, Rule]
 
 
 class Problem(NamedTuple):
-    """What is wrong with an entry: the key (None if the entry is not an object), whether it is missing, and a text."""
+    """What is wrong with an entry: the key (None if the entry is not an object), and a text."""
 
     key: str | None
-    missing: bool
     text: str
 
 
@@ -133,29 +132,28 @@ def read_coco(json_file: str | Path, lists: Sequence[str] = KINDS) -> Content:
     Raises:
         UserError: the file can't be read, is not JSON, or lacks a list.
     """
-    content: Content = read_json(Path(json_file))
-    check_lists(json_file, content, lists)
-    return content
+    return check_lists(json_file, read_json(Path(json_file)), lists)
 
 
-def check_lists(json_file: str | Path, content: Any, lists: Sequence[str] = KINDS) -> None:
-    """Raises a :class:`UserError` if a value is not an object with COCO's lists; entries are not checked."""
+def check_lists(json_file: str | Path, content: Any, lists: Sequence[str] = KINDS) -> Content:
+    """The content, if it is an object with COCO's lists; else a :class:`UserError`. Entries are not checked."""
     missing = [kind for kind in lists if not isinstance(content, dict) or not isinstance(content.get(kind), list)]
     if missing:
         raise UserError("data.not_coco", f"{json_file}: no list {missing[0]!r}; give annotations in COCO's format")
+    return content
 
 
 def problems(entry: Any, rules: Rules) -> Iterator[Problem]:
     """All problems of an entry."""
     if not isinstance(entry, dict):
-        yield Problem(None, False, f"is {short(entry)}, not an object; correct it")
+        yield Problem(None, f"is {short(entry)}, not an object; correct it")
         return
     for key, rule in rules.items():
         if key not in entry:
             if rule.required:
-                yield Problem(key, True, f"has no {key!r}; add it ({rule.what})")
+                yield Problem(key, f"has no {key!r}; add it ({rule.what})")
         elif not rule.holds(entry[key]):
-            yield Problem(key, False, f"has {key!r} {short(entry[key])}, which must be {rule.what}; correct it")
+            yield Problem(key, f"has {key!r} {short(entry[key])}, which must be {rule.what}; correct it")
 
 
 def usable(entry: Any, rules: Rules, *keys: str) -> bool:
@@ -170,12 +168,7 @@ def entry_name(kind: str, index: int, entry: Any) -> str:
 
 
 def check_content(json_file: str | Path, content: Content, image: Rules, annotation: Rules) -> None:
-    """Checks all entries of an annotation file, and that each annotation's image and category exist.
-
-    Args:
-        json_file: the file, for the message.
-        content: its content, with COCO's three lists.
-        image, annotation: the rules for the entries; those of annotations include `image_id` and `category_id`.
+    """Checks all entries of an annotation file by these rules, and that each annotation's image and category exist.
 
     Raises:
         UserError: an entry is not valid, two entries of a list share an id, an annotation names an unknown image or
@@ -198,10 +191,10 @@ def check_entries(json_file: str | Path, kind: str, entries: list[Any], rules: R
     """
     ids: set[int] = set()
     for index, entry in enumerate(entries):
-        where = f"{json_file}: {entry_name(kind, index, entry)}"
         for problem in problems(entry, rules):
-            raise UserError("data.bad_entry", f"{where} {problem.text}")
+            raise UserError("data.bad_entry", f"{json_file}: {entry_name(kind, index, entry)} {problem.text}")
         if entry["id"] in ids:
+            where = f"{json_file}: {entry_name(kind, index, entry)}"
             raise UserError("data.repeated_id", f"{where} has the id of an earlier entry; make ids unique")
         ids.add(entry["id"])
     if not ids and kind != "annotations":

@@ -156,9 +156,7 @@ def register_coco_json(
 
 
 def check_registered(name: str) -> None:
-    """Checks that a config's data set is registered and that its files exist.
-
-    A data set whose metadata has `made_on_first_use=True` needs no files yet.
+    """Checks that a config's data set is registered, and that its files exist unless it is `made_on_first_use`.
 
     Raises:
         UserError: the data set is not registered (the message has similar names), or a file is missing.
@@ -185,10 +183,7 @@ def check_registered(name: str) -> None:
 
 @contextmanager
 def name_failing_dataset(datasets: Iterable[str]) -> Iterator[None]:
-    """A context in which detectron2 reads annotations: its errors become a :class:`UserError` that names the data sets.
-
-    Built-in data sets are too large to be checked before training.
-    """
+    """A context in which detectron2 reads built-in data, too large to check first: errors name the data sets."""
     try:
         yield
     except UserError:

@@ -13,11 +13,9 @@ OTHER_SIDE |= {right: left for left, right in OTHER_SIDE.items()}
 
 
 def check_masks(json_file: str | Path, content: Content, *, evaluated: bool) -> None:
-    """Checks that all objects have masks: polygons, or run-length codes of their image's size.
+    """Checks that all objects of a checked file have masks: polygons, or run-length codes of their image's size.
 
     Args:
-        json_file: the annotation file, for the message.
-        content: its content, with entries that have been checked.
         evaluated: whether mask AP is measured on this file. pycocotools then needs masks of crowds too, and treats a
             polygon of two points as a box.
 
@@ -44,11 +42,9 @@ def has_run_length_codes(content: Content) -> bool:
 
 
 def check_keypoints(json_file: str | Path, content: Content, *, evaluated: bool) -> list[str]:
-    """Checks that all objects have the keypoints that their categories name, and returns the names.
+    """Checks that all objects of a checked file have the keypoints that their categories name; returns the names.
 
     Args:
-        json_file: the annotation file, for the message.
-        content: its content, with entries that have been checked.
         evaluated: whether keypoint AP is measured on this file. pycocotools then needs keypoints of crowds too, and
             `num_keypoints`.
 

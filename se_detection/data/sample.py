@@ -60,15 +60,10 @@ def choose(classes: Mapping[int, set[int]], count: int, seed: int = 0) -> set[in
 
     First, images are chosen greedily until each class is present or `count` is reached. The other images are
     stratified, which chooses about `count`. Then images are added or removed where this changes the class proportions
-    least.
+    least. The seed gives the order in which equivalent images are taken.
 
     Args:
         classes: the classes of each image, by image id.
-        count: the number of images to choose.
-        seed: the seed of the order in which equivalent images are taken.
-
-    Returns:
-        The ids of the chosen images.
     """
     order = sorted(classes)
     random.Random(seed).shuffle(order)

@@ -9,7 +9,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,16 +110,14 @@ class TrainLoader:
                 _check_annotations(parts["dataset"], wanted, f"MODEL.{key}")
 
         def make_sampler(dataset: DatasetFromList) -> Sampler[int]:
-            sampler: Sampler[int] = build_detection_train_loader.from_config(cfg, dataset=dataset)["sampler"]
-            return sampler
+            return build_detection_train_loader.from_config(cfg, mapper=mapper, dataset=dataset)["sampler"]
 
         return cls(make_sampler=make_sampler, **parts)
 
     def skip(self, images: Iterable[BadImage]) -> None:
         """Replaces these images by others, and from now on also those that the mapper raises a :class:`UserError` for.
 
-        All other images keep their places. Each replacement lists in `skipped` the bad images that
-        were newly found while choosing it.
+        All other images keep their places. A replacement lists in `skipped` the bad images found while choosing it.
         """
         self.bad_images = {image.key for image in images}
 
@@ -142,36 +140,28 @@ class TrainLoader:
         np.random.seed(np.random.SeedSequence((self.seed, ORDER)).generate_state(4))
         sampler = self.make_sampler(self.dataset)
         # Each process needs the whole stream; iterating over a detectron2 sampler gives only one process's share.
-        grouped = _Grouped(sampler._infinite_indices(), self.groups)  # type: ignore[attr-defined]
+        stream = enumerate(sampler._infinite_indices())  # type: ignore[attr-defined]
+        waiting: dict[int, list[tuple[int, int]]] = defaultdict(list)
+
+        def take(size: int) -> list[tuple[int, int]]:
+            # More than one batch may be waiting after a phase with larger batches.
+            full = next((group for group in waiting.values() if len(group) >= size), None)
+            while full is None:
+                position, index = next(stream)
+                group = waiting[self.groups[index]]
+                group.append((position, index))
+                full = group if len(group) >= size else None
+            taken = full[:size]
+            del full[:size]
+            return taken
+
         ends = [phase.iteration for phase in self.phases[1:]] + [self.iteration]
         for phase, end in zip(self.phases, ends, strict=True):
             for _ in range((end - phase.iteration) * phase.processes):
-                grouped.take(phase.batch_size)
+                take(phase.batch_size)
         while True:
-            batches = [grouped.take(self.batch_size) for _ in range(comm.get_world_size())]
+            batches = [take(self.batch_size) for _ in range(comm.get_world_size())]
             yield batches[comm.get_rank()]
-
-
-class _Grouped:
-    """Takes batches of one group each from a stream, in the order in which the groups are large enough."""
-
-    def __init__(self, stream: Iterable[int], groups: Sequence[int]) -> None:
-        self.stream = zip(count(), stream)
-        self.groups = groups
-        self.waiting: dict[int, list[tuple[int, int]]] = defaultdict(list)
-
-    def take(self, size: int) -> list[tuple[int, int]]:
-        """The next batch: `size` pairs (position, index) of one group."""
-        # More than one batch may be waiting after a phase with larger batches.
-        full = next((group for group in self.waiting.values() if len(group) >= size), None)
-        while full is None:
-            position, index = next(self.stream)
-            group = self.waiting[self.groups[index]]
-            group.append((position, index))
-            full = group if len(group) >= size else None
-        taken = full[:size]
-        del full[:size]
-        return taken
 
 
 @dataclass

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from se_detection.data.check.fix import fix_annotations
 from se_detection.data.check.health import check_health
 from se_detection.data.coco_sets import check_coco
 from se_detection.files import write_json
+
+from ..fuzzing import Tally
 
 NAMES = ("mast", "buoy", "gull")
 
@@ -76,6 +78,16 @@ def cfg():
     return cfg
 
 
+@pytest.fixture
+def tally(request) -> Iterator[Tally]:
+    """Counts the inputs that are refused, and the others; there must be some of both."""
+    found = Tally(request.param)
+    yield found
+    print(f"\n{found}")
+    assert found.counts["refused"]
+    assert found.counts["read"]
+
+
 def save_noise(path: Path, width: int, height: int, seed: int = 0, **options: Any) -> None:
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path, **options)
@@ -86,7 +98,7 @@ def assert_usable(content: dict[str, Any], json_file: Path, images: Path, cfg: C
     write_json(json_file, content)
     assert check_coco(json_file, images)
     again = read_annotated_folder(json_file, images)
-    assert check_health(again, decode_images(again), [], cfg).count("error") == 0
+    assert check_health(again, decode_images(again), [], cfg)["errors"] == 0
     twice, changes = fix_annotations(again, decode_images(again))
     assert (twice.content, changes) == (again.content, {})
     truth = COCO(str(json_file))

@@ -99,50 +99,53 @@ def test_files_that_are_not_coco_are_refused(folder, data, code, named):
         check_coco(folder / "none.json", folder)
 
 
-@pytest.mark.parametrize(
-    ("kind", "entry", "named"),
-    [
-        ("images", 5, ["images[2]", "5"]),
-        ("images", IMAGE | {"id": "4711"}, ["id '4711'", "integer"]),
-        ("images", IMAGE | {"id": True}, ["id True", "integer"]),
-        ("images", IMAGE | {"width": 0}, ["'width'"]),
-        ("images", IMAGE | {"height": 40.5}, ["'height'"]),
-        ("images", IMAGE | {"height": 2**31}, ["'height'"]),
-        ("images", IMAGE | {"file_name": None}, ["'file_name'"]),
-        ("images", IMAGE | {"file_name": ""}, ["'file_name'"]),
-        ("images", IMAGE | {"file_name": "sub/../../a.jpg"}, ["../a.jpg"]),
-        ("images", IMAGE | {"file_name": "/a.jpg"}, ["/a.jpg"]),
-        ("images", IMAGE | {"file_name": "a\0.jpg"}, ["'file_name'"]),
-        ("annotations", ANNOTATION | {"id": 2**63}, ["'id'"]),
-        ("annotations", ANNOTATION | {"image_id": "20"}, ["'image_id'"]),
-        ("annotations", ANNOTATION | {"category_id": 7.0}, ["'category_id'"]),
-        ("annotations", ANNOTATION | {"bbox": []}, ["'bbox'"]),
-        ("annotations", ANNOTATION | {"bbox": [1, 2, 3, -4]}, ["-4"]),
-        ("annotations", ANNOTATION | {"bbox": [1, 2, float("nan"), 4]}, ["nan"]),
-        ("annotations", ANNOTATION | {"bbox": [1, 2, 2**31, 4]}, ["'bbox'"]),
-        ("annotations", ANNOTATION | {"bbox": [1, 2, 10**400, 4]}, ["'bbox'"]),
-        ("annotations", ANNOTATION | {"bbox": {"x": 1}}, ["'bbox'"]),
-        ("annotations", ANNOTATION | {"area": -1}, ["'area'"]),
-        ("annotations", ANNOTATION | {"iscrowd": 2}, ["'iscrowd'"]),
-        ("annotations", ANNOTATION | {"ignore": 1}, ["'ignore'"]),
-        ("annotations", ANNOTATION | {"keypoints": [1, "2"]}, ["'keypoints'"]),
-        ("annotations", ANNOTATION | {"segmentation": [1, 1, 9, 1, 9, 9]}, ["'segmentation'"]),
-        ("annotations", ANNOTATION | {"segmentation": [[1, 1, 9, 1]]}, ["'segmentation'"]),
-        ("annotations", ANNOTATION | {"segmentation": [[1, 1, 9, 1, 9, 10**400]]}, ["'segmentation'"]),
-        # pycocotools would read beyond the end of a run-length code.
-        ("annotations", ANNOTATION | {"segmentation": {"size": [40, 60], "counts": [2401]}}, ["'segmentation'"]),
-        ("annotations", ANNOTATION | {"segmentation": {"size": [40], "counts": [40]}}, ["'segmentation'"]),
-        ("annotations", ANNOTATION | {"segmentation": {"size": [40, 60], "counts": "ä"}}, ["'segmentation'"]),
-        ("categories", "mast", ["categories[3]", "'mast'"]),
-        ("categories", {"id": 4711, "name": ""}, ["id 4711", "'name'"]),
-        ("categories", {"id": "x\ny", "name": "x"}, [r"id 'x\ny'"]),
-    ],
-)
-def test_broken_entries_are_named(folder, content, kind, entry, named):
+WRONG = {
+    "images": {
+        "id": ["4711", True],
+        "width": [0],
+        "height": [40.5, 2**31],
+        "file_name": [None, "", "sub/../../a.jpg", "/a.jpg", "a\0.jpg"],
+    },
+    "annotations": {
+        "id": [None, 2**63],
+        "image_id": ["20"],
+        "category_id": [7.0],
+        "bbox": [
+            [],
+            {"x": 1},
+            [1, 2, 3, -4],
+            [1, 2, float("nan"), 4],
+            [1, 2, 2**31, 4],
+            [1, 2, 10**400, 4],
+            [1, 2, "3", 4],
+        ],
+        "area": [-1],
+        "iscrowd": [2],
+        "ignore": [1],
+        "keypoints": [[1, "2"], {}],
+        "segmentation": [
+            [1, 1, 9, 1, 9, 9],
+            [[1, 1, 9, 1]],
+            [[1, 1, 9, 1, 9, 10**400]],
+            # pycocotools would read beyond the end of a run-length code.
+            {"size": [40, 60], "counts": [2401]},
+            {"size": [40], "counts": [40]},
+            {"size": [40, 60], "counts": "ä"},
+        ],
+    },
+    "categories": {"id": ["x\ny"], "name": ["", "\ud800"]},
+}
+
+
+@pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind, keys in WRONG.items() for key in keys])
+def test_broken_entries_are_named(folder, content, kind, key):
     number = f"{kind}[{len(content[kind])}]"
-    content[kind].append(entry)
-    write(folder / "train.json", content)
-    with raises("data.bad_entry", folder / "train.json", number, *named):
+    for value in WRONG[kind][key]:
+        write(folder / "train.json", content | {kind: [*content[kind], content[kind][0] | {"id": 4711, key: value}]})
+        with raises("data.bad_entry", folder / "train.json", number, f"{key!r}"):
+            check(folder)
+    write(folder / "train.json", content | {kind: [*content[kind], "x"]})
+    with raises("data.bad_entry", number, "'x'"):
         check(folder)
 
 

@@ -1,6 +1,5 @@
 """All kinds of image files are read as in detectron2, or refused in one line."""
 
-import copy
 import os
 import resource
 import stat
@@ -18,16 +17,13 @@ from hypothesis import strategies as st
 from PIL import EpsImagePlugin, Image
 
 from se_detection import UserError
-from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder
-from se_detection.data.check.health import check_health
-from se_detection.data.check.health_report import health_tables
 from se_detection.data.image_files import ImageFile, inspect_image
 from se_detection.data.mapper import CheckedMapper
 from se_detection.inference.image_array import image_array
 
-from ..fuzzing import Tally, examples
+from ..fuzzing import examples
 from ..helpers import raises
-from .hostile_images import SIZE, bombs, broken, images, no_files, noise, saved, write_all
+from .hostile_images import SIZE, broken, images, no_files, noise, saved, write_all
 
 # Pillow warns about odd EXIF data and large images.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
@@ -44,15 +40,6 @@ def little_memory() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-@pytest.fixture
-def tally(request) -> Iterator[Tally]:
-    found = Tally(request.param)
-    yield found
-    print(f"\n{found}")
-    assert found.counts["refused"]
-    assert found.counts["read"]
 
 
 @pytest.fixture(scope="module")
@@ -78,33 +65,15 @@ def test_images_are_read_as_in_detectron2_or_refused(tally, small, tmp_path) -> 
         for path in write_all(tmp_path / "bad", broken):
             found = inspect_image(path)
             assert isinstance(found, str)
+            if "bomb" in path.name:
+                assert path.stat().st_size < 1_000_000
+                assert "too large" in found or "exceeds limit of 178956970 pixels" in found
             if "above 255" not in found:
                 assert tally.refused(ours, item(path)) is None
         for path in no_files(tmp_path / "none"):
             assert inspect_image(path) is None
             if path.name != "device.jpg":
                 assert tally.refused(ours, item(path)) is None
-
-
-@pytest.mark.parametrize("name", bombs())
-def test_decompression_bombs_are_refused_by_their_header(name, small, tmp_path) -> None:
-    path = tmp_path / name
-    path.write_bytes(bombs()[name])
-    assert path.stat().st_size < 1_000_000
-    with little_memory():
-        found = inspect_image(path)
-        with raises("data.bad_image", path, found):
-            CheckedMapper(small, is_train=False)(item(path))
-    assert "too large" in found or "exceeds limit of 178956970 pixels" in found
-
-
-def test_images_up_to_twice_pillows_limit_are_read(tmp_path, monkeypatch) -> None:
-    path = tmp_path / "large.png"
-    path.write_bytes(saved(noise(), "PNG"))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] // 2)
-    assert inspect_image(path) == ImageFile(*SIZE, turned=False)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] // 2 - 1)
-    assert "exceeds limit" in inspect_image(path)
 
 
 def test_postscript_is_not_run(small, tmp_path, monkeypatch) -> None:
@@ -165,6 +134,7 @@ def damaged_images(draw):
     return bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tally", ["damaged images"], indirect=True)
 @examples(120)
 @given(data=damaged_images())
@@ -180,24 +150,3 @@ def test_damaged_images_are_read_as_in_detectron2_or_refused(tally, small, tmp_p
     if ours is not None:
         theirs = DatasetMapper(small, is_train=False)({**item(path), **size})
         assert torch.equal(ours["image"], theirs["image"])
-
-
-def test_the_health_check_counts_bad_images(data_set, cfg) -> None:
-    good, bad, none = images(), broken(), no_files(data_set.images)
-    for name, content in {**good, **bad}.items():
-        (data_set.images / name).write_bytes(content)
-    first = copy.deepcopy(data_set.content["images"][0])
-    names = [*good, *bad, *(path.name for path in none)]
-    for number, name in enumerate(names, 1000):
-        found = inspect_image(data_set.images / name)
-        size = {"width": found.width, "height": found.height} if isinstance(found, ImageFile) else {}
-        data_set.content["images"].append({**first, "id": number, "file_name": name, **size})
-    data_set.write()
-    annotated = read_annotated_folder(data_set.json_file, data_set.images)
-    with little_memory():
-        health = check_health(annotated, decode_images(annotated), [annotated], cfg)
-    counts = {finding.key: finding.count for finding in health.findings}
-    assert counts["images-undecodable"] == len(bad)
-    assert counts["images-missing"] == len(none)
-    assert not counts.keys() & {"images-wrong-size", "images-turned", "images-wrong-file_name"}
-    assert "\x1b" not in health_tables(health)

@@ -15,7 +15,7 @@ from se_detection.data.toy import make_toy_dataset, register_toy
 from ..helpers import raises
 
 # Smaller than the registered sets, which have 200 and 80 images.
-COUNTS = {"train": 80, "val": 40}
+COUNTS = {"train": 50, "val": 30}
 
 
 def isolate_catalogs(monkeypatch):
@@ -69,13 +69,10 @@ def test_detectron2_reads_both_sets(toy):
             with Image.open(record["file_name"]) as image:
                 assert (image.format, image.mode, image.size) == ("PNG", "RGB", (128, 128))
                 assert (record["width"], record["height"]) == image.size
-            assert {item["bbox_mode"] for item in record["annotations"]} == {BoxMode.XYWH_ABS}
-            annotations = coco.imgToAnns[record["image_id"]]
-            assert [item["bbox"] for item in record["annotations"]] == [item["bbox"] for item in annotations]
             # detectron2 counts classes from 0, COCO's categories from 1.
-            assert [item["category_id"] + 1 for item in record["annotations"]] == [
-                item["category_id"] for item in annotations
-            ]
+            ours = [(item["bbox"], item["category_id"] + 1, item["bbox_mode"]) for item in record["annotations"]]
+            annotations = coco.imgToAnns[record["image_id"]]
+            assert ours == [(item["bbox"], item["category_id"], BoxMode.XYWH_ABS) for item in annotations]
 
 
 @pytest.mark.parametrize("split", COUNTS)
@@ -95,7 +92,7 @@ def test_annotations_are_consistent(toy, split):
         # COCO's bounds of small and medium, in square pixels.
         small = coco.getAnnIds(catIds=category, areaRng=[0, 32**2])
         medium = coco.getAnnIds(catIds=category, areaRng=[32**2, 96**2])
-        assert min(len(small), len(medium)) >= 10
+        assert min(len(small), len(medium)) >= 5
     longer = [max(item["bbox"][2:]) for item in coco.anns.values()]
     assert 13.9 < min(longer) < 20
     assert 55 < max(longer) < 64.1

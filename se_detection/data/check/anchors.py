@@ -1,7 +1,7 @@
 """Measures how well a config's anchors cover a data set's boxes; a detector hardly learns boxes without an anchor."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,44 +21,20 @@ MIN_IOU = 0.5
 SIZE_CLASSES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf), "all": (0, np.inf)}
 
 
-@dataclass(frozen=True)
-class SizeClass:
-    """The number of boxes of one of COCO's size classes, or of all; `uncovered` ones have no anchor of IoU 0.5.
-
-    `side` is the median of √(width × height) after resizing, in pixels, `iou` the median IoU with the best anchor.
-    """
-
-    name: str
-    boxes: int
-    side: float | None
-    iou: float | None
-    uncovered: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnchorFit:
-    """A comparison of boxes with a config's anchors, in pixels after the config's resizing for testing.
+def fit_anchors(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]], cfg: CfgNode) -> dict[str, Any]:
+    """Compares boxes with a config's anchors, in pixels after the config's resizing for testing.
 
     Args:
-        sides: the smallest and largest √(width × height) of the anchors.
-        ratios: the smallest and largest height / width of the anchors.
-        test_size: INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST.
-        classes: the boxes by size; the last entry has all boxes.
-        too_small, too_large, too_long: the numbers of uncovered boxes that are smaller than all anchors, larger than
-            all anchors, or otherwise flatter or taller than all anchors.
-    """
+        boxes: (x, y, width, height) in pixels; no empty boxes.
+        sizes: (height, width) of each box's image.
 
-    sides: tuple[float, float]
-    ratios: tuple[float, float]
-    test_size: tuple[int, int]
-    classes: tuple[SizeClass, ...]
-    too_small: int
-    too_large: int
-    too_long: int
-
-
-def fit_anchors(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int]], cfg: CfgNode) -> AnchorFit:
-    """Compares boxes, as (x, y, width, height) in pixels, with a config's anchors; `sizes` are (height, width).
+    Returns:
+        `sides`: the smallest and largest √(width × height) of the anchors; `ratios`: their smallest and largest
+        height / width; `test_size`: INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST; `classes`: the boxes by size, and all boxes,
+        each with its `name`, the number of `boxes`, the median `side` (√(width × height)), the median `iou` with the
+        best anchor (None without boxes), and the number of `uncovered` boxes, whose best anchor has an IoU below 0.5;
+        `too_small`, `too_large`, `too_long`: the numbers of uncovered boxes that are smaller than all anchors, larger
+        than all, or otherwise flatter or taller than all.
 
     Raises:
         UserError: the config does not use detectron2's default anchor generator.
@@ -78,19 +54,17 @@ def fit_anchors(boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[int, int
     for name, (low, high) in SIZE_CLASSES.items():
         chosen = (low <= areas) & (areas < high)
         side, iou = (float(np.median(values[chosen])) if chosen.any() else None for values in (sides, ious))
-        of_class = SizeClass(
-            name, boxes=int(chosen.sum()), side=side, iou=iou, uncovered=int((chosen & uncovered).sum())
-        )
-        classes.append(of_class)
-    return AnchorFit(
-        sides=(float(anchor_sides.min()), float(anchor_sides.max())),
-        ratios=(float(anchor_ratios.min()), float(anchor_ratios.max())),
-        test_size=(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
-        classes=tuple(classes),
-        too_small=int((uncovered & small).sum()),
-        too_large=int((uncovered & large).sum()),
-        too_long=int((uncovered & long & ~small & ~large).sum()),
-    )
+        counts = {"boxes": int(chosen.sum()), "side": side, "iou": iou, "uncovered": int((chosen & uncovered).sum())}
+        classes.append({"name": name, **counts})
+    return {
+        "sides": (float(anchor_sides.min()), float(anchor_sides.max())),
+        "ratios": (float(anchor_ratios.min()), float(anchor_ratios.max())),
+        "test_size": (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
+        "classes": classes,
+        "too_small": int((uncovered & small).sum()),
+        "too_large": int((uncovered & large).sum()),
+        "too_long": int((uncovered & long & ~small & ~large).sum()),
+    }
 
 
 def _sides_and_ratios(sizes: Array) -> tuple[Array, Array]:

@@ -7,7 +7,6 @@ rules, finds all problems, and also finds wrong values that they would silently 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from reprlib import repr as short
 from typing import Any, Literal
 
@@ -27,11 +26,12 @@ from ..coco_format import (
     usable,
 )
 from ..coco_sets import category_difference
-from .anchors import AnchorFit, fit_anchors
+from .anchors import fit_anchors
 from .annotated_folder import AnnotatedFolder, Box, DecodedImages, image_size
 from .boxes import clip, overhang, place, suspected_notation
 from .duplicates import find_overlap, same_files
 
+Finding = dict[str, Any]
 Level = Literal["error", "warning", "note"]
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 RULES = {"images": IMAGE, "annotations": EVALUATED_ANNOTATION, "categories": CATEGORY}
@@ -41,59 +41,23 @@ RARE = 10
 MAX_UNCOVERED = 0.25
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One kind of problem: `count` entries, images or classes, all in `examples`; `key` is stable, for programs.
-
-    The level is `error` (stops or spoils training or evaluation), `warning` (may do so), or `note` (good to know).
-    """
-
-    count: int
-    level: Level
-    key: str
-    what: str
-    examples: Sequence[str]
-    advice: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassCount:
-    """A category's boxes other than crowds, the images with such boxes, and the crowds."""
-
-    id: int
-    name: str
-    boxes: int
-    images: int
-    crowds: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Health:
-    """The result of :func:`check_health`; `anchors` is None if there are no boxes to compare with the anchors."""
-
-    json_file: str
-    image_root: str
-    images: int
-    annotations: int
-    findings: tuple[Finding, ...]
-    classes: tuple[ClassCount, ...]
-    anchors: AnchorFit | None
-
-    def count(self, level: Level) -> int:
-        """The number of findings of a level."""
-        return sum(finding.level == level for finding in self.findings)
-
-
 def check_health(
     annotated: AnnotatedFolder, images: DecodedImages, others: Sequence[AnnotatedFolder], cfg: CfgNode
-) -> Health:
-    """Finds all problems of a data set; errors come first.
+) -> dict[str, Any]:
+    """Finds all problems of a data set.
 
     Args:
         annotated: the annotations and their images.
         images: the result of :func:`decode_images`.
         others: other splits, which must not share images with this data set.
         cfg: the detector's config, for its anchors.
+
+    Returns:
+        For JSON: the paths, the numbers of `images`, `annotations`, `errors` and `warnings`; `findings`, errors first;
+        `classes`: id, name, and the numbers of boxes other than crowds, of images with such boxes, and of crowds;
+        `anchors`: from :func:`fit_anchors`, None without boxes. A finding is a kind of problem: the number of problems
+        (`count`), its `level`, a `key` for programs, `what` it is, all `examples`, and `advice`. Errors stop or spoil
+        training or evaluation, warnings may do so, notes are good to know.
 
     Raises:
         UserError: the config can't be used.
@@ -112,21 +76,27 @@ def check_health(
         *_class_findings(annotated, classes),
         *_anchor_findings(anchors),
     ]
-    return Health(
-        json_file=str(annotated.json_file),
-        image_root=str(annotated.image_root),
-        images=len(annotated.content["images"]),
-        annotations=len(annotated.content["annotations"]),
-        findings=tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))),
-        classes=tuple(classes),
-        anchors=anchors,
-    )
+    levels = Counter(finding["level"] for finding in findings)
+    return {
+        "json_file": str(annotated.json_file),
+        "image_root": str(annotated.image_root),
+        "images": len(annotated.content["images"]),
+        "annotations": len(annotated.content["annotations"]),
+        "findings": sorted(findings, key=lambda finding: LEVELS.index(finding["level"])),
+        "classes": classes,
+        "anchors": anchors,
+        "errors": levels["error"],
+        "warnings": levels["warning"],
+    }
 
 
-def _finding(level: Level, key: str, what: str, advice: str, examples: Sequence[str]) -> Iterator[Finding]:
+def _finding(
+    level: Level, key: str, what: str, advice: str, examples: Sequence[str], count: int | None = None
+) -> Iterator[Finding]:
     """A finding, if there are examples."""
     if examples:
-        yield Finding(count=len(examples), level=level, key=key, what=what, examples=examples, advice=advice)
+        count = len(examples) if count is None else count
+        yield {"count": count, "level": level, "key": key, "what": what, "examples": examples, "advice": advice}
 
 
 def _entry_findings(annotated: AnnotatedFolder) -> Iterator[Finding]:
@@ -136,10 +106,10 @@ def _entry_findings(annotated: AnnotatedFolder) -> Iterator[Finding]:
         seen: set[int] = set()
         for index, entry in enumerate(entries):
             name = entry_name(kind, index, entry)
-            for key, missing, _ in problems(entry, rules):
+            for key, _ in problems(entry, rules):
                 if key is None:
                     found["no-object", "entries that are not objects", "remove them"].append(f"{name}: {short(entry)}")
-                elif missing:
+                elif key not in entry:
                     found[f"without-{key}", f"no {key!r}", f"add it: {rules[key].what}"].append(name)
                 else:
                     value = "" if key == "id" else f": {short(entry[key])}"
@@ -257,22 +227,22 @@ def _overlap_findings(annotated: AnnotatedFolder, other: AnnotatedFolder) -> Ite
         yield from _finding(level, f"overlap-{key}", f"images: {what.format(other.json_file)}", advice, examples)
 
 
-def _class_findings(annotated: AnnotatedFolder, classes: Sequence[ClassCount]) -> Iterator[Finding]:
+def _class_findings(annotated: AnnotatedFolder, classes: Sequence[dict[str, Any]]) -> Iterator[Finding]:
     categories, annotations = annotated.content["categories"], annotated.content["annotations"]
     names = (category["name"] for category in categories if usable(category, CATEGORY, "name"))
     what, advice = "categories: several of one name", "rename or merge them, as results are reported by name"
     yield from _finding("error", "categories-repeated-name", what, advice, _repeated(names))
-    empty = [f"{count.name!r} (id {count.id})" for count in classes if annotations and not count.boxes]
+    empty = [f"{row['name']!r} (id {row['id']})" for row in classes if annotations and not row["boxes"]]
     advice = "add some, or remove the class; its AP is undefined"
     yield from _finding("warning", "classes-empty", "classes without a box", advice, empty)
     rare = [
-        f"{count.name!r}: {count.boxes} boxes in {count.images} images"
-        for count in sorted(classes, key=lambda count: count.images)
-        if 0 < count.images <= RARE
+        f"{row['name']!r}: {row['boxes']} boxes in {row['images']} images"
+        for row in sorted(classes, key=lambda row: row["images"])
+        if 0 < row["images"] <= RARE
     ]
     what, advice = f"classes in {RARE} images or fewer", "add images of them; their AP is unreliable"
     yield from _finding("warning", "classes-rare", what, advice, rare)
-    ids = [count.id for count in classes]
+    ids = [row["id"] for row in classes]
     gaps = [f"the first is {ids[0]}"] if ids and ids[0] < 1 else []
     for low, high in zip([0, *ids], ids, strict=False):
         if high > low + 1:
@@ -289,39 +259,36 @@ def _class_findings(annotated: AnnotatedFolder, classes: Sequence[ClassCount]) -
     yield from _finding("warning", "images-without-annotations", "images without annotations", advice, without)
 
 
-def _anchor_findings(fit: AnchorFit | None) -> Iterator[Finding]:
-    total = fit.classes[-1] if fit else None
-    if fit is None or total is None or total.uncovered <= MAX_UNCOVERED * total.boxes:
+def _anchor_findings(fit: dict[str, Any] | None) -> Iterator[Finding]:
+    if fit is None or (total := fit["classes"][-1])["uncovered"] <= MAX_UNCOVERED * total["boxes"]:
         return
+    (low, high), (flat, tall) = fit["sides"], fit["ratios"]
+    between = total["uncovered"] - fit["too_small"] - fit["too_large"] - fit["too_long"]
     reasons = {
-        f"smaller than all anchors (side of {fit.sides[0]:.0f} pixels)": fit.too_small,
-        f"larger than all anchors (side of {fit.sides[1]:.0f} pixels)": fit.too_large,
-        f"height / width below {fit.ratios[0]:.2g} or above {fit.ratios[1]:.2g}": fit.too_long,
-        "between anchors": total.uncovered - fit.too_small - fit.too_large - fit.too_long,
+        f"smaller than all anchors (side of {low:.0f} pixels)": fit["too_small"],
+        f"larger than all anchors (side of {high:.0f} pixels)": fit["too_large"],
+        f"height / width below {flat:.2g} or above {tall:.2g}": fit["too_long"],
+        "between anchors": between,
     }
-    yield Finding(
-        count=total.uncovered,
-        level="warning",
-        key="boxes-without-anchor",
-        what=f"boxes: {total.uncovered / total.boxes:.0%} have no anchor of IoU 0.5 or more",
-        examples=[f"{count} {reason}" for reason, count in reasons.items() if count],
-        advice="change MODEL.ANCHOR_GENERATOR.SIZES or ASPECT_RATIOS, or INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TEST",
-    )
+    examples = [f"{count} {reason}" for reason, count in reasons.items() if count]
+    what = f"boxes: {total['uncovered'] / total['boxes']:.0%} have no anchor of IoU 0.5 or more"
+    advice = "change MODEL.ANCHOR_GENERATOR.SIZES or ASPECT_RATIOS, or INPUT.MIN_SIZE_TRAIN and MIN_SIZE_TEST"
+    yield from _finding("warning", "boxes-without-anchor", what, advice, examples, total["uncovered"])
 
 
-def _count_classes(annotated: AnnotatedFolder) -> list[ClassCount]:
+def _count_classes(annotated: AnnotatedFolder) -> list[dict[str, Any]]:
     boxes, crowds = defaultdict[int, list[int]](list), defaultdict[int, list[int]](list)
     for entry in annotated.content["annotations"]:
         if usable(entry, ANNOTATION, "category_id", "image_id"):
             (crowds if entry.get("iscrowd") else boxes)[entry["category_id"]].append(entry["image_id"])
     categories = (category for category in annotated.content["categories"] if usable(category, CATEGORY, *CATEGORY))
     return [
-        ClassCount(id=id_, name=name, boxes=len(boxes[id_]), images=len(set(boxes[id_])), crowds=len(crowds[id_]))
+        {"id": id_, "name": name, "boxes": len(boxes[id_]), "images": len(set(boxes[id_])), "crowds": len(crowds[id_])}
         for id_, name in sorted({category["id"]: category["name"] for category in categories}.items())
     ]
 
 
-def _fit_anchors(boxes: Sequence[Box], images: DecodedImages, cfg: CfgNode) -> AnchorFit | None:
+def _fit_anchors(boxes: Sequence[Box], images: DecodedImages, cfg: CfgNode) -> dict[str, Any] | None:
     chosen = [
         (clip(item.box, item.size), item.size[::-1])
         for item in boxes

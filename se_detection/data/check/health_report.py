@@ -1,12 +1,9 @@
-"""Formats the health of a data set as tables and as JSON."""
+"""Formats the health of a data set as tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from tabulate import tabulate
-
-from .health import Health
 
 # The maximum lengths of lists in the tables; the JSON has everything.
 EXAMPLES = 3
@@ -15,24 +12,20 @@ CLASSES = 24
 WIDTHS = [7, 6, 27, 39, 25]
 
 
-def health_tables(health: Health) -> str:
+def health_tables(health: dict[str, Any]) -> str:
     """Tables of findings, classes and box sizes, and a last line with the number of findings."""
-    counts = f"{health.images} images, {health.annotations} annotations, {len(health.classes)} classes"
-    head = f"{health.json_file}: {counts}"
-    parts = [head, _findings(health), _classes(health), _anchors(health), summary(health)]
+    counts = f"{health['images']} images, {health['annotations']} annotations, {len(health['classes'])} classes"
+    head = f"{health['json_file']}: {counts}"
+    parts = [head, _findings(health), _classes(health), _anchors(health["anchors"]), summary(health)]
     return "\n\n".join(part for part in parts if part)
 
 
-def summary(health: Health) -> str:
+def summary(health: dict[str, Any]) -> str:
     """One line: the number of findings of each level."""
-    errors, warnings, notes = (health.count(level) for level in ("error", "warning", "note"))
+    errors, warnings = health["errors"], health["warnings"]
     verdict = "not fit for training and evaluation" if errors else "fit for training and evaluation"
-    return f"{health.json_file}: {verdict}; errors: {errors}, warnings: {warnings}, notes: {notes}"
-
-
-def health_dict(health: Health) -> dict[str, Any]:
-    """The health as a dict for JSON, with all examples and all classes."""
-    return asdict(health) | {"errors": health.count("error"), "warnings": health.count("warning")}
+    notes = len(health["findings"]) - errors - warnings
+    return f"{health['json_file']}: {verdict}; errors: {errors}, warnings: {warnings}, notes: {notes}"
 
 
 def first_few(examples: Sequence[str], separator: str = "\n") -> str:
@@ -41,53 +34,46 @@ def first_few(examples: Sequence[str], separator: str = "\n") -> str:
     return separator.join([*examples[:EXAMPLES], *more])
 
 
-def _findings(health: Health) -> str:
+def changes_text(changes: Mapping[str, Sequence[str]]) -> str:
+    """One line for each kind of change: the number of entries, the change, and the first entries."""
+    return "\n".join(f"{len(entries):7}  {what}: {first_few(entries, ', ')}" for what, entries in changes.items())
+
+
+def _findings(health: dict[str, Any]) -> str:
     rows = [
-        [finding.level, finding.count, finding.what, first_few(finding.examples), finding.advice]
-        for finding in health.findings
+        [each["level"], each["count"], each["what"], first_few(each["examples"]), each["advice"]]
+        for each in health["findings"]
     ]
     headings = ["level", "count", "what", "where", "what to do"]
     return tabulate(rows, headings, tablefmt="simple_grid", disable_numparse=True, maxcolwidths=WIDTHS) if rows else ""
 
 
-def _classes(health: Health) -> str:
-    ordered = sorted(health.classes, key=lambda count: -count.boxes)
-    total = sum(count.boxes for count in ordered) or 1
-    rows = [[row.id, row.name, row.boxes, f"{row.boxes / total:.1%}", row.images, row.crowds] for row in ordered]
+def _classes(health: dict[str, Any]) -> str:
+    ordered = sorted(health["classes"], key=lambda row: -row["boxes"])
+    total = sum(row["boxes"] for row in ordered) or 1
+    rows = [[*list(row.values())[:3], f"{row['boxes'] / total:.1%}", row["images"], row["crowds"]] for row in ordered]
     if len(rows) > CLASSES:
         half = CLASSES // 2
         rows[half:-half] = [["…", f"({len(rows) - 2 * half} more)", "", "", "", ""]]
     headings = ["id", "class", "boxes", "share", "images", "crowds"]
-    colalign = ["right", "left", "right", "right", "right", "right"]
+    colalign = ["right", "left", *["right"] * 4]
     return tabulate(rows, headings, disable_numparse=True, colalign=colalign) if rows else ""
 
 
-def _anchors(health: Health) -> str:
-    fit = health.anchors
+def _anchors(fit: dict[str, Any] | None) -> str:
     if fit is None:
         return ""
     rows = [
-        [
-            size.name,
-            size.boxes,
-            "–" if size.side is None else f"{size.side:.0f}",
-            "–" if size.iou is None else f"{size.iou:.2f}",
-            f"{size.uncovered / size.boxes:.1%}" if size.boxes else "–",
-        ]
-        for size in fit.classes
+        [row["name"], row["boxes"], f"{row['side']:.0f}", f"{row['iou']:.2f}", f"{row['uncovered'] / row['boxes']:.1%}"]
+        if row["boxes"]
+        else [row["name"], 0, "–", "–", "–"]
+        for row in fit["classes"]
     ]
     headings = ["boxes by size", "number", "median side (resized)", "median IoU, best anchor", "no anchor of IoU ≥ 0.5"]
     table = tabulate(rows, headings, disable_numparse=True, colalign=["left", *["right"] * 4])
-    shortest, longest = fit.test_size
+    (low, high), (flat, tall), (shortest, longest) = fit["sides"], fit["ratios"], fit["test_size"]
     resized = f"images resized to {shortest} (at most {longest})" if shortest else "not resized"
-    about = (
-        f"Anchors: sides of {fit.sides[0]:.0f} to {fit.sides[1]:.0f} pixels, height / width {fit.ratios[0]:.2g} to "
-        f"{fit.ratios[1]:.2g}; {resized}.\nA side is √(width × height); small, medium and large are "
-        "COCO's, in the image as annotated."
+    return (
+        f"{table}\nAnchors: sides of {low:.0f} to {high:.0f} pixels, height / width {flat:.2g} to {tall:.2g}; "
+        f"{resized}.\nA side is √(width × height); small, medium and large are COCO's, in the image as annotated."
     )
-    return f"{table}\n{about}"
-
-
-def changes_text(changes: Mapping[str, Sequence[str]]) -> str:
-    """One line for each kind of change: the number of entries, the change, and the first entries."""
-    return "\n".join(f"{len(entries):7}  {what}: {first_few(entries, ', ')}" for what, entries in changes.items())

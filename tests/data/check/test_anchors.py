@@ -74,18 +74,18 @@ def test_boxes_are_counted_by_size_and_coverage(cfg) -> None:
     # The 800×800 images are not resized; anchors have sides of 32 to 512 and height / width of 0.5 to 2.
     boxes = [[100, 100, 8, 8], [200, 300, 20, 20], [200, 300, 64, 64], [0, 0, 799, 799], [0, 300, 800, 40]]
     fit = fit_anchors(boxes, [(800, 800)] * len(boxes), cfg)
-    assert [(row.name, row.boxes, row.uncovered) for row in fit.classes] == [
+    assert [(row["name"], row["boxes"], row["uncovered"]) for row in fit["classes"]] == [
         ("small", 2, 2),
         ("medium", 1, 0),
         ("large", 2, 2),
         ("all", 5, 4),
     ]
-    assert (fit.too_small, fit.too_large, fit.too_long) == (2, 1, 1)
-    assert fit.sides == pytest.approx((32, 512))
-    assert fit.ratios == pytest.approx((0.5, 2))
-    assert fit.classes[-1].side == pytest.approx(64)
+    assert (fit["too_small"], fit["too_large"], fit["too_long"]) == (2, 1, 1)
+    assert fit["sides"] == pytest.approx((32, 512))
+    assert fit["ratios"] == pytest.approx((0.5, 2))
+    assert fit["classes"][-1]["side"] == pytest.approx(64)
     # The nearest anchor of 64 pixels, on a grid of 8, is 4 pixels away in y.
-    assert fit.classes[1].iou == pytest.approx(60 / 68)
+    assert fit["classes"][1]["iou"] == pytest.approx(60 / 68)
 
 
 def test_a_config_with_other_anchors_is_refused(cfg) -> None:
@@ -97,4 +97,4 @@ def test_a_config_with_other_anchors_is_refused(cfg) -> None:
 
 def test_project_configs_are_supported() -> None:
     for name in ("Toy/faster_rcnn_SE_R_18_FPN", "Paper/faster_rcnn_SE_R_50_FPN_2x"):
-        assert fit_anchors([[0, 0, 9, 9]], [(40, 60)], model_zoo.get_config(name)).classes[-1].boxes == 1
+        assert fit_anchors([[0, 0, 9, 9]], [(40, 60)], model_zoo.get_config(name))["classes"][-1]["boxes"] == 1

@@ -3,7 +3,7 @@ from PIL import Image
 
 from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder, read_annotated_folders
 from se_detection.data.check.health import check_health
-from se_detection.data.check.health_report import health_dict, health_tables
+from se_detection.data.check.health_report import health_tables
 from se_detection.data.coco_sets import check_coco
 from se_detection.errors import UserError
 
@@ -19,7 +19,7 @@ def check(data_set, cfg, *others):
 
 def found(health):
     """Level and count by key."""
-    return {finding.key: (finding.level, finding.count) for finding in health.findings}
+    return {finding["key"]: (finding["level"], finding["count"]) for finding in health["findings"]}
 
 
 def test_a_valid_set_has_no_findings(data_set, cfg) -> None:
@@ -27,13 +27,13 @@ def test_a_valid_set_has_no_findings(data_set, cfg) -> None:
         {**data_set.content["annotations"][0], "id": 99, "iscrowd": 1, "bbox": [1, 1, 9, 9]}
     )
     health = check(data_set, cfg)
-    assert health.findings == ()
-    assert [(count.id, count.name, count.boxes, count.images, count.crowds) for count in health.classes] == [
-        (1, "mast", 12, 12, 1),
-        (2, "buoy", 12, 12, 0),
-        (3, "gull", 12, 12, 0),
+    assert health["findings"] == []
+    assert health["classes"] == [
+        {"id": 1, "name": "mast", "boxes": 12, "images": 12, "crowds": 1},
+        {"id": 2, "name": "buoy", "boxes": 12, "images": 12, "crowds": 0},
+        {"id": 3, "name": "gull", "boxes": 12, "images": 12, "crowds": 0},
     ]
-    assert health.anchors.classes[-1].boxes == 36
+    assert health["anchors"]["classes"][-1]["boxes"] == 36
     assert check_coco(data_set.json_file, data_set.images)
 
 
@@ -142,7 +142,7 @@ def test_usable_files_may_have_findings(data_set, cfg, breakage, level, key, cou
     breakage(data_set)
     health = check(data_set, cfg)
     assert found(health)[key] == (level, count)
-    assert health.count("error") == (level == "error")
+    assert health["errors"] == (level == "error")
     assert check_coco(data_set.json_file, data_set.images)
 
 
@@ -155,7 +155,7 @@ def test_all_problems_are_found_at_once(data_set, cfg) -> None:
         append("categories", {"id": 4, "name": "crab"}),
     ):
         breakage(data_set)
-    examples = {finding.key: finding.examples[0] for finding in check(data_set, cfg).findings}
+    examples = {finding["key"]: finding["examples"][0] for finding in check(data_set, cfg)["findings"]}
     expected = {
         "annotations-wrong-id": "annotations[0] (id 0)",
         "annotations-unknown-image": "annotations[3] (id 4): image 4711",
@@ -174,22 +174,22 @@ def test_gaps_in_category_ids_are_listed(data_set, cfg) -> None:
     for annotation in data_set.content["annotations"]:
         annotation["category_id"] = ids[annotation["category_id"]]
     data_set.content["categories"].append({"id": 92, "name": "crab"})
-    assert check(data_set, cfg).findings[-1].examples == ["1 to 2", "5 to 89", "91"]
+    assert check(data_set, cfg)["findings"][-1]["examples"] == ["1 to 2", "5 to 89", "91"]
 
 
 def test_overlap_and_different_categories_are_found(data_set, make_data_set, cfg) -> None:
     other = make_data_set("other", seed=1)
     paths = other.json_file, other.images
-    assert check(data_set, cfg, *paths).findings == ()
+    assert check(data_set, cfg, *paths)["findings"] == []
     name = other.content["images"][5]["file_name"]
     (other.images / name).write_bytes((data_set.images / "0_2.png").read_bytes())
     other.content["categories"][2]["name"] = "crab"
     other.write()
     health = check(data_set, cfg, *paths)
     assert found(health) == {"categories-differ": ("error", 1), "overlap-same-content": ("error", 1)}
-    assert str(other.json_file) in health.findings[0].what
-    assert health.findings[0].examples == ["category 3 'gull' and category 3 'crab'"]
-    assert health.findings[1].examples == [f"'0_2.png' = '{name}'"]
+    assert str(other.json_file) in health["findings"][0]["what"]
+    assert health["findings"][0]["examples"] == ["category 3 'gull' and category 3 'crab'"]
+    assert health["findings"][1]["examples"] == [f"'0_2.png' = '{name}'"]
     # Without the folder, only names can be compared.
     assert "overlap-same-content" not in found(check(data_set, cfg, other.json_file))
     other.content["images"][5]["file_name"] = "0_2.png"
@@ -205,12 +205,11 @@ def test_the_table_and_the_json_agree(data_set, cfg) -> None:
     assert max(map(len, table.splitlines())) <= 120 + len(str(data_set.json_file))
     assert "… and 2 more" in table
     assert "not fit for training and evaluation; errors: 1, warnings: 0, notes: 0" in table.splitlines()[-1]
-    content = health_dict(health)
-    (finding,) = content["findings"]
-    assert (content["errors"], content["warnings"]) == (1, 0)
+    (finding,) = health["findings"]
+    assert (health["errors"], health["warnings"]) == (1, 0)
     assert (finding["count"], len(finding["examples"]), finding["level"]) == (5, 5, "error")
-    assert content["classes"][0] == {"id": 1, "name": "mast", "boxes": 12, "images": 12, "crowds": 0}
-    assert content["anchors"]["classes"][-1]["boxes"] == 31
+    assert health["classes"][0] == {"id": 1, "name": "mast", "boxes": 12, "images": 12, "crowds": 0}
+    assert health["anchors"]["classes"][-1]["boxes"] == 31
 
 
 def test_a_long_list_of_classes_is_shortened(data_set, cfg) -> None:
@@ -241,6 +240,6 @@ def test_folders_follow_their_files(data_set, make_data_set) -> None:
 def test_real_sets_have_no_errors(shared_data, cfg, json_file, images) -> None:
     annotated = read_annotated_folder(shared_data / json_file, shared_data / images)
     health = check_health(annotated, decode_images(annotated), [], cfg)
-    assert health.count("error") == 0
+    assert health["errors"] == 0
     boxes = [entry for entry in annotated.content["annotations"] if not entry["iscrowd"]]
-    assert sum(count.boxes for count in health.classes) == len(boxes)
+    assert sum(row["boxes"] for row in health["classes"]) == len(boxes)
