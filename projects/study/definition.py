@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,28 +64,21 @@ def read_study(path: Path) -> Study:
     Raises:
         UserError: the file can't be read, or a value is invalid.
     """
-    if not os.path.isfile(path):
-        raise UserError(f"{path}: no such file; name a study, such as configs/Study/Study-cpu.yaml")
     content = read_yaml(path)
     if not isinstance(content, dict) or set(content) != KEYS:
-        raise UserError(f"{path}: a study must have exactly the keys {', '.join(sorted(KEYS))}")
-    _check_name(path, "NAME", content["NAME"])
+        raise UserError("study.keys", f"{path}: a study must have exactly the keys {', '.join(sorted(KEYS))}")
     variants = _read_variants(path, content["VARIANTS"])
+    for key in ("SEEDS", "TRAIN_IMAGES", "TUNING_IMAGES", "TUNING_ITERS", "BASE_LR"):
+        several, kinds = key in ("SEEDS", "BASE_LR"), (int, float) if key == "BASE_LR" else (int,)
+        values = content[key] if several else [content[key]]
+        if not isinstance(values, list) or not values or any(type(value) not in kinds or value < 0 for value in values):
+            what = "a list of numbers" if several else "a number"
+            raise UserError("study.bad_value", f"{path}: {key}: {content[key]!r} is not {what} of at least 0")
+        if len(set(values)) < len(values):
+            raise UserError("study.bad_value", f"{path}: {key}: {values} has a value twice; remove one")
     recipe = path.parent / str(content["RECIPE"])
-    for key in ("TRAIN_IMAGES", "TUNING_IMAGES", "TUNING_ITERS"):
-        if not _is_number(content[key], int) or content[key] < (key != "TRAIN_IMAGES"):
-            raise UserError(f"{path}: {key}: {content[key]!r} is not a valid number")
-    if not os.path.isfile(recipe):
-        raise UserError(f"{path}: RECIPE: no such file: {recipe}")
-    for key, kind in (("SEEDS", int), ("BASE_LR", float)):
-        values = content[key]
-        if not isinstance(values, list) or not values or len(set(map(str, values))) < len(values):
-            raise UserError(f"{path}: {key} must be a list of at least one value, without duplicates")
-        for value in values:
-            if not _is_number(value, kind):
-                raise UserError(f"{path}: {key}: {value!r} is not a valid {'seed' if kind is int else 'learning rate'}")
     return Study(
-        name=content["NAME"],
+        name=_file_name(path, "NAME", content["NAME"]),
         seeds=tuple(content["SEEDS"]),
         variants=variants,
         recipe=recipe,
@@ -95,24 +86,34 @@ def read_study(path: Path) -> Study:
         tuning_images=content["TUNING_IMAGES"],
         base_lr=tuple(content["BASE_LR"]),
         tuning_iters=content["TUNING_ITERS"],
-        digest=_digest(content, [recipe, *(variant.config for variant in variants.values())]),
+        digest=_digest([content, *map(_config_values, [recipe, *(variant.config for variant in variants.values())])]),
     )
 
 
-def _is_number(value: Any, kind: type) -> bool:
-    """Whether a value is a number from 0 to the largest 32-bit integer."""
-    kinds = (int,) if kind is int else (int, float)
-    return isinstance(value, kinds) and not isinstance(value, bool) and 0 <= value < 2**31
+def _read_variants(path: Path, content: Any) -> dict[str, Variant]:
+    if not isinstance(content, dict) or not content:
+        raise UserError("study.bad_variant", f"{path}: VARIANTS must name at least one detector")
+    variants = {}
+    for name, values in content.items():
+        _file_name(path, "VARIANTS", name)
+        if not isinstance(values, dict) or not {"CONFIG"} <= set(values) <= {"CONFIG", "BACKBONE"}:
+            raise UserError("study.bad_variant", f"{path}: VARIANTS: {name} must have CONFIG, and may have BACKBONE")
+        variants[name] = Variant(name, path.parent / str(values["CONFIG"]), str(values.get("BACKBONE", name)))
+        if variants[name].backbone not in content:
+            raise UserError(
+                "study.bad_variant",
+                f"{path}: VARIANTS: {name}: BACKBONE {variants[name].backbone} is not one of VARIANTS",
+            )
+    return variants
 
 
-def _check_name(path: Path, key: str, name: object) -> None:
+def _file_name(path: Path, key: str, name: object) -> str:
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        raise UserError(f"{path}: {key}: {name!r} is not a valid file name; use letters, digits, '_', '-' and '.'")
-
-
-def _digest(content: dict[str, Any], configs: Sequence[Path]) -> str:
-    hashed = [content, *map(_config_values, configs)]
-    return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()[:12]
+        raise UserError(
+            "study.bad_name",
+            f"{path}: {key}: {name!r} is not a valid file name; use letters, digits, '_', '-' and '.'",
+        )
+    return name
 
 
 def _config_values(config: Path) -> Any:
@@ -124,19 +125,5 @@ def _config_values(config: Path) -> Any:
     return values
 
 
-def _read_variants(path: Path, content: Any) -> dict[str, Variant]:
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{path}: VARIANTS must name at least one detector")
-    variants = {}
-    for name, values in content.items():
-        _check_name(path, "VARIANTS", name)
-        if not isinstance(values, dict) or not {"CONFIG"} <= set(values) <= {"CONFIG", "BACKBONE"}:
-            raise UserError(f"{path}: VARIANTS: {name} must have CONFIG, and may have BACKBONE")
-        config = path.parent / str(values["CONFIG"])
-        if not os.path.isfile(config):
-            raise UserError(f"{path}: VARIANTS: {name}: no such file: {config}")
-        variants[name] = Variant(name, config, str(values.get("BACKBONE", name)))
-    for variant in variants.values():
-        if variant.backbone not in variants:
-            raise UserError(f"{path}: VARIANTS: {variant.name}: BACKBONE {variant.backbone} is not one of VARIANTS")
-    return variants
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,6 +1,5 @@
 """The record of a finished run: a small file for the report, without weights or predictions."""
 
-import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,15 @@ from se_detection.comparison.compare import image_weights, images_by_size
 from se_detection.comparison.scores import METRICS, score_run
 from se_detection.data.coco_files import load_annotations, load_results
 from se_detection.errors import UserError
-from se_detection.files import parse_json, write_whole
+from se_detection.files import read_json
 from se_detection.runs.evaluated_run import read_run
 from se_detection.runs.metrics import MetricsFile
 from se_detection.runs.run_folder import BACKBONE_FILE, METRICS_FILE
 
-from .definition import Study, Variant
+from .definition import Study
+
+# By variant and seed.
+Records = Mapping[str, Mapping[int, Mapping[str, Any]]]
 
 # The key of the pre-training in a record.
 BACKBONE = "backbone"
@@ -30,9 +32,14 @@ SAMPLES = 500
 POINTS = 200
 
 
-def record_file(folder: Path, study: Study, variant: Variant, seed: int) -> Path:
+def record_file(folder: Path, study: Study, variant: str, seed: int) -> Path:
     """The path of a run's record."""
-    return folder / f"{study.name}-{variant.name}-{seed}.json"
+    return folder / f"{study.name}-{variant}-{seed}.json"
+
+
+def times_file(folder: Path, study: Study) -> Path:
+    """The path of a study's times; see :func:`measure_times`."""
+    return folder / f"{study.name}-times.json"
 
 
 def read_records(folder: Path, study: Study) -> dict[str, dict[int, dict[str, Any]]]:
@@ -42,114 +49,70 @@ def read_records(folder: Path, study: Study) -> dict[str, dict[int, dict[str, An
         UserError: a record is from another definition of the study, other data or another device, or can't be read.
     """
     records: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in study.variants}
-    first: tuple[Path, dict[str, Any]] | None = None
-    for variant in study.variants.values():
+    first: dict[str, Any] = {}
+    for name in study.variants:
         for seed in study.seeds:
-            path = record_file(folder, study, variant, seed)
-            if not path.is_file():
+            path = record_file(folder, study, name, seed)
+            record = read_of_study(path, study)
+            if record is None:
                 continue
-            record = _read(path, study)
-            first = first or (path, record)
+            first = first or record
             for key in ("data_digest", "device"):
-                if record[key] != first[1][key]:
+                if record[key] != first[key]:
                     raise UserError(
-                        f"{path} and {first[0]} have different {key} ({record[key]}, {first[1][key]}) and can't be "
-                        "compared; move one of them away, or give the study another NAME"
+                        "study.mixed_records",
+                        f"{path} has another {key} than other records of {study.name} ({record[key]}, {first[key]}); "
+                        "move one of them away, or give the study another NAME",
                     )
-            records[variant.name][seed] = record
+            records[name][seed] = record
     return records
 
 
-def read_times(folder: Path, study: Study) -> dict[str, Any] | None:
-    """The content of the file of :func:`measure_times`, or None without a file.
+def read_of_study(path: Path, study: Study) -> dict[str, Any] | None:
+    """The content of a file of a study's results, or None without a file.
 
     Raises:
-        UserError: it is from another definition of the study.
+        UserError: it is from another definition of the study, or can't be read.
     """
-    path = times_file(folder, study)
-    return _read(path, study) if path.is_file() else None
-
-
-def times_file(folder: Path, study: Study) -> Path:
-    """The path of a study's times."""
-    return folder / f"{study.name}-times.json"
-
-
-def _read(path: Path, study: Study) -> dict[str, Any]:
-    try:
-        content = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {error}; remove it and run the study again") from error
-    if not isinstance(content, dict) or content.get("definition") != study.digest:
+    content = read_json(path) if path.is_file() else None
+    if content is not None and (not isinstance(content, dict) or content.get("definition") != study.digest):
         raise UserError(
+            "study.other_definition",
             f"{path} is from an earlier definition of {study.name}; move the old files away, or give the study another "
-            "NAME"
+            "NAME",
         )
     return content
 
 
-def write_record(
-    folder: Path,
-    study: Study,
-    variant: Variant,
-    seed: int,
-    *,
-    run: Path,
-    backbone: Path,
-    rates: Mapping[float, float | None],
-    rate: float,
-    data_digest: str,
-    command: str,
-) -> dict[str, Any]:
-    """Writes and returns the record of a finished run.
+def scores_of_run(run: Path) -> dict[str, Any]:
+    """A detector's part of its record: its data, metrics, costs and curves.
 
     It includes `bootstrap`: each metric on the test images and on resamples of them. The resamples are the same for
     every run, and the intervals are computed from them.
-
-    Args:
-        folder: folder of the records.
-        run: the detector's run folder.
-        backbone: the run folder of its pre-training.
-        rates: AP on the tuning images by learning rate; None if the trial diverged.
-        rate: the chosen learning rate.
-        data_digest: see :meth:`StudyData.digest`.
-        command: the command line of the study.
     """
     finished = read_run(run)
     coco = load_annotations(finished.annotations)
     weights = image_weights(len(coco.imgs), SAMPLES)
     scores = score_run(coco, load_results(finished.detections, coco, str(run)), weights, [], lambda: None).metrics
     counts = images_by_size(coco)
-    pretraining = read_checkpoint(backbone / BACKBONE_FILE)["pretraining"]
-    content = {
-        "study": study.name,
-        "definition": study.digest,
-        "arm": variant.name,
-        "seed": seed,
+    return {
         "data": finished.annotations.stem,
-        "data_digest": data_digest,
         "images": {name: counts[METRICS[name]] for name in KEPT},
         "device": finished.record["device"],
         "threads": torch.get_num_threads(),
         **{name: _finite(scores[name][0]) for name in KEPT},
-        "learning_rate": rate,
-        "learning_rate_trials": {str(rate): ap for rate, ap in rates.items()},
         "parameters": finished.record["parameters"],
         "backbone_gflops": finished.record["backbone_gflops"],
-        BACKBONE: {
-            "arm": variant.backbone,
-            **pretraining,
-            "curve": _curve(backbone, "loss_cls", "classification/top1"),
-        },
         "curve": _curve(run, "total_loss", "bbox/AP"),
-        "bootstrap": {name: [_finite(value, 2) for value in scores[name]] for name in KEPT},
-        "command": command,
+        "bootstrap": {name: [_finite(round(float(value), 2)) for value in scores[name]] for name in KEPT},
         "commit": _commit(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, allow_nan=False) + "\n"
-    write_whole(record_file(folder, study, variant, seed), lambda file: file.write(text.encode()))
-    return content
+
+
+def scores_of_backbone(run: Path) -> dict[str, Any]:
+    """A record's part on the pre-training: epochs, top-1, top-5, and curves."""
+    pretraining = read_checkpoint(run / BACKBONE_FILE)["pretraining"]
+    return {**pretraining, "curve": _curve(run, "loss_cls", "classification/top1")}
 
 
 def _curve(run: Path, loss: str, metric: str) -> dict[str, list[list[float]]]:
@@ -162,11 +125,9 @@ def _curve(run: Path, loss: str, metric: str) -> dict[str, list[list[float]]]:
     }
 
 
-def _finite(value: float, digits: int | None = None) -> float | None:
+def _finite(value: float) -> float | None:
     """None for NaN, which JSON does not have."""
-    if not np.isfinite(value):
-        return None
-    return float(value) if digits is None else round(float(value), digits)
+    return float(value) if np.isfinite(value) else None
 
 
 def _commit() -> str:

@@ -6,6 +6,11 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from .definition import read_study
+from .runner import StudyRunner
+from .study_data import StudyData, StudySplit
+from .study_report import write_study_report
+
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 EXAMPLES = """
 examples:
@@ -46,29 +51,23 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Makes the runs, or the report."""
-    from .definition import read_study
-    from .runner import run_study
-    from .study_data import StudyData
-    from .study_report import write_study_report
-
     study = read_study(args.study)
     if args.command == "report":
         print("Written:", *write_study_report(study, args.results, args.page), sep="\n  ")
         return
     data = StudyData(
-        classification=args.classification,
-        train_json=args.train_json,
-        train_images=args.train_images,
-        val_json=args.val_json,
-        val_images=args.val_images,
+        args.classification,
+        StudySplit(args.train_json, args.train_images),
+        StudySplit(args.val_json, args.val_images),
     )
-    run_study(
-        study,
-        data,
+    command = shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]])
+    runner = StudyRunner(
+        study=study,
+        data=data,
         tools=TOOLS,
         output=args.output,
         results=args.results,
-        seeds=args.seeds or study.seeds,
         gpus=args.num_gpus,
-        command=shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        command=command,
     )
+    runner.run(args.seeds or study.seeds)

@@ -5,6 +5,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from se_detection.data.coco_format import read_coco
 from se_detection.data.sample import sample_coco
@@ -15,15 +16,20 @@ from se_detection.pretrain.image_folder import find_image_folder
 from .definition import Study
 
 
-@dataclass(frozen=True, kw_only=True)
+class StudySplit(NamedTuple):
+    """A COCO file and the folder of its images."""
+
+    json_file: Path
+    images: Path
+
+
+@dataclass(frozen=True)
 class StudyData:
     """The images for pre-training, and the two splits of a detection set."""
 
     classification: Path
-    train_json: Path
-    train_images: Path
-    val_json: Path
-    val_images: Path
+    train: StudySplit
+    val: StudySplit
 
     def digest(self) -> str:
         """Hash of the annotations and of the pre-training set's image counts; the same on every machine.
@@ -32,22 +38,14 @@ class StudyData:
             UserError: a file or folder is missing.
         """
         digest = hashlib.sha256()
-        for path in (self.train_json, self.val_json):
+        for path in (self.train.json_file, self.val.json_file):
             if not path.is_file():
-                raise UserError(f"{path}: no such file")
+                raise UserError("data.not_found", f"{path}: there is no such file")
             digest.update(path.read_bytes())
         root = find_image_folder(self.classification)
         counts = {str(item.relative_to(root)): len(os.listdir(item)) for item in root.glob("*/*") if item.is_dir()}
         digest.update(json.dumps(counts, sort_keys=True).encode())
         return digest.hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class StudySplit:
-    """A COCO file and the folder of its images."""
-
-    json_file: Path
-    images: Path
 
 
 def make_splits(study: Study, data: StudyData, folder: Path) -> dict[str, StudySplit]:
@@ -60,25 +58,19 @@ def make_splits(study: Study, data: StudyData, folder: Path) -> dict[str, StudyS
         UserError: the training data have too few images, or can't be read.
     """
     train, tuning = folder / "train.json", folder / "tuning.json"
-    splits = {
-        "train": StudySplit(train, data.train_images),
-        "tuning": StudySplit(tuning, data.train_images),
-        "val": StudySplit(data.val_json, data.val_images),
-    }
-    if train.is_file() and tuning.is_file():
-        return splits
-    total = len(read_coco(data.train_json)["images"])
-    count = study.train_images or total - study.tuning_images
-    if count + study.tuning_images > total or count < 1:
-        raise UserError(
-            f"{data.train_json} has {total} images, but TRAIN_IMAGES and TUNING_IMAGES need {count} and "
-            f"{study.tuning_images}; use more images or lower these values"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    both = folder / "both.json"
-    write_json(both, sample_coco(data.train_json, count + study.tuning_images)[0].content)
-    chosen, rest = sample_coco(both, count)
-    write_json(train, chosen.content)
-    write_json(tuning, rest.content)
-    both.unlink()
-    return splits
+    if not train.is_file():
+        total = len(read_coco(data.train.json_file)["images"])
+        count = study.train_images or total - study.tuning_images
+        if count + study.tuning_images > total or count < 1:
+            raise UserError(
+                "study.too_few_images",
+                f"{data.train.json_file} has {total} images, but TRAIN_IMAGES and TUNING_IMAGES need {count} and "
+                f"{study.tuning_images}; use more images or lower these values",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(tuning, sample_coco(data.train.json_file, count + study.tuning_images)[0].content)
+        chosen, rest = sample_coco(tuning, count)
+        write_json(tuning, rest.content)
+        write_json(train, chosen.content)
+    images = data.train.images
+    return {"train": StudySplit(train, images), "tuning": StudySplit(tuning, images), "val": data.val}

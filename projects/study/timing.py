@@ -10,10 +10,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage
 from tqdm import tqdm
 
-from projects.benchmark.rounds import clock_of, rounds_in_turn
+from projects.benchmark.rounds import rounds_in_turn
 from se_detection.config.read_config import read_config
 from se_detection.data.coco_sets import register_coco_json
 from se_detection.data.mapper import CheckedMapper
+from se_detection.engine.checks import available_device
 from se_detection.engine.trainer import Trainer
 from se_detection.files import write_json
 
@@ -34,8 +35,7 @@ def measure_times(study: Study, split: StudySplit, path: Path, command: str) -> 
         runs = {(name, kind): run for name, kinds in timers.items() for kind, run in kinds.items()}
         for run in runs.values():
             run()
-        turns = rounds_in_turn(runs, ROUNDS, clock=clock_of("cuda" if torch.cuda.is_available() else "cpu"))
-        rounds = list(tqdm(turns, desc="timing", total=ROUNDS, unit="round", disable=None))
+        rounds = list(tqdm(rounds_in_turn(runs, ROUNDS), desc="timing", total=ROUNDS, unit="round", disable=None))
     finally:
         DatasetCatalog.remove("study_times")
     seconds = {run: np.array([turn[run] for turn in rounds]) for run in runs}
@@ -63,8 +63,7 @@ def _quartiles(ratios: Any) -> dict[str, float]:
 def _timers(variant: Variant) -> dict[str, Callable[[], None]]:
     """A training step, and inference on one image, with real images."""
     cfg = read_config(str(variant.config))
-    if not torch.cuda.is_available():
-        cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.DEVICE = available_device(cfg)
     cfg.DATASETS.TRAIN = ("study_times",)
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(MetadataCatalog.get("study_times").thing_classes)

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from se_detection import UserError
+from tests.helpers import raises
 
 from ..definition import read_study
 
@@ -46,22 +47,27 @@ def test_the_digest_covers_all_files_of_the_study(content, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "code", "named"),
     [
-        ({"SEED": 1}, "must have exactly the keys"),
-        ({"SEEDS": []}, "SEEDS must be a list"),
-        ({"SEEDS": [1, 1]}, "without duplicates"),
-        ({"TUNING_ITERS": 0}, "TUNING_ITERS: 0"),
-        ({"RECIPE": "none.yaml"}, "RECIPE: no such file"),
-        ({"VARIANTS": {}}, "at least one detector"),
-        ({"VARIANTS": {"a": {"CONFIG": "none.yaml"}}}, "VARIANTS: a: no such file"),
-        (
-            {"VARIANTS": {"a": {"CONFIG": "faster_rcnn_R_18_FPN.yaml", "BACKBONE": "b"}}},
-            "b is not one of VARIANTS",
-        ),
-        ({"VARIANTS": {"a": {"FILE": "faster_rcnn_R_18_FPN.yaml"}}}, "must have CONFIG"),
+        ({"SEED": 1}, "study.keys", "SEEDS"),
+        ({"SEEDS": []}, "study.bad_value", "SEEDS"),
+        ({"SEEDS": [1, 1]}, "study.bad_value", "SEEDS: [1, 1]"),
+        ({"SEEDS": [1.5]}, "study.bad_value", "SEEDS: [1.5]"),
+        ({"BASE_LR": [-0.1]}, "study.bad_value", "BASE_LR: [-0.1]"),
+        ({"TUNING_ITERS": "many"}, "study.bad_value", "TUNING_ITERS: 'many'"),
+        ({"NAME": "../out"}, "study.bad_name", "NAME: '../out'"),
+        ({"VARIANTS": {}}, "study.bad_variant", "at least one detector"),
+        ({"VARIANTS": {"a/b": {"CONFIG": "faster_rcnn_R_18_FPN.yaml"}}}, "study.bad_name", "a/b"),
+        ({"VARIANTS": {"a": {"CONFIG": "faster_rcnn_R_18_FPN.yaml", "BACKBONE": "b"}}}, "study.bad_variant", "b"),
+        ({"VARIANTS": {"a": {"FILE": "faster_rcnn_R_18_FPN.yaml"}}}, "study.bad_variant", "CONFIG"),
     ],
 )
-def test_invalid_definitions_are_reported(content, tmp_path, change, message) -> None:
-    with pytest.raises(UserError, match=message):
+def test_invalid_definitions_are_reported(content, tmp_path, change, code, named) -> None:
+    with raises(code, named):
+        read_study(write(tmp_path, content | change))
+
+
+@pytest.mark.parametrize("change", [{"RECIPE": "none.yaml"}, {"VARIANTS": {"a": {"CONFIG": "none.yaml"}}}])
+def test_missing_configs_are_named(content, tmp_path, change) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml"):
         read_study(write(tmp_path, content | change))

@@ -17,6 +17,7 @@ STUDIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_the_page_is_made_from_the_records(path, tmp_path) -> None:
     shutil.copytree(PAGE.parent / "results", tmp_path / "results")
