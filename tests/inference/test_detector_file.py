@@ -91,7 +91,7 @@ CHANGES = {
     "class ids": (part(categories=[[math.inf, "a"]]), "weights.broken", "no config and classes"),
     "other number": (part(categories=[[1, "a"], [1, "b"]]), "weights.broken", "it has 1 classes, but its config has 4"),
     "no yaml": (part(config="a: [1"), "config.not_yaml", "its config can't be used: "),
-    "surrogates": (part(config="\ud800"), "config.not_yaml", "its config can't be used: "),
+    "surrogates": (part(config="\ud800"), "config.bad_value", "its config can't be used: "),
     "empty": (part(config=""), "config.no_keys", "its config can't be used: "),
     "python": (add("SEED: !!python/object/apply:os.getcwd []\n"), "config.runs_code", "its config can't be used: "),
     "a base": (add("_BASE_: /etc/passwd\n"), "config.bad_base", "_BASE_ refers to another file"),
