@@ -67,15 +67,13 @@ def compare(
     return _make_comparison(coco, models, sizes, _notes_on_empty_images(coco, results))
 
 
-def sample_images(images: int, n_bootstrap: int) -> Array:
-    """The number of times each image is in each bootstrap sample: (samples, images), from a fixed seed."""
-    counts = np.random.default_rng(SEED).multinomial(images, np.full(images, 1 / images), size=n_bootstrap)
-    return counts.astype(np.float64)
-
-
 def image_weights(images: int, n_bootstrap: int) -> Array:
-    """The weights for :func:`score_run`: (images, 1 + samples), first the original images, then the samples."""
-    return np.column_stack([np.ones(images), sample_images(images, n_bootstrap).T])
+    """The weights for :func:`score_run`: (images, 1 + samples), first the original images, then the samples.
+
+    A weight is the number of times an image is in a bootstrap sample; the samples come from a fixed seed.
+    """
+    counts = np.random.default_rng(SEED).multinomial(images, np.full(images, 1 / images), size=n_bootstrap)
+    return np.column_stack([np.ones(images), counts.T])
 
 
 def _load_runs(source: Results | Sequence[Results], coco: COCO, name: str) -> list[list[Entry]]:

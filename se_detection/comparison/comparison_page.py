@@ -62,7 +62,6 @@ def write_html_report(
     every_run = [run for role in ROLES for run in runs[role]]
     coco = load_annotations(pair[0].annotations)
     disagreements = find_disagreements(coco, *(confident(run, coco) for run in pair))
-    leads = [item.lead for item in disagreements]
     curves = {role: [read_training_curve(run.path) for run in own] for role, own in runs.items()}
     metrics = {key: heading for key, heading in METRICS.items() if key in comparison.runs["baseline"]}
     commands = [*((f"Run {run.name}", run.record.get("command")) for run in every_run), ("This page", command)]
@@ -72,25 +71,20 @@ def write_html_report(
         "comparison.html.jinja",
         comparison=comparison,
         runs=runs,
-        annotations=pair[0].annotations.name,
-        images=len(coco.imgs),
+        coco=coco,
         objects=sum(not item["iscrowd"] for item in coco.anns.values()),
         sizes=comparison.backbone_sizes,
         scores=[
             (heading, comparison.baseline[key], comparison.candidate[key], comparison.difference[key])
             for key, heading in metrics.items()
         ],
-        each_run=[(heading, _each_run(comparison, key)) for key, heading in metrics.items()],
+        metrics=metrics,
         classes=_ordered_classes(comparison),
         class_reach=reach(item.difference for item in comparison.per_class.values()),
         min_images=MIN_IMAGES,
         charts=_charts(comparison, curves),
         evaluations=max(len(curve["ap"]) for own in curves.values() for curve in own),
-        leads={
-            "candidate": sum(lead > 0 for lead in leads),
-            "baseline": sum(lead < 0 for lead in leads),
-            "neither": leads.count(0),
-        },
+        leads=[item.lead for item in disagreements],
         differing=draw_disagreements(disagreements, coco, pair),
         excitations={run.name: plots for run in every_run if (plots := _excitations(run))},
         recipe=_recipe_tables(comparison, pair),
@@ -104,12 +98,6 @@ def _read_runs(comparison: Comparison, annotations: Path | None) -> dict[str, li
     folders = [path for own in paths.values() for path in own if path.is_dir()]
     known = annotations or (read_run(folders[0]).annotations if folders else None)
     return {role: [read_run(path, known) for path in own] for role, own in paths.items()}
-
-
-def _each_run(comparison: Comparison, metric: str) -> list[float | None]:
-    """A metric of each run, and the standard deviation over the runs of each model."""
-    spreads = [comparison.runs[role][metric] for role in ROLES]
-    return [value for spread in spreads for value in spread.values] + [spread.std for spread in spreads]
 
 
 def _ordered_classes(comparison: Comparison) -> list[list[tuple[str, ClassDifference]]]:

@@ -1,9 +1,8 @@
 """Draws the images in which two detectors differ most: the ground truth and the detections of both."""
 
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import ImageColor
@@ -28,31 +27,13 @@ DASH, DOT = 14, 5
 FALSE, MISSED = (204, 121, 167), (240, 228, 66)
 
 
-@dataclass(frozen=True)
-class Panel:
-    """An image with a detector's outcome, and the numbers of its boxes by class."""
-
-    image: EmbeddedImage
-    correct: Counter[str]
-    false: Counter[str]
-    missed: Counter[str]
-
-
-@dataclass(frozen=True)
-class DrawnDisagreement:
-    """The image with its objects, their number by class, how many fewer mistakes the candidate makes, and by role."""
-
-    file_name: str
-    lead: int
-    truth: EmbeddedImage
-    objects: Counter[str]
-    panels: dict[str, Panel]
-
-
 def draw_disagreements(
     disagreements: Sequence[Disagreement], coco: COCO, pair: Sequence[EvaluatedRun]
-) -> list[DrawnDisagreement] | None:
-    """Draws the images with the largest leads; None if neither run has an image folder.
+) -> list[tuple[Disagreement, EmbeddedImage, dict[str, EmbeddedImage]]] | None:
+    """Draws the images with the largest leads: the ground truth, and the outcome by role.
+
+    Returns:
+        The images; None if neither run has an image folder.
 
     Raises:
         UserError: an image can't be read.
@@ -60,7 +41,7 @@ def draw_disagreements(
     roots = [folder for run in pair if (folder := run.results.get("image_root")) and os.path.isdir(folder)]
     if not roots:
         return None
-    names = {id_: printable(category["name"]) for id_, category in coco.cats.items()}
+    names = {id_: category["name"] for id_, category in coco.cats.items()}
     drawn = []
     for item in most_different(disagreements, COUNT):
         image = read_pixels(image_path(pair[0].annotations, Path(roots[0]), item.image))
@@ -68,31 +49,19 @@ def draw_disagreements(
         if len(names) == 1:
             truth = [replace(box, label="") for box in truth]
         panels = {}
-        for role, colour, outcome in zip(ROLES, COLOURS, (item.baseline, item.candidate), strict=True):
+        for role, colour in zip(ROLES, COLOURS, strict=True):
+            outcome = getattr(item, role)
             boxes = [
                 *(DrawnBox(entry["bbox"], _label(entry, names), FALSE, DASH) for entry in outcome.false),
                 *(DrawnBox(entry["bbox"], _label(entry, names), MISSED, DOT) for entry in outcome.missed),
                 *(DrawnBox(entry["bbox"], "", ImageColor.getrgb(colour)) for entry in outcome.correct),
             ]
-            counts = [_by_class(entries, names) for entries in (outcome.correct, outcome.false, outcome.missed)]
-            panels[role] = Panel(embed_image(draw_panel(image, boxes, WIDTH, PEN)), *counts)
-        drawn.append(
-            DrawnDisagreement(
-                item.image["file_name"],
-                item.lead,
-                embed_image(draw_panel(image, truth, WIDTH, PEN)),
-                _by_class(item.objects, names),
-                panels,
-            )
-        )
+            panels[role] = embed_image(draw_panel(image, boxes, WIDTH, PEN))
+        drawn.append((item, embed_image(draw_panel(image, truth, WIDTH, PEN)), panels))
     return drawn
 
 
 def _label(entry: Entry, names: dict[int, str]) -> str:
     """The class, if there are several, and the score, if there is one."""
-    name = names[entry["category_id"]] if len(names) > 1 else ""
+    name = printable(names[entry["category_id"]]) if len(names) > 1 else ""
     return f"{name} {entry['score']:.2f}".strip() if "score" in entry else name
-
-
-def _by_class(entries: Sequence[Entry], names: dict[int, str]) -> Counter[str]:
-    return Counter(names[entry["category_id"]] for entry in entries)

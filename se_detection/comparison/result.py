@@ -1,7 +1,7 @@
 """The result of a comparison of two detectors. Metrics are in percent, and None where they are undefined."""
 
-import math
-from dataclasses import asdict, dataclass, field, fields
+import json
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .details import Calibration, Curve
@@ -100,16 +100,6 @@ class Comparison:
         return self.covers == "images and training runs" and min(counts) < 4
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `comparison.json`."""
-        return {item.name: _plain(getattr(self, item.name)) for item in fields(self) if item.name != "models"}
-
-
-def _plain(value: Any) -> Any:
-    """A value for JSON: dataclasses become dictionaries, and NaN becomes None."""
-    if hasattr(value, "__dataclass_fields__"):
-        value = asdict(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        """The content of `comparison.json`; None for NaN."""
+        content = {name: value for name, value in asdict(self).items() if name != "models"}
+        return json.loads(json.dumps(content), parse_constant=lambda _: None)

@@ -5,7 +5,7 @@ import statistics
 import numpy as np
 import pytest
 
-from se_detection.comparison.compare import compare, sample_images
+from se_detection.comparison.compare import compare, image_weights
 
 from ..helpers import raises
 
@@ -86,7 +86,7 @@ def test_intervals_equal_those_of_a_bootstrap_with_pycocotools(annotations, dete
                     target += [{**item, "image_id": new, "id": len(target) + 1 + i} for i, item in enumerate(mine)]
         return reference(sampled, found)
 
-    samples = sample_images(len(annotations["images"]), 100)
+    samples = image_weights(len(annotations["images"]), 100)[:, 1:].T
     differences = [100 * (evaluate(models[1], times) - evaluate(models[0], times)) for times in samples]
     # 11 images have objects: Student's t with 10 degrees of freedom.
     reach = 2.228139 * np.std(differences, axis=0, ddof=1) * (11 / 10) ** 0.5
@@ -96,7 +96,7 @@ def test_intervals_equal_those_of_a_bootstrap_with_pycocotools(annotations, dete
 
 
 def test_images_are_sampled_with_replacement() -> None:
-    counts = sample_images(50, 2000)
+    counts = image_weights(50, 2000)[:, 1:].T
     assert (counts.sum(axis=1) == 50).all()
     # A binomial distribution: 50 trials with probability 1/50.
     assert counts.mean() == 1
