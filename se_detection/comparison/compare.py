@@ -166,12 +166,13 @@ def _compared(
 ) -> list[_Compared]:
     """Compares each value of the scores; `images` are the numbers of images that the values depend on."""
     baseline, candidate = ([np.array(runs) for runs in zip(*map(get_values, model), strict=True)] for model in models)
-    return [_Compared(*pair, estimate(*pair, count)) for *pair, count in zip(baseline, candidate, images, strict=True)]
+    triples = zip(baseline, candidate, images, strict=True)
+    return [_Compared(first, second, estimate(first, second, count)) for first, second, count in triples]
 
 
 def _mean(runs: Array) -> float | None:
     """The mean over runs on the original images, whose weights come first."""
-    return without_nan([runs[:, 0].mean()])[0]
+    return without_nan(runs[:, :1].mean(axis=0))[0]
 
 
 def _spread(runs: Array) -> Spread:

@@ -156,8 +156,10 @@ def _training_data(run: EvaluatedRun) -> dict[str, str | None]:
 
 def _is_same_data(first: tuple[str, str | None], other: tuple[str, str | None]) -> bool:
     """Compares the content of the annotation files, or the names of the sets where a file can't be read."""
-    files = [path for _, path in (first, other) if path and os.path.isfile(path)]
-    return filecmp.cmp(*files, shallow=False) if len(files) == 2 else first[0] == other[0]
+    (name, path), (other_name, other_path) = first, other
+    if path and other_path and os.path.isfile(path) and os.path.isfile(other_path):
+        return filecmp.cmp(path, other_path, shallow=False)
+    return name == other_name
 
 
 def _format_keys(differences: dict[str, list[Any]]) -> str:

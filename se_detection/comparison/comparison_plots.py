@@ -71,15 +71,15 @@ def _covers(comparison: Comparison) -> str:
 
 
 def _forest(items: dict[str, Difference], filled: set[str], title: str, label: str) -> Figure | None:
-    known = {name: item for name, item in items.items() if item.value is not None}
+    known = {name: (item.value, _ends(item)) for name, item in items.items() if item.value is not None}
     if not known:
         return None
     figure, (axes,) = _panels(1, size=(7, 1.5 + 0.28 * len(known)))
     axes.axvline(0, color=INK, linewidth=1)
-    for row, (name, item) in enumerate(known.items()):
-        colour = COLOURS[item.value > 0] if name in filled else QUIET
-        axes.plot(_ends(item), [row, row], color=colour, linewidth=2)
-        axes.plot(item.value, row, color=colour, marker="o", fillstyle="full" if name in filled else "none")
+    for row, (name, (value, ends)) in enumerate(known.items()):
+        colour = COLOURS[value > 0] if name in filled else QUIET
+        axes.plot(ends, [row, row], color=colour, linewidth=2)
+        axes.plot(value, row, color=colour, marker="o", fillstyle="full" if name in filled else "none")
     axes.set(xlabel=label, title=title, ylim=(len(known) - 0.5, -0.5))
     axes.set_yticks(range(len(known)), list(known))
     return figure
@@ -98,7 +98,7 @@ def plot_error_types(comparison: Comparison) -> Figure | None:
         values = [types[name].dap for name in ERRORS]
         if not np.isfinite(values).all():
             return None
-        look = {"color": COLOURS[number], "hatch": HATCHES[number], "edgecolor": PAPER}
+        look: dict[str, Any] = {"color": COLOURS[number], "hatch": HATCHES[number], "edgecolor": PAPER}
         bars = axes.barh(places + 0.4 * (number - 0.5), values, 0.38, label=_label(comparison, role), **look)
         axes.bar_label(bars, fmt="%.1f", padding=3)
     axes.set_yticks(places, ["classifi-\ncation", "localiz-\nation", *ERRORS[2:]])
@@ -164,9 +164,9 @@ def plot_calibration(comparison: Comparison) -> Figure | None:
     upper.plot([0, 1], [0, 1], color=QUIET, linewidth=1, linestyle=":", label="perfect")
     for role, item in calibration.items():
         if item:
-            filled = [pair for pair in zip(item.score, item.precision, strict=True) if None not in pair]
+            filled = np.array([item.score, item.precision], dtype=float)[:, np.array(item.count) > 0]
             label = f"{_label(comparison, role)}, ECE {item.ece:.3f}"
-            upper.plot(*np.transpose(filled), label=label, **STYLES[role])
+            upper.plot(*filled, label=label, **STYLES[role])
             edges = np.linspace(0, 1, len(item.count) + 1)
             look = {key: STYLES[role][key] for key in ("color", "linestyle")}
             lower.stairs(item.count, edges, linewidth=1.5, **look)

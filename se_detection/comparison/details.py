@@ -110,7 +110,8 @@ def precision_recall(baseline: Sequence[RunDetails], candidate: Sequence[RunDeta
     curves = {}
     for name in CURVES:
         means = (100 * np.mean([run.precision[name] for run in runs], axis=0) for runs in (baseline, candidate))
-        curves[name] = Curve([float(percent) for percent in range(101)], *map(without_nan, means))
+        first, second = map(without_nan, means)
+        curves[name] = Curve([float(percent) for percent in range(101)], first, second)
     return curves
 
 
@@ -132,7 +133,6 @@ def _bins(score: Array, correct: NDArray[np.bool_]) -> tuple[Array, Array, Array
     # Imported here because it takes a second.
     from scipy.stats import binned_statistic
 
-    bins = {"bins": SCORE_BINS, "range": (0, 1)}
-    count = np.histogram(score, **bins)[0]
-    mean, precision = binned_statistic(score, [score, correct], "mean", **bins).statistic
+    count, _ = np.histogram(score, SCORE_BINS, (0, 1))
+    mean, precision = binned_statistic(score, [score, correct], "mean", SCORE_BINS, (0, 1)).statistic
     return count, mean, precision

@@ -51,10 +51,11 @@ def draw_disagreements(
         panels = {}
         for role, colour in zip(ROLES, COLOURS, strict=True):
             outcome = getattr(item, role)
+            red, green, blue, *_ = ImageColor.getrgb(colour)
             boxes = [
                 *(DrawnBox(entry["bbox"], _label(entry, names), FALSE, DASH) for entry in outcome.false),
                 *(DrawnBox(entry["bbox"], _label(entry, names), MISSED, DOT) for entry in outcome.missed),
-                *(DrawnBox(entry["bbox"], "", ImageColor.getrgb(colour)) for entry in outcome.correct),
+                *(DrawnBox(entry["bbox"], "", (red, green, blue)) for entry in outcome.correct),
             ]
             panels[role] = embed_image(draw_panel(image, boxes, WIDTH, PEN))
         drawn.append((item, embed_image(draw_panel(image, truth, WIDTH, PEN)), panels))

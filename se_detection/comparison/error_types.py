@@ -43,8 +43,7 @@ def error_types(evaluations: Sequence[CategoryEvaluation]) -> dict[str, ErrorTyp
 
     def ap50(chosen: NDArray[np.void], objects: NDArray[np.intp] = category) -> float:
         aps = [
-            _ap(chosen[chosen["category"] == number], np.count_nonzero(objects == number))
-            for number in np.unique(category)
+            _ap(chosen[chosen["category"] == number], int((objects == number).sum())) for number in np.unique(category)
         ]
         return 100 * float(np.mean(aps)) if aps else float("nan")
 
@@ -57,10 +56,10 @@ def error_types(evaluations: Sequence[CategoryEvaluation]) -> dict[str, ErrorTyp
         "false_negatives": ap50(detections, category[found]),
     }
     counts = {
-        **{name: np.count_nonzero(detections["error"] == name) for name in FALSE_POSITIVES},
-        "missed": np.count_nonzero(missed),
-        "false_positives": np.count_nonzero(~detections["hit"]),
-        "false_negatives": np.count_nonzero(~found),
+        **{name: int((detections["error"] == name).sum()) for name in FALSE_POSITIVES},
+        "missed": int(missed.sum()),
+        "false_positives": int((~detections["hit"]).sum()),
+        "false_negatives": int((~found).sum()),
     }
     before = ap50(detections)
     return {name: ErrorType(value - before, counts[name]) for name, value in fixed.items()}

@@ -9,6 +9,7 @@ from tabulate import tabulate
 from ..errors import UserError
 from ..files import check_folder
 from .comparison_plots import draw_plots
+from .details import Curve
 from .error_types import ERRORS
 from .intervals import MIN_IMAGES, Difference
 from .result import Comparison
@@ -90,10 +91,10 @@ def comparison_markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> s
         "The gain in AP@0.5 if one type of error were fixed (TIDE, Bolya et al. 2020), and the number of errors.",
         _table(errors, ["", *COMPARED[:3], "number, baseline", "number, candidate"]),
         "## By IoU threshold",
-        _table([(x, *_compared(*row)) for x, *row in details.ap_by_iou.rows("{:.2f}")], ["IoU", *COMPARED]),
+        _curve_table(details.ap_by_iou, "IoU", "{:.2f}"),
         "## By object size",
         "By the square root of the area, in pixels; each range holds the same number of objects.",
-        _table([(x, *_compared(*row)) for x, *row in details.ap_by_size.rows("{:.0f}")], ["up to", *COMPARED]),
+        _curve_table(details.ap_by_size, "up to", "{:.0f}"),
         "## By class",
         "Each interval is for one class alone. p is adjusted for the number of classes (Benjamini and Hochberg).",
         _table(classes, ["class", "images", *COMPARED, "p, adjusted"]),
@@ -161,6 +162,11 @@ def _table(
     """A table whose first `texts` columns are left-aligned and whose numbers are right-aligned."""
     align = ["left"] * texts + ["right"] * (len(headings) - texts)
     return tabulate(rows, headings, tablefmt=tablefmt, disable_numparse=True, colalign=align if rows else None)
+
+
+def _curve_table(curve: Curve, heading: str, form: str) -> str:
+    rows = [(x, *_compared(first, second, item)) for x, first, second, item in curve.rows(form)]
+    return _table(rows, [heading, *COMPARED])
 
 
 def _compared(baseline: float | None, candidate: float | None, difference: Difference) -> list[str]:
