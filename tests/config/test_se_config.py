@@ -2,7 +2,7 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 from yacs.config import CfgNode as YacsNode
 
-from se_detection import SEConfig, UserError, add_se_config
+from se_detection import SEConfig, add_se_config
 from se_detection.config.se_config import STAGES
 
 
@@ -17,23 +17,16 @@ def without_our_keys() -> CfgNode:
     return cfg
 
 
-def test_import_adds_the_node_to_detectron2s_defaults() -> None:
-    cfg = get_cfg()
+def test_a_config_without_our_keys_gets_all_of_them() -> None:
+    cfg, other = without_our_keys(), without_our_keys()
+    add_se_config(cfg)
+    add_se_config(other)
+    assert cfg == get_cfg()
     assert cfg.MODEL.SE.REDUCTION == 16
     assert SEConfig.from_cfg(cfg) == SEConfig(stages=list(STAGES), reduction_per_stage=[])
-
-
-def test_existing_values_stay() -> None:
-    cfg = get_cfg()
-    cfg.MODEL.SE.REDUCTION = 8
-    add_se_config(cfg)
-    assert cfg.MODEL.SE.REDUCTION == 8
-
-
-def test_a_config_without_our_keys_gets_all_of_them() -> None:
-    cfg = without_our_keys()
-    add_se_config(cfg)
-    assert cfg == get_cfg()
+    # Configs do not share lists.
+    cfg.MODEL.SE.STAGES.append("res5")
+    assert list(STAGES) == other.MODEL.SE.STAGES == get_cfg().MODEL.SE.STAGES
 
 
 @pytest.mark.parametrize("node", [CfgNode, YacsNode])
@@ -48,44 +41,17 @@ def test_a_partial_node_is_completed(node) -> None:
 
 def test_a_frozen_config_is_not_changed() -> None:
     """yacs refuses an assignment to a frozen node."""
-    complete = get_cfg()
+    complete, partial = get_cfg(), CfgNode({"MODEL": {"SE": {"REDUCTION": 4}}})
     complete.freeze()
+    partial.freeze()
     add_se_config(complete)
     assert complete == get_cfg()
-    partial = CfgNode({"MODEL": {"SE": {"REDUCTION": 4}}})
-    partial.freeze()
     with pytest.raises(AttributeError, match="immutable"):
         add_se_config(partial)
     assert partial == CfgNode({"MODEL": {"SE": {"REDUCTION": 4}}})
 
 
-def test_configs_do_not_share_lists() -> None:
-    cfg, other = without_our_keys(), without_our_keys()
-    add_se_config(cfg)
-    add_se_config(other)
-    cfg.MODEL.SE.STAGES.append("res5")
-    assert list(STAGES) == other.MODEL.SE.STAGES == get_cfg().MODEL.SE.STAGES
-
-
-def test_the_node_survives_a_round_trip_through_yaml(tmp_path) -> None:
-    cfg = get_cfg()
-    cfg.MODEL.SE.STAGES = ["res3"]
-    path = tmp_path / "config.yaml"
-    path.write_text(cfg.dump())
-    again = get_cfg()
-    again.merge_from_file(str(path))
-    assert again.MODEL.SE == cfg.MODEL.SE
-
-
-@pytest.mark.parametrize(
-    ("stage", "expected"),
-    [("res2", 4), ("res3", None), ("res4", 8), ("res5", 32)],
-    ids=["res2", "res3", "res4", "res5"],
-)
-def test_reduction_in_a_stage(stage, expected) -> None:
+def test_reduction_in_a_stage() -> None:
     se = SEConfig(reduction=2, reduction_per_stage=[4, 1, 8, 32], stages=["res2", "res4", "res5"])
-    assert se.reduction_in(stage) == expected
-
-
-def test_user_errors_are_value_errors() -> None:
-    assert issubclass(UserError, ValueError)
+    assert [se.reduction_in(stage) for stage in STAGES] == [4, None, 8, 32]
+    assert SEConfig(reduction=2, stages=["res3"]).reduction_in("res3") == 2
