@@ -5,9 +5,8 @@ A constant gate need not be computed: it can be folded into the norm before it o
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +17,12 @@ from ..comparison.compare import image_weights, images_by_size
 from ..comparison.intervals import Difference, estimate
 from ..comparison.scores import score_run
 from ..data.coco_format import Entry
-from ..errors import UserError
-from ..files import read_json, write_json
+from ..files import write_json
 from ..modeling.complexity import count_parameters
 from ..runs.evaluation_data import EvaluationData, coco_results, image_batches
 from ..runs.trained_run import TrainedRun
 from .recorder import Array, Gates, constant_gates
-from .time_share import GateTime, measure_gate_time
+from .time_share import measure_gate_time
 
 # Bootstrap samples of the images, for the intervals; with 200, a standard error is accurate to about 5 %.
 SAMPLES = 200
@@ -66,54 +64,24 @@ class AblatedBlocks:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The unchanged detector, each block, all blocks, and all individually dispensable blocks together.
+    """The unchanged detector's metrics, each block, and several blocks together.
 
-    The last two are None if they would repeat another row, or are not evaluated yet.
+    Args:
+        unchanged: AP and AP50 in percent; None if the data has no objects.
+        blocks: by name, the detector without that block's gates.
+        joint: `all blocks`, and `together`, all individually dispensable blocks; without those that would repeat
+            another row, or are not evaluated yet.
+        time: see :func:`measure_gate_time`.
     """
 
     unchanged: dict[str, float | None]
     blocks: dict[str, AblatedBlocks]
-    all_blocks: AblatedBlocks | None
-    together: AblatedBlocks | None
-    time: GateTime
+    joint: dict[str, AblatedBlocks]
+    time: Entry
 
     def rows(self) -> dict[str, AblatedBlocks]:
-        """All rows: by block, and `all blocks` and `together` if evaluated."""
-        joint = {ALL: self.all_blocks, TOGETHER: self.together}
-        return {**self.blocks, **{name: row for name, row in joint.items() if row is not None}}
-
-
-class AblationState:
-    """Evaluations done so far, in a file that is written after each of them.
-
-    Args:
-        path: the file; its content is read if it exists.
-        of: the inputs that the file belongs to: a :func:`~se_detection.runs.evaluation_data.fingerprint`.
-
-    Raises:
-        UserError: the file can't be read.
-    """
-
-    def __init__(self, path: Path, of: dict[str, str]) -> None:
-        self.path = path
-        self.content: Entry = read_json(path) if path.is_file() else {"of": of, "time": None, "rows": {}}
-        if not isinstance(self.content, dict) or not isinstance(self.content.get("rows"), dict):
-            raise UserError(f"{path} is damaged; replace the analysis with --overwrite")
-
-    @property
-    def rows(self) -> dict[str, Entry]:
-        """For each evaluation the constant `blocks`, and AP and AP50 on the images and on each bootstrap sample."""
-        return self.content["rows"]
-
-    @property
-    def time(self) -> GateTime | None:
-        """The measured time of the gates."""
-        return GateTime(**self.content["time"]) if self.content["time"] else None
-
-    def save(self, **changes: Any) -> None:
-        """Updates the file."""
-        self.content |= changes
-        write_json(self.path, self.content)
+        """The rows of a table: `blocks`, then `joint`."""
+        return {**self.blocks, **self.joint}
 
 
 def detections(
@@ -127,17 +95,13 @@ def detections(
         step()
 
 
-def max_evaluations(names: Sequence[str]) -> int:
-    """The largest number of evaluations for these blocks."""
-    return 1 + len(names) + 2 * (len(names) > 1)
-
-
 def ablate(
     run: TrainedRun,
     data: EvaluationData,
     gates: Gates,
     means: Mapping[str, Array],
-    state: AblationState,
+    state: Entry,
+    path: Path,
     step: Callable[[], object],
     begin: Callable[[str], object],
 ) -> Ablation:
@@ -146,25 +110,30 @@ def ablate(
     Args:
         gates: from :func:`se_gates`.
         means: (channels,) for each gate.
+        state: `time`, and `rows`: for each evaluation the constant `blocks`, and AP and AP50 on the images and on each
+            bootstrap sample. It grows, and is written to `path` after each evaluation.
         step: called after each image.
         begin: called with the name of each evaluation before it starts.
     """
-    if state.time is None:
+    if state["time"] is None:
         begin("time")
-        images = data.images[:TIMED_IMAGES]
-        state.save(time=asdict(measure_gate_time(run.model, gates, list(image_batches(run.cfg, images)))))
+        state["time"] = measure_gate_time(run.model, gates, list(image_batches(run.cfg, data.images[:TIMED_IMAGES])))
     coco = data.coco()
     weights = image_weights(len(coco.imgs), SAMPLES)
 
     def evaluate(label: str, names: Sequence[str]) -> None:
-        if label in state.rows:
+        if label in state["rows"]:
             return
         begin(label)
         with constant_gates(gates, {name: means[name] for name in names}):
             results = [entry for pair in detections(run, data.images, step) for entry in coco_results(*pair, data)]
         metrics = score_run(coco, results, weights, [], lambda: None).metrics
-        row = {"blocks": list(names), **{name: _without_nan(metrics[name]) for name in METRICS}}
-        state.save(rows={**state.rows, label: row})
+        state["rows"][label] = {
+            "blocks": list(names),
+            # JSON has no NaN.
+            **{key: [None if np.isnan(value) else float(value) for value in metrics[key]] for key in METRICS},
+        }
+        write_json(path, state)
 
     evaluate(UNCHANGED, [])
     for name in gates:
@@ -177,41 +146,30 @@ def ablate(
     return summarize(run, gates, state, coco)
 
 
-def summarize(run: TrainedRun, gates: Gates, state: AblationState, coco: COCO) -> Ablation:
+def summarize(run: TrainedRun, gates: Gates, state: Entry, coco: COCO) -> Ablation:
     """The evaluations of a state, which must have at least the time and the unchanged detector."""
-    if state.time is None:
-        raise ValueError("nothing has been evaluated yet")
     objects = images_by_size(coco)[0]
     parameters = count_parameters(run.model)
-    unchanged, time = state.rows[UNCHANGED], state.time
-
-    def summary(row: Entry) -> AblatedBlocks:
+    # (1, 1 + samples), with NaN for None.
+    samples = {
+        label: {key: np.array([row[key]], dtype=np.float64) for key in METRICS} for label, row in state["rows"].items()
+    }
+    rows = {}
+    for label, row in state["rows"].items():
         saved = sum(count_parameters(gates[name]) for name in row["blocks"])
-        return AblatedBlocks(
+        rows[label] = AblatedBlocks(
             blocks=tuple(row["blocks"]),
-            metrics={name: row[name][0] for name in METRICS},
+            metrics={key: row[key][0] for key in METRICS},
             difference={
-                name: estimate(_samples(unchanged[name]), _samples(row[name]), objects).difference() for name in METRICS
+                key: estimate(samples[UNCHANGED][key], samples[label][key], objects).difference() for key in METRICS
             },
             parameters=saved,
             parameter_share=saved / parameters,
-            time_share=sum(time.share[name] for name in row["blocks"]),
+            time_share=sum(state["time"]["share"][name] for name in row["blocks"]),
         )
-
-    rows = {label: summary(row) for label, row in state.rows.items() if label != UNCHANGED}
     return Ablation(
-        unchanged={name: unchanged[name][0] for name in METRICS},
+        unchanged=rows.pop(UNCHANGED).metrics,
         blocks={name: rows[name] for name in gates if name in rows},
-        all_blocks=rows.get(ALL),
-        together=rows.get(TOGETHER),
-        time=time,
+        joint={label: rows[label] for label in (ALL, TOGETHER) if label in rows},
+        time=state["time"],
     )
-
-
-def _without_nan(values: Array) -> list[float | None]:
-    return [None if np.isnan(value) else float(value) for value in values]
-
-
-def _samples(values: Sequence[float | None]) -> Array:
-    """(1, 1 + samples), with NaN for None."""
-    return np.array([values], dtype=np.float64)

@@ -13,14 +13,15 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..data.coco_format import Entry
 from ..engine.signals import Interrupted, RankMaximum, StopRequest
 from ..errors import UserError
-from ..files import check_folder, read_json
+from ..files import check_folder, read_json, write_json
 from ..runs.evaluation_data import EvaluationData, fingerprint, load_image, open_evaluation_data
 from ..runs.run_folder import EXCITATIONS
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
-from .ablation import UNCHANGED, Ablation, AblationState, ablate, detections, max_evaluations, summarize
-from .recorder import GateRecorder, Gates, se_gates
+from .ablation import UNCHANGED, Ablation, ablate, detections, summarize
+from .recorder import Gates, recorded_gates, se_gates
 from .statistics import BlockStatistics, load_statistics, save_statistics
 
 STATE, STATISTICS = "state.json", "excitations.npz"
@@ -73,23 +74,19 @@ def explain(
     run = load_trained_run(run_folder, cfg)
     gates = se_gates(run.model)
     if not gates:
-        raise UserError(f"{run_folder}: its detector ({cfg.MODEL.BACKBONE.NAME}) has no SE gates; give a run with SE")
+        backbone = cfg.MODEL.BACKBONE.NAME
+        raise UserError("gates.none", f"{run_folder}: its detector ({backbone}) has no SE gates; give a run with SE")
     data = open_evaluation_data(run, split, images)
-    of = fingerprint(run, data)
-    folder = _open_folder(output or run_folder / EXCITATIONS, of, overwrite=overwrite)
-    state = AblationState(folder / STATE, of)
-    state.save()
-
+    folder = output or run_folder / EXCITATIONS
+    state = _open_state(folder, fingerprint(run, data), overwrite=overwrite)
     blocks = {name: BlockStatistics(gate.fc2.out_channels, len(data.classes)) for name, gate in gates.items()}
-    seen = 0
+    seen, total = 0, len(data.images)
     if (folder / STATISTICS).is_file():
         blocks, seen = load_statistics(folder / STATISTICS)
-    total = len(data.images)
-    passes = 1 + ablation * max_evaluations(list(gates))
-    if seen:
-        print(f"{folder}: resumes after {_done(seen, total, len(state.rows))}", file=sys.stderr)
+        print(f"{folder}: resumes after {_done(seen, total, state)}", file=sys.stderr)
+    passes = 1 + ablation * (1 + len(gates) + 2 * (len(gates) > 1))
     stop = StopRequest(RankMaximum())
-    done = seen + ablation * len(state.rows) * total
+    done = seen + ablation * len(state["rows"]) * total
     with (
         stop.listening(),
         tqdm(total=passes * total, initial=done, desc="gates", unit="image", mininterval=0.5) as progress,
@@ -100,22 +97,18 @@ def explain(
             if stop.received:
                 stop.raise_if_any()
 
-        def begin(label: str) -> None:
-            progress.set_description(label)
-
         try:
-            seen = _record(run, data, gates, blocks, seen, folder / STATISTICS, step)
+            _record(run, data, gates, blocks, seen, folder / STATISTICS, step)
             means = {name: block.mean[-1] for name, block in blocks.items()}
             ablated = None
             if ablation:
-                ablated = ablate(run, data, gates, means, state, step, begin)
-            elif UNCHANGED in state.rows:
+                ablated = ablate(run, data, gates, means, state, folder / STATE, step, progress.set_description)
+            elif UNCHANGED in state["rows"]:
                 ablated = summarize(run, gates, state, data.coco())
         except Interrupted:
             progress.close()
             _, seen = load_statistics(folder / STATISTICS)
-            done_so_far = _done(seen, total, len(state.rows))
-            print(f"stopped: {folder} has {done_so_far}; run the same command to resume", file=sys.stderr)
+            print(f"stopped: {folder} has {_done(seen, total, state)}; run the same command to resume", file=sys.stderr)
             raise
         # Evaluations that would repeat another one were skipped.
         progress.total = progress.n
@@ -130,15 +123,15 @@ def _record(
     seen: int,
     path: Path,
     step: Callable[[], object],
-) -> int:
+) -> None:
     """Adds the images from index `seen` on to the statistics; saves them regularly and at the end."""
     if seen == len(data.images):
-        return seen
+        return
     saved = time.monotonic()
     try:
-        with GateRecorder(gates) as recorder:
+        with recorded_gates(gates) as take:
             for image, _ in detections(run, data.images[seen:], step):
-                for name, values in recorder.take().items():
+                for name, values in take().items():
                     blocks[name].add(values, data.classes_in(image))
                 seen += 1
                 if time.monotonic() - saved > SAVE_SECONDS:
@@ -146,26 +139,28 @@ def _record(
                     saved = time.monotonic()
     finally:
         save_statistics(blocks, data.classes, seen, path)
-    return seen
 
 
-def _done(seen: int, images: int, rows: int) -> str:
-    return f"the gates of {seen} of {images} images and {rows} evaluations"
+def _done(seen: int, images: int, state: Entry) -> str:
+    return f"the gates of {seen} of {images} images and {len(state['rows'])} evaluations"
 
 
-def _open_folder(folder: Path, of: dict[str, str], *, overwrite: bool) -> Path:
+def _open_state(folder: Path, of: dict[str, str], *, overwrite: bool) -> Entry:
+    """The state of the analysis in a folder, new or resumed: what it is `of`, and see :func:`ablate`."""
     check_folder(folder)
-    existing_files = [folder / name for name in FILES if (folder / name).exists()]
-    if existing_files and not overwrite:
-        state = read_json(folder / STATE) if (folder / STATE).is_file() else None
-        old = state.get("of") if isinstance(state, dict) else None
-        differing = [key for key, value in of.items() if not isinstance(old, dict) or old.get(key) != value]
-        if differing:
+    existing = [folder / name for name in FILES if (folder / name).exists()]
+    if existing and not overwrite:
+        state: Entry = read_json(folder / STATE) if (folder / STATE).is_file() else {"of": {}}
+        if differing := [key for key, value in of.items() if state["of"].get(key) != value]:
             raise UserError(
-                f"{existing_files[0]} already exists and is for other {', '.join(differing)}; choose another "
-                "--output, or replace it with --overwrite"
+                "output.exists",
+                f"{existing[0]} already exists and is for other {', '.join(differing)}; choose another --output, or "
+                "replace it with --overwrite",
             )
-    for path in existing_files if overwrite else []:
+        return state
+    for path in existing:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    state = {"of": of, "time": None, "rows": {}}
+    write_json(folder / STATE, state)
+    return state

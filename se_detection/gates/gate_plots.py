@@ -1,9 +1,9 @@
 """Plots of the gates: activation by channel and class as in the paper's Fig. 6 to 9, and an overview of all blocks."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -13,13 +13,7 @@ from .recorder import LIMITS, stage_of
 from .statistics import CLASS_DEPENDENT, NEARLY_CONSTANT, SATURATED, BlockStatistics
 
 # Okabe and Ito's colours, safe for colour-blind readers; line styles and markers repeat the distinction.
-CLASS_STYLES: tuple[dict[str, Any], ...] = (
-    {"color": "#0072B2", "linestyle": "-"},
-    {"color": "#D55E00", "linestyle": "--"},
-    {"color": "#009E73", "linestyle": "-."},
-    {"color": "#CC79A7", "linestyle": ":"},
-)
-MARKERS = ("o", "s", "^", "D")
+CLASS_STYLES = (("#0072B2", "-", "o"), ("#D55E00", "--", "s"), ("#009E73", "-.", "^"), ("#CC79A7", ":", "D"))
 ALL_IMAGES = "#222222"
 DPI = 130
 # Up to this many channels are plotted as a line, more as points.
@@ -37,7 +31,9 @@ def draw_excitation_plots(analysis: Excitations, folder: Path) -> list[Path]:
     """Draws `blocks.png` and `<block>.png` for each of :func:`shown_blocks`, and returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = {"blocks": block_overview(analysis)}
-    figures |= {name: by_channel(analysis, name) for name in shown_blocks(list(analysis.statistics))}
+    # A class may be named `$1`.
+    with rc_context({"text.parse_math": False}):
+        figures |= {name: by_channel(analysis, name) for name in shown_blocks(list(analysis.statistics))}
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png", dpi=DPI)
     return [folder / f"{name}.png" for name in figures]
@@ -47,7 +43,8 @@ def by_channel(analysis: Excitations, name: str) -> Figure:
     """Plots a block's gate by channel: the mean and spread over all images, and below it the deviations of classes."""
     block = analysis.statistics[name]
     channels = np.arange(block.mean.shape[1])
-    points = {"linestyle": "none", "markersize": 1.6} if len(channels) > LINES_UP_TO else {}
+    points = len(channels) > LINES_UP_TO
+    line = {"linewidth": 0.9, **({"linestyle": "none", "markersize": 1.6} if points else {})}
     figure = Figure(figsize=(10, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
     mean, std = block.mean[-1], block.std[-1]
@@ -56,26 +53,20 @@ def by_channel(analysis: Excitations, name: str) -> Figure:
     lower.fill_between(channels, -std, std, color="#dddddd", linewidth=0)
     lower.axhline(0, color=ALL_IMAGES, linewidth=1)
     shown = most_frequent(block)
-    for index, style, marker in zip(shown, CLASS_STYLES, MARKERS, strict=False):
-        label = f"{analysis.data.classes[index]} ({block.images[index]})"
-        line = {"linewidth": 0.9, **style, **points, "marker": marker if points else ""}
-        upper.plot(channels, block.mean[index], label=label, **line)
-        lower.plot(channels, block.mean[index] - mean, **line)
+    for index, (colour, linestyle, marker) in zip(shown, CLASS_STYLES, strict=False):
+        style = {"color": colour, "linestyle": linestyle, "marker": marker if points else "", **line}
+        upper.plot(
+            channels, block.mean[index], label=f"{analysis.data.classes[index]} ({block.images[index]})", **style
+        )
+        lower.plot(channels, block.mean[index] - mean, **style)
     # On top of the classes, which often overlap; the lower plot shows their differences.
     label = f"all {block.images[-1]} images"
-    upper.plot(
-        channels,
-        mean,
-        label=label,
-        **{"color": ALL_IMAGES, "linewidth": 0.9, "marker": "." if points else "", **points},
-    )
+    upper.plot(channels, mean, label=label, color=ALL_IMAGES, marker="." if points else "", **line)
     known = int((block.images[:-1] > 0).sum())
     classes = f"; the {len(shown)} most frequent of {known} classes" if known > len(shown) else ""
     upper.set_title(f"{name}, {len(channels)} channels{classes}", fontsize=11, loc="left")
-    upper.set_ylabel("activation")
-    upper.set_xlim(0, len(channels) - 1)
-    lower.set_ylabel("class − all")
-    lower.set_xlabel("channel index")
+    upper.set(ylabel="activation", xlim=(0, len(channels) - 1))
+    lower.set(ylabel="class − all", xlabel="channel index")
     for axes in (upper, lower):
         _grid(axes)
     scale = 4 if points else 1
@@ -91,25 +82,26 @@ def most_frequent(block: BlockStatistics) -> list[int]:
 
 def block_overview(analysis: Excitations) -> Figure:
     """For each block: variance explained by classes, spread, saturation and, if evaluated, AP without it."""
-    names = list(analysis.statistics)
-    blocks = list(analysis.statistics.values())
+    names, blocks = list(analysis.statistics), list(analysis.statistics.values())
     panels = 3 + (analysis.ablation is not None)
     figure = Figure(figsize=(max(7.0, 0.32 * len(names) + 2), 1.9 * panels + 0.6), layout="constrained")
     axes = figure.subplots(panels, 1, sharex=True)
     positions = np.arange(len(names))
-    axes[0].bar(
-        positions, _percent(axes[0], [block.class_share or 0 for block in blocks], CLASS_DEPENDENT), color="#009E73"
-    )
-    axes[0].set_title("variance between images explained by their classes (%)", fontsize=10, loc="left")
-    axes[1].bar(
-        positions, _percent(axes[1], [block.relative_spread for block in blocks], NEARLY_CONSTANT), color="#56B4E9"
-    )
-    axes[1].set_title("spread over images, relative to the gate (%)", fontsize=10, loc="left")
     low, high = (np.array([100 * getattr(block, side).mean() for block in blocks]) for side in ("low", "high"))
+    class_shares = np.array([100 * (block.class_share or 0) for block in blocks])
+    spreads = np.array([100 * block.relative_spread for block in blocks])
+    for panel, percents, threshold, title in (
+        (axes[0], class_shares, CLASS_DEPENDENT, "variance between images explained by their classes (%)"),
+        (axes[1], spreads, NEARLY_CONSTANT, "spread over images, relative to the gate (%)"),
+        (axes[2], low + high, SATURATED, "saturated gates (%)"),
+    ):
+        panel.axhline(100 * threshold, color=ALL_IMAGES, linewidth=1, linestyle=":")
+        panel.set_ylim(0, 1.1 * max(100 * threshold, *percents))
+        panel.set_title(title, fontsize=10, loc="left")
+    axes[0].bar(positions, class_shares, color="#009E73")
+    axes[1].bar(positions, spreads, color="#56B4E9")
     axes[2].bar(positions, low, color=LOW, label="near the lower limit")
     axes[2].bar(positions, high, bottom=low, color=HIGH, hatch="///", edgecolor="white", label="near the upper limit")
-    axes[2].set_title("saturated gates (%)", fontsize=10, loc="left")
-    _percent(axes[2], [block.saturated for block in blocks], SATURATED)
     axes[2].legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.98))
     if analysis.ablation is not None:
         _ap_changes(axes[3], {names.index(name): row for name, row in analysis.ablation.blocks.items()})
@@ -117,13 +109,6 @@ def block_overview(analysis: Excitations) -> Figure:
         _grid(panel)
     axes[-1].set_xticks(positions, names, rotation=90 if len(names) > 10 else 0)
     return figure
-
-
-def _percent(axes: Axes, shares: list[float], threshold: float) -> list[float]:
-    """The shares in percent; adds a dotted line at the threshold."""
-    axes.axhline(100 * threshold, color=ALL_IMAGES, linewidth=1, linestyle=":")
-    axes.set_ylim(0, 110 * max(threshold, *shares))
-    return [100 * share for share in shares]
 
 
 def _ap_changes(axes: Axes, rows: dict[int, AblatedBlocks]) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from tabulate import tabulate
 
 from ..comparison.intervals import Difference
 from ..files import write_json, write_whole
-from .ablation import MARGIN, METRICS, SAMPLES, UNCHANGED, AblatedBlocks, Ablation
+from .ablation import ALL, MARGIN, METRICS, SAMPLES, TOGETHER, UNCHANGED, AblatedBlocks
 from .excitations import STATISTICS, TABLES, Excitations
 from .gate_plots import draw_excitation_plots
 from .recorder import NEAR
@@ -51,24 +50,20 @@ def findings(analysis: Excitations) -> dict[str, list[str]]:
     return lists
 
 
-def excitations_table(analysis: Excitations, tablefmt: str = "simple") -> str:
-    """A table with a row for each block: its gate and, if evaluated, AP without it; and notes below the table.
-
-    Args:
-        tablefmt: a format of tabulate, such as `simple` for the screen and `github` for Markdown.
-    """
+def excitations_table(analysis: Excitations) -> str:
+    """A table with a row for each block: its gate and, if evaluated, AP without it; and notes below the table."""
     headings = ["block", "mean gate", "spread %", "classes %", "saturated %"]
-    gate_rows = [[name, *_gate_cells(block)] for name, block in analysis.statistics.items()]
-    rows = gate_rows
-    if analysis.ablation is not None:
+    rows = [[name, *_gate_cells(block)] for name, block in analysis.statistics.items()]
+    if (ablation := analysis.ablation) is not None:
         headings += ["AP", "change", "95 % interval", "AP50", "change", "params", "%", "time %"]
-        ap, ap50 = (_plain(analysis.ablation.unchanged[name]) for name in METRICS)
-        evaluated = {name: _ablation_cells(row) for name, row in analysis.ablation.rows().items()}
-        rows = [[UNCHANGED, *[""] * 4, ap, "", "", ap50]]
-        rows += [[*row, *evaluated.get(row[0], [])] for row in gate_rows]
-        rows += [[name, *[""] * 4, *row] for name, row in evaluated.items() if name not in analysis.statistics]
+        ap, ap50 = (_plain(ablation.unchanged[name]) for name in METRICS)
+        unchanged = [UNCHANGED, *[""] * 4, ap, "", "", ap50]
+        evaluated = {name: _ablation_cells(row) for name, row in ablation.rows().items()}
+        joint = [[name, *[""] * 4, *evaluated[name]] for name in ablation.joint]
+        rows = [[*row, *evaluated.get(row[0], [])] for row in rows]
+        rows = [unchanged, *rows, *joint]
     align = ["left"] + ["right"] * (len(headings) - 1)
-    table = tabulate(rows, headings, tablefmt=tablefmt, disable_numparse=True, colalign=align)
+    table = tabulate(rows, headings, disable_numparse=True, colalign=align)
     return "\n\n".join([table, *excitations_notes(analysis)])
 
 
@@ -80,21 +75,21 @@ def _gate_cells(block: BlockStatistics) -> list[str]:
 
 def _ablation_cells(row: AblatedBlocks) -> list[str]:
     ap, ap50 = (row.difference[name] for name in METRICS)
-    figures = [_plain(row.metrics["AP"]), _number(ap.value), _interval(ap)]
+    figures = [_plain(row.metrics["AP"]), _signed(ap.value), _interval(ap), _plain(row.metrics["AP50"])]
     saved = [f"{row.parameters:,}", f"{100 * row.parameter_share:.2f}", f"{100 * row.time_share:.1f}"]
-    return [*figures, _plain(row.metrics["AP50"]), _number(ap50.value), *saved]
+    return [*figures, _signed(ap50.value), *saved]
 
 
-def _number(value: float | None) -> str:
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _signed(value: float | None) -> str:
     return "–" if value is None else f"{value:+z.2f}"
 
 
 def _interval(difference: Difference) -> str:
-    return "–" if difference.low is None else f"{_number(difference.low)} to {_number(difference.high)}"
-
-
-def _limits(block: BlockStatistics) -> tuple[float, float]:
-    return float(block.low.mean()), float(block.high.mean())
+    return "–" if difference.low is None else f"{_signed(difference.low)} to {_signed(difference.high)}"
 
 
 def excitations_notes(analysis: Excitations) -> list[str]:
@@ -109,37 +104,27 @@ def excitations_notes(analysis: Excitations) -> list[str]:
         f"Saturated ({100 * SATURATED:.0f} % or more): {texts['saturated']}.\n"
         f"Hardly vary between images (spread of {100 * NEARLY_CONSTANT:.0f} % or less): {texts['hardly_vary']}.",
     ]
-    if analysis.ablation is not None:
-        notes += _ablation_notes(analysis, analysis.ablation, lists["dispensable"])
+    if (ablation := analysis.ablation) is not None:
+        time = ablation.time
+        noise = "; the machine was busy, so the times are rough" if time["jitter"] > NOISY else ""
+        notes.append(
+            "AP when a block's gate is held at its mean, and the change with a 95 % interval over images; the\n"
+            "parameters of its SE, and their share of all; and the share of the detector's time that computing the\n"
+            f"gate takes ({1000 * time['seconds_per_image']:.0f} ms per image, {time['device']}{noise}).\n"
+            f"{FOLDED[analysis.run.cfg.MODEL.SE.POSITION]}."
+        )
+        if not lists["dispensable"]:
+            notes.append(f"No block is shown to be dispensable (at most {MARGIN} AP less without its SE).")
+        else:
+            verdict = f"Dispensable, one at a time (at most {MARGIN} AP less without its SE): {texts['dispensable']}"
+            joint = ablation.joint.get(ALL if len(lists["dispensable"]) == len(ablation.blocks) else TOGETHER)
+            if joint is not None:
+                change = joint.difference["AP"]
+                verdict += (
+                    f";\nwithout all of them together, AP changes by {_signed(change.value)} ({_interval(change)})"
+                )
+            notes.append(f"{verdict}.")
     return notes
-
-
-def _ablation_notes(analysis: Excitations, ablation: Ablation, dispensable: list[str]) -> list[str]:
-    time = ablation.time
-    noise = "; the machine was busy, so the times are rough" if time.jitter > NOISY else ""
-    return [
-        "AP when a block's gate is held at its mean, and the change with a 95 % interval over images; the parameters\n"
-        "of its SE, and their share of all; and the share of the detector's time that computing the gate takes\n"
-        f"({1000 * time.seconds_per_image:.0f} ms per image, {time.device}{noise}).\n"
-        f"{FOLDED[analysis.run.cfg.MODEL.SE.POSITION]}.",
-        _verdict(ablation, dispensable),
-    ]
-
-
-def _verdict(ablation: Ablation, dispensable: list[str]) -> str:
-    if not dispensable:
-        return f"No block is shown to be dispensable (at most {MARGIN} AP less without its SE)."
-    listed = _join(dispensable, len(ablation.blocks))
-    verdict = f"Dispensable, one at a time (at most {MARGIN} AP less without its SE): {listed}"
-    together = ablation.all_blocks if len(dispensable) == len(ablation.blocks) else ablation.together
-    if together is not None:
-        change = together.difference["AP"]
-        verdict += f";\nwithout all of them together, AP changes by {_number(change.value)} ({_interval(change)})"
-    return f"{verdict}."
-
-
-def _plain(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
 
 
 def _join(names: Sequence[str], total: int) -> str:
@@ -163,7 +148,8 @@ def to_dict(analysis: Excitations) -> dict[str, Any]:
                 "mean": float(block.mean[-1].mean()),
                 "relative_spread": block.relative_spread,
                 "class_share": block.class_share,
-                **dict(zip(("near_low", "near_high"), _limits(block), strict=True)),
+                "near_low": float(block.low.mean()),
+                "near_high": float(block.high.mean()),
             }
             for name, block in analysis.statistics.items()
         },
@@ -176,17 +162,17 @@ def to_dict(analysis: Excitations) -> dict[str, Any]:
             "rows": {name: {**asdict(row), "dispensable": row.dispensable} for name, row in ablation.rows().items()},
             "dispensable_if": f"the 95 % interval of the difference in AP begins at -{MARGIN} or above",
             "bootstrap_samples": SAMPLES,
-            "time": asdict(ablation.time),
+            "time": ablation.time,
             "folding": FOLDED[analysis.run.cfg.MODEL.SE.POSITION],
         }
     return content
 
 
 def write_excitations(analysis: Excitations) -> list[Path]:
-    """Writes `excitations.json`, `blocks.csv`, `channels.csv` and `plots/`; returns their paths and that of the npz.
+    """Writes JSON, CSV and plots into the analysis's folder; returns all files of the analysis.
 
-    `blocks.csv` has a row for each block and class, and for all images. `channels.csv` has a row for each block and
-    channel, with mean and spread over all images and the mean of each class.
+    `blocks.csv` has a row for each block and class, with the mean gate and its spread over images. `channels.csv` has a
+    row for each channel, with mean and spread over all images and the mean of each class.
     """
     paths = [analysis.folder / name for name in TABLES]
     write_json(paths[0], to_dict(analysis), indent=2)
@@ -198,24 +184,19 @@ def write_excitations(analysis: Excitations) -> list[Path]:
 def _block_rows(analysis: Excitations) -> Iterable[Sequence[Any]]:
     yield ["block", "class", "images", "mean gate", "spread over images", "distance from the mean of all images"]
     for name, block in analysis.statistics.items():
-        for row, label in enumerate([*analysis.data.classes, "all images"]):
-            distance = math.sqrt(((block.mean[row] - block.mean[-1]) ** 2).mean())
-            spread = math.sqrt((block.std[row] ** 2).mean())
-            values = [block.mean[row].mean(), spread, distance] if block.images[row] else ["", "", ""]
-            yield [name, label, int(block.images[row]), *map(_short, values)]
+        distance = np.sqrt(((block.mean - block.mean[-1]) ** 2).mean(axis=1))
+        spread = np.sqrt((block.std**2).mean(axis=1))
+        values = np.stack([block.mean.mean(axis=1), spread, distance], axis=1)
+        for label, images, row in zip([*analysis.data.classes, "all images"], block.images, values, strict=True):
+            yield [name, label, int(images), *(f"{value:.6g}" if images else "" for value in row)]
 
 
 def _channel_rows(analysis: Excitations) -> Iterable[Sequence[Any]]:
     yield ["block", "channel", "mean", "spread", *analysis.data.classes]
     for name, block in analysis.statistics.items():
-        means = np.where(block.images[:-1, None] > 0, block.mean[:-1], np.nan)
-        for channel in range(block.mean.shape[1]):
-            values = [block.mean[-1, channel], block.std[-1, channel], *means[:, channel]]
-            yield [name, channel, *("" if np.isnan(value) else _short(value) for value in values)]
-
-
-def _short(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:.6g}"
+        for channel, means in enumerate(block.mean.T):
+            classes = [f"{mean:.6g}" if images else "" for mean, images in zip(means, block.images[:-1], strict=False)]
+            yield [name, channel, f"{means[-1]:.6g}", f"{block.std[-1, channel]:.6g}", *classes]
 
 
 def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:

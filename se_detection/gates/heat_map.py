@@ -1,6 +1,7 @@
 """The effect of the gates on one image: channels raised and lowered, changes in the features, and detections."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import detection_utils
+from detectron2.structures import Instances
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
@@ -20,7 +22,7 @@ from ..runs.evaluation_data import coco_results, load_image
 from ..visualization.drawing import class_colours, draw_boxes, side_by_side
 from .excitations import Excitations
 from .gate_plots import DPI, shown_blocks
-from .recorder import Array, GateRecorder, Gates, constant_gates, se_gates
+from .recorder import Array, Gates, constant_gates, recorded_gates, se_gates
 
 MIN_SCORE = 0.5
 # Blue: lower, white: unchanged, red: higher; safe for colour-blind readers.
@@ -50,41 +52,28 @@ class Effect:
     detections: tuple[list[Entry], list[Entry]]
 
 
-class _EnergyRecorder:
+@contextmanager
+def _recorded_energy(gates: Gates, means: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
     """Within the context, records how each gate changes the energy of the features that it multiplies."""
+    energy: dict[str, Array] = {}
+    maps: dict[str, Tensor] = {}
 
-    def __init__(self, gates: Gates, means: Mapping[str, Array]) -> None:
-        self.gates = gates
-        self.means = means
-        self.energy: dict[str, Array] = {}
-        self.size = (0, 0)
-        self._maps: dict[str, Tensor] = {}
+    def keep(name: str, squeeze: nn.Module, inputs: tuple[Tensor]) -> None:
+        maps[name] = inputs[0].detach().double()
 
-    def __enter__(self) -> "_EnergyRecorder":
-        self._hooks = [
-            hook
-            for name, gate in self.gates.items()
-            for hook in (
-                gate.squeeze.register_forward_pre_hook(partial(self._keep, name)),
-                gate.activation.register_forward_hook(partial(self._compare, name)),
-            )
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def _keep(self, name: str, squeeze: nn.Module, inputs: tuple[Tensor]) -> None:
-        self._maps[name] = inputs[0].detach().double()
-
-    def _compare(self, name: str, activation: nn.Module, inputs: Any, output: Tensor) -> None:
-        features = self._maps.pop(name)
-        mean = torch.from_numpy(self.means[name]).to(features).reshape(1, -1, 1, 1)
+    def compare(name: str, activation: nn.Module, inputs: Any, output: Tensor) -> None:
+        features = maps.pop(name)
+        mean = torch.from_numpy(means[name]).to(features).reshape(1, -1, 1, 1)
         gated, held = (((gate * features) ** 2).sum(dim=1)[0] for gate in (output.double(), mean))
         # Where all features are 0, nothing changes.
         smallest = torch.finfo(torch.float32).tiny
-        self.energy[name] = ((gated + smallest) / (held + smallest)).log2().cpu().numpy()
+        energy[name] = ((gated + smallest) / (held + smallest)).log2().cpu().numpy()
+
+    with ExitStack() as hooks:
+        for name, gate in gates.items():
+            hooks.callback(gate.squeeze.register_forward_pre_hook(partial(keep, name)).remove)
+            hooks.callback(gate.activation.register_forward_hook(partial(compare, name)).remove)
+        yield energy
 
 
 def measure_effect(analysis: Excitations, photo: Path | Entry) -> Effect:
@@ -101,34 +90,23 @@ def measure_effect(analysis: Excitations, photo: Path | Entry) -> Effect:
     batch = [load_image(run.cfg, photo) if isinstance(photo, Path) else photo]
     means = {name: block.mean[-1] for name, block in analysis.statistics.items()}
     detector: Any = run.model
-    backbone = se_gates(detector.backbone)
     with torch.inference_mode():
-        with GateRecorder(analysis.gates) as gates, _EnergyRecorder(backbone, means) as energies:
+        with recorded_gates(analysis.gates) as take, _recorded_energy(se_gates(detector.backbone), means) as energy:
             with_gates = run.model(batch)[0]["instances"]
         with constant_gates(analysis.gates, means):
             without = run.model(batch)[0]["instances"]
-    size = batch[0]["image"].shape[-2:]
+    height, width = batch[0]["image"].shape[-2:]
     step = max(detector.backbone.size_divisibility, 1)
-    covered = tuple(length / (-(-length // step) * step) for length in size)
-    detections = tuple(
-        [entry for entry in coco_results({"image_id": 0}, instances, analysis.data) if entry["score"] >= MIN_SCORE]
-        for instances in (with_gates, without)
+    return Effect(
+        lift={name: values.mean - means[name] for name, values in take().items()},
+        energy=energy,
+        covered=(height / (-(-height // step) * step), width / (-(-width // step) * step)),
+        detections=(_confident(with_gates, analysis), _confident(without, analysis)),
     )
-    lift = {name: values.mean - means[name] for name, values in gates.take().items()}
-    return Effect(lift, energies.energy, (covered[0], covered[1]), (detections[0], detections[1]))
 
 
-def effect_files(folder: Path, photo: Path) -> list[Path]:
-    """The three files that :func:`draw_effect` writes for an image.
-
-    Raises:
-        UserError: one of them exists.
-    """
-    paths = [folder / "pictures" / f"{photo.stem}_{what}.png" for what in ("channels", "energy", "detections")]
-    for path in paths:
-        if path.exists():
-            raise UserError(f"{path} already exists; remove it, or rename the image")
-    return paths
+def _confident(instances: Instances, analysis: Excitations) -> list[Entry]:
+    return [entry for entry in coco_results({"image_id": 0}, instances, analysis.data) if entry["score"] >= MIN_SCORE]
 
 
 def draw_effect(analysis: Excitations, photo: Path) -> list[Path]:
@@ -139,20 +117,26 @@ def draw_effect(analysis: Excitations, photo: Path) -> list[Path]:
     Raises:
         UserError: the image can't be read, its aspect ratio is too large, or one of the files exists.
     """
-    paths = effect_files(analysis.folder, photo)
+    folder = analysis.folder / "pictures"
+    channels, energy, boxes = (folder / f"{photo.stem}_{what}.png" for what in ("channels", "energy", "detections"))
+    for path in (channels, energy, boxes):
+        if path.exists():
+            raise UserError("output.exists", f"{path} already exists; remove it, or rename the image")
     effect = measure_effect(analysis, photo)
     image = Image.fromarray(detection_utils.read_image(str(photo), "RGB"))
-    try:
-        maps = energy_maps(effect, image) if effect.energy else None
-    except UserError as error:
-        raise UserError(f"{photo}: {error}") from error
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"text.parse_math": False}):
-        channel_strips(effect.lift, photo.name).savefig(paths[0], dpi=DPI, bbox_inches="tight")
-        if maps is not None:
-            maps.savefig(paths[1], dpi=DPI, bbox_inches="tight")
-    _detections(analysis, effect, image).save(paths[2])
-    return [path for path in paths if path.exists()]
+        figures = {channels: channel_strips(effect.lift, photo.name)}
+    if effect.energy:
+        figures[energy] = energy_maps(effect, image)
+    names = dict(zip(analysis.data.category_ids, analysis.data.classes, strict=True))
+    panels = [draw_boxes(image, entries, names, class_colours(names)) for entries in effect.detections]
+    counts = [len(entries) for entries in effect.detections]
+    titles = [f"unchanged gates: {counts[0]}", f"gates held at their mean: {counts[1]}"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, figure in figures.items():
+        figure.savefig(path, dpi=DPI, bbox_inches="tight")
+    side_by_side(panels, titles).save(boxes)
+    return [*figures, boxes]
 
 
 def channel_strips(lift: dict[str, Array], title: str) -> Figure:
@@ -183,7 +167,8 @@ def energy_maps(effect: Effect, image: Image.Image) -> Figure:
     width, height = image.size
     if max(width, height) > LONGEST * min(width, height):
         raise UserError(
-            f"one side is more than {LONGEST} times the other, too long and thin for a map of the gates; crop it"
+            "gates.long_image",
+            f"one side of the image is more than {LONGEST} times the other, too long for a map of the gates; crop it",
         )
     columns = min(len(names) + 1, 3 if width >= height else 4)
     rows = -(-(len(names) + 1) // columns)
@@ -211,14 +196,6 @@ def energy_maps(effect: Effect, image: Image.Image) -> Figure:
         axes.set_title(f"{name}, {energy.shape[0]}×{energy.shape[1]}: ±{typical:.2g} %", fontsize=10)
     figure.colorbar(shown, ax=panels, label="log₂ (energy with the gate / with its mean)", shrink=0.8)
     return figure
-
-
-def _detections(analysis: Excitations, effect: Effect, image: Image.Image) -> Image.Image:
-    names = dict(zip(analysis.data.category_ids, analysis.data.classes, strict=True))
-    colours = class_colours(names)
-    panels = [draw_boxes(image, entries, names, colours) for entries in effect.detections]
-    counts = [len(entries) for entries in effect.detections]
-    return side_by_side(panels, [f"unchanged gates: {counts[0]}", f"gates held at their mean: {counts[1]}"])
 
 
 def _limit(values: list[Array]) -> float:

@@ -1,7 +1,7 @@
 """The SE gates of a detector: by the paper's names, recorded during inference, and held constant."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -55,37 +55,29 @@ def stage_of(name: str) -> str:
     return name.rsplit("_", 1)[0]
 
 
-class GateRecorder:
-    """Within the context, records the gates during the model's forward passes; :meth:`take` returns them.
+@contextmanager
+def recorded_gates(gates: Gates) -> Iterator[Callable[[], dict[str, GateValues]]]:
+    """Within the context, records the gates during the model's forward passes.
 
-    Args:
-        gates: from :func:`se_gates`.
+    Yields:
+        A function that returns the gates recorded since its last call; gates that were not computed are omitted.
     """
+    recorded: dict[str, list[Tensor]] = {}
 
-    def __init__(self, gates: Gates) -> None:
-        self.gates = gates
-        self._values: dict[str, list[Tensor]] = {}
+    def keep(name: str, activation: nn.Module, inputs: Any, output: Tensor) -> None:
+        if output.numel():
+            recorded.setdefault(name, []).append(output.detach().double().transpose(0, 1).flatten(1))
 
-    def __enter__(self) -> "GateRecorder":
-        # Hook the activation, not the block: residual blocks call `gate`, not `forward`.
-        self._hooks = [
-            gate.activation.register_forward_hook(partial(self._keep, name)) for name, gate in self.gates.items()
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self._hooks:
-            hook.remove()
-
-    def take(self) -> dict[str, GateValues]:
-        """The gates recorded since the last call; gates that were not computed are omitted."""
-        taken = {name: _summary(self.gates[name], values) for name, values in self._values.items()}
-        self._values = {}
+    def take() -> dict[str, GateValues]:
+        taken = {name: _summary(gates[name], values) for name, values in recorded.items()}
+        recorded.clear()
         return taken
 
-    def _keep(self, name: str, activation: nn.Module, inputs: Any, output: Tensor) -> None:
-        if output.numel():
-            self._values.setdefault(name, []).append(output.detach().double().transpose(0, 1).flatten(1))
+    with ExitStack() as hooks:
+        for name, gate in gates.items():
+            # Hook the activation, not the block: residual blocks call `gate`, not `forward`.
+            hooks.callback(gate.activation.register_forward_hook(partial(keep, name)).remove)
+        yield take
 
 
 def _summary(gate: SqueezeExcitation, values: list[Tensor]) -> GateValues:

@@ -98,13 +98,9 @@ class BlockStatistics:
         explained = float(((vectors[:, used].T @ moments) ** 2 / values[used, None]).sum())
         return max(0.0, 1 - (1 - explained / total) * (images - 1) / freedom)
 
-    def to_arrays(self) -> dict[str, Any]:
-        """The arrays by the names of `FIELDS`."""
-        return {field: getattr(self, field) for field in FIELDS}
-
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> "BlockStatistics":
-        """The inverse of :meth:`to_arrays`."""
+        """From the attributes in `FIELDS`."""
         images, mean = arrays["images"], arrays["mean"]
         block = cls(mean.shape[1], len(images) - 1)
         block.images, block.mean, block.together = images, mean, arrays["together"]
@@ -115,7 +111,7 @@ class BlockStatistics:
 
 def save_statistics(blocks: Mapping[str, BlockStatistics], classes: Sequence[str], seen: int, path: Path) -> None:
     """Writes an npz file: `<block>/<field>` arrays, `blocks`, `classes`, and `seen`, the number of images."""
-    arrays = {f"{name}/{field}": array for name, block in blocks.items() for field, array in block.to_arrays().items()}
+    arrays = {f"{name}/{field}": getattr(block, field) for name, block in blocks.items() for field in FIELDS}
     arrays |= {"blocks": np.array(list(blocks)), "classes": np.array(classes), "seen": np.array(seen)}
     write_whole(path, lambda file: np.savez(file, **arrays))
 

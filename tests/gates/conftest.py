@@ -1,6 +1,7 @@
 """A run with an SE detector on a few toy images, and its analysis."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from se_detection.checkpoint.assumptions import WeightsAssumptions
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.data.toy import SHAPES, make_toy_dataset
 from se_detection.gates.excitations import explain
+from se_detection.gates.gate_tables import write_excitations
 from se_detection.gates.recorder import se_gates
 
 SMALL = [
@@ -63,6 +65,16 @@ def make_run(toy, tmp_path_factory):
     return make
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _short_timing_and_small_plots() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("se_detection.gates.gate_plots.DPI", 40)
+        patch.setattr("se_detection.gates.heat_map.DPI", 40)
+        patch.setattr("se_detection.gates.ablation.TIMED_IMAGES", 2)
+        patch.setattr("se_detection.gates.time_share.REPEATS", 2)
+        yield
+
+
 @pytest.fixture(scope="session")
 def se_run(make_run) -> Path:
     return make_run("SE_R_18_FPN")
@@ -77,3 +89,9 @@ def some_explained(se_run, tmp_path_factory):
 @pytest.fixture(scope="session")
 def explained(se_run, tmp_path_factory):
     return explain(se_run, tmp_path_factory.mktemp("explained"))
+
+
+@pytest.fixture(scope="session")
+def written(explained) -> list[Path]:
+    """The files of an analysis, with its plots."""
+    return write_excitations(explained)

@@ -10,7 +10,7 @@ from pycocotools.cocoeval import COCOeval
 
 from se_detection.comparison.compare import compare
 from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator
-from se_detection.gates.ablation import ALL, TOGETHER, UNCHANGED, AblationState, max_evaluations, summarize
+from se_detection.gates.ablation import ALL, TOGETHER, UNCHANGED, summarize
 from se_detection.runs.evaluation_data import open_evaluation_data
 from se_detection.runs.trained_run import load_trained_run, read_run_config
 
@@ -83,9 +83,10 @@ def test_saved_parameters_and_time(explained) -> None:
         assert 0 < row.time_share < 0.5
     for field in ("parameters", "parameter_share", "time_share"):
         total = sum(getattr(row, field) for row in ablation.blocks.values())
-        assert getattr(ablation.all_blocks, field) == pytest.approx(total)
+        assert getattr(ablation.joint[ALL], field) == pytest.approx(total)
 
 
+@pytest.mark.slow
 def test_a_subset_of_the_images(some_explained, explained, tmp_path) -> None:
     analysis = some_explained
     ids = [image["image_id"] for image in analysis.data.images]
@@ -104,12 +105,11 @@ def test_a_subset_of_the_images(some_explained, explained, tmp_path) -> None:
     assert analysis.ablation.unchanged == pytest.approx(
         {"AP": 100 * reference.stats[0], "AP50": 100 * reference.stats[1]}
     )
-    assert len(analysis.ablation.blocks) == 4
     # Too few images for intervals: no block is dispensable.
     assert not any(row.dispensable for row in analysis.ablation.rows().values())
 
 
-def test_a_block_is_dispensable_if_the_interval_of_the_loss_is_small(explained, tmp_path) -> None:
+def test_a_block_is_dispensable_if_the_interval_of_the_loss_is_small(explained) -> None:
     samples = np.random.default_rng(0).normal(0, 1, 200)
 
     def row(blocks, loss, spread):
@@ -121,23 +121,16 @@ def test_a_block_is_dispensable_if_the_interval_of_the_loss_is_small(explained, 
     losses = {names[0]: (0.0, 0.01), names[1]: (0.3, 0.01), names[2]: (0.3, 0.2), names[3]: (0.6, 0.01)}
     rows = {UNCHANGED: row([], 0, 0), **{name: row([name], *losses[name]) for name in names}}
     rows[TOGETHER] = row(names[:2], 0.4, 0.01)
-    time = json.loads((explained.folder / "state.json").read_text())["time"]
-    (tmp_path / "state.json").write_text(json.dumps({"of": {}, "time": time, "rows": rows}))
-    coco = explained.data.coco()
-    ablation = summarize(explained.run, explained.gates, AblationState(tmp_path / "state.json", {}), coco)
+    state = {"time": explained.ablation.time, "rows": rows}
+    ablation = summarize(explained.run, explained.gates, state, explained.data.coco())
     assert [row.dispensable for row in ablation.blocks.values()] == [True, True, False, False]
     # Student's t with ten degrees of freedom (eleven images have objects): 2.228; variance with n - 1 over both.
     change = ablation.blocks[names[2]].difference["AP"]
     reach = 2.2281 * 0.2 * (200 / 199 * 11 / 10) ** 0.5
     assert (change.value, change.low, change.high) == pytest.approx((-0.3, -0.3 - reach, -0.3 + reach), rel=1e-3)
-    assert ablation.all_blocks is None
-    assert ablation.together.blocks == tuple(names[:2])
+    assert list(ablation.rows()) == [*names, TOGETHER]
+    assert ablation.joint[TOGETHER].blocks == tuple(names[:2])
     # Without AP, no block is dispensable.
-    rows = {label: {**row, "AP": [0.0] * 201} for label, row in rows.items()}
-    (tmp_path / "state.json").write_text(json.dumps({"of": {}, "time": time, "rows": rows}))
-    nothing = summarize(explained.run, explained.gates, AblationState(tmp_path / "state.json", {}), coco)
+    state["rows"] = {label: {**row, "AP": [0.0] * 201} for label, row in rows.items()}
+    nothing = summarize(explained.run, explained.gates, state, explained.data.coco())
     assert not any(row.dispensable for row in nothing.blocks.values())
-
-
-def test_number_of_evaluations() -> None:
-    assert [max_evaluations(list("abcd")[:count]) for count in (1, 2, 4)] == [2, 5, 7]

@@ -23,12 +23,14 @@ def coloured(path, colour: str) -> int:
     return int((np.abs(pixels - [int(colour[start : start + 2], 16) for start in (1, 3, 5)]).max(axis=2) < 8).sum())
 
 
-def test_plots_have_the_lines_of_all_classes(explained, tmp_path) -> None:
+@pytest.mark.slow
+def test_plots_have_the_lines_of_all_classes(explained, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(plots, "DPI", 130)
     paths = plots.draw_excitation_plots(explained, tmp_path)
     assert [path.stem for path in paths] == ["blocks", "SE_3_2", "SE_5_1", "SE_5_2"]
     for path in paths[1:]:
-        for style in plots.CLASS_STYLES:
-            assert coloured(path, style["color"]) > 100, (path, style)
+        for colour, _, _ in plots.CLASS_STYLES:
+            assert coloured(path, colour) > 100, (path, colour)
         assert coloured(path, plots.ALL_IMAGES) > 500
     assert coloured(paths[0], "#56B4E9") > 1000
 

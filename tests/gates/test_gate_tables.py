@@ -4,14 +4,9 @@ import json
 import numpy as np
 import pytest
 
-from se_detection.gates.gate_tables import excitations_table, findings, to_dict, write_excitations
+from se_detection.gates.gate_tables import excitations_table, findings, to_dict
 
 from .conftest import CONSTANT, IMAGES
-
-
-@pytest.fixture(scope="module")
-def paths(explained):
-    return write_excitations(explained)
 
 
 def read_csv(path):
@@ -19,22 +14,22 @@ def read_csv(path):
         return list(csv.DictReader(file))
 
 
-def test_the_files(paths, explained) -> None:
-    assert [path.relative_to(explained.folder).as_posix() for path in paths] == [
+def test_the_files(written, explained) -> None:
+    assert [path.relative_to(explained.folder).as_posix() for path in written] == [
         *("excitations.json", "blocks.csv", "channels.csv", "excitations.npz", "plots/blocks.png"),
         *(f"plots/{name}.png" for name in ("SE_3_2", "SE_5_1", "SE_5_2")),
     ]
-    assert all(path.is_file() for path in paths)
+    assert all(path.is_file() for path in written)
 
 
-def test_all_files_have_the_same_numbers(paths, explained) -> None:
-    content = json.loads(paths[0].read_text())
-    with np.load(paths[3]) as arrays:
+def test_all_files_have_the_same_numbers(written, explained) -> None:
+    content = json.loads(written[0].read_text())
+    with np.load(written[3]) as arrays:
         blocks = [str(name) for name in arrays["blocks"]]
         classes = [str(name) for name in arrays["classes"]]
         assert arrays["seen"] == content["images"] == IMAGES
-        rows = {(row["block"], row["class"]): row for row in read_csv(paths[1])}
-        channels = {(row["block"], int(row["channel"])): row for row in read_csv(paths[2])}
+        rows = {(row["block"], row["class"]): row for row in read_csv(written[1])}
+        channels = {(row["block"], int(row["channel"])): row for row in read_csv(written[2])}
         assert list(content["blocks"]) == blocks
         assert len(rows) == len(blocks) * (len(classes) + 1)
         for name in blocks:
@@ -55,8 +50,8 @@ def test_all_files_have_the_same_numbers(paths, explained) -> None:
     assert len(channels) == sum(block["channels"] for block in content["blocks"].values())
 
 
-def test_the_json_has_the_ablation(paths, explained) -> None:
-    content = json.loads(paths[0].read_text())
+def test_the_json_has_the_ablation(written, explained) -> None:
+    content = json.loads(written[0].read_text())
     assert content == json.loads(json.dumps(to_dict(explained)))
     rows = content["ablation"]["rows"]
     assert list(rows) == [*explained.gates, "all blocks"]

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -6,21 +7,21 @@ import torch
 from detectron2.data.detection_utils import read_image
 from PIL import Image
 
-from se_detection import UserError
 from se_detection.gates.heat_map import channel_strips, draw_effect, energy_maps, measure_effect
 
+from ..helpers import raises
 from .conftest import CONSTANT
 
 
-@pytest.fixture
-def photo(toy, tmp_path):
+@pytest.fixture(scope="module")
+def photo(toy, module_path):
     """A photo of another shape than the data: 128 wide and 100 high, so it is padded."""
-    path = tmp_path / "street $1.png"
+    path = module_path / "street $1.png"
     Image.open(next(iter(sorted((toy / "val").glob("*.png"))))).crop((0, 0, 128, 100)).save(path)
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def effect(explained, photo):
     return measure_effect(explained, photo)
 
@@ -47,6 +48,7 @@ def test_lift_and_energy_match_the_feature_maps(explained, effect, photo) -> Non
     assert np.abs(effect.energy[CONSTANT]).max() < 1e-6 < np.abs(effect.energy["SE_5_1"]).max()
 
 
+@pytest.mark.slow
 def test_detections_with_and_without(explained, photo, monkeypatch) -> None:
     monkeypatch.setattr("se_detection.gates.heat_map.MIN_SCORE", 0.0)
     with_gates, without = measure_effect(explained, photo).detections
@@ -63,14 +65,15 @@ def test_detections_with_and_without(explained, photo, monkeypatch) -> None:
     assert again.detections[0] == again.detections[1]
 
 
+@pytest.mark.slow
 def test_existing_drawings_are_not_replaced(explained, photo) -> None:
     paths = draw_effect(explained, photo)
     assert [path.name for path in paths] == [f"street $1_{what}.png" for what in ("channels", "energy", "detections")]
     for path in paths:
         pixels = np.asarray(Image.open(path).convert("RGB"))
-        assert min(pixels.shape[:2]) > 250
+        assert min(pixels.shape[:2]) > 75
         assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100, path
-    with pytest.raises(UserError, match=r"street \$1_channels.png already exists; remove it, or rename the image"):
+    with raises("output.exists", "street $1_channels.png"):
         draw_effect(explained, photo)
 
 
@@ -93,19 +96,17 @@ def test_strips_and_maps_show_the_effect(effect, photo) -> None:
 def test_long_thin_images_are_rejected_before_anything_is_drawn(explained, tmp_path) -> None:
     path = tmp_path / "tall.png"
     Image.new("RGB", (10, 201)).save(path)
-    with pytest.raises(
-        UserError, match=r"tall\.png: one side is more than 20 times the other, too long and thin"
-    ) as caught:
+    with raises("gates.long_image", 20):
         draw_effect(explained, path)
-    assert str(caught.value).endswith("; crop it")
     assert list((explained.folder / "pictures").glob("tall*")) == []
     # An aspect ratio of 20 is allowed.
     Image.new("RGB", (10, 200)).save(path)
     assert max(energy_maps(measure_effect(explained, path), Image.open(path)).get_size_inches()) < 200
 
 
+@pytest.mark.slow
 def test_the_tool_draws_an_image_of_a_finished_analysis(se_run, explained, photo, run_script, capsys) -> None:
-    photo = photo.rename(photo.with_name("another.png"))
+    photo = shutil.copy(photo, photo.with_name("another.png"))
     run_script("analyze.py", "excitations", "--run", se_run, "--output", explained.folder, "--picture", photo)
     shown = capsys.readouterr()
     assert "resumes after the gates of 12 of 12 images and 6 evaluations" in shown.err

@@ -5,7 +5,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data.datasets import load_coco_json
 
 from se_detection.gates.recorder import GateValues, se_gates
-from se_detection.gates.statistics import BlockStatistics, load_statistics, save_statistics
+from se_detection.gates.statistics import FIELDS, BlockStatistics, load_statistics, save_statistics
 
 CHANNELS, CLASSES, IMAGES = 7, 5, 60
 
@@ -22,10 +22,14 @@ def gates():
 
 def collect(present, values) -> BlockStatistics:
     block = BlockStatistics(values.shape[1], present.shape[1])
+    add(block, present, values)
+    return block
+
+
+def add(block, present, values) -> None:
     for row, classes in zip(values, present, strict=True):
         near = (row < 0.45).astype(float), (row > 0.6).astype(float)
         block.add(GateValues(row, *near), np.flatnonzero(classes).tolist())
-    return block
 
 
 def test_statistics_match_those_of_all_gates_at_once(gates) -> None:
@@ -90,11 +94,10 @@ def test_statistics_resume_from_a_file(gates, tmp_path) -> None:
     save_statistics({"SE_2_1": collect(present[:23], values[:23])}, list("abcde"), 23, tmp_path / "some.npz")
     blocks, seen = load_statistics(tmp_path / "some.npz")
     assert seen == 23
-    for row, classes in zip(values[seen:], present[seen:], strict=True):
-        near = (row < 0.45).astype(float), (row > 0.6).astype(float)
-        blocks["SE_2_1"].add(GateValues(row, *near), np.flatnonzero(classes).tolist())
-    for name, array in collect(present, values).to_arrays().items():
-        np.testing.assert_allclose(blocks["SE_2_1"].to_arrays()[name], array, rtol=1e-12)
+    add(blocks["SE_2_1"], present[seen:], values[seen:])
+    whole = collect(present, values)
+    for field in FIELDS:
+        np.testing.assert_allclose(getattr(blocks["SE_2_1"], field), getattr(whole, field), rtol=1e-12)
 
 
 def test_gates_match_those_of_detectron2s_mapper_and_model(explained, toy) -> None:
