@@ -62,7 +62,8 @@ def run_benchmark(
         The content of the JSON file: `machine`, the `rows` of :func:`rows_of`, `skipped` (a line for each model that
         could not run in a case), and whether it was `interrupted`.
     """
-    result = {"machine": describe_machine(cases[0].device), "rows": [], "skipped": [], "interrupted": False}
+    machine = describe_machine(cases[0].device)
+    result: dict[str, Any] = {"machine": machine, "rows": [], "skipped": [], "interrupted": False}
     first: dict[tuple[str, str, str], float] = {}
     passes = sum(len(models_for(case.mode, models)) * (WARM_UP + rounds) for case in cases)
     with tqdm(total=passes, unit="pass", disable=None) as bar:
