@@ -303,23 +303,17 @@ class Trainer(DefaultTrainer):
             self._save_before(error)
 
     def _save_before(self, error: NonFiniteLossError) -> None:
-        if not weights_are_finite(self.checkpointer.model):
-            raise UserError(
-                error.code,
-                f"{error.message}; the weights were not finite before it either, and were not saved: --resume "
-                "continues from the last checkpoint",
-            ) from error
-        # The state is that after the previous step.
-        self.iter -= 1
-        name = f"model_{self.iter:07d}" if self.iter >= 0 else Path(INITIAL).stem
-        self.checkpointer.save(name, iteration=self.iter)
-        self.iter += 1
+        if weights_are_finite(self.checkpointer.model):
+            # The state is that after the previous step.
+            self.iter -= 1
+            name = f"model_{self.iter:07d}" if self.iter >= 0 else Path(INITIAL).stem
+            self.checkpointer.save(name, iteration=self.iter)
+            self.iter += 1
+            saved = "is saved: --resume repeats the step, and with a larger SOLVER.SKIP_NON_FINITE skips it"
+        else:
+            saved = "is not saved, because its weights are not finite: --resume continues from the last checkpoint"
         comm.synchronize()
-        raise UserError(
-            error.code,
-            f"{error.message}; the state before it is saved: --resume repeats the step, and with a larger "
-            "SOLVER.SKIP_NON_FINITE skips it",
-        ) from error
+        raise UserError(error.code, f"{error.message}; the state before it {saved}") from error
 
     def _evaluate(self) -> dict[str, Any]:
         # Each process has its own norm statistics. Those of the main process are saved, so they are evaluated.

@@ -1,16 +1,16 @@
 """The list of tested detectors, each with an SE backbone; docs/DETECTORS.md has a row for each."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, LazyConfig, instantiate
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_backbone, build_model
-from detectron2.modeling.meta_arch.fcos import FCOS, FCOSHead
+from detectron2.modeling import build_model
 from torch import nn
 
 from se_detection import model_zoo
-from se_detection.modeling.padding import ignore_padding_in_heads
+from se_detection.modeling.padding import ignore_padding, ignore_padding_in_heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,7 @@ class Detector:
     tta: bool = True
 
 
+LAZY = Path(__file__).parents[2] / "configs" / "lazy"
 # BN in their res5 needs a batch of several regions, so the regions are small.
 C4 = {"MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7, "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 64}
 MASKS, KEYPOINTS, PANOPTIC = "pred_masks", "pred_keypoints", "panoptic_seg"
@@ -80,8 +81,8 @@ DETECTORS = {
 }
 # The detectors of each test; docs/DETECTORS.md has a column for each.
 CHECKS = {
-    **dict.fromkeys(("built", "trained a step", "overfitted", "inferred"), tuple(DETECTORS)),
-    **dict.fromkeys(("fused", "padding ignored"), tuple(DETECTORS)),
+    **dict.fromkeys(("built", "trained a step", "inferred", "fused", "padding ignored"), tuple(DETECTORS)),
+    "overfitted": ("retinanet", "mask_rcnn_fpn", "keypoint_rcnn", "panoptic_fpn"),
     "TTA": tuple(name for name, detector in DETECTORS.items() if detector.tta),
 }
 # Trained from scratch, on images of 96 x 128 pixels with two objects.
@@ -118,7 +119,7 @@ def small_config(detector: Detector, **overrides: Any) -> CfgNode:
     Args:
         overrides: config keys with `__` for the dots, such as `MODEL__SE__IGNORE_PADDING`, and their values.
     """
-    # FCOS has the same backbone, feature maps and recipe as detectron2's RetinaNet.
+    # FCOS has the same recipe as detectron2's RetinaNet.
     cfg = model_zoo.get_config(DETECTORS["retinanet"].config if detector.lazy_only else detector.config)
     classes = {"MODEL.ROI_HEADS.NUM_CLASSES": detector.classes, "MODEL.RETINANET.NUM_CLASSES": detector.classes}
     changed = {key.replace("__", "."): value for key, value in overrides.items()}
@@ -135,28 +136,20 @@ def build(detector: Detector, cfg: CfgNode) -> nn.Module:
 
 
 def _fcos(cfg: CfgNode) -> nn.Module:
-    """As detectron2's `configs/common/models/fcos.py`, which computes p6 from p5."""
-    backbone = build_backbone(cfg)
-    top = backbone.top_block
-    top.in_feature, top.p6 = "p5", nn.Conv2d(cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.FPN.OUT_CHANNELS, 3, 2, 1)
-    features = cfg.MODEL.RETINANET.IN_FEATURES
+    """The lazy config's FCOS with a backbone of depth 18."""
+    config = LazyConfig.load(str(LAZY / f"{DETECTORS['fcos'].config}.py")).model
     channels = cfg.MODEL.FPN.OUT_CHANNELS
-    head = FCOSHead(
-        input_shape=[ShapeSpec(channels=channels)] * len(features),
-        num_classes=cfg.MODEL.RETINANET.NUM_CLASSES,
-        # With 32 channels, GN's 32 groups would have a single value at a p7 of 1x1, which PyTorch refuses.
-        conv_dims=[64] * cfg.MODEL.RETINANET.NUM_CONVS,
-        norm="GN",
-    )
+    config.backbone.bottom_up.update(name="se_resnet18", norm="BN", freeze_at=0)
+    config.backbone.out_channels = config.backbone.top_block.in_channels = channels
+    # With 32 channels, GN's 32 groups would have a single value at a p7 of 1x1, which PyTorch refuses.
+    config.head.update(input_shape=[ShapeSpec(channels=channels)] * 5, conv_dims=[64])
+    config.num_classes = cfg.MODEL.RETINANET.NUM_CLASSES
+    config.test_score_thresh = cfg.MODEL.RETINANET.SCORE_THRESH_TEST
+    config.test_topk_candidates = cfg.MODEL.RETINANET.TOPK_CANDIDATES_TEST
+    config.max_detections_per_image = cfg.TEST.DETECTIONS_PER_IMAGE
+    model: nn.Module = instantiate(config)
     # The distances go through a ReLU: if all were negative at first, they would get no gradient.
-    nn.init.ones_(head.bbox_pred.bias)
-    return FCOS(
-        backbone=backbone,
-        head=head,
-        head_in_features=features,
-        num_classes=cfg.MODEL.RETINANET.NUM_CLASSES,
-        pixel_mean=cfg.MODEL.PIXEL_MEAN,
-        pixel_std=cfg.MODEL.PIXEL_STD,
-        test_score_thresh=0.2,
-        test_nms_thresh=0.6,
-    )
+    nn.init.ones_(model.head.bbox_pred.bias)
+    if cfg.MODEL.SE.IGNORE_PADDING:
+        model.backbone = ignore_padding(model.backbone)
+    return model

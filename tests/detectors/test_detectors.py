@@ -1,4 +1,4 @@
-"""Each of detectron2's detectors with an SE backbone: training, inference, TTA, fused, and in batches."""
+"""Each of detectron2's detectors with an SE backbone: a training step, inference, TTA, fused, and in batches."""
 
 import copy
 from dataclasses import dataclass
@@ -15,17 +15,25 @@ from torch import Tensor, nn
 from se_detection.modeling.fuse.fuse_detector import fuse_for_inference
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
+from ..helpers import randomize_norms
 from .detectors import CHECKS, DETECTORS, KEYPOINTS, MASKS, PANOPTIC, Detector, build, small_config
 from .shapes import ShapesImage, average_precision, draw
 
-STEPS = 100
-# res2 to res5 have 3, 4, 6 and 3 blocks.
-GATES = 16
+# With random weights, all detections have low scores; a few of the highest are kept.
+KEEP_SOME = {
+    "MODEL__ROI_HEADS__SCORE_THRESH_TEST": 0.0,
+    "MODEL__RETINANET__SCORE_THRESH_TEST": 0.0,
+    "MODEL__RETINANET__TOPK_CANDIDATES_TEST": 20,
+    "MODEL__RPN__POST_NMS_TOPK_TEST": 10,
+    "TEST__DETECTIONS_PER_IMAGE": 5,
+}
+# The last layers of the scores, whose differences would be as small as rounding errors.
+SCORES = ("objectness_logits", "cls_score", "cls_logits")
 
 
 @dataclass
-class Trained:
-    """A detector that is overfitted to its images."""
+class Built:
+    """A detector with random weights, and its images."""
 
     detector: Detector
     cfg: CfgNode
@@ -33,23 +41,19 @@ class Trained:
     images: list[ShapesImage]
 
 
-@pytest.fixture(scope="module", params=CHECKS["overfitted"])
-def trained(request) -> Trained:
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "mask_rcnn_fpn" else pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS],
+)
+def built(request) -> Built:
     torch.manual_seed(0)
     detector = DETECTORS[request.param]
-    cfg = small_config(detector)
-    model = build(detector, cfg)
-    images = [draw(seed, classes=detector.classes) for seed in range(2)]
-    examples = [image.example() for image in images]
-    optimizer = torch.optim.Adam(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=STEPS, pct_start=0.2)
-    with EventStorage():
-        for _ in range(STEPS):
-            optimizer.zero_grad()
-            sum(model(examples).values()).backward()
-            optimizer.step()
-            schedule.step()
-    return Trained(detector, cfg, model.eval(), images)
+    cfg = small_config(detector, **KEEP_SOME)
+    model = randomize_norms(build(detector, cfg))
+    for name, parameter in model.named_parameters():
+        if any(part in name for part in SCORES) and name.endswith("weight"):
+            parameter.data *= 30
+    return Built(detector, cfg, model.eval(), [draw(seed, classes=detector.classes) for seed in range(2)])
 
 
 @torch.no_grad()
@@ -80,14 +84,14 @@ def assert_same(one: dict[str, Any], other: dict[str, Any], tolerance: float) ->
         assert (one[PANOPTIC][0] != other[PANOPTIC][0]).double().mean() < tolerance
 
 
-@pytest.mark.parametrize("name", CHECKS["trained a step"])
-def test_every_gate_gets_gradients(name) -> None:
-    detector = DETECTORS[name]
-    model = build(detector, small_config(detector)).train()
+def test_every_gate_gets_gradients(built) -> None:
+    torch.manual_seed(0)
+    model = build(built.detector, small_config(built.detector)).train()
     gates = {key: module for key, module in model.named_modules() if isinstance(module, SqueezeExcitation)}
-    assert len(gates) == GATES
+    # res2 to res5 have 3, 4, 6 and 3 blocks, or with depth 18, 2 each.
+    assert len(gates) == (8 if built.detector.lazy_only else 16)
     with EventStorage():
-        losses = model([draw(seed, classes=detector.classes).example() for seed in range(2)])
+        losses = model([image.example() for image in built.images])
     assert all(loss.isfinite() for loss in losses.values())
     sum(losses.values()).backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
@@ -96,16 +100,99 @@ def test_every_gate_gets_gradients(name) -> None:
             assert layer.weight.grad.abs().max() > 0, key
 
 
-def test_it_overfits_its_images(trained) -> None:
-    outputs = predict(trained.model, *(image.input() for image in trained.images))
-    kinds = ["bbox"]
-    kinds += ["segm"] if MASKS in trained.detector.outputs else []
-    kinds += ["keypoints"] if KEYPOINTS in trained.detector.outputs else []
-    for kind in kinds:
-        precision = average_precision(trained.images, [output["instances"] for output in outputs], kind)
+def test_detections_are_inside_the_image(built) -> None:
+    """The image is padded, and the output size differs from the input size."""
+    height, width = 180, 238
+    (output,) = predict(built.model, {**part_of(built.images[0], 90, 119), "height": height, "width": width})
+    instances = output["instances"]
+    assert len(instances) > 0
+    assert instances.image_size == (height, width)
+    assert ((instances.scores > 0) & (instances.scores <= 1)).all()
+    assert ((instances.pred_classes >= 0) & (instances.pred_classes < built.detector.classes)).all()
+    ends = torch.tensor([width, height, width, height])
+    assert ((instances.pred_boxes.tensor >= 0) & (instances.pred_boxes.tensor <= ends)).all()
+    assert instances.has(MASKS) == (MASKS in built.detector.outputs)
+    if instances.has(MASKS):
+        assert instances.pred_masks.shape == (len(instances), height, width)
+        assert instances.pred_masks.dtype == torch.bool
+    assert instances.has(KEYPOINTS) == (KEYPOINTS in built.detector.outputs)
+    if instances.has(KEYPOINTS):
+        assert instances.pred_keypoints.shape == (len(instances), 4, 3)
+        low, high = instances.pred_boxes.tensor[:, None].split(2, dim=2)
+        points = instances.pred_keypoints[..., :2]
+        assert ((points >= low - 1) & (points <= high + 1)).all()
+    assert (PANOPTIC in output) == (PANOPTIC in built.detector.outputs)
+    if PANOPTIC in output:
+        panoptic, segments = output[PANOPTIC]
+        assert output["sem_seg"].shape == (3, height, width)
+        assert panoptic.shape == (height, width)
+        assert set(panoptic.unique().tolist()) - {0} == {segment["id"] for segment in segments}
+
+
+def test_test_time_augmentation(built) -> None:
+    """With one size, that of the image, it gives what the detector gives."""
+    cfg = built.cfg.clone()
+    cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.MAX_SIZE, cfg.TEST.AUG.FLIP = (96,), 200, False
+    inputs = [image.input() for image in built.images]
+    if not built.detector.tta:
+        refusal = r"only supported on GeneralizedRCNN|keypoint is not supported|multiple values for .* 'do_postprocess'"
+        # A copy, because a failed call leaves the mask head switched off.
+        with pytest.raises((AssertionError, TypeError), match=refusal):
+            predict(GeneralizedRCNNWithTTA(cfg, copy.deepcopy(built.model)), *inputs)
+        return
+    plain = predict(built.model, *inputs)
+    augmented = predict(GeneralizedRCNNWithTTA(cfg, built.model), *inputs)
+    for one, other in zip(plain, augmented, strict=True):
+        assert_same(one, {"instances": other["instances"]}, 1e-3)
+
+
+def test_the_fused_detector_gives_the_same_results(built) -> None:
+    fused = fuse_for_inference(built.model)
+    assert {type(module).__name__ for module in fused.modules()} >= {"FusedBlock", "FoldedConv2d"}
+    images = [image.input() for image in built.images]
+    for one, other in zip(predict(built.model, *images), predict(fused, *images), strict=True):
+        assert_same(one, other, 1e-3)
+
+
+def test_ignore_padding_makes_results_independent_of_the_batch(built) -> None:
+    ours = build(built.detector, small_config(built.detector, **KEEP_SOME, MODEL__SE__IGNORE_PADDING=True)).eval()
+    ours.load_state_dict(built.model.state_dict())
+    # This size needs no padding.
+    whole = built.images[0].input()
+    assert_same(*predict(built.model, whole), *predict(ours, whole), 1e-4)
+    part, larger = part_of(built.images[0], 90, 119), draw(5, 128, 160).input()
+    for image in (whole, part):
+        (alone,) = predict(ours, image)
+        assert_same(alone, predict(ours, image, larger)[0], 1e-4)
+        assert_same(alone, predict(ours, larger, image)[1], 1e-4)
+        with pytest.raises(AssertionError):
+            assert_same(*predict(built.model, image), predict(built.model, image, larger)[0], 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHECKS["overfitted"])
+def test_it_overfits_its_images(name) -> None:
+    detector, steps = DETECTORS[name], 100 if name == "retinanet" else 60
+    model = build(detector, small_config(detector))
+    images = [draw(seed, classes=detector.classes) for seed in range(2)]
+    examples = [image.example() for image in images]
+    optimizer = torch.optim.Adam(model.parameters())
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.2)
+    with EventStorage():
+        for _ in range(steps):
+            optimizer.zero_grad()
+            sum(model(examples).values()).backward()
+            optimizer.step()
+            schedule.step()
+    outputs = predict(model.eval(), *(image.input() for image in images))
+    kinds = {None: "bbox", MASKS: "segm", KEYPOINTS: "keypoints"}
+    for kind in [kinds[output] for output in (None, *detector.outputs) if output in kinds]:
+        precision = average_precision(images, [output["instances"] for output in outputs], kind)
         assert precision > 0.8, kind
-    if PANOPTIC in trained.detector.outputs:
-        for image, output in zip(trained.images, outputs, strict=True):
+    for image, output in zip(images, outputs, strict=True):
+        truth = image.example()["instances"].gt_boxes
+        assert pairwise_iou(truth, output["instances"].pred_boxes).amax(dim=1).min() > 0.5
+        if PANOPTIC in output:
             assert (output["sem_seg"].argmax(dim=0) == torch.from_numpy(image.semantic)).double().mean() > 0.9
             assert unmatched(image, *output[PANOPTIC]) == []
 
@@ -118,84 +205,3 @@ def unmatched(image: ShapesImage, panoptic: Tensor, segments: list[dict[str, Any
         if not any((segment & mask).sum() > 0.5 * (segment | mask).sum() for segment in same_class):
             missed.append((thing, category))
     return missed
-
-
-def test_detections_are_inside_the_image(trained) -> None:
-    """The image is padded, and the output size differs from the input size."""
-    height, width = 180, 238
-    (output,) = predict(trained.model, {**part_of(trained.images[0], 90, 119), "height": height, "width": width})
-    instances = output["instances"]
-    assert len(instances) > 0
-    assert instances.image_size == (height, width)
-    assert ((instances.scores > 0) & (instances.scores <= 1)).all()
-    assert ((instances.pred_classes >= 0) & (instances.pred_classes < trained.detector.classes)).all()
-    ends = torch.tensor([width, height, width, height])
-    assert ((instances.pred_boxes.tensor >= 0) & (instances.pred_boxes.tensor <= ends)).all()
-    # They match the objects, scaled to the output size.
-    truth = trained.images[0].example()["instances"].gt_boxes
-    truth.scale(2, 2)
-    assert pairwise_iou(truth, instances.pred_boxes).amax(dim=1).min() > 0.5
-    assert instances.has(MASKS) == (MASKS in trained.detector.outputs)
-    if instances.has(MASKS):
-        assert instances.pred_masks.shape == (len(instances), height, width)
-        assert instances.pred_masks.dtype == torch.bool
-    assert instances.has(KEYPOINTS) == (KEYPOINTS in trained.detector.outputs)
-    if instances.has(KEYPOINTS):
-        assert instances.pred_keypoints.shape == (len(instances), 4, 3)
-        low, high = instances.pred_boxes.tensor[:, None].split(2, dim=2)
-        points = instances.pred_keypoints[..., :2]
-        assert ((points >= low - 1) & (points <= high + 1)).all()
-    assert (PANOPTIC in output) == (PANOPTIC in trained.detector.outputs)
-    if PANOPTIC in output:
-        panoptic, segments = output[PANOPTIC]
-        assert output["sem_seg"].shape == (3, height, width)
-        assert panoptic.shape == (height, width)
-        assert set(panoptic.unique().tolist()) - {0} == {segment["id"] for segment in segments}
-
-
-def test_test_time_augmentation(trained) -> None:
-    cfg = trained.cfg.clone()
-    cfg.TEST.AUG.MIN_SIZES, cfg.TEST.AUG.MAX_SIZE = (96, 100), 200
-    inputs = [image.input() for image in trained.images]
-    if not trained.detector.tta:
-        refusal = r"only supported on GeneralizedRCNN|keypoint is not supported|multiple values for .* 'do_postprocess'"
-        # A copy, because a failed call leaves the mask head switched off.
-        model = copy.deepcopy(trained.model)
-        with pytest.raises((AssertionError, TypeError), match=refusal):
-            predict(GeneralizedRCNNWithTTA(cfg, model), *inputs)
-        return
-    outputs = predict(GeneralizedRCNNWithTTA(cfg, trained.model), *inputs)
-    for image, instances in zip(trained.images, [output["instances"] for output in outputs], strict=True):
-        truth = image.example()["instances"]
-        same_class = truth.gt_classes[:, None] == instances.pred_classes
-        overlaps, best = (pairwise_iou(truth.gt_boxes, instances.pred_boxes) * same_class).max(dim=1)
-        assert overlaps.min() > 0.5
-        assert instances.has(MASKS) == (MASKS in trained.detector.outputs)
-        if instances.has(MASKS):
-            masks = torch.stack([mask for thing, _, mask in image.segments() if thing])
-            both, either = masks & instances.pred_masks[best], masks | instances.pred_masks[best]
-            # On average: TTA averages masks over augmented images, and only one was trained on.
-            assert (both.sum(dim=(1, 2)) / either.sum(dim=(1, 2))).mean() > 0.5
-
-
-def test_the_fused_detector_gives_the_same_results(trained) -> None:
-    fused = fuse_for_inference(trained.model)
-    assert {type(module).__name__ for module in fused.modules()} >= {"FusedBlock", "FoldedConv2d"}
-    images = [image.input() for image in trained.images]
-    for one, other in zip(predict(trained.model, *images), predict(fused, *images), strict=True):
-        assert_same(one, other, 1e-3)
-
-
-def test_ignore_padding_makes_results_independent_of_the_batch(trained) -> None:
-    ours = build(trained.detector, small_config(trained.detector, MODEL__SE__IGNORE_PADDING=True)).eval()
-    ours.load_state_dict(trained.model.state_dict())
-    # This size needs no padding.
-    whole = trained.images[0].input()
-    assert_same(*predict(trained.model, whole), *predict(ours, whole), 1e-4)
-    part, larger = part_of(trained.images[0], 90, 119), draw(5, 128, 160).input()
-    for image in (whole, part):
-        (alone,) = predict(ours, image)
-        assert_same(alone, predict(ours, image, larger)[0], 1e-4)
-        assert_same(alone, predict(ours, larger, image)[1], 1e-4)
-        with pytest.raises(AssertionError):
-            assert_same(*predict(trained.model, image), predict(trained.model, image, larger)[0], 1e-4)

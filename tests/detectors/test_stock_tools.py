@@ -1,12 +1,18 @@
-"""detectron2's unmodified tools with this project's configs; only an environment variable imports the plugin."""
+"""detectron2's unmodified tools with this project's configs.
+
+One is started as a user would, with the environment variable that imports the plugin; the others in this process.
+"""
 
 import json
+import math
 import os
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 import sysconfig
-from importlib.util import find_spec
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +20,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from detectron2.data import build_detection_test_loader
-from detectron2.data.datasets import register_coco_instances
+from detectron2.config import LazyConfig, instantiate
+from detectron2.data import DatasetCatalog, build_detection_test_loader
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
 from detectron2.utils.analysis import FlopCountAnalysis, parameter_count_table
@@ -23,13 +29,14 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from se_detection import model_zoo
+from se_detection import UserError, create_backbone, model_zoo
 
-from .detectors import SMALL
+from .detectors import LAZY, SMALL
 from .shapes import draw
 
 TOOLS = Path(sysconfig.get_paths()["purelib"], "tools")
 CONFIG = "COCO-InstanceSegmentation/mask_rcnn_SE_R_50_FPN_1x"
+LAZY_CONFIG = "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"
 VALUES = {
     **{key: value for key, value in SMALL.items() if "KEYPOINT" not in key},
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
@@ -41,8 +48,21 @@ VALUES = {
     "SOLVER.BASE_LR": 0.001,
     "DATALOADER.NUM_WORKERS": 0,
 }
+# Three steps from a random backbone of depth 18, on the toy set at 64 pixels.
+LAZY_VALUES = [
+    *("model.backbone.bottom_up.name=se_resnet18", "model.roi_heads.num_classes=4"),
+    *("model.roi_heads.batch_size_per_image=16", "model.proposal_generator.post_nms_topk=[20,5]"),
+    *("dataloader.train.dataset.names=se_toy_train", "dataloader.test.dataset.names=se_toy_val"),
+    *("dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
+    "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
+    "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+    *("train.device=cpu", "train.max_iter=3", "train.log_period=1", "train.seed=1"),
+]
 
-pytestmark = pytest.mark.skipif(not TOOLS.is_dir(), reason=f"this detectron2 was installed without its tools ({TOOLS})")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not TOOLS.is_dir(), reason=f"this detectron2 was installed without its tools ({TOOLS})"),
+]
 
 
 def write_coco(root: Path) -> None:
@@ -67,26 +87,34 @@ def write_coco(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def stock(module_path) -> SimpleNamespace:
-    """`run`, a function that runs a tool on the small COCO, and the folder of a run of two iterations."""
-    write_coco(module_path)
+def stock(module_path) -> Iterator[SimpleNamespace]:
+    """The folder of a small COCO, and the folder and the output of a run of two iterations on it."""
+    root = Path(os.environ["DETECTRON2_DATASETS"])
+    write_coco(root)
     environment = {
-        **{"PATH": os.environ["PATH"], "HOME": str(module_path), "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-        **{"DETECTRON2_ENV_MODULE": "se_detection.env", "DETECTRON2_DATASETS": str(module_path)},
+        **{"PATH": os.environ["PATH"], "HOME": str(module_path), "OMP_NUM_THREADS": "1"},
+        **{"DETECTRON2_ENV_MODULE": "se_detection.env", "DETECTRON2_DATASETS": str(root)},
     }
-
-    def run(name: str, *arguments: object) -> str:
-        command = [sys.executable, TOOLS / name, *arguments]
-        done = subprocess.run(
-            list(map(str, command)), cwd=module_path, env=environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        # Without the ANSI colours of the log.
-        return re.sub(r"\x1b\[\d+m", "", done.stdout + done.stderr)
-
     folder = module_path / "run"
-    run("plain_train_net.py", *config_words(OUTPUT_DIR=folder))
-    return SimpleNamespace(run=run, root=module_path, trained=folder)
+    command = [sys.executable, TOOLS / "plain_train_net.py", *config_words(OUTPUT_DIR=folder)]
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield SimpleNamespace(root=root, trained=folder, printed=done.stdout + done.stderr)
+    shutil.rmtree(root / "coco")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """A function that runs a tool in this process, and returns what it prints and logs."""
+
+    def start(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(TOOLS / name), run_name="__main__")
+        printed = capsys.readouterr()
+        # Without the ANSI colours of the log.
+        return re.sub(r"\x1b\[\d+m", "", printed.out + printed.err)
+
+    return start
 
 
 def config_words(**overrides: object) -> list[str]:
@@ -109,12 +137,7 @@ def test_plain_train_net_trains_and_evaluates(stock) -> None:
     assert len(detections) == 60
     assert all({"bbox", "segmentation"} <= item.keys() for item in detections)
     annotations = stock.root / "coco" / "annotations" / "instances_val2017.json"
-    evaluated = stock.run(
-        "plain_train_net.py",
-        "--eval-only",
-        *config_words(**{"OUTPUT_DIR": stock.trained, "MODEL.WEIGHTS": stock.trained / "model_final.pth"}),
-    )
-    printed = [line.rsplit("copypaste: ", 1)[1] for line in evaluated.splitlines() if "copypaste: " in line]
+    printed = [line.rsplit("copypaste: ", 1)[1] for line in stock.printed.splitlines() if "copypaste: " in line]
     for task, place in (("bbox", 0), ("segm", 1)):
         truth = COCO(str(annotations))
         results = [{k: v for k, v in item.items() if task == "bbox" or k != "bbox"} for item in detections]
@@ -128,11 +151,13 @@ def test_plain_train_net_trains_and_evaluates(stock) -> None:
         assert values == pytest.approx(expected, abs=1e-4, nan_ok=True)
 
 
-def test_analyze_model_counts_what_fvcore_counts(stock) -> None:
+def test_analyze_model_counts_what_fvcore_counts(stock, run, caplog) -> None:
     weights = {"MODEL.WEIGHTS": str(stock.trained / "model_final.pth")}
     tasks = ["--num-inputs", "2", "--tasks", "parameter", "structure", "flop"]
     words = config_words(**weights)
-    printed = stock.run("analyze_model.py", *tasks, *words)
+    with caplog.at_level("INFO"):
+        run("analyze_model.py", *tasks, *words)
+    printed = caplog.text
 
     cfg = config(**weights)
     model = build_model(cfg).eval()
@@ -140,9 +165,7 @@ def test_analyze_model_counts_what_fvcore_counts(stock) -> None:
     assert f"Model Structure:\n{model}" in printed
     assert "(fc1): Conv2d" in str(model) or "(fc1): Linear" in str(model)
     model.load_state_dict(torch.load(weights["MODEL.WEIGHTS"], weights_only=True)["model"])
-    annotations = stock.root / "coco" / "annotations" / "instances_val2017.json"
-    register_coco_instances("small_val", {}, str(annotations), str(stock.root / "coco" / "val2017"))
-    loader = build_detection_test_loader(cfg, "small_val")
+    loader = build_detection_test_loader(cfg, "coco_2017_val")
     counted = [FlopCountAnalysis(model, data).unsupported_ops_warnings(False) for data in islice(loader, 2)]
     totals = [count.uncalled_modules_warnings(False).total() / 1e9 for count in counted]
     assert f"Total GFlops: {np.mean(totals):.1f}±{np.std(totals):.1f}" in printed
@@ -154,9 +177,9 @@ def test_analyze_model_counts_what_fvcore_counts(stock) -> None:
         assert float(by_operator[operator]) == pytest.approx(expected[operator] / 2 / 1e9)
 
 
-def test_visualize_json_results_draws_detections_and_truth(stock, tmp_path) -> None:
+def test_visualize_json_results_draws_detections_and_truth(stock, run, tmp_path) -> None:
     written = stock.trained / "inference" / "coco_2017_val" / "coco_instances_results.json"
-    stock.run("visualize_json_results.py", "--input", written, "--output", tmp_path, "--conf-threshold", "0.0")
+    run("visualize_json_results.py", "--input", written, "--output", tmp_path, "--conf-threshold", "0.0")
     sources = sorted((stock.root / "coco" / "val2017").iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in sources]
     for source in sources:
@@ -168,15 +191,50 @@ def test_visualize_json_results_draws_detections_and_truth(stock, tmp_path) -> N
             assert (abs(half - plain).max(axis=2) > 60).mean() > 0.01
 
 
-def test_visualize_data_draws_the_annotations(stock, tmp_path) -> None:
+def test_visualize_data_draws_the_annotations(stock, run, tmp_path) -> None:
     words = config_words()
-    stock.run("visualize_data.py", "--source", "annotation", *words[:2], "--output-dir", tmp_path, *words[2:])
+    run("visualize_data.py", "--source", "annotation", *words[:2], "--output-dir", tmp_path, *words[2:])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.jpg", "2.jpg", "3.jpg", "4.jpg"]
 
 
-def test_benchmark_measures_inference(stock) -> None:
-    if find_spec("psutil") is None:
-        pytest.skip("detectron2's benchmark.py needs psutil")
-    smallest = {"INPUT.MIN_SIZE_TEST": 32, "MODEL.RPN.POST_NMS_TOPK_TEST": 5, "TEST.DETECTIONS_PER_IMAGE": 2}
-    printed = stock.run("benchmark.py", "--task", "eval", *config_words(**smallest))
-    assert float(re.search(r"300 iters in ([\d.]+) seconds", printed)[1]) > 0
+def train_lazily(run, folder: Path, backbone: str) -> None:
+    """Trains in `folder`, from random weights of the named backbone."""
+    torch.manual_seed(0)
+    weights = folder / f"{backbone}.pth"
+    torch.save({"model": create_backbone(backbone).state_dict(), "matching_heuristics": True}, weights)
+    overrides = [*LAZY_VALUES, f"train.init_checkpoint={weights}", f"train.output_dir={folder / 'run'}"]
+    run("lazyconfig_train_net.py", "--config-file", LAZY / f"{LAZY_CONFIG}.py", *overrides)
+
+
+def test_lazyconfig_train_net_trains_and_evaluates(run, tmp_path) -> None:
+    DatasetCatalog.get("se_toy_val")
+    train_lazily(run, tmp_path, "se_resnet18")
+    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
+    # The last line is the evaluation's.
+    assert [line["iteration"] for line in metrics] == [0, 1, 2, 3]
+    assert all(math.isfinite(line["total_loss"]) for line in metrics[:3])
+    assert 0 <= metrics[-1]["bbox/AP"] <= 100
+
+    cfg = model_zoo.get_config(LAZY_CONFIG)
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64])
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 4
+    weights = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
+    build_model(cfg).load_state_dict(weights, strict=True)
+    # Frozen weights are still those of the file, and the gates have changed a little.
+    before = torch.load(tmp_path / "se_resnet18.pth", weights_only=True)["model"]
+    frozen, gate = "res2.0.se.fc1.weight", "res3.0.se.fc2.weight"
+    assert torch.equal(weights[f"backbone.bottom_up.{frozen}"], before[frozen])
+    change = (weights[f"backbone.bottom_up.{gate}"] - before[gate]).abs().max()
+    assert 0 < change < 0.1
+
+    # The config that the tool has written builds the same network.
+    saved = LazyConfig.load(str(tmp_path / "run" / "config.yaml"))
+    with torch.device("meta"):
+        again = instantiate(saved.model).state_dict()
+    assert {key: value.shape for key, value in again.items()} == {key: value.shape for key, value in weights.items()}
+
+
+def test_lazyconfig_train_net_refuses_plain_weights(run, tmp_path) -> None:
+    with pytest.raises(UserError, match="the file's backbone is plain and the config's has SE"):
+        train_lazily(run, tmp_path, "resnet18")
+    assert not (tmp_path / "run" / "model_final.pth").exists()

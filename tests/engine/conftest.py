@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine.hooks import CallbackHook
+from detectron2.utils.env import seed_all_rng
 from torch import Tensor
 
 from se_detection.data.toy import make_toy_dataset
@@ -79,15 +80,17 @@ def build(tiny, module_path) -> Iterator[Callable[..., Trainer]]:
 
     def make(name: str, *words: object, resume: bool = False, kind: type[Trainer] = Trainer, data: Path = tiny):
         args = train_arguments(data, module_path / name, *words, flags=("--resume",) if resume else ())
-        torch.manual_seed(0)
-        trainer = kind(load_config(args), bad_images=args.bad_images)
+        cfg = load_config(args)
+        # As from the command line.
+        seed_all_rng(cfg.SEED)
+        trainer = kind(cfg, bad_images=args.bad_images)
         trainer.resume_or_load(resume)
         return trainer
 
     logging.getLogger("se_detection").setLevel(logging.INFO)
     with pytest.MonkeyPatch.context() as patch:
         # They would take longer than the training.
-        patch.setattr(tensorboard, "LONGEST", 64)
+        patch.setattr(tensorboard, "LONGEST", 128)
         patch.setattr(record, "backbone_gflops", lambda *_: 1.0)
         yield make
     # Trainers with hooks of the tests are in reference cycles, and large.

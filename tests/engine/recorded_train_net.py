@@ -29,7 +29,7 @@ class RecordedTrainer(Trainer):
         super().run_step()
         model = self.checkpointer.model
         if self.iter == 0:
-            gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+            gradients = {name: item.grad for name, item in model.named_parameters() if item.grad is not None}
             torch.save(gradients, RECORD / f"gradients{comm.get_rank()}.pth")
         digest = hashlib.sha256()
         for parameter in model.parameters():

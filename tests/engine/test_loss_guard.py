@@ -134,7 +134,7 @@ def test_detectron2s_error_becomes_an_infinite_loss(spoiled) -> None:
 def test_weights_that_were_not_finite_before_are_not_saved(spoiled, module_path) -> None:
     trainer = spoiled("before", bad={0: float("nan")})
     next(trainer.checkpointer.model.parameters()).data.fill_(float("nan"))
-    with raises("train.non_finite_loss", "not finite before it either"):
+    with raises("train.non_finite_loss", "the state before it is not saved"):
         trainer.train()
     assert not list((module_path / "before").glob("*.pth"))
 

@@ -1,10 +1,8 @@
 """What the hooks write to TensorBoard's event files, read with TensorBoard's own reader."""
 
 import copy
-import gc
 import io
 import json
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -13,66 +11,32 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from detectron2.engine.hooks import CallbackHook
 from detectron2.utils.events import EventStorage
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from se_detection import create_backbone, model_zoo
+from se_detection import create_backbone
 from se_detection.engine import tensorboard
-from se_detection.engine.checks import load_config
-from se_detection.engine.signals import Interrupted
 from se_detection.engine.tensorboard import DetectionImages, GateMeans
 from se_detection.engine.trainer import Trainer
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 from se_detection.visualization.drawing import class_colours
-from se_detection_cli import train_command
-from se_detection_cli.main import command_parser
 
-from .conftest import SMALL, read_metrics
+from .conftest import read_metrics, stop_after
 
-EVALUATED = ("TEST.EVAL_PERIOD", "2")
+EVALUATED = ("TEST.EVAL_PERIOD", 2)
 STAGES = ["gates/res2", "gates/res3", "gates/res4", "gates/res5"]
-
-
-class Shown(Trainer):
-    """A trainer with each of the hooks once."""
-
-    def build_hooks(self):
-        others = [hook for hook in super().build_hooks() if not isinstance(hook, GateMeans | DetectionImages)]
-        return [GateMeans(self.checkpointer.model), *others[:-1], DetectionImages.from_cfg(self.cfg), others[-1]]
+# Of the drawn images, which are 128 pixels wide and high.
+SIDE = 128
 
 
 class Bare(Trainer):
+    """Without the hooks of this project for TensorBoard."""
+
     def build_hooks(self):
         return [hook for hook in super().build_hooks() if not isinstance(hook, GateMeans | DetectionImages)]
-
-
-@pytest.fixture(scope="module")
-def build(tiny, module_path):
-    """A function that makes a trainer for four steps on the tiny data. It writes the gates at every second step."""
-    data = []
-    for split in ("train", "val"):
-        data += [f"--{split}-json", str(tiny / "annotations" / f"{split}.json"), f"--{split}-images", str(tiny / split)]
-
-    def make(name: str, *overrides: str, kind: type[Trainer] = Shown, resume: bool = False) -> Trainer:
-        config = model_zoo.get_config_file("Toy/faster_rcnn_SE_R_18_FPN")
-        options = [*SMALL, "SEED", "3", "SOLVER.MAX_ITER", "4", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", *overrides]
-        flags = [*(["--resume"] if resume else []), "--config-file", config, *data, *options]
-        args = command_parser(train_command).parse_args([*flags, "OUTPUT_DIR", str(module_path / name)])
-        (module_path / name).mkdir(exist_ok=True)
-        torch.manual_seed(0)
-        trainer = kind(load_config(args))
-        trainer.resume_or_load(resume)
-        return trainer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tensorboard, "PERIOD", 2)
-        yield make
-    # Trainers with hooks of the tests' own are in cycles, and large.
-    gc.collect()
 
 
 class Whole(NamedTuple):
@@ -83,9 +47,16 @@ class Whole(NamedTuple):
     seen: dict[int, tuple[dict[str, Tensor], Tensor]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _every_second_step():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tensorboard, "PERIOD", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(build) -> Whole:
-    trainer = build("whole", *EVALUATED)
+    trainer = build("whole", *EVALUATED, "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", 1)
     model = trainer.checkpointer.model
     seen = {}
 
@@ -164,19 +135,21 @@ def test_scalars_are_those_of_the_log_and_images_show_each_evaluation(whole, tin
         assert [event.step for event in found.Images(tag)] == [1, 4]
         for event in found.Images(tag):
             sheet = decoded(event).astype(int)
-            assert sheet.shape[1] == 2 * 640 + 8
+            assert sheet.shape[1] == 2 * SIDE + 8
             truth, detected = (
-                (sheet[-640:, columns, None] == colours).all(axis=3) for columns in (slice(640), slice(648, None))
+                (sheet[-SIDE:, columns, None] == colours).all(axis=3)
+                for columns in (slice(SIDE), slice(SIDE + 8, None))
             )
             # After four steps no detection has a score of 0.5.
             assert truth.any(axis=2).mean() > 0.01
             assert not detected.any()
 
 
+@pytest.mark.slow
 def test_the_drawn_detections_are_those_evaluated(build, tiny, monkeypatch) -> None:
     monkeypatch.setattr(tensorboard, "MIN_SCORE", 0.0)
     monkeypatch.setattr(tensorboard, "IMAGES", 2)
-    trainer = build("drawn", "SOLVER.MAX_ITER", "1", "TEST.DETECTIONS_PER_IMAGE", "1")
+    trainer = build("drawn", "SOLVER.MAX_ITER", 1, "TEST.DETECTIONS_PER_IMAGE", 1)
     trainer.train()
     folder = Path(trainer.cfg.OUTPUT_DIR)
     found = events(folder)
@@ -188,23 +161,19 @@ def test_the_drawn_detections_are_those_evaluated(build, tiny, monkeypatch) -> N
     # The first and the last of the set, of 128 pixels each.
     for image, tag in zip((images[0], images[-1]), tags, strict=True):
         [detection] = [item for item in detections if item["image_id"] == image["id"]]
-        x, y, _, height = (5 * side for side in detection["bbox"])
-        panel = decoded(found.Images(tag)[0])[-640:, 648:]
-        assert tuple(panel[min(round(y + height / 2), 639), min(int(x) + 1, 639)]) == colours[detection["category_id"]]
+        x, y, _, height = detection["bbox"]
+        panel = decoded(found.Images(tag)[0])[-SIDE:, SIDE + 8 :]
+        edge = panel[min(round(y + height / 2), SIDE - 1), max(int(x) - 1, 0) : int(x) + 3]
+        assert colours[detection["category_id"]] in set(map(tuple, edge.tolist()))
 
 
+@pytest.mark.slow
 def test_a_training_is_the_same_without_the_hooks_and_when_resumed(build, whole) -> None:
-    bare = build("bare", *EVALUATED, kind=Bare)
+    frozen = (*EVALUATED, "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", 1)
+    bare = build("bare", *frozen, kind=Bare)
     bare.train()
-
-    def stop(trainer) -> None:
-        trainer.stop.received = signal.SIGTERM if trainer.iter == 1 else 0
-
-    stopped = build("stopped", *EVALUATED)
-    stopped.register_hooks([CallbackHook(before_step=stop)])
-    with pytest.raises(Interrupted):
-        stopped.train()
-    rest = build("stopped", *EVALUATED, resume=True)
+    stop_after(build("stopped", *frozen), 1)
+    rest = build("stopped", *frozen, resume=True)
     rest.train()
     for trainer in (bare, rest):
         for key, tensor in trainer.checkpointer.model.state_dict().items():
@@ -218,8 +187,9 @@ def test_a_training_is_the_same_without_the_hooks_and_when_resumed(build, whole)
         assert shown[0] == shown[1]
 
 
+@pytest.mark.slow
 def test_a_training_continues_if_nothing_can_be_drawn(build, caplog) -> None:
-    trainer = build("undrawn", "SOLVER.MAX_ITER", "1")
+    trainer = build("undrawn", "SOLVER.MAX_ITER", 1)
     drawing = next(hook for hook in trainer._hooks if isinstance(hook, DetectionImages))
     drawing.folder /= "elsewhere"
     trainer.train()
@@ -241,6 +211,7 @@ def test_a_plain_backbone_has_no_gates() -> None:
         assert not storage.latest()
 
 
+@pytest.mark.slow
 def test_gates_are_recorded_through_ddp_at_written_steps_only(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(tensorboard, "PERIOD", 20)
     model = create_backbone("se_resnet18", norm="GN")

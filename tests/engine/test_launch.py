@@ -1,0 +1,271 @@
+"""Runs of several processes: on two machines, one of them killed, and under torchrun. The rest is checked in one."""
+
+import errno
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from detectron2.config import get_cfg
+from detectron2.engine.launch import _find_free_port
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from se_detection.engine import heartbeat, launch
+from se_detection.engine.checks import load_config
+from se_detection.engine.launch import run_in_processes, use_torchrun
+from se_detection.engine.train_and_evaluate import launch_run
+from se_detection.engine.trainer import Trainer
+from se_detection.runs.checkpoints import is_whole
+
+from ..helpers import raises, relative_error
+from .conftest import CONFIG, data_flags, read_metrics, stop_after, train_arguments
+
+ONE = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
+SCRIPT = Path(__file__).with_name("recorded_train_net.py")
+# Every image gives as many samples, so that the mean over processes of their means is that over all images.
+OPTIONS = [
+    *("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.RES2_OUT_CHANNELS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 32),
+    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "INPUT.MIN_SIZE_TRAIN", "(64,)", "SOLVER.BACKBONE_FREEZE_ITERS", 1),
+    *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100000, "MODEL.RPN.POSITIVE_FRACTION", 1.0, "MODEL.RPN.NMS_THRESH", 1.0),
+    *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 100000, "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0),
+    *("MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", False, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 3),
+    *("SOLVER.MAX_ITER", 5),
+]
+
+
+class Job:
+    """The recorded train_net.py on a machine, which is this one, with its log and record in `folder`."""
+
+    def __init__(self, data: Path, folder: Path, output: Path, *command: object, **environment: str) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        parsed = train_arguments(data, output, *OPTIONS)
+        threads = str(torch.get_num_threads())
+        self.process = subprocess.Popen(
+            list(map(str, [sys.executable, *command, "--config-file", CONFIG, *data_flags(data), *parsed.opts])),
+            env={
+                **{"PATH": "/usr/bin:/bin", "HOME": str(folder), "RECORD": str(folder), "GLOO_SOCKET_IFNAME": "lo"},
+                **{"OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive", **environment},
+            },
+            stdout=(folder / "log").open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+    def record(self, rank: int) -> list[dict]:
+        path = self.folder / f"{rank}.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def weights(self, rank: int) -> list[str]:
+        """The digest of the weights after each step."""
+        return [line["weights"] for line in self.record(rank) if "weights" in line]
+
+    def wait_for(self, condition) -> None:
+        deadline = time.monotonic() + 240
+        while not condition():
+            assert self.process.poll() is None, self.log[-3000:]
+            assert time.monotonic() < deadline, self.log[-3000:]
+            time.sleep(0.02)
+
+    def ended(self) -> int:
+        try:
+            return self.process.wait(timeout=240)
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def alone(build) -> dict[str, torch.Tensor]:
+    """The gradients in this process of the first step, which does not train the backbone."""
+    gradients = {}
+
+    class Recorded(Trainer):
+        def run_step(self) -> None:
+            super().run_step()
+            if self.iter == 0:
+                named = self.checkpointer.model.named_parameters()
+                gradients.update({name: item.grad.clone() for name, item in named if item.grad is not None})
+
+    stop_after(build("alone", *OPTIONS, kind=Recorded), 0)
+    return gradients
+
+
+@pytest.fixture(scope="module")
+def two_machines(tiny, module_path) -> tuple[Path, list[Job]]:
+    """The run by two processes, one on each of two machines with their own folders, of which only the first gets it."""
+    port, jobs = _find_free_port(), []
+    for rank in (0, 1):
+        flags = ["--num-machines", 2, "--machine-rank", rank, "--dist-url", f"tcp://127.0.0.1:{port}"]
+        jobs.append(Job(tiny, module_path / "two", module_path / f"output{rank}", SCRIPT, *flags))
+    assert [job.ended() for job in jobs] == [0, 0], jobs[0].log[-3000:]
+    assert not list((module_path / "output1").glob("*.pth"))
+    return module_path / "output0", jobs
+
+
+@pytest.mark.slow
+def test_gradients_and_results_are_those_of_one_process(alone, two_machines, tiny) -> None:
+    run, jobs = two_machines
+    steps = [jobs[0].weights(rank) for rank in (0, 1)]
+    assert len(set(steps[0])) == 5
+    assert steps[0] == steps[1]
+    first, second = (torch.load(jobs[0].folder / f"gradients{rank}.pth", weights_only=True) for rank in (0, 1))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert first.keys() == alone.keys()
+    for name, gradient in alone.items():
+        assert gradient.abs().max() > 0
+        assert relative_error(first[name], gradient) < 1e-3, name
+    # Its evaluation, shared by two, is that of this process alone.
+    shares = [[line["evaluated"] for line in jobs[0].record(rank) if "evaluated" in line] for rank in (0, 1)]
+    assert [len(share) for share in shares] == [4, 4]
+    assert len({*shares[0], *shares[1]}) == 4
+    names = ("results.json", "coco_instances_results.json")
+    shared = [(run / "inference" / name).read_bytes() for name in names]
+    args = train_arguments(tiny, run, *OPTIONS, flags=("--eval-only", "--resume"))
+    launch_run(load_config(args), args)
+    assert [(run / "inference" / name).read_bytes() for name in names] == shared
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_run_and_torchrun_resumes_it(two_machines, tiny, tmp_path) -> None:
+    output = tmp_path / "output"
+    flags = ["--num-gpus", 2, "--dist-url", "auto"]
+    job = Job(tiny, tmp_path / "killed", output, SCRIPT, *flags, SECONDS="0.5")
+    job.wait_for(lambda: len(job.weights(1)) >= 3)
+    os.kill(job.record(1)[-1]["pid"], signal.SIGKILL)
+    assert job.ended() == 1
+    assert "--resume continues from the last checkpoint in " in job.log
+    assert "Traceback" not in job.log
+    assert is_whole(output / (output / "last_checkpoint").read_text())
+    # torchrun continues, to the last bit like the run that was not stopped.
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", _find_free_port(), SCRIPT]
+    rest = Job(tiny, tmp_path / "rest", output, *torchrun, "--resume")
+    assert rest.ended() == 0, rest.log[-3000:]
+    whole = two_machines[1][0]
+    assert rest.weights(0) == rest.weights(1) == whole.weights(0)[-len(rest.weights(0)) :]
+    results = [(run / "inference" / "results.json").read_text() for run in (output, two_machines[0])]
+    assert results[0] == results[1]
+    assert [line["iteration"] for line in read_metrics(output) if "bbox/AP" in line] == [2, 5]
+
+
+def test_torchruns_numbers_are_used(monkeypatch) -> None:
+    args = Namespace(**ONE)
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    assert not use_torchrun(args)
+    for name, value in {"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": 2, "WORLD_SIZE": 6, "RANK": 5}.items():
+        monkeypatch.setenv(name, str(value))
+    assert use_torchrun(args)
+    assert (args.num_gpus, args.num_machines, args.machine_rank) == (2, 3, 2)
+    for flag in ("num_gpus", "num_machines"):
+        with raises("run.contradicting_flags", "--num-gpus"):
+            use_torchrun(Namespace(**{**ONE, flag: 2}))
+
+
+@pytest.mark.parametrize(
+    ("died", "forwarded", "code"),
+    [
+        ({"exit_code": 143}, [], 143),
+        ({"exit_code": -9, "signal_name": "SIGKILL"}, [signal.SIGTERM, signal.SIGKILL], 143),
+        ({"exit_code": -2, "signal_name": "SIGINT"}, [], 130),
+        ({"exit_code": -9, "signal_name": "SIGKILL"}, [], "process 5 was killed by SIGKILL"),
+        ({"exit_code": 1}, [], "process 5 ended with exit code 1"),
+    ],
+)
+def test_the_exit_code_says_how_a_process_ended(monkeypatch, died, forwarded, code) -> None:
+    def fail(function, args, processes) -> None:
+        assert (args[3], processes) == ("tcp://first:1", 4)
+        error = ProcessExitedException("", error_index=1, error_pid=1, **died)
+        handlers = [signal.getsignal(number) for number in forwarded[:1]]
+        for handler in handlers:
+            handler(forwarded[0], None)
+        raise error
+
+    monkeypatch.setattr(launch, "start_processes", fail)
+    args = Namespace(num_gpus=4, num_machines=2, machine_rank=1, dist_url="tcp://first:1")
+    with pytest.raises(SystemExit) as caught:
+        run_in_processes(None, get_cfg(), args, torchrun=False)
+    assert caught.value.code == code or str(caught.value.code).startswith(f"error: {code}")
+
+
+def test_a_late_second_signal_kills_the_processes(monkeypatch) -> None:
+    now, sent = [100.0], []
+    monkeypatch.setattr(launch.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(launch.os, "kill", lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: [SimpleNamespace(pid=7), SimpleNamespace(pid=8)])
+    before = signal.getsignal(signal.SIGTERM)
+    with launch._forwarded_signals() as forwarded:
+        handler = signal.getsignal(signal.SIGTERM)
+        for later in (0, 1.9, 0.2):
+            now[0] += later
+            handler(signal.SIGTERM, None)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert forwarded == [signal.SIGTERM, signal.SIGTERM, signal.SIGKILL]
+    assert sent == [(pid, number) for number in forwarded for pid in (7, 8)]
+
+
+def test_a_lost_process_is_recognized(monkeypatch) -> None:
+    lost = RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:47821")
+    assert not launch.lost_process(lost)
+    monkeypatch.setattr(launch.comm, "get_world_size", lambda: 2)
+    assert launch.lost_process(lost)
+    assert not launch.lost_process(RuntimeError("shape '[3]' is invalid"))
+    assert not launch.lost_process(ValueError("gloo"))
+
+
+def test_a_process_whose_heartbeat_stops_ends_the_others(monkeypatch, capsys) -> None:
+    """In this process as rank 0, with the real store; the other one is played by the test."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ended = threading.Event()
+    monkeypatch.setattr(heartbeat, "INTERVAL", 0.05)
+    monkeypatch.setattr(heartbeat, "LIMIT", 2.0)
+    monkeypatch.setattr(heartbeat, "_get_default_store", lambda: store)
+    group = SimpleNamespace(get_world_size=lambda: 2, get_rank=lambda: 0, synchronize=lambda: None)
+    monkeypatch.setattr(heartbeat, "comm", group)
+    monkeypatch.setattr(heartbeat.os, "_exit", lambda code: ended.set())
+    with heartbeat.heartbeat("output/run"):
+        for beat in range(30):
+            store.set(heartbeat._key(1), str(beat))
+            time.sleep(0.1)
+        assert not ended.is_set()
+        assert int(store.get(heartbeat._key(0))) > 5
+        assert ended.wait(20)
+    said = capsys.readouterr().err
+    assert said.startswith("error: process 1 of 2 is lost")
+    assert "--resume continues from the last checkpoint in output/run" in said
+
+
+class FullDisk(Trainer):
+    raised = True
+
+    @staticmethod
+    def register_data(args) -> None:
+        FullDisk.raised = logging.raiseExceptions
+        raise OSError(errno.ENOSPC, "No space left on device", "log.txt")
+
+
+def test_logging_is_as_before_after_a_run() -> None:
+    train_loop = logging.getLogger("detectron2.engine.train_loop")
+    filters = list(train_loop.filters)
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cpu"
+    with raises("output.failed", "log.txt", "free some space"):
+        launch_run(cfg, Namespace(**ONE), trainer_class=FullDisk)
+    assert not FullDisk.raised
+    assert logging.raiseExceptions
+    assert train_loop.filters == filters
