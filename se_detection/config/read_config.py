@@ -32,7 +32,7 @@ def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNod
     except Exception as error:  # yacs and detectron2 raise many classes
         raise _explained(error, config_file, defaults) from error
     if flag := next((word for word in overrides[::2] if word.startswith("--")), None):
-        raise UserError("config.late_flag", f"config overrides: {flag[:300]}: put flags before the first KEY VALUE")
+        raise UserError("config.late_flag", f"config overrides: {flag[:300]} must stand before the first KEY VALUE")
     if len(overrides) % 2:
         given = shlex.join(overrides)[:300]
         raise UserError("config.not_pairs", f"config overrides: {given}: these must be pairs of KEY and VALUE")
