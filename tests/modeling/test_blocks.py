@@ -110,16 +110,16 @@ def test_a_block_takes_an_se_config() -> None:
     torch.testing.assert_close(block.eval()(x), (residual + plain.shortcut(x)).relu())
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("norm", ["FrozenBN", "BN", "GN"])
+@pytest.mark.parametrize("channels_last", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("norm", ["FrozenBN", *(pytest.param(norm, marks=pytest.mark.slow) for norm in ("BN", "GN"))])
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
         (SEBasicBlock, {}),
         (SEBottleneckBlock, {"stride_in_1x1": True}),
-        (SEBottleneckBlock, {"num_groups": 8}),
+        (SEBottleneckBlock, {"num_groups": 2}),
         (SEBottleneckBlock, {"stride": 1, "dilation": 2}),
-        (SENetBottleneckBlock, {"num_groups": 4, "projection_kernel": 3}),
+        (SENetBottleneckBlock, {"num_groups": 2, "projection_kernel": 3}),
     ],
     ids=["basic", "stride in the 1x1", "ResNeXt", "dilated", "SENet-154"],
 )
@@ -213,8 +213,12 @@ def test_compiles_without_graph_breaks() -> None:
             torch.testing.assert_close(found, expected[key])
 
 
-@pytest.mark.parametrize("kind", [SEBottleneckBlock, SEBasicBlock, SENetBottleneckBlock])
-@pytest.mark.parametrize("position", POSITIONS)
+SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in (SEBasicBlock, SENetBottleneckBlock)]
+SLOW_POSITIONS = [pytest.param(position, marks=pytest.mark.slow) for position in POSITIONS[1:]]
+
+
+@pytest.mark.parametrize("kind", [SEBottleneckBlock, *SLOW_KINDS])
+@pytest.mark.parametrize("position", ["standard", *SLOW_POSITIONS])
 def test_scripts_and_traces(kind, position) -> None:
     """Also with gradients, where the operators have other implementations than the formula."""
     if (kind, position) == (SEBasicBlock, "3x3"):
