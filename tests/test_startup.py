@@ -14,6 +14,7 @@ print(*{{name.partition(".")[0] for name in set(sys.modules) - before}} - sys.st
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [

@@ -101,7 +101,7 @@ def test_copies_keep_the_check(detector) -> None:
 def test_torchscript(cfg) -> None:
     """The hook, which TorchScript can't compile, is not in its way."""
     cfg.MODEL.BACKBONE.NAME = "build_se_resnet_backbone"
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res2"]
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.SE.STAGES = ["res2"]
     scripted = torch.jit.script(build_backbone(cfg).eval())
     torch.jit.save(scripted, io.BytesIO())
 

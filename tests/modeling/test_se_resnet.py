@@ -30,8 +30,8 @@ def config(**resnets: object) -> CfgNode:
 @pytest.mark.parametrize(
     "resnets",
     [
-        {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
         {"NORM": "FrozenBN", "RES5_DILATION": 2},
+        pytest.param({"DEPTH": 18, "RES2_OUT_CHANNELS": 64}, marks=pytest.mark.slow),
         {"NORM": "GN", "STRIDE_IN_1X1": False, "NUM_GROUPS": 2, "WIDTH_PER_GROUP": 16},
         pytest.param({"DEPTH": 101, "OUT_FEATURES": ["stem", "res4"]}, marks=pytest.mark.slow),
     ],
@@ -41,7 +41,7 @@ def test_without_se_equals_detectron2(resnets) -> None:
     cfg.MODEL.SE.STAGES = []
     ours, theirs = build_backbone(cfg), randomize_norms(build_resnet_backbone(cfg, RGB))
     ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 3, 65, 96)
+    x = torch.randn(2, 3, 33, 48)
     expected = theirs(x)
     assert ours.output_shape() == theirs.output_shape()
     for name, feature in ours(x).items():
@@ -57,7 +57,7 @@ def test_without_se_equals_detectron2(resnets) -> None:
         ("se_resnet152", 66.82),
         ("se_resnext50_32x4d", 27.56),
         ("se_resnext101_32x4d", 48.96),
-        ("senet154", 115.09),
+        pytest.param("senet154", 115.09, marks=pytest.mark.slow),
     ],
 )
 def test_parameter_counts(name, millions) -> None:
@@ -79,6 +79,7 @@ def test_extra_parameters_are_the_papers(depth, channels) -> None:
     assert extra == sum(2 * n * c**2 // 16 for n, c in zip(blocks, widths, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["torchvision", "caffe"])
 def test_strides_and_shapes(layout) -> None:
     backbone = create_backbone("se_resnet18", layout=layout, out_features=("stem", *STAGES))
@@ -218,6 +219,7 @@ def test_freeze_at_of_create_backbone_equals_detectron2s(freeze_at) -> None:
     assert [type(module) for module in ours.modules()] == [type(module) for module in theirs.modules()]
 
 
+@pytest.mark.slow
 def test_a_named_backbone_refuses_partial_weights() -> None:
     plain = create_backbone("resnet18", num_classes=5, out_features=("res5", "linear")).state_dict()
     del plain["linear.weight"], plain["linear.bias"]
@@ -228,6 +230,7 @@ def test_a_named_backbone_refuses_partial_weights() -> None:
     assert classifier.load_state_dict(plain, strict=False).missing_keys == ["linear.weight", "linear.bias"]
 
 
+@pytest.mark.slow
 def test_create_res5_equals_res5_of_the_backbone() -> None:
     backbone = randomize_norms(create_backbone("se_resnet50", out_features=("res4", "res5"))).eval()
     res5 = create_res5("se_resnet50").eval()
