@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import instantiate
@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from projects.study.definition import read_study
 from projects.study.run_records import read_records
 from se_detection import model_zoo
-from se_detection.errors import UserError, run_tool
+from se_detection.errors import run_tool
 from se_detection.files import write_whole
 from se_detection.modeling.complexity import count_parameters, image_size, padded_size
 
@@ -104,16 +104,9 @@ def main() -> None:
     """Runs the script."""
     parser = ArgumentParser(description=__doc__, epilog=EXAMPLES, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: print the page")
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=ROOT / "docs" / "results",
-        metavar="FOLDER",
-        help="records of tools/study.py (default: docs/results)",
-    )
+    text = "records of tools/study.py (default: docs/results)"
+    parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results", metavar="FOLDER", help=text)
     args = parser.parse_args()
-    if args.output:
-        check_page(args.output)
     page = zoo_page(list(zoo_rows(model_zoo.names(), args.results)))
     if args.output:
         write_whole(args.output, lambda file: file.write(page.encode()))
@@ -121,15 +114,8 @@ def main() -> None:
         print(page, end="")
 
 
-@dataclass(frozen=True)
-class NetworkSize:
-    """Parameters and multiply-adds of a detector.
-
-    Args:
-        parameters: parameters of the whole detector.
-        image: height and width of the test image, padded.
-        gflops: billions of multiply-adds of backbone and FPN for this image.
-    """
+class NetworkSize(NamedTuple):
+    """The parameters of a detector, its padded test image, and 10⁹ multiply-adds of backbone and FPN for it."""
 
     parameters: int
     image: tuple[int, int]
@@ -142,19 +128,18 @@ class ZooRow:
 
     Args:
         name: name of the yaml config, or of the lazy config if there is no yaml.
-        twin: name of the same detector as a lazy config.
+        twin: name of the same detector as a lazy config, or "".
         steps, images: training steps, and images per step.
-        size: parameters and multiply-adds.
         weights: `MODEL.WEIGHTS`.
         published, measured: AP in words; may be empty.
     """
 
     name: str
-    twin: str | None
+    twin: str
     steps: int
     images: int
-    size: NetworkSize
     weights: str
+    size: NetworkSize
     published: str
     measured: str
 
@@ -186,18 +171,8 @@ def zoo_rows(names: Sequence[str], results: Path) -> Iterator[ZooRow]:
             recipe = cfg.train.max_iter, cfg.dataloader.train.total_batch_size, cfg.train.init_checkpoint
         else:
             recipe = cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.WEIGHTS
-        steps, images, weights = recipe
-        twin = _twin(name)
-        yield ZooRow(
-            name=name,
-            twin=twin if twin in twins else None,
-            steps=steps,
-            images=images,
-            size=sizes[key],
-            weights=weights,
-            published=published_scores(name, weights),
-            measured="; ".join(measured[name]),
-        )
+        published, twin = published_scores(name, recipe[2]), _twin(name)
+        yield ZooRow(name, twin if twin in twins else "", *recipe, sizes[key], published, "; ".join(measured[name]))
 
 
 def published_scores(name: str, weights: str) -> str:
@@ -246,29 +221,10 @@ def zoo_page(rows: Sequence[ZooRow]) -> str:
     for section, cells in sections.items():
         if cells:
             # Empty columns are omitted.
-            columns = [
-                place for place, name in enumerate(headings) if name == "config" or any(row[place] for row in cells)
-            ]
-            table = tabulate(
-                [[row[place] for place in columns] for row in cells],
-                [headings[place] for place in columns],
-                tablefmt="github",
-                disable_numparse=True,
-            )
+            columns = [column for column in zip(headings, *cells, strict=True) if any(column[1:])]
+            table = tabulate(zip(*columns, strict=True), "firstrow", tablefmt="github", disable_numparse=True)
             tables.append(f"## {section}\n\n{table}")
     return "\n\n".join([MARK, "# Configs", NOTE, *tables]) + "\n"
-
-
-def check_page(path: Path) -> None:
-    """Checks that a page can be written and replaces no other file.
-
-    Raises:
-        UserError: the file exists and is not such a page, or the folder does not exist.
-    """
-    if path.exists() and not (path.is_file() and path.read_bytes().startswith(MARK.encode())):
-        raise UserError(f"--output {path} already exists and is not a page of this script; choose another name")
-    if not path.parent.is_dir():
-        raise UserError(f"--output {path}: no such folder: {path.parent}")
 
 
 def _twin(name: str) -> str:

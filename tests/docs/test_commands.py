@@ -80,7 +80,12 @@ def check(tool: str, words: list[str], parsers: dict[str, ArgumentParser]) -> No
         read_study(args.study)
 
 
-@pytest.mark.parametrize("block", SHELL, ids=names(SHELL))
+# Building each config takes time.
+FAST = ("README.md", "YOUR_DATA.md", "LOOKING.md")
+BY_SPEED = [pytest.param(block, marks=[] if block.page.name in FAST else pytest.mark.slow) for block in SHELL]
+
+
+@pytest.mark.parametrize("block", BY_SPEED, ids=names(SHELL))
 def test_commands_are_the_tools(block, parsers, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     for command in commands(block.text):

@@ -140,42 +140,40 @@ def test_a_missing_package_is_named(monkeypatch) -> None:
         serve_command.run(command_parser(serve_command).parse_args(["--run", "R"]))
 
 
+def status(url: str, host: str) -> int:
+    try:
+        return urllib.request.urlopen(urllib.request.Request(url, headers={"Host": host})).status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "host"), [(signal.SIGINT, "127.0.0.1"), (signal.SIGTERM, "0.0.0.0")])
-def test_it_serves_until_a_signal(detectors, folder, run_script, number, host, monkeypatch, capfd, tmp_path) -> None:
+def test_it_serves_until_a_signal(folder, run_script, monkeypatch, capfd, tmp_path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
     monkeypatch.setattr(os, "_exit", sys.exit)
-    printed, seen = [], []
+    out, err, seen = [], [], []
 
     def visit() -> None:
         try:
-            while "Ctrl-C" not in "".join(printed):
+            while "Ctrl-C" not in "".join(out):
                 time.sleep(0.05)
-                printed.append(capfd.readouterr().out)
-            url = re.search(r"http://\S+", "".join(printed))[0]
-            seen.append(urllib.request.urlopen(url).status)
-            port = url.rstrip("/").rpartition(":")[2]
-            for name, status in (("evil.example", 400 if host == "127.0.0.1" else 200), ("localhost", 200)):
-                request = urllib.request.Request(f"http://127.0.0.1:{port}", headers={"Host": name})
-                try:
-                    seen.append(urllib.request.urlopen(request).status == status)
-                except urllib.error.HTTPError as error:
-                    seen.append(error.code == status)
-            with socket.socket() as other:
-                seen.append(other.connect_ex(("127.0.0.2", int(port))) == 0)
+                for parts, part in zip((out, err), capfd.readouterr(), strict=True):
+                    parts.append(part)
+            port = re.search(r"Open http://localhost:(\d+)/ in", "".join(out))[1]
+            seen.extend(status(f"http://{address}:{port}", "any.example") for address in ("127.0.0.1", "127.0.0.2"))
         finally:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     visitor = threading.Thread(target=visit)
     visitor.start()
     with pytest.raises(SystemExit) as caught:
-        run_script("serve.py", "--run", folder / "R", "--compare", folder / "SE_R", "--host", host, "--port", 0)
+        run_script("serve.py", "--run", folder / "R", "--compare", folder / "SE_R", "--host", "0.0.0.0", "--port", 0)
     visitor.join()
-    assert caught.value.code == 128 + number
-    # Other addresses of this machine are only served if the user says so.
-    assert seen == [200, True, True, host == "0.0.0.0"]
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert seen == [200, 200]
+    assert "warning: --host 0.0.0.0: everyone who can reach port" in "".join(err)
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert list(tmp_path.iterdir()) == []
 
@@ -187,6 +185,10 @@ def test_the_page_in_a_browser(detectors, photo, chromium, tmp_path, monkeypatch
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     launch(demo, "127.0.0.1", port)
+    # Only for this machine, under its own name.
+    assert (status(demo.local_url, "localhost"), status(demo.local_url, "evil.example")) == (200, 400)
+    with socket.socket() as other:
+        assert other.connect_ex(("127.0.0.2", port)) != 0
     page = chromium.new_page(viewport={"width": 390, "height": 800})
     asked, logged = [], []
     page.on("request", lambda request: asked.append(request.url))

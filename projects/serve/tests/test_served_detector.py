@@ -37,15 +37,19 @@ def test_detections_are_those_of_detectron2s_predictor(detectors) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["Mask R-CNN", "Keypoint R-CNN", "RetinaNet", "RGB"])
-def test_other_detectors(kind, tmp_path) -> None:
-    run = write_run(tmp_path / "run", *KINDS[kind])
+def test_masks_are_drawn(tmp_path) -> None:
+    run = write_run(tmp_path / "run", *KINDS["Mask R-CNN"])
     detector = ServedDetector(run)
     check(detector, DefaultPredictor(run_config(run)))
     entries, _ = detector.detect(image(96, 128))
-    assert detector.draw(image(96, 128), entries).size == (640, 480)
+    with_masks = detector.draw(image(96, 128), entries)
+    for entry in entries:
+        del entry["segmentation"]
+    assert with_masks.size == (640, 480)
+    assert with_masks.tobytes() != detector.draw(image(96, 128), entries).tobytes()
 
 
+@pytest.mark.slow
 def test_other_weights_and_fused(folder, detectors, tmp_path) -> None:
     state = torch.load(folder / "SE_R" / "model_final.pth", weights_only=True)
     state["model"]["roi_heads.box_predictor.cls_score.bias"] += torch.tensor([3.0, 0.0, 0.0, 0.0, 0.0])
@@ -55,7 +59,7 @@ def test_other_weights_and_fused(folder, detectors, tmp_path) -> None:
     fused = ServedDetector(folder / "SE_R", tmp_path / "model_0000009.pth", fuse=True)
     check(fused, DefaultPredictor(cfg))
     assert fused.predictor.fused
-    assert [len(detector.gates) for detector in (fused, *detectors)] == [0, 0, 8]
+    assert [bool(detector.gates) for detector in (fused, *detectors)] == [False, False, True]
     # The means are those of the newest weights.
     other = ServedDetector(folder / "SE_R", tmp_path / "model_0000009.pth")
     with raises("gates.no_means", "model_0000009.pth", f"--run {folder / 'SE_R'} --no-ablation --overwrite"):
@@ -63,12 +67,13 @@ def test_other_weights_and_fused(folder, detectors, tmp_path) -> None:
 
 
 def test_a_large_image_is_drawn_smaller(detectors) -> None:
-    drawn = detectors[0].draw(image(2400, 3200), [])
-    assert drawn.size == (SHOWN_SIZE, 1200)
-    expected = Image.fromarray(image(2400, 3200)[:, :, ::-1]).resize(drawn.size)
+    drawn = detectors[0].draw(image(1200, 2000), [])
+    assert drawn.size == (SHOWN_SIZE, 960)
+    expected = Image.fromarray(image(1200, 2000)[:, :, ::-1]).resize(drawn.size)
     assert np.abs(np.asarray(drawn, float) - np.asarray(expected, float)).mean() < 6
 
 
+@pytest.mark.slow
 def test_the_map_is_that_of_the_analysis(folder, detectors, tmp_path) -> None:
     means = explain(folder / "SE_R", split=toy(folder), ablation=False)
     rgb = Image.fromarray(image(96, 128)[:, :, ::-1])
@@ -77,8 +82,6 @@ def test_the_map_is_that_of_the_analysis(folder, detectors, tmp_path) -> None:
     energy_maps(measure_effect(means, tmp_path / "image.png"), rgb).savefig(drawn, format="png", bbox_inches="tight")
     ours = np.asarray(detectors[1].gate_map(image(96, 128)))
     np.testing.assert_array_equal(ours, np.asarray(Image.open(drawn).convert("RGB")))
-    # No data set is read, and matplotlib gets a small image.
-    assert max(detectors[1].gate_map(image(2400, 3200)).size) < SHOWN_SIZE
 
 
 @pytest.mark.parametrize(
