@@ -69,11 +69,6 @@ def test_significant_points_are_filled_in_the_better_models_colour(comparison) -
     assert any(point.get_fillstyle() == "full" for point in points)
 
 
-def test_plots_without_data_are_skipped(annotations, tmp_path) -> None:
-    nothing = compare([], [], {**annotations, "annotations": []}, n_bootstrap=100)
-    assert plots.draw_plots(nothing, tmp_path) == []
-
-
 def test_with_many_classes_the_largest_differences_are_shown(annotations) -> None:
     boxes = annotations["annotations"]
     many = {

@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given
-from pycocotools.coco import COCO
 
 from se_detection.comparison.compare import compare
 from se_detection.comparison.matching import match_boxes
 from se_detection.data.coco_files import EVALUATED, data_difference, load_annotations, load_results, silenced
 
 from ..fuzzing import Tally, damaged, examples
-from ..helpers import raises
 
 pytestmark = pytest.mark.slow
 
@@ -91,20 +89,3 @@ def test_results(tally, reference, tmp_path, data) -> None:
         with silenced():
             theirs = 100 * reference(ANNOTATIONS, results)[0]
         assert ours == pytest.approx(theirs, abs=1e-6)
-
-
-def test_annotations_that_pycocotools_would_ignore_are_refused() -> None:
-    for change, code in (
-        ({"image_id": 4}, "data.unknown_id"),
-        ({"category_id": 4}, "data.unknown_id"),
-        ({"id": 2}, "data.repeated_id"),
-        ({"id": 0}, "data.bad_entry"),
-    ):
-        last = {**ANNOTATIONS["annotations"][2], **change}
-        content = {**ANNOTATIONS, "annotations": [*ANNOTATIONS["annotations"][:2], last]}
-        with raises(code, "annotations"):
-            load_annotations(content)
-    lost = COCO()
-    lost.dataset = content
-    lost.createIndex()
-    assert len(lost.anns) == 3
