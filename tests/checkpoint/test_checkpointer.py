@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 import torchvision
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
@@ -87,6 +88,26 @@ def test_a_checkpoint_of_a_run_loads(checkpoint, saved, tmp_path) -> None:
     model = load(config(), saved, tmp_path)
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, saved["model"][key]), key
+
+
+def resume_in_two_processes(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1 * (rank + 1))
+    loader = StrictCheckpointer(model, str(folder), optimizer=optimizer, save_to_disk=rank == 0)
+    loader.save("model_0000001")
+    expected = model.weight.detach().clone()
+    dist.broadcast(expected, 0)
+    with torch.no_grad():
+        model.weight.zero_()
+    loader.resume(folder / "model_0000001.pth" if rank == 0 else Path("/nowhere/model_0000001.pth"))
+    assert torch.equal(model.weight, expected)
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.slow
+def test_machines_without_the_checkpoint_get_it_from_the_first(tmp_path) -> None:
+    torch.multiprocessing.start_processes(resume_in_two_processes, (tmp_path,), nprocs=2, start_method="fork")
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
