@@ -168,6 +168,9 @@ class Trainer(DefaultTrainer):
         device_ids = None if self.cfg.MODEL.DEVICE == "cpu" else [comm.get_local_rank()]
         return create_ddp_model(module, broadcast_buffers=False, device_ids=device_ids)
 
+    def _wrap_again(self) -> None:
+        self.model = self._wrap(self.checkpointer.model)
+
     @classmethod
     def check_config(cls, cfg: CfgNode) -> None:
         """Raises a :class:`UserError` if the config can't be built, or fits neither the machine nor the data sets."""
@@ -193,15 +196,12 @@ class Trainer(DefaultTrainer):
         folder, period = Path(cfg.OUTPUT_DIR), cfg.TEST.EVAL_PERIOD
         weak = weakref.proxy(self)
 
-        def wrap() -> None:
-            weak.model = weak._wrap(model)
-
         built: list[HookBase | None] = [hooks.IterationTimer(), hooks.LRScheduler()]
         if self.bad_images is not None:
             found = self.batches.take_skipped
             built.append(SkippedImages(folder, known=self.bad_images, found=found, agreement=self.agreement))
-        if solver.BACKBONE_FREEZE_ITERS:
-            built.append(FrozenBackbone(backbone_of(model), iterations=solver.BACKBONE_FREEZE_ITERS, wrap=wrap))
+        if iterations := solver.BACKBONE_FREEZE_ITERS:
+            built.append(FrozenBackbone(backbone_of(model), iterations=iterations, wrap=lambda: weak._wrap_again()))
         if solver.EMA_DECAY > 0:
             built.append(MovingAverage(self.checkpointer, solver.EMA_DECAY))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):

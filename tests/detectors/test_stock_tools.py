@@ -8,11 +8,9 @@ import math
 import os
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +19,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.data import DatasetCatalog, build_detection_test_loader
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.data.datasets import register_coco_instances
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES, _get_builtin_metadata
 from detectron2.modeling import build_model
 from detectron2.utils.analysis import FlopCountAnalysis, parameter_count_table
 from PIL import Image
@@ -87,20 +86,26 @@ def write_coco(root: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def stock(module_path) -> Iterator[SimpleNamespace]:
+def stock(module_path) -> SimpleNamespace:
     """The folder of a small COCO, and the folder and the output of a run of two iterations on it."""
-    root = Path(os.environ["DETECTRON2_DATASETS"])
-    write_coco(root)
+    write_coco(module_path)
     environment = {
         **{"PATH": os.environ["PATH"], "HOME": str(module_path), "OMP_NUM_THREADS": "1"},
-        **{"DETECTRON2_ENV_MODULE": "se_detection.env", "DETECTRON2_DATASETS": str(root)},
+        **{"DETECTRON2_ENV_MODULE": "se_detection.env", "DETECTRON2_DATASETS": str(module_path)},
     }
     folder = module_path / "run"
     command = [sys.executable, TOOLS / "plain_train_net.py", *config_words(OUTPUT_DIR=folder)]
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    yield SimpleNamespace(root=root, trained=folder, printed=done.stdout + done.stderr)
-    shutil.rmtree(root / "coco")
+    # In this process, detectron2 has registered COCO in another folder.
+    for split in ("train2017", "val2017"):
+        name = f"coco_2017_{split.removesuffix('2017')}"
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+        annotations = module_path / "coco" / "annotations" / f"instances_{split}.json"
+        images = module_path / "coco" / split
+        register_coco_instances(name, _get_builtin_metadata("coco"), str(annotations), str(images))
+    return SimpleNamespace(root=module_path, trained=folder, printed=done.stdout + done.stderr)
 
 
 @pytest.fixture

@@ -49,6 +49,8 @@ def test_a_config_is_found_by_its_name_or_path(tmp_path) -> None:
         ("--num-gpus 3 MODEL.DEVICE cpu", "SOLVER.IMS_PER_BATCH", "config.batch_size"),
         ("--num-gpus 0", "--num-gpus 0 --num-machines 1", "run.bad_processes"),
         ("--num-machines 2 --machine-rank 5", "--machine-rank 5", "run.bad_processes"),
+        ("--num-machines 2 --dist-url auto", "--dist-url", "run.no_address"),
+        ("MODEL.RESNETS.NORM SyncBN MODEL.DEVICE cpu", "SyncBN", "run.no_gpu"),
         ("MODEL.WEIGHTS /no/such.pth", "/no/such.pth", "weights.not_found"),
         ("MODEL.WEIGHTS timm://vgg16", "timm://vgg16", "weights.unsupported_network"),
         ("--eval-only", "--eval-only", "weights.none"),
