@@ -23,8 +23,6 @@ def make_minival(val2014: Path, val2017: Path, folder: Path, *, overwrite: bool 
     Args:
         val2014: `instances_val2014.json`.
         val2017: any COCO file with val2017's images, or a text file with an image id or file name on each line.
-        folder: the output folder.
-        overwrite: whether to replace existing files.
 
     Raises:
         UserError: an input can't be used or has the wrong number of images or wrong ids, or an output exists.

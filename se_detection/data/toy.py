@@ -40,11 +40,8 @@ OVERSAMPLING = 4
 def register_toy(root: Path | str | None = None) -> None:
     """Registers `se_toy_train` and `se_toy_val` with detectron2; a name that is already registered is skipped.
 
-    No files are written here: `DatasetCatalog.get` makes a set that is not on disk.
-
-    Args:
-        root: the folder of both sets; by default `se_toy` in `$DETECTRON2_DATASETS` (or `datasets`), as for
-            detectron2's built-in sets.
+    No files are written here: `DatasetCatalog.get` makes a set that is not on disk. By default, both sets are in
+    `se_toy` in `$DETECTRON2_DATASETS` (or `datasets`), as detectron2's built-in sets.
     """
     if root is None:
         root = Path(os.getenv("DETECTRON2_DATASETS", "datasets"), "se_toy")

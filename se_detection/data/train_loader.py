@@ -189,9 +189,9 @@ class _Mapped(Dataset[MappedImage]):
                 if self.bad_images is None:
                     raise
                 skipped.append(BadImage(*key, reason(error.__cause__ or error)))
-                continue
-            if image is not None:
-                return {**image, SKIPPED: skipped} if skipped else image
+            else:
+                if image is not None:
+                    return {**image, SKIPPED: skipped} if skipped else image
         last = f": {skipped[-1].file_name}: {skipped[-1].reason}" if skipped else ""
         raise UserError("data.no_images", f"no image of the training data can be used{last}; check the image folder")
 

@@ -6,17 +6,24 @@ import pytest
 from detectron2.data.datasets.builtin import _PREDEFINED_SPLITS_COCO
 from pycocotools.coco import COCO
 
+from se_detection.data import minival
 from se_detection.data.minival import make_minival, read_image_ids
 
 from ..helpers import raises
 
-IDS = [int(id_) for id_ in np.random.default_rng(0).permutation(600_000)[:40504]]
-MINIVAL_IDS = sorted(IDS[::8])[:5000]
+IDS = [int(id_) for id_ in np.random.default_rng(0).permutation(600_000)[:404]]
+MINIVAL_IDS = sorted(IDS[::8])[:50]
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch) -> None:
+    """COCO's numbers, divided by 100; the test of the command has the real ones."""
+    monkeypatch.setattr(minival, "COUNTS", dict(zip(minival.COUNTS, (50, 354), strict=True)))
 
 
 @pytest.fixture(scope="module")
 def content():
-    """As many images as val2014, with COCO's file names; every second image has an annotation."""
+    """A hundredth of val2014, with COCO's file names; every second image has an annotation."""
     return {
         "info": {"year": 2014},
         "images": [{"id": id_, "file_name": f"COCO_val2014_{id_:012}.jpg", "height": 480, "width": 640} for id_ in IDS],
@@ -51,12 +58,12 @@ def test_both_files_have_the_right_names_and_content(inputs, content, tmp_path) 
     expected_names = [Path(splits[f"coco_2014_{name}"][1]).name for name in ("minival", "valminusminival")]
     assert [path.name for path in paths] == expected_names
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(expected_names)
-    minival, rest = map(COCO, paths)
-    assert set(minival.getImgIds()) == set(MINIVAL_IDS)
-    assert len(rest.getImgIds()) == 35504
+    mini, rest = map(COCO, paths)
+    assert set(mini.getImgIds()) == set(MINIVAL_IDS)
+    assert len(rest.getImgIds()) == 354
     assert set(rest.getImgIds()) == set(IDS) - set(MINIVAL_IDS)
     whole = COCO(inputs[0])
-    for half in (minival, rest):
+    for half in (mini, rest):
         assert {key: half.dataset[key] for key in half.dataset if key not in ("images", "annotations")} == {
             key: content[key] for key in ("info", "categories", "licenses")
         }
@@ -64,7 +71,7 @@ def test_both_files_have_the_right_names_and_content(inputs, content, tmp_path) 
             id_: whole.anns[id_] for id_, entry in whole.anns.items() if entry["image_id"] in half.imgs
         }
         assert all(half.imgs[id_] == whole.imgs[id_] for id_ in half.imgs)
-    assert len(minival.anns) + len(rest.anns) == len(whole.anns)
+    assert len(mini.anns) + len(rest.anns) == len(whole.anns)
 
 
 def test_outputs_that_exist_or_are_read_are_refused(inputs, tmp_path) -> None:
@@ -85,8 +92,8 @@ def test_wrong_files_are_refused_by_their_counts(inputs, content, tmp_path) -> N
     lost = [{**content["annotations"][0], "image_id": 700_000}]
     broken = write(tmp_path / "broken.json", {**content, "annotations": lost})
     for pair, code, *named in (
-        ((less, ids), "data.not_coco_val", less, 40503, 40504),
-        ((val2014, few), "data.not_coco_val", few, 4999, 5000),
+        ((less, ids), "data.not_coco_val", less, 403, 404),
+        ((val2014, few), "data.not_coco_val", few, 49, 50),
         ((val2014, foreign), "data.not_coco_val", foreign, "2 of its image ids", 700_000, val2014),
         ((broken, ids), "data.unknown_id", broken, 700_000),
     ):
