@@ -22,6 +22,7 @@ from se_detection.data.coco_sets import (
     name_failing_dataset,
     register_coco_json,
 )
+from se_detection.data.masks_and_keypoints import keypoint_metadata
 
 from ..helpers import raises
 from .conftest import save_noise
@@ -362,6 +363,12 @@ def test_real_coco_ids_are_mapped_as_in_detectron2(shared_data, name):
     assert mapping == builtin.thing_dataset_id_to_contiguous_id
     assert list(mapping.values()) == list(range(80))
     assert_records_match(name, COCO(json_file))
+
+
+@pytest.mark.parametrize("skeleton", [None, 5, [[1]], [[1, 9]], [["a", "b"]]])
+def test_a_broken_skeleton_has_no_connections(skeleton):
+    category = {"id": 1, "name": "mast", "keypoints": ["top", "bottom"], "skeleton": skeleton}
+    assert keypoint_metadata({"categories": [category]})["keypoint_connection_rules"] == []
 
 
 def test_unknown_data_sets_are_reported_with_similar_names():
