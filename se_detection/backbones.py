@@ -69,8 +69,8 @@ def create_backbone(
         A detectron2 `Backbone`: (N, 3, H, W) to a dict of the maps named by `out_features`.
 
     Raises:
-        UserError: an unknown name, layout or feature, `se` for a plain backbone, a bad `freeze_at`, or weights that
-            can't be read or don't fit.
+        UserError: an unknown name, layout or feature, `se` for a plain backbone, or weights that can't be read or
+            don't fit.
     """
     if name not in NAMED_BACKBONES:
         choices = ", ".join(NAMED_BACKBONES)
@@ -84,17 +84,12 @@ def create_backbone(
         raise UserError("model.bad_argument", "layout: 'senet154' exists only in the caffe layout; omit layout")
     if name in PLAIN_BACKBONES and se is not None:
         raise UserError("model.bad_argument", f"se: {name!r} is a plain backbone; did you mean 'se_{name}'?")
-    known = ("stem", *STAGES, "linear")
-    if not out_features or not set(out_features) <= set(known):
-        raise UserError(
-            "model.bad_argument", f"out_features: {list(out_features)} is not a selection of {', '.join(known)}"
-        )
-    if "linear" in out_features and (num_classes is None or "res5" not in out_features):
-        raise UserError("model.bad_argument", "out_features: 'linear' needs num_classes and the feature 'res5'")
-    if freeze_at not in range(len(STAGES) + 2):
+    known = {"stem", *STAGES} | ({"linear"} if num_classes and "res5" in out_features else set())
+    if not out_features or not set(out_features) <= known:
         raise UserError(
             "model.bad_argument",
-            f"freeze_at: {freeze_at!r} is not from 0 (nothing) to {len(STAGES) + 1} (stem to res5)",
+            f"out_features: {list(out_features)} is not a selection of stem, {', '.join(STAGES)} and linear; linear "
+            "needs num_classes and res5",
         )
     options = NAMED_BACKBONES[name]
     se = (se or SEConfig()) if name in SE_BACKBONES else PLAIN

@@ -103,15 +103,15 @@ def detector_complexity(cfg: CfgNode, size: Sequence[int] | None = None) -> dict
     with explained(f"this {cfg.MODEL.META_ARCHITECTURE}"):
         detector = build_model(cfg)
         flops = multiply_adds(detector, [{"image": torch.zeros(3, height, width)}])
-    parts = {}
+    parts: dict[str, tuple[int, int]] = {}
     for name, module in detector.named_children():
         times = proposals if name == "roi_heads" else 1
         parts[PART_NAMES.get(name, name)] = count_parameters(module), times * flops[name]
     if isinstance(detector.backbone, FPN):
         bottom_up = count_parameters(detector.backbone.bottom_up), flops["backbone.bottom_up"]
-        fpn = tuple(whole - part for whole, part in zip(parts.pop("backbone"), bottom_up, strict=True))
-        parts = {"backbone": bottom_up, "FPN": fpn, **parts}
-    parts["total"] = tuple(map(sum, zip(*parts.values(), strict=True)))
+        parameters, count = parts.pop("backbone")
+        parts = {"backbone": bottom_up, "FPN": (parameters - bottom_up[0], count - bottom_up[1]), **parts}
+    parts["total"] = sum(one for one, _ in parts.values()), sum(other for _, other in parts.values())
     return {
         "detector": f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}",
         "size": (height, width),

@@ -150,18 +150,12 @@ def make_se_resnet(
 def resnet_of_config(cfg: CfgNode, **changes: Any) -> ResNet:
     """The ResNet that `MODEL.RESNETS` and `MODEL.SE` describe, with other arguments of :func:`make_se_resnet`."""
     resnets = cfg.MODEL.RESNETS
-    options = {
+    same_names = "norm out_features num_groups width_per_group stride_in_1x1 res5_dilation deform_on_per_stage"
+    options = {name: resnets[name.upper()] for name in same_names.split()} | {
         "se": SEConfig.from_cfg(cfg),
         "stem": resnets.STEM_TYPE,
-        "norm": resnets.NORM,
-        "out_features": resnets.OUT_FEATURES,
         "stem_channels": resnets.STEM_OUT_CHANNELS,
         "res2_channels": resnets.RES2_OUT_CHANNELS,
-        "num_groups": resnets.NUM_GROUPS,
-        "width_per_group": resnets.WIDTH_PER_GROUP,
-        "stride_in_1x1": resnets.STRIDE_IN_1X1,
-        "res5_dilation": resnets.RES5_DILATION,
-        "deform_on_per_stage": resnets.DEFORM_ON_PER_STAGE,
         "deform_modulated": resnets.DEFORM_MODULATED,
         "deform_num_groups": resnets.DEFORM_NUM_GROUPS,
         "freeze_at": cfg.MODEL.BACKBONE.FREEZE_AT,

@@ -95,7 +95,7 @@ def test_returned_maps_are_not_overwritten(name) -> None:
 def test_a_custom_block_is_not_fused() -> None:
     """A subclass may do something else: here it halves its residual."""
     model = create_backbone("se_resnet18").eval()
-    block = model.res3[1]
+    block = model.res2[1]
     block.__class__ = type("Halved", (SEBasicBlock,), {"residual": lambda self, x: SEBasicBlock.residual(self, x) / 2})
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

@@ -67,9 +67,9 @@ def _eagerly(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     if gate.grad_fn is None or gate.grad_fn.name() != "SigmoidBackward0":
         # Near 0, other gates than sigmoids have large derivatives.
         return formula(residual, gate, shortcut)
-    if torch.promote_types(residual.dtype, shortcut.dtype) in (torch.float16, torch.bfloat16):
-        again, kept = None, (residual,)
-    else:
+    again: Callable[..., Tensor] | None = None
+    kept: tuple[Tensor, ...] = (residual,)
+    if torch.promote_types(residual.dtype, shortcut.dtype) not in (torch.float16, torch.bfloat16):
         again, kept = recomputation(shortcut) or (_itself, (shortcut,))
     return _ResidualGate.apply(residual, gate, shortcut, _kernels_for(residual), again, *kept)
 
