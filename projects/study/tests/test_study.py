@@ -2,7 +2,9 @@
 
 import json
 import runpy
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,8 +17,9 @@ class InThisProcess:
     """Stands in for `subprocess.Popen`: importing torch again for each tool would take longer than the trainings."""
 
     def __init__(self, words: list[str], **options: object) -> None:
-        sys.argv = words[1:]
+        before, sys.argv = sys.argv, words[1:]
         runpy.run_path(words[1], run_name="__main__")
+        sys.argv = before
 
     def wait(self) -> int:
         return 0
@@ -32,7 +35,8 @@ def test_a_study_from_the_command_line(tmp_path, monkeypatch, run_script, capsys
     for split in ("train", "val"):
         words += [f"--{split}-json", toy / "annotations" / f"{split}.json", f"--{split}-images", toy / split]
     words += ["--output", output, "--results", folder.results]
-    monkeypatch.setattr("projects.study.runner.subprocess.Popen", InThisProcess)
+    fake = SimpleNamespace(Popen=InThisProcess, STDOUT=subprocess.STDOUT)
+    monkeypatch.setattr("projects.study.runner.subprocess", fake)
     monkeypatch.setattr("projects.study.timing.ROUNDS", 2)
     run_script("study.py", *words)
     for name in VARIANTS:
