@@ -45,6 +45,7 @@ def test_a_lazy_twin_has_the_same_counts(rows) -> None:
     assert lazy.size == rows[GATED].size
 
 
+@pytest.mark.slow
 def test_counts_equal_detectron2s() -> None:
     (row,) = zoo_rows([TOY], RESULTS)
     cfg = model_zoo.get_config(TOY)

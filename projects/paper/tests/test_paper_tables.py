@@ -150,6 +150,7 @@ def test_plain_rows_add_nothing() -> None:
     assert {row["name"] for row in measure() if row["added_parameters"] == row["added_gflops"] == 0} == plain
 
 
+@pytest.mark.slow
 def test_fvcore_counts_the_same_multiply_adds() -> None:
     model = create_backbone("se_resnet50", layout="caffe", out_features=("res5", "linear"), num_classes=1000)
     counted = multiply_adds(model, torch.zeros(1, 3, 224, 224))[""]

@@ -55,8 +55,12 @@ def test_an_image_is_shown_with_what_each_detector_finds(detectors, photo) -> No
         assert counts == {name: names.count(name) for name in sorted(set(names))}
         x, y, width, height = entries[0]["bbox"]
         assert rows[0] == [names[0], *(round(value, 2) for value in (entries[0]["score"], x, y, x + width, y + height))]
-    found_by_gates = show_gates(detectors[1], str(photo))
-    assert found_by_gates.tobytes() == detectors[1].gate_map(pixels).tobytes()
+
+
+@pytest.mark.slow
+def test_the_gates_of_an_uploaded_image_are_shown(detectors, photo) -> None:
+    shown = show_gates(detectors[1], str(photo))
+    assert shown.tobytes() == detectors[1].gate_map(image_array(photo, "BGR", "BGR")).tobytes()
 
 
 def test_the_score_redraws_without_the_network(detectors, photo, monkeypatch) -> None:
