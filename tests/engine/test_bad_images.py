@@ -75,6 +75,7 @@ def test_a_bad_image_is_refused(data, names, number) -> None:
     assert not (data.parent / "run").exists()
 
 
+@pytest.mark.slow
 def test_bad_images_are_skipped_counted_and_listed(data, names, caplog) -> None:
     spoil(names)
     trainer = make_trainer(data, *SKIP)
@@ -134,6 +135,7 @@ def test_an_image_that_turns_bad_ends_a_training_without_the_flag(data, names) -
     assert not (data.parent / "run" / "bad_images.json").exists()
 
 
+@pytest.mark.slow
 def test_evaluation_skips_no_image(data, names) -> None:
     with raises("run.contradicting_flags", "--skip-bad-images"):
         load(data, *SKIP, "--eval-only")

@@ -39,6 +39,7 @@ def test_the_backbone_is_frozen_and_unfrozen(build) -> None:
     assert len(changed(states[2], states[3], BACKBONE)) > 0.9 * len(learnt)
 
 
+@pytest.mark.slow
 def test_stages_below_freeze_at_stay_frozen(build) -> None:
     options = ["SOLVER.BACKBONE_FREEZE_ITERS", 1, "MODEL.BACKBONE.FREEZE_AT", 2, "SOLVER.MAX_ITER", 2]
     states = before_steps(build("freeze_at", *options))

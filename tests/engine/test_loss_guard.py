@@ -39,9 +39,10 @@ def spoiled(build) -> Callable[..., Trainer]:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("iteration", "saved"),
-    [(2, "model_0000001.pth"), pytest.param(0, "model_initial.pth", marks=pytest.mark.slow)],
+    [(2, "model_0000001.pth"), (0, "model_initial.pth")],
 )
 def test_it_stops_and_saves_the_state_before(spoiled, module_path, iteration, saved) -> None:
     good = spoiled(f"good{iteration}", bad={})
@@ -83,6 +84,7 @@ def test_it_stops_and_saves_the_state_before(spoiled, module_path, iteration, sa
     assert same(fixed.after[3], good.after[3])
 
 
+@pytest.mark.slow
 def test_it_skips_as_many_steps_in_a_row_as_configured(spoiled, module_path) -> None:
     skip = ["SOLVER.SKIP_NON_FINITE", "1"]
     trainer = spoiled("skip", *skip, bad={1: float("nan"), 3: float("-inf")})

@@ -52,13 +52,14 @@ def copied(finished, module_path) -> Path:
     shutil.rmtree(module_path / "copied")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "stop_at"),
     [
         (AVERAGED, 0),
-        pytest.param(AVERAGED, 2, marks=pytest.mark.slow),
-        pytest.param(RETINANET, 1, marks=pytest.mark.slow),
-        pytest.param(PRECISE_BN, 1, marks=pytest.mark.slow),
+        (AVERAGED, 2),
+        (RETINANET, 1),
+        (PRECISE_BN, 1),
     ],
     ids=["frozen", "averaged", "RetinaNet", "PreciseBN"],
 )
@@ -89,6 +90,7 @@ def test_a_stopped_trainer_resumes_exactly(build, options, stop_at, request) -> 
     assert evaluated[0] == evaluated[1]
 
 
+@pytest.mark.slow
 def test_the_average_is_over_the_weights_after_each_step(build) -> None:
     decay, name = 0.5, "roi_heads.box_predictor.cls_score.weight"
     trainer = build("average", "SOLVER.EMA_DECAY", decay)
@@ -106,6 +108,7 @@ def test_the_average_is_over_the_weights_after_each_step(build) -> None:
     assert torch.equal(saved["trainer"]["hooks"]["MovingAverage"]["trained"][name], seen[4])
 
 
+@pytest.mark.slow
 def test_the_memory_format_does_not_change_the_training(build) -> None:
     # One step: rounding differs, and later sampled boxes depend on it.
     plain, ordered = (build(f"memory{order}", "SOLVER.CHANNELS_LAST", order) for order in (False, True))
@@ -152,6 +155,7 @@ def test_evaluation_after_every_step_is_logged_once_and_the_best_is_kept(finishe
     assert best.keys() == {"model", "assumptions", "iteration", "bbox/AP"}
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_evaluated(copied, build, finished, caplog) -> None:
     shutil.rmtree(copied / "inference")
     record = json.loads((copied / "run.json").read_text())
@@ -174,6 +178,7 @@ def test_a_broken_checkpoint_is_set_aside(copied, build, caplog) -> None:
     assert "model_final.pth is truncated or corrupt and was set aside as model_final.pth.corrupt" in caplog.text
 
 
+@pytest.mark.slow
 def test_values_that_a_checkpoint_would_override_are_refused(copied, build, tiny, tmp_path, request) -> None:
     before = files(copied)
     with raises("train.fixed_value", "SOLVER.BASE_LR was 0.01", "0.5 now"):
@@ -193,6 +198,7 @@ def test_values_that_a_checkpoint_would_override_are_refused(copied, build, tiny
     assert files(copied) == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_no_checkpoint(copied, build, monkeypatch) -> None:
     def full(path: Path, write: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
@@ -208,6 +214,7 @@ def test_a_full_disk_loses_no_checkpoint(copied, build, monkeypatch) -> None:
     assert (copied / "model_0000002.pth").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_not_saved(build, module_path) -> None:
     trainer = build("infinite", "SOLVER.CHECKPOINT_PERIOD", 1)
 
@@ -224,6 +231,7 @@ def test_weights_that_are_not_finite_are_not_saved(build, module_path) -> None:
     assert not (module_path / "infinite" / "model_0000002.pth").exists()
 
 
+@pytest.mark.slow
 def test_resuming_an_earlier_checkpoint_keeps_the_later_ones(copied, build) -> None:
     (copied / "last_checkpoint").write_text("model_0000001.pth")
     options = ["SOLVER.EMA_DECAY", 0.5, "SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINTS_TO_KEEP", 1]
@@ -236,6 +244,7 @@ def test_resuming_an_earlier_checkpoint_keeps_the_later_ones(copied, build) -> N
         build("copied", *options, resume=True)
 
 
+@pytest.mark.slow
 def test_an_unknown_best_metric_is_reported_with_the_known_ones(build, caplog) -> None:
     build("metric", "SOLVER.BEST_METRIC", "bbox/mAP", "TEST.EVAL_PERIOD", 2).train()
     logged = [record.getMessage() for record in caplog.records if "BEST_METRIC" in record.getMessage()]
@@ -244,6 +253,7 @@ def test_an_unknown_best_metric_is_reported_with_the_known_ones(build, caplog) -
     assert logged[0].endswith("choose from bbox/AP")
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_evaluation(build, module_path, caplog) -> None:
     """After a step without a periodic checkpoint: it is saved, and evaluated when the run resumes."""
     options = ["TEST.EVAL_PERIOD", 2, "SOLVER.MAX_ITER", 3]
@@ -279,6 +289,7 @@ def test_signals_within_two_seconds_are_one_request(monkeypatch) -> None:
     assert sent == [(signal.SIGINT, signal.SIG_DFL), signal.SIGINT]
 
 
+@pytest.mark.slow
 def test_a_custom_loader_is_reported(finished, build, caplog) -> None:
     trainer = build("custom", "SOLVER.EMA_DECAY", 0.5)
     trainer.loader = [[]]
