@@ -86,9 +86,9 @@ def keypoint_metadata(content: Content) -> dict[str, Any]:
     if not names or any(category.get("keypoints") != names for category in categories):
         return {}
     try:
-        # COCO counts keypoints from 1.
-        pairs = [(names[one - 1], names[other - 1]) for one, other in categories[0].get("skeleton", ())]
-    except (TypeError, ValueError, IndexError):
+        numbered = dict(enumerate(names, start=1))
+        pairs = [(numbered[one], numbered[other]) for one, other in categories[0].get("skeleton", ())]
+    except (TypeError, ValueError, KeyError):
         pairs = []
     hues = [colorsys.hsv_to_rgb(number / len(pairs), 0.85, 1.0) for number in range(len(pairs))]
     return {

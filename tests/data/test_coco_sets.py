@@ -365,7 +365,7 @@ def test_real_coco_ids_are_mapped_as_in_detectron2(shared_data, name):
     assert_records_match(name, COCO(json_file))
 
 
-@pytest.mark.parametrize("skeleton", [None, 5, [[1]], [[1, 9]], [["a", "b"]]])
+@pytest.mark.parametrize("skeleton", [None, 5, [[1]], [[1, 9]], [["a", "b"]], [[0, 1]], [[2, -1]]])
 def test_a_broken_skeleton_has_no_connections(skeleton):
     category = {"id": 1, "name": "mast", "keypoints": ["top", "bottom"], "skeleton": skeleton}
     assert keypoint_metadata({"categories": [category]})["keypoint_connection_rules"] == []
