@@ -169,18 +169,15 @@ def test_finding_all_annotated_objects_has_an_ap_of_100(trained) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", [
     Form(format="torchscript", precision="bfloat16"),
-    SCRIPTED,
     Form(format="onnx", precision="float16"),
     Form(format="torch-export", precision="float16"),
-    Form(format="torch-export", fuse=True),
 ], ids=lambda form: form.name)  # fmt: skip
 def test_other_forms_are_close_to_the_original(trained, tmp_path, form) -> None:
     exporter = RunExporter(trained, images=1)
     export = exporter.export(form.path(tmp_path, trained), form, calibration=1, evaluate=False)
-    half = form.precision != "float32"
     assert export.agrees
-    assert export.difference.worst["p5" if form.format == "torch-export" else "scores"] < (0.05 if half else 1e-5)
-    assert half == (max(export.difference.worst.values()) > 1e-4)
+    assert export.difference.worst["p5" if form.format == "torch-export" else "scores"] < 0.05
+    assert max(export.difference.worst.values()) > 1e-4
     if form.format == "onnx":
         # The backbone is stored in float16.
         sizes = {}
@@ -223,7 +220,8 @@ C4 = [
     *("MODEL.BACKBONE.NAME", "build_se_resnet_backbone", "MODEL.RESNETS.OUT_FEATURES", "['res4']"),
     *("MODEL.RPN.IN_FEATURES", "['res4']", "MODEL.ROI_HEADS.IN_FEATURES", "['res4']"),
     *("MODEL.ROI_HEADS.NAME", "SERes5ROIHeads", "MODEL.ANCHOR_GENERATOR.SIZES", "[[32, 64, 128]]"),
-    *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "7"),
+    *("MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.WIDTH_PER_GROUP", "8", "MODEL.RESNETS.RES2_OUT_CHANNELS", "32"),
+    *("MODEL.RESNETS.STEM_OUT_CHANNELS", "16", "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", "7"),
 ]
 CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
 
@@ -246,9 +244,9 @@ def write_kind(trained: Path, folder: Path, *overrides: str) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("overrides", "export_forms", "outputs"), [
     (KINDS["RetinaNet"], [SCRIPTED, ONNX, TORCH_EXPORT], set()),
-    (KINDS["Mask R-CNN"], [ONNX], {"masks"}),
+    ([*KINDS["Mask R-CNN"], "MODEL.SE.IGNORE_PADDING", "True"], [ONNX], {"masks"}),
     (KINDS["Keypoint R-CNN"], [TORCHSCRIPT], {"keypoints"}),
-    (C4, [ONNX, TORCH_EXPORT], set()),
+    (C4, [ONNX], set()),
     (CASCADE, [ONNX], set()),
 ], ids=["RetinaNet", "Mask R-CNN", "Keypoint R-CNN", "C4", "Cascade R-CNN"])  # fmt: skip
 def test_each_kind_of_detector_matches_its_original(trained, tmp_path, overrides, export_forms, outputs) -> None:
@@ -265,12 +263,11 @@ def test_each_kind_of_detector_matches_its_original(trained, tmp_path, overrides
 
 
 @pytest.mark.slow
-def test_a_detector_that_cannot_be_scripted_can_be_traced(trained, tmp_path) -> None:
+def test_a_detector_that_cannot_be_scripted_is_reported(trained, tmp_path) -> None:
     exporter = RunExporter(write_kind(trained, tmp_path, "MODEL.SE.IGNORE_PADDING", "True"), images=1)
     with raises("export.not_scriptable", "--scripting"):
         exporter.export(tmp_path / "d.ts", SCRIPTED, calibration=1, evaluate=False)
     assert not (tmp_path / "d.ts").exists()
-    assert exporter.export(tmp_path / "d.onnx", ONNX, calibration=1, evaluate=False).agrees
 
 
 @pytest.mark.slow
@@ -291,7 +288,7 @@ def test_missing_data_is_reported_and_can_be_given(trained, tmp_path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     record = json.loads((run / "run.json").read_text())
-    train, val = (next(name for name in record["data"] if name.startswith(split)) for split in ("train", "val"))
+    train, val = (next(name for name in record["data"] if name.endswith(split)) for split in ("train", "val"))
     names = {train: "gone_train", val: "gone_val"}
     record["data"] = {
         new: {key: f"/nowhere{path}" for key, path in record["data"][name].items()} for name, new in names.items()
