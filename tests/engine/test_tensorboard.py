@@ -102,6 +102,7 @@ def brute_force(model: nn.Module, images: torch.Tensor, monkeypatch) -> dict[str
     return {stage: float(np.mean(values)) for stage, values in means.items()}
 
 
+@pytest.mark.slow
 def test_gates_are_those_of_a_brute_force_pass(whole, monkeypatch) -> None:
     found = scalars(events(whole.folder))
     assert sorted(tag for tag in found if tag.startswith("gates")) == STAGES
@@ -115,6 +116,7 @@ def test_gates_are_those_of_a_brute_force_pass(whole, monkeypatch) -> None:
     assert not any(module._forward_hooks for module in whole.model.modules())
 
 
+@pytest.mark.slow
 def test_scalars_are_those_of_the_log_and_images_show_each_evaluation(whole, tiny) -> None:
     found = events(whole.folder)
     logged = {tag: {} for tag in found.Tags()["scalars"]}
