@@ -86,7 +86,7 @@ def test_invalid_runs_are_rejected(trained, tmp_path) -> None:
     with raises("run.no_config", "config.yaml"):
         Detector(tmp_path)
     # Data sets that no test of this process has registered.
-    text = re.sub(r"\bgaps_(train|val)\b", r"unknown_\1", (trained / "config.yaml").read_text())
+    text = re.sub(r"\bgaps_\w+_(train|val)\b", r"unknown_\1", (trained / "config.yaml").read_text())
     (tmp_path / "config.yaml").write_text(text)
     with raises("run.no_checkpoint", tmp_path):
         Detector(tmp_path)
