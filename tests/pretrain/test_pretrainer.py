@@ -28,9 +28,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def trained(images, module_path) -> Path:
-    """The run folder of `se-det pretrain` after six epochs, with two evaluations."""
+    """The run folder of `se-det pretrain` after eight epochs, with two evaluations."""
     folder = module_path / "run"
-    epochs = ["PRETRAIN.EPOCHS", "6", "PRETRAIN.EVAL_EPOCHS", "3"]
+    epochs = ["PRETRAIN.EPOCHS", "8", "PRETRAIN.EVAL_EPOCHS", "4"]
     words = ["--config-file", "Toy/faster_rcnn_SE_R_18_FPN", "--data", str(images), *SMALL]
     args = command_parser(pretrain_command).parse_args([*words, *epochs, "OUTPUT_DIR", str(folder)])
     torch.manual_seed(0)
