@@ -34,6 +34,7 @@ def random_set():
     return random_set
 
 
+@pytest.mark.slow
 def test_metrics_equal_those_of_pycocotools_on_real_annotations(real_annotations, detect, reference) -> None:
     annotations = real_annotations
     models = [detect(annotations, seed=seed, jitter=0.08) for seed in (1, 2)]

@@ -154,6 +154,7 @@ def test_different_training_data_is_refused(runs, tmp_path, annotations, refuse)
     refuse("not_comparable", "DATASETS.TRAIN")
 
 
+@pytest.mark.slow
 def test_runs_of_a_model_must_be_of_one_detector(seeds, refuse) -> None:
     models = {"baseline": seeds[0], "candidate": seeds[1]}
     configure(seeds[1][1], MODEL__SE__REDUCTION=8)

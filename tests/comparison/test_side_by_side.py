@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from se_detection.comparison.side_by_side import draw_side_by_side
@@ -47,6 +48,7 @@ def test_images_show_ground_truth_and_both_models(runs, tmp_path, annotations) -
     assert tuple(candidate[2 * 100, 2 * 90]) == GROUND
 
 
+@pytest.mark.slow
 def test_images_are_evenly_spaced_over_the_data_set(runs, tmp_path) -> None:
     names = [path.name for path in draw_side_by_side(*runs, tmp_path / "pictures", 3)]
     assert names == ["00000_1.png", "00006_7.png", "00011_12.png"]

@@ -3,11 +3,11 @@ import re
 import pytest
 
 from se_detection.gates.gate_page import write_excitation_page
-from se_detection.gates.gate_tables import to_dict, write_excitations
+from se_detection.gates.gate_tables import to_dict
 
 
-def test_the_page_has_numbers_and_plots(explained, tmp_path) -> None:
-    paths = write_excitations(explained)
+def test_the_page_has_numbers_and_plots(explained, written, tmp_path) -> None:
+    paths = written
     page = write_excitation_page(explained, paths, tmp_path / "gates.html", "se-det analyze excitations --run run")
     text = page.read_text()
     plots = [path for path in paths if path.parent.name == "plots"]
