@@ -1,0 +1,65 @@
+"""The wording of all error messages: one line that says what is wrong and, after a semicolon, what to do."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from se_detection.errors import UserError, user_message
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("se_detection", "se_detection_cli", "projects")
+# Instructions: what to do, or what is possible.
+HELP = re.compile(r"; |\b(use|give|set|run|lower|install|pip install|choose|needs?|must|can|expected|one of)\b")
+
+
+def literal(node: ast.expr) -> str:
+    """The text of a message; `{}` stands for a value."""
+    match node:
+        case ast.Constant(str(text)):
+            return text
+        case ast.JoinedStr(parts):
+            return "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in parts)
+        case ast.BinOp(left, ast.Add(), right):
+            return literal(left) + literal(right)
+    return "{}"
+
+
+def messages() -> Iterator[tuple[str, str, str]]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if "tests" in path.parts:
+                continue
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError":
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", *map(literal, node.args)
+
+
+def test_each_error_has_a_code_and_one_line() -> None:
+    wrong = {}
+    for place, code, message in messages():
+        faults = {
+            "code": re.fullmatch(r"[a-z]+\.[a-z0-9_]+|\{\}", code) is None,
+            "line break": "\n" in message,
+            "full stop": message.rstrip().endswith("."),
+            "spaces": "  " in message or message != message.strip(),
+            "exclamation": "!" in message or "please" in message.lower(),
+        }
+        if any(faults.values()):
+            wrong[place] = [name for name, is_wrong in faults.items() if is_wrong]
+    assert wrong == {}
+
+
+def test_each_message_says_what_to_do() -> None:
+    assert [place for place, _, message in messages() if "{}" != message and HELP.search(message) is None] == []
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1b[31mb", "a\u202eb", "x" * 9000])
+def test_names_from_files_stay_on_one_short_printable_line(name: str) -> None:
+    text = user_message(UserError("data.no_image", f"{name}: the image is missing; add it"))
+    assert text is not None
+    assert text.isprintable()
+    assert len(text) < 2100
+    assert text.endswith("add it [data.no_image]")
