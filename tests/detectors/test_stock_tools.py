@@ -4,6 +4,7 @@ One is started as a user would, with the environment variable that imports the p
 """
 
 import json
+import logging
 import math
 import os
 import re
@@ -160,9 +161,13 @@ def test_analyze_model_counts_what_fvcore_counts(stock, run, caplog) -> None:
     weights = {"MODEL.WEIGHTS": str(stock.trained / "model_final.pth")}
     tasks = ["--num-inputs", "2", "--tasks", "parameter", "structure", "flop"]
     words = config_words(**weights)
-    with caplog.at_level("INFO"):
+    # The tool's logger does not pass its messages on.
+    logger = logging.getLogger("detectron2")
+    logger.addHandler(caplog.handler)
+    with caplog.at_level("INFO", "detectron2"):
         run("analyze_model.py", *tasks, *words)
-    printed = caplog.text
+    logger.removeHandler(caplog.handler)
+    printed = "\n".join(caplog.messages)
 
     cfg = config(**weights)
     model = build_model(cfg).eval()
