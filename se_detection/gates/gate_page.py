@@ -34,7 +34,7 @@ def write_excitation_page(analysis: Excitations, paths: Sequence[Path], page: Pa
         ablation=analysis.ablation,
         notes=excitations_notes(analysis),
         plots=_images(paths, "plots"),
-        pictures=_images(paths, "pictures"),
+        effect=_images(paths, "pictures"),
         training=read_record(run).get("command"),
         command=command,
     )
