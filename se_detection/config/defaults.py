@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
         "RESNETS": {"STEM_TYPE": "basic"},
         "SE": {"IGNORE_PADDING": False} | {key.upper(): value for key, value in flatten(asdict(SEConfig())).items()},
     },
+    "INPUT": {"KEYPOINT_FLIP_MAP": []},
     "SOLVER": {
         "CHECKPOINTS_TO_KEEP": 0,
         "BEST_METRIC": "bbox/AP",
@@ -44,7 +45,8 @@ def add_se_config(cfg: CfgNode) -> None:
 
     `MODEL.RESNETS.STEM_TYPE` is `basic` (detectron2's stem), `caffe` (the stem of the released Caffe models, with a
     ceil-mode pool) or `deep` (SENet-154's). `MODEL.SE` has the fields of :class:`SEConfig`, and
-    `IGNORE_PADDING`: compute the features of an image as if its batch had no padding. The keys of `SOLVER`:
+    `IGNORE_PADDING`: compute the features of an image as if its batch had no padding. `INPUT.KEYPOINT_FLIP_MAP` has the
+    pairs of keypoints to swap in flipped images, by name; empty for those that the names show. The keys of `SOLVER`:
 
     - `CHECKPOINTS_TO_KEEP`: how many periodic checkpoints are kept; 0 keeps all.
     - `BEST_METRIC`: the metric that selects `model_best.pth`, if `TEST.EVAL_PERIOD` is set; empty for none.

@@ -3,10 +3,11 @@
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetMapper, MetadataCatalog
 
 from ..errors import UserError
 from .image_files import reason, refuse_postscript
+from .masks_and_keypoints import flipped_indices
 
 
 class CheckedMapper(DatasetMapper):
@@ -20,7 +21,11 @@ class CheckedMapper(DatasetMapper):
             cfg = cfg.clone()
             cfg.defrost()
             cfg.MODEL.KEYPOINT_ON = False
-        return super().from_config(cfg, is_train)
+        arguments = super().from_config(cfg, is_train)
+        if cfg.MODEL.KEYPOINT_ON and cfg.INPUT.KEYPOINT_FLIP_MAP:
+            names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).keypoint_names
+            arguments["keypoint_hflip_indices"] = flipped_indices(names, cfg.INPUT.KEYPOINT_FLIP_MAP)
+        return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
         """As detectron2's `DatasetMapper`.

@@ -2,14 +2,26 @@
 
 import colorsys
 import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 from ..errors import UserError
 from .coco_format import Content, Entry, is_name, is_number
 
-OTHER_SIDE = {"left": "right", "Left": "Right", "LEFT": "RIGHT"}
-OTHER_SIDE |= {right: left for left, right in OTHER_SIDE.items()}
+# The words for a side, and their abbreviations, in lower case.
+LEFT = "left gauche links linke linker izquierda izquierdo sinistra sinistro esquerda esquerdo 左 l lt lft izq sx"
+RIGHT = "right droite droit rechts rechte rechter derecha derecho destra destro direita direito 右 r rt rgt der dx"
+SIDES = dict.fromkeys(LEFT.split(), "left") | dict.fromkeys(RIGHT.split(), "right")
+OPPOSITE = {"left": "right", "right": "left"}
+# Shorter words are only sides if both sides have them: `L4` may be a vertebra.
+LONG = 4
+# Between words: `leftEye`, `LEye`, `eye1`.
+BOUNDARY = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[^\W\d_])(?=\d)|(?<=\d)(?=[^\W\d_])")
+# `lefteye` has two words; `cleft` and `bright` have one.
+WORD = re.compile(r"(?<![^\W_])(?:left|right)|[左右]|[^\W_左右]+")
+Words = tuple[str, ...]
 
 
 def check_masks(json_file: str | Path, content: Content, *, evaluated: bool) -> None:
@@ -78,8 +90,8 @@ def check_keypoints(json_file: str | Path, content: Content, *, evaluated: bool)
 def keypoint_metadata(content: Content) -> dict[str, Any]:
     """detectron2's `keypoint_names`, `keypoint_flip_map` and `keypoint_connection_rules`; empty without keypoints.
 
-    Keypoints whose names differ only in `left` and `right` are swapped when an image is flipped. The connections are
-    those of the first category's `skeleton`, each in its own hue.
+    The flip map has the :func:`flip_pairs`. The connections are those of the first category's `skeleton`, each in its
+    own hue.
     """
     categories = content["categories"]
     names = _keypoint_names(categories[0]) if categories else []
@@ -93,18 +105,88 @@ def keypoint_metadata(content: Content) -> dict[str, Any]:
     hues = [colorsys.hsv_to_rgb(number / len(pairs), 0.85, 1.0) for number in range(len(pairs))]
     return {
         "keypoint_names": names,
-        "keypoint_flip_map": [
-            (name, other_side(name)) for name in names if "left" in name.lower() if other_side(name) in names
-        ],
+        "keypoint_flip_map": flip_pairs(names),
         "keypoint_connection_rules": [
             (*pair, tuple(round(255 * part) for part in hue)) for pair, hue in zip(pairs, hues, strict=True)
         ],
     }
 
 
-def other_side(name: str) -> str:
-    """Swaps left and right in a name: `left_eye` becomes `right_eye`; a name without a side is not changed."""
-    return re.sub("|".join(OTHER_SIDE), lambda found: OTHER_SIDE[found[0]], name)
+def flip_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of a left and a right keypoint, by their names: they differ only in their words for a side.
+
+    Examples are `left_eye`, `LEye`, `eye_l`, `leye`, `oeil_gauche`, each with its counterpart.
+    """
+    by_words = {_with_sides(_words(name)): name for name in names}
+    pairs = []
+    for words, name in by_words.items():
+        if (right := next(filter(by_words.get, _mirrored(words)), None)) is not None:
+            pairs.append((name, by_words[right]))
+    return pairs
+
+
+def flipped_indices(names: Sequence[str], pairs: Iterable[Sequence[str]]) -> list[int]:
+    """For each keypoint, the index of the one whose place it takes in a flipped image."""
+    other = {one: two for pair in pairs for one, two in (pair, reversed(pair))}
+    return [names.index(other.get(name, name)) for name in names]
+
+
+def check_flips(source: str, names: Sequence[str], given: Sequence[Sequence[str]] = ()) -> None:
+    """Checks that the left and right keypoints are known, as they are swapped in flipped images.
+
+    Args:
+        source: the data set, for the message.
+        given: `INPUT.KEYPOINT_FLIP_MAP`, which replaces the pairs that the names show.
+
+    Raises:
+        UserError: a given pair is not valid, a keypoint has no counterpart, or the names don't show the sides.
+    """
+    if given:
+        named = [name for pair in given for name in set(pair)]
+        if not set(named) <= set(names) or len(set(named)) < len(named) or any(len(pair) != 2 for pair in given):
+            problem = f"INPUT.KEYPOINT_FLIP_MAP is {short(given)}; give pairs of different keypoints of {source}"
+            raise UserError("config.keypoint_flip_map", f"{problem}: {', '.join(names)}")
+        return
+    pairs = flip_pairs(names)
+    words = {name: set(_words(name)) & SIDES.keys() for name in names}
+    paired = {name for pair in pairs for name in pair}
+    sides = set().union(*(words[name] for name in paired)) | {word for word in SIDES if len(word) >= LONG}
+    advice = "or INPUT.RANDOM_FLIP none"
+    for name in names:
+        if name not in paired and words[name] & sides:
+            problem = f"{source}: keypoint {name!r} has no counterpart to swap with in flipped images"
+            raise UserError("data.unpaired_keypoint", f"{problem}; add it, set INPUT.KEYPOINT_FLIP_MAP, {advice}")
+    similar: dict[Words, str] = {}
+    for name in names if not pairs else ():
+        key = tuple("" if len(word) < 3 or word.isdigit() else word for word in _words(name))
+        if (first := similar.setdefault(key, name)) != name:
+            problem = (
+                f"{source}: keypoints {first!r} and {name!r} may be a left and a right one, to swap in flipped images"
+            )
+            example = f'INPUT.KEYPOINT_FLIP_MAP "[({first!r}, {name!r})]"'
+            raise UserError(
+                "data.unknown_sides", f"{problem}; list all pairs: {example} (a name with itself if not), {advice}"
+            )
+
+
+def _words(name: str) -> Words:
+    return tuple(WORD.findall(BOUNDARY.sub("_", name).lower()))
+
+
+def _with_sides(words: Words) -> Words:
+    return tuple(SIDES.get(word, word) for word in words)
+
+
+def _mirrored(words: Words) -> Iterator[Words]:
+    """The possible words of the right keypoint, given those of the left one."""
+    if first := next((word for word in words if word in OPPOSITE), None):
+        if first == "left":
+            yield tuple(OPPOSITE.get(word, word) for word in words)
+        return
+    for index, word in enumerate(words):
+        for left, right in (("^l", "r"), ("left$", "right")):  # `lhip`, `eyeleft`
+            if re.search(left, word):
+                yield (*words[:index], re.sub(left, right, word), *words[index + 1 :])
 
 
 def _used_annotations(content: Content, evaluated: bool) -> list[Entry]:

@@ -16,6 +16,7 @@ from ..config.buildable import check_backbone, check_model
 from ..config.defaults import classes_node
 from ..config.read_config import read_config
 from ..data.coco_sets import check_registered, name_failing_dataset
+from ..data.masks_and_keypoints import check_flips, flip_pairs
 from ..errors import UserError
 from ..evaluation.coco_evaluator import EVALUATED
 from ..files import check_folder
@@ -174,6 +175,11 @@ def check_data(cfg: CfgNode, *, eval_only: bool = False, coco_evaluation: bool =
             )
         if evaluated and cfg.MODEL.KEYPOINT_ON:
             _check_sigmas(cfg, name, metadata.keypoint_names)
+        if name in trained and cfg.MODEL.KEYPOINT_ON and cfg.INPUT.RANDOM_FLIP == "horizontal":
+            names, given = metadata.keypoint_names, cfg.INPUT.KEYPOINT_FLIP_MAP
+            # A flip map that was set in Python is the user's.
+            if given or metadata.get("keypoint_flip_map") == flip_pairs(names):
+                check_flips(metadata.get("json_file", name), names, given)
 
 
 def _check_evaluator(cfg: CfgNode, name: str) -> None:

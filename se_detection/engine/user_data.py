@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 
 from ..data.coco_format import Content
 from ..data.coco_sets import check_annotations, check_images, common_categories, find_bad_images, register_coco_json
-from ..data.masks_and_keypoints import check_keypoints, check_masks, has_run_length_codes, other_side
+from ..data.masks_and_keypoints import check_keypoints, check_masks, has_run_length_codes
 from ..errors import UserError
 
 SPLITS = {"train": "TRAIN", "val": "TEST"}
@@ -108,13 +108,6 @@ def _use_keypoints(cfg: CfgNode, args: Namespace, keypoints: dict[str, list[str]
                 "data.other_keypoints",
                 f"{other} has other 'keypoints' than {json_file}, or in another order; make them the same",
             )
-    unpaired = next((name for name in names if other_side(name) not in names), None)
-    if unpaired and cfg.INPUT.RANDOM_FLIP == "horizontal" and not args.eval_only:
-        raise UserError(
-            "data.unpaired_keypoint",
-            f"{json_file}: keypoint {unpaired!r} has no counterpart {other_side(unpaired)!r} to swap with in flipped "
-            "images; add it, or set INPUT.RANDOM_FLIP to none",
-        )
     key = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
     _set_number(cfg, args, key, len(names), f"{json_file}, which has {len(names)} keypoints")
 

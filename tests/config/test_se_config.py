@@ -9,7 +9,7 @@ from se_detection.config.se_config import STAGES
 def without_our_keys() -> CfgNode:
     """detectron2's own defaults."""
     cfg = get_cfg()
-    del cfg.MODEL["SE"], cfg.MODEL.RESNETS["STEM_TYPE"], cfg.SOLVER.AMP["BF16"]
+    del cfg.MODEL["SE"], cfg.MODEL.RESNETS["STEM_TYPE"], cfg.SOLVER.AMP["BF16"], cfg.INPUT["KEYPOINT_FLIP_MAP"]
     for key in ("CHECKPOINTS_TO_KEEP", "BEST_METRIC", "EMA_DECAY", "SKIP_NON_FINITE", "CHANNELS_LAST"):
         del cfg.SOLVER[key]
     for key in ("BACKBONE_FREEZE_ITERS", "BACKBONE_MULTIPLIER"):

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.data.detection_utils import SizeMismatchError, check_image_size, read_image
+from detectron2.data.detection_utils import (
+    SizeMismatchError,
+    check_image_size,
+    create_keypoint_hflip_indices,
+    read_image,
+)
 from detectron2.data.transforms import ResizeShortestEdge
 from PIL import Image
 from pycocotools.coco import COCO
@@ -22,7 +27,7 @@ from se_detection.data.coco_sets import (
     name_failing_dataset,
     register_coco_json,
 )
-from se_detection.data.masks_and_keypoints import keypoint_metadata
+from se_detection.data.masks_and_keypoints import check_flips, flip_pairs, flipped_indices, keypoint_metadata
 
 from ..helpers import raises
 from .conftest import save_noise
@@ -369,6 +374,59 @@ def test_real_coco_ids_are_mapped_as_in_detectron2(shared_data, name):
 def test_a_broken_skeleton_has_no_connections(skeleton):
     category = {"id": 1, "name": "mast", "keypoints": ["top", "bottom"], "skeleton": skeleton}
     assert keypoint_metadata({"categories": [category]})["keypoint_connection_rules"] == []
+
+
+SIDES = [
+    ("left_eye", "right_eye"),
+    ("LeftEye", "RightEye"),
+    ("LEFT EYE", "RIGHT EYE"),
+    ("lefteye", "righteye"),
+    ("l_eye", "r_eye"),
+    ("eye_L", "eye_R"),
+    ("eyeL", "eyeR"),
+    ("LEye", "REye"),
+    ("Leye", "Reye"),
+    ("lt-eye", "rt-eye"),
+    ("oeil_gauche", "oeil_droit"),
+    ("Auge links", "Auge rechts"),
+    ("左眼", "右眼"),
+    ("left_1", "right_1"),
+    ("left_eye_right_corner", "right_eye_left_corner"),
+]
+
+
+@pytest.mark.parametrize("pair", SIDES)
+def test_left_and_right_keypoints_are_swapped_as_in_detectron2(pair, name):
+    # The others have no side.
+    names = [pair[1], "cleft_lip", "nose", pair[0], "light", "L4", "tail_1"]
+    metadata = keypoint_metadata({"categories": [{"id": 1, "name": "x", "keypoints": names}]})
+    assert metadata["keypoint_flip_map"] == flip_pairs(names) == [pair]
+    MetadataCatalog.get(name).set(**metadata)
+    assert create_keypoint_hflip_indices(name) == flipped_indices(names, [pair]) == [3, 1, 2, 0, 4, 5, 6]
+    check_flips(name, names[:5])
+
+
+def test_keypoints_whose_side_is_not_known_are_refused():
+    builtin = MetadataCatalog.get("keypoints_coco_2017_val")
+    names = list(builtin.keypoint_names)
+    assert sorted(flip_pairs(names)) == sorted(builtin.keypoint_flip_map)
+    check_flips("a", names)
+    check_flips("a", ["top", "bottom", "cleft_lip", "L4", "light"])
+    check_flips("a", ["eye_1", "eye_2"], [("eye_1", "eye_2")])
+    check_flips("a", ["spine_1", "spine_2"], [("spine_1", "spine_1")])
+    for names, named in (
+        (["right_wing", "top"], "right_wing"),
+        (["l_eye", "r_eye", "l_ear"], "l_ear"),
+        (["main_gauche"], "main_gauche"),
+    ):
+        with raises("data.unpaired_keypoint", "a:", repr(named), "INPUT.KEYPOINT_FLIP_MAP", "INPUT.RANDOM_FLIP"):
+            check_flips("a", names)
+    for names in (["eye_1", "eye_2"], ["eyeA", "nose", "eyeB"], ["1", "2", "3"]):
+        with raises("data.unknown_sides", "a:", f"[({names[0]!r}, {names[-1 if 'nose' in names else 1]!r})]"):
+            check_flips("a", names)
+    for given in ([("eye_1",)], [("eye_1", "eye_3")], [("eye_1", "eye_2"), ("eye_2", "eye_2")]):
+        with raises("config.keypoint_flip_map", "a:", "eye_1"):
+            check_flips("a", ["eye_1", "eye_2"], given)
 
 
 def test_unknown_data_sets_are_reported_with_similar_names():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetMapper, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -58,3 +58,14 @@ def test_bad_images_are_named(image, tmp_path) -> None:
     for case in cases:
         with raises("data.bad_image", case["file_name"]):
             mapper(case)
+
+
+def test_given_keypoint_pairs_are_swapped_in_flipped_images() -> None:
+    cfg = get_cfg()
+    cfg.MODEL.KEYPOINT_ON = True
+    cfg.DATASETS.TRAIN = ("keypoints_coco_2017_val",)
+    flipped = CheckedMapper.from_config(cfg)["keypoint_hflip_indices"]
+    assert flipped == DatasetMapper.from_config(cfg)["keypoint_hflip_indices"]
+    cfg.INPUT.KEYPOINT_FLIP_MAP = MetadataCatalog.get(*cfg.DATASETS.TRAIN).keypoint_flip_map[:2]
+    # COCO's 1 and 2 are the eyes, 3 and 4 the ears.
+    assert CheckedMapper.from_config(cfg)["keypoint_hflip_indices"] == [*flipped[:5], *range(5, 17)]

@@ -71,7 +71,20 @@ REFUSED = {
         ["category 10 'kite'"],
     ),
     "other names": (KEYPOINT_RCNN, add_category, {}, "data.keypoint_names", ["category 20 'fish'"]),
-    "no other side": (KEYPOINT_RCNN, rename_keypoint, {}, "data.unpaired_keypoint", ["'right_wing'", "'left_wing'"]),
+    "no other side": (
+        KEYPOINT_RCNN,
+        rename_keypoint,
+        {"TEST.KEYPOINT_OKS_SIGMAS": SIGMAS},
+        "data.unpaired_keypoint",
+        ["'right_wing'", "FLIP_MAP"],
+    ),
+    "wrong pair": (
+        KEYPOINT_RCNN,
+        None,
+        {"INPUT.KEYPOINT_FLIP_MAP": [("top", "tip")], "TEST.KEYPOINT_OKS_SIGMAS": SIGMAS},
+        "config.keypoint_flip_map",
+        ["'tip'"],
+    ),
     "no sigmas": (KEYPOINT_RCNN, None, {}, "config.keypoint_sigmas", ["TEST.KEYPOINT_OKS_SIGMAS", 4]),
     "number of keypoints": (
         KEYPOINT_RCNN,
