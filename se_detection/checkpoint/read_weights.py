@@ -42,12 +42,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError("weights.not_found", f"{path} is not a file; use the path of a weights file")
     with path.open("rb") as file:
         start = file.read(64)
-    if start.startswith((ZIP, TORCH_MAGIC)):
+    # First, because the length of its header, in the 8 bytes before it, may look like any other mark.
+    if start[8:9] == b"{":
+        read = _read_safetensors
+    elif start.startswith((ZIP, TORCH_MAGIC)):
         read = _read_torch
     elif start.startswith(PICKLE):
         read = _read_pickle
-    elif start[8:9] == b"{":
-        read = _read_safetensors
     else:
         raise UserError("weights.not_weights", f"{path} is {_wrong_content(start)}; get the file again, or use another")
     try:

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from se_detection.checkpoint.read_weights import read_checkpoint
 
@@ -52,6 +52,21 @@ def test_safetensors_files(tmp_path) -> None:
     assert "assumptions" not in read_checkpoint(path)
     save_file(WEIGHTS, path, metadata={"assumptions": json.dumps({"depth": 50})})
     assert read_checkpoint(path)["assumptions"] == {"depth": 50}
+
+
+def test_safetensors_headers_of_any_length(tmp_path) -> None:
+    """The first bytes are the header's length: one of them is a pickle's first byte, another a zip's."""
+    path = tmp_path / "weights.safetensors"
+    for length in range(8):
+        save_file(WEIGHTS, path, metadata={"comment": "-" * length * 32})
+        assert_weights(read_checkpoint(path))
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    for spaces in range(256):
+        header = content[8:end] + b" " * spaces
+        path.write_bytes(len(header).to_bytes(8, "little") + header + content[end:])
+        assert load_file(path).keys() == WEIGHTS.keys()
+        assert_weights(read_checkpoint(path))
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
