@@ -20,9 +20,7 @@ class UserError(ValueError):
         message: one line.
     """
 
-    def __init__(self, code: str, message: str = "") -> None:
-        if not message:
-            code, message = "", code
+    def __init__(self, code: str, message: str) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
@@ -31,7 +29,7 @@ class UserError(ValueError):
         text = printable(self.message)
         # The beginning says what is wrong, the end what to do; long values from files are in the middle.
         text = text if len(text) <= 2000 else f"{text[:1400]} ... {text[-400:]}"
-        return f"{text} [{self.code}]" if self.code else text
+        return f"{text} [{self.code}]"
 
 
 def printable(text: str) -> str:

@@ -72,7 +72,7 @@ class ServedDetector:
         """
         effect = measure_effect(self._mean_gates(), self.predictor.entry(image, "BGR"))
         if not effect.energy:
-            raise UserError("gates.none", "the backbone has no SE gates, so there is no map")
+            raise UserError("gates.none", "the backbone has no SE gates, so there is no map; choose an SE detector")
         shown = _in_rgb(image)
         # matplotlib's memory and time grow with the pixels of each panel.
         shown.thumbnail((SHOWN_SIZE, SHOWN_SIZE))

@@ -73,7 +73,7 @@ def read_study(path: Path) -> Study:
         values = content[key] if several else [content[key]]
         if not isinstance(values, list) or not values or any(type(value) not in kinds or value < 0 for value in values):
             what = "a list of numbers" if several else "a number"
-            raise UserError("study.bad_value", f"{path}: {key}: {content[key]!r} is not {what} of at least 0")
+            raise UserError("study.bad_value", f"{path}: {key}: {content[key]!r} is not {what}; use at least 0")
         if len(set(values)) < len(values):
             raise UserError("study.bad_value", f"{path}: {key}: {values} has a value twice; remove one")
     recipe = path.parent / str(content["RECIPE"])

@@ -60,7 +60,7 @@ class StudyRunner:
         study, first_seed = self.study, self.study.seeds[0]
         if unknown := sorted(set(seeds) - set(study.seeds)):
             known = ", ".join(map(str, study.seeds))
-            raise UserError("study.unknown_seed", f"--seeds {unknown[0]}: {study.name} has the seeds {known}")
+            raise UserError("study.unknown_seed", f"--seeds {unknown[0]}: use those of {study.name}, {known}")
         digest = self.data.digest()
         self._claim(digest)
         records = read_records(self.results, study)

@@ -40,7 +40,7 @@ class StudyData:
         digest = hashlib.sha256()
         for path in (self.train.json_file, self.val.json_file):
             if not path.is_file():
-                raise UserError("data.not_found", f"{path}: there is no such file")
+                raise UserError("data.not_found", f"{path}: there is no such file; check its path")
             digest.update(path.read_bytes())
         root = find_image_folder(self.classification)
         counts = {str(item.relative_to(root)): len(os.listdir(item)) for item in root.glob("*/*") if item.is_dir()}

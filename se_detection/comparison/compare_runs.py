@@ -85,7 +85,7 @@ def _read_models(paths: list[list[Path]], annotations: Path | None) -> list[list
         if resolved.count(path) > 1:
             raise UserError("compare.same_run", f"{path} is given twice; give different runs")
     if annotations is not None and not annotations.is_file():
-        raise UserError("file.unreadable", f"--annotations {annotations}: there is no such file")
+        raise UserError("file.unreadable", f"--annotations {annotations}: there is no such file; check its path")
     folders = [path for own in paths for path in own if not path.is_file()]
     known = annotations or (read_run(folders[0]).annotations if folders else None)
     models = [[read_run(path, known) for path in own] for own in paths]

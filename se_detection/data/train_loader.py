@@ -208,10 +208,8 @@ def _check_annotations(dataset: Iterable[MappedImage], wanted: str, key: str) ->
         objects = [entry for entry in item.get("annotations", ()) if not entry.get("iscrowd")]
         if lacking := sum(not entry.get(wanted) for entry in objects):
             where = f"{key}: {lacking} of the {len(objects)} objects in {item['file_name']} have no {wanted!r}"
-            raise UserError(
-                f"data.no_{'masks' if key == 'MODEL.MASK_ON' else wanted}",
-                f"{where}; add them, use other data, or set {key} to False",
-            )
+            message = f"{where}; add them, use other data, or set {key} to False"
+            raise UserError("data.no_masks" if key == "MODEL.MASK_ON" else "data.no_keypoints", message)
 
 
 def _fingerprint(dataset: Iterable[MappedImage]) -> str:

@@ -350,5 +350,5 @@ def check_weights_file(weights: str) -> None:
     if weights and "://" not in weights and not os.path.isfile(weights):
         raise UserError(
             "weights.not_found",
-            f"MODEL.WEIGHTS: there is no file {weights} (looked for in {Path(weights).absolute().parent})",
+            f"MODEL.WEIGHTS: there is no file {weights} in {Path(weights).absolute().parent}; check its path",
         )

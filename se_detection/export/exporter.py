@@ -126,7 +126,9 @@ class RunExporter:
         model.requires_grad_(False)
         self.data: EvaluationData = open_evaluation_data(self.run, split, None)
         if not self.data.images:
-            raise UserError("data.no_images", f"{self.data.annotations} has no images to compare on")
+            raise UserError(
+                "data.no_images", f"{self.data.annotations} has no images to compare on; give another --split"
+            )
         self.images = list(self._tensors(spread(self.data.images, images)))
         # Trace with the image that has the most detections, so that all branches are taken.
         with torch.no_grad():

@@ -82,7 +82,7 @@ def _config(path: Path, text: str) -> CfgNode:
         file.write_text(text, encoding="utf-8", errors="replace")
         try:
             if BASE in (read_yaml(file) or {}):
-                raise UserError("config.bad_base", f"{BASE} refers to another file")
+                raise UserError("config.bad_base", f"{BASE} refers to another file; write its values out")
             cfg = read_run_config(Path(folder))
             check_model(cfg)
         except UserError as error:

@@ -132,7 +132,9 @@ class SEPredictor:
         `images` may be any iterable: a batch is read when it is needed. For the other arguments see :meth:`__call__`.
         """
         if channel_order not in ("BGR", "RGB"):
-            raise UserError("predict.channel_order", f"channel_order: {channel_order!r} is neither BGR nor RGB")
+            raise UserError(
+                "predict.channel_order", f"channel_order: {channel_order!r} is neither BGR nor RGB; use one of them"
+            )
         remaining = iter(images)
         while batch := [self.entry(given, channel_order) for given in islice(remaining, batch_size)]:
             with torch.no_grad():

@@ -66,7 +66,8 @@ class SqueezeExcitation(nn.Module):
         hidden = channels // reduction
         if hidden < 1:
             raise UserError(
-                "config.bad_value", f"a reduction ratio of {reduction} is too large for {channels} channels"
+                "config.bad_value",
+                f"a reduction ratio of {reduction} is too large; {channels} channels allow at most {channels}",
             )
         self.squeeze = SQUEEZE_LAYERS[squeeze]()
         squeezed = 2 * channels if squeeze == "avgmax" else channels

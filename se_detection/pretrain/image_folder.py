@@ -33,7 +33,7 @@ def find_image_folder(path: Path) -> Path:
         UserError: there is no such folder, or the archive can't be unpacked.
     """
     if not path.exists():
-        raise UserError("data.not_found", f"--data {path}: there is no such folder or archive")
+        raise UserError("data.not_found", f"--data {path}: there is no such folder or archive; check its path")
     root = path if path.is_dir() else _unpack(path)
     for folder in (root, *sorted(item for item in root.iterdir() if item.is_dir())):
         if all((folder / split).is_dir() for split in SPLITS.values()):
@@ -56,7 +56,10 @@ def register_image_folder(folder: Path) -> None:
     classes, val_classes = (images.classes for images in sets.values())
     if classes != val_classes:
         differing = ", ".join(sorted(set(classes) ^ set(val_classes))[:5])
-        raise UserError("data.other_classes", f"--data {folder}: train/ and val/ have different classes: {differing}")
+        raise UserError(
+            "data.other_classes",
+            f"--data {folder}: train/ and val/ must have the same classes; these are in one of them: {differing}",
+        )
     for name, images in sets.items():
         if name in DatasetCatalog:
             DatasetCatalog.remove(name)

@@ -182,7 +182,7 @@ BASIC = {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64}
         (BASIC | {"MODEL.RESNETS.RES5_DILATION": 2}, "RES5_DILATION"),
         (BASIC | {"MODEL.SE.POSITION": "3x3"}, "MODEL.SE.POSITION"),
         ({"MODEL.RESNETS.STEM_TYPE": "big"}, "MODEL.RESNETS.STEM_TYPE: 'big' is not one of basic, caffe, deep"),
-        ({"MODEL.SE.REDUCTION": 512}, "512 is too large for 256 channels"),
+        ({"MODEL.SE.REDUCTION": 512}, "512 is too large"),
     ],
 )
 def test_bad_values_are_refused(changes, named) -> None:
