@@ -10,7 +10,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ...errors import UserError
-from ..coco_format import ANNOTATION, EVALUATED_ANNOTATION, IMAGE, Entry, category_names, entry_name, usable
+from ..coco_format import (
+    ANNOTATION,
+    EVALUATED_ANNOTATION,
+    IMAGE,
+    Entry,
+    category_names,
+    entry_name,
+    is_crowd,
+    is_set,
+    mostly_crowds,
+    usable,
+)
 from ..image_files import ImageFile
 from .annotated_folder import AnnotatedFolder, DecodedImages, image_size
 from .boxes import CornerBox, Size, clip, overhang, place, suspected_notation
@@ -42,7 +53,11 @@ def fix_annotations(annotated: AnnotatedFolder, decoded_images: DecodedImages) -
         raise UserError("data.box_notation", f"{annotated.json_file}: the boxes look like {notation}; {advice}")
     images = list(_fixed_images(annotated, decoded_images, changes))
     annotations = list(_fixed_annotations(annotated, images, {category["id"] for category in categories}, changes))
-    if all(annotation["iscrowd"] for annotation in annotations):
+    if mostly_crowds(annotations):
+        for crowd in filter(is_crowd, annotations):
+            crowd["iscrowd"] = 0
+            changes["annotations: iscrowd cleared, as it was set for most"].append(f"annotation {crowd['id']}")
+    if not annotations:
         done = "; ".join(f"{what} ({len(entries)})" for what, entries in changes.items())
         problem = f"{annotated.json_file}: nothing to train on would be left ({done or 'it has no annotations'})"
         raise UserError("data.no_objects", f"{problem}; check the image folder, and correct the file by hand")
@@ -164,13 +179,13 @@ def _fix_values(fixed: Entry, size: Size) -> Iterator[str]:
             fixed["area"] = min(fixed["area"], float(math.prod(fixed["bbox"][2:])))
         yield "the box clipped to the image"
     if "ignore" in fixed and not usable(fixed, ANNOTATION, "ignore"):
-        if _is_set(fixed.pop("ignore")):
+        if is_set(fixed.pop("ignore")):
             fixed["iscrowd"] = 1
             yield "ignored ones made crowds, which detectron2 neither trains on nor counts"
         else:
             yield "a meaningless 'ignore' removed"
     if not usable(fixed, EVALUATED_ANNOTATION, "iscrowd"):
-        fixed["iscrowd"] = int(_is_set(fixed.get("iscrowd")))
+        fixed["iscrowd"] = int(is_set(fixed.get("iscrowd")))
         yield f"iscrowd set to {fixed['iscrowd']}"
     if not usable(fixed, EVALUATED_ANNOTATION, "area"):
         fixed["area"] = float(math.prod(fixed["bbox"][2:]))
@@ -179,7 +194,3 @@ def _fix_values(fixed: Entry, size: Size) -> Iterator[str]:
         if key in fixed and not usable(fixed, ANNOTATION, key):
             del fixed[key]
             yield f"'{key}' removed; it must be {ANNOTATION[key].what}"
-
-
-def _is_set(value: Any) -> bool:
-    return bool(value) and value != "0"

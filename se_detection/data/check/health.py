@@ -22,6 +22,8 @@ from ..coco_format import (
     REFERENCES,
     category_names,
     entry_name,
+    is_crowd,
+    mostly_crowds,
     problems,
     usable,
 )
@@ -136,9 +138,15 @@ def _reference_findings(annotated: AnnotatedFolder) -> Iterator[Finding]:
         ]
         what = f"annotations with unknown {target} ids"
         yield from _finding("error", f"annotations-unknown-{target}", what, "correct or remove them", lost)
+    flagged = [entry_name("annotations", index, entry) for index, entry in enumerate(annotations) if is_crowd(entry)]
     if not any(isinstance(entry, dict) and not entry.get("iscrowd") for entry in annotations):
         what, examples = "nothing to train on or to detect", ["no annotations other than crowds"]
         yield from _finding("error", "nothing-to-learn", what, "add annotations", examples)
+    what = f"annotations: {len(flagged)} of {len(annotations)} are crowds (iscrowd 1), which training does not use"
+    advice = "set iscrowd 0 for single objects, if a tool set it because of their masks (--fix does for all)"
+    yield from _finding(
+        "error", "annotations-mostly-crowds", what, advice, flagged if mostly_crowds(annotations) else []
+    )
 
 
 def _image_findings(annotated: AnnotatedFolder, images: DecodedImages) -> Iterator[Finding]:

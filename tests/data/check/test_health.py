@@ -1,7 +1,10 @@
 import pytest
+from detectron2.data import DatasetMapper
+from detectron2.data.datasets import load_coco_json
 from PIL import Image
 
 from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder, read_annotated_folders
+from se_detection.data.check.fix import fix_annotations
 from se_detection.data.check.health import check_health
 from se_detection.data.check.health_report import health_tables
 from se_detection.data.coco_sets import check_coco
@@ -144,6 +147,21 @@ def test_usable_files_may_have_findings(data_set, cfg, breakage, level, key, cou
     assert found(health)[key] == (level, count)
     assert health["errors"] == (level == "error")
     assert check_coco(data_set.json_file, data_set.images)
+
+
+@pytest.mark.parametrize(("crowds", "fit"), [(18, True), (19, False)])
+def test_crowds_must_not_be_most_of_the_objects(data_set, cfg, crowds, fit) -> None:
+    """detectron2's mapper drops them."""
+    change("annotations", *range(crowds), iscrowd=1)(data_set)
+    health = check(data_set, cfg)
+    assert found(health).get("annotations-mostly-crowds") == (None if fit else ("error", crowds))
+    records = load_coco_json(str(data_set.json_file), str(data_set.images))
+    mapper = DatasetMapper(cfg, is_train=True)
+    assert sum(len(mapper(record)["instances"]) for record in records) == 36 - crowds
+    annotated = read_annotated_folder(data_set.json_file, data_set.images)
+    fixed, changes = fix_annotations(annotated, decode_images(annotated))
+    assert sum(map(len, changes.values())) == (0 if fit else crowds)
+    assert [entry["iscrowd"] for entry in fixed.content["annotations"]].count(0) == (36 - crowds if fit else 36)
 
 
 def test_all_problems_are_found_at_once(data_set, cfg) -> None:
