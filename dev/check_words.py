@@ -32,7 +32,7 @@ WORDS = re.compile("|".join(rf"(?P<rule{number}>\b(?:{rule})\b)" for number, rul
 # Names that are fixed: flags, folders that a command writes, keys of files, and a figure, which is drawn.
 FIXED = re.compile(
     r"--(pictures?|arms|allow-partial-trunk)\b|\bargs\.(pictures?|arms)\b|\bpictures?/|[\"'`](pictures?|arms?)[\"'`]"
-    r"|`trunk\.pth`|\bARm\b|\{%.*?\bis none\b"
+    r"|`trunk\.pth`|\bARm\b|\{[{%].*?\bis none\b"
 )
 FILES = ("*.py", "*.md", "*.yaml", "*.yml", "*.toml", "*.jinja", "*.js", "*.css", "Makefile", "*.cff")
 

@@ -83,7 +83,7 @@ def draw(seed: int, *names: object) -> str:
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yields what may stand for a node; mypy would notice most changes of names and attributes, so there are none."""
+    """Yields what may replace a node; not other names and attributes, because mypy would notice most of them."""
     match node:
         case ast.Compare(left, [operator], right) if type(operator) in COMPARISONS:
             yield ast.Compare(left, [COMPARISONS[type(operator)]()], right)

@@ -33,8 +33,8 @@ def draw_curves(records: Records, path: Path) -> Path:
         _plot(during, [run["curve"]["evaluations"] for run in runs], name, **line)
         # Several variants may start from the same backbones.
         backbones = {(run[BACKBONE]["arm"], run["seed"]): run[BACKBONE]["curve"]["evaluations"] for run in runs}
-        arm = runs[0][BACKBONE]["arm"]
-        shown = None if any(arm == other for other, _ in seen) else arm
+        variant = runs[0][BACKBONE]["arm"]
+        shown = None if any(variant == other for other, _ in seen) else variant
         _plot(top1, [curve for key, curve in backbones.items() if key not in seen], shown, **line)
         seen |= set(backbones)
     final.set_xticks(range(len(kept)), list(kept), rotation=12)
