@@ -24,6 +24,7 @@ from ..coco_format import (
 )
 from ..image_files import ImageFile
 from .annotated_folder import AnnotatedFolder, DecodedImages, image_size
+from .areas import wrong_areas
 from .boxes import CornerBox, Size, clip, overhang, place, suspected_notation
 
 # The changed entries of each kind of change, in the order in which the kinds first occurred.
@@ -57,6 +58,12 @@ def fix_annotations(annotated: AnnotatedFolder, decoded_images: DecodedImages) -
         for crowd in filter(is_crowd, annotations):
             crowd["iscrowd"] = 0
             changes["annotations: iscrowd cleared, as it was set for most"].append(f"annotation {crowd['id']}")
+    sizes = {image["id"]: image_size(image) for image in images}
+    areas = wrong_areas([(annotation, sizes[annotation["image_id"]]) for annotation in annotations])
+    for index, area in areas.items():
+        annotations[index]["area"] = area
+        what = "annotations: area set to the mask's, or without a mask to the box's"
+        changes[what].append(f"annotation {annotations[index]['id']}")
     if not annotations:
         done = "; ".join(f"{what} ({len(entries)})" for what, entries in changes.items())
         problem = f"{annotated.json_file}: nothing to train on would be left ({done or 'it has no annotations'})"
@@ -187,9 +194,6 @@ def _fix_values(fixed: Entry, size: Size) -> Iterator[str]:
     if not usable(fixed, EVALUATED_ANNOTATION, "iscrowd"):
         fixed["iscrowd"] = int(is_set(fixed.get("iscrowd")))
         yield f"iscrowd set to {fixed['iscrowd']}"
-    if not usable(fixed, EVALUATED_ANNOTATION, "area"):
-        fixed["area"] = float(math.prod(fixed["bbox"][2:]))
-        yield "area set to the box's"
     for key in ("segmentation", "keypoints"):
         if key in fixed and not usable(fixed, ANNOTATION, key):
             del fixed[key]

@@ -30,6 +30,7 @@ from ..coco_format import (
 from ..coco_sets import category_difference
 from .anchors import fit_anchors
 from .annotated_folder import AnnotatedFolder, Box, DecodedImages, image_size
+from .areas import wrong_areas
 from .boxes import clip, overhang, place, suspected_notation
 from .duplicates import find_overlap, same_files
 
@@ -203,6 +204,20 @@ def _box_findings(boxes: Sequence[Box], notation: str | None) -> Iterator[Findin
     yield from _finding("warning", "boxes-empty", "boxes: no width or no height", dropped, found["empty"])
     what, advice = "boxes: duplicates of the same class in an image", "remove one, or AP counts it as missed"
     yield from _finding("warning", "boxes-repeated", what, advice, found["repeated"])
+    stated = [
+        item
+        for item in boxes
+        if usable(item.annotation, EVALUATED_ANNOTATION, "area")
+        and place(item.box, item.size) in ("inside", "sticking out")
+    ]
+    areas = wrong_areas([(item.annotation, item.size) for item in stated])
+    examples = [
+        f"{_name_box(stated[index])}: area {stated[index].annotation['area']:.6g}, should be {area:.6g}"
+        for index, area in areas.items()
+    ]
+    what = "annotations: area is not that of the mask or the box"
+    advice = "correct it (--fix does): AP of small, medium and large objects is wrong"
+    yield from _finding("warning", "annotations-area", what, advice, examples)
 
 
 def _duplicate_findings(annotated: AnnotatedFolder) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ def found(health):
 
 def test_a_valid_set_has_no_findings(data_set, cfg) -> None:
     data_set.content["annotations"].append(
-        {**data_set.content["annotations"][0], "id": 99, "iscrowd": 1, "bbox": [1, 1, 9, 9]}
+        {**data_set.content["annotations"][0], "id": 99, "iscrowd": 1, "bbox": [1, 1, 9, 9], "area": 81}
     )
     health = check(data_set, cfg)
     assert health["findings"] == []
