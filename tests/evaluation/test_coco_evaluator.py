@@ -4,13 +4,17 @@ import math
 import numpy as np
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from PIL import Image
 
-from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator
+from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator, build_evaluator
+
+from ..helpers import raises
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 NAME = "evaluation_test_val"
@@ -137,8 +141,44 @@ def test_masks_have_their_own_key(register, annotations, tmp_path) -> None:
 
 def test_only_the_main_process_writes(register, annotations, detect, tmp_path, monkeypatch) -> None:
     register(annotations)
+    found = detect(annotations, seed=1, jitter=0.1)
     evaluator = COCODetectionEvaluator(NAME, output_dir=str(tmp_path / "inference"))
-    feed(evaluator, annotations, detect(annotations, seed=1, jitter=0.1))
+    feed(evaluator, annotations, found)
     monkeypatch.setattr(comm, "is_main_process", lambda: False)
     assert evaluator.evaluate() == {}
     assert not (tmp_path / "inference").exists()
+
+    alone = COCODetectionEvaluator(NAME, output_dir=str(tmp_path / "inference"), distributed=False)
+    feed(alone, annotations, found)
+    assert alone.evaluate()["bbox"]["AP"] > 0
+    assert (tmp_path / "inference" / "results.json").is_file()
+
+
+def test_evaluators_are_those_of_detectron2s_train_net(register, annotations, tmp_path) -> None:
+    register(annotations)
+    assert isinstance(build_evaluator(get_cfg(), NAME, str(tmp_path)), COCODetectionEvaluator)
+
+    labels = np.random.default_rng(0).integers(3, size=(4, 6), dtype=np.uint8)
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    files = {"file_name": "image.jpg", "sem_seg_file_name": str(tmp_path / "labels.png")}
+    stuff = {"stuff_classes": ["things", "sky", "grass"], "stuff_dataset_id_to_contiguous_id": {0: 0, 1: 1, 2: 2}}
+    DatasetCatalog.remove(NAME)
+    DatasetCatalog.register(NAME, lambda: [files])
+    MetadataCatalog.get(NAME).set(ignore_label=255, **stuff)
+    metadata = vars(MetadataCatalog.get(NAME))
+    metadata["evaluator_type"] = "coco_panoptic_seg"
+    segmentation, detection, panoptic = build_evaluator(get_cfg(), NAME, str(tmp_path))._evaluators
+    assert isinstance(segmentation, SemSegEvaluator)
+    assert isinstance(detection, COCODetectionEvaluator)
+    assert isinstance(panoptic, COCOPanopticEvaluator)
+
+    # One of 24 pixels is wrong.
+    scores = torch.nn.functional.one_hot(torch.from_numpy(labels).long(), 3).permute(2, 0, 1).float()
+    scores[:, 0, 0] = scores[:, 0, 0].roll(1)
+    segmentation.reset()
+    segmentation.process([files], [{"sem_seg": scores}])
+    assert segmentation.evaluate()["sem_seg"]["pACC"] == pytest.approx(100 * 23 / 24)
+
+    metadata["evaluator_type"] = "lvis"
+    with raises("data.bad_evaluator", NAME, "lvis", "coco_panoptic_seg"):
+        build_evaluator(get_cfg(), NAME, str(tmp_path))
