@@ -1,5 +1,6 @@
 """Reads weights files without running code in them; checks the sizes that they claim, and the SHA-256 of downloads."""
 
+import logging
 import pickle
 import re
 import zipfile
@@ -14,6 +15,8 @@ from ..errors import UserError
 from ..files import file_digest, parse_json
 from .arrays import ArrayUnpickler, PickledArray
 
+logger = logging.getLogger(__name__)
+
 ZIP = b"PK\x03\x04"
 PICKLE = b"\x80"
 # torch.save's old format, from before its zip files, starts with a pickle of this number.
@@ -22,6 +25,14 @@ TORCH_MAGIC = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 MAX_TENSORS = 10_000
 # torch would silently convert 8-bit, complex and quantized tensors.
 NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64, torch.bool)
+# The entry of a training checkpoint with the weights: pycls', detectron2's and torchvision's, timm's and Lightning's,
+# and that of PyTorch's tutorials.
+ENTRIES = ("model_state", "model", "state_dict", "model_state_dict")
+# What a wrapper (DDP, torch.compile, a LightningModule) puts before all names of a ResNet or of a detector.
+WRAPPER = re.compile(
+    r"(?!backbone\.(?:bottom_up|stem)\.)"
+    r"(?:.+?\.(?=(?:backbone\.bottom_up|(?:backbone\.)?stem\.conv1|layer1\.0\.conv1)\.)|(?:(?:module|_orig_mod)\.)+)"
+)
 # torch.hub's file names end with the first digits of their SHA-256; unlike a date, they have letters. In Hugging Face's
 # cache, the whole digest is the name.
 SHA256_IN_NAME = re.compile(r"(?:.*-)?([0-9a-f]{64}|(?<=-)(?=\d*[a-f])[0-9a-f]{8,63})(?:\.\w+)?")
@@ -29,6 +40,8 @@ SHA256_IN_NAME = re.compile(r"(?:.*-)?([0-9a-f]{64}|(?<=-)(?=\d*[a-f])[0-9a-f]{8
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Reads a `.pth`, `.pkl` or `.safetensors` file, recognized by its content, for detectron2's checkpointer.
+
+    Weights in an entry of another name, or with one prefix before all names, are found, and the log says so.
 
     Returns:
         `model`, a state dict, and the file's other entries, such as `assumptions` or a run's `optimizer`.
@@ -132,13 +145,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _checked_checkpoint(content: Any, path: Path) -> dict[str, Any]:
-    found = content
+    found, entry = content, None
     if isinstance(content, dict):
-        if "model_state" in content:
-            content = {"model": content["model_state"], "matching_heuristics": True}
-        elif "model" not in content:
-            content = {"model": content.get("state_dict", content)}
-        found = content["model"]
+        entry = _entry(content)
+        found = _inner(content if entry is None else content[entry])
     if not isinstance(found, dict) or len(found) > MAX_TENSORS:
         what = f"more than {MAX_TENSORS} entries" if isinstance(found, dict) else f"a {type(found).__name__}"
         raise UserError("weights.no_state_dict", f"{path} holds {what}, not a state dict; save only a state_dict()")
@@ -156,6 +166,41 @@ def _checked_checkpoint(content: Any, path: Path) -> dict[str, Any]:
         if tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
             raise UserError("weights.not_finite", f"{path}: {key} has values that are not finite; use another file")
         tensors[key] = tensor
-    if all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return {**content, "model": tensors}
+    unwrapped, prefix = _unwrapped(tensors)
+    if prefix or entry not in (None, *ENTRIES):
+        logger.warning(f"{path}: took the tensors of entry {entry}, without the prefix {prefix!r} of all names")
+    if entry == "model":
+        return {**content, "model": unwrapped}
+    return {"model": unwrapped, **({"matching_heuristics": True} if entry == "model_state" else {})}
+
+
+def _entry(content: dict[Any, Any]) -> str | None:
+    """The entry of a checkpoint with its weights: one with a usual name, or the only one with a state dict."""
+    if usual := [name for name in ENTRIES if name in content]:
+        return usual[0]
+    entries = [name for name, value in content.items() if isinstance(name, str) and _is_state_dict(_inner(value))]
+    return entries[0] if len(entries) == 1 else None
+
+
+def _inner(value: Any) -> Any:
+    """The state dict in an entry, which may have it in an entry of its own."""
+    entries = [value[name] for name in (*ENTRIES, "module") if name in value] if isinstance(value, dict) else []
+    return entries[0] if entries and isinstance(entries[0], dict) else value
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(next(iter(value.values()), None), Tensor | PickledArray)
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """The tensors without the prefix of wrappers, and the prefix."""
+    removed = ""
+    for _ in range(3):  # a wrapper in a wrapper
+        prefix = next((match[0] for match in map(WRAPPER.match, tensors) if match), "")
+        # An averaged model (torch.optim.swa_utils) counts its updates in a scalar of its own.
+        named = {key: tensor for key, tensor in tensors.items() if "." in key or tensor.dim()}
+        if not prefix or not all(key.startswith(prefix) for key in named):
+            break
+        tensors = {key.removeprefix(prefix): tensor for key, tensor in named.items()}
+        removed += prefix
+    return tensors, removed

@@ -90,6 +90,15 @@ def test_a_checkpoint_of_a_run_loads(checkpoint, saved, tmp_path) -> None:
         assert torch.equal(tensor, saved["model"][key]), key
 
 
+def test_a_wrapped_detector_or_its_backbone_loads(saved, tmp_path) -> None:
+    backbone = {key: tensor for key, tensor in saved["model"].items() if key.startswith("backbone.bottom_up.")}
+    for weights in (saved["model"], backbone):
+        wrapped = {f"module.model._orig_mod.{key}": tensor for key, tensor in weights.items()}
+        model = load(config(), {"model_state_dict": wrapped}, tmp_path)
+        state = model.state_dict()
+        assert all(torch.equal(state[key], tensor) for key, tensor in weights.items())
+
+
 def resume_in_two_processes(rank: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     model = nn.Linear(2, 2)

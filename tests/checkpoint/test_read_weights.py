@@ -7,9 +7,13 @@ import zipfile
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
+from se_detection.checkpoint.convert import fitting_source
 from se_detection.checkpoint.read_weights import read_checkpoint
 
 from ..helpers import raises
@@ -43,6 +47,55 @@ def test_torch_files_with_any_suffix(tmp_path, is_zip, suffix) -> None:
     assert_weights(read_checkpoint(path))
     # pycls' names have no prefix.
     assert read_checkpoint(path)["matching_heuristics"]
+
+
+class Wrapper(nn.Module):
+    """A DDP (`module`), a torch.compile (`_orig_mod`) or a LightningModule (any name), as far as names go."""
+
+    def __init__(self, name: str, network: nn.Module) -> None:
+        super().__init__()
+        self.add_module(name, network)
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> nn.Module:
+    return timm.create_model("resnet18", channels=(8, 8, 8, 8), num_classes=2)
+
+
+@pytest.mark.parametrize("name", ["model", "net", "encoder", "backbone", "module"])
+def test_one_prefix_of_all_names_is_removed(tmp_path, caplog, resnet18, name) -> None:
+    """An averaged model has a counter too."""
+    path, expected = tmp_path / "weights.pth", resnet18.state_dict()
+    for wrapped in (Wrapper(name, resnet18), Wrapper(name, Wrapper("_orig_mod", resnet18)), AveragedModel(resnet18)):
+        torch.save({"model": wrapped.state_dict()}, path)
+        caplog.clear()
+        read = read_checkpoint(path)["model"]
+        assert read.keys() == expected.keys()
+        assert all(torch.equal(tensor, expected[key]) for key, tensor in read.items())
+        prefix = next(key for key in wrapped.state_dict() if "." in key).removesuffix("conv1.weight")
+        assert f"without the prefix {prefix!r}" in caplog.text
+    # Half of a network, or two networks, have no common prefix.
+    both = nn.ModuleDict({"student": resnet18, "teacher": resnet18}).state_dict()
+    torch.save(both, path)
+    assert read_checkpoint(path)["model"].keys() == both.keys()
+
+
+def test_weights_in_entries_of_other_names_are_found(tmp_path, caplog, resnet18) -> None:
+    path, weights = tmp_path / "weights.pth", resnet18.state_dict()
+    optimizer = torch.optim.SGD(resnet18.parameters(), lr=0.1, momentum=0.9)
+    for content in (
+        {"epoch": 3, "model_state_dict": weights, "optimizer_state_dict": optimizer.state_dict()},
+        {"epoch": 3, "net": weights, "best": torch.tensor(0.5), "optimizer": optimizer.state_dict()},
+        {"model": {"state_dict": weights}},
+        {"generator": {"module": weights}},
+    ):
+        torch.save(content, path)
+        assert fitting_source(read_checkpoint(path)["model"]) == "timm"
+    assert "entry generator" in caplog.text
+    assert "entry net" in caplog.text
+    torch.save({"student": weights, "teacher": weights}, path)
+    with raises("weights.no_state_dict", "'student'"):
+        read_checkpoint(path)
 
 
 def test_safetensors_files(tmp_path) -> None:
