@@ -64,17 +64,21 @@ class VideoFile:
         self.frames = 0
 
     def write(self, image: Image.Image) -> None:
-        """Appends a frame, of the same size as the first one; the codec drops the last row or column of odd sizes.
+        """Appends a frame, of the same size as the first one; its last row and column are repeated to an even size.
 
         Raises:
             UserError: the file can't be written.
         """
+        frame = cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR)
+        frame = cv2.copyMakeBorder(frame, 0, image.height % 2, 0, image.width % 2, cv2.BORDER_REPLICATE)
         if self.writer is None:
-            self.writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*CODEC), self.rate, image.size)
+            size = frame.shape[1::-1]
+            self.writer = cv2.VideoWriter(str(self.part), cv2.VideoWriter.fourcc(*CODEC), self.rate, size)
             if not self.writer.isOpened():
-                size = f"{image.width}x{image.height}"
-                raise UserError("predict.no_codec", f"{self.path}: OpenCV can't write this video ({CODEC}, {size})")
-        self.writer.write(cv2.cvtColor(np.asarray(image), cv2.COLOR_RGB2BGR))
+                raise UserError(
+                    "predict.no_codec", f"{self.path}: OpenCV can't write this video ({CODEC}, {size[0]}x{size[1]})"
+                )
+        self.writer.write(frame)
         self.frames += 1
 
     def __enter__(self) -> Self:

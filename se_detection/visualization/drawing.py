@@ -25,6 +25,8 @@ FONT_RATIO, LINE_RATIO = 80, 480
 # Corners are moved to within this distance (pixels): OpenCV overflows at 2^31.
 FAR = 2**17
 MASK_OPACITY = 0.45
+# Among more labels there is no space to move one to; searching for it takes seconds.
+MOVED_LABELS = 100
 # detectron2's threshold for drawing a keypoint.
 MIN_KEYPOINT_SCORE = 0.05
 
@@ -119,7 +121,10 @@ def named_boxes(entries: Iterable[Entry], names: Mapping[Any, str], colours: Map
 
 
 def draw_panel(image: Image.Image, boxes: Sequence[DrawnBox], width: int, pen: Pen = THIN) -> Image.Image:
-    """Resizes an image to a width and draws boxes on it, the last one on top; labels that overlap are moved apart."""
+    """Resizes an image to a width and draws boxes on it, the last one on top.
+
+    Up to 100 labels are moved apart where they overlap, and into the image.
+    """
     # Imported here because it takes half a second.
     import supervision
 
@@ -145,7 +150,7 @@ def draw_panel(image: Image.Image, boxes: Sequence[DrawnBox], width: int, pen: P
         supervision.Color.BLACK,
         font_size=pen.font,
         text_padding=pen.font // 4,
-        smart_position=True,
+        smart_position=len(labelled) <= MOVED_LABELS,
     )
     places = supervision.Detections(corners[labelled].astype(np.float32))
     drawn: Image.Image = annotator.annotate(Image.fromarray(panel), places, [boxes[n].label for n in labelled])

@@ -16,8 +16,8 @@ GREY, RED, BLACK = (90, 90, 90), (255, 0, 0), (0, 0, 0)
     [
         ((160, 120), np.inf, (640, 480)),
         ((60, 120), np.inf, (320, 640)),
-        ((3000, 1500), np.inf, (3000, 1500)),
-        ((3000, 1500), 1280, (1280, 640)),
+        ((1000, 500), np.inf, (1000, 500)),
+        ((1000, 500), 800, (800, 400)),
         ((160, 120), 320, (320, 240)),
         ((3000, 2), np.inf, (3000, 2)),
     ],
@@ -69,6 +69,12 @@ def test_the_highest_score_is_on_top_and_labels_do_not_overlap() -> None:
     assert drawn.tobytes() == draw_boxes(Image.new("RGB", (640, 640), GREY), entries[::-1], NAMES, COLOURS).tobytes()
     above = np.asarray(drawn)[:190]
     assert all((above == colour).all(axis=2).sum() > 300 for colour in COLOURS.values())
+    # More than 100 labels stay where they are, one on another.
+    heights = []
+    for number in (100, 101):
+        many = draw_boxes(Image.new("RGB", (640, 640), GREY), entries[:1] * number, NAMES, COLOURS)
+        heights.append(640 - np.flatnonzero((np.asarray(many) != 90).any(axis=(1, 2))).min())
+    assert heights[0] > heights[1] > 640 - 200
 
 
 def test_boxes_far_outside_are_drawn_at_once() -> None:
