@@ -25,6 +25,7 @@ from .coco_format import (
     check_content,
     read_coco,
 )
+from .file_names import find_renamed
 from .image_files import BadImage, inspect_image, map_files, reason
 from .masks_and_keypoints import keypoint_metadata
 
@@ -76,7 +77,11 @@ def check_images(
     if missing and os.path.isdir(image_root):
         where = f"{json_file}: {len(missing)} of {len(images)} images are not in {image_root}"
         advice = f"add them or give another folder{alternative}"
-        raise UserError("data.missing_images", f"{where}, the first of them {missing[0]!r}; {advice}")
+        first = repr(missing[0])
+        if renamed := find_renamed(image_root, names):
+            first += f"; {len(renamed)} have another name there, such as {next(iter(renamed.values()))!r}"
+            advice = "correct the names with se-det check-data --fix"
+        raise UserError("data.missing_images", f"{where}, the first of them {first}; {advice}")
     for image, problem in zip(images, _problems(json_file, images, image_root, longest), strict=True):
         if problem is not None:
             where = f"{json_file}: image {image['id']}, {problem.file_name}, {problem.reason}"

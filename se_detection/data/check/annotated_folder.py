@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ...errors import UserError
 from ..coco_format import ANNOTATION, IMAGE, Content, Entry, read_coco, usable
+from ..file_names import find_renamed
 from ..image_files import ImageFile, inspect_image, map_files
 from .boxes import CornerBox, Size
 
@@ -33,6 +34,12 @@ class AnnotatedFolder(NamedTuple):
     def images(self) -> Iterator[tuple[int, Entry]]:
         """Index and entry of each image with a valid `file_name`."""
         return ((at, entry) for at, entry in enumerate(self.content["images"]) if usable(entry, IMAGE, "file_name"))
+
+    def renamed(self) -> dict[str, str]:
+        """The files of missing images that are in the folder under another name, by `file_name`."""
+        entries = (entry for entry in self.content["images"] if isinstance(entry, dict))
+        names = {name for entry in entries if isinstance(name := entry.get("file_name"), str)}
+        return find_renamed(self.image_root, names) if self.image_root else {}
 
     def boxes(self) -> list[Box]:
         """The valid boxes in images of known size."""
@@ -85,7 +92,11 @@ def read_annotated_folders(paths: Sequence[Path]) -> list[AnnotatedFolder]:
 
 
 def decode_images(annotated: AnnotatedFolder) -> DecodedImages:
-    """Decodes all images of an annotated folder (not None), with a progress bar if there are many."""
+    """Decodes all images of an annotated folder (not None), under their right names too.
+
+    A progress bar is shown if there are many.
+    """
     assert annotated.image_root is not None
-    names = list(dict.fromkeys(image["file_name"] for _, image in annotated.images()))
+    stated = (image["file_name"] for _, image in annotated.images())
+    names = list(dict.fromkeys([*stated, *annotated.renamed().values()]))
     return dict(zip(names, map_files(inspect_image, [annotated.image_root / name for name in names]), strict=True))

@@ -48,6 +48,7 @@ def fix_annotations(annotated: AnnotatedFolder, decoded_images: DecodedImages) -
             on would be left.
     """
     changes: Changes = defaultdict(list)
+    annotated = _with_right_names(annotated, changes)
     categories = _fixed_categories(annotated, changes)
     if notation := suspected_notation([item[:2] for item in annotated.boxes()]):
         advice = "convert them to COCO's [x, y, width, height] in pixels first"
@@ -70,6 +71,17 @@ def fix_annotations(annotated: AnnotatedFolder, decoded_images: DecodedImages) -
         raise UserError("data.no_objects", f"{problem}; check the image folder, and correct the file by hand")
     content = {**annotated.content, "images": images, "annotations": annotations, "categories": categories}
     return annotated._replace(content=content), changes
+
+
+def _with_right_names(annotated: AnnotatedFolder, changes: Changes) -> AnnotatedFolder:
+    renamed = annotated.renamed()
+    images = list(annotated.content["images"])
+    for index, image in enumerate(images):
+        name = image.get("file_name") if isinstance(image, dict) else None
+        if isinstance(name, str) and name in renamed:
+            images[index] = {**image, "file_name": renamed[name]}
+            changes["images: the file's name"].append(f"{entry_name('images', index, image)}: {renamed[name]!r}")
+    return annotated._replace(content={**annotated.content, "images": images})
 
 
 def _fixed_categories(annotated: AnnotatedFolder, changes: Changes) -> list[Entry]:

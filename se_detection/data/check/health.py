@@ -151,8 +151,18 @@ def _reference_findings(annotated: AnnotatedFolder) -> Iterator[Finding]:
 
 
 def _image_findings(annotated: AnnotatedFolder, images: DecodedImages) -> Iterator[Finding]:
+    renamed = annotated.renamed()
+    renames = [
+        f"{entry_name('images', index, image)}: {short(image['file_name'])} is {renamed[image['file_name']]!r}"
+        for index, image in enumerate(annotated.content["images"])
+        if isinstance(image, dict) and isinstance(image.get("file_name"), str) and image["file_name"] in renamed
+    ]
+    what, advice = f"images: other names than in {annotated.image_root}", "correct the names (--fix does)"
+    yield from _finding("error", "images-renamed", what, advice, renames)
     found: dict[str, list[str]] = defaultdict(list)
     for index, image in annotated.images():
+        if image["file_name"] in renamed:
+            continue
         decoded = images[image["file_name"]]
         name = f"{entry_name('images', index, image)}: {image['file_name']!r}"
         if decoded is None:

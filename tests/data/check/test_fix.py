@@ -142,7 +142,7 @@ def test_a_wrong_size_is_corrected_if_the_boxes_fit(data_set, cfg, file, stated,
 def test_problems_that_cannot_be_fixed_are_reported(data_set, cfg) -> None:
     content = deepcopy(data_set.content)
     categories = content["categories"]
-    elsewhere = [image | {"file_name": f"elsewhere/{image['file_name']}"} for image in content["images"]]
+    elsewhere = [image | {"file_name": f"other_{image['file_name']}"} for image in content["images"]]
     corners = [entry | {"bbox": [24, 15.5, 40, 23.5]} for entry in content["annotations"]]
     for change, code, *named in (
         ({"categories": []}, "data.empty", "'categories'"),
