@@ -19,6 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("input", metavar="INPUT", help="a .pth or .safetensors file, or timm's name of the weights")
     add("--source", choices=SOURCES, help="the library the file is from; not needed for timm's names")
     add("--depth", type=int, metavar="N", help="refuse a network of another depth")
+    add("--ema", action="store_true", help="from a checkpoint that has both, take the moving average of the weights")
     add("--output", type=Path, required=True, metavar="FILE", help="the file to write: .pth or .safetensors")
     add("--verify", action="store_true", help="first compare with timm's network on random images")
 
@@ -31,7 +32,7 @@ def run(args: Namespace) -> None:
     from se_detection.errors import UserError
 
     check_target(args.output)
-    converted = convert_input(args.input, args.source, depth=args.depth)
+    converted = convert_input(args.input, args.source, depth=args.depth, ema=args.ema)
     print(f"The weights assume: {converted.assumptions}")
     if args.verify:
         errors = relative_errors(converted)

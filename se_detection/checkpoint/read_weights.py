@@ -4,6 +4,7 @@ import logging
 import pickle
 import re
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.in
 # The entry of a training checkpoint with the weights: pycls', detectron2's and torchvision's, timm's and Lightning's,
 # and that of PyTorch's tutorials.
 ENTRIES = ("model_state", "model", "state_dict", "model_state_dict")
+# The entry with a moving average of the weights (timm's state_dict_ema, torchvision's model_ema), or its part of a
+# LightningModule.
+EMA = re.compile(r"(?:^|_)(?:ema|swa|averaged?)(?:_|$)")
 # What a wrapper (DDP, torch.compile, a LightningModule) puts before all names of a ResNet or of a detector.
 WRAPPER = re.compile(
     r"(?!backbone\.(?:bottom_up|stem)\.)"
@@ -38,16 +42,21 @@ WRAPPER = re.compile(
 SHA256_IN_NAME = re.compile(r"(?:.*-)?([0-9a-f]{64}|(?<=-)(?=\d*[a-f])[0-9a-f]{8,63})(?:\.\w+)?")
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, ema: bool = False) -> dict[str, Any]:
     """Reads a `.pth`, `.pkl` or `.safetensors` file, recognized by its content, for detectron2's checkpointer.
 
-    Weights in an entry of another name, or with one prefix before all names, are found, and the log says so.
+    Weights in an entry of another name, or with one prefix before all names, are found, and the log says so. It also
+    says which weights were taken from a file with a moving average.
+
+    Args:
+        ema: take the moving average of the weights.
 
     Returns:
         `model`, a state dict, and the file's other entries, such as `assumptions` or a run's `optimizer`.
 
     Raises:
-        UserError: the file is broken, is not a weights file, or holds code, or values that are not finite.
+        UserError: the file is broken, is not a weights file, or holds code, or values that are not finite; or it has
+            no moving average, with `ema`.
     """
     path = Path(path)
     # Reading a pipe would block, and reading a device would not end.
@@ -65,7 +74,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     else:
         raise UserError("weights.not_weights", f"{path} is {_wrong_content(start)}; get the file again, or use another")
     try:
-        return _checked_checkpoint(read(path), path)
+        return _checked_checkpoint(read(path), path, ema)
     except UserError:
         raise
     # On a broken file, the readers raise errors of many classes: RuntimeError, EOFError, KeyError, MemoryError, ...
@@ -121,7 +130,9 @@ def _read_torch(path: Path) -> Any:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             check_archive(archive, path.stat().st_size)
-    return torch.load(path, map_location="cpu", weights_only=True)
+    # timm's and torchvision's training scripts save their arguments too; a Namespace only holds values.
+    with torch.serialization.safe_globals([Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _read_pickle(path: Path) -> Any:
@@ -144,11 +155,11 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return content
 
 
-def _checked_checkpoint(content: Any, path: Path) -> dict[str, Any]:
+def _checked_checkpoint(content: Any, path: Path, ema: bool) -> dict[str, Any]:
     found, entry = content, None
     if isinstance(content, dict):
         entry = _entry(content)
-        found = _inner(content if entry is None else content[entry])
+        found = _choose(content, entry, path, ema)
     if not isinstance(found, dict) or len(found) > MAX_TENSORS:
         what = f"more than {MAX_TENSORS} entries" if isinstance(found, dict) else f"a {type(found).__name__}"
         raise UserError("weights.no_state_dict", f"{path} holds {what}, not a state dict; save only a state_dict()")
@@ -174,11 +185,40 @@ def _checked_checkpoint(content: Any, path: Path) -> dict[str, Any]:
     return {"model": unwrapped, **({"matching_heuristics": True} if entry == "model_state" else {})}
 
 
+def _choose(content: dict[Any, Any], entry: str | None, path: Path, ema: bool) -> Any:
+    """The weights, or with `ema` their moving average, in whichever of the ways of :data:`EMA`."""
+    found = _inner(content if entry is None else content[entry])
+    # Lightning's WeightAveraging and mmengine's EMAHook save the average as the model, and the weights separately.
+    meta = content.get("meta")
+    swapped = "ema_state_dict" if isinstance(meta, dict) and "mmengine_version" in meta else "current_model_state"
+    if swapped in content and entry == "state_dict":
+        logger.warning(f"{path}: took {entry}, the moving average of the weights; {swapped} has them without averaging")
+        return found
+    averages = {name: _inner(value) for name, value in content.items() if isinstance(name, str) and EMA.search(name)}
+    averages = {name: value for name, value in averages.items() if _is_state_dict(value)}
+    if isinstance(found, dict):
+        parts = {str(key).split(".")[0] for key in found if "." in str(key)}
+        for part in sorted(filter(EMA.search, parts))[:1]:
+            averages[part] = {key: value for key, value in found.items() if str(key).startswith(f"{part}.")}
+            found = {key: value for key, value in found.items() if key not in averages[part]}
+    if ema and not averages:
+        raise UserError("weights.no_ema", f"{path} has no moving average of the weights; omit --ema")
+    if not averages:
+        return found
+    name = next(iter(averages))
+    if ema or not _is_state_dict(found):
+        logger.warning(f"{path}: took {name}, the moving average of the weights")
+        return averages[name]
+    logger.warning(f"{path}: took the weights; se-det convert --ema takes their moving average, {name}")
+    return found
+
+
 def _entry(content: dict[Any, Any]) -> str | None:
     """The entry of a checkpoint with its weights: one with a usual name, or the only one with a state dict."""
     if usual := [name for name in ENTRIES if name in content]:
         return usual[0]
     entries = [name for name, value in content.items() if isinstance(name, str) and _is_state_dict(_inner(value))]
+    entries = [name for name in entries if not EMA.search(name)]
     return entries[0] if len(entries) == 1 else None
 
 
@@ -198,7 +238,7 @@ def _unwrapped(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     for _ in range(3):  # a wrapper in a wrapper
         prefix = next((match[0] for match in map(WRAPPER.match, tensors) if match), "")
         # An averaged model (torch.optim.swa_utils) counts its updates in a scalar of its own.
-        named = {key: tensor for key, tensor in tensors.items() if "." in key or tensor.dim()}
+        named = {key: tensor for key, tensor in tensors.items() if key.startswith(prefix) or tensor.dim()}
         if not prefix or not all(key.startswith(prefix) for key in named):
             break
         tensors = {key.removeprefix(prefix): tensor for key, tensor in named.items()}

@@ -4,12 +4,14 @@ import collections
 import json
 import pickle
 import zipfile
+from argparse import Namespace
 
 import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -96,6 +98,48 @@ def test_weights_in_entries_of_other_names_are_found(tmp_path, caplog, resnet18)
     torch.save({"student": weights, "teacher": weights}, path)
     with raises("weights.no_state_dict", "'student'"):
         read_checkpoint(path)
+
+
+def test_the_moving_average_is_taken_if_asked_for(tmp_path, caplog, resnet18) -> None:
+    """timm's train.py, torchvision's references, a LightningModule with both, and others with an average in a dict."""
+    path, args = tmp_path / "weights.pth", Namespace(model="resnet18", lr=0.1)
+    averaged = ModelEmaV3(resnet18, decay=0.5)
+    for parameter in averaged.module.parameters():
+        parameter.data += 1
+    weights, average = resnet18.state_dict(), averaged.module.state_dict()
+    for content, name in (
+        ({"arch": "resnet18", "state_dict": weights, "args": args, "state_dict_ema": average}, "state_dict_ema"),
+        ({"model": weights, "model_ema": AveragedModel(averaged.module).state_dict(), "args": args}, "model_ema"),
+        ({"state_dict": nn.ModuleDict({"model": resnet18, "ema_model": averaged}).state_dict()}, "ema_model"),
+        ({"net": weights, "ema": {"module": average, "updates": 7}}, "ema"),
+    ):
+        torch.save(content, path)
+        for ema, expected in ((False, weights), (True, average)):
+            caplog.clear()
+            read = read_checkpoint(path, ema=ema)["model"]
+            assert read.keys() == expected.keys()
+            assert all(torch.equal(tensor, expected[key]) for key, tensor in read.items())
+            assert (f"took {name}, the moving average" in caplog.text) == ema
+            assert (f"se-det convert --ema takes their moving average, {name}" in caplog.text) != ema
+    torch.save({"state_dict_ema": average}, path)
+    assert torch.equal(read_checkpoint(path)["model"]["conv1.weight"], average["conv1.weight"])
+    torch.save(weights, path)
+    with raises("weights.no_ema", path):
+        read_checkpoint(path, ema=True)
+
+
+@pytest.mark.parametrize(
+    ("meta", "other"), [({}, "current_model_state"), ({"meta": {"mmengine_version": "0.10.7"}}, "ema_state_dict")]
+)
+def test_lightning_and_mmengine_save_the_average_as_the_model(tmp_path, caplog, resnet18, meta, other) -> None:
+    """The callbacks `WeightAveraging.on_save_checkpoint` and `EMAHook.before_save_checkpoint` exchange the two."""
+    average = resnet18.state_dict()
+    weights = {key: tensor + 1 for key, tensor in average.items()}
+    torch.save({**meta, "state_dict": average, other: weights}, tmp_path / "weights.pth")
+    for ema in (False, True):
+        read = read_checkpoint(tmp_path / "weights.pth", ema=ema)["model"]
+        assert torch.equal(read["conv1.weight"], average["conv1.weight"])
+    assert f"{other} has them without averaging" in caplog.text
 
 
 def test_safetensors_files(tmp_path) -> None:

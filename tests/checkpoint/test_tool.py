@@ -9,6 +9,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 
 from se_detection import model_zoo
 from se_detection.checkpoint.convert_input import convert_input
+from se_detection.checkpoint.read_weights import read_checkpoint
 from se_detection.data.toy import make_toy_dataset
 
 from ..helpers import raises, randomize_norms
@@ -37,6 +38,15 @@ def test_convert_verify_and_load(tmp_path, resnet18, run_script, capsys) -> None
     model = model_zoo.build_model(cfg)
     DetectionCheckpointer(model).load("out.pth")
     assert torch.equal(model.backbone.bottom_up.res5[1].conv2.weight, resnet18["layer4.1.conv2.weight"])
+
+
+def test_convert_takes_the_moving_average(resnet18, run_script) -> None:
+    average = {key: tensor + 1 for key, tensor in resnet18.items()}
+    torch.save({"state_dict": resnet18, "state_dict_ema": average}, "resnet18.pth")
+    run_script("convert_weights.py", "resnet18.pth", "--source", "timm", "--ema", "--output", "out.pth")
+    assert torch.equal(read_checkpoint("out.pth")["model"]["stem.conv1.weight"], average["conv1.weight"])
+    with raises("weights.no_ema", "seresnet50"):
+        convert_input("seresnet50", ema=True)
 
 
 @pytest.mark.parametrize(
