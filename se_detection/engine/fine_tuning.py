@@ -1,10 +1,12 @@
-"""Fine-tuning: a pre-trained backbone is frozen at first, or trained at a lower learning rate."""
+"""Fine-tuning: a backbone is frozen at first, or trained at a lower learning rate; clipping of its gradients."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from detectron2.engine import HookBase
+from detectron2.solver.build import _generate_optimizer_class_with_gradient_clipping
 from torch import nn
+from torch.nn.utils import clip_grad_value_
 from torch.optim import Optimizer
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,20 @@ def scale_rate(optimizer: Optimizer, module: nn.Module, factor: float) -> None:
             if members:
                 groups.append({**group, "params": members, "lr": rate})
     optimizer.param_groups = groups
+
+
+def clip_values(optimizer: Optimizer, limit: float) -> None:
+    """Replaces detectron2's clipping by value, in which torch fails on a parameter without a gradient.
+
+    A frozen backbone has no gradients, and after a skipped step, nothing has.
+    """
+
+    def clip(parameters: Iterable[nn.Parameter]) -> None:
+        if trained := [item for item in parameters if item.grad is not None]:
+            clip_grad_value_(trained, limit)
+
+    plain = type(optimizer).__base__
+    optimizer.__class__ = _generate_optimizer_class_with_gradient_clipping(plain, global_clipper=clip)
 
 
 class FrozenBackbone(HookBase):

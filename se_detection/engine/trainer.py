@@ -45,7 +45,7 @@ from ..runs.run_folder import (
     training_files,
 )
 from .checks import available_device, check_data, check_run_folder, check_settings, check_weights_file
-from .fine_tuning import FrozenBackbone, backbone_of, scale_rate
+from .fine_tuning import FrozenBackbone, backbone_of, clip_values, scale_rate
 from .heartbeat import heartbeat
 from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN, Writers
 from .loss_guard import (
@@ -382,6 +382,9 @@ class Trainer(DefaultTrainer):
         optimizer: torch.optim.Optimizer = super().build_optimizer(cfg, model)
         if cfg.SOLVER.BACKBONE_MULTIPLIER != 1:
             scale_rate(optimizer, backbone_of(model), cfg.SOLVER.BACKBONE_MULTIPLIER)
+        clipping = cfg.SOLVER.CLIP_GRADIENTS
+        if clipping.ENABLED and clipping.CLIP_TYPE == "value":
+            clip_values(optimizer, clipping.CLIP_VALUE)
         return optimizer
 
     @classmethod

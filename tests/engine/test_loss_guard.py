@@ -86,7 +86,9 @@ def test_it_stops_and_saves_the_state_before(spoiled, module_path, iteration, sa
 
 @pytest.mark.slow
 def test_it_skips_as_many_steps_in_a_row_as_configured(spoiled, module_path) -> None:
-    skip = ["SOLVER.SKIP_NON_FINITE", "1"]
+    # Clipping by value must not fail where a step has no gradients.
+    clipped = ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value"]
+    skip = ["SOLVER.SKIP_NON_FINITE", "1", *clipped]
     trainer = spoiled("skip", *skip, bad={1: float("nan"), 3: float("-inf")})
     trainer.train()
     for iteration in (1, 3):
