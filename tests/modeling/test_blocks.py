@@ -193,6 +193,41 @@ def test_autocast() -> None:
             assert relative_error(ours[key], best) < max(2 * relative_error(theirs[key], best), 0.02), key
 
 
+def penalty(forward: Callable[[Tensor], Tensor], block: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+    (grad,) = torch.autograd.grad(forward(x).square().sum(), x, create_graph=True)
+    return torch.autograd.grad(grad.square().sum(), (x, *block.parameters()), allow_unused=True)
+
+
+@pytest.mark.parametrize("size", [51, 11])
+def test_a_gradient_penalty_has_the_right_gradients(size) -> None:
+    """With and without folded norms."""
+    for block in (block.double() for block in pair()):
+        x = torch.randn(1, block.in_channels, size, size, dtype=torch.float64, requires_grad=True)
+        expected = penalty(partial(figure_5, block, position="standard", squeeze="avg", gate="sigmoid"), block, x)
+        torch.testing.assert_close(penalty(block, block, x), expected)
+
+
+def test_transforms_of_torch_func() -> None:
+    """The gradients of each image, and a directional derivative."""
+    block = pair()[0].double()
+    parameters = dict(block.named_parameters())
+    x, direction = torch.randn(2, 2, 16, 51, 49, dtype=torch.float64)
+
+    def loss(parameters: dict[str, Tensor], image: Tensor) -> Tensor:
+        return torch.func.functional_call(block, parameters, (image[None],)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for image in range(2):
+        out = block(x[image : image + 1])
+        expected = torch.autograd.grad(out.square().sum(), list(parameters.values()))
+        torch.testing.assert_close([grad[image] for grad in found.values()], list(expected))
+    found, expected = (
+        torch.func.jvp(forward, (x,), (direction,))
+        for forward in (block, partial(figure_5, block, position="standard", squeeze="avg", gate="sigmoid"))
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_activation_checkpointing() -> None:
     for block in pair():
         x = torch.randn(2, block.in_channels, 15, 13, requires_grad=True)

@@ -1,16 +1,22 @@
 """The operators of SE-ResNets: the residual gate with its Triton kernels, and convolutions with a folded norm.
 
-An operator also works in a script, a trace, an export and a compiler. There it is a formula of PyTorch's operations:
-nothing else can be recorded, and a compiler fuses them and decides itself what to keep for the backward pass.
+An operator also works in a script, a trace, an export, a compiler and the transforms of `torch.func`. There it is a
+formula of PyTorch's operations: nothing else can be recorded or transformed, and a compiler fuses them and decides
+itself what to keep for the backward pass.
 """
 
 import torch
 from torch import Tensor
 
 
+@torch.jit.unused
 def runs_eagerly() -> bool:
-    """Whether operations run as they are called, and are not compiled, exported or traced."""
-    return not (torch.compiler.is_compiling() or torch.jit.is_tracing())  # type: ignore[attr-defined]
+    """Whether operations run as they are called, and are not compiled, exported, traced or transformed."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def memory_format_of(x: Tensor) -> torch.memory_format:

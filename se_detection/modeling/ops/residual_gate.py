@@ -12,8 +12,8 @@ from torch import Tensor
 from . import memory_format_of, runs_eagerly
 from .folding_conv import recomputation
 
-# The gradient is divided by the gate, which is at least this. A smaller sigmoid has a derivative as small.
-SMALLEST = 1e-6
+# The residuals of gates below this are kept: they can't be computed from the rounded output.
+SHUT = 1e-3
 # CUDA's limit for a grid axis, here of images, or of regions in a C4 head.
 MOST_IMAGES = 65535
 
@@ -37,9 +37,9 @@ def residual_gate(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     With a sigmoid gate in float32, no more is kept for the backward pass than in a plain block. The gradient of the
     gate is the sum over positions of `d * residual`, where `d` is the gradient before the ReLU. `d` is 0 where the
     output is 0; elsewhere the residual is `(out - shortcut) / gate`. The output and the shortcut, which plain blocks
-    keep too, thus replace the residual; the shortcut of a folded 1x1 convolution is computed again. In half precision
-    the output is rounded too coarsely for that (with small gates, the gradient would be wrong by a third), so the
-    residual is kept.
+    keep too, thus replace the residual, except in the channels of nearly shut gates; the shortcut of a folded 1x1
+    convolution is computed again. In half precision the output is rounded too coarsely for that (with small gates, the
+    gradient would be wrong by a third), so the residual is kept.
 
     Args:
         residual: (N, C, H, W), the output of the residual branch.
@@ -60,18 +60,26 @@ def formula(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
 
 
 def _eagerly(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
-    if gate.shape[2:] != (1, 1):
+    # The kernels do not broadcast.
+    if gate.shape != (*residual.shape[:2], 1, 1) or shortcut.shape != residual.shape:
         return formula(residual, gate, shortcut)
     if not (torch.is_grad_enabled() and (residual.requires_grad or gate.requires_grad or shortcut.requires_grad)):
         return _kernels_for(residual).forward(residual, gate, shortcut)
     if gate.grad_fn is None or gate.grad_fn.name() != "SigmoidBackward0":
         # Near 0, other gates than sigmoids have large derivatives.
         return formula(residual, gate, shortcut)
-    again: Callable[..., Tensor] | None = None
-    kept: tuple[Tensor, ...] = (residual,)
-    if torch.promote_types(residual.dtype, shortcut.dtype) not in (torch.float16, torch.bfloat16):
-        again, kept = recomputation(shortcut) or (_itself, (shortcut,))
-    return _ResidualGate.apply(residual, gate, shortcut, _kernels_for(residual), again, *kept)
+    half = torch.promote_types(residual.dtype, shortcut.dtype) in (torch.float16, torch.bfloat16)
+    # A CUDA graph can't depend on the number of shut gates.
+    keep_residual = half or (residual.is_cuda and torch.cuda.is_current_stream_capturing())
+    return _with_gradients(residual, gate, shortcut, _kernels_for(residual), keep_residual)
+
+
+def _with_gradients(residual: Tensor, gate: Tensor, shortcut: Tensor, kernels: Kernels, keep_residual: bool) -> Tensor:
+    if keep_residual:
+        return _ResidualGate.apply(residual, gate, shortcut, kernels, None, None, residual)
+    again, kept = recomputation(shortcut) or (_itself, (shortcut,))
+    shut = (gate.detach()[..., 0, 0] < SHUT).nonzero(as_tuple=True)
+    return _ResidualGate.apply(residual, gate, shortcut, kernels, again, shut, residual[shut], *kept)
 
 
 def _itself(shortcut: Tensor) -> Tensor:
@@ -79,7 +87,7 @@ def _itself(shortcut: Tensor) -> Tensor:
 
 
 class _ResidualGate(torch.autograd.Function):
-    """Keeps gate, output, and the tensors `kept`, from which `again` computes the shortcut; if None, the residual."""
+    """Keeps gate, output, and either the residual, or its `shut` channels and what `again` computes the shortcut of."""
 
     @staticmethod
     def forward(
@@ -89,24 +97,34 @@ class _ResidualGate(torch.autograd.Function):
         shortcut: Tensor,
         kernels: Kernels,
         again: Callable[..., Tensor] | None,
+        shut: tuple[Tensor, ...] | None,
         *kept: Tensor,
     ) -> Tensor:
         out = kernels.forward(residual, gate, shortcut)
-        ctx.kernels, ctx.again = kernels, again
+        ctx.kernels, ctx.again, ctx.shut = kernels, again, shut
         ctx.save_for_backward(gate, out, *kept)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # PyTorch's once_differentiable does not notice it if the gradient of the output is constant.
-        if torch.is_grad_enabled():
-            raise RuntimeError("residual_gate can be differentiated only once (create_graph=True)")
-        gate, out, *kept = ctx.saved_tensors
+        gate, out, first, *others = ctx.saved_tensors
         is_residual = ctx.again is None
-        branch = kept[0] if is_residual else ctx.again(*kept)
-        to_shortcut, to_residual, total = ctx.kernels.backward(grad, gate, out, branch, is_residual)
-        to_gate = total if is_residual else total / gate.clamp(min=SMALLEST)
-        return to_residual, to_gate.to(gate.dtype), to_shortcut, None, None, *(None for _ in kept)
+        kept = first if is_residual else ctx.again(*others)
+        # A closed gate does not divide by 0; its channel of the quotient is replaced.
+        divisor = gate.clamp(min=SHUT)
+        if torch.is_grad_enabled():
+            # For gradients of gradients: PyTorch's operations, on tensors of the graph.
+            residual = kept if is_residual else ((out - kept) / divisor).index_put(ctx.shut, first.to(out.dtype))
+            d = grad * (out > 0)
+            to_shortcut, to_residual, to_gate = d, d * gate, (d * residual).sum(dim=(2, 3), keepdim=True)
+        else:
+            to_shortcut, to_residual, to_gate = ctx.kernels.backward(grad, gate, out, kept, is_residual)
+            if not is_residual:
+                to_gate /= divisor
+                of_shut = to_shortcut[ctx.shut] * first
+                to_gate[ctx.shut] = of_shut.sum(dim=(1, 2), keepdim=True, dtype=to_gate.dtype)
+        unused = None, None, None, None, *(None for _ in others)
+        return to_residual, to_gate.to(gate.dtype), to_shortcut, *unused
 
 
 def _backward(
@@ -175,6 +193,6 @@ def _compare(kernels: Kernels, device: torch.device, dtype: torch.dtype, memory_
         leaves = [x.requires_grad_() for x in (residual, gate, shortcut)]
         out = formula(*leaves)
         expected = (out, *torch.autograd.grad(out, leaves, grad))
-        for again, kept in ((None, residual), (_itself, shortcut)):
-            out = _ResidualGate.apply(*leaves, kernels, again, kept)
+        for keep_residual in (True, False):
+            out = _with_gradients(*leaves, kernels, keep_residual)
             torch.testing.assert_close((out, *torch.autograd.grad(out, leaves, grad)), expected)
