@@ -15,13 +15,13 @@ FRAMES = 250
 
 
 def parse_json(data: bytes) -> Any:
-    """Parses JSON in UTF-8.
+    """Parses JSON in UTF-8, also with a byte order mark, or UTF-16 or -32.
 
     Raises:
         ValueError: it is not JSON, or it is nested so deeply that code which compares or writes it could fail.
     """
     try:
-        return _parse(data.decode("utf-8"), FRAMES)
+        return _parse(data.decode(json.detect_encoding(data)), FRAMES)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

@@ -1,5 +1,6 @@
 """Rules of COCO's instances format, as detectron2's loader and pycocotools need it."""
 
+import json
 import math
 import sys
 from collections import Counter
@@ -133,6 +134,12 @@ def read_coco(json_file: str | Path, lists: Sequence[str] = KINDS) -> Content:
         UserError: the file can't be read, is not JSON, or lacks a list.
     """
     return check_lists(json_file, read_json(Path(json_file)), lists)
+
+
+def encoding(json_file: Path) -> str:
+    """The encoding of a JSON file; pycocotools, which detectron2 reads annotations with, needs `utf-8`."""
+    with json_file.open("rb") as file:
+        return json.detect_encoding(file.read(4))
 
 
 def check_lists(json_file: str | Path, content: Any, lists: Sequence[str] = KINDS) -> Content:

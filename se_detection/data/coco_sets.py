@@ -23,6 +23,7 @@ from .coco_format import (
     Entry,
     category_names,
     check_content,
+    encoding,
     read_coco,
 )
 from .file_names import find_renamed
@@ -55,6 +56,9 @@ def check_coco(json_file: str | Path, image_root: str | Path, *, evaluated: bool
 def check_annotations(json_file: str | Path, *, evaluated: bool) -> Content:
     """The part of :func:`check_coco` that needs no images; returns the file's content."""
     content = read_coco(json_file)
+    if (found := encoding(Path(json_file))) != "utf-8":
+        advice = "write it without a byte order mark, as se-det check-data --fix does"
+        raise UserError("data.encoding", f"{json_file} is in {found}, which pycocotools does not read; {advice}")
     check_content(json_file, content, IMAGE, EVALUATED_ANNOTATION if evaluated else ANNOTATION)
     category_names(json_file, content)
     if all(annotation.get("iscrowd") for annotation in content["annotations"]):

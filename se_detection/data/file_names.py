@@ -33,7 +33,8 @@ def find_renamed(image_root: str | Path, names: Iterable[str]) -> dict[str, str]
             parts = _parts(path)
             if parts and path not in used and is_inside(path):
                 files[parts[-1]].append((parts, Path(path).as_posix()))
-    found = {name: path for name in names if name not in present and (path := _choose(_parts(name), files))}
+    meant = {name: _choose(_parts(name), files) for name in names if name not in present}
+    found = {name: path for name, path in meant.items() if path}
     claims = Counter(found.values())
     return {name: path for name, path in found.items() if claims[path] == 1}
 

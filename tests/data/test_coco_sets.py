@@ -89,7 +89,6 @@ def test_category_names_match_pycocotools(folder):
     ("data", "code", "named"),
     [
         (b'{"images": [],\n "annotations": [}', "file.not_json", "line 2 column 18"),
-        (b"\xef\xbb\xbf{}", "file.not_json", "BOM"),
         (b'{"images": "\xe9"}', "file.not_json", "utf-8"),
         (b"[" * 100_000, "file.not_json", "nested too deeply"),
         (b"[]", "data.not_coco", "'images'"),

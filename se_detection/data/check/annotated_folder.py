@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import UserError
-from ..coco_format import ANNOTATION, IMAGE, Content, Entry, read_coco, usable
+from ..coco_format import ANNOTATION, IMAGE, Content, Entry, encoding, read_coco, usable
 from ..file_names import find_renamed
 from ..image_files import ImageFile, inspect_image, map_files
 from .boxes import CornerBox, Size
@@ -30,6 +30,7 @@ class AnnotatedFolder(NamedTuple):
     json_file: Path
     image_root: Path | None
     content: Content
+    encoding: str = "utf-8"
 
     def images(self) -> Iterator[tuple[int, Entry]]:
         """Index and entry of each image with a valid `file_name`."""
@@ -71,7 +72,7 @@ def read_annotated_folder(json_file: Path, image_root: Path) -> AnnotatedFolder:
     """
     if not image_root.is_dir():
         raise UserError("data.no_folder", f"{image_root}: not a folder; give the one with the images of {json_file}")
-    return AnnotatedFolder(json_file, image_root, read_coco(json_file))
+    return AnnotatedFolder(json_file, image_root, read_coco(json_file), encoding(json_file))
 
 
 def read_annotated_folders(paths: Sequence[Path]) -> list[AnnotatedFolder]:

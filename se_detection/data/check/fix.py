@@ -5,6 +5,7 @@ entries are not changed.
 """
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 from ...errors import UserError
 from ..coco_format import (
     ANNOTATION,
+    CATEGORY,
     EVALUATED_ANNOTATION,
     IMAGE,
+    KINDS,
     Entry,
     category_names,
     entry_name,
@@ -30,6 +33,9 @@ from .boxes import CornerBox, Size, clip, overhang, place, suspected_notation
 # The changed entries of each kind of change, in the order in which the kinds first occurred.
 Changes = defaultdict[str, list[str]]
 
+WHOLE_NUMBERS = ("id", "image_id", "category_id", "width", "height")
+# Longer ones don't fit in 64 bits.
+NUMBER = re.compile(r"-?\d{1,18}(\.\d{0,18})?", re.ASCII)
 # Boxes that extend beyond an image by at most this (pixels) still fit it.
 SLACK = 1.0
 # Sizes of the same aspect ratio that differ by more than this (pixels) may belong to one image at two scales.
@@ -48,7 +54,10 @@ def fix_annotations(annotated: AnnotatedFolder, decoded_images: DecodedImages) -
             on would be left.
     """
     changes: Changes = defaultdict(list)
-    annotated = _with_right_names(annotated, changes)
+    if annotated.encoding != "utf-8":
+        changes["file: written in UTF-8, without a byte order mark"].append(annotated.encoding)
+        annotated = annotated._replace(encoding="utf-8")
+    annotated = _with_right_names(_with_numbers(annotated, changes), changes)
     categories = _fixed_categories(annotated, changes)
     if notation := suspected_notation([item[:2] for item in annotated.boxes()]):
         advice = "convert them to COCO's [x, y, width, height] in pixels first"
@@ -73,6 +82,40 @@ def fix_annotations(annotated: AnnotatedFolder, decoded_images: DecodedImages) -
     return annotated._replace(content=content), changes
 
 
+def _with_numbers(annotated: AnnotatedFolder, changes: Changes) -> AnnotatedFolder:
+    """Converts ids, sizes and boxes that are text, and ids and sizes that are decimals, where they mean one number."""
+
+    def convert(kind: str, index: int, entry: Any) -> Any:
+        if not isinstance(entry, dict):
+            return entry
+        fixed = {key: _whole_number(entry[key]) for key in WHOLE_NUMBERS if key in entry}
+        fixed |= {key: _number(entry[key]) for key in ("area",) if key in entry}
+        if isinstance(entry.get("bbox"), list):
+            fixed["bbox"] = [_number(value) for value in entry["bbox"]]
+        for key, value in fixed.items():
+            if repr(value) != repr(entry[key]):
+                changes[f"{kind}: {key!r} made a number"].append(entry_name(kind, index, entry))
+        return entry | fixed
+
+    lists = {
+        kind: [convert(kind, index, entry) for index, entry in enumerate(annotated.content[kind])] for kind in KINDS
+    }
+    return annotated._replace(content={**annotated.content, **lists})
+
+
+def _number(value: Any) -> Any:
+    """The number that a text is; other values are not changed."""
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        return float(value) if "." in value else int(value)
+    return value
+
+
+def _whole_number(value: Any) -> Any:
+    number = _number(value)
+    exact = isinstance(number, float) and abs(number) < 2**53 and number.is_integer()
+    return int(number) if exact else number
+
+
 def _with_right_names(annotated: AnnotatedFolder, changes: Changes) -> AnnotatedFolder:
     renamed = annotated.renamed()
     images = list(annotated.content["images"])
@@ -91,11 +134,30 @@ def _fixed_categories(annotated: AnnotatedFolder, changes: Changes) -> list[Entr
             changes["categories removed: duplicates of an earlier one"].append(
                 entry_name("categories", index, category)
             )
+    used = {
+        entry["category_id"] for entry in annotated.content["annotations"] if usable(entry, ANNOTATION, "category_id")
+    }
+    by_name: dict[str, list[Entry]] = defaultdict(list)
+    for category in kept.values():
+        if usable(category, CATEGORY, *CATEGORY):
+            by_name[category["name"]].append(category)
+    for key, category in list(kept.items()):
+        same = by_name[category["name"]] if usable(category, CATEGORY, *CATEGORY) else []
+        if same and category["id"] not in used and any(_replaces(other, category, used) for other in same):
+            what = "categories removed: no annotations, and the name of another, as Roboflow's root"
+            changes[what].append(entry_name("categories", annotated.content["categories"].index(category), category))
+            del kept[key]
     try:
         category_names(annotated.json_file, {**annotated.content, "categories": list(kept.values())})
     except UserError as error:
         raise UserError(error.code, f"{error.message} (--fix can't correct this)") from error
     return list(kept.values())
+
+
+def _replaces(other: Entry, category: Entry, used: set[int]) -> bool:
+    """Whether another category of the same name is used, or below this one."""
+    below = other.get("supercategory") == category["name"] != category.get("supercategory")
+    return other["id"] in used or below
 
 
 def _fixed_images(annotated: AnnotatedFolder, decoded_images: DecodedImages, changes: Changes) -> Iterator[Entry]:

@@ -103,6 +103,9 @@ def _finding(
 
 
 def _entry_findings(annotated: AnnotatedFolder) -> Iterator[Finding]:
+    if annotated.encoding != "utf-8":
+        what, advice = "file: not in UTF-8, or with a byte order mark", "write it in UTF-8 (--fix does)"
+        yield from _finding("error", "file-encoding", what, advice, [annotated.encoding])
     for kind in KINDS:
         rules, entries = RULES[kind], annotated.content[kind]
         found: dict[tuple[str, str, str], list[str]] = defaultdict(list)
@@ -263,7 +266,7 @@ def _overlap_findings(annotated: AnnotatedFolder, other: AnnotatedFolder) -> Ite
 def _class_findings(annotated: AnnotatedFolder, classes: Sequence[dict[str, Any]]) -> Iterator[Finding]:
     categories, annotations = annotated.content["categories"], annotated.content["annotations"]
     names = (category["name"] for category in categories if usable(category, CATEGORY, "name"))
-    what, advice = "categories: several of one name", "rename or merge them, as results are reported by name"
+    what, advice = "categories: several of one name", "rename or merge them (--fix removes one without annotations)"
     yield from _finding("error", "categories-repeated-name", what, advice, _repeated(names))
     empty = [f"{row['name']!r} (id {row['id']})" for row in classes if annotations and not row["boxes"]]
     advice = "add some, or remove the class; its AP is undefined"

@@ -1,12 +1,16 @@
+import json
 from copy import deepcopy
 
 import numpy as np
 import pytest
 from detectron2.data import detection_utils
 from PIL import Image
+from pycocotools.coco import COCO
 
 from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder
 from se_detection.data.check.fix import fix_annotations
+from se_detection.data.check.health import check_health
+from se_detection.data.coco_sets import check_coco
 
 from ...helpers import raises
 from ..conftest import assert_usable, save_noise
@@ -144,11 +148,14 @@ def test_problems_that_cannot_be_fixed_are_reported(data_set, cfg) -> None:
     categories = content["categories"]
     elsewhere = [image | {"file_name": f"other_{image['file_name']}"} for image in content["images"]]
     corners = [entry | {"bbox": [24, 15.5, 40, 23.5]} for entry in content["annotations"]]
+    # Both categories of a name are used.
+    twice, both = [*categories, {"id": 4, "name": "gull"}], [{**content["annotations"][0], "category_id": 4}]
+    both += content["annotations"][1:]
     for change, code, *named in (
         ({"categories": []}, "data.empty", "'categories'"),
         ({"categories": [*categories, {"id": 3, "name": "crab"}]}, "data.repeated_id", "categories[3] (id 3)", "--fix"),
-        ({"categories": [*categories, {"id": 4, "name": "gull"}]}, "data.repeated_name", "'gull'"),
-        ({"categories": [*categories, {"id": "4", "name": "crab"}]}, "data.bad_entry", "id '4'"),
+        ({"categories": twice, "annotations": both}, "data.repeated_name", "'gull'"),
+        ({"categories": [*categories, {"id": "x", "name": "crab"}]}, "data.bad_entry", "id 'x'"),
         ({"annotations": []}, "data.no_objects", "it has no annotations"),
         ({"images": elsewhere}, "data.no_objects", "images removed: not in the folder (12); annotations"),
         ({"annotations": corners}, "data.box_notation", "(x1, y1, x2, y2)"),
@@ -170,3 +177,50 @@ def test_other_keys_are_kept(data_set, cfg) -> None:
     expected = deepcopy(data_set.content)
     expected["annotations"][0]["id"], expected["images"][0]["width"] = 37, 60
     assert fixed == expected
+
+
+def test_numbers_as_text_or_decimals_are_converted(data_set, cfg) -> None:
+    expected = deepcopy(data_set.content)
+    for image in data_set.content["images"]:
+        image |= {"id": str(image["id"]), "width": 60.0, "height": "40.0"}
+    for annotation in data_set.content["annotations"]:
+        annotation |= {"id": float(annotation["id"]), "image_id": f"0{annotation['image_id']}", "category_id": "1.0"}
+        annotation |= {"bbox": list(map(str, annotation["bbox"])), "area": "360"}
+    for category in data_set.content["categories"]:
+        category["id"] = str(category["id"])
+    for annotation in expected["annotations"]:
+        annotation["category_id"] = 1
+    fixed, changes = fix(data_set, cfg)
+    assert fixed == expected
+    assert {what: len(found) for what, found in changes.items()} == {
+        **dict.fromkeys((f"images: {key!r} made a number" for key in ("id", "width", "height")), 12),
+        **{f"annotations: {key!r} made a number": 36 for key in ("id", "image_id", "category_id", "bbox", "area")},
+        "categories: 'id' made a number": 3,
+    }
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_root_category_of_roboflow_is_removed(data_set, cfg, used) -> None:
+    mast, *others = data_set.content["categories"]
+    data_set.content["categories"] = [{"id": 0, "name": "mast", "supercategory": "none"}, mast, *others]
+    if not used:
+        mast["supercategory"] = "mast"
+        del data_set.content["annotations"][::3]
+    fixed, changes = fix(data_set, cfg)
+    assert fixed["categories"] == [mast, *others]
+    assert list(changes.values()) == [["categories[0] (id 0)"]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_is_removed(data_set, cfg, encoding) -> None:
+    data_set.json_file.write_text(json.dumps(data_set.content), encoding=encoding)
+    with pytest.raises((UnicodeDecodeError, json.JSONDecodeError)):
+        COCO(data_set.json_file)
+    with raises("data.encoding", data_set.json_file, encoding, "--fix"):
+        check_coco(data_set.json_file, data_set.images)
+    annotated = read_annotated_folder(data_set.json_file, data_set.images)
+    decoded = decode_images(annotated)
+    assert [each["key"] for each in check_health(annotated, decoded, [], cfg)["findings"]] == ["file-encoding"]
+    fixed, changes = fix_annotations(annotated, decoded)
+    assert (fixed.content, list(changes.values())) == (data_set.content, [[encoding]])
+    assert check_health(fixed, decoded, [], cfg)["findings"] == []
