@@ -47,6 +47,7 @@ def test_curves_have_the_values_of_the_comparison(comparison) -> None:
         assert list(drawn["baseline"]) == curve.baseline
         assert list(drawn["candidate"]) == curve.candidate
         assert [text.get_text() for text in figure.legends[0].get_texts()] == ["baseline", "candidate"]
+    assert plots.plot_precision_recall(comparison).axes[-1].get_xlabel() == "recall (%)"
     found = details.calibration["candidate"]
     drawn = lines(plots.plot_calibration(comparison))[f"candidate, ECE {found.ece:.3f}"]
     assert list(drawn) == [value for value in found.precision if value is not None]
@@ -88,6 +89,8 @@ def test_with_many_classes_the_largest_differences_are_shown(annotations) -> Non
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert len(names) == plots.CLASSES
     assert {f"class {number}" for number in range(15)} < set(names)
+    values = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    assert values == sorted(values, reverse=True)
     assert "40 of 50 classes" in axes.get_xlabel()
 
 
