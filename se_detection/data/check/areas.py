@@ -51,7 +51,7 @@ def _largest(annotation: Entry) -> float:
 
 
 def _mask_area(annotation: Entry, size: Size) -> float | None:
-    """The area of the mask in pixels; None if there is none that fits the box."""
+    """The area of the mask in pixels; None without a mask that fits the box."""
     mask = annotation.get("segmentation")
     if not mask or not usable(annotation, ANNOTATION, "segmentation"):
         return None
