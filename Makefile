@@ -36,7 +36,7 @@ test-fast: $(READY)
 OLDEST := .venv-oldest
 test-oldest: export OMP_NUM_THREADS := 1
 test-oldest: $(OLDEST)/.ready
-	$(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/export \
+	$(OLDEST)/bin/python -m pytest -n 2 --dist worksteal tests/export \
 	    tests/modeling --ignore=tests/modeling/test_configurations.py \
 	    tests/checkpoint/test_read_weights.py tests/checkpoint/test_checkpointer.py tests/checkpoint/test_convert.py \
 	    tests/config/test_se_config.py tests/config/test_read_config.py tests/inference/test_detector.py tests/test_startup.py
