@@ -18,6 +18,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("input", metavar="INPUT", help="a .pth or .safetensors file, or timm's name of the weights")
     add("--source", choices=SOURCES, help="the library the file is from; not needed for timm's names")
+    add(
+        "--architecture", default="", metavar="NAME", help="timm's name of a file's network, if its tensors fit several"
+    )
     add("--depth", type=int, metavar="N", help="refuse a network of another depth")
     add("--ema", action="store_true", help="from a checkpoint that has both, take the moving average of the weights")
     add("--output", type=Path, required=True, metavar="FILE", help="the file to write: .pth or .safetensors")
@@ -32,7 +35,7 @@ def run(args: Namespace) -> None:
     from se_detection.errors import UserError
 
     check_target(args.output)
-    converted = convert_input(args.input, args.source, depth=args.depth, ema=args.ema)
+    converted = convert_input(args.input, args.source, architecture=args.architecture, depth=args.depth, ema=args.ema)
     print(f"The weights assume: {converted.assumptions}")
     if args.verify:
         errors = relative_errors(converted)

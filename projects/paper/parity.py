@@ -40,7 +40,7 @@ def parity(name: str) -> dict[str, Any]:
         state_dict[f"{norm}.bias"].normal_(std=0.2)
         state_dict[f"{norm}.running_mean"].normal_(std=0.2)
         state_dict[f"{norm}.running_var"].uniform_(0.5, 1.5)
-    converted = Converted.from_state_dict(state_dict, source, sha256="")
+    converted = Converted.from_state_dict(state_dict, source, architecture=name, sha256="")
     errors = relative_errors(converted)
     layout = "caffe" if source in CAFFE_SOURCES else "torchvision"
     return {"name": name, "layout": layout, "error": max(map(max, errors.values()))}

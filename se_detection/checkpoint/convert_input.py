@@ -8,14 +8,21 @@ from ..files import file_digest
 from .converted import Converted
 from .read_weights import read_checkpoint
 from .timm_handler import PREFIX, fetch
+from .verify import timm_name
+
+# timm's networks with the same tensors as another; their strides are anti-aliased.
+LOOK_ALIKES = {"resnet18": ("resnetblur18",), "resnet50": ("resnetaa50", "resnetblur50")}
 
 
-def convert_input(name: str, source: str | None = None, *, depth: int | None = None, ema: bool = False) -> Converted:
+def convert_input(
+    name: str, source: str | None = None, *, architecture: str = "", depth: int | None = None, ema: bool = False
+) -> Converted:
     """Converts a weights file, or the weights of a timm model, which timm downloads.
 
     Args:
         name: the path of a `.pth` or `.safetensors` file, or a timm model with or without `timm://`.
         source: as in :func:`convert_state_dict`; required for a file, implied for a timm model.
+        architecture: timm's name of the network in a file; required if neither the tensors nor the file's name show it.
         depth: as in :func:`convert_state_dict`.
         ema: take the moving average of the weights from a file that has both.
 
@@ -26,13 +33,32 @@ def convert_input(name: str, source: str | None = None, *, depth: int | None = N
     if path.is_file():
         if source is None:
             raise UserError("weights.no_source", f"source: give the project that {path} comes from")
-        if re.search(r"res(net|next)(aa|blur)", path.name):
-            # timm's tensors of such a network fit a plain one.
+        for given in (architecture, path.name):
+            if re.search(r"res(net|next)(aa|blur)", given):
+                raise UserError(
+                    "weights.unsupported_network", f"{given}: its strides are anti-aliased; use other weights"
+                )
+        architecture = architecture.split(".")[0]
+        converted = Converted.from_state_dict(
+            read_checkpoint(path, ema=ema)["model"],
+            source,
+            depth=depth,
+            architecture=architecture,
+            sha256=file_digest(path),
+        )
+        fitting = timm_name(converted.assumptions)
+        if architecture not in ("", fitting):
             raise UserError(
-                "weights.unsupported_network", f"{path.name}: its strides are anti-aliased; use other weights"
+                "weights.other_network", f"--architecture is {architecture}, but {path} has the tensors of {fitting}"
             )
-        state_dict = read_checkpoint(path, ema=ema)["model"]
-        return Converted.from_state_dict(state_dict, source, depth=depth, sha256=file_digest(path))
+        is_named = architecture or re.search(rf"(?<![a-z]){fitting}(?![a-z\d])", path.name)
+        if source == "timm" and fitting in LOOK_ALIKES and not is_named:
+            raise UserError(
+                "weights.no_architecture",
+                f"{path} has the tensors of {fitting}, which are also those of {' and '.join(LOOK_ALIKES[fitting])}, "
+                f"other networks; if it is {fitting}, add --architecture {fitting}",
+            )
+        return converted
     model = name.removeprefix(PREFIX)
     if "/" in model or re.search(r"\.(pth|pt|pkl|safetensors)$", model):
         raise UserError("weights.not_found", f"{path}: there is no such file in {path.absolute().parent}; give another")

@@ -24,20 +24,32 @@ SUFFIXES = (".pth", ".safetensors")
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """Weights in detectron2's names, their assumptions, and the original state dict."""
+    """Weights in detectron2's names, their assumptions, and the original state dict.
+
+    Args:
+        architecture: timm's name of the network, as given by the user; empty if it follows from the tensors.
+    """
 
     weights: dict[str, Tensor]
     assumptions: WeightsAssumptions
     original: Mapping[str, Tensor]
+    architecture: str = ""
 
     @classmethod
     def from_state_dict(
-        cls, state_dict: Mapping[str, Tensor], source: str, *, depth: int | None = None, **assumptions: Any
+        cls,
+        state_dict: Mapping[str, Tensor],
+        source: str,
+        *,
+        depth: int | None = None,
+        architecture: str = "",
+        **assumptions: Any,
     ) -> "Converted":
         """Converts another project's state dict.
 
         Args:
             source, depth: as in :func:`convert_state_dict`.
+            architecture: timm's name of the network, if known.
             assumptions: `sha256`, `pixel_mean` and `pixel_std` of :meth:`WeightsAssumptions.from_weights`.
 
         Raises:
@@ -46,7 +58,7 @@ class Converted:
         converted = convert_state_dict(state_dict, source, depth=depth)
         try:
             described = WeightsAssumptions.from_weights(converted, source, **assumptions)
-            result = cls(weights=converted, assumptions=described, original=state_dict)
+            result = cls(weights=converted, assumptions=described, original=state_dict, architecture=architecture)
             with torch.device("meta"):
                 expected = result.build().state_dict()
         except UserError:

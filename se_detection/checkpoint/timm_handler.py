@@ -75,6 +75,7 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
         state_dict,
         source,
         depth=depth,
+        architecture=name.split(".")[0],
         sha256=digest.hexdigest(),
         pixel_mean=tuple(255 * value for value in model.pretrained_cfg["mean"]),
         pixel_std=tuple(255 * value for value in model.pretrained_cfg["std"]),

@@ -18,6 +18,7 @@ TOLERANCE = 1e-5
 def relative_errors(converted: Converted, sizes: Sequence[tuple[int, int]] = SIZES) -> dict[str, list[float]]:
     """The maximum difference from timm's network at each stage, divided by the maximum value there.
 
+    The network is the one that the user named; if the tensors alone say which it is, that one.
     Both run in float64 on the same random images, so rounding errors are negligible.
 
     Args:
@@ -54,7 +55,8 @@ def _timm_network(converted: Converted) -> nn.Module:
     """timm's network with the original weights, without its classifier."""
     import timm
 
-    source, name = converted.assumptions.source, timm_name(converted.assumptions)
+    source = converted.assumptions.source
+    name = converted.architecture or timm_name(converted.assumptions)
     if source in ("mmpretrain", "moskomule") or not timm.is_model(name):
         raise UserError("weights.not_verifiable", f"verification needs timm's network, and timm has no {source} {name}")
     network: nn.Module = timm.create_model(name, num_classes=0)

@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -7,14 +8,16 @@ import timm
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils.file_io import PathManager
+from safetensors.torch import save_file
 
 from se_detection import UserError, model_zoo
 from se_detection.checkpoint import timm_handler
 from se_detection.checkpoint.convert import convert_state_dict
-from se_detection.checkpoint.convert_input import convert_input
+from se_detection.checkpoint.convert_input import LOOK_ALIKES, convert_input
 from se_detection.checkpoint.timm_handler import source_of
+from se_detection.checkpoint.verify import relative_errors, timm_name
 
-from ..helpers import raises
+from ..helpers import raises, randomize_norms
 
 
 @pytest.fixture
@@ -96,7 +99,7 @@ def accepted(name: str) -> bool:
 @pytest.mark.slow
 def test_timm_names_are_accepted_exactly_if_the_network_fits() -> None:
     """If the network can be converted, and has no difference that its tensors don't show."""
-    hidden = {"resnetaa50", "resnetblur18", "resnetblur50"}
+    hidden = {name for names in LOOK_ALIKES.values() for name in names}
     names = ["resnet18*", "resnet26", "resnet34d", "resnet50?", "resnet50", *hidden, "seresnet18", "seresnext26*"]
     for name in timm.list_models(
         [*names, "legacy_seresnet[135][48]", "legacy_seresnext[25]*", "resnext50*", "wide*50*"]
@@ -104,8 +107,11 @@ def test_timm_names_are_accepted_exactly_if_the_network_fits() -> None:
         with torch.device("meta"):
             weights = timm.create_model(name).state_dict()
         try:
-            timm_handler.Converted.from_state_dict(weights, "timm-legacy" if "legacy" in name else "timm", sha256="")
+            source = "timm-legacy" if "legacy" in name else "timm"
+            converted = timm_handler.Converted.from_state_dict(weights, source, sha256="")
             fits = name not in hidden
+            # Its tensors, or the list of look-alikes, say which network it is.
+            assert name == timm_name(converted.assumptions) or name in LOOK_ALIKES[timm_name(converted.assumptions)]
         except UserError:
             fits = False
         assert accepted(name) == fits, name
@@ -130,3 +136,20 @@ def test_a_file_with_a_hidden_difference_is_refused_by_its_name(tmp_path) -> Non
     torch.save({}, path)
     with raises("weights.unsupported_network", path.name):
         convert_input(str(path), "timm")
+
+
+def test_a_network_that_its_tensors_do_not_show_must_be_named(tmp_path) -> None:
+    """As on Hugging Face, where each file has the same name."""
+    path = tmp_path / "model.safetensors"
+    save_file(randomize_norms(timm.create_model("resnetblur18")).state_dict(), path)
+    with raises("weights.no_architecture", path, "--architecture resnet18", "resnetblur18"):
+        convert_input(str(path), "timm")
+    with raises("weights.unsupported_network", "resnetblur18"):
+        convert_input(str(path), "timm", architecture="resnetblur18.a1_in1k")
+    with raises("weights.other_network", "seresnet18"):
+        convert_input(str(path), "timm", architecture="seresnet18")
+    # Verification builds the network that was named.
+    blurred = replace(convert_input(str(path), "timm", architecture="resnet18"), architecture="resnetblur18")
+    assert max(relative_errors(blurred, sizes=[(64, 64)])["res5"]) > 0.01
+    save_file(timm.create_model("seresnet18").state_dict(), path)
+    assert convert_input(str(path), "timm").assumptions.depth == 18
