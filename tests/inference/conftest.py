@@ -13,6 +13,7 @@ from PIL import Image
 
 from se_detection.data.coco_sets import register_coco_json
 from se_detection.data.toy import make_toy_dataset
+from se_detection.inference.predictor import SEPredictor
 
 from .small_runs import CLASSES, run_config, write_run
 
@@ -22,9 +23,12 @@ CATEGORIES = {3: "circle", 7: "square", 9: "triangle", 20: "cross"}
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """A run with random weights that keeps all detections; next to it, `val/` and `annotations/val.json`."""
-    folder = tmp_path_factory.mktemp("trained")
-    # pytest makes the fixture again for the tests of another folder.
-    prefix = f"gaps_{folder.name}"
+    folder = tmp_path_factory.getbasetemp() / "trained"
+    run = folder / "run"
+    # pytest calls this again for the tests of another folder.
+    if run.exists():
+        return run
+    folder.mkdir()
     data = {}
     for split, count in (("train", 4), ("val", 3)):
         json_file = make_toy_dataset(folder, split=split, count=count)
@@ -35,16 +39,21 @@ def trained(tmp_path_factory) -> Path:
         for annotation in content["annotations"]:
             annotation["category_id"] = ids[annotation["category_id"]]
         json_file.write_text(json.dumps(content))
-        data[f"{prefix}_{split}"] = {"json": str(json_file), "images": str(folder / split)}
-        register_coco_json(f"{prefix}_{split}", json_file, folder / split)
-    run = write_run(folder / "run", "DATASETS.TRAIN", f"('{prefix}_train',)", "DATASETS.TEST", f"('{prefix}_val',)")
+        data[f"gaps_{split}"] = {"json": str(json_file), "images": str(folder / split)}
+        register_coco_json(f"gaps_{split}", json_file, folder / split)
+    write_run(run, "DATASETS.TRAIN", "('gaps_train',)", "DATASETS.TEST", "('gaps_val',)")
     (run / "run.json").write_text(json.dumps({"classes": CLASSES, "data": data}))
     cfg = run_config(run)
-    evaluator = COCOEvaluator(f"{prefix}_val", tasks=("bbox",), output_dir=str(run / "inference"), use_fast_impl=False)
-    loader = build_detection_test_loader(cfg, f"{prefix}_val")
+    evaluator = COCOEvaluator("gaps_val", tasks=("bbox",), output_dir=str(run / "inference"), use_fast_impl=False)
+    loader = build_detection_test_loader(cfg, "gaps_val")
     results = inference_on_dataset(DefaultPredictor(cfg).model, loader, evaluator)
     (run / "inference" / "results.json").write_text(json.dumps(results))
     return run
+
+
+@pytest.fixture(scope="session")
+def predictor(trained) -> SEPredictor:
+    return SEPredictor.from_run(trained)
 
 
 class FakeDetector:

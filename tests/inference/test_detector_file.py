@@ -14,37 +14,24 @@ from se_detection.inference.detector_file import KEY
 from se_detection.inference.predictor import SEPredictor
 
 from ..helpers import raises
-from .small_runs import CLASSES, IMAGES, assert_same, write_run
+from .conftest import CATEGORIES
+from .small_runs import IMAGES, assert_same
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    return write_run(tmp_path_factory.mktemp("exported") / "run", "MODEL.SE.IGNORE_PADDING", "True")
-
-
-@pytest.fixture(scope="module")
-def predictor(run) -> SEPredictor:
-    predictor = SEPredictor.from_run(run)
-    predictor.categories = dict(zip([3, 7, 9, 20], CLASSES, strict=True))
-    return predictor
-
-
-@pytest.fixture(scope="module")
-def file(run, predictor) -> Path:
-    path = run.parent / "detector.pth"
+def file(predictor, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "detector.pth"
     predictor.save(path)
     return path
 
 
-def test_a_file_alone_gives_the_same_detections(file, predictor, tmp_path) -> None:
+@pytest.mark.parametrize("fuse", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_file_alone_gives_the_same_detections(file, predictor, tmp_path, fuse) -> None:
     moved = tmp_path / "moved.pth"
     moved.write_bytes(file.read_bytes())
-    for read in (SEPredictor.from_file(moved), SEPredictor.from_file(str(moved), fuse=True)):
-        assert read.classes == tuple(CLASSES)
-        assert read.categories == predictor.categories
-        assert read.weights == moved
-        assert_same(read(IMAGES[1]), predictor(IMAGES[1]), atol=1e-2 if read.fused else 0)
-    assert SEPredictor.from_file(moved).cfg == predictor.cfg
+    read = SEPredictor.from_file(str(moved), fuse=fuse)
+    assert (read.categories, read.weights, read.fused, read.cfg) == (CATEGORIES, moved, fuse, predictor.cfg)
+    assert_same(read(IMAGES[1]), predictor(IMAGES[1]), atol=1e-2 if fuse else 0)
     # It is also a weights file, with the assumptions of the weights.
     content = torch.load(file, weights_only=True)
     assert content["assumptions"]["pixel_mean"] == [60.0, 110.0, 160.0]
@@ -52,15 +39,16 @@ def test_a_file_alone_gives_the_same_detections(file, predictor, tmp_path) -> No
     assert not any(model.load_state_dict(content["model"]))
 
 
-def test_save_rejects_existing_files_and_fused_detectors(file, run, predictor, tmp_path) -> None:
+def test_save_rejects_existing_files_and_fused_detectors(file, predictor, tmp_path, monkeypatch) -> None:
     before = file.read_bytes()
     with raises("output.exists", "detector.pth"):
         predictor.save(file)
     assert file.read_bytes() == before
     with raises("output.no_folder", "nowhere"):
         predictor.save(tmp_path / "nowhere" / "a.pth")
+    monkeypatch.setattr(predictor, "fused", True)
     with raises("predict.fused", "fused.pth"):
-        SEPredictor.from_run(run, fuse=True).save(tmp_path / "fused.pth")
+        predictor.save(tmp_path / "fused.pth")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,7 +102,7 @@ def test_other_files_are_rejected(file, tmp_path, change) -> None:
         SEPredictor.from_file(tmp_path / "changed.pth")
 
 
-def test_damaged_files_are_rejected(file, run, tmp_path) -> None:
+def test_damaged_files_are_rejected(file, trained, tmp_path) -> None:
     data = file.read_bytes()
     with zipfile.ZipFile(file) as archive:
         largest = max(archive.infolist(), key=lambda item: item.file_size)
@@ -125,7 +113,7 @@ def test_damaged_files_are_rejected(file, run, tmp_path) -> None:
     for content, code, named in [
         (changed, "weights.broken", "wrong checksum"),
         (data[: len(data) // 2], "weights.broken", path),
-        ((run / "config.yaml").read_bytes(), "weights.not_weights", path),
+        ((trained / "config.yaml").read_bytes(), "weights.not_weights", path),
     ]:
         path.write_bytes(content)
         with raises(code, named):
