@@ -85,7 +85,10 @@ def test_the_shortcut_of_a_folded_projection_is_computed_again() -> None:
     # Not if it was changed, or if the kernel is larger.
     ones = x.new_ones(3)
     larger = scaled_conv2d(x, weight.expand(3, 3, 3, 3), ones, ones, ((1, 1), (1, 1), (1, 1), 1))
-    for other in (projected(x, weight).mul_(2), larger):
+    doubled = projected(x, weight)
+    with torch.no_grad():
+        doubled.mul_(2)
+    for other in (projected(x, weight).mul_(2), doubled, larger):
         assert other.data_ptr() in kept(residual_gate, residual, gate, other)
         ours, theirs = (
             torch.autograd.grad(run(residual, gate, other).square().sum(), (logits, x, weight), retain_graph=True)

@@ -116,6 +116,7 @@ def recomputation(x: Tensor) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]
     """
     node: Any = x.grad_fn
     source = getattr(node, "source", lambda: None)()
-    if source is None or node.parameters[0].shape[2:] != (1, 1):
+    # Changed in place without gradients, a tensor has the same node and another version.
+    if source is None or x._version > 0 or node.parameters[0].shape[2:] != (1, 1):
         return None
     return partial(formula, options=node.options), (source, *node.parameters)

@@ -190,7 +190,7 @@ def _compare(kernels: Kernels, device: torch.device, dtype: torch.dtype, memory_
         torch.autocast(device.type, enabled=False),
         torch.autograd.graph.saved_tensors_hooks(_itself, _itself),
     ):
-        leaves = [x.requires_grad_() for x in (residual, gate, shortcut)]
+        leaves = residual.requires_grad_(), gate.requires_grad_(), shortcut.requires_grad_()
         out = formula(*leaves)
         expected = (out, *torch.autograd.grad(out, leaves, grad))
         for keep_residual in (True, False):
