@@ -93,7 +93,7 @@ def test_some_of_the_stages_are_loaded(timm_name, se_resnet50) -> None:
         ("se_resnet50", {"se": SEConfig(gate="relu")}, "weights.other_network", ["MODEL.SE.GATE"]),
         ("se_resnet101", {"out_features": ("res3",)}, "weights.other_network", ["MODEL.RESNETS.DEPTH"]),
         ("se_resnet101", {}, "weights.partial_backbone", ["res4.6"]),
-        ("se_resnet50", {"se": SEConfig(reduction=8)}, "weights.partial_backbone", ["of another shape"]),
+        ("se_resnet50", {"se": SEConfig(reduction=8)}, "weights.partial_backbone", ["another shape"]),
         ("resnet50", {}, "weights.partial_backbone", ["has SE"]),
     ],
 )

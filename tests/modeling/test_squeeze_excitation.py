@@ -29,15 +29,6 @@ def test_equals_the_papers_equations(bias: bool) -> None:
     torch.testing.assert_close(se(x).detach(), x * s[:, :, None, None])
 
 
-def test_extra_parameters_are_the_papers() -> None:
-    """2 C^2 / r without biases (Sec. 4); C / r + C more with them."""
-    for channels, r in [(256, 16), (2048, 16), (512, 2)]:
-        without = sum(p.numel() for p in SqueezeExcitation(channels, r, bias=False).parameters())
-        assert without == 2 * channels**2 // r
-        with_biases = sum(p.numel() for p in SqueezeExcitation(channels, r).parameters())
-        assert with_biases == without + channels // r + channels
-
-
 def test_gradients() -> None:
     se = SqueezeExcitation(4, reduction=2).double()
     x = torch.randn(2, 4, 2, 3, dtype=torch.float64, requires_grad=True)
