@@ -5,7 +5,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import quantile_test
 from torch.utils.benchmark import timer
 
 Array = NDArray[np.float64]
@@ -58,6 +57,9 @@ def paired_ratio(seconds: Array, baseline: Array) -> Ratio:
         seconds: (rounds,)
         baseline: (rounds,), measured in the same rounds.
     """
+    # Imported here because it takes a second.
+    from scipy.stats import quantile_test
+
     ratios = seconds / baseline
     interval = quantile_test(ratios).confidence_interval(0.95)
     low, high = (None if np.isnan(end) else float(end) for end in interval)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtr, stdtrit
 
 Array = NDArray[np.float64]
 
@@ -49,10 +50,7 @@ class Estimate:
         """The difference with its 95 % interval, from Student's t distribution."""
         if self.value is None or self.error is None:
             return Difference(self.value)
-        # Imported here because it takes a second.
-        from scipy.stats import t
-
-        reach = self.error * t.ppf((1 + CONFIDENCE) / 2, self.degrees).item()
+        reach = self.error * stdtrit(self.degrees, (1 + CONFIDENCE) / 2).item()
         return Difference(self.value, self.value - reach, self.value + reach)
 
     def p_value(self) -> float | None:
@@ -61,9 +59,7 @@ class Estimate:
             return None
         if self.error == 0:
             return float(self.value == 0)
-        from scipy.stats import t
-
-        return 2 * t.sf(abs(self.value) / self.error, self.degrees).item()
+        return 2 * stdtr(self.degrees, -abs(self.value) / self.error).item()
 
 
 def without_nan(values: Array) -> list[float | None]:
@@ -122,6 +118,7 @@ def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
 
     Benjamini and Hochberg, *Journal of the Royal Statistical Society B* 57, 1995. None stays None and is not counted.
     """
+    # Imported here because it takes a second.
     from scipy.stats import false_discovery_control
 
     adjusted = iter(false_discovery_control([p for p in p_values if p is not None]).tolist())
