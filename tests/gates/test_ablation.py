@@ -41,6 +41,7 @@ def with_gate_at(run, name: str, mean):
     return model
 
 
+@pytest.mark.slow
 def test_ap_and_interval_match_detectron2s_evaluation(explained, evaluate) -> None:
     ablation = explained.ablation
     before, unchanged = evaluate(explained.run.model, "unchanged")

@@ -87,6 +87,7 @@ def test_other_data_on_the_command_line(loaded, tmp_path) -> None:
         explain(loaded, tmp_path / "out", split=[json_file, tmp_path / "other"])
 
 
+@pytest.mark.slow
 def test_a_folder_keeps_one_analysis(loaded, tmp_path) -> None:
     explain(loaded, tmp_path, images=1, ablation=False)
     before = (tmp_path / "excitations.npz").read_bytes()

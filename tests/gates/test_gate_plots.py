@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from se_detection.gates import gate_plots as plots
 from se_detection.gates.recorder import GateValues
@@ -17,22 +16,18 @@ def test_shown_blocks_are_those_of_the_paper() -> None:
     assert plots.shown_blocks(["SE_3_1"]) == ["SE_3_1"]
 
 
-def coloured(path, colour: str) -> int:
-    """Number of pixels of a colour."""
-    pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
-    return int((np.abs(pixels - [int(colour[start : start + 2], 16) for start in (1, 3, 5)]).max(axis=2) < 8).sum())
-
-
-@pytest.mark.slow
-def test_plots_have_the_lines_of_all_classes(explained, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(plots, "DPI", 130)
-    paths = plots.draw_excitation_plots(explained, tmp_path)
-    assert [path.stem for path in paths] == ["blocks", "SE_3_2", "SE_5_1", "SE_5_2"]
-    for path in paths[1:]:
-        for colour, _, _ in plots.CLASS_STYLES:
-            assert coloured(path, colour) > 100, (path, colour)
-        assert coloured(path, plots.ALL_IMAGES) > 500
-    assert coloured(paths[0], "#56B4E9") > 1000
+def test_the_overview_has_the_statistics_and_the_changes_of_ap(explained) -> None:
+    panels = plots.block_overview(explained).axes
+    bars = [[bar.get_height() for bar in panel.patches] for panel in panels]
+    blocks, rows = list(explained.statistics.values()), explained.ablation.blocks.values()
+    assert bars[0] == pytest.approx([100 * (block.class_share or 0) for block in blocks])
+    assert bars[1] == pytest.approx([100 * block.relative_spread for block in blocks])
+    low, high = np.reshape(bars[2], (2, len(blocks)))
+    assert low + high == pytest.approx([100 * block.saturated for block in blocks])
+    points = [line for line in panels[3].lines if line.get_marker() == "o"]
+    assert [line.get_ydata()[0] for line in points] == [row.difference["AP"].value for row in rows]
+    intervals = [list(line.get_ydata()) for line in panels[3].lines[1:] if line.get_marker() != "o"]
+    assert intervals == [[row.difference["AP"].low, row.difference["AP"].high] for row in rows]
 
 
 @pytest.mark.parametrize("name", ["SE_3_2", "SE_5_1"])  # 128 channels as a line, 512 as points

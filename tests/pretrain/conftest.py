@@ -18,7 +18,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (200, 50, 40)}
 # Small images; an epoch takes less than a second.
 SMALL = [
     *("PRETRAIN.TRAIN_SIZE", "32", "PRETRAIN.TEST_SIZE", "32", "PRETRAIN.TEST_RESIZE", "36"),
-    *("SOLVER.IMS_PER_BATCH", "6", "SOLVER.BASE_LR", "0.02", "DATALOADER.NUM_WORKERS", "0", "SEED", "5"),
+    *("SOLVER.IMS_PER_BATCH", "6", "SOLVER.BASE_LR", "0.005", "DATALOADER.NUM_WORKERS", "0", "SEED", "5"),
     *("PRETRAIN.WARMUP_EPOCHS", "0.0", "PRETRAIN.STEP_EPOCHS", "[]"),
 ]
 

@@ -9,7 +9,6 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from timm.utils import accuracy
-from torch import Tensor
 
 from se_detection import UserError, model_zoo
 from se_detection.checkpoint.assumptions import WeightsAssumptions
@@ -28,9 +27,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def trained(images, module_path) -> Path:
-    """The run folder of `se-det pretrain` after eight epochs, with two evaluations."""
+    """The run folder of `se-det pretrain` after six epochs, with two evaluations.
+
+    With smaller batches or a higher rate, the statistics of batch norm would not yet fit those of testing.
+    """
     folder = module_path / "run"
-    epochs = ["PRETRAIN.EPOCHS", "8", "PRETRAIN.EVAL_EPOCHS", "4"]
+    epochs = ["PRETRAIN.EPOCHS", "6", "PRETRAIN.EVAL_EPOCHS", "3", "SOLVER.IMS_PER_BATCH", "12"]
     words = ["--config-file", "Toy/faster_rcnn_SE_R_18_FPN", "--data", str(images), *SMALL]
     args = command_parser(pretrain_command).parse_args([*words, *epochs, "OUTPUT_DIR", str(folder)])
     torch.manual_seed(0)
@@ -62,30 +64,18 @@ def test_top1_and_top5_equal_timms_accuracy(tmp_path, classes) -> None:
     assert json.loads((tmp_path / "inference" / "results.json").read_text()) == {"images": 70, **results}
 
 
-def detector():
-    cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
-    cfg.MODEL.DEVICE = "cpu"
-    return cfg, build_model(cfg)
-
-
-def backbone(model) -> dict[str, Tensor]:
-    return dict(model.backbone.bottom_up.state_dict())
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("checkpointer", [DetectionCheckpointer, StrictCheckpointer])
 def test_a_detector_gets_the_whole_backbone(trained, checkpointer) -> None:
-    cfg, model = detector()
+    """With the assumptions of the pre-training only."""
+    cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
     options = {"assumptions": WeightsAssumptions.from_cfg(cfg)} if checkpointer is StrictCheckpointer else {}
     checkpointer(model, **options).load(str(trained / "backbone.pth"))
     whole = torch.load(trained / "model_final.pth", weights_only=True)["model"]
     expected = {key.removeprefix("backbone."): value for key, value in whole.items() if key.startswith("backbone.")}
-    torch.testing.assert_close(backbone(model), expected, rtol=0, atol=0)
-
-
-@pytest.mark.slow
-def test_another_channel_order_is_refused(trained) -> None:
-    cfg, model = detector()
+    torch.testing.assert_close(dict(model.backbone.bottom_up.state_dict()), expected, rtol=0, atol=0)
     cfg.INPUT.FORMAT = "RGB"
     with pytest.raises(UserError, match=r"INPUT\.FORMAT"):
         StrictCheckpointer(model, assumptions=WeightsAssumptions.from_cfg(cfg)).load(str(trained / "backbone.pth"))
@@ -150,17 +140,13 @@ def test_layers_that_are_frozen_in_a_detector_are_trained(arguments) -> None:
         (("SOLVER.IMS_PER_BATCH", "40"), (), "pretrain.too_few_images", "36 images"),
         (("PRETRAIN.EPOCH", "1"), (), "config.unknown_key", "PRETRAIN.EPOCHS"),
         (("PRETRAIN.AUTO_AUGMENT", "nothing"), (), "config.not_buildable", "PRETRAIN"),
+        ((), ("--recipe", "old"), "config.not_found", "choose from modern, paper"),
+        ((), ("--recipe", "old.yaml"), "config.not_found", "old.yaml"),
     ],
 )
 def test_user_errors_are_explained(arguments, overrides, flags, code, named) -> None:
     with raises(code, named):
         load_pretrain_config(arguments(*overrides, flags=flags))
-
-
-@pytest.mark.parametrize(("recipe", "message"), [("old", "choose from modern, paper"), ("old.yaml", "no such file")])
-def test_an_unknown_recipe_is_reported(arguments, recipe, message) -> None:
-    with pytest.raises(UserError, match=message):
-        load_pretrain_config(arguments(flags=("--recipe", recipe)))
 
 
 def test_an_existing_backbone_is_not_replaced(arguments, tmp_path) -> None:

@@ -50,6 +50,7 @@ def test_invalid_arguments_are_reported(arguments, code, named) -> None:
         parse(*arguments)
 
 
+@pytest.mark.slow
 def test_a_small_benchmark_from_the_command_line(run_script, tmp_path, capsys, monkeypatch) -> None:
     """The JSON format; on the CPU, ratios but no times."""
     table, image = tmp_path / "benchmark.json", tmp_path / "benchmark.png"

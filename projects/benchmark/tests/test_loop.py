@@ -92,6 +92,7 @@ def test_the_training_step_equals_detectron2s(cfg) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 def test_all_evaluations_return_the_same_ap() -> None:
     """pycocotools' alone comes from the file that ours has written."""
     before = DatasetCatalog.list()

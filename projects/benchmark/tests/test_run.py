@@ -38,6 +38,9 @@ class Slow:
 @pytest.fixture
 def slow(monkeypatch) -> Slow:
     slow = Slow()
+    # Both take long, and nothing is compiled or freed here.
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
+    monkeypatch.setattr(module.gc, "collect", lambda: None)
     monkeypatch.setattr(module, "prepare", slow.prepare)
     monkeypatch.setattr(
         module, "rounds_in_turn", lambda runs, rounds, seed: rounds_in_turn(runs, rounds, clock=slow.clock, seed=seed)
@@ -88,6 +91,7 @@ def test_a_model_that_fails_is_skipped_with_its_reason(make_case, slow) -> None:
     assert (len(result["skipped"]), result["rows"]) == (1, [])
 
 
+@pytest.mark.slow
 def test_real_models_and_the_bound(make_case, monkeypatch) -> None:
     passes, memory = [], {}
     prepare = module.prepare

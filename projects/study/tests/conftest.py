@@ -71,7 +71,7 @@ lines = [{{"iteration": number, "total_loss": 1.0}} for number in range(999)] + 
 class Folder:
     """A study's files, its data, and the calls of its tools."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, study_images: Path) -> None:
         self.path = path
         for config in CONFIGS.glob("*R_18_FPN*.yaml"):
             shutil.copy(config, path)
@@ -90,15 +90,7 @@ class Folder:
         variants = {name: self.content["VARIANTS"][name] for name in ("plain", "se-on-plain")}
         self.content |= {"NAME": "small", "SEEDS": [1, 2], "BASE_LR": list(TRIALS), "VARIANTS": variants}
         self.content |= {"TRAIN_IMAGES": 4, "TUNING_IMAGES": 2, "TUNING_ITERS": 5}
-        chance = np.random.default_rng(0)
-        for split, count in (("train", 8), ("val", 12)):
-            make_toy_dataset(path / "toy", split=split, count=count)
-            for name in ("a", "b"):
-                folder = path / "images" / split / name
-                folder.mkdir(parents=True)
-                for number in range(4):
-                    pixels = chance.integers(0, 255, (32, 32, 3), dtype=np.uint8)
-                    Image.fromarray(pixels).save(folder / f"{number}.png")
+        shutil.copytree(study_images, path, dirs_exist_ok=True)
         pretraining = {"epochs": 1.0, "top1": 50.0, "top5": 90.0}
         torch.save({"model": {"x": torch.zeros(1)}, "pretraining": pretraining}, path / "backbone.pth")
         self.tools = path / "tools"
@@ -143,8 +135,22 @@ class Folder:
         return json.loads((self.results / f"small-{variant}-{seed}.json").read_text())
 
 
+@pytest.fixture(scope="session")
+def study_images(tmp_path_factory) -> Path:
+    """A toy set and an image folder of two classes, which tests copy."""
+    path, chance = tmp_path_factory.mktemp("study"), np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 12)):
+        make_toy_dataset(path / "toy", split=split, count=count)
+        for name in ("a", "b"):
+            folder = path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                Image.fromarray(chance.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    return path
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> Folder:
+def folder(tmp_path, study_images, monkeypatch) -> Folder:
     monkeypatch.setattr("projects.study.runner.measure_times", lambda *_: None)
     monkeypatch.setattr("projects.study.run_records.SAMPLES", 100)
-    return Folder(tmp_path)
+    return Folder(tmp_path, study_images)

@@ -50,6 +50,7 @@ def test_intervals_equal_those_of_compare(folder, tmp_path) -> None:
     assert np.asarray(Image.open(image).convert("L")).std() > 10
 
 
+@pytest.mark.slow
 def test_the_report_shows_missing_runs_diverged_trials_rates_at_the_edge_and_times(folder, capsys, monkeypatch) -> None:
     monkeypatch.setattr("projects.study.study_report.draw_curves", lambda records, path: path)
     folder.run(seeds=[1])

@@ -56,6 +56,7 @@ def test_each_run_has_its_seed_its_backbone_and_the_best_learning_rate(folder) -
     assert folder.calls() == []
 
 
+@pytest.mark.slow
 def test_a_stopped_study_resumes(folder) -> None:
     """The signal goes to the tool, and the study ends with its exit code."""
     (folder.path / "waits").touch()

@@ -26,8 +26,8 @@ class InThisProcess:
 
 
 @pytest.mark.slow
-def test_a_study_from_the_command_line(tmp_path, monkeypatch, run_script, capsys) -> None:
-    folder = Folder(tmp_path)
+def test_a_study_from_the_command_line(tmp_path, study_images, monkeypatch, run_script, capsys) -> None:
+    folder = Folder(tmp_path, study_images)
     folder.content |= {"SEEDS": [1], "BASE_LR": [0.001]}
     folder.study()
     output, toy = tmp_path / "output", tmp_path / "toy"
