@@ -31,7 +31,7 @@ def run(args: Namespace) -> None:
     """Converts, verifies, and writes the file."""
     from se_detection.checkpoint.convert_input import convert_input
     from se_detection.checkpoint.converted import check_target
-    from se_detection.checkpoint.verify import SIZES, TOLERANCE, relative_errors
+    from se_detection.checkpoint.verify import SIZES, TOLERANCE, network_name, relative_errors
     from se_detection.errors import UserError
 
     check_target(args.output)
@@ -39,6 +39,7 @@ def run(args: Namespace) -> None:
     print(f"The weights assume: {converted.assumptions}")
     if args.verify:
         errors = relative_errors(converted)
+        print(f"Compared with timm's {network_name(converted)}:")
         print("relative error", *(f"{height}x{width}" for height, width in SIZES), sep="\t")
         for stage, of_sizes in errors.items():
             print(stage, *(f"{error:.1e}" for error in of_sizes), sep="\t\t")

@@ -55,14 +55,18 @@ def _timm_network(converted: Converted) -> nn.Module:
     """timm's network with the original weights, without its classifier."""
     import timm
 
-    source = converted.assumptions.source
-    name = converted.architecture or timm_name(converted.assumptions)
+    source, name = converted.assumptions.source, network_name(converted)
     if source in ("mmpretrain", "moskomule") or not timm.is_model(name):
         raise UserError("weights.not_verifiable", f"verification needs timm's network, and timm has no {source} {name}")
     network: nn.Module = timm.create_model(name, num_classes=0)
     classifier = ("fc.", "last_linear.")
     network.load_state_dict({key: value for key, value in converted.original.items() if not key.startswith(classifier)})
     return network
+
+
+def network_name(converted: Converted) -> str:
+    """timm's name of the network to compare with: the user's, or the one that follows from the tensors."""
+    return converted.architecture or timm_name(converted.assumptions)
 
 
 def timm_name(assumptions: WeightsAssumptions) -> str:

@@ -29,6 +29,7 @@ def test_convert_verify_and_load(tmp_path, resnet18, run_script, capsys) -> None
     run_script("convert_weights.py", *flags)
     output = capsys.readouterr().out
     assert "INPUT.FORMAT RGB" in output
+    assert "timm's resnet18:" in output
     for stage in ("res2", "res3", "res4", "res5"):
         (line,) = [line for line in output.splitlines() if line.startswith(stage)]
         assert all(float(error) <= 1e-5 for error in line.split()[1:])
