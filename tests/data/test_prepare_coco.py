@@ -33,7 +33,7 @@ def check(data_set, run_tool):
 
 def test_check_and_fix_from_the_command_line(data_set, check) -> None:
     folder = data_set.json_file.parent
-    data_set.content["annotations"][0]["bbox"] = [50, 5, 30, 10]
+    data_set.content["annotations"][0] |= {"bbox": [50, 5, 30, 10], "area": 300}
     data_set.content["annotations"][1]["id"] = 0
     data_set.content["annotations"][2]["category_id"] = 9
     # Without --fix, errors set the exit code.
