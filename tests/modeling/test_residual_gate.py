@@ -3,11 +3,13 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from se_detection.modeling.ops.folding_conv import scaled_conv2d
 from se_detection.modeling.ops.residual_gate import PYTORCH, checked_triton, residual_gate
@@ -54,6 +56,14 @@ def test_gates_and_shortcuts_of_other_shapes(shape) -> None:
             # fast_mode checks random directions instead of each element.
             assert torch.autograd.gradcheck(operation, leaves, fast_mode=True)
             assert torch.autograd.gradgradcheck(operation, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_tensors_without_values(device) -> None:
+    with FakeTensorMode() if device == "cpu" else nullcontext():
+        leaves = inputs((2, 3, 4, 5), device=device)
+        gated(*leaves).sum().backward()
+        assert [x.grad.shape for x in leaves] == [x.shape for x in leaves]
 
 
 def projected(x: Tensor, weight: Tensor) -> Tensor:

@@ -69,9 +69,9 @@ def _eagerly(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
         # Near 0, other gates than sigmoids have large derivatives.
         return formula(residual, gate, shortcut)
     half = torch.promote_types(residual.dtype, shortcut.dtype) in (torch.float16, torch.bfloat16)
-    # A CUDA graph can't depend on the number of shut gates.
-    keep_residual = half or (residual.is_cuda and torch.cuda.is_current_stream_capturing())
-    return _with_gradients(residual, gate, shortcut, _kernels_for(residual), keep_residual)
+    # In a CUDA graph, and for tensors without values (meta, fake), the number of shut gates is unknown.
+    unknown = gate.is_meta or type(gate) is not Tensor or (gate.is_cuda and torch.cuda.is_current_stream_capturing())
+    return _with_gradients(residual, gate, shortcut, _kernels_for(residual), half or unknown)
 
 
 def _with_gradients(residual: Tensor, gate: Tensor, shortcut: Tensor, kernels: Kernels, keep_residual: bool) -> Tensor:
