@@ -178,8 +178,10 @@ def _checked_checkpoint(content: Any, path: Path, ema: bool) -> dict[str, Any]:
             raise UserError("weights.not_finite", f"{path}: {key} has values that are not finite; use another file")
         tensors[key] = tensor
     unwrapped, prefix = _unwrapped(tensors)
-    if prefix or entry not in (None, *ENTRIES):
-        logger.warning(f"{path}: took the tensors of entry {entry}, without the prefix {prefix!r} of all names")
+    if entry not in (None, *ENTRIES):
+        logger.warning(f"{path}: took the weights in its entry {entry}")
+    if prefix:
+        logger.warning(f"{path}: took the weights without the prefix {prefix!r} of all their names")
     if entry == "model":
         return {**content, "model": unwrapped}
     return {"model": unwrapped, **({"matching_heuristics": True} if entry == "model_state" else {})}
