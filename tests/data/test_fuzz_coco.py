@@ -158,7 +158,9 @@ def test_sample_accepts_any_file(tally, tmp_path, data, count) -> None:
     parts = tally.refused(sample_coco, json_file, count)
     if parts is None:
         return
-    whole = index(tmp_path / "set.json")
+    # pycocotools reads UTF-8 only.
+    write_json(json_file, json.loads(data))
+    whole = index(json_file)
     for name, part, size in zip(("sample", "rest"), parts, (count, len(whole.imgs) - count), strict=True):
         write_json(tmp_path / f"{name}.json", part.content)
         found = index(tmp_path / f"{name}.json")
