@@ -93,6 +93,7 @@ def test_strips_and_maps_show_the_effect(effect, photo) -> None:
         assert (axes.get_xlim(), axes.get_ylim()) == ((0, 128), (100, 0))
 
 
+@pytest.mark.slow
 def test_long_thin_images_are_rejected_before_anything_is_drawn(explained, tmp_path) -> None:
     path = tmp_path / "tall.png"
     Image.new("RGB", (10, 201)).save(path)

@@ -100,7 +100,8 @@ def test_a_model_is_compared_with_the_plain_network_run_in_the_same_way() -> Non
         assert (MODELS[name].fused, MODELS[name].compiled) == (MODELS[plain].fused, MODELS[plain].compiled)
 
 
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fused_models_have_the_outputs_of_eager_ones(dtype, make_case) -> None:
     case = make_case(dtype=dtype)
     for eager, fused in (("stock", "stock-fused"), ("eager", "fused")):

@@ -33,7 +33,8 @@ def test_inference_computes_no_gradients_and_half_precision_uses_autocast(make_c
     assert dtypes == [torch.bfloat16, torch.float32]
 
 
-@pytest.mark.parametrize("part", ["backbone", pytest.param("backbone+fpn", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["backbone", "backbone+fpn"])
 def test_a_training_step_has_the_right_gradients_and_keeps_the_weights(part, make_case) -> None:
     case = make_case(part=part, mode="train")
     network = build_network("se", case)
