@@ -111,40 +111,32 @@ def check_settings(cfg: CfgNode, processes: int) -> None:
     Raises:
         UserError: settings contradict each other, or the device or the processes don't support them.
     """
-    on_cpu, solver = cfg.MODEL.DEVICE == "cpu", cfg.SOLVER
+    on_cpu, norm, solver = cfg.MODEL.DEVICE == "cpu", cfg.MODEL.RESNETS.NORM, cfg.SOLVER
     images, reference = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
     key, shares = ("REFERENCE_WORLD_SIZE", reference) if reference else ("IMS_PER_BATCH", processes)
-    for wrong, code, message in (
+    for code, problem, wrong in (
+        ("run.no_gpu", "SOLVER.AMP.ENABLED needs a GPU; set it to False", on_cpu and solver.AMP.ENABLED),
+        ("run.no_gpu", "MODEL.RESNETS.NORM: SyncBN needs a GPU; set it to BN or GN", on_cpu and norm == "SyncBN"),
         (
-            on_cpu and solver.AMP.ENABLED,
-            "run.no_gpu",
-            "SOLVER.AMP.ENABLED: detectron2's mixed precision needs a GPU; set it to False",
-        ),
-        (
-            on_cpu and cfg.MODEL.RESNETS.NORM == "SyncBN",
-            "run.no_gpu",
-            "MODEL.RESNETS.NORM: SyncBN needs a GPU; set it to BN or GN",
-        ),
-        (
-            not 0 <= solver.EMA_DECAY < 1,
             "config.bad_value",
             f"SOLVER.EMA_DECAY: {solver.EMA_DECAY} is not from 0 (off) to below 1; 0.999 is usual",
+            not 0 <= solver.EMA_DECAY < 1,
         ),
         (
-            solver.EMA_DECAY and cfg.TEST.PRECISE_BN.ENABLED,
             "config.contradiction",
-            "SOLVER.EMA_DECAY: TEST.PRECISE_BN would update the norms of the trained weights, not those of the average "
-            "that is evaluated; use only one of the two",
+            "SOLVER.EMA_DECAY: TEST.PRECISE_BN updates the norms of the trained weights, and their average is "
+            "evaluated; use only one of the two",
+            solver.EMA_DECAY and cfg.TEST.PRECISE_BN.ENABLED,
         ),
         (
-            shares < 0 or images % shares,
             "config.batch_size",
             f"SOLVER.{key}: {shares} processes can't share a batch of {images} images equally; set IMS_PER_BATCH to a "
             "multiple",
+            shares < 0 or images % shares,
         ),
     ):
         if wrong:
-            raise UserError(code, message)
+            raise UserError(code, problem)
 
 
 def check_data(cfg: CfgNode, *, eval_only: bool = False, coco_evaluation: bool = True) -> None:

@@ -2,7 +2,6 @@
 
 from argparse import Namespace
 from collections.abc import Iterator
-from functools import reduce
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -30,7 +29,7 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
     to skip with --skip-bad-images, and None without.
 
     Raises:
-        UserError: a file is missing, invalid or not supported by this detector, or an override contradicts it.
+        UserError: a file is missing, invalid or not supported by this detector.
     """
     if args.skip_bad_images and args.eval_only:
         raise UserError(
@@ -74,11 +73,13 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
         for name, json_file, image_root in files[split]:
             register_coco_json(name, json_file, image_root, categories[json_file])
         cfg.DATASETS[SPLITS[split]] = tuple(name for name, _, _ in files[split])
-    first = next(iter(categories))
-    for head in ("ROI_HEADS", "RETINANET"):
-        _set_number(cfg, args, f"MODEL.{head}.NUM_CLASSES", num_classes, f"{first}, which has {num_classes} categories")
+    numbers = dict.fromkeys(("MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.RETINANET.NUM_CLASSES"), num_classes)
     if keypoints:
-        _use_keypoints(cfg, args, keypoints)
+        numbers["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = len(_common_keypoints(keypoints))
+    # Overrides are checked with the data sets of a config.
+    for key, number in numbers.items():
+        if key not in args.opts:
+            cfg.merge_from_list([key, number])
 
 
 def _longest_side(cfg: CfgNode, split: str) -> int | None:
@@ -99,8 +100,8 @@ def _use_masks(cfg: CfgNode, args: Namespace, json_file: str, content: Content, 
         cfg.INPUT.MASK_FORMAT = "bitmask"
 
 
-def _use_keypoints(cfg: CfgNode, args: Namespace, keypoints: dict[str, list[str]]) -> None:
-    """Sets the number of keypoints from their names by file."""
+def _common_keypoints(keypoints: dict[str, list[str]]) -> list[str]:
+    """The names of the keypoints, which must be the same in all files."""
     (json_file, names), *others = keypoints.items()
     for other, other_names in others:
         if other_names != names:
@@ -108,16 +109,7 @@ def _use_keypoints(cfg: CfgNode, args: Namespace, keypoints: dict[str, list[str]
                 "data.other_keypoints",
                 f"{other} has other 'keypoints' than {json_file}, or in another order; make them the same",
             )
-    key = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
-    _set_number(cfg, args, key, len(names), f"{json_file}, which has {len(names)} keypoints")
-
-
-def _set_number(cfg: CfgNode, args: Namespace, key: str, number: int, source: str) -> None:
-    """Sets a number that the data determines."""
-    given = reduce(getattr, key.split("."), cfg)
-    if key in args.opts and given != number:
-        raise UserError("config.contradicts_data", f"{key}: {given} contradicts {source}; omit it")
-    cfg.merge_from_list([key, number])
+    return names
 
 
 def _named_files(args: Namespace, split: str) -> Iterator[tuple[str, str, str]]:
