@@ -294,25 +294,14 @@ def test_lazy_configs_have_all_options_of_model_se() -> None:
     name = "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"
     cfg, lazy = yaml_config(name), lazy_config(name)
     cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.SE.update(
-        {"REDUCTION_PER_STAGE": [4, 8, 16, 32], "POSITION": "3x3", "SQUEEZE": "avgmax", "GATE": "hardsigmoid"}
-    )
-    cfg.MODEL.SE.update({"STAGES": ["res3", "res5"], "BIAS": False, "IGNORE_PADDING": True})
+    options = {"reduction_per_stage": [4, 8, 16, 32], "position": "3x3", "squeeze": "avgmax", "gate": "hardsigmoid"}
+    options |= {"stages": ["res3", "res5"], "bias": False}
+    cfg.MODEL.SE.update({key.upper(): value for key, value in options.items()}, IGNORE_PADDING=True)
     cfg.MODEL.RESNETS.STEM_TYPE = "caffe"
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = True
     backbone = build_model(cfg).backbone
-    lazy = LazyConfig.apply_overrides(
-        lazy,
-        [
-            "model.backbone.bottom_up.layout=caffe",
-            "model.backbone.bottom_up.se.reduction_per_stage=[4,8,16,32]",
-            "model.backbone.bottom_up.se.position=3x3",
-            "model.backbone.bottom_up.se.squeeze=avgmax",
-            "model.backbone.bottom_up.se.gate=hardsigmoid",
-            "model.backbone.bottom_up.se.stages=[res3,res5]",
-            "model.backbone.bottom_up.se.bias=False",
-        ],
-    )
+    lazy.model.backbone.bottom_up.layout = "caffe"
+    lazy.model.backbone.bottom_up.se.update(options)
     ours = ignore_padding(instantiate(lazy.model.backbone))
     ours.load_state_dict(randomize_norms(backbone).state_dict(), strict=True)
     images = torch.zeros(1, 3, 96, 128)

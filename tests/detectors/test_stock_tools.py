@@ -30,6 +30,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from se_detection import UserError, create_backbone, model_zoo
+from se_detection.data.toy import make_toy_dataset
 
 from .detectors import LAZY, SMALL
 from .shapes import draw
@@ -48,11 +49,11 @@ VALUES = {
     "SOLVER.BASE_LR": 0.001,
     "DATALOADER.NUM_WORKERS": 0,
 }
-# Three steps from a random backbone of depth 18, on the toy set at 64 pixels.
+# Three steps from a random backbone of depth 18, on images of 64 pixels.
 LAZY_VALUES = [
     *("model.backbone.bottom_up.name=se_resnet18", "model.roi_heads.num_classes=4"),
     *("model.roi_heads.batch_size_per_image=16", "model.proposal_generator.post_nms_topk=[20,5]"),
-    *("dataloader.train.dataset.names=se_toy_train", "dataloader.test.dataset.names=se_toy_val"),
+    *("dataloader.train.dataset.names=few_train", "dataloader.test.dataset.names=few_val"),
     *("dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
     "dataloader.train.mapper.augmentations.0.short_edge_length=[64]",
     "dataloader.test.mapper.augmentations.0.short_edge_length=64",
@@ -110,7 +111,7 @@ def stock(module_path) -> SimpleNamespace:
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
+def run(monkeypatch, capsys, catalogs):
     """A function that runs a tool in this process, and returns what it prints and logs."""
 
     def start(name: str, *arguments: object) -> str:
@@ -208,7 +209,10 @@ def test_visualize_data_draws_the_annotations(stock, run, tmp_path) -> None:
 
 
 def train_lazily(run, folder: Path, backbone: str) -> None:
-    """Trains in `folder`, from random weights of the named backbone."""
+    """Trains in `folder` on a few toy images, from random weights of the named backbone."""
+    for split in ("train", "val"):
+        json_file = make_toy_dataset(folder, split=split, count=4)
+        register_coco_instances(f"few_{split}", {}, str(json_file), str(folder / split))
     torch.manual_seed(0)
     weights = folder / f"{backbone}.pth"
     torch.save({"model": create_backbone(backbone).state_dict(), "matching_heuristics": True}, weights)
@@ -217,7 +221,6 @@ def train_lazily(run, folder: Path, backbone: str) -> None:
 
 
 def test_lazyconfig_train_net_trains_and_evaluates(run, tmp_path) -> None:
-    DatasetCatalog.get("se_toy_val")
     train_lazily(run, tmp_path, "se_resnet18")
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.json").read_text().splitlines()]
     # The last line is the evaluation's.

@@ -114,6 +114,7 @@ def test_a_diverging_training(spoiled, module_path) -> None:
     assert {"nan", "inf"} & set(report[0]["processes"][0]["losses"].values())
 
 
+@pytest.mark.slow
 def test_detectron2s_error_becomes_an_infinite_loss(spoiled) -> None:
     trainer = spoiled("raised", "SOLVER.SKIP_NON_FINITE", "4", bad={})
     model = trainer.checkpointer.model

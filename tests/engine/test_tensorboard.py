@@ -10,12 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from detectron2.utils.events import EventStorage
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from se_detection import create_backbone
 from se_detection.engine import tensorboard
@@ -211,32 +209,3 @@ def test_a_plain_backbone_has_no_gates() -> None:
         model(torch.zeros(1, 3, 64, 64))
         hook.after_step()
         assert not storage.latest()
-
-
-@pytest.mark.slow
-def test_gates_are_recorded_through_ddp_at_written_steps_only(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(tensorboard, "PERIOD", 20)
-    model = create_backbone("se_resnet18", norm="GN")
-    hook = GateMeans(model)
-    hook.trainer = SimpleNamespace(max_iter=100)
-    images = torch.randn(2, 3, 64, 64)
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        wrapped = DistributedDataParallel(model)
-        written = {}
-        for iteration in (17, 18, 19, 20, 98, 99):
-            with EventStorage(iteration) as storage:
-                hook.trainer.iter, hook.trainer.storage = iteration, storage
-                hook.before_step()
-                wrapped(images)
-                hook.after_step()
-                # Later calls of the model are not recorded.
-                wrapped(torch.zeros(1, 3, 64, 64))
-                hook.after_step()
-                written[iteration] = {key: value for key, (value, _) in storage.latest().items()}
-    finally:
-        dist.destroy_process_group()
-    assert [iteration for iteration, found in written.items() if found] == [19, 99]
-    expected = brute_force(model, images, monkeypatch)
-    assert list(expected) == STAGES
-    assert written[19] == written[99] == pytest.approx(expected, rel=1e-5)

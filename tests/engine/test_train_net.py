@@ -72,6 +72,8 @@ def test_train_resume_and_evaluate_custom_data(train, tiny, tiny_flags, tmp_path
     assert train("--resume", *tiny_flags, overrides=(*output, "SOLVER.MAX_ITER", 4)) == ""
     assert [line["iteration"] for line in read_metrics(run) if "total_loss" in line][-1] == 3
     assert torch.load(run / "model_final.pth", weights_only=True)["iteration"] == 3
+    assert "SOLVER.MAX_ITER was 2 when the run was last started, and is 4 now" in (run / "log.txt").read_text()
+    assert [entry["iteration"] for entry in json.loads((run / "run.json").read_text())["resumed"]] == [2]
 
     # Evaluation alone finds the same AP, and leaves the training's config as it is.
     trained = json.loads((run / "inference" / "results.json").read_text())
@@ -92,6 +94,7 @@ def test_train_resume_and_evaluate_custom_data(train, tiny, tiny_flags, tmp_path
     assert train("--overwrite", *tiny_flags, overrides=output) == ""
     assert torch.load(run / "model_final.pth", weights_only=True)["iteration"] == 1
     assert [line["iteration"] for line in read_metrics(run) if "total_loss" in line] == [1]
+    assert "resumed" not in json.loads((run / "run.json").read_text())
     assert (run / "notes.txt").read_text() == "mine"
 
 

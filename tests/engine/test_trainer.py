@@ -117,7 +117,9 @@ def test_the_memory_format_does_not_change_the_training(build) -> None:
     torch.testing.assert_close(weights(ordered), weights(plain), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("bf16", "precision"), [(False, torch.float16), (True, torch.bfloat16)])
+@pytest.mark.parametrize(
+    ("bf16", "precision"), [(True, torch.bfloat16), pytest.param(False, torch.float16, marks=pytest.mark.slow)]
+)
 def test_mixed_precision_is_as_configured(build, bf16, precision, monkeypatch) -> None:
     """Checks the choice, and what a bad loss does to the scaler: detectron2's mixed precision needs a GPU."""
     monkeypatch.setattr(Trainer, "check_config", staticmethod(lambda cfg: None))

@@ -60,6 +60,7 @@ def trained(base, module_path, build) -> Path:
     return module_path / "run"
 
 
+@pytest.mark.slow
 def test_the_run_has_a_record_and_a_config(trained, tiny) -> None:
     record = json.loads((trained / "run.json").read_text())
     assert record["classes"] == SHAPES
@@ -130,6 +131,7 @@ def test_a_test_set_without_evaluator_needs_build_evaluator(cfg) -> None:
     assert Trainer(cfg)
 
 
+@pytest.mark.slow
 def test_another_run_is_not_replaced(cfg, trained) -> None:
     cfg.OUTPUT_DIR = str(trained)
     before = files(trained)
@@ -142,27 +144,3 @@ def test_another_run_is_not_replaced(cfg, trained) -> None:
     with raises("run.other_config", "build_se_resnet_fpn_backbone", "build_resnet_fpn_backbone"):
         Trainer(cfg).resume_or_load()
     assert files(trained) == before
-
-
-@pytest.mark.slow
-def test_a_run_is_resumed_or_overwritten(cfg, trained, tmp_path, caplog) -> None:
-    run = Path(cfg.OUTPUT_DIR)
-    shutil.copytree(trained, run)
-    cfg.SOLVER.MAX_ITER = 3
-    trainer = Trainer(cfg)
-    trainer.resume_or_load()
-    assert trainer.start_iter == 2
-    assert "--resume: SOLVER.MAX_ITER was 2 when the run was last started, and is 3 now" in caplog.text
-    trainer.train()
-    record = json.loads((run / "run.json").read_text())
-    assert [entry["iteration"] for entry in record["resumed"]] == [2]
-
-    cfg.SOLVER.MAX_ITER = 1
-    (run / "notes.txt").write_text("mine")
-    trainer = Trainer(cfg, overwrite=True)
-    trainer.resume_or_load(resume=False)
-    assert (run / "model_final.pth").read_bytes() != (trained / "model_final.pth").read_bytes()
-    trainer.train()
-    assert torch.load(run / "model_final.pth", weights_only=True)["iteration"] == 0
-    assert "resumed" not in json.loads((run / "run.json").read_text())
-    assert (run / "notes.txt").read_text() == "mine"
