@@ -80,10 +80,10 @@ class Folder:
         base["SOLVER"] |= {"MAX_ITER": 2, "STEPS": [1], "IMS_PER_BATCH": 2, "WARMUP_ITERS": 0, "CHECKPOINT_PERIOD": 1}
         base["MODEL"] |= {"FPN": {"OUT_CHANNELS": 32}, "ROI_BOX_HEAD": {"FC_DIM": 32}}
         base["INPUT"] = {"MIN_SIZE_TRAIN": [64], "MIN_SIZE_TEST": 64}
-        base["TEST"] = {"EVAL_PERIOD": 1}
+        base["TEST"], base["DATALOADER"] = {"EVAL_PERIOD": 1}, {"NUM_WORKERS": 0}
         (path / "Base-Study-cpu.yaml").write_text(yaml.safe_dump(base))
         recipe = yaml.safe_load((CONFIGS / "Recipe-study-cpu.yaml").read_text())
-        recipe["SOLVER"]["IMS_PER_BATCH"] = 4
+        recipe["SOLVER"]["IMS_PER_BATCH"], recipe["DATALOADER"] = 4, {"NUM_WORKERS": 0}
         recipe["PRETRAIN"] |= {"EPOCHS": 1.0, "TRAIN_SIZE": 32, "TEST_SIZE": 32, "TEST_RESIZE": 32, "BF16": False}
         (path / "Recipe-study-cpu.yaml").write_text(yaml.safe_dump(recipe))
         self.content = yaml.safe_load((CONFIGS / "Study-cpu.yaml").read_text())
