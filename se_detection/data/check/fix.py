@@ -123,7 +123,9 @@ def _with_right_names(annotated: AnnotatedFolder, changes: Changes) -> Annotated
         name = image.get("file_name") if isinstance(image, dict) else None
         if isinstance(name, str) and name in renamed:
             images[index] = {**image, "file_name": renamed[name]}
-            changes["images: file_name set to the file's"].append(f"{entry_name('images', index, image)}: {renamed[name]!r}")
+            changes["images: file_name set to the file's"].append(
+                f"{entry_name('images', index, image)}: {renamed[name]!r}"
+            )
     return annotated._replace(content={**annotated.content, "images": images})
 
 
