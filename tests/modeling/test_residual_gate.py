@@ -169,7 +169,7 @@ def test_tensors_kept_for_the_backward_pass(dtype) -> None:
     residual, logits, shortcut = inputs((2, 3, 4, 5), dtype)
     residual, gate, shortcut = residual * 1, logits.sigmoid(), shortcut * 1
     found = kept(residual_gate, residual, gate, shortcut)
-    # No gate is shut, so that there do not belong to their residuals.
+    # No gate is shut: no residuals of shut gates.
     assert len(found - {0}) == 3
     assert found > {gate.data_ptr(), (shortcut if dtype == torch.float32 else residual).data_ptr()}
     # Other gates than sigmoids keep residual, gate and output.
