@@ -68,7 +68,9 @@ def test_ap_equals_pycocotools_on_the_written_results(data, case, tmp_path) -> N
     assert best[f"{tasks[-1]}/AP"] == max(line[f"{tasks[-1]}/AP"] for line in logged if f"{tasks[-1]}/AP" in line)
 
 
-@pytest.mark.parametrize("case", ["polygons", "rle", "keypoints"])
+@pytest.mark.parametrize(
+    "case", ["polygons", *(pytest.param(case, marks=pytest.mark.slow) for case in ("rle", "keypoints"))]
+)
 def test_ap_of_shifted_truth_equals_pycocotools(data, case, tmp_path) -> None:
     """Detections that are the truth shifted by a few pixels, in the evaluator of a run's config."""
     cfg, json_file, tasks = load_case(data, case, tmp_path)
@@ -108,6 +110,7 @@ def test_without_detections_there_is_no_ap(data, tmp_path) -> None:
     assert set(results["bbox"].values()) == set(results["segm"].values()) == {None}
 
 
+@pytest.mark.slow
 def test_keypoint_metadata_is_as_detectron2s(data, tmp_path) -> None:
     """Custom data with COCO's person category gets detectron2's builtin metadata, and needs no sigmas."""
     custom, builtin = tmp_path / "persons.json", MetadataCatalog.get("keypoints_coco_2017_val")

@@ -52,6 +52,7 @@ VALUES = {
 # Three steps from a random backbone of depth 18, on images of 64 pixels.
 LAZY_VALUES = [
     *("model.backbone.bottom_up.name=se_resnet18", "model.roi_heads.num_classes=4"),
+    "model.roi_heads.box_predictor.test_score_thresh=0.0",
     *("model.roi_heads.batch_size_per_image=16", "model.proposal_generator.post_nms_topk=[20,5]"),
     *("dataloader.train.dataset.names=few_train", "dataloader.test.dataset.names=few_val"),
     *("dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),

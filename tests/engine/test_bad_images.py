@@ -125,6 +125,7 @@ def test_images_that_turn_bad_in_training_are_skipped_from_then_on(data, names, 
     assert again["count"] == 7
 
 
+@pytest.mark.slow
 def test_an_image_that_turns_bad_ends_a_training_without_the_flag(data, names) -> None:
     trainer = make_trainer(data)
     for path in names[1:]:
@@ -158,6 +159,7 @@ def test_skipping_all_images_is_refused(data, names) -> None:
         load(data, *SKIP)
 
 
+@pytest.mark.slow
 def test_a_custom_loader_can_not_skip(data) -> None:
     class Custom(Trainer):
         @classmethod

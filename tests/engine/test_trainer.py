@@ -168,6 +168,7 @@ def test_a_finished_run_is_evaluated(copied, build, finished, caplog) -> None:
     assert resumed == record
 
 
+@pytest.mark.slow
 def test_a_broken_checkpoint_is_set_aside(copied, build, caplog) -> None:
     newest = copied / "model_final.pth"
     broken = newest.read_bytes()[:-5000]

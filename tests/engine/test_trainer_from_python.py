@@ -114,6 +114,7 @@ def test_a_config_that_does_not_fit_is_refused(cfg, overrides, code, named) -> N
     assert not Path(cfg.OUTPUT_DIR).exists()
 
 
+@pytest.mark.slow
 def test_a_test_set_without_evaluator_needs_build_evaluator(cfg) -> None:
     DatasetCatalog.register("custom", lambda: DatasetCatalog.get("shapes_val"))
     MetadataCatalog.get("custom").thing_classes = SHAPES
