@@ -20,7 +20,10 @@ class UserError(ValueError):
         message: one line.
     """
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: str, message: str = "") -> None:
+        if not message:
+            # torch rebuilds the error of a worker of a data loader from one text, which ends in the worker's traceback.
+            code, message = _last_line(code) or ("worker.failed", code)
         super().__init__(code, message)
         self.code = code
         self.message = message
@@ -30,6 +33,12 @@ class UserError(ValueError):
         # The beginning says what is wrong, the end what to do; long values from files are in the middle.
         text = text if len(text) <= 2000 else f"{text[:1400]} ... {text[-400:]}"
         return f"{text} [{self.code}]"
+
+
+def _last_line(traceback: str) -> tuple[str, str] | None:
+    """Code and message of the last :class:`UserError` in the text of tracebacks."""
+    found = re.findall(rf"^{__name__}\.UserError: (.+) \[([\w.]+)\]$", traceback, flags=re.MULTILINE)
+    return (found[-1][1], found[-1][0]) if found else None
 
 
 def printable(text: str) -> str:
@@ -64,7 +73,7 @@ def user_message(error: BaseException) -> str | None:
     can't be used.
     """
     # For an error in a child process, this text is a traceback.
-    text = error.message if isinstance(error, UserError) else str(error)
+    text = str(error)
     if isinstance(error, OSError) and error.errno in FULL:
         where = f"{error.filename} could not be written" if error.filename else "a file could not be written"
         return f"{where}: {error.strerror}; free some space, then try again (--resume continues a training)"
@@ -73,10 +82,10 @@ def user_message(error: BaseException) -> str | None:
     if is_out_of_memory(error):
         said = printable(text.splitlines()[0] if text else "Python's")[:200]
         return f"the memory is full ({said}); lower SOLVER.IMS_PER_BATCH or the sizes in INPUT"
-    in_child = re.findall(rf"^{__name__}\.UserError: (.+)$", text, flags=re.MULTILINE)
-    if in_child:
-        return in_child[-1]
-    return str(error) if isinstance(error, UserError) else None
+    if isinstance(error, UserError):
+        return str(error)
+    in_child = _last_line(text)
+    return f"{in_child[1]} [{in_child[0]}]" if in_child else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -285,3 +285,10 @@ def test_without_gradients_it_equals_the_formula_exactly() -> None:
             branch = Conv2d.forward(block.conv3, Conv2d.forward(block.conv2, branch).relu_())
             shortcut = x if block.shortcut is None else Conv2d.forward(block.shortcut, x)
             assert torch.equal(found, torch.addcmul(shortcut, branch, block.se.gate(branch)).relu_())
+
+
+def test_senets_narrow_convolutions_have_hes_initial_weights() -> None:
+    block = SENetBottleneckBlock(256, 512, bottleneck_channels=256, projection_kernel=3, num_groups=4, se=SEConfig())
+    for conv in (block.conv1, block.conv2, block.shortcut):
+        fan_out = conv.out_channels * conv.kernel_size[0] ** 2
+        assert conv.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.03)
