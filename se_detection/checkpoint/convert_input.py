@@ -49,7 +49,7 @@ def convert_input(
         fitting = timm_name(converted.assumptions)
         if architecture not in ("", fitting):
             raise UserError(
-                "weights.other_network", f"--architecture is {architecture}, but {path} has the tensors of {fitting}"
+                "weights.other_network", f"--architecture {architecture}: {path} has the tensors of {fitting}; use that"
             )
         is_named = architecture or re.search(rf"(?<![a-z]){fitting}(?![a-z\d])", path.name)
         if source == "timm" and fitting in LOOK_ALIKES and not is_named:
