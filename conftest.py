@@ -25,6 +25,11 @@ def pytest_addoption(parser) -> None:
     parser.addoption("--faults", type=int, default=1, help="how often each random fault of a run is tested")
 
 
+def pytest_collection_modifyitems(items) -> None:
+    # The longest test starts first, so that no process of pytest-xdist waits for it at the end.
+    items.sort(key=lambda item: item.path.name != "test_launch.py")
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
