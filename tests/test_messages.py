@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,29 +31,24 @@ def literal(node: ast.expr, values: dict[str, ast.expr]) -> str:
     return "{}"
 
 
-def assigned(tree: ast.AST, line: int) -> dict[str, ast.expr]:
-    """The last value of each variable before a line."""
-    found = [
-        (node.lineno, target.id, node.value)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign) and node.lineno < line
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    ]
-    return {name: value for _, name, value in sorted(found, key=lambda item: item[0])}
-
-
-def messages() -> Iterator[tuple[str, str, str]]:
+@cache
+def messages() -> list[tuple[str, str, str]]:
+    """Place, code and message of each error; variables have the value that was last assigned."""
+    found = []
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             if "tests" in path.parts:
                 continue
-            tree = ast.parse(path.read_text())
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError":
-                    values = assigned(tree, node.lineno)
-                    code, message = (literal(argument, values) for argument in node.args)
-                    yield f"{path.relative_to(ROOT)}:{node.lineno}", code, message
+            values: dict[str, ast.expr] = {}
+            nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assign | ast.Call)]
+            for node in sorted(nodes, key=lambda node: node.lineno):
+                match node:
+                    case ast.Assign([ast.Name(name)], value):
+                        values[name] = value
+                    case ast.Call(ast.Name("UserError"), arguments):
+                        code, message = (literal(argument, values) for argument in arguments)
+                        found.append((f"{path.relative_to(ROOT)}:{node.lineno}", code, message))
+    return found
 
 
 def test_each_error_has_a_code_and_one_line() -> None:

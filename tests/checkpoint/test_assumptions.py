@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
@@ -114,3 +116,10 @@ def test_mean_and_std_are_from_timms_metadata() -> None:
     """One tag of timm's resnet34 was trained with a mean of 0.5; its tensors don't show this."""
     assert assumptions_of_timm("resnet34.ra4_e3600_r224_in1k").pixel_mean == (127.5, 127.5, 127.5)
     assert assumptions_of_timm("resnet34.a1_in1k").pixel_mean == pytest.approx((123.675, 116.28, 103.53))
+
+
+@pytest.mark.parametrize(("mean", "differences"), [((123.68, 116.28, 103.53), 0), ((123.675, 116.779, 103.53), 1)])
+def test_means_may_be_rounded_but_not_others(mean, differences) -> None:
+    """ImageNet's mean to two places is the same mean, VGG's green channel is not."""
+    file = assumptions_of_timm("resnet34.a1_in1k")
+    assert len(contradictions(file, replace(file, pixel_mean=mean))) == differences

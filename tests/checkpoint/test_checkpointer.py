@@ -284,6 +284,7 @@ def write_detectron_file(state_dict: dict[str, Tensor], path: Path) -> None:
     path.write_bytes(pickle.dumps(blobs, 2))
 
 
+@pytest.mark.slow
 def test_detectrons_backbones_load_with_frozen_bn_only(tmp_path) -> None:
     cfg = config("R", NORM="FrozenBN")
     backbone = build_resnet_backbone(cfg, ShapeSpec(channels=3))

@@ -181,6 +181,7 @@ def test_cadenes_networks(name) -> None:
     assert worst_error(ours, stages, stages) <= 1e-5
 
 
+@pytest.mark.slow
 def test_verify_detects_a_wrong_tensor() -> None:
     theirs = randomize_norms(timm.create_model("resnet18"))
     converted = Converted.from_state_dict(theirs.state_dict(), "timm", sha256="")
@@ -212,6 +213,7 @@ def test_verify_needs_a_network_of_timm() -> None:
         relative_errors(Converted.from_state_dict(weights, "moskomule", sha256=""))
 
 
+@pytest.mark.slow
 def test_the_parity_table(monkeypatch) -> None:
     name = "seresnet18"
     monkeypatch.setattr(parity, "relative_errors", partial(relative_errors, sizes=SIZES[:1]))

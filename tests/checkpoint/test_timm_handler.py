@@ -138,6 +138,7 @@ def test_a_file_with_a_hidden_difference_is_refused_by_its_name(tmp_path) -> Non
         convert_input(str(path), "timm")
 
 
+@pytest.mark.slow
 def test_a_network_that_its_tensors_do_not_show_must_be_named(tmp_path) -> None:
     """As on Hugging Face, where each file has the same name."""
     path = tmp_path / "model.safetensors"

@@ -24,6 +24,7 @@ def resnet18(tmp_path, monkeypatch) -> dict[str, torch.Tensor]:
     return weights
 
 
+@pytest.mark.slow
 def test_convert_verify_and_load(tmp_path, resnet18, run_script, capsys) -> None:
     flags = ["resnet18.pth", "--source", "timm", "--depth", 18, "--output", "out.pth", "--verify"]
     run_script("convert_weights.py", *flags)

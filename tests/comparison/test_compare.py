@@ -55,6 +55,7 @@ def test_metrics_equal_those_of_pycocotools_on_real_annotations(real_annotations
     assert ours == pytest.approx(100 * reference(alone, mine)[0], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_metrics_of_several_runs_are_means(annotations, detect, reference) -> None:
     models = [[detect(annotations, seed=seed, jitter=0.1) for seed in seeds] for seeds in ((1, 2), (3, 4, 5))]
 

@@ -4,6 +4,7 @@ import re
 import pytest
 
 
+@pytest.mark.slow
 def test_the_tool_prints_and_writes_the_comparison(run_script, runs, tmp_path, capsys) -> None:
     arguments = ["compare.py", "--baseline", runs[0], "--candidate", runs[1], "--pictures", 2, "--bootstrap", 100]
     page, folder = tmp_path / "report.html", tmp_path / "report"

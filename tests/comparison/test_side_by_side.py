@@ -26,6 +26,7 @@ def colours(panel):
     return frequent - {GROUND, (0, 0, 0)}
 
 
+@pytest.mark.slow
 def test_images_show_ground_truth_and_both_models(runs, tmp_path, annotations) -> None:
     first = annotations["images"][0]["id"]
     boxes = {3: [40, 60, 100, 90], 7: [180, 100, 80, 80]}

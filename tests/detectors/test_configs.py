@@ -46,6 +46,7 @@ def test_each_config_of_detectron2_has_a_plain_and_an_se_config() -> None:
     assert {name.replace("_R_", "_SE_R_") for name in PLAIN} <= {*NAMES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PLAIN if name not in OURS_ONLY])
 def test_a_plain_config_equals_detectron2s(name) -> None:
     ours, theirs = model_zoo.get_config(name), detectron2.model_zoo.get_config(f"{name}.yaml")

@@ -163,6 +163,10 @@ def test_each_test_set_has_a_folder(tmp_path, tiny, tiny_flags) -> None:
 
 
 def test_a_user_error_in_a_child_process_is_one_line() -> None:
-    text = "\n\n-- Process 1 terminated:\nTraceback ...\nse_detection.errors.UserError: image a.jpg can't be used\n"
-    assert user_message(RuntimeError(text)) == "image a.jpg can't be used"
+    line = "image a.jpg can't be used [data.bad_image]"
+    text = f"\n\n-- Process 1 terminated:\nTraceback ...\nse_detection.errors.UserError: {line}\n"
+    assert user_message(RuntimeError(text)) == line
+    # What torch makes of an error of a loader's worker.
+    rebuilt = UserError(f"Caught UserError in DataLoader worker process 0.{text}")
+    assert (rebuilt.code, str(rebuilt)) == ("data.bad_image", line)
     assert user_message(RuntimeError("out of memory")) is None

@@ -216,6 +216,7 @@ def test_a_lost_process_is_recognized(monkeypatch) -> None:
     assert not launch.lost_process(ValueError("gloo"))
 
 
+@pytest.mark.slow
 def test_a_process_whose_heartbeat_stops_ends_the_others(monkeypatch, capsys) -> None:
     """In this process as rank 0, with the real store; the other one is played by the test."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

@@ -99,6 +99,7 @@ def test_example_resizes_like_detectron2() -> None:
             assert detector.resized((width, height)) == expected[::-1]
 
 
+@pytest.mark.slow
 def test_torchscript_needs_only_torch(exported, predictor, photo) -> None:
     extra = {"se_detection.json": ""}
     module = torch.jit.load(str(exported(TORCHSCRIPT)), _extra_files=extra)

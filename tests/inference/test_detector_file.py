@@ -25,6 +25,7 @@ def file(predictor, tmp_path_factory) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fuse", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_file_alone_gives_the_same_detections(file, predictor, tmp_path, fuse) -> None:
     moved = tmp_path / "moved.pth"

@@ -83,6 +83,7 @@ def test_one_batch_is_read_at_a_time(predictor) -> None:
         assert len(taken) == (3 if number < 3 else 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("Faster R-CNN", marks=pytest.mark.slow), "RGB"])
 def test_channel_order_of_files_images_and_arrays(kind, tmp_path) -> None:
     predictor = SEPredictor.from_run(write_run(tmp_path / "run", *KINDS[kind]))

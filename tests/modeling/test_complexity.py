@@ -117,6 +117,7 @@ def count(cfg: CfgNode, *size: int) -> tuple[dict, dict[str, tuple[int, float]]]
     return counted, parts
 
 
+@pytest.mark.slow
 def test_faster_rcnn_with_fpn() -> None:
     counted, parts = count(read_config(FPN, []), 100, 120)
     assert (counted["size"], counted["padded"], counted["proposals"]) == ((100, 120), (128, 128), 100)

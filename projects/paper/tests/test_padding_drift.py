@@ -58,6 +58,7 @@ def test_differences_equal_those_of_two_forward_passes(run, images) -> None:
     assert drift.detections > 0
 
 
+@pytest.mark.slow
 def test_no_differences_with_ignore_padding(run, images, run_script, tmp_path, capsys) -> None:
     leaking = padding_drift(run, batch=3, split=images)
     file = tmp_path / "drift.json"

@@ -15,6 +15,7 @@ from ..run_records import KEPT
 from ..study_report import write_study_report
 
 
+@pytest.mark.slow
 def test_intervals_equal_those_of_compare(folder, tmp_path) -> None:
     folder.run(seeds=[1])
     page = tmp_path / "page.md"

@@ -21,6 +21,7 @@ def value(words: list[str], key: str) -> str:
     return words[words.index(key) + 1]
 
 
+@pytest.mark.slow
 def test_each_run_has_its_seed_its_backbone_and_the_best_learning_rate(folder) -> None:
     folder.run()
     calls = folder.calls()

@@ -248,6 +248,7 @@ def test_folders_follow_their_files(data_set, make_data_set) -> None:
         read_annotated_folder(data_set.json_file, data_set.images / "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("json_file", "images"),
     [
