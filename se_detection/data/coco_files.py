@@ -3,7 +3,6 @@
 import contextlib
 import filecmp
 from pathlib import Path
-from typing import Any
 
 from pycocotools.coco import COCO
 
@@ -19,7 +18,6 @@ from .coco_format import (
     is_number,
     problems,
     read_coco,
-    usable,
 )
 
 EVALUATED = ("image_id", "category_id", "bbox", "area", "iscrowd")
@@ -75,11 +73,6 @@ def load_results(source: list[Entry] | Path | str, coco: COCO, name: str) -> lis
                 raise UserError("results.unknown_id", f"{where} {unknown}; give the same data set's")
         results.append({key: item[key] for key in DETECTION})
     return results
-
-
-def is_detection(item: Any) -> bool:
-    """Whether a value is an entry of COCO's results format: a box with a score."""
-    return usable(item, DETECTION, *DETECTION)
 
 
 def data_difference(first: Path, second: Path) -> str | None:
