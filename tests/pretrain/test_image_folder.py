@@ -6,6 +6,7 @@ import tarfile
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from se_detection.pretrain.image_folder import TRAIN, VAL, find_image_folder, register_image_folder
@@ -35,6 +36,17 @@ def pack(images, path, *members: tarfile.TarInfo, mode="w", top=""):
         for member in members:
             file.addfile(member, io.BytesIO(b"evil"))
         return path, file.offset
+
+
+def test_images_of_any_format_are_used(images, tmp_path) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(images, folder)
+    first = next((folder / "train" / "red").iterdir())
+    for name in ("a.jfif", "a.tga", "a", "labels.txt"):
+        Image.open(first).convert("RGB").save(folder / "val" / "red" / name, "TGA" if name == "a.tga" else "JPEG")
+    before = len(ImageFolder(folder / "val"))
+    assert register_image_folder(folder) == [folder / "val" / "red" / "labels.txt"]
+    assert len(DatasetCatalog.get(VAL)) == before + 3
 
 
 @pytest.mark.parametrize("top", ["", "set"])

@@ -1,13 +1,15 @@
 import json
+import multiprocessing
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.utils import comm
 from timm.utils import accuracy
 
 from se_detection import UserError, model_zoo
@@ -15,14 +17,12 @@ from se_detection.checkpoint.assumptions import WeightsAssumptions
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.engine.signals import Interrupted
 from se_detection.pretrain.pretrain_config import load_pretrain_config
-from se_detection.pretrain.pretrainer import TopKEvaluator
+from se_detection.pretrain.pretrainer import Pretrainer, TopKEvaluator
 from se_detection_cli import pretrain_command
 from se_detection_cli.main import command_parser
 
 from ..helpers import raises
 from .conftest import SMALL
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -168,12 +168,20 @@ def test_the_modern_recipe_runs(build) -> None:
     assert Path(trainer.cfg.OUTPUT_DIR, "backbone.pth").is_file()
 
 
-@pytest.mark.slow
-def test_two_processes_evaluate_every_image_once(images, tmp_path) -> None:
-    config = model_zoo.get_config_file("Toy/faster_rcnn_R_18_FPN")
-    command = [REPOSITORY / "tools" / "pretrain.py", "--config-file", config, "--data", images]
-    flags = ["--num-gpus", "2", "--dist-url", "auto"]
-    words = [sys.executable, *command, *flags, *SMALL, "PRETRAIN.EPOCHS", "0.5", "OUTPUT_DIR", tmp_path / "run"]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def evaluate_share(rank: int, cfg: CfgNode, url: str) -> None:
+    dist.init_process_group("gloo", init_method=url, world_size=2, rank=rank)
+    comm.create_local_process_group(2)
+    Pretrainer.test(cfg, Pretrainer.build_model(cfg))
+
+
+def test_two_processes_evaluate_every_image_once(arguments, tmp_path) -> None:
+    cfg = load_pretrain_config(arguments())
+    fork = multiprocessing.get_context("fork")
+    url = f"file://{tmp_path}/group"
+    processes = [fork.Process(target=evaluate_share, args=(rank, cfg, url)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
     assert json.loads((tmp_path / "run" / "inference" / "results.json").read_text())["images"] == 12
