@@ -175,6 +175,7 @@ def check_registered(name: str) -> None:
         hint = f" (did you mean {close}?)" if close else ""
         flags = "--train-json, --train-images, --val-json and --val-images"
         raise UserError("data.unknown_set", f"data set {name!r} is not registered{hint}; give your own by {flags}")
+    forget_conversion(name)
     metadata = MetadataCatalog.get(name)
     if metadata.get("made_on_first_use"):
         return
@@ -188,6 +189,21 @@ def check_registered(name: str) -> None:
                 f"data set {name!r}: {os.path.abspath(path)} does not exist; put it there, or set DETECTRON2_DATASETS "
                 f"(now {root}) to the folder that holds detectron2's data sets{hint}",
             )
+
+
+def converted_name(name: str) -> str:
+    """The file name that detectron2 gives to the COCO annotations of a data set which is registered without any."""
+    return f"{name}_coco_format.json"
+
+
+def forget_conversion(name: str) -> None:
+    """Removes such a file from a data set's metadata.
+
+    detectron2's evaluator adds it, and then reads no other: neither for another output folder nor for corrected labels.
+    """
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("image_root") is None and str(metadata.get("json_file")).endswith(converted_name(name)):
+        del metadata.json_file
 
 
 @contextmanager

@@ -2,13 +2,17 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import (
     COCOEvaluator,
     COCOPanopticEvaluator,
@@ -21,9 +25,10 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.coco_sets import name_failing_dataset
+from ..data.coco_sets import converted_name, forget_conversion, name_failing_dataset
 from ..data.image_files import refuse_postscript
 from ..errors import UserError
+from ..files import write_json
 from ..runs.run_folder import DETECTIONS, RESULTS
 
 # The supported values of `evaluator_type` in a data set's metadata: things only, and things and stuff.
@@ -40,6 +45,9 @@ class COCODetectionEvaluator(COCOEvaluator):
     class as `AP-<name>`. `coco_instances_results.json` and `results.json` are written even without any predictions, for
     which detectron2 writes nothing.
 
+    A data set without an annotation file is converted to one in the output folder, again for each evaluator: detectron2
+    keeps the first conversion, although the labels may have been corrected since.
+
     Args:
         dataset_name: a registered data set.
         expected: the tasks of the detector: `bbox`, `segm`, `keypoints`. detectron2 infers them from the predictions,
@@ -48,8 +56,11 @@ class COCODetectionEvaluator(COCOEvaluator):
     """
 
     def __init__(self, dataset_name: str, *, expected: Sequence[str] = ("bbox",), **options: Any) -> None:
-        # detectron2's own C++ evaluation is unofficial, and not always built.
-        super().__init__(dataset_name, **{"use_fast_impl": False, **options})
+        writes = comm.is_main_process() or not options.get("distributed", True)
+        with _annotation_file(dataset_name, options.get("output_dir"), writes):
+            # detectron2's own C++ evaluation is unofficial, and not always built.
+            super().__init__(dataset_name, **{"use_fast_impl": False, **options})
+            self.annotations = self._metadata.json_file
         self.dataset_name = dataset_name
         self.expected = expected
 
@@ -74,7 +85,7 @@ class COCODetectionEvaluator(COCOEvaluator):
         per_class = {name: ap.get(f"AP-{name}", ap.get("AP") if len(names) == 1 else None) for name in names}
         content = {
             "dataset": self.dataset_name,
-            "annotations": _absolute(self._metadata.json_file),
+            "annotations": _absolute(self.annotations),
             "image_root": _absolute(self._metadata.get("image_root")),
             "images": len(self._coco_api.imgs),
             "categories": names,
@@ -83,6 +94,36 @@ class COCODetectionEvaluator(COCOEvaluator):
             **{task: _strict(values) for task, values in others},
         }
         (folder / RESULTS).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _annotation_file(dataset_name: str, folder: str | None, writes: bool) -> Iterator[None]:
+    """A context in which a data set without an annotation file has one: in the folder, if this process writes there."""
+    forget_conversion(dataset_name)
+    metadata = MetadataCatalog.get(dataset_name)
+    if folder is None or metadata.get("json_file"):
+        yield
+        return
+    with TemporaryDirectory() as temporary:
+        path = Path(folder if writes else temporary, converted_name(dataset_name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, _converted(dataset_name))
+        metadata.json_file = str(path)
+        try:
+            yield
+        finally:
+            del metadata.json_file
+
+
+def _converted(dataset_name: str) -> Any:
+    """The COCO annotations of a data set."""
+    load = DatasetCatalog.data[dataset_name]
+    # detectron2 changes the keypoints of the items that it converts, which may be the caller's.
+    DatasetCatalog.data[dataset_name] = lambda: deepcopy(load())
+    try:
+        return convert_to_coco_dict(dataset_name)
+    finally:
+        DatasetCatalog.data[dataset_name] = load
 
 
 def _strict(metrics: dict[str, float]) -> dict[str, float | None]:

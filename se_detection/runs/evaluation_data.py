@@ -90,7 +90,8 @@ def open_evaluation_data(run: TrainedRun, given: Sequence[Path] | None, limit: i
         name = names[0]
         register_recorded(run.folder, name, "; restore it, or name the data by --split JSON IMAGES")
     metadata = MetadataCatalog.get(name)
-    if metadata.get("evaluator_type") != "coco":
+    # A set that is registered without files has no annotations that could be read again.
+    if metadata.get("evaluator_type") != "coco" or not (metadata.get("json_file") and metadata.get("image_root")):
         message = f"data set {name!r} is not a COCO-format set; give one by --split JSON IMAGES"
         raise UserError("data.no_test_set", message)
     images = DatasetCatalog.get(name)

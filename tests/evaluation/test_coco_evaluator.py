@@ -1,5 +1,8 @@
+import copy
 import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,11 +11,14 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 from PIL import Image
 
+from se_detection.data.coco_sets import check_registered
 from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator, build_evaluator
+from se_detection.runs.evaluation_data import open_evaluation_data
+from se_detection.runs.trained_run import TrainedRun
 
 from ..helpers import raises
 
@@ -152,6 +158,88 @@ def test_only_the_main_process_writes(register, annotations, detect, tmp_path, m
     feed(alone, annotations, found)
     assert alone.evaluate()["bbox"]["AP"] > 0
     assert (tmp_path / "inference" / "results.json").is_file()
+
+
+@pytest.fixture
+def in_python(annotations):
+    """Annotations as detectron2's dataset dicts, with keypoints, of a set that is registered without a file."""
+    numbers = {category["id"]: number for number, category in enumerate(annotations["categories"])}
+    items = []
+    for image in annotations["images"]:
+        mine = [
+            {
+                **item,
+                "category_id": numbers[item["category_id"]],
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "keypoints": [2.5, 3.5, 2],
+            }
+            for item in annotations["annotations"]
+            if item["image_id"] == image["id"]
+        ]
+        items.append({**image, "image_id": image["id"], "annotations": mine})
+    DatasetCatalog.register(NAME, lambda: items)
+    MetadataCatalog.get(NAME).set(
+        evaluator_type="coco",
+        thing_classes=[category["name"] for category in annotations["categories"]],
+        thing_dataset_id_to_contiguous_id=numbers,
+    )
+    yield items
+    DatasetCatalog.remove(NAME)
+    MetadataCatalog.remove(NAME)
+
+
+def test_corrected_labels_are_evaluated(in_python, annotations, detect, reference, tmp_path) -> None:
+    """In an output folder with the annotations of an earlier evaluation, as of a resumed run, and in a new one."""
+    found = detect(annotations, seed=1, jitter=0.1)
+
+    def ap(folder: str, kind: type[COCOEvaluator] = COCODetectionEvaluator) -> float:
+        evaluator = kind(NAME, output_dir=str(tmp_path / folder), use_fast_impl=False)
+        feed(evaluator, annotations, found)
+        return evaluator.evaluate()["bbox"]["AP"]
+
+    def expected(folder: str) -> float:
+        return (
+            100 * reference(annotations, json.loads((tmp_path / folder / "coco_instances_results.json").read_text()))[0]
+        )
+
+    before = copy.deepcopy(in_python)
+    first = ap("first")
+    assert first == pytest.approx(expected("first"), abs=1e-9)
+    assert in_python == before
+    for item in (*annotations["annotations"], *(item for image in in_python for item in image["annotations"])):
+        item["bbox"][0] = item["bbox"][0] + 12.0
+    corrected = expected("first")
+    assert abs(corrected - first) > 5
+    assert ap("first") == ap("second") == pytest.approx(corrected, abs=1e-9)
+    for folder in ("first", "second"):
+        written = json.loads((tmp_path / folder / "results.json").read_text())
+        assert written["bbox"]["AP"] == pytest.approx(corrected, abs=1e-9)
+        truth = json.loads(Path(written["annotations"]).read_text())
+        assert [item["bbox"] for item in truth["annotations"]] == [
+            [round(side, 3) for side in item["bbox"]] for item in annotations["annotations"]
+        ]
+
+    # detectron2's own evaluator was used in between, and its folder is removed.
+    ap("theirs", COCOEvaluator)
+    shutil.rmtree(tmp_path / "theirs")
+    check_registered(NAME)
+    ap("theirs", COCOEvaluator)
+    for item in (*annotations["annotations"], *(item for image in in_python for item in image["annotations"])):
+        item["bbox"][1] = item["bbox"][1] + 12.0
+    assert ap("second") == pytest.approx(expected("second"), abs=1e-9) != pytest.approx(corrected)
+
+
+def test_processes_that_do_not_evaluate_write_no_annotations(in_python, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    assert len(COCODetectionEvaluator(NAME, output_dir=str(tmp_path / "out"))._coco_api.imgs) == len(in_python)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_analysis_needs_an_annotation_file(in_python, tmp_path) -> None:
+    cfg = get_cfg()
+    cfg.DATASETS.TEST = (NAME,)
+    with raises("data.no_test_set", NAME, "--split"):
+        open_evaluation_data(TrainedRun(tmp_path, cfg, torch.nn.Identity(), tmp_path / "model_final.pth"), None, None)
 
 
 def test_evaluators_are_those_of_detectron2s_train_net(register, annotations, tmp_path) -> None:
