@@ -35,6 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Detects, and prints the written files."""
+    from se_detection.data.image_files import describe_skipped
     from se_detection.errors import UserError, printable
     from se_detection.gates.excitations import explain
     from se_detection.inference.detector import Detector
@@ -62,4 +63,6 @@ def run(args: Namespace) -> None:
     if done.unreadable:
         lines = (printable(f"{path}: {reason}") for path, reason in done.unreadable.items())
         print("Could not be read:", *lines, sep="\n  ")
+    if done.skipped:
+        print(printable(describe_skipped(done.skipped)))
     print(f"Written ({done.images} images and frames):", *map(printable, map(str, done.written)), sep="\n  ")

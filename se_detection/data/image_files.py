@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import ExifTags, Image
+from PIL.ImageFile import StubImageFile
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -19,6 +21,9 @@ ImageKey = tuple[str, int | None, int | None]
 
 # The first bytes of a PostScript file, also of one with a preview.
 POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
+# Of MPEG, a video, Pillow reads only the size.
+NOT_IMAGES = {"EPS", "MPEG"}
+MAX_EXTENSIONS = 8
 SHOW_PROGRESS_FROM = 2000
 MAX_THREADS = 8
 QUARTER_TURNS = (5, 6, 7, 8)
@@ -56,6 +61,40 @@ class BadImage(NamedTuple):
 def image_key(item: dict[str, Any]) -> ImageKey:
     """The :attr:`BadImage.key` of one of detectron2's dataset dicts."""
     return item["file_name"], item.get("width"), item.get("height")
+
+
+def image_formats() -> dict[str, str]:
+    """Pillow's name of each format that it decodes, except PostScript, by file extension, such as `.jpg`."""
+    extensions = Image.registered_extensions()
+    decoded = {
+        name
+        for name, (kind, _) in Image.OPEN.items()
+        if not (isinstance(kind, type) and issubclass(kind, StubImageFile))
+    }
+    # Pillow reads an MPO as a JPEG.
+    decoded = (decoded | {"MPO"}) - NOT_IMAGES
+    return {extension: name for extension, name in extensions.items() if name in decoded}
+
+
+def is_image(path: Path, formats: dict[str, str]) -> bool:
+    """Whether a file has an extension of these formats or, if it has none at all, begins as an image of them."""
+    if not path.is_file():
+        return False
+    if path.suffix:
+        return path.suffix.lower() in formats
+    try:
+        with Image.open(path, formats=[name for name in Image.OPEN if name in formats.values()]):
+            return True
+    except Exception:  # see `decode`
+        return False
+
+
+def describe_skipped(paths: Sequence[Path]) -> str:
+    """One line with the number and the extensions of files that are not images."""
+    counts = Counter(path.suffix.lower() or "none" for path in paths).most_common()
+    extensions = ", ".join(f"{extension} {count}" for extension, count in counts[:MAX_EXTENSIONS])
+    more = ", ..." if len(counts) > MAX_EXTENSIONS else ""
+    return f"files skipped because of their extension: {len(paths)} ({extensions}{more})"
 
 
 def inspect_image(path: str | Path) -> ImageFile | str | None:

@@ -5,11 +5,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.image_files import inspect_image, map_files
+from ..data.image_files import describe_skipped, image_formats, inspect_image, is_image, map_files
 from ..errors import UserError
 from .video import video_info
 
-IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 CAMERA = "camera:"
 
@@ -31,11 +30,11 @@ def find_camera(inputs: Sequence[str]) -> int | None:
     return None
 
 
-def find_files(inputs: Sequence[str], outside: Path) -> list[Path]:
-    """The absolute paths of all images and videos, without duplicates.
+def find_files(inputs: Sequence[str], outside: Path) -> tuple[list[Path], list[Path]]:
+    """The absolute paths of all images and videos, without duplicates; and the other files in folders, to be skipped.
 
     They are in the order of the inputs, and sorted by path within a folder or pattern. A file that is given by itself
-    may have any extension.
+    may have any extension. A file in a folder may have none, if it begins as an image.
 
     Args:
         inputs: files, folders, or patterns such as `photos/**/*.jpg`.
@@ -44,16 +43,19 @@ def find_files(inputs: Sequence[str], outside: Path) -> list[Path]:
     Raises:
         UserError: an input does not exist, or has no images or videos.
     """
-    unique: dict[Path, None] = {}
+    formats, output = image_formats(), os.path.realpath(outside)
+    # Whether each file is taken.
+    unique: dict[Path, bool] = {}
     for name in inputs:
         matches = [name] if os.path.exists(name) else sorted(glob.glob(name, recursive=True))
-        files = [file for match in matches for file in _files(Path(os.path.abspath(match)))]
-        files = [file for file in files if not Path(os.path.realpath(file)).is_relative_to(os.path.realpath(outside))]
-        if not files:
+        found = {path: taken for match in matches for path, taken in _files(Path(os.path.abspath(match)), formats)}
+        found = {path: found[path] for path in found if not Path(os.path.realpath(path)).is_relative_to(output)}
+        if not any(found.values()):
             what = "no images or videos in it" if matches else "no file or folder has this name or matches this pattern"
-            raise UserError("predict.no_files", f"{name}: {what} ({', '.join((*IMAGES, *VIDEOS))})")
-        unique |= dict.fromkeys(files)
-    return list(unique)
+            skipped = f" ({describe_skipped(list(found))})" if found else ""
+            raise UserError("predict.no_files", f"{name}: {what}{skipped}; give images, videos, or folders of them")
+        unique |= {path: taken for path, taken in found.items() if not unique.get(path)}
+    return [path for path, taken in unique.items() if taken], [path for path, taken in unique.items() if not taken]
 
 
 def is_video(path: Path) -> bool:
@@ -67,10 +69,12 @@ def unreadable(files: Sequence[Path]) -> dict[Path, str]:
     return {file: reason for file, reason in zip(files, reasons, strict=True) if reason}
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, formats: dict[str, str]) -> list[tuple[Path, bool]]:
+    """A file, or the files in a folder, and whether each is an image or video."""
     if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in (*IMAGES, *VIDEOS) and file.is_file())
+        return [(path, True)]
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return [(file, is_video(file) or is_image(file, formats)) for file in files]
 
 
 def _reason(path: Path) -> str:

@@ -41,11 +41,17 @@ CAMERA_RATE = 10.0
 
 @dataclass(frozen=True)
 class Prediction:
-    """The written paths, the number of images and frames, and the files that could not be read, with the reason."""
+    """The written paths, the number of images and frames, and the files that were not used.
+
+    Args:
+        unreadable: the images and videos that could not be read, with the reason.
+        skipped: the other files in the folders.
+    """
 
     written: list[Path]
     images: int
     unreadable: dict[Path, str]
+    skipped: list[Path]
 
 
 def predict(
@@ -100,7 +106,7 @@ def predict(
             f"{output} already has predictions, and a recording of {inputs[0]} can't be resumed; choose another "
             "--output, or replace them with --overwrite",
         )
-    files = find_files(inputs, outside=output) if camera is None else []
+    files, skipped = find_files(inputs, outside=output) if camera is None else ([], [])
     files = [file for file in files if str(file) not in folder.finished]
     bad = unreadable(files)
     if bad and not (skip_bad_images and len(bad) < len(files)):
@@ -142,7 +148,7 @@ def predict(
             raise
     results = folder.write_results(categories)
     drawings = [path for name in (DRAWN_IMAGES, VIDEOS) if (path := output / name).is_dir()]
-    return Prediction([*drawings, *results], len(folder.images), bad)
+    return Prediction([*drawings, *results], len(folder.images), bad, skipped)
 
 
 def _common_categories(detectors: Sequence[Detector]) -> dict[int, str]:

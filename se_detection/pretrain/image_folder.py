@@ -11,6 +11,7 @@ from iopath.common.file_io import get_cache_dir
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
+from ..data.image_files import image_formats, is_image
 from ..errors import UserError
 
 TRAIN, VAL = "image_folder_train", "image_folder_val"
@@ -43,14 +44,25 @@ def find_image_folder(path: Path) -> Path:
     )
 
 
-def register_image_folder(folder: Path) -> None:
+def register_image_folder(folder: Path) -> list[Path]:
     """Registers both splits with detectron2; items have `file_name` and `label`, the index of the class by name.
+
+    Returns:
+        The files that are skipped, because they are not images.
 
     Raises:
         UserError: a class has no images, or the splits have different classes.
     """
+    formats, skipped = image_formats(), []
+
+    def is_used(file: str) -> bool:
+        used = is_image(Path(file), formats)
+        if not used:
+            skipped.append(Path(file))
+        return used
+
     try:
-        sets = {name: ImageFolder(folder / split) for name, split in SPLITS.items()}
+        sets = {name: ImageFolder(folder / split, is_valid_file=is_used) for name, split in SPLITS.items()}
     except FileNotFoundError as error:
         raise UserError("data.no_classes", f"--data: {' '.join(str(error).split())}") from error
     classes, val_classes = (images.classes for images in sets.values())
@@ -68,6 +80,7 @@ def register_image_folder(folder: Path) -> None:
             name, lambda images=images: [{"file_name": path, "label": label} for path, label in images.samples]
         )
         MetadataCatalog.get(name).set(thing_classes=classes, image_root=images.root)
+    return skipped
 
 
 def _unpack(archive: Path) -> Path:

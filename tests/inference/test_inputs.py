@@ -1,11 +1,15 @@
+import contextlib
 import os
 from pathlib import Path
 
 import pytest
+from detectron2.data.detection_utils import read_image
+from PIL import Image
 
+from se_detection.data.image_files import describe_skipped
 from se_detection.inference.inputs import find_camera, find_files, unreadable
 
-from ..data.hostile_images import broken, images, write_all
+from ..data.hostile_images import broken, images, noise, saved, write_all
 from ..helpers import raises
 
 
@@ -41,7 +45,7 @@ def tree(tmp_path, monkeypatch) -> Path:
     ],
 )
 def test_files_folders_and_patterns(tree, inputs, expected) -> None:
-    found = find_files(inputs, outside=tree / "out")
+    found, _ = find_files(inputs, outside=tree / "out")
     assert [path.relative_to(tree).as_posix() for path in found] == expected
 
 
@@ -50,6 +54,55 @@ def test_missing_inputs_are_rejected(tree) -> None:
         find_files(["a", "a/3.png"], outside=tree / "out")
     with raises("predict.no_files", "out"):
         find_files(["out"], outside=tree / "out")
+
+
+def test_a_folder_gives_what_pillow_reads(tmp_path) -> None:
+    """Each extension that Pillow can write, also PDF and PostScript; detectron2 tells which files are images."""
+    folder, image = tmp_path / "photos", noise((32, 32))
+    folder.mkdir()
+    for extension, kind in Image.registered_extensions().items():
+        if extension == ".icns":  # which takes Pillow two seconds to write
+            continue
+        for mode in ("RGB", "L", "1"):
+            with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+                content = saved(image.convert(mode), kind)
+                (folder / f"image{extension}").write_bytes(content)
+                break
+    for name, kind in (("jpeg", "JPEG"), ("upper.JFIF", "JPEG"), ("program", "EPS")):
+        (folder / name).write_bytes(saved(image, kind))
+    for name in ("README", "labels.txt", "photo.heic", "clip.mp4"):
+        (folder / name).write_text("0 0.5 0.5 0.1 0.1")
+    expected = {folder / "clip.mp4"}
+    for path in folder.iterdir():
+        if path.suffix not in (".eps", ".ps") and path.name != "program":
+            with contextlib.suppress(Exception):
+                expected |= {path} if read_image(path, "BGR").ndim == 3 else set()
+    found, skipped = find_files([str(folder)], outside=tmp_path / "out")
+    assert set(found) == expected
+    for extension in (".jfif", ".jpe", ".avif", ".jp2", ".tga", ".png"):
+        assert folder / f"image{extension}" in found
+    assert set(skipped) == set(folder.iterdir()) - expected
+    assert {path.name for path in skipped} >= {
+        "README",
+        "labels.txt",
+        "photo.heic",
+        "image.eps",
+        "image.pdf",
+        "program",
+    }
+    assert unreadable([path for path in found if path.suffix != ".mp4"]) == {}
+
+
+def test_skipped_files_are_counted_in_one_line(tree) -> None:
+    for name in ("a/b/LICENSE", "a/b/more.TXT", "only/1.heic"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        (tree / name).write_text("text")
+    _, skipped = find_files(["a", "."], outside=tree / "only")
+    assert skipped == [tree / "a" / "b" / "LICENSE", tree / "a" / "b" / "more.TXT", tree / "a" / "notes.txt"]
+    assert describe_skipped(skipped) == "files skipped because of their extension: 3 (.txt 2, none 1)"
+    assert find_files(["a", "a/notes.txt"], outside=tree / "out")[1] == skipped[:2]
+    with raises("predict.no_files", "only", ".heic 1"):
+        find_files(["only"], outside=tree / "out")
 
 
 def test_cameras() -> None:

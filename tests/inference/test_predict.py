@@ -47,8 +47,9 @@ def stop_at(fake: FakeDetector, call: int) -> None:
 
 
 def test_boxes_are_drawn(fake, photos, tmp_path) -> None:
+    (photos / "labels.txt").touch()
     done = predict([str(photos)], [fake], tmp_path / "out")
-    assert (done.images, done.unreadable) == (3, {})
+    assert (done.images, done.unreadable, done.skipped) == (3, {}, [photos / "labels.txt"])
     images = sorted((tmp_path / "out" / "pictures").iterdir())
     assert [path.name for path in images] == ["00001_0.jpg", "00002_1.jpg", "00003_2.jpg"]
     for path, grey in zip(images, (20, 60, 100), strict=True):
