@@ -1,10 +1,8 @@
 """Backbones by name, without a config."""
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Any
 
 from detectron2.modeling import Backbone
@@ -13,7 +11,7 @@ from torch import nn
 from .checkpoint.assumptions import WeightsAssumptions, contradictions
 from .checkpoint.checkpointer import StrictCheckpointer
 from .config.se_config import PLAIN, STAGES, SEConfig, check_choice
-from .errors import UserError
+from .errors import UserError, suggestion
 from .modeling.partial_load import refuse_partial_load
 from .modeling.se_resnet import make_se_resnet
 
@@ -76,7 +74,7 @@ def create_backbone(
         choices = ", ".join(NAMED_BACKBONES)
         raise UserError(
             "model.unknown_backbone",
-            f"no backbone is named {name!r}; did you mean {_closest_name(name)!r}? choose from {choices}",
+            f"no backbone is named {name!r}; {suggestion(name, NAMED_BACKBONES)}choose from {choices}",
         )
     layout = layout or ("caffe" if name == "senet154" else "torchvision")
     check_choice("layout", layout, LAYOUTS)
@@ -173,9 +171,3 @@ def _load(backbone: Backbone, weights: str, **built: Any) -> None:
         )
     mean, std = ([round(value, 3) for value in values] for values in (file.pixel_mean, file.pixel_std))
     logger.info(f"{weights} assumes {file.channel_order} images in 0..255 with mean {mean} and std {std}")
-
-
-def _closest_name(name: str) -> str:
-    """The most similar name of a backbone, regardless of case and separators: `SE-ResNet-50` is `se_resnet50`."""
-    plain = {re.sub(r"[^a-z0-9]", "", known): known for known in NAMED_BACKBONES}
-    return plain[get_close_matches(re.sub(r"[^a-z0-9]", "", name.lower()), plain, n=1, cutoff=0)[0]]

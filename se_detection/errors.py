@@ -1,10 +1,11 @@
-"""The exception for errors that the user can fix, and how command-line tools print it."""
+"""The exception for errors that the user can fix, how command-line tools print it, and the words of messages."""
 
 import errno
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch's message if it can't allocate memory on the CPU.
@@ -44,6 +45,31 @@ def _last_line(traceback: str) -> tuple[str, str] | None:
 def printable(text: str) -> str:
     """Escapes line breaks and control characters, which names from files may contain."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """A number with its noun: `1 image`, `2,000 images`.
+
+    Args:
+        plural: if it is not `singular` with an s.
+    """
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`did you mean ...? `, with the most similar name; empty if none is similar.
+
+    Case and separators don't matter: `SE-ResNet-50` is `se_resnet50`. A known name may be a path, whose last part is
+    compared too.
+    """
+    spellings: dict[str, str] = {}
+    for each in known:
+        for part in (each, each.rpartition("/")[2]):
+            spellings.setdefault(re.sub(r"[^a-z0-9]", "", part.lower()), each)
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    begun = [spelling for spelling in spellings if plain and spelling.startswith(plain)]
+    close = begun or get_close_matches(plain, spellings, n=1)
+    return f"did you mean {spellings[close[0]]!r}? " if close else ""
 
 
 def run_tool(main: Callable[[], None]) -> None:

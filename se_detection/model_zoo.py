@@ -1,8 +1,8 @@
 """The project's configs and detectors by name, with the functions of detectron2's `model_zoo`."""
 
-from difflib import get_close_matches
 from pathlib import Path
 
+import detectron2
 import torch
 from detectron2.config import CfgNode, LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
@@ -11,7 +11,7 @@ from torch import nn
 
 from .checkpoint.assumptions import WeightsAssumptions
 from .checkpoint.checkpointer import StrictCheckpointer
-from .errors import UserError
+from .errors import UserError, suggestion
 from .modeling.padding import ignore_padding_in_heads
 
 YAML, LAZY = ".yaml", ".py"
@@ -32,34 +32,65 @@ def names() -> list[str]:
     `COCO-Detection/faster_rcnn_SE_R_50_FPN_1x`. Lazy configs end with `.py`:
     `lazy/COCO-Detection/faster_rcnn_SE_R_50_FPN_1x.py`.
     """
-    folder = _folder()
-    files = [*folder.glob(f"*/*{YAML}"), *folder.glob(f"lazy/**/*{LAZY}")]
-    files = [file.relative_to(folder) for file in files if file.name[0].islower() and PARTS not in file.parts]
-    return sorted(str(file).removesuffix(YAML) for file in files)
+    return sorted(_configs(_folder()))
+
+
+def _configs(folder: Path) -> dict[str, Path]:
+    """The configs of detectors in a folder, by name."""
+    files = {file.relative_to(folder): file for file in (*folder.glob(f"*/*{YAML}"), *folder.glob(f"**/*{LAZY}"))}
+    return {
+        part.as_posix().removesuffix(YAML): file
+        for part, file in files.items()
+        if part.name[0].islower() and PARTS not in part.parts
+    }
 
 
 def get_config_file(name: str) -> str:
-    """The path of a config by name; `.yaml` at the end of the name is optional.
+    """The path of a config by name: this project's, or else detectron2's.
+
+    The folder in the name is optional if no other config has the rest of the name, `.yaml` always is.
 
     Raises:
-        UserError: there is no config of that name.
+        UserError: no config has this name, or several have it without their folders.
     """
-    known = names()
-    if (bare := name.removesuffix(YAML)) not in known:
-        close = get_close_matches(bare, known, n=1, cutoff=0)
-        raise UserError(
-            "config.not_found", f"no config is named {name!r}; did you mean {close[0]!r}? model_zoo.names() lists all"
-        )
-    return str(_folder() / (bare if bare.endswith(LAZY) else bare + YAML))
+    bare = name.removesuffix(YAML).removeprefix("configs/")
+    # Not by detectron2's function, whose module warns that its pkg_resources is deprecated.
+    theirs = Path(detectron2.__file__).parent / "model_zoo" / "configs"
+    zoos = [_configs(_folder()), _configs(theirs)]
+    for zoo in zoos:
+        if bare in zoo:
+            return str(zoo[bare])
+    for zoo in zoos:
+        same = sorted(known for known in zoo if known.endswith(f"/{bare}"))
+        if len(same) > 1:
+            raise UserError(
+                "config.ambiguous_name", f"{len(same)} configs are named {name!r}; give one of {', '.join(same)}"
+            )
+        if same:
+            return str(zoo[same[0]])
+    raise UserError(
+        "config.not_found",
+        f"no config is named {name!r}; {suggestion(bare, names())}se-det zoo lists all",
+    )
 
 
 def find_config_file(name_or_path: str) -> str:
-    """The path of a config: of an existing file, or else of a config by name (:func:`get_config_file`).
+    """The path of the config that `--config-file` names: of an existing file, or by name (:func:`get_config_file`).
 
     Raises:
-        UserError: there is neither a file nor a config of that name.
+        UserError: there is neither a file nor a config of that name, or several.
     """
-    return name_or_path if Path(name_or_path).is_file() else get_config_file(name_or_path)
+    if Path(name_or_path).is_file():
+        return name_or_path
+    if not name_or_path:
+        raise UserError(
+            "config.not_found", "--config-file is missing; give a file, or the name of a config (se-det zoo lists them)"
+        )
+    try:
+        return get_config_file(name_or_path)
+    except UserError as error:
+        message = f"--config-file {name_or_path}: there is no such file, and {error.message}"
+        raise UserError(error.code, message) from error
 
 
 def get_recipe_file(name: str) -> str:
@@ -88,7 +119,8 @@ def get_config(name: str, trained: bool = False) -> CfgNode | DictConfig:
     file = get_config_file(name)
     if trained:
         raise UserError(
-            "weights.not_published", f"no trained weights are published for {name!r}; train it with se-det train"
+            "weights.not_published",
+            f"{name!r}: this project publishes no trained weights; train it with se-det train",
         )
     if file.endswith(LAZY):
         return LazyConfig.load(file)

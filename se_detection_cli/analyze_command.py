@@ -37,7 +37,7 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     )
     add = complexity.add_argument
     add("--json", type=Path, metavar="FILE", help="also write the counts as JSON")
-    add("--config-file", metavar="FILE", help="the detector's config: its name or a file")
+    add("--config-file", default="", metavar="FILE", help="the detector's config: its name or a file")
     add(
         "--size",
         type=int,
@@ -91,12 +91,8 @@ def run(args: Namespace) -> None:
 def count_detector(args: Namespace) -> None:
     """Prints a detector's parameters and GFLOPs, and writes them as JSON."""
     from se_detection.config.read_config import read_config
-    from se_detection.errors import UserError
     from se_detection.model_zoo import find_config_file
     from se_detection.modeling.complexity import detector_complexity, detector_table
-
-    if args.config_file is None:
-        raise UserError("config.missing", "--config-file is missing; se-det zoo lists the configs")
 
     def counts() -> tuple[str, dict[str, Any]]:
         counted = detector_complexity(read_config(find_config_file(args.config_file), args.opts), args.size)

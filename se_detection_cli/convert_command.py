@@ -16,7 +16,7 @@ SOURCES = ("timm", "timm-legacy", "torchvision", "cadene", "mmpretrain", "moskom
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the input, its source, and the output."""
     add = parser.add_argument
-    add("input", metavar="INPUT", help="a .pth or .safetensors file, or timm's name of the weights")
+    add("input", metavar="INPUT", help="a .pth or .safetensors file or its URL, or timm's name of the weights")
     add("--source", choices=SOURCES, help="the library the file is from; not needed for timm's names")
     add(
         "--architecture", default="", metavar="NAME", help="timm's name of a file's network, if its tensors fit several"

@@ -29,6 +29,7 @@ def se_resnet50() -> nn.Module:
 def timm_name(se_resnet50, monkeypatch, tmp_path) -> str:
     """A name whose weights timm would download; here they are random."""
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: se_resnet50)
+    monkeypatch.setattr(timm_handler, "_check_available", lambda name: None)
     monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
     return "timm://seresnet50.a1_in1k"
 
@@ -124,6 +125,7 @@ def test_the_backbone_of_a_detector_is_loaded(config, tmp_path) -> None:
     cfg = model_zoo.get_config(config)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
     detector = build_model(cfg)
     DetectionCheckpointer(detector, str(tmp_path)).save("model_final")
     name = f"se_resnet{cfg.MODEL.RESNETS.DEPTH}"

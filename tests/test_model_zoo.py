@@ -147,6 +147,7 @@ def offline_timm(monkeypatch, tmp_path) -> nn.Module:
     """timm with random weights instead of a download, and an empty cache."""
     model = timm.create_model("seresnet50", pretrained=False)
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
+    monkeypatch.setattr(timm_handler, "_check_available", lambda name: None)
     monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
     return model
 
@@ -229,12 +230,45 @@ def test_device(name, offline_timm) -> None:
 
 def test_unknown_names_and_trained_weights_are_refused() -> None:
     # A lazy config has its suffix, as in detectron2's zoo.
-    for name in ("Toy/faster_rcnn_SE", "lazy/COCO-Detection/fcos_SE_R_50_FPN_1x", ""):
-        with raises("config.not_found", repr(name), "did you mean"):
+    for name, meant in (
+        ("Toy/faster_rcnn_SE", "Toy/faster_rcnn_SE_R_18_FPN"),
+        ("coco-detection/fcos_se_r_50_fpn_1x", "lazy/COCO-Detection/fcos_SE_R_50_FPN_1x.py"),
+        ("FasterRCNN-SE-R50-FPN-1x", DETECTORS[0]),
+    ):
+        with raises("config.not_found", repr(name), f"did you mean {meant!r}?"):
             model_zoo.get(name)
+    for name in ("", "../x", "/no/own.yaml"):
+        with raises("config.not_found", repr(name), "se-det zoo"):
+            model_zoo.get_config(name)
+    same = ("Study/faster_rcnn_SE_R_18_FPN", "Toy/faster_rcnn_SE_R_18_FPN")
+    with raises("config.ambiguous_name", *same):
+        model_zoo.get_config("faster_rcnn_SE_R_18_FPN.yaml")
     for name in ("Toy/faster_rcnn_SE_R_18_FPN", LAZY[0]):
         with raises("weights.not_published", name):
             model_zoo.get(name, trained=True)
+
+
+def test_a_folder_is_optional_in_a_name_that_is_unique() -> None:
+    folder, known = Path(model_zoo.get_config_file(DETECTORS[0])).parents[1], model_zoo.names()
+    for name in known[::12]:
+        path = folder / (name if name.endswith(".py") else f"{name}.yaml")
+        assert model_zoo.get_config_file(name) == model_zoo.get_config_file(f"configs/{name}") == str(path)
+        same = [other for other in known if Path(other).name == path.name.removesuffix(".yaml")]
+        if same == [name]:
+            assert model_zoo.get_config_file(path.name) == str(path)
+        else:
+            with raises("config.ambiguous_name", *same):
+                model_zoo.get_config_file(path.name)
+
+
+def test_detectron2s_names() -> None:
+    """Those of its own table, unless this project has a config of the same name."""
+    names = set(detectron2_functions._ModelZooUrls.CONFIG_PATH_TO_URL_SUFFIX).difference(model_zoo.names())
+    for name in sorted(names)[::6]:
+        # Its table has no suffixes. These configs are lazy.
+        file = f"{name}.py" if "new_baselines" in name else f"{name}.yaml"
+        assert Path(model_zoo.get_config_file(file)).samefile(detectron2_zoo.get_config_file(file))
+    assert model_zoo.get_config("PascalVOC-Detection/faster_rcnn_R_50_C4").DATASETS.TEST == ("voc_2007_test",)
 
 
 def test_a_config_file_is_found_by_path_or_by_name(tmp_path, monkeypatch) -> None:

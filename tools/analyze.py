@@ -14,7 +14,7 @@ from se_detection_cli.main import parse_and_run
 
 def run(args: Namespace) -> None:
     # Without a detector, complexity is that of the paper's models.
-    if args.analyze is analyze_command.count_detector and args.config_file is None and not (args.size or args.opts):
+    if args.analyze is analyze_command.count_detector and not (args.config_file or args.size or args.opts):
         paper.count_paper_models(args)
     else:
         args.analyze(args)

@@ -21,7 +21,8 @@ from ..files import write_whole
 from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON
 from .assumptions import WeightsAssumptions, contradictions
 from .convert import fitting_source
-from .read_weights import check_download, read_checkpoint
+from .read_weights import read_checkpoint
+from .weights_file import find_weights
 
 # The file with the name of the newest checkpoint of a folder, as fvcore writes it.
 LAST = "last_checkpoint"
@@ -99,7 +100,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         """
         with _as_user_errors(path):
             if "://" in path:
-                check_download(Path(self.path_manager.get_local_path(path.split("?")[0])))
+                find_weights(path)
             return super().load(path, *args, **kwargs)
 
     def resume(self, path: Path) -> None:

@@ -9,6 +9,7 @@ from .converted import Converted
 from .read_weights import read_checkpoint
 from .timm_handler import PREFIX, fetch
 from .verify import timm_name
+from .weights_file import find_weights
 
 # timm's networks with the same tensors as another; their strides are anti-aliased.
 LOOK_ALIKES = {"resnet18": ("resnetblur18",), "resnet50": ("resnetaa50", "resnetblur50")}
@@ -20,7 +21,7 @@ def convert_input(
     """Converts a weights file, or the weights of a timm model, which timm downloads.
 
     Args:
-        name: the path of a `.pth` or `.safetensors` file, or a timm model with or without `timm://`.
+        name: the path or URL of a `.pth` or `.safetensors` file, or a timm model with or without `timm://`.
         source: as in :func:`convert_state_dict`; required for a file, implied for a timm model.
         architecture: timm's name of the network in a file; required if neither the tensors nor the file's name show it.
         depth: as in :func:`convert_state_dict`.
@@ -29,7 +30,7 @@ def convert_input(
     Raises:
         UserError: there is no such file or model, or it can't be read or converted.
     """
-    path = Path(name)
+    path = find_weights(name) if "://" in name and not name.startswith(PREFIX) else Path(name)
     if path.is_file():
         if source is None:
             raise UserError("weights.no_source", f"source: give the project that {path} comes from")

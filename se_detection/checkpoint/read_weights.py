@@ -1,4 +1,4 @@
-"""Reads weights files without running code in them; checks the sizes that they claim, and the SHA-256 of downloads."""
+"""Reads weights files without running code in them; checks the sizes that they claim."""
 
 import logging
 import pickle
@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import file_digest, parse_json
+from ..files import parse_json
 from .arrays import ArrayUnpickler, PickledArray
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,6 @@ WRAPPER = re.compile(
     r"(?!backbone\.(?:bottom_up|stem)\.)"
     r"(?:.+?\.(?=(?:backbone\.bottom_up|(?:backbone\.)?stem\.conv1|layer1\.0\.conv1)\.)|(?:(?:module|_orig_mod)\.)+)"
 )
-# torch.hub's file names end with the first digits of their SHA-256; unlike a date, they have letters. In Hugging Face's
-# cache, the whole digest is the name.
-SHA256_IN_NAME = re.compile(r"(?:.*-)?([0-9a-f]{64}|(?<=-)(?=\d*[a-f])[0-9a-f]{8,63})(?:\.\w+)?")
 
 
 def read_checkpoint(path: str | Path, *, ema: bool = False) -> dict[str, Any]:
@@ -98,22 +95,6 @@ def check_archive(archive: zipfile.ZipFile, size: int) -> None:
     members = archive.infolist()
     if any(member.compress_type for member in members) or sum(member.file_size for member in members) > size:
         raise zipfile.BadZipFile("an archive of torch.save is not compressed, and holds no more than its size")
-
-
-def check_download(path: Path) -> None:
-    """Compares a file with the SHA-256 in its name, if there is one; follows links.
-
-    Raises:
-        UserError: the file has another SHA-256.
-    """
-    file = path.resolve()
-    expected = SHA256_IN_NAME.fullmatch(file.name)
-    if expected and not (digest := file_digest(file)).startswith(expected[1]):
-        raise UserError(
-            "weights.wrong_sha256",
-            f"{file}: its SHA-256 is {digest}, but its name says {expected[1]}; remove it to download it again, or if "
-            "the name does not contain a SHA-256, download the file yourself and give its path",
-        )
 
 
 def _wrong_content(start: bytes) -> str:

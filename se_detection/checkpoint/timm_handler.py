@@ -2,6 +2,7 @@
 
 import os
 import re
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from iopath.common.file_io import PathHandler, get_cache_dir
 
 from ..errors import UserError
 from .converted import Converted
-from .read_weights import check_download
+from .weights_file import check_download, not_downloaded
 
 PREFIX = "timm://"
+# In a repository of the Hugging Face hub; timm prefers the first.
+FILES = ("model.safetensors", "pytorch_model.bin")
 NAMES = (
     r"(se)?(resnet(18|34|50|101|152)|resnext(50|101)_\d+x\d+d)|wide_resnet(50|101)_2"
     r"|legacy_(seresnet(50|101|152)|seresnext(50|101)_32x4d|senet154)"
@@ -46,27 +49,26 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
         depth: as in :func:`convert_state_dict`.
 
     Raises:
-        UserError: timm can't download these weights, or they can't be converted.
+        UserError: these weights can't be downloaded, or they can't be converted.
     """
     # Here, because importing them takes seconds.
     import timm
-    from huggingface_hub import try_to_load_from_cache
 
     source = source_of(name)
     try:
+        _check_available(name)
         model = timm.create_model(name, pretrained=True)
+    except UserError:
+        raise
     except Exception as error:  # of any class: the hub client's errors change with its version
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            "weights.no_download",
-            f"{PREFIX}{name}: timm could not download these weights ({reason}); if this machine has no network, run "
-            f"se-det convert {name} --output FILE.pth on one that has, and set MODEL.WEIGHTS to FILE.pth",
-        ) from error
+        remedy = (
+            f"on a machine with a network, run se-det convert {name} --output FILE.pth, and set MODEL.WEIGHTS to "
+            "FILE.pth, or copy its HF_HUB_CACHE"
+        )
+        raise not_downloaded(PREFIX + name, error, remedy) from error
     # In Hugging Face's cache, the name of a file's target is the SHA-256 that the hub gave for it.
-    if repository := model.pretrained_cfg.get("hf_hub_id"):
-        for file in ("model.safetensors", "pytorch_model.bin"):
-            if isinstance(cached := try_to_load_from_cache(repository, file), str):
-                check_download(Path(cached))
+    for cached in _cached(model.pretrained_cfg.get("hf_hub_id")):
+        check_download(cached)
     state_dict = model.state_dict()
     digest = sha256()
     for key, tensor in state_dict.items():
@@ -80,6 +82,37 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
         pixel_mean=tuple(255 * value for value in model.pretrained_cfg["mean"]),
         pixel_std=tuple(255 * value for value in model.pretrained_cfg["std"]),
     )
+
+
+def _cached(repository: str | None) -> list[Path]:
+    """The weights files of a repository in Hugging Face's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = [try_to_load_from_cache(repository, file) for file in FILES] if repository else []
+    return [Path(path) for path in found if isinstance(path, str)]
+
+
+def _check_available(name: str) -> None:
+    """Raises at once if the hub can't be reached, where timm's download would try again for a minute.
+
+    Raises:
+        UserError: timm has no weights of this name.
+        Exception: of the hub's client.
+    """
+    import timm
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    model = name.split(".")[0]
+    known = timm.list_pretrained(f"{model}.*")
+    if not known or name not in (model, *known):
+        use = f"use one of {', '.join(known)}" if known else "use another network"
+        raise UserError("weights.not_found", f"{PREFIX}{name}: timm has no such weights; {use}")
+    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    if repository and not _cached(repository):
+        # Without this file, timm takes the other.
+        with suppress(EntryNotFoundError):
+            get_hf_file_metadata(hf_hub_url(repository, FILES[0]))
 
 
 class TimmHandler(PathHandler):

@@ -1,8 +1,10 @@
 """Reads a config: detectron2's defaults, a file, overrides, and the checks of their values."""
 
+import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 
@@ -59,11 +61,34 @@ def _as_float(word: str) -> str:
     return f"{word}.0" if word.lstrip("+-").isdecimal() else word
 
 
-def _explained(error: Exception, where: str, keys: Iterable[str]) -> UserError:
-    text = " ".join(str(error.args[0] if error.args else error).split())[:300]
+def _explained(error: Exception, where: str, defaults: Mapping[str, Any]) -> UserError:
+    text = " ".join(str(error.args[0] if error.args else error).split())
+    # yacs names classes; the value in it is that of a file, or of an override, which `where` names.
+    if mismatch := re.fullmatch(r"Type mismatch .* with values \(.* vs\. (.*)\) for config key: (\S+)", text):
+        value, key = mismatch.groups()
+        if key not in where:
+            where += f": {key} {value[:100]!r}"
+        return UserError("config.bad_value", f"{where}: {_wanted(defaults.get(key))}")
+    text = text[:300]
     if "Non-existent" not in text:
         return UserError("config.bad_value", f"{where}: {text}; give another value")
     unknown = text.rsplit(maxsplit=1)[-1]
-    close = get_close_matches(unknown, keys, n=1)
+    close = get_close_matches(unknown, defaults, n=1)
     meant = f"did you mean {close[0]}?" if close else "docs/CONFIG.md and detectron2 list the keys"
     return UserError("config.unknown_key", f"{where}: unknown config key {unknown}; {meant}")
+
+
+def _wanted(default: Any) -> str:
+    """What to give for a key with this default value; None for a group of keys."""
+    match default:
+        case None:
+            return "this is a group of keys; set one of them"
+        case bool():
+            return "this key is True or False; give one of them"
+        case int():
+            return f"this key takes a whole number; give one, such as {default}"
+        case float():
+            return f"this key takes a number; give one, such as {default}"
+        case list():
+            return f'this key takes a list; give one in quotes, such as "{tuple(default) or ("name",)}"'
+    return f'this key takes text; give it in two pairs of quotes, such as "{default or "name"!r}"'

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 
-from ..checkpoint.timm_handler import PREFIX, source_of
+from ..checkpoint.weights_file import find_weights
 from ..config.buildable import check_backbone, check_model
 from ..config.defaults import classes_node
 from ..config.read_config import read_config
@@ -40,36 +40,18 @@ def load_config(args: Namespace) -> CfgNode:
         UserError: a check below fails.
     """
     # The path also for detectron2, which logs the file.
-    args.config_file = config_file(args.config_file)
+    args.config_file = find_config_file(args.config_file)
     cfg = read_config(args.config_file, args.opts)
     check_machine(cfg, args)
     check_backbone(cfg)
     use_user_data(cfg, args)
     check_data(cfg, eval_only=args.eval_only)
-    check_start(cfg, args)
     if args.fuse and not args.eval_only:
         raise UserError("run.contradicting_flags", "--fuse: it is for evaluation only; add --eval-only")
     check_model(cfg)
+    check_start(cfg, args)
     cfg.freeze()
     return cfg
-
-
-def config_file(name_or_path: str) -> str:
-    """The path of the config that --config-file names.
-
-    Raises:
-        UserError: it is neither a file nor the name of a config.
-    """
-    if not name_or_path:
-        raise UserError(
-            "config.not_found", "--config-file is missing; give a file, or the name of a config (MODEL_ZOO.md)"
-        )
-    try:
-        return find_config_file(name_or_path)
-    except UserError as error:
-        raise UserError(
-            "config.not_found", f"--config-file {name_or_path}: there is no such file, and {error.message}"
-        ) from error
 
 
 def available_device(cfg: CfgNode) -> str:
@@ -308,7 +290,7 @@ def _check_same_run(cfg: CfgNode, output: Path) -> None:
 
 
 def check_start(cfg: CfgNode, args: Namespace) -> None:
-    """Checks the output folder, and that the checkpoint to resume from, or `MODEL.WEIGHTS`, exists.
+    """Checks the output folder, and that the checkpoint to resume from, or `MODEL.WEIGHTS`, exists; downloads these.
 
     Args:
         args: the arguments of the train command.
@@ -328,19 +310,5 @@ def check_start(cfg: CfgNode, args: Namespace) -> None:
         raise UserError(
             "weights.none", f"--eval-only: {reason}; give MODEL.WEIGHTS, or --resume and the OUTPUT_DIR of a run"
         )
-    check_weights_file(cfg.MODEL.WEIGHTS)
-
-
-def check_weights_file(weights: str) -> None:
-    """Checks that `MODEL.WEIGHTS` is empty, a URL, or a file that exists.
-
-    Raises:
-        UserError: the file is missing, or timm's name is unknown.
-    """
-    if weights.startswith(PREFIX):
-        source_of(weights.removeprefix(PREFIX))
-    if weights and "://" not in weights and not os.path.isfile(weights):
-        raise UserError(
-            "weights.not_found",
-            f"MODEL.WEIGHTS: there is no file {weights} in {Path(weights).absolute().parent}; check its path",
-        )
+    if cfg.MODEL.WEIGHTS:
+        find_weights(cfg.MODEL.WEIGHTS)

@@ -23,6 +23,7 @@ from torch import nn
 
 from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
+from ..checkpoint.weights_file import find_weights
 from ..config.buildable import check_backbone, check_model
 from ..data.coco_sets import name_failing_dataset
 from ..data.image_files import BadImage
@@ -44,7 +45,7 @@ from ..runs.run_folder import (
     result_files,
     training_files,
 )
-from .checks import available_device, check_data, check_run_folder, check_settings, check_weights_file
+from .checks import available_device, check_data, check_run_folder, check_settings
 from .fine_tuning import FrozenBackbone, backbone_of, clip_values, scale_rate
 from .heartbeat import heartbeat
 from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN, Writers
@@ -252,8 +253,10 @@ class Trainer(DefaultTrainer):
             return
         if resume:
             logger.info("%s has no checkpoint yet: the run starts from MODEL.WEIGHTS", self.cfg.OUTPUT_DIR)
-        check_weights_file(self.cfg.MODEL.WEIGHTS)
-        self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+        if weights := self.cfg.MODEL.WEIGHTS:
+            # The main process downloads them, the others on its machine find them in the cache.
+            on_main_process(partial(find_weights, weights))
+        self.checkpointer.load(weights, checkpointables=[])
 
     def train(self) -> Any:
         """Trains from `start_iter` to the end; evaluates only, if the run is finished.

@@ -11,9 +11,9 @@ from PIL import Image
 
 from ..config.buildable import check_memory, explained
 from ..config.read_config import read_config
-from ..engine.checks import check_machine, check_start, config_file
+from ..engine.checks import check_machine, check_start
 from ..errors import UserError
-from ..model_zoo import get_recipe_file
+from ..model_zoo import find_config_file, get_recipe_file
 from .classifier import build_classifier
 from .image_folder import TRAIN, VAL, find_image_folder, register_image_folder
 from .image_mapper import ImageMapper
@@ -60,7 +60,7 @@ def load_pretrain_config(args: Namespace) -> CfgNode:
         UserError: an error in the config, the data or the flags; nothing is written before.
     """
     # The path also for detectron2, which logs the file.
-    args.config_file = config_file(args.config_file)
+    args.config_file = find_config_file(args.config_file)
     detector = read_config(args.config_file, base=config_base())
     cfg = config_base()
     cfg.MODEL, cfg.INPUT.FORMAT, cfg.SEED = detector.MODEL, detector.INPUT.FORMAT, detector.SEED

@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 
+from ..errors import counted
 from ..files import write_whole
 
 
@@ -39,11 +40,6 @@ def write_page(path: Path, package: str, name: str, **values: Any) -> None:
 def rounded(value: float, places: int = 2, *, unit: float = 1, sign: str = "") -> str:
     """A number divided by `unit`, with grouped thousands and a true minus sign; a `sign` of `+` shows plus, too."""
     return f"{value / unit:{sign}z,.{places}f}".replace("-", "−")
-
-
-def counted(number: int, singular: str, plural: str = "") -> str:
-    """A number with its noun."""
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
 def reach(differences: Iterable[Any]) -> float:

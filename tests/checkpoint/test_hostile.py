@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from se_detection import UserError
-from se_detection.checkpoint.read_weights import MAX_TENSORS, check_download, read_checkpoint
+from se_detection.checkpoint.read_weights import MAX_TENSORS, read_checkpoint
+from se_detection.checkpoint.weights_file import check_download
 from se_detection.runs.checkpoints import is_whole, newest_checkpoint
 
 from ..fuzzing import Tally, examples

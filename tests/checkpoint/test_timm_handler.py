@@ -25,6 +25,7 @@ def offline_timm(monkeypatch, tmp_path) -> torch.nn.Module:
     """timm with random weights instead of downloads, and an empty cache."""
     model = timm.create_model("seresnet18", pretrained=False)
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
+    monkeypatch.setattr(timm_handler, "_check_available", lambda name: None)
     monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
     return model
 
@@ -82,10 +83,18 @@ def test_a_failed_download_is_explained(monkeypatch, tmp_path) -> None:
         raise OSError("no route to the hub")
 
     monkeypatch.setattr(timm, "create_model", fail)
+    monkeypatch.setattr(timm_handler, "_check_available", lambda name: None)
     monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
     with raises("weights.no_download", "timm://resnet50", "no route to the hub", "se-det convert resnet50 --output"):
         PathManager.get_local_path("timm://resnet50")
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_names_that_timm_does_not_have_are_not_asked_for(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
+    for name, named in (("seresnet50.a9_in1k", "seresnet50.a1_in1k"), ("seresnet34", "another network")):
+        with raises("weights.not_found", f"timm://{name}", named):
+            PathManager.get_local_path(f"timm://{name}")
 
 
 def accepted(name: str) -> bool:

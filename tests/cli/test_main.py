@@ -97,7 +97,7 @@ def test_the_zoo_lists_names(monkeypatch, capsys) -> None:
         (["predict", "--run", "nowhere", "image.jpg"], "", "nowhere"),
         (["predict", "--run", "R", "--gates", "--fuse", "a.jpg"], "run.contradicting_flags", "--fuse"),
         (["predict", "--run", "R", "--gates", "--weights", "b.pth", "a.jpg"], "run.contradicting_flags", "--weights"),
-        (["analyze", "complexity"], "config.missing", "--config-file"),
+        (["analyze", "complexity"], "config.not_found", "--config-file"),
         (["sample", "a.json", "--count", "1", "--output", "b.json", "--rest", "b.json"], "output.same_twice", "b.json"),
     ],
 )

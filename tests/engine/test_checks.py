@@ -34,6 +34,7 @@ def refusal(tmp_path: Path, *words: str, config: str = CONFIG) -> str:
 
 def test_a_config_is_found_by_its_name_or_path(tmp_path) -> None:
     assert load(tmp_path) == load(tmp_path, config=model_zoo.get_config_file(CONFIG))
+    assert "Study/faster_rcnn_R_18_FPN, Toy/faster_rcnn_R_18_FPN" in refusal(tmp_path, config="faster_rcnn_R_18_FPN")
     for config in ("Toy/faster", "", str(tmp_path), f"{tmp_path}/no.yaml"):
         message = refusal(tmp_path, config=config)
         assert f"--config-file {config}".strip() in message
@@ -52,6 +53,7 @@ def test_a_config_is_found_by_its_name_or_path(tmp_path) -> None:
         ("--num-machines 2 --dist-url auto", "--dist-url", "run.no_address"),
         ("MODEL.RESNETS.NORM SyncBN MODEL.DEVICE cpu", "SyncBN", "run.no_gpu"),
         ("MODEL.WEIGHTS /no/such.pth", "/no/such.pth", "weights.not_found"),
+        ("MODEL.WEIGHTS http://127.0.0.1:9/a.pth", "http://127.0.0.1:9/a.pth", "weights.no_download"),
         ("MODEL.WEIGHTS timm://vgg16", "timm://vgg16", "weights.unsupported_network"),
         ("--eval-only", "--eval-only", "weights.none"),
         ("--eval-only --resume", "no checkpoint", "weights.none"),
@@ -79,7 +81,8 @@ def test_cuda_is_refused_without_a_gpu(tmp_path) -> None:
 
 
 def test_names_and_classes_of_custom_data(tmp_path, tiny, tiny_flags) -> None:
-    cfg = load(tmp_path, *tiny_flags, config="COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
+    coco = "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"
+    cfg = load(tmp_path, *tiny_flags, "MODEL.WEIGHTS", "", config=coco)
     assert cfg.DATASETS.TRAIN == ("train_train",)
     assert cfg.DATASETS.TEST == ("val_val",)
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == cfg.MODEL.RETINANET.NUM_CLASSES == 4
