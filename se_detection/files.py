@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +11,8 @@ from typing import Any, BinaryIO
 from .errors import UserError
 
 UNFINISHED = ".part"
+# The end of the temporary names of :func:`write_whole`, for glob.
+TEMPORARY = "." + "[0-9a-f]" * 8 + UNFINISHED
 # Stack frames that are reserved for code that later walks through the content of a JSON file.
 FRAMES = 250
 
@@ -31,14 +34,17 @@ def _parse(text: str, frames: int) -> Any:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file atomically: under a temporary name, which is synced and then renamed.
+    """Writes a file atomically: under a temporary name of its own, which is synced and then renamed.
+
+    A killed process leaves the temporary file.
 
     Raises:
         OSError: the file can't be written, for example because the disk is full; an existing file is unchanged.
     """
-    part = path.with_name(path.name + UNFINISHED)
+    # The longest name that a file may have leaves no room for more.
+    part = path.with_name(f"{path.name[:40]}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        with part.open("wb") as file:
+        with part.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

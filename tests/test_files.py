@@ -1,10 +1,20 @@
 import errno
 import json
 import os
+from fnmatch import fnmatch
 
 import pytest
 
-from se_detection.files import check_folder, check_output, file_digest, parse_json, read_json, write_json, write_whole
+from se_detection.files import (
+    TEMPORARY,
+    check_folder,
+    check_output,
+    file_digest,
+    parse_json,
+    read_json,
+    write_json,
+    write_whole,
+)
 
 from .helpers import raises
 
@@ -15,7 +25,8 @@ def test_files_are_written_atomically(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
     write_whole(path, lambda file: file.write(b"first"))
     assert path.read_bytes() == b"first"
-    assert synced == [f"{path}.part"]
+    assert len(synced) == 1
+    assert fnmatch(synced[0], f"{path}{TEMPORARY}")
 
     def interrupted(file) -> None:
         file.write(b"sec")
@@ -26,6 +37,21 @@ def test_files_are_written_atomically(tmp_path, monkeypatch) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_whole(path, interrupted)
     assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_a_file_do_not_mix(tmp_path) -> None:
+    # The longest name of a file on Linux.
+    path = tmp_path / ("ö" * 120 + "x" * 15)
+
+    def write(file) -> None:
+        file.write(b"first ")
+        write_whole(path, lambda other: other.write(b"second"))
+        assert path.read_bytes() == b"second"
+        file.write(b"writer")
+
+    write_whole(path, write)
+    assert path.read_bytes() == b"first writer"
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -3,7 +3,7 @@
 import logging
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +17,12 @@ from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..errors import UserError, user_message
 from ..modeling.fuse.fuse_detector import fuse_for_inference
+from ..runs.lock import RunLock
 from ..runs.record import write_run_record
 from ..runs.run_folder import CONFIG, INFERENCE, RECORD
 from .heartbeat import heartbeat
 from .launch import lost_process, run_in_processes
-from .resume import scale_to_original, shared_checkpoint
+from .resume import on_main_process, scale_to_original, shared_checkpoint
 from .trainer import Trainer
 
 
@@ -46,9 +47,10 @@ def run(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
         UserError: an error that the user can fix, such as a full disk.
         Interrupted: a signal asked the training to stop.
     """
-    with _plain_logging():
+    with _plain_logging(), closing(RunLock(Path(cfg.OUTPUT_DIR))) as lock:
         try:
             trainer_class.register_data(args)
+            on_main_process(lock.acquire)
             _set_up(cfg, args)
             if args.eval_only:
                 evaluate(trainer_class, cfg, args)
@@ -69,7 +71,7 @@ def train(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
         allow_partial_backbone=args.allow_partial_backbone,
         bad_images=args.bad_images,
     )
-    trainer.config_file, trainer.saved_cfg = args.config_file, cfg
+    trainer.config_file, trainer.saved_cfg, trainer.has_lock = args.config_file, cfg, True
     trainer.resume_or_load(args.resume)
     trainer.train()
 

@@ -5,6 +5,7 @@ import weakref
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ from ..errors import UserError
 from ..evaluation.coco_evaluator import build_evaluator
 from ..modeling.complexity import image_size
 from ..modeling.padding import ignore_padding_in_heads
+from ..runs.lock import RunLock
 from ..runs.metrics import MetricsFile
-from ..runs.record import write_run_record
+from ..runs.record import last_start, write_run_record
 from ..runs.run_folder import (
     CONFIG,
     INFERENCE_TTA,
@@ -97,6 +99,8 @@ class Trainer(DefaultTrainer):
     # Recorded in `run.json` and `config.yaml`; the command line sets them.
     config_file = ""
     saved_cfg: CfgNode
+    # The command line locks `OUTPUT_DIR` before it writes its log.
+    has_lock = False
 
     def __init__(
         self,
@@ -241,7 +245,7 @@ class Trainer(DefaultTrainer):
             UserError: `OUTPUT_DIR` holds another run, all its checkpoints are corrupt, or the checkpoint or the
                 weights file does not fit the config or the data.
         """
-        on_main_process(partial(check_run_folder, self.cfg, resume=resume, overwrite=self.overwrite))
+        self._check_folder(resume=resume)
         path = shared_checkpoint(Path(self.cfg.OUTPUT_DIR), set_aside=True) if resume else None
         self.resumed = path is not None
         if path is not None:
@@ -258,6 +262,18 @@ class Trainer(DefaultTrainer):
             on_main_process(partial(find_weights, weights))
         self.checkpointer.load(weights, checkpointables=[])
 
+    def _check_folder(self, *, resume: bool) -> None:
+        self.found_start = last_start(Path(self.cfg.OUTPUT_DIR))
+        on_main_process(partial(check_run_folder, self.cfg, resume=resume, overwrite=self.overwrite))
+
+    def _check_unchanged(self) -> None:
+        if last_start(Path(self.cfg.OUTPUT_DIR)) != self.found_start:
+            raise UserError(
+                "output.exists",
+                f"OUTPUT_DIR: another run has started in {self.cfg.OUTPUT_DIR} since this trainer looked into it; "
+                "choose another OUTPUT_DIR, or resume that run: make a new trainer, and call resume_or_load()",
+            )
+
     def train(self) -> Any:
         """Trains from `start_iter` to the end; evaluates only, if the run is finished.
 
@@ -266,9 +282,17 @@ class Trainer(DefaultTrainer):
 
         Raises:
             Interrupted: a signal asked to stop, and a checkpoint was saved.
+            UserError: another process writes into `OUTPUT_DIR`, or it holds another run.
         """
         if self.resumed is None:
-            on_main_process(partial(check_run_folder, self.cfg, overwrite=self.overwrite))
+            self._check_folder(resume=False)
+        with closing(RunLock(Path(self.cfg.OUTPUT_DIR))) as lock:
+            if not self.has_lock:
+                on_main_process(lock.acquire)
+            on_main_process(self._check_unchanged)
+            return self._train()
+
+    def _train(self) -> Any:
         if self.start_iter >= self.max_iter:
             logger.info("The run is finished (%d iterations): it is evaluated", self.max_iter)
         self.batches.start_at(self.start_iter, self.seed)
@@ -296,6 +320,7 @@ class Trainer(DefaultTrainer):
             allow_partial_backbone=self.checkpointer.allow_partial_backbone,
             resumed_at=self.start_iter if self.resumed else None,
         )
+        self.found_start = last_start(folder)
         (folder / CONFIG).write_text(self.saved_cfg.dump(), encoding="utf-8")
 
     def run_step(self) -> None:

@@ -34,6 +34,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
+def last_start(folder: Path) -> int | None:
+    """When the run was last started or resumed, in ns since 1970; None if there is no run."""
+    path = folder / RECORD
+    return path.stat().st_mtime_ns if path.is_file() else None
+
+
 def class_names(datasets: Sequence[str]) -> list[str]:
     """The class names of the first data set that has any; empty if none has."""
     known = (MetadataCatalog.get(name).get("thing_classes") for name in datasets if name in MetadataCatalog)

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..checkpoint.checkpointer import LAST
+from ..files import TEMPORARY
 
 RECORD = "run.json"
+# See RunLock.
+LOCK = ".run.lock"
 CONFIG = "config.yaml"
 METRICS_FILE = "metrics.json"
 BAD_IMAGES = "bad_images.json"
@@ -21,23 +24,29 @@ EXCITATIONS = "excitations"
 
 TRAINING_PATTERNS = (
     *(LAST, METRICS_FILE, FINAL, BEST, INITIAL, BACKBONE_FILE, NON_FINITE, BAD_IMAGES),
-    *("model_[0-9]*.pth", "model_*.pth.corrupt", "*.part", "events.out.tfevents.*"),
+    *("model_[0-9]*.pth", "model_*.pth.corrupt", "events.out.tfevents.*", RECORD),
 )
 RESULT_NAMES = (
     *(DETECTIONS, RESULTS, "instances_predictions.pth"),
     # Panoptic FPN
     *("sem_seg_predictions.json", "sem_seg_evaluation.pth", "predictions.json"),
 )
+RESULT_PATTERNS = [f"{parent}/**/{name}" for parent in (INFERENCE, INFERENCE_TTA) for name in RESULT_NAMES]
 
 
 def training_files(folder: Path) -> list[Path]:
-    """The files that a training has written; a training that failed before its first step leaves none of them."""
+    """The files that a training has written; a training that was refused leaves none of them."""
     return _matching(folder, TRAINING_PATTERNS)
 
 
 def result_files(folder: Path) -> list[Path]:
     """The files that an evaluation has written."""
-    return _matching(folder, [f"{parent}/**/{name}" for parent in (INFERENCE, INFERENCE_TTA) for name in RESULT_NAMES])
+    return _matching(folder, RESULT_PATTERNS)
+
+
+def unfinished_files(folder: Path) -> list[Path]:
+    """The temporary files that a run left when it was killed."""
+    return _matching(folder, [pattern + TEMPORARY for pattern in (*TRAINING_PATTERNS, *RESULT_PATTERNS)])
 
 
 def evaluation_folder(folder: Path, datasets: Sequence[str], dataset_name: str) -> Path:

@@ -1,6 +1,7 @@
 """The checks before a run, which write nothing."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,15 @@ from detectron2.data import get_detection_dataset_dicts
 
 from se_detection import UserError, model_zoo
 from se_detection.engine.checks import load_config
+from se_detection.engine.train_and_evaluate import launch_run
 from se_detection.engine.trainer import Trainer
 from se_detection.errors import user_message
-from se_detection.runs.run_folder import result_files, training_files
+from se_detection.runs.lock import RunLock
+from se_detection.runs.run_folder import LOCK, result_files, training_files
 from se_detection_cli import train_command
 from se_detection_cli.main import command_parser
 
+from ..helpers import raises
 from .conftest import CONFIG
 
 
@@ -136,7 +140,7 @@ def test_overwrite_and_resume_delete_nothing_when_refused(tmp_path) -> None:
     assert weights.read_text() == "weights"
 
 
-@pytest.mark.parametrize("leftover", ["last_checkpoint", "metrics.json", "inference/results.json", "model_final.pth"])
+@pytest.mark.parametrize("leftover", ["last_checkpoint", "run.json", "inference/results.json", "model_final.pth"])
 def test_a_folder_with_a_run_is_refused(tmp_path, leftover) -> None:
     run = tmp_path / "old"
     (run / leftover).parent.mkdir(parents=True)
@@ -149,11 +153,24 @@ def test_a_folder_with_a_run_is_refused(tmp_path, leftover) -> None:
 def test_other_files_are_not_a_run(tmp_path) -> None:
     run = tmp_path / "old"
     (run / "inference").mkdir(parents=True)
-    names = ("mine.pth", "inference/mine.txt", "inference/log.txt", "inference/config.yaml", "run.json", "log.txt")
-    for name in (*names, "config.yaml"):
+    names = ("mine.pth", "inference/mine.txt", "inference/log.txt", "inference/config.yaml", "log.txt")
+    for name in (*names, "config.yaml", "film.mp4.part"):
         (run / name).write_text("{}")
     assert load(tmp_path, "OUTPUT_DIR", str(run)).OUTPUT_DIR == str(run)
     assert training_files(run) == result_files(run) == []
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--overwrite",), ("--eval-only",)])
+def test_a_folder_in_use_is_refused_before_anything_is_written(tmp_path, flags) -> None:
+    (tmp_path / "weights.pth").write_text("weights")
+    words = ["--config-file", CONFIG, *flags, "MODEL.WEIGHTS", tmp_path / "weights.pth", "OUTPUT_DIR", tmp_path / "run"]
+    args = command_parser(train_command).parse_args(list(map(str, words)))
+    cfg = load_config(args)
+    with closing(RunLock(tmp_path / "run")) as lock:
+        lock.acquire()
+        with raises("output.in_use", tmp_path / "run"):
+            launch_run(cfg, args)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]
 
 
 def test_each_test_set_has_a_folder(tmp_path, tiny, tiny_flags) -> None:

@@ -1,6 +1,7 @@
 """A training from Python has the checks and the record of one from the command line."""
 
 import json
+import os
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
+from detectron2.engine.hooks import CallbackHook
 from detectron2.evaluation import DatasetEvaluator
 
 from se_detection import model_zoo
@@ -17,6 +19,7 @@ from se_detection.comparison.compare_runs import compare_runs
 from se_detection.engine import Trainer
 from se_detection.inference.predictor import SEPredictor
 from se_detection.runs.evaluated_run import read_run
+from se_detection.runs.lock import RunLock
 
 from ..helpers import raises
 from .conftest import CONFIG, TINY, files
@@ -56,6 +59,12 @@ def trained(base, module_path, build) -> Path:
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     assert not (module_path / "run").exists()
+
+    def lock_is_taken(_) -> None:
+        with raises("output.in_use", f"process {os.getpid()}"):
+            RunLock(module_path / "run").acquire()
+
+    trainer.register_hooks([CallbackHook(before_train=lock_is_taken, after_train=lock_is_taken)])
     trainer.train()
     return module_path / "run"
 
@@ -114,6 +123,21 @@ def test_a_config_that_does_not_fit_is_refused(cfg, overrides, code, named) -> N
     assert not Path(cfg.OUTPUT_DIR).exists()
 
 
+@pytest.mark.parametrize("number", [1, 4])
+def test_the_number_of_classes_must_be_that_of_the_data(cfg, tiny, tmp_path, number) -> None:
+    """With 1, class 1 would be the background; with 4, the evaluation would fail after the training."""
+    content = json.loads((tiny / "annotations" / "train.json").read_text())
+    content["categories"] = content["categories"][:2]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["category_id"] <= 2]
+    (tmp_path / "two.json").write_text(json.dumps(content))
+    register_coco_instances(f"two_{number}", {}, str(tmp_path / "two.json"), str(tiny / "train"))
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = (f"two_{number}",)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = number
+    with raises("config.contradicts_data", f"NUM_CLASSES: {number}", "which has 2 classes"):
+        Trainer(cfg)
+    assert not Path(cfg.OUTPUT_DIR).exists()
+
+
 @pytest.mark.slow
 def test_a_test_set_without_evaluator_needs_build_evaluator(cfg) -> None:
     DatasetCatalog.register("custom", lambda: DatasetCatalog.get("shapes_val"))
@@ -145,3 +169,17 @@ def test_another_run_is_not_replaced(cfg, trained) -> None:
     with raises("run.other_config", "build_se_resnet_fpn_backbone", "build_resnet_fpn_backbone"):
         Trainer(cfg).resume_or_load()
     assert files(trained) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_started_in_the_meantime_is_not_replaced(cfg, resume) -> None:
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=resume)
+    run = Path(cfg.OUTPUT_DIR)
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    (run / "model_final.pth").write_text("another run's")
+    with raises("output.exists", run):
+        trainer.train()
+    assert sorted(path.name for path in run.iterdir()) == [".run.lock", "model_final.pth", "run.json"]
