@@ -12,7 +12,7 @@ from ..config.defaults import classes_node
 from ..data.coco_format import category_names, read_coco
 from ..errors import UserError
 from .record import read_record
-from .run_folder import CONFIG, RECORD
+from .run_folder import CONFIG, RECORD, evaluation_advice
 
 
 def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:
@@ -29,7 +29,7 @@ def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:
     fitting = (found for found in _dataset_categories(record, cfg) if not names or list(found.values()) == names)
     categories = next(fitting, dict(enumerate(names, 1)))
     if not categories:
-        message = f"{run}: no {RECORD} with class names; give the output folder of se-det train"
+        message = f"{run}: no {RECORD} with class names, as after detectron2's own tools; {evaluation_advice(run)}"
         raise UserError("run.no_classes", message)
     if len(categories) != (number := cfg.MODEL[classes_node(cfg)].NUM_CLASSES):
         message = f"{run}: its record has {len(categories)} classes, and {CONFIG} has {number}; restore one of them"
@@ -38,7 +38,8 @@ def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:
 
 
 def _dataset_categories(record: dict[str, Any], cfg: CfgNode) -> Iterator[dict[int, str]]:
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+    # An evaluation may have been on other data than the config's.
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN, *record.get("data", {})):
         # The record first: another run's data may be registered under the same name.
         json_file = record.get("data", {}).get(name, {}).get("json")
         with suppress(UserError):

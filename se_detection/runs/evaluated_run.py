@@ -10,7 +10,7 @@ from ..files import read_json
 from .bad_images import read_bad_images
 from .recipe import Recipe, read_recipe
 from .record import read_record
-from .run_folder import DETECTIONS, FINAL, INFERENCE, RESULTS
+from .run_folder import DETECTIONS, FINAL, INFERENCE, RESULTS, evaluation_advice
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,7 @@ def read_run(path: Path, annotations: Path | None = None) -> EvaluatedRun:
     if not isinstance(results, dict) or not {"annotations", "categories"} <= results.keys():
         raise UserError(
             "run.not_evaluated",
-            f"{path}: no {INFERENCE}/{RESULTS} of an evaluation; is it a run folder? evaluate it with "
-            f"se-det train --eval-only --resume ... OUTPUT_DIR {path}",
+            f"{path}: no {INFERENCE}/{RESULTS} of an evaluation; if it is a run folder, {evaluation_advice(path)}",
         )
     own = Path(results["annotations"])
     if own.is_file():

@@ -120,12 +120,16 @@ def register_recorded(folder: Path, name: str, remedy: str) -> None:
     Args:
         folder: the run folder.
         name: the name of the data set.
-        remedy: the end of the error message if its files are gone.
+        remedy: the end of the error message if it is not available.
 
     Raises:
         UserError: its files are gone, or it is neither registered nor in the record.
     """
     recorded = read_record(folder).get("data", {}).get(name, {})
+    if not recorded and name not in DatasetCatalog:
+        raise UserError(
+            "data.not_found", f"{folder}: its data set {name!r} is neither registered nor in {RECORD}{remedy}"
+        )
     if recorded and all(recorded.values()):
         gone = [path for path in recorded.values() if not Path(path).exists()]
         if not gone:

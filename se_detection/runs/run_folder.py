@@ -1,5 +1,6 @@
 """The files of a run folder (`OUTPUT_DIR`): their names, and lists of the existing ones."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def result_files(folder: Path) -> list[Path]:
 def unfinished_files(folder: Path) -> list[Path]:
     """The temporary files that a run left when it was killed."""
     return _matching(folder, [pattern + TEMPORARY for pattern in (*TRAINING_PATTERNS, *RESULT_PATTERNS)])
+
+
+def evaluation_advice(folder: Path) -> str:
+    """What to do about a run that has no record or evaluation, such as one of detectron2's own tools/train_net.py."""
+    words = ["se-det", "train", "--eval-only", "--resume", "--config-file", str(folder / CONFIG)]
+    command = shlex.join([*words, "OUTPUT_DIR", str(folder)])
+    return (
+        f"evaluate it, which writes them: {command} (your own data: with --val-json and --val-images before OUTPUT_DIR)"
+    )
 
 
 def evaluation_folder(folder: Path, datasets: Sequence[str], dataset_name: str) -> Path:

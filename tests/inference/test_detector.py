@@ -67,7 +67,7 @@ def test_invalid_runs_are_rejected(trained, tmp_path) -> None:
     with raises("run.no_checkpoint", tmp_path):
         Detector(tmp_path)
     shutil.copy(trained / "model_final.pth", tmp_path)
-    with raises("run.no_classes", "run.json"):
+    with raises("run.no_classes", "run.json", f"--eval-only --resume --config-file {tmp_path}/config.yaml OUTPUT_DIR"):
         Detector(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps({"classes": ["cup", "plate"]}))
     with raises("run.other_classes", "2 classes", "4"):
