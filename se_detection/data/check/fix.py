@@ -29,6 +29,7 @@ from ..image_files import ImageFile
 from .annotated_folder import AnnotatedFolder, DecodedImages, image_size
 from .areas import wrong_areas
 from .boxes import CornerBox, Size, clip, overhang, place, suspected_notation
+from .polygons_and_keypoints import right_shapes
 
 # The changed entries of each kind of change, in the order in which the kinds first occurred.
 Changes = defaultdict[str, list[str]]
@@ -270,6 +271,9 @@ def _fix_values(fixed: Entry, size: Size) -> Iterator[str]:
     if not usable(fixed, EVALUATED_ANNOTATION, "iscrowd"):
         fixed["iscrowd"] = int(is_set(fixed.get("iscrowd")))
         yield f"iscrowd set to {fixed['iscrowd']}"
+    for what, values in right_shapes(fixed).items():
+        fixed |= values
+        yield what
     for key in ("segmentation", "keypoints"):
         if key in fixed and not usable(fixed, ANNOTATION, key):
             del fixed[key]

@@ -23,6 +23,7 @@ from ..coco_format import (
     category_names,
     entry_name,
     is_crowd,
+    is_number,
     mostly_crowds,
     problems,
     usable,
@@ -33,6 +34,7 @@ from .annotated_folder import AnnotatedFolder, Box, DecodedImages, image_size
 from .areas import wrong_areas
 from .boxes import clip, overhang, place, suspected_notation
 from .duplicates import find_overlap, same_files
+from .polygons_and_keypoints import COUNT, SHORT, right_shapes
 
 Finding = dict[str, Any]
 Level = Literal["error", "warning", "note"]
@@ -74,6 +76,7 @@ def check_health(
         *_reference_findings(annotated),
         *_image_findings(annotated, images),
         *_box_findings(boxes, notation),
+        *_shape_findings(annotated),
         *_duplicate_findings(annotated),
         *(finding for other in others for finding in _overlap_findings(annotated, other)),
         *_class_findings(annotated, classes),
@@ -231,6 +234,26 @@ def _box_findings(boxes: Sequence[Box], notation: str | None) -> Iterator[Findin
     what = "annotations: area is not that of the mask or the box"
     advice = "correct it (--fix does): AP of small, medium and large objects is wrong"
     yield from _finding("warning", "annotations-area", what, advice, examples)
+
+
+def _shape_findings(annotated: AnnotatedFolder) -> Iterator[Finding]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for index, annotation in enumerate(annotated.content["annotations"]):
+        name = entry_name("annotations", index, annotation)
+        for what in right_shapes(annotation):
+            found[what].append(name)
+        attributes = annotation.get("attributes") if isinstance(annotation, dict) else None
+        rotation = attributes.get("rotation", 0) if isinstance(attributes, dict) else 0
+        if is_number(rotation) and rotation % 180:
+            found["rotated"].append(f"{name}: {rotation:.6g} degrees")
+    what, advice = "annotations: polygons of fewer than three points", "remove them (--fix does): mask AP needs three"
+    yield from _finding("warning", "annotations-short-polygons", what, advice, found[SHORT])
+    what = "annotations: num_keypoints is not the number of labelled keypoints"
+    advice = "correct it (--fix does): keypoint AP needs it, and ignores objects with 0"
+    yield from _finding("warning", "annotations-num-keypoints", what, advice, found[COUNT])
+    what = "boxes: before a rotation, which CVAT gives in 'attributes'"
+    advice = "give the boxes around the rotated ones, or draw polygons: no detector here rotates its boxes"
+    yield from _finding("warning", "boxes-rotated", what, advice, found["rotated"])
 
 
 def _duplicate_findings(annotated: AnnotatedFolder) -> Iterator[Finding]:

@@ -170,7 +170,7 @@ def test_problems_that_cannot_be_fixed_are_reported(data_set, cfg) -> None:
 
 
 def test_other_keys_are_kept(data_set, cfg) -> None:
-    data_set.content["annotations"][0] |= {"id": 0, "keypoints": [1, 2, 2], "score": 0.5}
+    data_set.content["annotations"][0] |= {"id": 0, "keypoints": [1, 2, 2], "num_keypoints": 1, "score": 0.5}
     data_set.content["images"][0] |= {"width": 61, "license": 3}
     data_set.content["licenses"] = [{"id": 3}]
     fixed, _ = fix(data_set, cfg)
