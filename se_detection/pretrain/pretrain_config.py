@@ -1,5 +1,6 @@
 """The config of a pre-training: a detector's backbone and a recipe."""
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from PIL import Image
 
 from ..config.buildable import check_memory, explained
 from ..config.read_config import read_config
+from ..data.image_files import describe_skipped
 from ..engine.checks import check_machine, check_start
-from ..errors import UserError
+from ..errors import UserError, printable
 from ..model_zoo import find_config_file, get_recipe_file
 from .classifier import build_classifier
 from .image_folder import TRAIN, VAL, find_image_folder, register_image_folder
@@ -82,7 +84,8 @@ def load_pretrain_config(args: Namespace) -> CfgNode:
     check_machine(cfg, args)
     _check_recipe(cfg, args.num_gpus * args.num_machines)
     args.data = str(find_image_folder(Path(args.data)))
-    register_image_folder(Path(args.data))
+    if skipped := register_image_folder(Path(args.data)):
+        print(printable(describe_skipped(skipped)), file=sys.stderr)
     with explained("the recipe in PRETRAIN"):
         _count_epochs(cfg, len(DatasetCatalog.get(TRAIN)))
         for is_train in (True, False):
