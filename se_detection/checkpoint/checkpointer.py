@@ -62,6 +62,8 @@ class StrictCheckpointer(DetectionCheckpointer):
         self.needs_heads = needs_heads
         # The module whose weights are saved: a trainer may replace it by a moving average.
         self.weights: nn.Module = self.model
+        # The checkpoints that were saved or resumed from, by iteration.
+        self.files: dict[int, Path] = {}
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Saves a checkpoint to resume from, as detectron2 does, then writes its name to `last_checkpoint`.
@@ -73,6 +75,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         self.save_weights(name, **state, **kwargs)
         if self.save_dir and self.save_to_disk:
             self.tag_last_checkpoint(f"{name}.pth")
+            self.files[kwargs.get("iteration", -1)] = Path(self.save_dir, f"{name}.pth")
 
     def save_weights(self, name: str, **kwargs: Any) -> None:
         """Saves the model with its assumptions and `kwargs`.
@@ -123,6 +126,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             for key, item in self.checkpointables.items():
                 if key in state:
                     item.load_state_dict(state[key])
+            self.files[state.get("iteration", -1)] = path
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         # detectron2 unpickles these two itself. For other files it calls _torch_load, and handles a query in the path.

@@ -17,9 +17,10 @@ from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..errors import UserError, user_message
 from ..modeling.fuse.fuse_detector import fuse_for_inference
+from ..runs.evaluated_checkpoint import EvaluatedCheckpoint, record_checkpoint
 from ..runs.lock import RunLock
 from ..runs.record import write_run_record
-from ..runs.run_folder import CONFIG, INFERENCE, RECORD
+from ..runs.run_folder import CONFIG, INFERENCE, RECORD, result_folders
 from .heartbeat import heartbeat
 from .launch import lost_process, run_in_processes
 from .resume import on_main_process, scale_to_original, shared_checkpoint
@@ -86,9 +87,14 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> Non
         allow_partial_backbone=args.allow_partial_backbone,
         needs_heads=True,
     )
-    path = shared_checkpoint(Path(cfg.OUTPUT_DIR), set_aside=False) if args.resume else None
-    checkpointer.load(str(path or cfg.MODEL.WEIGHTS), checkpointables=[])
-    if comm.is_main_process() and not Path(cfg.OUTPUT_DIR, RECORD).exists():
+    folder = Path(cfg.OUTPUT_DIR)
+    newest = shared_checkpoint(folder, set_aside=False) if args.resume else None
+    weights = str(newest or cfg.MODEL.WEIGHTS)
+    content = checkpointer.load(weights, checkpointables=[])
+    if comm.is_main_process():
+        file = Path(checkpointer.path_manager.get_local_path(weights.partition("?")[0])) if weights else None
+        checkpoint = EvaluatedCheckpoint.describe(file, content.get("iteration"), folder)
+    if comm.is_main_process() and not Path(folder, RECORD).exists():
         write_run_record(
             cfg,
             model,
@@ -103,6 +109,7 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> Non
         if cfg.TEST.AUG.ENABLED:
             results.update(trainer_class.test_with_tta(cfg, model))
     if comm.is_main_process():
+        record_checkpoint(checkpoint, result_folders(folder, cfg.DATASETS.TEST, augmented=cfg.TEST.AUG.ENABLED))
         verify_results(cfg, results)
 
 

@@ -35,6 +35,7 @@ from ..errors import UserError
 from ..evaluation.coco_evaluator import build_evaluator
 from ..modeling.complexity import image_size
 from ..modeling.padding import ignore_padding_in_heads
+from ..runs.evaluated_checkpoint import EvaluatedCheckpoint, record_checkpoint
 from ..runs.lock import RunLock
 from ..runs.metrics import MetricsFile
 from ..runs.record import last_start, write_run_record
@@ -45,6 +46,7 @@ from ..runs.run_folder import (
     METRICS_FILE,
     evaluation_folder,
     result_files,
+    result_folders,
     training_files,
 )
 from .checks import available_device, check_data, check_run_folder, check_settings
@@ -353,8 +355,16 @@ class Trainer(DefaultTrainer):
             for name in self.cfg.DATASETS.TEST
         ]
         self._last_eval_results = self.test(self.cfg, self.checkpointer.weights, evaluators)
-        if self.cfg.TEST.AUG.ENABLED and self.iter >= self.max_iter:
+        augmented = self.cfg.TEST.AUG.ENABLED and self.iter >= self.max_iter
+        if augmented:
             self._last_eval_results.update(self.test_with_tta(self.cfg, self.checkpointer.weights, self.stop))
+        if comm.is_main_process():
+            # The last evaluation is logged at max_iter, after the last iteration.
+            last = max(self.start_iter, self.max_iter) - 1
+            iteration = self.storage.iter if self.storage.iter < self.max_iter else last
+            folder = Path(self.cfg.OUTPUT_DIR)
+            checkpoint = EvaluatedCheckpoint.describe(self.checkpointer.files.get(iteration), iteration, folder)
+            record_checkpoint(checkpoint, result_folders(folder, self.cfg.DATASETS.TEST, augmented=augmented))
         return self._last_eval_results
 
     def state_dict(self) -> dict[str, Any]:

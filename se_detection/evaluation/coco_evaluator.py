@@ -66,8 +66,12 @@ class COCODetectionEvaluator(COCOEvaluator):
 
     def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
         """Metrics by task, as in detectron2; empty in processes other than the main one."""
+        writes = self._output_dir and (comm.is_main_process() or not self._distributed)
+        if writes:
+            # They are of the detections that detectron2 replaces first: a killed evaluation leaves none.
+            Path(self._output_dir, RESULTS).unlink(missing_ok=True)
         results: dict[str, Any] = super().evaluate(img_ids)
-        if self._output_dir and (comm.is_main_process() or not self._distributed):
+        if writes:
             self._write(Path(self._output_dir), results)
         return results
 

@@ -8,6 +8,7 @@ from ..checkpoint.checkpointer import LAST
 from ..errors import UserError
 from ..files import read_json
 from .bad_images import read_bad_images
+from .evaluated_checkpoint import EvaluatedCheckpoint
 from .recipe import Recipe, read_recipe
 from .record import read_record
 from .run_folder import DETECTIONS, FINAL, INFERENCE, RESULTS, evaluation_advice
@@ -55,11 +56,20 @@ class EvaluatedRun:
         return {Path(image.file_name).name for image in read_bad_images(self.path)}
 
     @property
+    def checkpoint(self) -> EvaluatedCheckpoint | None:
+        """The checkpoint that was evaluated; None if it is not recorded."""
+        return EvaluatedCheckpoint.recorded(self.results)
+
+    @property
+    def last_checkpoint(self) -> str:
+        """The name of the last checkpoint of a training; empty without one."""
+        tag = self.path / LAST
+        return tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
+
+    @property
     def unfinished(self) -> str:
         """The name of the last checkpoint of an unfinished training; empty if the training is finished."""
-        tag = self.path / LAST
-        last = tag.read_text(encoding="utf-8", errors="replace").strip() if tag.is_file() else ""
-        return "" if last == FINAL else last
+        return "" if self.last_checkpoint == FINAL else self.last_checkpoint
 
 
 def read_run(path: Path, annotations: Path | None = None) -> EvaluatedRun:

@@ -64,5 +64,11 @@ def evaluation_folder(folder: Path, datasets: Sequence[str], dataset_name: str) 
     return folder / INFERENCE / dataset_name if len(datasets) > 1 else folder / INFERENCE
 
 
+def result_folders(folder: Path, datasets: Sequence[str], *, augmented: bool) -> list[Path]:
+    """The folders of all data sets' results; with `augmented`, also those with test-time augmentation."""
+    plain = [evaluation_folder(folder, datasets, name) for name in datasets]
+    return plain + [folder / INFERENCE_TTA / name for name in datasets if augmented]
+
+
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return [path for pattern in patterns for path in sorted(folder.glob(pattern)) if path.is_file()]

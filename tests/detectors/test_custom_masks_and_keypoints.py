@@ -64,6 +64,8 @@ def test_ap_equals_pycocotools_on_the_written_results(data, case, tmp_path) -> N
             assert logged[-1][f"{task}_TTA/AP"] == pytest.approx(expected[0], abs=1e-6)
             # TTA changes the boxes.
             assert written.read_text() != (tmp_path / "inference" / "coco_instances_results.json").read_text()
+            augmented = json.loads(written.with_name("results.json").read_text())
+            assert augmented["checkpoint"] == results["checkpoint"]
     best = torch.load(tmp_path / "model_best.pth", weights_only=True)
     assert best[f"{tasks[-1]}/AP"] == max(line[f"{tasks[-1]}/AP"] for line in logged if f"{tasks[-1]}/AP" in line)
 

@@ -10,7 +10,7 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
-from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator
+from detectron2.evaluation import COCOEvaluator, COCOPanopticEvaluator, SemSegEvaluator, coco_evaluation
 from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 from PIL import Image
@@ -121,6 +121,27 @@ def test_no_predictions_are_null(register, annotations, tmp_path, images_process
     assert written["bbox"] == dict.fromkeys(METRICS)
     assert written["per_class"] == dict.fromkeys(["cup", "plate", "fork"])
     assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == []
+
+
+def test_results_are_never_of_other_detections(register, annotations, detect, tmp_path, monkeypatch) -> None:
+    register(annotations)
+    evaluator = COCODetectionEvaluator(NAME, output_dir=str(tmp_path))
+    feed(evaluator, annotations, detect(annotations, seed=1, jitter=0.1))
+    evaluator.evaluate()
+    assert (tmp_path / "results.json").is_file()
+    detections = tmp_path / "coco_instances_results.json"
+    before = detections.read_bytes()
+
+    def stop(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    # After detectron2 has written the detections.
+    monkeypatch.setattr(coco_evaluation, "_evaluate_predictions_on_coco", stop)
+    feed(evaluator, annotations, detect(annotations, seed=2, jitter=0.1))
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.evaluate()
+    assert detections.read_bytes() != before
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_masks_have_their_own_key(register, annotations, tmp_path) -> None:
