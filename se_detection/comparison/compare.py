@@ -19,7 +19,7 @@ from ..errors import UserError
 from .details import Curve, calibration, mean_errors, precision_recall, size_ranges
 from .intervals import Difference, Estimate, benjamini_hochberg, estimate, without_nan
 from .matching import COCO_AREAS, THRESHOLDS, Area, Array
-from .result import ROLES, ClassDifference, Comparison, Details, Spread
+from .result import HEADLINE, ROLES, ClassDifference, Comparison, Details, Spread
 from .scores import METRICS, Scores, score_run
 
 Results = list[Entry] | Path | str
@@ -126,8 +126,7 @@ def _make_comparison(coco: COCO, models: list[list[Scores]], sizes: list[Area], 
     described = {role: [run.details for run in model] for role, model in zip(ROLES, models, strict=True)}
     differences = {name: row.estimate.difference() for name, row in zip(METRICS, metrics, strict=True)}
     run_counts = [len(model) for model in models]
-    ap = differences["AP"]
-    covers = "" if ap.low is None else "images and training runs" if min(run_counts) > 1 else "images"
+    covers = "" if differences["AP"].low is None else "images and training runs" if min(run_counts) > 1 else "images"
     baseline, candidate = (
         {name: _mean(getattr(row, role)) for name, row in zip(METRICS, metrics, strict=True)} for role in ROLES
     )
@@ -135,7 +134,7 @@ def _make_comparison(coco: COCO, models: list[list[Scores]], sizes: list[Area], 
         baseline,
         candidate,
         differences,
-        _verdict(ap, covers, run_counts, images[0]),
+        _verdict(differences, covers, run_counts, images[0]),
         covers,
         {
             role: {name: _spread(getattr(row, role)) for name, row in zip(METRICS, metrics, strict=True)}
@@ -200,17 +199,27 @@ def _per_class(coco: COCO, models: list[list[Scores]]) -> dict[str, ClassDiffere
     }
 
 
-def _verdict(ap: Difference, covers: str, runs: list[int], images: int) -> str:
-    if ap.value is None:
-        return "no significant difference in AP (AP is undefined: the annotations have no boxes)"
-    if ap.low is None or ap.high is None:
-        return f"no significant difference in AP ({images} images with objects are too few for an interval)"
-    if covers == "images":
-        scope = "over images; not over repeated training"
-    else:
-        scope = f"over images and training runs, {runs[0]} and {runs[1]}"
-    if not ap.excludes_zero:
-        return f"no significant difference in AP (95 % interval {ap.low:.2f} to {ap.high:.2f}, {scope})"
-    word = "better" if ap.low > 0 else "worse"
-    low, high = sorted((abs(ap.low), abs(ap.high)))
-    return f"candidate is {word} by {low:.2f} to {high:.2f} AP (95 % interval {scope})"
+def _verdict(differences: dict[str, Difference], covers: str, runs: list[int], images: int) -> str:
+    """A sentence on AP and AP50, and in parentheses their intervals and what these cover."""
+    own = {name: differences[key] for key, name in HEADLINE.items()}
+    same = " or ".join(name for name, item in own.items() if not item.excludes_zero)
+    if any(item.value is None for item in own.values()):
+        return f"no significant difference in {same} (undefined: the annotations have no boxes)"
+    known = [(name, i.low, i.high) for name, i in own.items() if i.low is not None and i.high is not None]
+    if not known:
+        return f"no significant difference in {same} ({images} images with objects are too few for an interval)"
+    changes: dict[str, list[str]] = {"better": [], "worse": []}
+    for name, low, high in known:
+        if low > 0:
+            changes["better"].append(f"{low:.2f} to {high:.2f} {name}")
+        elif high < 0:
+            changes["worse"].append(f"{-high:.2f} to {-low:.2f} {name}")
+    intervals = ", ".join(f"{name} {low:.2f} to {high:.2f}" for name, low, high in known)
+    parts = [f"{word} by {' and '.join(amounts)}" for word, amounts in changes.items() if amounts]
+    sentence = f"no significant difference in {same}"
+    if parts:
+        sentence = f"candidate is {', but '.join(parts)}" + (f", with {sentence}" if same else "")
+    scope = "images; not over repeated training"
+    if covers != "images":
+        scope = f"images and training runs, {runs[0]} and {runs[1]}"
+    return f"{sentence} (two tests, each with its own 95 % interval: {intervals}; over {scope})"

@@ -5,16 +5,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ..data.coco_files import data_difference
+from ..data.coco_format import is_number
 from ..errors import UserError
 from ..runs.evaluated_run import EvaluatedRun, read_run
 from ..runs.recipe import differing, is_of_backbone
-from ..runs.run_folder import BAD_IMAGES, CONFIG
+from ..runs.run_folder import BAD_IMAGES, BEST, CONFIG
 from .compare import compare
 from .intervals import Difference
-from .result import ROLES, ComparedModel, Comparison
+from .result import HEADLINE, ROLES, ComparedModel, Comparison
 
 # Names in a comparison, and the keys in run.json.
 COSTS = {"parameters": "parameters", "gflops": "backbone_gflops"}
@@ -46,9 +48,7 @@ def compare_runs(
     models = _read_models(paths, annotations)
     runs = [run for model in models for run in model]
     recipe, obstacles = _recipe(models)
-    obstacles += [
-        f"{run.path} is not finished (its last checkpoint is {run.unfinished})" for run in runs if run.unfinished
-    ]
+    obstacles += _checkpoint_obstacles(runs)
     if obstacles and not force:
         raise UserError("compare.not_comparable", f"{'; '.join(obstacles)}; --force compares them anyway")
 
@@ -61,6 +61,9 @@ def compare_runs(
         differences[name] = Difference(None if before is None or after is None else after - before)
     unknown = ", ".join(run.name for run in runs if run.recipe is None)
     notes = [f"without a saved config, the recipe was not checked: {unknown}"] if unknown else []
+    unknown = ", ".join(run.name for run in runs if run.results and run.checkpoint is None)
+    notes += [f"the evaluated checkpoint is not recorded, and was not checked: {unknown}"] if unknown else []
+    notes += [*_notes_on_best(runs), *_notes_on_other_tasks(models)]
     return replace(
         comparison,
         baseline=comparison.baseline | costs[0],
@@ -70,6 +73,7 @@ def compare_runs(
         notes=[*obstacles, *notes, *comparison.notes],
         names={role: [str(run.path) for run in model] for role, model in zip(ROLES, models, strict=True)},
         recipe=recipe,
+        checkpoints={role: [run.checkpoint for run in model] for role, model in zip(ROLES, models, strict=True)},
         models={role: _describe(model) for role, model in zip(ROLES, models, strict=True)},
     )
 
@@ -128,6 +132,50 @@ def _recipe(models: list[list[EvaluatedRun]]) -> tuple[dict[str, dict[str, list[
     if others:
         obstacles.append(f"{pair[0].path} and {pair[1].path} have different recipes: {_format_keys(others)}")
     return {"backbone and weights": backbone, "others": others}, obstacles
+
+
+def _checkpoint_obstacles(runs: list[EvaluatedRun]) -> list[str]:
+    """A line on each run whose training is not finished, or that was not evaluated as it is now."""
+    obstacles = []
+    for run in runs:
+        checkpoint = run.checkpoint
+        if run.unfinished:
+            obstacles.append(f"{run.path} is not finished (its last checkpoint is {run.unfinished})")
+        elif checkpoint and run.last_checkpoint and checkpoint.file not in (run.last_checkpoint, BEST):
+            last = run.last_checkpoint
+            obstacles.append(f"{run.path} was evaluated with {checkpoint}, and its last checkpoint is {last}")
+        if checkpoint and checkpoint.has_changed(run.path):
+            obstacles.append(f"{run.path}: {checkpoint.file} has changed since it was evaluated; evaluate it again")
+    known = [(run, run.checkpoint) for run in runs if run.checkpoint and run.checkpoint.iteration is not None]
+    # Best checkpoints have their own iterations; so may last ones, with another number of processes.
+    alike = all(checkpoint.is_best for _, checkpoint in known) or all(
+        checkpoint.file == run.last_checkpoint for run, checkpoint in known
+    )
+    if not obstacles and not alike and len({checkpoint.iteration for _, checkpoint in known}) > 1:
+        which = ", ".join(f"{run.path} with {checkpoint}" for run, checkpoint in known)
+        obstacles.append(f"the runs were evaluated after different iterations: {which}")
+    return obstacles
+
+
+def _notes_on_best(runs: list[EvaluatedRun]) -> list[str]:
+    best = ", ".join(run.name for run in runs if run.checkpoint and run.checkpoint.is_best)
+    return [f"{best}: {BEST} was evaluated; its AP is too high if it was chosen on these images"] if best else []
+
+
+def _notes_on_other_tasks(models: list[list[EvaluatedRun]]) -> list[str]:
+    """A note with the AP of masks and of keypoints, which have no intervals and no verdict."""
+    notes = []
+    for task, what in (("segm", "masks"), ("keypoints", "keypoints")):
+        metrics = [[found for run in model if isinstance(found := run.results.get(task), dict)] for model in models]
+        if any(metrics):
+            pairs = (f"{name} {' and '.join(_mean(own, key) for own in metrics)}" for key, name in HEADLINE.items())
+            notes.append(f"only boxes are compared; {what} have {', '.join(pairs)}, without intervals")
+    return notes
+
+
+def _mean(metrics: list[dict[str, Any]], key: str) -> str:
+    values = [found[key] for found in metrics if is_number(found.get(key))]
+    return f"{fmean(values):.2f}" if values else "undefined"
 
 
 def _differences(*pair: EvaluatedRun) -> dict[str, list[Any]]:

@@ -18,7 +18,7 @@ from .comparison_plots import CHARTS, plot_training
 from .disagreement_images import draw_disagreements
 from .disagreements import find_disagreements
 from .intervals import MIN_IMAGES
-from .result import ROLES, ClassDifference, Comparison
+from .result import HEADLINE, ROLES, ClassDifference, Comparison
 from .side_by_side import confident
 from .tables import COLUMNS, RECALLS
 
@@ -73,6 +73,7 @@ def write_html_report(
         runs=runs,
         coco=coco,
         objects=sum(not item["iscrowd"] for item in coco.anns.values()),
+        headline=[(name, comparison.difference[key]) for key, name in HEADLINE.items()],
         sizes=comparison.backbone_sizes,
         scores=[
             (heading, comparison.baseline[key], comparison.candidate[key], comparison.difference[key])
@@ -152,7 +153,9 @@ def _recipe(run: EvaluatedRun) -> dict[str, str]:
     files = [data.get(name, {}).get("json") or name for name in recipe.get("DATASETS.TRAIN", ())]
     settings = {name: recipe.get(key, "–") for key, name in RECIPE.items()}
     record = {what: run.record.get(what, "–") for what in ("device", "versions")}
-    return {name: _shown(value) for name, value in {"training data": files or "–", **settings, **record}.items()}
+    evaluated = {"evaluated checkpoint": run.checkpoint or "not recorded"}
+    rows = {"training data": files or "–", **settings, **evaluated, **record}
+    return {name: _shown(value) for name, value in rows.items()}
 
 
 def _shown(value: Any) -> str:

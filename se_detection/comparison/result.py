@@ -4,11 +4,14 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..runs.evaluated_checkpoint import EvaluatedCheckpoint
 from .details import Calibration, Curve
 from .error_types import ErrorType
 from .intervals import FALSE_DISCOVERY_RATE, Difference
 
 ROLES = ("baseline", "candidate")
+# The metrics of the verdict, and their names there.
+HEADLINE = {"AP": "AP", "AP50": "AP@0.5"}
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,12 @@ class Comparison:
     """AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm and ARl of two detectors, and their differences.
 
     With several runs of a detector, `baseline` and `candidate` are means, and `runs` has the values of each run.
-    `covers` is what the intervals cover: `images`, `images and training runs`, or empty without intervals.
+    `covers` is what the intervals cover: `images`, `images and training runs`, or empty without intervals. `verdict` is
+    a sentence on AP and AP50, each by its own interval.
 
     For run folders, the metrics include `parameters` and `gflops`, `names` are the folders, and `recipe` holds the
-    config keys that differ, with their values, under `backbone and weights` and `others`.
+    config keys that differ, with their values, under `backbone and weights` and `others`. `checkpoints` are those that
+    were evaluated, None if a run does not record it.
     """
 
     baseline: dict[str, float | None]
@@ -85,6 +90,7 @@ class Comparison:
     notes: list[str] = field(default_factory=list)
     names: dict[str, list[str]] = field(default_factory=dict)
     recipe: dict[str, dict[str, list[Any]]] = field(default_factory=dict)
+    checkpoints: dict[str, list[EvaluatedCheckpoint | None]] = field(default_factory=dict)
     models: dict[str, ComparedModel] = field(default_factory=lambda: {role: ComparedModel(role) for role in ROLES})
 
     @property
@@ -92,6 +98,13 @@ class Comparison:
         """The image sizes for which GFLOPs were counted, such as `480×640`."""
         sizes = sorted({model.backbone_input for model in self.models.values() if model.backbone_input})
         return " and ".join(f"{height}×{width}" for height, width in sizes)
+
+    @property
+    def better(self) -> str:
+        """The better model's role, by AP and AP50; empty if they disagree, or do not differ significantly."""
+        differences = (self.difference[key] for key in HEADLINE)
+        roles = {ROLES[(item.value or 0) > 0] for item in differences if item.excludes_zero}
+        return roles.pop() if len(roles) == 1 else ""
 
     @property
     def has_few_runs(self) -> bool:

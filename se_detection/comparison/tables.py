@@ -41,6 +41,12 @@ def comparison_table(comparison: Comparison, tablefmt: str = "simple") -> str:
     parts = [_metrics(comparison, COLUMNS, tablefmt)]
     if comparison.backbone_sizes:
         parts.append(f"GFLOPs: 10⁹ multiply-adds of the backbone at {comparison.backbone_sizes}.")
+    if any(any(own) for own in comparison.checkpoints.values()):
+        evaluated = [
+            f"{role} {', '.join(dict.fromkeys(str(item or 'not recorded') for item in own))}"
+            for role, own in comparison.checkpoints.items()
+        ]
+        parts.append(f"Evaluated: {'; '.join(evaluated)}.")
     if comparison.covers == "images and training runs":
         runs = " and ".join(str(len(spreads["AP"].values)) for spreads in comparison.runs.values())
         few = " With so few runs the intervals are wide; more runs would narrow them." * comparison.has_few_runs

@@ -102,6 +102,7 @@ def make_runs(detect):
             "annotations": str(json_file),
             "image_root": str(images),
             "categories": [category["name"] for category in annotations["categories"]],
+            "checkpoint": {"file": "model_final.pth", "iteration": 39999, "sha256": "0a"},
         }
         record = {"backbone": "build_resnet_fpn_backbone", "depth": 50, "backbone_input": [480, 640]}
         sizes = {"plain": (41_700_000, 80.5), "se": (44_200_000, 80.6)}

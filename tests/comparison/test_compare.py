@@ -122,25 +122,66 @@ def test_identical_models_do_not_differ(annotations, detect) -> None:
     results = detect(annotations, seed=1, jitter=0.1)
     comparison = compare(results, results, annotations, n_bootstrap=100)
     assert comparison.to_dict()["difference"]["AP"] == {"value": 0, "low": 0, "high": 0}
-    assert comparison.verdict.startswith("no significant difference in AP")
+    intervals = "two tests, each with its own 95 % interval: AP 0.00 to 0.00, AP@0.5 0.00 to 0.00; over images"
+    assert comparison.verdict == f"no significant difference in AP or AP@0.5 ({intervals}; not over repeated training)"
+    assert comparison.better == ""
 
 
-def test_the_verdict_names_the_better_model(annotations, detect) -> None:
+@pytest.fixture
+def shifted(annotations):
+    """A function that detects every n-th object, shifted by a part s of its width: its IoU is (1 - s) / (1 + s)."""
+
+    def shifted(shift, every=1):
+        return [
+            {
+                **{key: item[key] for key in ("image_id", "category_id")},
+                "bbox": [x + shift * w, y, w, h],
+                "score": 1 - item["id"] / 1000,
+            }
+            for item in annotations["annotations"][::every]
+            for x, y, w, h in [item["bbox"]]
+        ]
+
+    return shifted
+
+
+@pytest.mark.parametrize(
+    ("baseline", "candidate", "sentence", "better"),
+    [
+        ((0, 2), (0, 1), "candidate is better by {AP} AP and {AP50} AP@0.5", "candidate"),
+        ((0, 2), (0.3, 1), "candidate is better by {AP50} AP@0.5, but worse by {AP} AP", ""),
+        ((0, 1), (0.2, 1), "candidate is worse by {AP} AP, with no significant difference in AP@0.5", "baseline"),
+        ((0.3, 1), (0, 9), "candidate is worse by {AP50} AP@0.5, with no significant difference in AP", "baseline"),
+    ],
+    ids=["both", "opposite", "AP", "AP50"],
+)
+def test_the_verdict_is_on_both_metrics(annotations, shifted, reference, baseline, candidate, sentence, better) -> None:
+    models = [shifted(*baseline), shifted(*candidate)]
+    comparison = compare(*models, annotations, n_bootstrap=200)
+    change = 100 * (reference(annotations, models[1]) - reference(annotations, models[0]))
+    amounts = {}
+    for key, expected in zip(("AP", "AP50"), change, strict=False):
+        item = comparison.difference[key]
+        assert item.value == pytest.approx(expected)
+        amounts[key] = "{:.2f} to {:.2f}".format(*sorted([abs(item.low), abs(item.high)]))
+    told, scope = comparison.verdict.removesuffix("; over images; not over repeated training)").split(" (")
+    assert told == sentence.format(**amounts)
+    assert scope.startswith("two tests, each with its own 95 % interval: AP ")
+    assert comparison.better == better
+
+
+def test_the_verdict_says_what_the_intervals_cover(annotations, detect) -> None:
     worse, better = (detect(annotations, seed=seed, jitter=jitter) for seed, jitter in ((1, 0.3), (2, 0.01)))
-    comparison = compare(worse, better, annotations, n_bootstrap=200)
-    ap = comparison.difference["AP"]
-    assert 0 < ap.low < ap.value < ap.high
-    assert comparison.verdict.startswith(f"candidate is better by {ap.low:.2f} to {ap.high:.2f} AP (95 % interval")
-    assert "not over repeated training" in comparison.verdict
+    comparison = compare(worse, better, annotations, n_bootstrap=100)
     assert comparison.covers == "images"
-
-    reverse = compare(better, worse, annotations, n_bootstrap=200)
-    assert reverse.verdict.startswith(f"candidate is worse by {ap.low:.2f} to {ap.high:.2f} AP")
-    assert reverse.difference["AP"].low == pytest.approx(-ap.high)
+    assert comparison.better == "candidate"
+    reverse = compare(better, worse, annotations, n_bootstrap=100)
+    assert reverse.difference["AP"].low == pytest.approx(-comparison.difference["AP"].high)
+    assert reverse.better == "baseline"
 
     trained = compare([worse, better], [better, worse, worse[1:]], annotations, n_bootstrap=100)
     assert trained.covers == "images and training runs"
-    assert trained.verdict.startswith("no significant difference in AP (95 % interval")
+    assert trained.verdict.startswith("no significant difference in AP or AP@0.5 (two tests")
     assert trained.verdict.endswith("over images and training runs, 2 and 3)")
     assert compare([worse], [better, worse], annotations, n_bootstrap=100).covers == "images"
 
@@ -194,7 +235,7 @@ def test_undefined_metrics_are_none(annotations, detect) -> None:
     assert content["candidate"]["APl"] == content["difference"]["APl"]["value"] > 0
 
     nothing = compare([], detect(annotations, seed=1, jitter=0.1), {**annotations, "annotations": []}, 100)
-    assert nothing.verdict.startswith("no significant difference in AP (AP is undefined")
+    assert nothing.verdict.startswith("no significant difference in AP or AP@0.5 (undefined")
     assert nothing.covers == ""
     json.dumps(nothing.to_dict(), allow_nan=False)
 
@@ -205,7 +246,7 @@ def test_too_few_images_give_no_interval(annotations, detect) -> None:
     comparison = compare([], detect(few, seed=1, jitter=0.01), few, 100)
     assert comparison.difference["AP"].value > 10
     assert comparison.difference["AP"].low is None
-    assert comparison.verdict.startswith("no significant difference in AP (3 images")
+    assert comparison.verdict.startswith("no significant difference in AP or AP@0.5 (3 images")
 
 
 def test_the_content_is_as_documented_and_the_arguments_are_not_changed(annotations, detect) -> None:
@@ -215,7 +256,7 @@ def test_the_content_is_as_documented_and_the_arguments_are_not_changed(annotati
     assert [annotations, models] == before
     assert list(content) == [
         *("baseline", "candidate", "difference", "verdict", "covers", "runs", "per_class", "details"),
-        *("notes", "names", "recipe"),
+        *("notes", "names", "recipe", "checkpoints"),
     ]
     assert tuple(content["baseline"]) == tuple(content["candidate"]) == tuple(content["difference"]) == METRICS
     assert content["difference"]["AP"]["value"] == pytest.approx(content["candidate"]["AP"] - content["baseline"]["AP"])

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import yaml
 from se_detection.comparison.compare import compare
 from se_detection.comparison.compare_runs import compare_runs
 from se_detection.comparison.intervals import Difference
+from se_detection.comparison.tables import comparison_table
 from se_detection.data.image_files import BadImage
 from se_detection.runs.bad_images import write_bad_images
 
@@ -16,6 +18,12 @@ from ..helpers import raises
 
 def change(path, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def evaluate(run, **checkpoint):
+    """Sets the checkpoint that a run records."""
+    path = run / "inference" / "results.json"
+    change(path, checkpoint={**json.loads(path.read_text())["checkpoint"], **checkpoint})
 
 
 def configure(run, **values):
@@ -60,6 +68,8 @@ def test_runs_are_compared_by_their_files(runs) -> None:
     assert content["names"] == {"baseline": [str(runs[0])], "candidate": [str(runs[1])]}
     backbones = ["build_resnet_fpn_backbone", "build_se_resnet_fpn_backbone"]
     assert content["recipe"] == {"backbone and weights": {"MODEL.BACKBONE.NAME": backbones}, "others": {}}
+    last = {"file": "model_final.pth", "iteration": 39999, "sha256": "0a"}
+    assert content["checkpoints"] == {"baseline": [last], "candidate": [last]}
     assert content["notes"] == []
 
 
@@ -137,6 +147,69 @@ def test_unfinished_and_partially_loaded_runs_are_refused(runs, refuse) -> None:
     (runs[0] / "last_checkpoint").unlink()
     change(runs[1] / "run.json", allow_partial_backbone=True)
     refuse("not_comparable", "--allow-partial-backbone (False and True)")
+
+
+def test_a_checkpoint_that_is_not_the_last_is_refused(runs, refuse) -> None:
+    evaluate(runs[1], file="model_0000999.pth", iteration=999)
+    refuse("not_comparable", f"{runs[1]} was evaluated with model_0000999.pth (iteration 999)", "model_final.pth")
+    # In training, between two checkpoints.
+    evaluate(runs[1], file=None, iteration=1999)
+    refuse("not_comparable", f"{runs[1]} was evaluated with weights that were not saved (iteration 1999)")
+    evaluate(runs[1], file=str(runs[0] / "model_final.pth"), iteration=39999)
+    refuse("not_comparable", f"{runs[1]} was evaluated with {runs[0]}")
+    comparison = compare_runs(*runs, 100, force=True)
+    assert comparison.notes[0].startswith(f"{runs[1]} was evaluated with {runs[0]}")
+    assert comparison.verdict.endswith("see the notes")
+    # Without a training in the folder, any checkpoint may be evaluated.
+    (runs[1] / "last_checkpoint").unlink()
+    assert compare_runs(*runs, 100).notes == []
+
+
+def test_a_checkpoint_that_has_changed_is_refused(runs, refuse) -> None:
+    for run in runs:
+        (run / "model_final.pth").write_bytes(run.name.encode())
+        evaluate(run, file="model_final.pth", sha256=hashlib.sha256(run.name.encode()).hexdigest())
+    compare_runs(*runs, 100)
+    (runs[0] / "model_final.pth").write_bytes(b"trained again")
+    refuse("not_comparable", f"{runs[0]}: model_final.pth has changed")
+
+
+def test_different_iterations_are_refused(runs, refuse) -> None:
+    for run, iteration in zip(runs, (4999, 39999), strict=True):
+        (run / "last_checkpoint").unlink()
+        evaluate(run, file=f"/elsewhere/{run.name}.pth", iteration=iteration)
+    refuse("not_comparable", "plain.pth (iteration 4999)", "se.pth (iteration 39999)")
+    # A file of another project may not record it.
+    evaluate(runs[1], file="/elsewhere/se.pkl", iteration=None)
+    compare_runs(*runs, 100)
+
+
+def test_the_best_checkpoints_may_be_compared(runs, refuse) -> None:
+    evaluate(runs[0], file="model_best.pth", iteration=19999)
+    refuse("not_comparable", "model_best.pth (iteration 19999)", "model_final.pth (iteration 39999)")
+    evaluate(runs[1], file="model_best.pth", iteration=29999)
+    assert compare_runs(*runs, 100).notes == [
+        "plain, se: model_best.pth was evaluated; its AP is too high if it was chosen on these images"
+    ]
+
+
+def test_results_without_a_checkpoint_are_accepted(runs) -> None:
+    results = runs[0] / "inference" / "results.json"
+    results.write_text(json.dumps({**json.loads(results.read_text()), "checkpoint": None}))
+    comparison = compare_runs(*runs, 100)
+    assert comparison.notes == ["the evaluated checkpoint is not recorded, and was not checked: plain"]
+    assert comparison.checkpoints["baseline"] == [None]
+    shown = "Evaluated: baseline not recorded; candidate model_final.pth (iteration 39999)."
+    assert shown in comparison_table(comparison)
+
+
+def test_masks_and_keypoints_are_named(runs) -> None:
+    for run, ap in zip(runs, (33.2, 34.125), strict=True):
+        change(run / "inference" / "results.json", segm={"AP": ap, "AP50": 2 * ap}, keypoints={"AP": 0.0, "AP50": None})
+    assert compare_runs(*runs, 100).notes == [
+        "only boxes are compared; masks have AP 33.20 and 34.12, AP@0.5 66.40 and 68.25, without intervals",
+        "only boxes are compared; keypoints have AP 0.00 and 0.00, AP@0.5 undefined and undefined, without intervals",
+    ]
 
 
 def test_different_training_data_is_refused(runs, tmp_path, annotations, refuse) -> None:

@@ -139,6 +139,11 @@ def test_the_page_has_the_numbers_of_the_json(standard) -> None:
         for cell in cells:
             assert shown(cell) == [pytest.approx(value, abs=0.00501) for value in cell["values"]]
 
+    cards = path.read_text().split('<dl class="key-figures">')[1].split("</dl>")[0].split("<dt>")[1:3]
+    for card, name in zip(cards, ("AP", "AP50"), strict=True):
+        values = [float(value) for value in re.findall(r'<data value="([^"]+)"', card)]
+        assert values == [*(content[role][name] for role in ROLES), *content["difference"][name].values()]
+
     classes = page.table("AP of each class")
     assert {name.split(" in ")[0] for name in classes} == set(content["per_class"])
     for name, cells in classes.items():
@@ -176,6 +181,9 @@ def test_the_recipe_and_the_commands_are_shown(standard) -> None:
     recipe = page.table("The recipe")
     assert [cell["text"].strip() for cell in recipe["iterations"]] == ["40000", "40000"]
     assert [cell["text"].strip() for cell in recipe["training data"]] == ["train_cups", "train_cups"]
+    assert [cell["text"].strip() for cell in recipe["evaluated checkpoint"]] == [
+        "model_final.pth (iteration 39999)"
+    ] * 2
     for name in ("plain", "se"):
         assert f"--config-file faster_rcnn_{name}.yaml SOLVER.STEPS &#39;(4, 5)&#39;" in text
 

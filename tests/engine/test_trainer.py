@@ -1,6 +1,7 @@
 """Trainers that are stopped and resumed in this process, with several detectors and options."""
 
 import errno
+import hashlib
 import json
 import shutil
 import signal
@@ -13,14 +14,17 @@ from detectron2.config import get_cfg
 from detectron2.engine.hooks import CallbackHook
 
 from se_detection.checkpoint import checkpointer
+from se_detection.comparison.compare_runs import compare_runs
 from se_detection.engine import resume, signals
+from se_detection.engine.checks import load_config
 from se_detection.engine.resume import scale_to_original
 from se_detection.engine.signals import Interrupted, RankMaximum, StopRequest
+from se_detection.engine.train_and_evaluate import evaluate
 from se_detection.engine.trainer import Trainer
 from se_detection.runs.checkpoints import numbered_checkpoints
 
 from ..helpers import raises
-from .conftest import files, read_metrics, same, stop_after, weights
+from .conftest import files, read_metrics, same, stop_after, train_arguments, weights
 
 RETINANET = [
     *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.BACKBONE.NAME", "build_retinanet_se_resnet_fpn_backbone"),
@@ -42,6 +46,51 @@ def finished(build) -> Path:
     trainer = build("finished", *options, "SOLVER.EMA_DECAY", 0.5)
     trainer.train()
     return Path(trainer.cfg.OUTPUT_DIR)
+
+
+def evaluated_checkpoint(run: Path) -> dict[str, object]:
+    """The checkpoint in a run's results."""
+    return json.loads((run / "inference" / "results.json").read_text())["checkpoint"]
+
+
+def of_file(run: Path, name: str) -> dict[str, object]:
+    """A checkpoint of a run as the results should describe it."""
+    iteration = torch.load(run / name, weights_only=True)["iteration"]
+    return {"file": name, "iteration": iteration, "sha256": hashlib.sha256((run / name).read_bytes()).hexdigest()}
+
+
+def test_the_results_name_the_checkpoint(finished) -> None:
+    assert evaluated_checkpoint(finished) == of_file(finished, "model_final.pth")
+    assert evaluated_checkpoint(finished)["iteration"] == 3
+
+
+class Watched(Trainer):
+    """Keeps the checkpoint of each evaluation."""
+
+    def _evaluate(self):
+        results = super()._evaluate()
+        self.named = [*getattr(self, "named", []), evaluated_checkpoint(Path(self.cfg.OUTPUT_DIR))]
+        return results
+
+
+@pytest.mark.slow
+def test_an_evaluation_alone_names_its_checkpoint(copied, tiny, module_path) -> None:
+    def evaluate_only(run: Path, *words: object) -> None:
+        args = train_arguments(tiny, run, *words, flags=("--eval-only", *flags))
+        evaluate(Trainer, load_config(args), args)
+
+    older = copied / "model_0000002.pth"
+    flags = ("--overwrite",)
+    evaluate_only(copied, "MODEL.WEIGHTS", older)
+    assert evaluated_checkpoint(copied) == of_file(copied, older.name)
+    with raises("compare.not_comparable", "model_0000002.pth (iteration 2)", "model_final.pth"):
+        compare_runs(copied, module_path / "finished", 100)
+    (module_path / "apart").mkdir()
+    evaluate_only(module_path / "apart", "MODEL.WEIGHTS", older)
+    assert evaluated_checkpoint(module_path / "apart") == {**of_file(copied, older.name), "file": str(older)}
+    flags = ("--resume",)
+    evaluate_only(copied)
+    assert evaluated_checkpoint(copied) == of_file(copied, "model_final.pth")
 
 
 @pytest.fixture
@@ -247,11 +296,15 @@ def test_resuming_an_earlier_checkpoint_keeps_the_later_ones(copied, build) -> N
 
 @pytest.mark.slow
 def test_an_unknown_best_metric_is_reported_with_the_known_ones(build, caplog) -> None:
-    build("metric", "SOLVER.BEST_METRIC", "bbox/mAP", "TEST.EVAL_PERIOD", 2).train()
+    trainer = build("metric", "SOLVER.BEST_METRIC", "bbox/mAP", "TEST.EVAL_PERIOD", 2, kind=Watched)
+    trainer.train()
     logged = [record.getMessage() for record in caplog.records if "BEST_METRIC" in record.getMessage()]
     assert len(logged) == 1
     assert "bbox/mAP was not evaluated" in logged[0]
     assert logged[0].endswith("choose from bbox/AP")
+    # The first evaluation is of weights that were not saved.
+    final = of_file(Path(trainer.cfg.OUTPUT_DIR), "model_final.pth")
+    assert trainer.named == [{"file": None, "iteration": 1, "sha256": None}, final]
 
 
 @pytest.mark.slow
@@ -270,7 +323,10 @@ def test_a_signal_during_the_evaluation(build, module_path, caplog) -> None:
     assert "SIGINT: stopped after iteration 1, which was saved" in caplog.text
     assert (module_path / "evaluated" / "last_checkpoint").read_text() == "model_0000001.pth"
     assert not (module_path / "evaluated" / "inference" / "results.json").exists()
-    build("evaluated", *options, resume=True).train()
+    resumed = build("evaluated", *options, resume=True, kind=Watched)
+    resumed.train()
+    run = module_path / "evaluated"
+    assert resumed.named == [of_file(run, name) for name in ("model_0000001.pth", "model_final.pth")]
     assert [line["iteration"] for line in read_metrics(module_path / "evaluated") if "bbox/AP" in line] == [1, 3]
 
 
