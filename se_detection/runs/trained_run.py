@@ -49,7 +49,7 @@ def load_trained_run(folder: Path, cfg: CfgNode, weights: Path | None = None) ->
 
     Args:
         cfg: the config from :func:`read_run_config`.
-        weights: a checkpoint; by default the run's newest, which is the one that was evaluated.
+        weights: a checkpoint; by default the run's newest.
 
     Raises:
         UserError: the run has no checkpoint, or the checkpoint does not fit the config.

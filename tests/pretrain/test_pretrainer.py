@@ -45,6 +45,7 @@ def test_training_learns_the_colours(trained) -> None:
     results = json.loads((trained / "inference" / "results.json").read_text())
     assert results["images"] == 12
     assert results["top1"] > 90
+    assert results["checkpoint"]["file"] == "model_final.pth"
     evaluated = [line for line in map(json.loads, (trained / "metrics.json").open()) if "classification/top1" in line]
     assert len(evaluated) == 2
     assert evaluated[-1]["classification/top1"] == pytest.approx(results["top1"])
