@@ -4,14 +4,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, GeneralizedRCNN, PanopticFPN, build_backbone, build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
+
+FILLS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
 
 
 def check_backbone(cfg: CfgNode) -> None:
@@ -25,7 +29,7 @@ def check_backbone(cfg: CfgNode) -> None:
         close = get_close_matches(name, [known for known, _ in BACKBONE_REGISTRY], n=1)
         suggestion = f"did you mean {close[0]}?" if close else "use one of detectron2's or this project's"
         raise UserError("config.unknown_backbone", f"MODEL.BACKBONE.NAME: no backbone is named {name!r}; {suggestion}")
-    with torch.device("meta"), explained(name):
+    with torch.device("meta"), _Uninitialized(), explained(name):
         build_backbone(cfg)
 
 
@@ -38,7 +42,7 @@ def check_model(cfg: CfgNode) -> None:
     on_meta = cfg.clone()
     on_meta.defrost()
     on_meta.MODEL.DEVICE = "meta"
-    with torch.device("meta"), explained(f"this {cfg.MODEL.META_ARCHITECTURE}"):
+    with torch.device("meta"), _Uninitialized(), explained(f"this {cfg.MODEL.META_ARCHITECTURE}"):
         model = build_model(on_meta)
         optimizer = build_optimizer(cfg, model)
     check_memory(model)
@@ -53,6 +57,15 @@ def check_model(cfg: CfgNode) -> None:
             f"TEST.AUG.ENABLED: detectron2 supports test-time augmentation only for boxes and masks of a "
             f"GeneralizedRCNN, and this is a {kind}; set it to False",
         )
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Skips the initialization of weights: on the meta device it has no effect, and takes half of the time."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in FILLS or getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

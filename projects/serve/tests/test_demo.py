@@ -1,6 +1,7 @@
 """The page of the demo: its handlers in this process, its server, and the page in a browser."""
 
 import asyncio
+import importlib.util
 import os
 import re
 import signal
@@ -11,23 +12,28 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from PIL import Image
 
-gr = pytest.importorskip("gradio", reason="these tests need Gradio: pip install 'se_detection[demo]'")
+from se_detection.inference.image_array import image_array
+from se_detection_cli.main import command_parser
+from tests.helpers import raises
+from tests.inference.small_runs import CLASSES, image
 
-from gradio.context import LocalContext  # noqa: E402
-from gradio.exceptions import InvalidPathError  # noqa: E402
-from gradio.processing_utils import async_move_files_to_cache  # noqa: E402
+from .. import serve_command
 
-from se_detection.inference.image_array import image_array  # noqa: E402
-from se_detection_cli.main import command_parser  # noqa: E402
-from tests.helpers import raises  # noqa: E402
-from tests.inference.small_runs import CLASSES, image  # noqa: E402
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("gradio") is None,
+    reason="these tests need Gradio: pip install 'se_detection[demo]'",
+)
 
-from .. import serve_command  # noqa: E402
-from ..demo import _connect, build_demo, launch, serve, show_found, show_gates, show_image  # noqa: E402
+
+@pytest.fixture
+def demo() -> ModuleType:
+    """The module: importing Gradio takes seconds, in every process of the tests."""
+    return importlib.import_module("projects.serve.demo")
 
 
 @pytest.fixture
@@ -40,8 +46,8 @@ def photo(tmp_path) -> Path:
     return path
 
 
-def test_an_image_is_shown_with_what_each_detector_finds(detectors, photo) -> None:
-    found, *shown, no_map = show_image(detectors, 1, str(photo), 0.0)
+def test_an_image_is_shown_with_what_each_detector_finds(demo, detectors, photo) -> None:
+    found, *shown, no_map = demo.show_image(detectors, 1, str(photo), 0.0)
     assert no_map is None
     pixels = image_array(photo, "BGR", "BGR")
     for number, detector in enumerate(detectors):
@@ -58,65 +64,69 @@ def test_an_image_is_shown_with_what_each_detector_finds(detectors, photo) -> No
 
 
 @pytest.mark.slow
-def test_the_gates_of_an_uploaded_image_are_shown(detectors, photo) -> None:
-    shown = show_gates(detectors[1], str(photo))
+def test_the_gates_of_an_uploaded_image_are_shown(demo, detectors, photo) -> None:
+    shown = demo.show_gates(detectors[1], str(photo))
     assert shown.tobytes() == detectors[1].gate_map(image_array(photo, "BGR", "BGR")).tobytes()
 
 
-def test_the_score_redraws_without_the_network(detectors, photo, monkeypatch) -> None:
-    found, _, all_drawn, *_ = show_image(detectors, 0, str(photo), 0.0)
+def test_the_score_redraws_without_the_network(demo, detectors, photo, monkeypatch) -> None:
+    found, _, all_drawn, *_ = demo.show_image(detectors, 0, str(photo), 0.0)
     for detector in detectors:
         monkeypatch.setattr(detector, "predictor", None)
     scores = [entry["score"] for entry in found[1][0][0]]
-    line, drawn, rows, *_ = show_found(detectors, found, scores[1])
+    line, drawn, rows, *_ = demo.show_found(detectors, found, scores[1])
     kept = sum(score >= scores[1] for score in scores)
     assert 2 <= kept == len(rows) < len(scores)
     assert f" {kept} detections, " in line
     assert drawn.tobytes() != all_drawn.tobytes()
-    assert show_found(detectors, found, 1.0)[0].endswith(" ms, 0 detections")
+    assert demo.show_found(detectors, found, 1.0)[0].endswith(" ms, 0 detections")
 
 
-def test_nothing_is_shown_before_there_is_an_image(detectors) -> None:
-    assert show_found(detectors, None, 0.5) == gr.skip()
-    assert show_gates(detectors[1], None) is None
+def test_nothing_is_shown_before_there_is_an_image(demo, detectors) -> None:
+    assert demo.show_found(detectors, None, 0.5) == demo.gr.skip()
+    assert demo.show_gates(detectors[1], None) is None
 
 
-def connected(handler):
+def connected(demo, handler):
     """The function that Gradio calls for a handler."""
     events = []
-    _connect(lambda handle, *args, **options: events.append((handle, options)), handler, [], [])
+    demo._connect(lambda handle, *args, **options: events.append((handle, options)), handler, [], [])
     ((handle, options),) = events
     assert options["concurrency_limit"] == 1
     return handle
 
 
-def test_an_error_is_a_line_without_paths_of_the_server(detectors, tmp_path, monkeypatch) -> None:
+def test_an_error_is_a_line_without_paths_of_the_server(demo, detectors, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     file = tmp_path / "0a1f" / "<b>.jpg"
     file.parent.mkdir()
     file.write_text("no image")
-    with pytest.raises(gr.Error) as caught:
-        connected(lambda: show_image(detectors, 0, str(file), 0.5))()
+    with pytest.raises(demo.gr.Error) as caught:
+        connected(demo, lambda: demo.show_image(detectors, 0, str(file), 0.5))()
     assert caught.value.message.startswith("&lt;b&gt;.jpg can&#x27;t be used: ")
     assert str(tmp_path) not in caught.value.message
     assert caught.value.message.isprintable()
     # A mistake of the program.
     with pytest.raises(ZeroDivisionError):
-        connected(lambda: 1 / 0)()
+        connected(demo, lambda: 1 / 0)()
 
 
-def test_only_uploaded_files_are_read(detectors, tmp_path, monkeypatch) -> None:
+def test_only_uploaded_files_are_read(demo, detectors, tmp_path, monkeypatch) -> None:
+    from gradio.context import LocalContext
+    from gradio.exceptions import InvalidPathError
+    from gradio.processing_utils import async_move_files_to_cache
+
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    demo = build_demo(detectors)
-    demo.has_launched, demo.allowed_paths, demo.blocked_paths = True, [], []
-    (upload,) = (block for block in demo.blocks.values() if isinstance(block, gr.File))
+    blocks = demo.build_demo(detectors)
+    blocks.has_launched, blocks.allowed_paths, blocks.blocked_paths = True, [], []
+    (upload,) = (block for block in blocks.blocks.values() if isinstance(block, demo.gr.File))
 
     async def named(path: object) -> object:
-        LocalContext.blocks.set(demo)
+        LocalContext.blocks.set(blocks)
         data = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
         return (await async_move_files_to_cache(data, upload, check_in_upload_folder=True))["path"]
 
-    with pytest.raises(gr.Error, match="not an uploaded image"):
+    with pytest.raises(demo.gr.Error, match="not an uploaded image"):
         asyncio.run(named("https://se-detection.invalid/image.jpg"))
     with pytest.raises(InvalidPathError):
         asyncio.run(named(__file__))
@@ -124,21 +134,21 @@ def test_only_uploaded_files_are_read(detectors, tmp_path, monkeypatch) -> None:
     assert asyncio.run(named(tmp_path / "image.jpg")) == str(tmp_path / "image.jpg")
 
 
-def test_the_address_is_checked_before_the_detectors_are_loaded() -> None:
+def test_the_address_is_checked_before_the_detectors_are_loaded(demo) -> None:
     args = command_parser(serve_command).parse_args(["--run", "R"])
     assert (args.host, args.port) == ("127.0.0.1", 8000)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with raises("serve.address", f"--host 127.0.0.1 --port {port}", "in use"):
-            serve(pytest.fail, "127.0.0.1", port)
+            demo.serve(pytest.fail, "127.0.0.1", port)
     for host, port in (("192.0.2.1", 0), ("a..b", 0), ("127.0.0.1", 65536)):
         with raises("serve.address", host, port):
-            serve(pytest.fail, host, port)
+            demo.serve(pytest.fail, host, port)
 
 
 def test_a_missing_package_is_named(monkeypatch) -> None:
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
-    monkeypatch.delitem(sys.modules, "projects.serve.demo")
+    monkeypatch.delitem(sys.modules, "projects.serve.demo", raising=False)
     monkeypatch.setitem(sys.modules, "gradio", None)
     with raises("demo.no_gradio", "gradio", "se_detection[demo]"):
         serve_command.run(command_parser(serve_command).parse_args(["--run", "R"]))
@@ -183,14 +193,14 @@ def test_it_serves_until_a_signal(folder, run_script, monkeypatch, capfd, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_page_in_a_browser(detectors, photo, chromium, tmp_path, monkeypatch) -> None:
+def test_the_page_in_a_browser(demo, detectors, photo, chromium, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
-    demo = build_demo(detectors)
+    blocks = demo.build_demo(detectors)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    launch(demo, "127.0.0.1", port)
+    demo.launch(blocks, "127.0.0.1", port)
     # Only for this machine, under its own name.
-    assert (status(demo.local_url, "localhost"), status(demo.local_url, "evil.example")) == (200, 400)
+    assert (status(blocks.local_url, "localhost"), status(blocks.local_url, "evil.example")) == (200, 400)
     with socket.socket() as other:
         assert other.connect_ex(("127.0.0.2", port)) != 0
     page = chromium.new_page(viewport={"width": 390, "height": 800})
@@ -198,7 +208,7 @@ def test_the_page_in_a_browser(detectors, photo, chromium, tmp_path, monkeypatch
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: logged.append(message) if message.type == "error" else None)
     try:
-        page.goto(demo.local_url)
+        page.goto(blocks.local_url)
         page.get_by_role("spinbutton").fill("0")
         page.locator("input[type=file]").set_input_files(photo)
         line = page.get_by_label(str(detectors[1].run), exact=True)
@@ -220,6 +230,6 @@ def test_the_page_in_a_browser(detectors, photo, chromium, tmp_path, monkeypatch
         assert page.evaluate("document.documentElement.scrollWidth") == 390
     finally:
         page.close()
-        demo.close()
+        blocks.close()
     assert {url.split("/")[2] for url in asked if not url.startswith(("data:", "blob:"))} == {f"127.0.0.1:{port}"}
     assert logged == []
