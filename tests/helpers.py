@@ -1,13 +1,22 @@
 """Helpers that several tests share."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
 from se_detection.errors import UserError
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """The environment of a Python process that imports this checkout, also if another one is installed."""
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), **changes}
 
 
 @contextmanager

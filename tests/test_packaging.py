@@ -8,13 +8,13 @@ import pytest
 
 from se_detection import install_detectron2, model_zoo
 
-REPOSITORY = Path(__file__).parents[1]
+from .helpers import REPOSITORY, environment
 
 
-def python(folder: Path, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def python(folder: Path, code: str, **changes: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", code]
-    environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), **environment}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    env = environment(HOME=str(folder), **changes)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from detectron2 import model_zoo as detectron2_zoo
 import se_detection
 from se_detection import model_zoo
 
+from .helpers import environment
+
 FUNCTIONS = {
     "add_se_config": ["cfg"],
     "compare": ["baseline", "candidate", "annotations", "n_bootstrap"],
@@ -57,4 +59,4 @@ from se_detection.comparison.compare import compare as original
 assert compare is original is se_detection.compare
 assert SEPredictor.__module__ == "se_detection.inference.predictor"
 """
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], env=environment(), check=True)

@@ -15,6 +15,8 @@ from se_detection.export.formats import SUFFIXES
 from se_detection_cli import convert_command, export_command, pretrain_command, train_command
 from se_detection_cli.main import COMMANDS, command_parser, main
 
+from ..helpers import environment
+
 SCRIPTS = {
     "train_net.py": "train",
     "compare.py": "compare",
@@ -72,7 +74,8 @@ for words in (["--help"], ["trian"], ["train", "--config-fiel", "x"], ["export",
         main()
     except SystemExit as end:
         print("code", end.code, "torch" in sys.modules, "se_detection" in sys.modules)"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
     found = [line for line in done.stdout.splitlines() if line.startswith("code ")]
     assert found == ["code 0 False False", *["code 2 False False"] * 3]
 
@@ -120,6 +123,6 @@ def test_python_m_is_the_same_command(monkeypatch, capsys) -> None:
 @pytest.mark.slow
 def test_a_closed_pipe_is_not_an_error() -> None:
     command = f"{sys.executable} -m se_detection zoo | true"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, check=True)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr

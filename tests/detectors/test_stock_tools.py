@@ -6,7 +6,6 @@ One is started as a user would, with the environment variable that imports the p
 import json
 import logging
 import math
-import os
 import re
 import runpy
 import subprocess
@@ -32,6 +31,7 @@ from pycocotools.cocoeval import COCOeval
 from se_detection import UserError, create_backbone, model_zoo
 from se_detection.data.toy import make_toy_dataset
 
+from ..helpers import environment
 from .detectors import LAZY, SMALL
 from .shapes import draw
 
@@ -92,13 +92,11 @@ def write_coco(root: Path) -> None:
 def stock(module_path) -> SimpleNamespace:
     """The folder of a small COCO, and the folder and the output of a run of two iterations on it."""
     write_coco(module_path)
-    environment = {
-        **{"PATH": os.environ["PATH"], "HOME": str(module_path), "OMP_NUM_THREADS": "1"},
-        **{"DETECTRON2_ENV_MODULE": "se_detection.env", "DETECTRON2_DATASETS": str(module_path)},
-    }
+    names = {"DETECTRON2_ENV_MODULE": "se_detection.env", "DETECTRON2_DATASETS": str(module_path)}
+    env = environment(HOME=str(module_path), OMP_NUM_THREADS="1", **names)
     folder = module_path / "run"
     command = [sys.executable, TOOLS / "plain_train_net.py", *config_words(OUTPUT_DIR=folder)]
-    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     # In this process, detectron2 has registered COCO in another folder.
     for split in ("train2017", "val2017"):

@@ -28,7 +28,7 @@ from se_detection.engine.train_and_evaluate import launch_run
 from se_detection.engine.trainer import Trainer
 from se_detection.runs.checkpoints import is_whole
 
-from ..helpers import raises, relative_error
+from ..helpers import environment, raises, relative_error
 from .conftest import CONFIG, data_flags, stop_after, train_arguments
 
 ONE = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
@@ -46,16 +46,15 @@ OPTIONS = [
 class Job:
     """The recorded train_net.py on a machine, which is this one, with its log and record in `folder`."""
 
-    def __init__(self, data: Path, folder: Path, output: Path, *command: object, **environment: str) -> None:
+    def __init__(self, data: Path, folder: Path, output: Path, *command: object, **changes: str) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         parsed = train_arguments(data, output, *OPTIONS)
         self.process = subprocess.Popen(
             list(map(str, [sys.executable, *command, "--config-file", CONFIG, *data_flags(data), *parsed.opts])),
-            env={
-                **{"PATH": "/usr/bin:/bin", "HOME": str(folder), "RECORD": str(folder), "GLOO_SOCKET_IFNAME": "lo"},
-                **{"OMP_NUM_THREADS": "1", **environment},
-            },
+            env=environment(
+                HOME=str(folder), RECORD=str(folder), GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1", **changes
+            ),
             stdout=(folder / "log").open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -12,6 +12,7 @@ import torch
 
 from se_detection.runs.checkpoints import is_whole
 
+from ..helpers import environment
 from .conftest import CONFIG, data_flags, read_metrics, train_arguments
 
 RUN = [
@@ -29,8 +30,7 @@ class Run:
         self.output, self.log_file = folder / "run", folder / "log"
         words = train_arguments(data, self.output, *RUN).opts
         self.command = [sys.executable, TRAIN_NET, "--resume", "--config-file", CONFIG, *data_flags(data), *words]
-        threads = str(torch.get_num_threads())
-        self.environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "OMP_NUM_THREADS": threads}
+        self.environment = environment(HOME=str(folder), OMP_NUM_THREADS=str(torch.get_num_threads()))
 
     def start(self) -> subprocess.Popen:
         """Starts the run, and waits for its first step."""

@@ -1,6 +1,5 @@
 import json
 import logging
-import os
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -14,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from se_detection.modeling.ops.folding_conv import scaled_conv2d
 from se_detection.modeling.ops.residual_gate import PYTORCH, checked_triton, residual_gate
 
-from ..helpers import relative_error
+from ..helpers import environment, relative_error
 
 VIEWS = {
     "contiguous": lambda x, place: x,
@@ -183,7 +182,7 @@ def test_triton_in_its_interpreter() -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
     script = Path(__file__).with_name("interpreted_kernels.py")
     # The interpreter is slow if NumPy uses threads.
-    env = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    env = environment(TRITON_INTERPRET="1", OMP_NUM_THREADS="1")
     done = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
