@@ -35,6 +35,14 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _small_tensorboard_images() -> Iterator[None]:
+    """Images of 640 pixels take longer than a small training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("se_detection.engine.tensorboard.LONGEST", 128)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _own_data_sets() -> Iterator[None]:
     """Removes the data sets that the tests of a file register with detectron2."""

@@ -34,7 +34,8 @@ def read_yaml(path: Path | str) -> Any:
     if len(content) > MAX_BYTES:
         raise UserError("config.too_large", f"{path} has more than {MAX_BYTES} bytes, so it can't be a config")
     try:
-        loader = yaml.SafeLoader(content)
+        # The loader in C is ten times as fast.
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(content)
         tree = loader.get_single_node()
         if tree is None:
             return None

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..comparison.compare import compare
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import file_digest
 from ..modeling.fuse.fuse_detector import fuse_for_inference
 from ..runs.categories import run_categories
@@ -164,8 +164,8 @@ class RunExporter:
         if form.format != "torch-export" and not self.detections:
             raise UserError(
                 "export.no_detections",
-                f"{self.run.folder}: no detections in {len(self.images)} test images, so there is nothing to compare; "
-                "raise --images, or train longer",
+                f"{self.run.folder}: no detections in {counted(len(self.images), 'test image')}, so there is nothing "
+                "to compare; raise --images, or train longer",
             )
         if form.fuse or form.precision != "float32":
             half = getattr(torch, form.precision) if form.precision in ("float16", "bfloat16") else None
@@ -178,10 +178,13 @@ class RunExporter:
             if form.format == "torchscript":
                 write_torchscript(path, model, self.example, description, scripting=form.scripting)
             elif form.precision == "int8":
+                # They may be missing, which is said before the work.
+                images = self._calibration_images(calibration)
                 with tempfile.TemporaryDirectory() as folder:
                     source = Path(folder, "float32.onnx")
                     write_onnx(source, model, self.example, description)
-                    quantize(source, path, self._calibration_images(calibration), description)
+                    tensors = tqdm(self._tensors(images), "calibration", len(images), unit="image", disable=None)
+                    quantize(source, path, tensors, description)
             else:
                 write_onnx(path, model, self.example, description)
             exported = ExportedDetector(path)
@@ -219,13 +222,12 @@ class RunExporter:
         for (entry,) in image_batches(self.run.cfg, images):
             yield entry["image"].to(self.run.model.device)
 
-    def _calibration_images(self, count: int) -> Iterator[Tensor]:
+    def _calibration_images(self, count: int) -> list[dict[str, Any]]:
         if not self.run.cfg.DATASETS.TRAIN:
             raise UserError("export.no_training_set", f"{self.run.folder}: DATASETS.TRAIN is empty, and int8 needs it")
         name = self.run.cfg.DATASETS.TRAIN[0]
         register_recorded(self.run.folder, name, ", but int8 needs training images")
-        images = spread(DatasetCatalog.get(name), count)
-        yield from tqdm(self._tensors(images), desc="calibration", total=len(images), unit="image", disable=None)
+        return spread(DatasetCatalog.get(name), count)
 
     def _evaluate(self, exported: ExportedDetector) -> dict[str, Any]:
         original: list[dict[str, Any]] = []

@@ -14,7 +14,6 @@ from detectron2.utils.env import seed_all_rng
 from torch import Tensor
 
 from se_detection.data.toy import make_toy_dataset
-from se_detection.engine import tensorboard
 from se_detection.engine.checks import load_config
 from se_detection.engine.signals import Interrupted
 from se_detection.engine.trainer import Trainer
@@ -89,8 +88,7 @@ def build(tiny, module_path) -> Iterator[Callable[..., Trainer]]:
 
     logging.getLogger("se_detection").setLevel(logging.INFO)
     with pytest.MonkeyPatch.context() as patch:
-        # They would take longer than the training.
-        patch.setattr(tensorboard, "LONGEST", 128)
+        # It would take longer than the training.
         patch.setattr(record, "backbone_gflops", lambda *_: 1.0)
         yield make
     # Trainers with hooks of the tests are in reference cycles, and large.
