@@ -114,6 +114,7 @@ def create_backbone(
             se_position=se.position,
             se_squeeze=se.squeeze,
             se_gate=se.gate,
+            se_init=se.init,
         )
     # A classifier may be fine-tuned from a file with other classes.
     if num_classes is None:

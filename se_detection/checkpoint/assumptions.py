@@ -28,6 +28,7 @@ CONFIG_KEYS = {
     "se_squeeze": "MODEL.SE.SQUEEZE",
     "se_gate": "MODEL.SE.GATE",
     "se_bias": "MODEL.SE.BIAS",
+    "se_init": "MODEL.SE.INIT",
     "pixel_mean": "MODEL.PIXEL_MEAN",
     "pixel_std": "MODEL.PIXEL_STD",
     "channel_order": "INPUT.FORMAT",
@@ -44,6 +45,7 @@ class WeightsAssumptions:
         stem: `MODEL.RESNETS.STEM_TYPE`.
         se_reduction: the reduction ratio of res2 to res5, 0 in a stage without SE.
         se_position, se_squeeze, se_gate, se_bias: as in `MODEL.SE`.
+        se_init: as in `MODEL.SE`, or empty for a detector without SE. With `identity`, the gates are doubled.
         pixel_mean, pixel_std: for values in 0..255, in the order of `channel_order`.
         channel_order: `RGB` or `BGR`.
         source: the project that the file comes from (:data:`SOURCES`), or `se_detection` for a checkpoint of a run.
@@ -63,6 +65,7 @@ class WeightsAssumptions:
     pixel_mean: tuple[float, ...]
     pixel_std: tuple[float, ...]
     channel_order: str
+    se_init: str = ""
     source: str = "se_detection"
     sha256: str = ""
 
@@ -89,6 +92,7 @@ class WeightsAssumptions:
             se_squeeze=se.squeeze,
             se_gate=se.gate,
             se_bias=se.bias,
+            se_init=se.init if se.stages else "",
             pixel_mean=tuple(map(float, cfg.MODEL.PIXEL_MEAN)),
             pixel_std=tuple(map(float, cfg.MODEL.PIXEL_STD)),
             channel_order=cfg.INPUT.FORMAT,
@@ -125,6 +129,7 @@ class WeightsAssumptions:
             se_squeeze="avg",
             se_gate="sigmoid",
             se_bias="res2.0.se.fc1.bias" in weights,
+            se_init="" if all(each is None for each in squeezes) else "default",
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
             channel_order="RGB",
@@ -144,6 +149,9 @@ class WeightsAssumptions:
             UserError: the content has other fields.
         """
         names = {field.name for field in fields(cls)}
+        if isinstance(content, dict) and "se_reduction" in content:
+            # Of a file that was written before there were other initializations.
+            content = {"se_init": "default" if any(content["se_reduction"]) else "", **content}
         if not isinstance(content, dict) or set(content) != names:
             raise UserError(
                 "weights.bad_metadata",
@@ -167,7 +175,9 @@ def contradictions(file: WeightsAssumptions, config: WeightsAssumptions, *, igno
     """
     differences = []
     for field, key in CONFIG_KEYS.items():
-        if field.startswith("se_") and not (file.has_se and config.has_se):
+        if field == "se_init" and not (file.se_init and config.se_init):
+            continue
+        if field.startswith("se_") and field != "se_init" and not (file.has_se and config.has_se):
             continue
         if ignore_shapes and field in VISIBLE_IN_SHAPES:
             continue

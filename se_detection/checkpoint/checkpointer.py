@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..files import write_whole
-from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON
+from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON, identity_gates
 from .assumptions import WeightsAssumptions, contradictions
 from .convert import fitting_source
 from .read_weights import read_checkpoint
@@ -143,6 +143,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         if any(isinstance(module, ResNet) for module in self.model.modules()):
             self._check_assumptions(checkpoint.get("assumptions"))
             self._match_names(checkpoint)
+            self._start_as_identity(checkpoint["model"])
             self._check_backbone(checkpoint["model"])
             self._check_heads(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
@@ -190,6 +191,17 @@ class StrictCheckpointer(DetectionCheckpointer):
             checkpoint["model"] = align_and_update_state_dicts(
                 self.model.state_dict(), state, c2_conversion=checkpoint.get("__author__") == "Caffe2"
             )
+
+    def _start_as_identity(self, state: dict[str, Tensor]) -> None:
+        """Adds the SE blocks that start as the identity to a file that has none, in the backbone or outside of it."""
+        model, gates = self.model.state_dict(), identity_gates(self.model)
+        for part, where in ((True, "the backbone"), (False, "FPN and heads")):
+            layers = {key for key in model if bool(re.search(BACKBONE_LAYERS, key)) == part}
+            new = layers.intersection(gates)
+            # A file with only a backbone has no layers outside of it.
+            if new and not new & state.keys() and layers & state.keys():
+                self.logger.info(f"The file has no SE blocks in {where}; they start as the identity (MODEL.SE.INIT)")
+                state |= {key: model[key] for key in new}
 
     def _check_backbone(self, state: dict[str, Tensor]) -> None:
         """Raises if tensors of the backbone don't fit; with `allow_partial_backbone`, uses the model's own."""

@@ -10,6 +10,9 @@ from ..errors import UserError
 POSITIONS = ("standard", "pre", "post", "identity", "3x3")
 SQUEEZES = ("avg", "max", "avgmax", "none")
 GATES = ("sigmoid", "tanh", "relu", "hardsigmoid")
+INITS = ("default", "identity")
+# Those whose value for 0 is one half.
+IDENTITY_GATES = ("sigmoid", "hardsigmoid")
 STAGES = ("res2", "res3", "res4", "res5")
 STEMS = ("basic", "caffe", "deep")
 
@@ -29,6 +32,8 @@ class SEConfig:
         bias: whether the two layers have biases. Released weights have them, the paper's ablations do not.
         gate_bias: added to the initial bias of the second layer. With 4, sigmoid gates start open (0.98), so that a
             backbone pre-trained without SE starts with almost the same outputs.
+        init: `default`, or `identity`: the gate is 2 * sigmoid (or 2 * hardsigmoid), and its last layer starts at 0.
+            All gates start at exactly 1, so that a network with new SE blocks computes what it computed without them.
 
     Raises:
         UserError: a value is not one of its choices, or contradicts another value.
@@ -42,11 +47,20 @@ class SEConfig:
     stages: Sequence[str] = STAGES
     bias: bool = True
     gate_bias: float = 0.0
+    init: str = "default"
 
     def __post_init__(self) -> None:
         check_choice("MODEL.SE.POSITION", self.position, POSITIONS)
         check_choice("MODEL.SE.SQUEEZE", self.squeeze, SQUEEZES)
         check_choice("MODEL.SE.GATE", self.gate, GATES)
+        check_choice("MODEL.SE.INIT", self.init, INITS)
+        if self.init == "identity":
+            check_choice("MODEL.SE.GATE with MODEL.SE.INIT identity", self.gate, IDENTITY_GATES)
+            if self.gate_bias:
+                raise UserError(
+                    "config.bad_value",
+                    f"MODEL.SE.GATE_BIAS: {self.gate_bias} contradicts MODEL.SE.INIT identity; set it to 0",
+                )
         for stage in self.stages:
             check_choice("MODEL.SE.STAGES", stage, STAGES)
         if self.gate_bias and not self.bias:
@@ -72,10 +86,10 @@ class SEConfig:
         return cls(**{field: getattr(cfg.MODEL.SE, field.upper()) for field in asdict(cls())})
 
 
-def check_choice(key: str, value: object, choices: Sequence[str]) -> None:
+def check_choice(key: str, value: object, choices: Sequence[object]) -> None:
     """Raises a :class:`UserError` that names the key, the value and the choices, unless the value is one of them."""
     if value not in choices:
-        raise UserError("config.unknown_choice", f"{key}: {value!r} is not one of {', '.join(choices)}")
+        raise UserError("config.unknown_choice", f"{key}: {value!r} is not one of {', '.join(map(str, choices))}")
 
 
 # A backbone without SE.

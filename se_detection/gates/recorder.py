@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..modeling.squeeze_excitation import SqueezeExcitation
+from ..modeling.squeeze_excitation import DoubledHardsigmoid, DoubledSigmoid, SqueezeExcitation
 
 Array = NDArray[np.float64]
 Gates = Mapping[str, SqueezeExcitation]
@@ -23,6 +23,8 @@ NEAR = 0.05
 LIMITS: dict[type[nn.Module], tuple[float, float]] = {
     nn.Sigmoid: (0.0, 1.0),
     nn.Hardsigmoid: (0.0, 1.0),
+    DoubledSigmoid: (0.0, 2.0),
+    DoubledHardsigmoid: (0.0, 2.0),
     nn.Tanh: (-1.0, 1.0),
     nn.ReLU: (0.0, float("inf")),
 }

@@ -18,8 +18,8 @@ class SEResidualBlock(CNNBlockBase):
     """A residual block with SE (the paper's Fig. 5); subclasses give the residual branch, `residual(x)`.
 
     Args:
-        se: the options of SE in this block: `reduction`, `position`, `squeeze`, `gate`, `bias` and `gate_bias`. Its
-            `stages` and `reduction_per_stage` are for whole backbones and are not read here.
+        se: the options of SE in this block. Its `stages` and `reduction_per_stage` are for whole backbones and are not
+            read here.
         others: those of detectron2's block.
     """
 
@@ -28,9 +28,7 @@ class SEResidualBlock(CNNBlockBase):
     def __init__(self, in_channels: int, out_channels: int, *, se: SEConfig, **block: Any) -> None:
         super().__init__(in_channels, out_channels, **block)
         channels = {"pre": in_channels, "3x3": self.conv2.out_channels}.get(se.position, out_channels)
-        self.se = SqueezeExcitation(
-            channels, se.reduction, squeeze=se.squeeze, gate=se.gate, bias=se.bias, gate_bias=se.gate_bias
-        )
+        self.se = SqueezeExcitation.from_config(channels, se)
         self.position = se.position
         fold_frozen_norms(self)
 

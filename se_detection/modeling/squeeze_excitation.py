@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config.se_config import GATES, SQUEEZES, check_choice
+from ..config.se_config import GATES, IDENTITY_GATES, INITS, SQUEEZES, SEConfig, check_choice
 from ..errors import UserError
 
 
@@ -16,6 +16,20 @@ class AvgMaxSqueeze(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat([F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1)], dim=1)
+
+
+class DoubledSigmoid(nn.Sigmoid):
+    """2 * sigmoid(x): exactly 1 for 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * torch.sigmoid(x)
+
+
+class DoubledHardsigmoid(nn.Hardsigmoid):
+    """2 * hardsigmoid(x): exactly 1 for 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * F.hardsigmoid(x)
 
 
 SQUEEZE_LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -29,6 +43,10 @@ GATE_LAYERS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
     "hardsigmoid": nn.Hardsigmoid,
+}
+IDENTITY_GATE_LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": DoubledSigmoid,
+    "hardsigmoid": DoubledHardsigmoid,
 }
 
 
@@ -45,9 +63,11 @@ class SqueezeExcitation(nn.Module):
         gate: `sigmoid`, `tanh`, `relu` (Table 12) or `hardsigmoid`.
         bias: whether the two layers have biases.
         gate_bias: added to the initial bias of the second layer; with 4, sigmoid gates start near 0.98 instead of 0.5.
+        init: `default`, or `identity`: the gate is doubled, and the second layer starts at 0, so that all gates start
+            at exactly 1 and the block returns its input; for the gates `sigmoid` and `hardsigmoid`.
 
     Raises:
-        UserError: C // r is 0, or `squeeze` or `gate` is unknown.
+        UserError: C // r is 0, `squeeze`, `gate` or `init` is unknown, or `init` contradicts another argument.
     """
 
     def __init__(
@@ -59,10 +79,17 @@ class SqueezeExcitation(nn.Module):
         gate: str = "sigmoid",
         bias: bool = True,
         gate_bias: float = 0.0,
+        init: str = "default",
     ) -> None:
         super().__init__()
         check_choice("squeeze", squeeze, SQUEEZES)
         check_choice("gate", gate, GATES)
+        check_choice("init", init, INITS)
+        identity = init == "identity"
+        if identity:
+            check_choice("gate with init 'identity'", gate, IDENTITY_GATES)
+            if gate_bias:
+                raise UserError("config.bad_value", f"gate_bias: {gate_bias} contradicts init 'identity'; use 0")
         hidden = channels // reduction
         if hidden < 1:
             raise UserError(
@@ -76,7 +103,28 @@ class SqueezeExcitation(nn.Module):
         if self.fc2.bias is not None:
             with torch.no_grad():
                 self.fc2.bias += gate_bias
-        self.activation = GATE_LAYERS[gate]()
+        if identity:
+            for parameter in self.fc2.parameters():
+                nn.init.zeros_(parameter)
+        self.activation = (IDENTITY_GATE_LAYERS if identity else GATE_LAYERS)[gate]()
+
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether `init` was `identity`: such weights are for doubled gates."""
+        return isinstance(self.activation, DoubledSigmoid | DoubledHardsigmoid)
+
+    @classmethod
+    def from_config(cls, channels: int, se: SEConfig) -> "SqueezeExcitation":
+        """The block of `channels` channels with the options of `se`; its position and stages are not read."""
+        return cls(
+            channels,
+            se.reduction,
+            squeeze=se.squeeze,
+            gate=se.gate,
+            bias=se.bias,
+            gate_bias=se.gate_bias,
+            init=se.init,
+        )
 
     def gate(self, x: Tensor) -> Tensor:
         """The factor of each channel: (N, C, H, W) to (N, C, 1, 1), or to (N, C, H, W) with the squeeze `none`."""

@@ -64,6 +64,7 @@ def legacy() -> WeightsAssumptions:
         ("MODEL.SE.SQUEEZE", "max", "MODEL.SE.SQUEEZE is avg in the file and max in the config"),
         ("MODEL.SE.GATE", "tanh", "MODEL.SE.GATE is sigmoid in the file and tanh in the config"),
         ("MODEL.SE.BIAS", False, "MODEL.SE.BIAS is True in the file and False in the config"),
+        ("MODEL.SE.INIT", "identity", "MODEL.SE.INIT is default in the file and identity in the config"),
         ("MODEL.PIXEL_MEAN", [103.53, 116.28, 123.675], "[123.675, 116.28, 103.53] in the file and [103.53, 116.28"),
         ("MODEL.PIXEL_STD", [1.0, 1.0, 1.0], "MODEL.PIXEL_STD is [58.395, 57.12, 57.375] in the file and [1, 1, 1] in"),
         ("INPUT.FORMAT", "BGR", "INPUT.FORMAT is RGB in the file and BGR in the config"),
@@ -110,6 +111,13 @@ def test_to_dict_and_from_dict(legacy) -> None:
     for broken in ({}, {**content, "stem_2": 1}, [1], "RGB"):
         with raises("weights.bad_metadata", "channel_order, depth"):
             WeightsAssumptions.from_dict(broken)
+
+
+def test_older_files_have_the_default_initialization(legacy) -> None:
+    for assumptions in (legacy, assumptions_of_timm("resnet34.a1_in1k")):
+        content = assumptions.to_dict()
+        assert content.pop("se_init") == ("default" if assumptions.has_se else "")
+        assert WeightsAssumptions.from_dict(content) == assumptions
 
 
 def test_mean_and_std_are_from_timms_metadata() -> None:

@@ -5,6 +5,8 @@ from yacs.config import CfgNode as YacsNode
 from se_detection import SEConfig, add_se_config
 from se_detection.config.se_config import STAGES
 
+from ..helpers import raises
+
 
 def without_our_keys() -> CfgNode:
     """detectron2's own defaults."""
@@ -55,3 +57,13 @@ def test_reduction_in_a_stage() -> None:
     se = SEConfig(reduction=2, reduction_per_stage=[4, 1, 8, 32], stages=["res2", "res4", "res5"])
     assert [se.reduction_in(stage) for stage in STAGES] == [4, None, 8, 32]
     assert SEConfig(reduction=2, stages=["res3"]).reduction_in("res3") == 2
+
+
+def test_the_identity_needs_gates_that_can_start_at_1() -> None:
+    assert SEConfig(init="identity", gate="hardsigmoid").init == "identity"
+    with raises("config.unknown_choice", "MODEL.SE.GATE", "relu", "sigmoid, hardsigmoid"):
+        SEConfig(init="identity", gate="relu")
+    with raises("config.bad_value", "MODEL.SE.GATE_BIAS", 4):
+        SEConfig(init="identity", gate_bias=4.0)
+    with raises("config.unknown_choice", "MODEL.SE.INIT", "zero"):
+        SEConfig(init="zero")

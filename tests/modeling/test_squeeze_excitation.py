@@ -51,3 +51,34 @@ def test_gate_bias_is_added_to_the_logits() -> None:
     opened = SqueezeExcitation(64, gate_bias=4.0)
     torch.testing.assert_close(opened.gate(x), torch.sigmoid(torch.logit(usual.gate(x)) + 4))
     assert 0.95 < float(opened.gate(x).mean()) < 0.99
+
+
+@pytest.mark.parametrize("squeeze", ["avg", "max", "avgmax", "none"])
+@pytest.mark.parametrize("gate", ["sigmoid", "hardsigmoid"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gates_that_start_as_the_identity(squeeze, gate, bias, dtype) -> None:
+    se = SqueezeExcitation(32, 4, squeeze=squeeze, gate=gate, bias=bias, init="identity").to(dtype)
+    assert se.starts_as_identity
+    x = 100 * torch.randn(2, 32, 5, 3, dtype=dtype)
+    assert torch.equal(se(x), x)
+    se(x).sum().backward()
+    assert se.fc2.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "hardsigmoid"])
+def test_the_identity_has_doubled_gates(gate) -> None:
+    usual, doubled = (SqueezeExcitation(32, 4, gate=gate, init=init) for init in ("default", "identity"))
+    doubled.load_state_dict(usual.state_dict())
+    x = torch.randn(2, 32, 5, 3)
+    torch.testing.assert_close(doubled.gate(x), 2 * usual.gate(x))
+    assert not usual.starts_as_identity
+
+
+def test_only_some_gates_can_start_as_the_identity() -> None:
+    with raises("config.unknown_choice", "tanh", "sigmoid, hardsigmoid"):
+        SqueezeExcitation(32, gate="tanh", init="identity")
+    with raises("config.bad_value", "4.0"):
+        SqueezeExcitation(32, gate_bias=4.0, init="identity")
+    with raises("config.unknown_choice", "zero", "default, identity"):
+        SqueezeExcitation(32, init="zero")

@@ -34,10 +34,10 @@ def residual_gate(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     time that SE adds to a ResNet. On a GPU there is one Triton kernel for the forward pass and one for the backward
     pass of sigmoid gates.
 
-    With a sigmoid gate in float32, no more is kept for the backward pass than in a plain block. The gradient of the
-    gate is the sum over positions of `d * residual`, where `d` is the gradient before the ReLU. `d` is 0 where the
-    output is 0; elsewhere the residual is `(out - shortcut) / gate`. The output and the shortcut, which plain blocks
-    keep too, thus replace the residual, except in the channels of nearly shut gates; the shortcut of a folded 1x1
+    With a sigmoid gate (or a multiple of it) in float32, no more is kept for the backward pass than in a plain block.
+    The gradient of the gate is the sum over positions of `d * residual`, where `d` is the gradient before the ReLU. `d`
+    is 0 where the output is 0; elsewhere the residual is `(out - shortcut) / gate`. The output and the shortcut, which
+    plain blocks keep too, thus replace the residual, except in the channels of nearly shut gates; the shortcut of a folded 1x1
     convolution is computed again. In half precision the output is rounded too coarsely for that (with small gates, the
     gradient would be wrong by a third), so the residual is kept.
 
@@ -65,13 +65,22 @@ def _eagerly(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
         return formula(residual, gate, shortcut)
     if not (torch.is_grad_enabled() and (residual.requires_grad or gate.requires_grad or shortcut.requires_grad)):
         return _kernels_for(residual).forward(residual, gate, shortcut)
-    if gate.grad_fn is None or gate.grad_fn.name() != "SigmoidBackward0":
+    if not _is_sigmoid(gate):
         # Near 0, other gates than sigmoids have large derivatives.
         return formula(residual, gate, shortcut)
     half = torch.promote_types(residual.dtype, shortcut.dtype) in (torch.float16, torch.bfloat16)
     # In a CUDA graph, and for tensors without values (meta, fake), the number of shut gates is unknown.
     unknown = gate.is_meta or type(gate) is not Tensor or (gate.is_cuda and torch.cuda.is_current_stream_capturing())
     return _with_gradients(residual, gate, shortcut, _kernels_for(residual), half or unknown)
+
+
+def _is_sigmoid(gate: Tensor) -> bool:
+    """Whether a gate is a sigmoid, or a sigmoid times something without gradients, such as 2 or a random mask."""
+    node: Any = gate.grad_fn
+    if node is not None and node.name() == "MulBackward0":
+        factors = [factor for factor, _ in node.next_functions if factor is not None]
+        node = factors[0] if len(factors) == 1 else None
+    return node is not None and node.name() == "SigmoidBackward0"
 
 
 def _with_gradients(residual: Tensor, gate: Tensor, shortcut: Tensor, kernels: Kernels, keep_residual: bool) -> Tensor:
