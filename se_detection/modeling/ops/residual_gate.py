@@ -37,9 +37,9 @@ def residual_gate(residual: Tensor, gate: Tensor, shortcut: Tensor) -> Tensor:
     With a sigmoid gate (or a multiple of it) in float32, no more is kept for the backward pass than in a plain block.
     The gradient of the gate is the sum over positions of `d * residual`, where `d` is the gradient before the ReLU. `d`
     is 0 where the output is 0; elsewhere the residual is `(out - shortcut) / gate`. The output and the shortcut, which
-    plain blocks keep too, thus replace the residual, except in the channels of nearly shut gates; the shortcut of a folded 1x1
-    convolution is computed again. In half precision the output is rounded too coarsely for that (with small gates, the
-    gradient would be wrong by a third), so the residual is kept.
+    plain blocks keep too, thus replace the residual, except in the channels of nearly shut gates; the shortcut of a
+    folded 1x1 convolution is computed again. In half precision the output is rounded too coarsely for that (with small
+    gates, the gradient would be wrong by a third), so the residual is kept.
 
     Args:
         residual: (N, C, H, W), the output of the residual branch.
