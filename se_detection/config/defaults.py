@@ -8,6 +8,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from .se_config import SEConfig
+from .timm_config import TimmConfig
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -25,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "MODEL": {
         "RESNETS": {"STEM_TYPE": "basic"},
         "SE": {"IGNORE_PADDING": False} | {key.upper(): value for key, value in flatten(asdict(SEConfig())).items()},
+        "TIMM": {key.upper(): value for key, value in flatten(asdict(TimmConfig())).items()},
     },
     "INPUT": {"KEYPOINT_FLIP_MAP": []},
     "SOLVER": {
@@ -44,7 +46,8 @@ def add_se_config(cfg: CfgNode) -> None:
     """Adds the keys of this project that a config lacks, with their defaults; existing values stay.
 
     `MODEL.RESNETS.STEM_TYPE` is `basic` (detectron2's stem), `caffe` (the stem of the released Caffe models, with a
-    ceil-mode pool) or `deep` (SENet-154's). `MODEL.SE` has the fields of :class:`SEConfig`, and
+    ceil-mode pool) or `deep` (SENet-154's). `MODEL.TIMM` has the fields of :class:`TimmConfig`. `MODEL.SE` has the
+    fields of :class:`SEConfig`, and
     `IGNORE_PADDING`: compute the features of an image as if its batch had no padding. `INPUT.KEYPOINT_FLIP_MAP` has the
     pairs of keypoints to swap in flipped images, by name; empty for those that the names show. The keys of `SOLVER`:
 

@@ -170,20 +170,20 @@ def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     Raises:
         UserError: a value is not supported, or the res5 of a C4 detector would have no SE.
     """
-    return _ignoring_padding(cfg, _bottom_up(cfg, input_shape))
+    return ignoring_padding(cfg, _bottom_up(cfg, input_shape))
 
 
 @BACKBONE_REGISTRY.register()
 def build_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """SE-ResNet with FPN: p2 to p5, and p6 by subsampling (Faster, Mask and Cascade R-CNN)."""
-    return _with_fpn(cfg, _bottom_up(cfg, input_shape), LastLevelMaxPool())
+    return with_fpn(cfg, _bottom_up(cfg, input_shape), LastLevelMaxPool())
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_se_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """SE-ResNet with RetinaNet's FPN: p3 to p5, and p6 and p7 by convolution from res5."""
     backbone = _bottom_up(cfg, input_shape)
-    return _with_fpn(cfg, backbone, LastLevelP6P7(backbone.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))
+    return with_fpn(cfg, backbone, LastLevelP6P7(backbone.output_shape()["res5"].channels, cfg.MODEL.FPN.OUT_CHANNELS))
 
 
 def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
@@ -205,7 +205,8 @@ def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     return backbone
 
 
-def _with_fpn(cfg: CfgNode, backbone: Backbone, top_block: nn.Module) -> FPN:
+def with_fpn(cfg: CfgNode, backbone: Backbone, top_block: nn.Module) -> FPN:
+    """The FPN that `MODEL.FPN` describes, on a backbone."""
     fpn = FPN(
         bottom_up=backbone,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -214,10 +215,13 @@ def _with_fpn(cfg: CfgNode, backbone: Backbone, top_block: nn.Module) -> FPN:
         top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )
-    return _ignoring_padding(cfg, fpn)
+    # FPN's own is only the stride of its last level.
+    fpn._size_divisibility = max(fpn.size_divisibility, backbone.size_divisibility)
+    return ignoring_padding(cfg, fpn)
 
 
-def _ignoring_padding(cfg: CfgNode, backbone: Backbone) -> Backbone:
+def ignoring_padding(cfg: CfgNode, backbone: Backbone) -> Backbone:
+    """Makes a backbone ignore padding if `MODEL.SE.IGNORE_PADDING` is set."""
     if not cfg.MODEL.SE.IGNORE_PADDING:
         return backbone
     if not any(cfg.MODEL.PIXEL_MEAN):

@@ -1,0 +1,88 @@
+"""The `MODEL.TIMM` node of detectron2's config: its defaults, its choices, and the checks of its values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from ..errors import UserError
+from .se_config import STAGES, check_choice
+
+NORMS = ("FrozenBN", "BN", "SyncBN")
+OUTPUT_STRIDES = (8, 16, 32)
+TIMM_BUILDERS = ("build_timm_backbone", "build_timm_fpn_backbone", "build_retinanet_timm_fpn_backbone")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimmConfig:
+    """A network of timm as a backbone; the fields are the keys of `MODEL.TIMM`.
+
+    Args:
+        name: timm's name of the network, such as `seresnet33ts.ra2_in1k`. The tag behind the dot only names weights,
+            and these are loaded by `MODEL.WEIGHTS`.
+        out_features: any of `res2` to `res5`: the network's last maps of stride 4, 8, 16 and 32.
+        norm: what becomes of the network's BN: `FrozenBN`, `BN` or `SyncBN`. Other norms stay as they are.
+        freeze_at: how many parts are frozen, norms included: 1 is the stem, 2 the stem and res2, ..., 5 the network.
+        output_stride: 16 or 8 dilate res5, or res4 and res5, in families that can (DC5 detectors).
+        drop_path: the rate of stochastic depth in the last block (timm's `drop_path_rate`).
+        drop_block: the rate of DropBlock (timm's `drop_block_rate`).
+        kwargs: other arguments of timm's network, one `key=value` each, with values in YAML: `stem_width=32`. A list,
+            because yacs accepts new keys neither on the command line nor in a checked node.
+        insert_se: put the SE blocks of `MODEL.SE` into a network that has none.
+
+    Raises:
+        UserError: a value is not one of its choices, or has another form.
+    """
+
+    name: str = ""
+    out_features: Sequence[str] = STAGES
+    norm: str = "FrozenBN"
+    freeze_at: int = 2
+    output_stride: int = 32
+    drop_path: float = 0.0
+    drop_block: float = 0.0
+    kwargs: Sequence[str] = ()
+    insert_se: bool = False
+
+    def __post_init__(self) -> None:
+        for feature in self.out_features:
+            check_choice("MODEL.TIMM.OUT_FEATURES", feature, STAGES)
+        if not self.out_features or list(self.out_features) != sorted(set(self.out_features)):
+            raise UserError(
+                "config.bad_value",
+                f"MODEL.TIMM.OUT_FEATURES: {list(self.out_features)} must be in the order of {', '.join(STAGES)}",
+            )
+        check_choice("MODEL.TIMM.NORM", self.norm, NORMS)
+        check_choice("MODEL.TIMM.FREEZE_AT", self.freeze_at, range(6))
+        check_choice("MODEL.TIMM.OUTPUT_STRIDE", self.output_stride, OUTPUT_STRIDES)
+        for key in ("drop_path", "drop_block"):
+            value = getattr(self, key)
+            if not 0 <= value < 1:
+                raise UserError("config.bad_value", f"MODEL.TIMM.{key.upper()}: {value} is not in [0, 1)")
+        self.arguments()
+
+    @classmethod
+    def from_cfg(cls, cfg: CfgNode) -> "TimmConfig":
+        """Reads `cfg.MODEL.TIMM`."""
+        return cls(**{field: getattr(cfg.MODEL.TIMM, field.upper()) for field in asdict(cls())})
+
+    def arguments(self) -> Mapping[str, Any]:
+        """`kwargs` as a mapping.
+
+        Raises:
+            UserError: an entry is not `key=value`, or its value is not YAML.
+        """
+        parsed = {}
+        for entry in self.kwargs:
+            key, equals, value = str(entry).partition("=")
+            try:
+                if not equals or not key.isidentifier():
+                    raise ValueError
+                parsed[key] = yaml.safe_load(value)
+            except (yaml.YAMLError, ValueError) as error:
+                raise UserError(
+                    "config.bad_value", f"MODEL.TIMM.KWARGS: {entry!r} is not key=value, such as 'stem_width=32'"
+                ) from error
+        return parsed
