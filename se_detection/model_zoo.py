@@ -9,8 +9,8 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 from torch import nn
 
-from .checkpoint.assumptions import WeightsAssumptions
 from .checkpoint.checkpointer import StrictCheckpointer
+from .checkpoint.timm_weights import assumptions_of
 from .errors import UserError, suggestion
 from .modeling.padding import ignore_padding_in_heads
 
@@ -155,7 +155,7 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
             cfg.MODEL.DEVICE = device
         model = build_model(cfg)
         weights = cfg.MODEL.WEIGHTS
-        assumptions = WeightsAssumptions.from_cfg(cfg)
+        assumptions = assumptions_of(cfg)
     ignore_padding_in_heads(model)
     StrictCheckpointer(model, assumptions=assumptions).load(weights)
     return model

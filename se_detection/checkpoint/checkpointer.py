@@ -22,6 +22,8 @@ from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON, identity_ga
 from .assumptions import WeightsAssumptions, contradictions
 from .convert import fitting_source
 from .read_weights import read_checkpoint
+from .timm_handler import PREFIX, original_file, source_of
+from .timm_weights import TimmAssumptions, timm_part, with_detector_names
 from .weights_file import find_weights
 
 # The file with the name of the newest checkpoint of a folder, as fvcore writes it.
@@ -35,8 +37,9 @@ PARTIAL = "--allow-partial-backbone loads what fits"
 class StrictCheckpointer(DetectionCheckpointer):
     """Raises an error if a file fits only part of the model, or contradicts the config; detectron2 only logs a warning.
 
-    A file must have every tensor of a ResNet backbone in the right shape, and all or none of the other layers. Other
-    backbones are loaded as detectron2 does. Files are read without running code in them, and written atomically.
+    A file must have every tensor of a ResNet or a backbone of timm in the right shape, and all or none of the other
+    layers. Other backbones are loaded as detectron2 does. Files are read without running code in them, and written
+    atomically.
 
     Args:
         assumptions: the config's; compared with the file's, and saved into checkpoints.
@@ -49,7 +52,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     def __init__(
         self,
         *args: Any,
-        assumptions: WeightsAssumptions | None = None,
+        assumptions: WeightsAssumptions | TimmAssumptions | None = None,
         reset_predictor: bool = False,
         allow_partial_backbone: bool = False,
         needs_heads: bool = False,
@@ -57,6 +60,9 @@ class StrictCheckpointer(DetectionCheckpointer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.assumptions = assumptions
+        self._timm = timm_part(self.model)
+        # A pattern of the backbone's layers.
+        self._layers = BACKBONE_LAYERS if self._timm is None else rf"^{re.escape(self._timm[0])}network\."
         self.reset_predictor = reset_predictor
         self.allow_partial_backbone = allow_partial_backbone
         self.needs_heads = needs_heads
@@ -102,6 +108,12 @@ class StrictCheckpointer(DetectionCheckpointer):
             UserError: the file can't be fetched or read, or it doesn't fit.
         """
         with _as_user_errors(path):
+            if path.startswith(PREFIX):
+                name = path.removeprefix(PREFIX)
+                if self._timm is not None:
+                    path = str(original_file(name))
+                else:
+                    source_of(name)
             if "://" in path:
                 find_weights(path)
             return super().load(path, *args, **kwargs)
@@ -140,7 +152,7 @@ class StrictCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: Any) -> Any:
         if self.reset_predictor:
             checkpoint["model"] = {k: v for k, v in checkpoint["model"].items() if not _is_predictor(k)}
-        if any(isinstance(module, ResNet) for module in self.model.modules()):
+        if self._timm is not None or any(isinstance(module, ResNet) for module in self.model.modules()):
             self._check_assumptions(checkpoint.get("assumptions"))
             self._match_names(checkpoint)
             self._start_as_identity(checkpoint["model"])
@@ -168,9 +180,21 @@ class StrictCheckpointer(DetectionCheckpointer):
                 f"The config assumes: {self.assumptions}"
             )
             return
-        differences = contradictions(
-            WeightsAssumptions.from_dict(content), self.assumptions, ignore_shapes=self.allow_partial_backbone
-        )
+        is_timm = isinstance(content, dict) and "network" in content
+        if is_timm != isinstance(self.assumptions, TimmAssumptions):
+            kinds = "MODEL.TIMM", "MODEL.RESNETS"
+            in_file, in_config = kinds if is_timm else kinds[::-1]
+            raise UserError(
+                "weights.other_network",
+                f"{MISFIT} the file has a backbone of {in_file} and the config one of {in_config}; see "
+                "MODEL.BACKBONE.NAME, or for a network of timm, use weights in timm's names (timm://NAME)",
+            )
+        if isinstance(self.assumptions, TimmAssumptions):
+            differences = TimmAssumptions.from_dict(content).contradictions(self.assumptions)
+        else:
+            differences = contradictions(
+                WeightsAssumptions.from_dict(content), self.assumptions, ignore_shapes=self.allow_partial_backbone
+            )
         if differences:
             raise UserError(
                 "weights.contradicts_config",
@@ -179,6 +203,10 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _match_names(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["model"]
+        if self._timm is not None:
+            checkpoint["model"] = with_detector_names(state, *self._timm)
+            checkpoint.pop("matching_heuristics", None)
+            return
         known = checkpoint.get("__author__") == "Caffe2" or any(re.search(BACKBONE_LAYERS, key) for key in state)
         if not known and (source := fitting_source(state)):
             raise UserError(
@@ -196,7 +224,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         """Adds the SE blocks that start as the identity to a file that has none, in the backbone or outside of it."""
         model, gates = self.model.state_dict(), identity_gates(self.model)
         for part, where in ((True, "the backbone"), (False, "FPN and heads")):
-            layers = {key for key in model if bool(re.search(BACKBONE_LAYERS, key)) == part}
+            layers = {key for key in model if bool(re.search(self._layers, key)) == part}
             new = layers.intersection(gates)
             # A file with only a backbone has no layers outside of it.
             if new and not new & state.keys() and layers & state.keys():
@@ -209,11 +237,11 @@ class StrictCheckpointer(DetectionCheckpointer):
         model = {
             key: tensor
             for key, tensor in self.model.state_dict().items()
-            if re.search(BACKBONE_LAYERS, key) and not re.search(ignored, key)
+            if re.search(self._layers, key) and not re.search(ignored, key)
         }
         missing = [key for key, tensor in model.items() if key not in state or state[key].shape != tensor.shape]
         unexpected = [
-            key for key in state if key not in model and _has_stage(model, key) and not re.search(ignored, key)
+            key for key in state if key not in model and self._has_stage(model, key) and not re.search(ignored, key)
         ]
         if not missing and not unexpected:
             return
@@ -226,11 +254,20 @@ class StrictCheckpointer(DetectionCheckpointer):
         self.logger.warning(f"The backbone is only loaded in part (--allow-partial-backbone): {message}")
         state |= {key: model[key] for key in missing}
 
+    def _has_stage(self, model: dict[str, Tensor], key: str) -> bool:
+        """Whether the model has the stage of an unexpected tensor: detectron2 builds only the stages that are used."""
+        found = re.search(self._layers, key)
+        if found is None or self._timm is not None:
+            return found is not None
+        return any(f".{found[2]}." in f".{name}" for name in model)
+
     def _ignored(self, state: dict[str, Tensor]) -> str:
         """A pattern of tensors that may be missing: some in any file, and all BN statistics in Detectron's files.
 
         Detectron folds the statistics into scale and bias, which only FrozenBN can use.
         """
+        if self._timm is not None:
+            return OPTIONAL
         folded = not any(key.endswith(".running_mean") for key in state)
         frozen = all(
             isinstance(module, FrozenBatchNorm2d)
@@ -243,7 +280,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         heads = [
             key
             for key in self.model.state_dict()
-            if not re.search(f"{BACKBONE_LAYERS}|{OPTIONAL}", key) and not (self.reset_predictor and _is_predictor(key))
+            if not re.search(f"{self._layers}|{OPTIONAL}", key) and not (self.reset_predictor and _is_predictor(key))
         ]
         missing = [key for key in heads if key not in state]
         if missing and (self.needs_heads or len(missing) < len(heads)):
@@ -263,12 +300,6 @@ def _as_user_errors(path: Path | str) -> Iterator[None]:
     except Exception as error:  # of any class: a file may hold anything in addition to its weights
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError("weights.not_loadable", f"{path} can't be loaded ({reason}); use another file") from error
-
-
-def _has_stage(model: dict[str, Tensor], key: str) -> bool:
-    """Whether the model has the stage of an unexpected tensor: detectron2 builds only the stages that are used."""
-    found = re.search(BACKBONE_LAYERS, key)
-    return found is not None and any(f".{found[2]}." in f".{name}" for name in model)
 
 
 def _advice(missing: list[str], unexpected: list[str], state: dict[str, Tensor]) -> str:

@@ -2,15 +2,22 @@
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from iopath.common.file_io import PathHandler, get_cache_dir
+from torch import Tensor
 
 from ..errors import UserError
+from ..modeling.timm_backbone import create_timm_backbone
 from .converted import Converted
+from .read_weights import read_checkpoint
+from .timm_weights import TimmAssumptions
 from .weights_file import check_download, not_downloaded
 
 PREFIX = "timm://"
@@ -31,15 +38,20 @@ def source_of(name: str) -> str:
     Raises:
         UserError: this is not a timm name, or the model has other layers than this project's backbones.
     """
-    model = name.split(".")[0]
-    if not re.fullmatch(r"[\w.-]+", name) or not re.fullmatch(NAMES, model):
+    if not is_resnet(name):
         raise UserError(
             "weights.unsupported_network",
             f"{PREFIX}{name}: this is not a timm model with the layers of a plain ResNet or SE-ResNet; use a resnet*, "
             "resnext*, seresnet*, seresnext* or legacy_se* without deep stem, anti-aliasing or other changes, of depth "
-            "18, 34, 50, 101 or 152 (legacy_seresnet18 and 34 have another SE block)",
+            "18, 34, 50, 101 or 152 (legacy_seresnet18 and 34 have another SE block); or use any network of timm as it "
+            "is, with MODEL.BACKBONE.NAME build_timm_fpn_backbone",
         )
-    return "timm-legacy" if model.startswith("legacy_") else "timm"
+    return "timm-legacy" if name.startswith("legacy_") else "timm"
+
+
+def is_resnet(name: str) -> bool:
+    """Whether a timm model has the layers of this project's backbones."""
+    return bool(re.fullmatch(r"[\w.-]+", name) and re.fullmatch(NAMES, name.split(".")[0]))
 
 
 def fetch(name: str, *, depth: int | None = None) -> Converted:
@@ -51,20 +63,77 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
     Raises:
         UserError: these weights can't be downloaded, or they can't be converted.
     """
+    source = source_of(name)
+    remedy = (
+        f"on a machine with a network, run se-det convert {name} --output FILE.pth, and set MODEL.WEIGHTS to "
+        "FILE.pth, or copy its HF_HUB_CACHE"
+    )
+    state_dict, about = _download(name, remedy)
+    return Converted.from_state_dict(state_dict, source, depth=depth, architecture=name.split(".")[0], **about)
+
+
+def original_file(name: str) -> Path:
+    """The cached file of weights in timm's names, with what they assume, for networks of `MODEL.TIMM`.
+
+    Raises:
+        UserError: these weights can't be downloaded.
+    """
+
+    def content() -> dict[str, Any]:
+        remedy = (
+            "on a machine with a network, download its model.safetensors from huggingface.co, and set MODEL.WEIGHTS to "
+            "this file, or copy its HF_HUB_CACHE"
+        )
+        state_dict, about = _download(name, remedy)
+        assumptions = TimmAssumptions(
+            network=name.split(".")[0], channel_order="RGB", source=f"{PREFIX}{name}", **about
+        )
+        return {"model": state_dict, "assumptions": assumptions.to_dict()}
+
+    return _cache(name, ".timm.pth", lambda: partial(torch.save, content()))
+
+
+def _detector_file(name: str) -> Path:
+    """As :func:`original_file`, in the names of a backbone of `MODEL.TIMM`, for detectron2's own checkpointer."""
+
+    def content() -> dict[str, Any]:
+        original = read_checkpoint(original_file(name))
+        with torch.device("meta"):
+            backbone = create_timm_backbone(name, norm="BN", freeze_at=0)
+        own = backbone.state_dict()
+        weights = {key: value for key, value in backbone.with_own_names(original["model"]).items() if key in own}
+        return {**original, "model": weights, "matching_heuristics": True, "__author__": "timm"}
+
+    return _cache(name, ".pth", lambda: partial(torch.save, content()))
+
+
+def _cache(name: str, suffix: str, make: Callable[[], Callable[[Path], None]], *, force: bool = False) -> Path:
+    """The file of a name in the cache; if it is missing, `make` gives the function that writes it."""
+    # A name can't be a path.
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError("weights.not_found", f"{PREFIX}{name}: timm has no such weights; see timm.list_pretrained()")
+    cached = Path(get_cache_dir(), "se_detection", f"{name}{suffix}")
+    if force or not cached.exists():
+        write = make()
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when complete, so that no other process or run reads a partial file.
+        part = cached.with_name(f"{name}.{os.getpid()}.part.pth")
+        write(part)
+        part.replace(cached)
+    return cached
+
+
+def _download(name: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """timm's classifier of a name: its state dict; the SHA-256 of its tensors, and mean and std for 0..255."""
     # Here, because importing them takes seconds.
     import timm
 
-    source = source_of(name)
     try:
         _check_available(name)
         model = timm.create_model(name, pretrained=True)
     except UserError:
         raise
     except Exception as error:  # of any class: the hub client's errors change with its version
-        remedy = (
-            f"on a machine with a network, run se-det convert {name} --output FILE.pth, and set MODEL.WEIGHTS to "
-            "FILE.pth, or copy its HF_HUB_CACHE"
-        )
         raise not_downloaded(PREFIX + name, error, remedy) from error
     # In Hugging Face's cache, the name of a file's target is the SHA-256 that the hub gave for it.
     for cached in _cached(model.pretrained_cfg.get("hf_hub_id")):
@@ -73,15 +142,11 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
     digest = sha256()
     for key, tensor in state_dict.items():
         digest.update(key.encode() + tensor.numpy().tobytes())
-    return Converted.from_state_dict(
-        state_dict,
-        source,
-        depth=depth,
-        architecture=name.split(".")[0],
-        sha256=digest.hexdigest(),
-        pixel_mean=tuple(255 * value for value in model.pretrained_cfg["mean"]),
-        pixel_std=tuple(255 * value for value in model.pretrained_cfg["std"]),
-    )
+    return state_dict, {
+        "sha256": digest.hexdigest(),
+        "pixel_mean": tuple(255 * value for value in model.pretrained_cfg["mean"]),
+        "pixel_std": tuple(255 * value for value in model.pretrained_cfg["std"]),
+    }
 
 
 def _cached(repository: str | None) -> list[Path]:
@@ -116,20 +181,13 @@ def _check_available(name: str) -> None:
 
 
 class TimmHandler(PathHandler):
-    """Resolves `timm://NAME` to a local, converted file."""
+    """Resolves `timm://NAME` to a local file, converted for a ResNet, or in the names of a backbone of `MODEL.TIMM`."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         name = path.removeprefix(PREFIX)
-        source_of(name)
-        cached = Path(get_cache_dir(), "se_detection", f"{name}.pth")
-        if force or not cached.exists():
-            weights = fetch(name)
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            # Renamed when complete, so that no other process or run reads a partial file.
-            part = cached.with_name(f"{name}.{os.getpid()}.part.pth")
-            weights.save(part)
-            part.replace(cached)
-        return str(cached)
+        if not is_resnet(name):
+            return str(_detector_file(name))
+        return str(_cache(name, ".pth", lambda: fetch(name).save, force=force))

@@ -13,8 +13,8 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
+from ..checkpoint.timm_weights import assumptions_of
 from ..errors import UserError, user_message
 from ..modeling.fuse.fuse_detector import fuse_for_inference
 from ..runs.evaluated_checkpoint import EvaluatedCheckpoint, record_checkpoint
@@ -83,7 +83,7 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> Non
     checkpointer = StrictCheckpointer(
         model,
         save_dir=cfg.OUTPUT_DIR,
-        assumptions=WeightsAssumptions.from_cfg(cfg),
+        assumptions=assumptions_of(cfg),
         allow_partial_backbone=args.allow_partial_backbone,
         needs_heads=True,
     )

@@ -22,8 +22,8 @@ from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
-from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
+from ..checkpoint.timm_weights import assumptions_of
 from ..checkpoint.weights_file import find_weights
 from ..config.buildable import check_backbone, check_model
 from ..data.coco_sets import name_failing_dataset
@@ -154,7 +154,7 @@ class Trainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             # Weak references avoid cycles, which would keep the trainer in memory.
             trainer=weakref.proxy(self),
-            assumptions=WeightsAssumptions.from_cfg(cfg),
+            assumptions=assumptions_of(cfg),
             reset_predictor=reset_predictor,
             allow_partial_backbone=allow_partial_backbone,
         )

@@ -9,8 +9,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.read_weights import read_checkpoint
+from ..checkpoint.timm_weights import assumptions_of
 from ..config.buildable import check_model
 from ..config.defaults import classes_node
 from ..config.yaml_file import BASE, read_yaml
@@ -31,7 +31,7 @@ def write_detector_file(path: Path, model: nn.Module, cfg: CfgNode, categories: 
         OSError: the file can't be written.
     """
     check_output(path)
-    assumptions = WeightsAssumptions.from_cfg(cfg)
+    assumptions = assumptions_of(cfg)
     content = {
         "model": model.state_dict(),
         KEY: {"config": cfg.dump(), "categories": [[id_, name] for id_, name in categories.items()]},

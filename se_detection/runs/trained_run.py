@@ -9,8 +9,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from ..checkpoint.assumptions import WeightsAssumptions
 from ..checkpoint.checkpointer import StrictCheckpointer
+from ..checkpoint.timm_weights import assumptions_of
 from ..config.buildable import check_backbone
 from ..config.read_config import read_config
 from ..errors import UserError
@@ -59,6 +59,6 @@ def load_trained_run(folder: Path, cfg: CfgNode, weights: Path | None = None) ->
         raise UserError("run.no_checkpoint", f"{folder} has no checkpoint; train the run first, or give another run")
     model = build_model(cfg).eval()
     ignore_padding_in_heads(model)
-    checkpointer = StrictCheckpointer(model, assumptions=WeightsAssumptions.from_cfg(cfg), needs_heads=True)
+    checkpointer = StrictCheckpointer(model, assumptions=assumptions_of(cfg), needs_heads=True)
     checkpointer.load(str(weights), checkpointables=[])
     return TrainedRun(folder, cfg, model, weights)
