@@ -33,6 +33,7 @@ CONFIG_KEYS = {
     "pixel_std": "MODEL.PIXEL_STD",
     "channel_order": "INPUT.FORMAT",
 }
+OF_ALL_GATES = ("se_squeeze", "se_gate", "se_init")
 VISIBLE_IN_SHAPES = ("depth", "num_groups", "width_per_group", "se_reduction", "se_bias")
 
 
@@ -45,7 +46,8 @@ class WeightsAssumptions:
         stem: `MODEL.RESNETS.STEM_TYPE`.
         se_reduction: the reduction ratio of res2 to res5, 0 in a stage without SE.
         se_position, se_squeeze, se_gate, se_bias: as in `MODEL.SE`.
-        se_init: as in `MODEL.SE`, or empty for a detector without SE. With `identity`, the gates are doubled.
+        se_init: as in `MODEL.SE`; empty if there is no SE, also not in FPN or after RoIAlign. With `identity`, the gates
+            are doubled.
         pixel_mean, pixel_std: for values in 0..255, in the order of `channel_order`.
         channel_order: `RGB` or `BGR`.
         source: the project that the file comes from (:data:`SOURCES`), or `se_detection` for a checkpoint of a run.
@@ -81,6 +83,8 @@ class WeightsAssumptions:
         has_se = cfg.MODEL.BACKBONE.NAME in SE_BUILDERS
         resnets = cfg.MODEL.RESNETS
         se = SEConfig.from_cfg(cfg) if has_se else PLAIN
+        gated = (has_se and (se.stages or cfg.MODEL.SE.FPN)) or cfg.MODEL.SE.ROI
+        gates = SEConfig.from_cfg(cfg) if gated else PLAIN
         return cls(
             depth=resnets.DEPTH,
             num_groups=resnets.NUM_GROUPS,
@@ -89,10 +93,10 @@ class WeightsAssumptions:
             stem=resnets.STEM_TYPE if has_se else "basic",
             se_reduction=tuple(se.reduction_in(stage) or 0 for stage in STAGES),
             se_position=se.position,
-            se_squeeze=se.squeeze,
-            se_gate=se.gate,
+            se_squeeze=gates.squeeze,
+            se_gate=gates.gate,
             se_bias=se.bias,
-            se_init=se.init if se.stages else "",
+            se_init=gates.init if gated else "",
             pixel_mean=tuple(map(float, cfg.MODEL.PIXEL_MEAN)),
             pixel_std=tuple(map(float, cfg.MODEL.PIXEL_STD)),
             channel_order=cfg.INPUT.FORMAT,
@@ -175,9 +179,9 @@ def contradictions(file: WeightsAssumptions, config: WeightsAssumptions, *, igno
     """
     differences = []
     for field, key in CONFIG_KEYS.items():
-        if field == "se_init" and not (file.se_init and config.se_init):
-            continue
-        if field.startswith("se_") and field != "se_init" and not (file.has_se and config.has_se):
+        # The gates' functions are the same in the backbone, in FPN and after RoIAlign.
+        both = (file.se_init and config.se_init) if field in OF_ALL_GATES else (file.has_se and config.has_se)
+        if field.startswith("se_") and not both:
             continue
         if ignore_shapes and field in VISIBLE_IN_SHAPES:
             continue

@@ -25,7 +25,12 @@ def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 DEFAULTS: dict[str, Any] = {
     "MODEL": {
         "RESNETS": {"STEM_TYPE": "basic"},
-        "SE": {"IGNORE_PADDING": False} | {key.upper(): value for key, value in flatten(asdict(SEConfig())).items()},
+        "SE": {
+            "IGNORE_PADDING": False,
+            "FPN": False,
+            "ROI": False,
+            **{key.upper(): value for key, value in flatten(asdict(SEConfig())).items()},
+        },
         "TIMM": {key.upper(): value for key, value in flatten(asdict(TimmConfig())).items()},
     },
     "INPUT": {"KEYPOINT_FLIP_MAP": []},
@@ -47,9 +52,10 @@ def add_se_config(cfg: CfgNode) -> None:
 
     `MODEL.RESNETS.STEM_TYPE` is `basic` (detectron2's stem), `caffe` (the stem of the released Caffe models, with a
     ceil-mode pool) or `deep` (SENet-154's). `MODEL.TIMM` has the fields of :class:`TimmConfig`. `MODEL.SE` has the
-    fields of :class:`SEConfig`, and
-    `IGNORE_PADDING`: compute the features of an image as if its batch had no padding. `INPUT.KEYPOINT_FLIP_MAP` has the
-    pairs of keypoints to swap in flipped images, by name; empty for those that the names show. The keys of `SOLVER`:
+    fields of :class:`SEConfig`, and `IGNORE_PADDING`: compute the features of an image as if its batch had no padding;
+    `FPN`: SE after the output convolution of each FPN level; `ROI`: SE after RoIAlign, in this project's ROI heads.
+    `INPUT.KEYPOINT_FLIP_MAP` has the pairs of keypoints to swap in flipped images, by name; empty for those that the
+    names show. The keys of `SOLVER`:
 
     - `CHECKPOINTS_TO_KEEP`: how many periodic checkpoints are kept; 0 keeps all.
     - `BEST_METRIC`: the metric that selects `model_best.pth`, if `TEST.EVAL_PERIOD` is set; empty for none.

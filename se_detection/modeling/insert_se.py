@@ -169,12 +169,11 @@ def add_se_to_fpn(fpn: FPN, se: SEConfig) -> FPN:
 
     Args:
         fpn: of detectron2.
-        se: as for :func:`insert_se`.
+        se: as for :func:`insert_se`; `position`, `stages` and `reduction_per_stage` are the backbone's, and not read.
 
     Returns:
         The same FPN, for lazy configs.
     """
-    _check_options(se)
     for name, layer in list(fpn.named_children()):
         if name.startswith("fpn_output"):
             _scale_output(layer, _block(layer.out_channels, se, name))
@@ -187,12 +186,11 @@ def add_se_to_pooler(pooler: ROIPooler, channels: int, se: SEConfig) -> ROIPoole
     Args:
         pooler: of the box, mask or keypoint head.
         channels: C, those of the FPN levels.
-        se: as for :func:`insert_se`.
+        se: as for :func:`add_se_to_fpn`.
 
     Returns:
         The same pooler, for lazy configs.
     """
-    _check_options(se)
     _scale_output(pooler, _block(channels, se, "the RoI features"))
     return pooler
 

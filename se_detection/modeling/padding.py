@@ -254,7 +254,10 @@ def _in_fpn(fpn: FPN, padding: Padding) -> None:
         convs |= {fpn.top_block.p6: max(levels), fpn.top_block.p7: max(levels) + 1}
     for conv, level in convs.items():
         padding.clear_input_of(conv, level)
-        padding.clear_output_of(conv, level + _halvings(conv.stride[0]))
+        after = level + _halvings(conv.stride[0])
+        if hasattr(conv, "se"):
+            conv.se.squeeze = ImageSqueeze(conv.se.squeeze, padding=padding, level=after)
+        padding.clear_output_of(conv, after)
 
 
 def _halvings(stride: float) -> int:

@@ -11,6 +11,7 @@ from detectron2.layers import CNNBlockBase, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem, BottleneckBlock, DeformBottleneckBlock, ResNet
+from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY
 from torch import nn
 
 from ..config.se_config import STAGES, STEMS, SEConfig, check_choice
@@ -22,6 +23,7 @@ from .blocks import (
     SEDeformBottleneckBlock,
     SENetBottleneckBlock,
 )
+from .insert_se import add_se_to_fpn
 from .padding import ignore_padding
 from .partial_load import refuse_partial_load
 from .stems import CaffeStem, DeepStem
@@ -170,6 +172,7 @@ def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     Raises:
         UserError: a value is not supported, or the res5 of a C4 detector would have no SE.
     """
+    check_no_fpn(cfg)
     return ignoring_padding(cfg, _bottom_up(cfg, input_shape))
 
 
@@ -200,13 +203,35 @@ def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
             "MODEL.ROI_HEADS.NAME: Res5ROIHeads has a res5 without SE; set it to SERes5ROIHeads, "
             "or take res5 out of MODEL.SE.STAGES",
         )
+    check_roi_heads(cfg)
     backbone = resnet_of_config(cfg, in_channels=input_shape.channels)
     refuse_partial_load(backbone)
     return backbone
 
 
+def check_no_fpn(cfg: CfgNode) -> None:
+    """Raises a :class:`UserError` if `MODEL.SE.FPN` is set for a backbone without FPN."""
+    if cfg.MODEL.SE.FPN:
+        raise UserError(
+            "model.no_fpn",
+            f"MODEL.SE.FPN: {cfg.MODEL.BACKBONE.NAME} has no FPN; set it to False, or use a backbone with FPN",
+        )
+
+
+def check_roi_heads(cfg: CfgNode) -> None:
+    """Raises a :class:`UserError` if `MODEL.SE.ROI` is set for heads that would ignore it."""
+    name = cfg.MODEL.ROI_HEADS.NAME
+    if cfg.MODEL.SE.ROI and not (name in ROI_HEADS_REGISTRY and hasattr(ROI_HEADS_REGISTRY.get(name), "can_have_se")):
+        raise UserError(
+            "model.plain_roi_heads",
+            f"MODEL.SE.ROI: {name} (MODEL.ROI_HEADS.NAME) has no SE; use SEStandardROIHeads, SECascadeROIHeads or "
+            "SERes5ROIHeads, or set it to False in a detector without RoI heads",
+        )
+
+
 def with_fpn(cfg: CfgNode, backbone: Backbone, top_block: nn.Module) -> FPN:
-    """The FPN that `MODEL.FPN` describes, on a backbone."""
+    """The FPN that `MODEL.FPN` describes, on a backbone, with SE if `MODEL.SE.FPN` is set."""
+    check_roi_heads(cfg)
     fpn = FPN(
         bottom_up=backbone,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
@@ -217,6 +242,8 @@ def with_fpn(cfg: CfgNode, backbone: Backbone, top_block: nn.Module) -> FPN:
     )
     # FPN's own is only the stride of its last level.
     fpn._size_divisibility = max(fpn.size_divisibility, backbone.size_divisibility)
+    if cfg.MODEL.SE.FPN:
+        add_se_to_fpn(fpn, SEConfig.from_cfg(cfg))
     return ignoring_padding(cfg, fpn)
 
 
