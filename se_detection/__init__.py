@@ -37,6 +37,7 @@ from .config.se_config import SEConfig
 from .data.toy import register_toy
 from .errors import UserError
 from .modeling.fuse import fuse_for_inference
+from .modeling.insert_se import SESite, add_se_to_fpn, add_se_to_pooler, insert_se, register_se_sites
 from .modeling.squeeze_excitation import SqueezeExcitation
 
 if TYPE_CHECKING:
@@ -46,15 +47,20 @@ if TYPE_CHECKING:
 __all__ = [
     "SEConfig",
     "SEPredictor",
+    "SESite",
     "SqueezeExcitation",
     "UserError",
     "add_se_config",
+    "add_se_to_fpn",
+    "add_se_to_pooler",
     "compare",
     "convert_state_dict",
     "create_backbone",
     "create_res5",
     "fuse_for_inference",
+    "insert_se",
     "model_zoo",
+    "register_se_sites",
 ]
 
 # Imported on first use, because they need more than detectron2's modeling: pycocotools, Matplotlib, OpenCV.

@@ -19,7 +19,10 @@ FUNCTIONS = {
     "create_backbone": ["name", "weights", "layout", "norm", "out_features", "num_classes", "se", "freeze_at"],
     "create_res5": ["name", "weights", "layout", "norm", "se"],
     "fuse_for_inference": ["model", "dtype", "compile"],
-    "SqueezeExcitation": ["channels", "reduction", "squeeze", "gate", "bias", "gate_bias"],
+    "insert_se": ["network", "se", "sites"],
+    "register_se_sites": ["block", "sites"],
+    "SESite": ["module", "before"],
+    "SqueezeExcitation": ["channels", "reduction", "squeeze", "gate", "bias", "gate_bias", "init"],
 }
 
 

@@ -46,7 +46,7 @@ class WeightsAssumptions:
         stem: `MODEL.RESNETS.STEM_TYPE`.
         se_reduction: the reduction ratio of res2 to res5, 0 in a stage without SE.
         se_position, se_squeeze, se_gate, se_bias: as in `MODEL.SE`.
-        se_init: as in `MODEL.SE`; empty if there is no SE, also not in FPN or after RoIAlign. With `identity`, the gates
+        se_init: as in `MODEL.SE`; empty without SE, also in FPN and after RoIAlign. With `identity`, the gates
             are doubled.
         pixel_mean, pixel_std: for values in 0..255, in the order of `channel_order`.
         channel_order: `RGB` or `BGR`.

@@ -31,7 +31,7 @@ def identity_gates(model: nn.Module) -> tuple[str, ...]:
     return tuple(
         f"{name}.{key}".removeprefix(".")
         for name, module in model.named_modules()
-        if isinstance(module, SqueezeExcitation) and module.starts_as_identity
+        if isinstance(module, SqueezeExcitation) and module.init == "identity"
         for key in module.state_dict()
     )
 

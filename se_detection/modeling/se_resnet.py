@@ -172,8 +172,9 @@ def build_se_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     Raises:
         UserError: a value is not supported, or the res5 of a C4 detector would have no SE.
     """
+    backbone = _bottom_up(cfg, input_shape)
     check_no_fpn(cfg)
-    return ignoring_padding(cfg, _bottom_up(cfg, input_shape))
+    return ignoring_padding(cfg, backbone)
 
 
 @BACKBONE_REGISTRY.register()

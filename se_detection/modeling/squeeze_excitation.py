@@ -96,6 +96,7 @@ class SqueezeExcitation(nn.Module):
                 "config.bad_value",
                 f"a reduction ratio of {reduction} is too large; {channels} channels allow at most {channels}",
             )
+        self.init = init
         self.squeeze = SQUEEZE_LAYERS[squeeze]()
         squeezed = 2 * channels if squeeze == "avgmax" else channels
         self.fc1 = nn.Conv2d(squeezed, hidden, kernel_size=1, bias=bias)
@@ -107,11 +108,6 @@ class SqueezeExcitation(nn.Module):
             for parameter in self.fc2.parameters():
                 nn.init.zeros_(parameter)
         self.activation = (IDENTITY_GATE_LAYERS if identity else GATE_LAYERS)[gate]()
-
-    @property
-    def starts_as_identity(self) -> bool:
-        """Whether `init` was `identity`: such weights are for doubled gates."""
-        return isinstance(self.activation, DoubledSigmoid | DoubledHardsigmoid)
 
     @classmethod
     def from_config(cls, channels: int, se: SEConfig) -> "SqueezeExcitation":
