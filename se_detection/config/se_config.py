@@ -11,6 +11,8 @@ POSITIONS = ("standard", "pre", "post", "identity", "3x3")
 SQUEEZES = ("avg", "max", "avgmax", "none")
 GATES = ("sigmoid", "tanh", "relu", "hardsigmoid")
 INITS = ("default", "identity")
+# SE, and relatives of timm: `timm.layers.create_attn`.
+KINDS = ("se", "eca", "ese", "cbam", "gc")
 # Those whose value for 0 is one half.
 IDENTITY_GATES = ("sigmoid", "hardsigmoid")
 STAGES = ("res2", "res3", "res4", "res5")
@@ -34,6 +36,8 @@ class SEConfig:
             backbone pre-trained without SE starts with almost the same outputs.
         init: `default`, or `identity`: the gate is 2 * sigmoid (or 2 * hardsigmoid), and its last layer starts at 0.
             All gates start at exactly 1, so that a network with new SE blocks computes what it computed without them.
+        kind: `se`; or for comparison, only in blocks that are inserted into a network, FPN or RoI features, one of
+            timm's `eca`, `ese`, `cbam` and `gc`, of which only `reduction` is set.
 
     Raises:
         UserError: a value is not one of its choices, or contradicts another value.
@@ -48,12 +52,18 @@ class SEConfig:
     bias: bool = True
     gate_bias: float = 0.0
     init: str = "default"
+    kind: str = "se"
 
     def __post_init__(self) -> None:
         check_choice("MODEL.SE.POSITION", self.position, POSITIONS)
         check_choice("MODEL.SE.SQUEEZE", self.squeeze, SQUEEZES)
         check_choice("MODEL.SE.GATE", self.gate, GATES)
         check_choice("MODEL.SE.INIT", self.init, INITS)
+        check_choice("MODEL.SE.KIND", self.kind, KINDS)
+        if self.kind != "se" and self.init != "default":
+            raise UserError(
+                "config.bad_value", f"MODEL.SE.KIND: {self.kind} has no MODEL.SE.INIT {self.init}; set it to default"
+            )
         if self.init == "identity":
             check_choice("MODEL.SE.GATE with MODEL.SE.INIT identity", self.gate, IDENTITY_GATES)
             if self.gate_bias:

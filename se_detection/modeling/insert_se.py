@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.modeling import FPN
 from detectron2.modeling.poolers import ROIPooler
+from timm.layers import create_attn
 from torch import Tensor, nn
 
 from ..config.se_config import STAGES, SEConfig
@@ -133,7 +134,8 @@ def insert_se(network: nn.Module, se: SEConfig, sites: Sequence[str] | None = No
     Args:
         network: a network of timm, also one made with `features_only`, of torchvision or of pytorchcv, for images
             (N, C, H, W). One image is run through a copy on the meta device to find the channels.
-        se: the SE blocks, which get `reduction`, `squeeze`, `gate`, `bias`, `gate_bias` and `init`.
+        se: the SE blocks, which get `reduction`, `squeeze`, `gate`, `bias`, `gate_bias` and `init`; or the blocks of
+            another `kind`.
         sites: names of modules whose output is scaled, instead of those of the network's family.
 
     Returns:
@@ -252,7 +254,9 @@ def _join(name: str, part: str) -> str:
     return ".".join(filter(None, (name, part)))
 
 
-def _block(channels: int, se: SEConfig, where: str) -> SqueezeExcitation:
+def _block(channels: int, se: SEConfig, where: str) -> nn.Module:
+    if se.kind != "se":
+        return create_attn(se.kind, channels, rd_ratio=1 / se.reduction)
     if channels < se.reduction:
         raise UserError(
             "config.bad_value",

@@ -102,6 +102,12 @@ def make_se_resnet(
             raise UserError(
                 "config.bad_value", f"MODEL.SE.POSITION: 3x3 needs bottleneck blocks, and DEPTH {depth} has none"
             )
+    if se.stages and se.kind != "se":
+        raise UserError(
+            "config.bad_value",
+            f"MODEL.SE.KIND: SE-ResNets have no blocks of the kind {se.kind}; use se, or a network of timm with "
+            "MODEL.TIMM.INSERT_SE",
+        )
     if any(deform_on_per_stage) and importlib.util.find_spec("detectron2._C") is None:
         raise UserError(
             "model.no_compiled_operators",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from se_detection import SEConfig
 from se_detection.modeling.insert_se import SE_SITES, SESite, insert_se, register_se_sites
+from se_detection.modeling.se_resnet import make_se_resnet
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
 from ..helpers import raises, randomize_norms, relative_error
@@ -45,7 +46,6 @@ INSIDE = r"blocks\.0\.0\.bn1$|blocks\.[1-6]\.\d\.bn2$"
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "resnet18": (of_timm("resnet18"), r"layer\d\.\d\.bn2$"),
     "resnext50_32x4d": (of_timm("resnext50_32x4d"), r"layer\d\.\d\.bn3$"),
-    "wide_resnet50_2": (of_timm("wide_resnet50_2"), r"layer\d\.\d\.bn3$"),
     "resnetv2_50": (of_timm("resnetv2_50"), r"blocks\.\d\.conv3$"),
     "resnet33ts": (of_timm("resnet33ts"), r"conv3_1x1$"),
     "hrnet_w18_small": (of_timm("hrnet_w18_small"), r"(layer1|incre_modules\.\d)\.\d\.bn3$|branches\..*\.bn2$"),
@@ -62,7 +62,6 @@ FAMILIES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "mobilenetv4_conv_small": (of_timm("mobilenetv4_conv_small"), r"pw_exp$|dw_mid$"),
     "regnetx_002": (of_timm("regnetx_002"), r"\.conv2$"),
     "torchvision resnet18": (of_torchvision("resnet18"), r"layer\d\.\d\.bn2$"),
-    "torchvision densenet121": (of_torchvision("densenet121"), r"denselayer\d+\.conv2$"),
     "shufflenet_v2_x0_5": (of_torchvision("shufflenet_v2_x0_5"), r"branch2$"),
     "googlenet": (of_torchvision("googlenet", init_weights=False, aux_logits=False), r"inception\d\w$"),
     "bninception": (of_pytorchcv("bninception"), r"unit\d$"),
@@ -320,3 +319,23 @@ def test_parameters_of_networks_from_pytorchcv() -> None:
         names = insert_se(inception, SEConfig())
         widths = [inception.get_submodule(name).fc1.out_channels for name in names]
         assert widths == [16, 20, 36, 36, 36, 38, 38, 66, 64, 64]
+
+
+@pytest.mark.parametrize(("kind", "reduction"), [("eca", 16), ("ese", 16), ("cbam", 16), ("gc", 8)])
+def test_relatives_equal_timms_networks(kind, reduction) -> None:
+    theirs = randomize_norms(timm.create_model("resnet18", block_args={"attn_layer": kind})).eval()
+    ours = timm.create_model("resnet18").eval()
+    assert insert_se(ours, SEConfig(kind=kind, reduction=reduction))[0] == "layer1.0.se"
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(SIZE)
+    with torch.no_grad():
+        assert torch.equal(ours(x), theirs(x))
+
+
+def test_relatives_are_only_for_inserted_blocks() -> None:
+    with raises("config.bad_value", "MODEL.SE.KIND", "eca"):
+        make_se_resnet(18, se=SEConfig(kind="eca"), norm="BN", out_features=["res5"])
+    with raises("config.bad_value", "MODEL.SE.KIND", "identity"):
+        SEConfig(kind="eca", init="identity")
+    with raises("config.unknown_choice", "MODEL.SE.KIND", "nl"):
+        SEConfig(kind="nl")

@@ -14,6 +14,8 @@ from se_detection import fuse_for_inference, model_zoo
 from se_detection.checkpoint.assumptions import WeightsAssumptions, contradictions
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.config.se_config import SEConfig
+from se_detection.export.formats import write_onnx, write_torch_export
+from se_detection.export.graph import find_instances
 from se_detection.modeling.insert_se import add_se_to_fpn, add_se_to_pooler
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
@@ -210,3 +212,28 @@ def test_a_detector_of_detectron2_with_se_after_roialign() -> None:
     assert [difference.split()[0] for difference in contradictions(one, another)] == ["MODEL.SE.GATE"]
     plain = WeightsAssumptions.from_cfg(config("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"))
     assert contradictions(plain, one) == []
+
+
+@pytest.mark.slow
+def test_exports(tmp_path) -> None:
+    """ONNX, and torch.export of backbone and FPN; SE in the backbone too, with gates that have left the identity."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    cfg = config(*STANDARD, *BOTH, *IDENTITY, "MODEL.SE.STAGES", "['res4', 'res5']")
+    model = randomize_norms(build_model(cfg)).eval()
+    for name in gates_of(model):
+        nn.init.normal_(model.get_submodule(name).fc2.weight)
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((96, 128), (128, 160))]
+    description = {"outputs": {"boxes": "", "scores": "", "classes": ""}, "input": {"pad_to_multiples_of": 32}}
+    write_onnx(tmp_path / "d.onnx", model, images[0], description)
+    session = onnxruntime.InferenceSession(str(tmp_path / "d.onnx"), providers=["CPUExecutionProvider"])
+    for image in images:
+        _, scores, _ = session.run(None, {"image": image.numpy()})
+        with torch.no_grad():
+            expected = find_instances(model, image).scores
+        torch.testing.assert_close(torch.from_numpy(scores), expected, rtol=1e-4, atol=1e-5)
+    write_torch_export(tmp_path / "d.pt2", model.backbone, torch.device("cpu"), description)
+    program = torch.export.load(tmp_path / "d.pt2").module()
+    x = torch.randn(1, 3, 128, 160)
+    with torch.no_grad():
+        for name, map_ in model.backbone(x).items():
+            assert relative_error(program(x)[name], map_) < 1e-5
