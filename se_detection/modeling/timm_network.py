@@ -29,8 +29,8 @@ def check_name(name: str) -> None:
         )
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
     if "." in name and name.partition(".")[2] not in tags:
-        choices = f"one of its {', '.join(tags)}" if tags else "none: timm has no weights of it"
-        raise UserError("config.unknown_network", f"MODEL.TIMM.NAME: {name!r} has an unknown tag; use {choices}")
+        advice = f"use one of {', '.join(tags)}" if tags else "omit it: timm has no weights of this network"
+        raise UserError("config.unknown_network", f"MODEL.TIMM.NAME: {name!r} has an unknown tag; {advice}")
 
 
 def create_network(name: str, options: Mapping[str, Any]) -> nn.Module:

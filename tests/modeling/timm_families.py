@@ -1,0 +1,56 @@
+"""Networks of timm, one for each of its families, and networks with random weights as after training."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from se_detection.config.buildable import FILLS
+
+from ..helpers import randomize_norms
+
+# The smallest of each family; FAST has one for each way in which timm names, orders and wraps layers.
+FAST = (
+    *("resnet18", "legacy_seresnet18", "seresnet33ts", "efficientnet_lite0", "mobilenetv3_small_050", "regnety_002"),
+    *("rexnet_100", "ghostnet_050", "skresnet18", "repvit_m0_9", "xception41", "dla46_c", "convnext_atto"),
+)
+SLOW = (
+    *("seresnet18", "seresnext26ts", "resnet26t", "resnetblur18", "ecaresnet26t", "resnest14d", "wide_resnet50_2"),
+    *("efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnetv2_b0", "mnasnet_small", "mixnet_s", "tinynet_e"),
+    *("spnasnet_100", "mobilenetv1_100", "mobilenetv2_050", "mobilenetv3_large_100", "tf_mobilenetv3_small_100"),
+    *("mobilenetv4_conv_small", "lcnet_050", "hardcorenas_a", "fbnetv3_b", "regnetx_002", "regnetz_b16"),
+    *("ghostnetv2_100", "repghostnet_050", "ese_vovnet19b_dw", "mobileone_s0", "hgnetv2_b0", "hrnet_w18_small"),
+    *("densenet121", "vgg11_bn", "resnetv2_50", "tresnet_m", "gcresnet33ts", "cs3sedarknet_l", "cs3se_edgenet_x"),
+    *("eca_nfnet_l0", "nfnet_f0", "dpn68", "seresnextaa101d_32x8d", "pnasnet5large", "selecsls42b", "senet154"),
+)
+FAMILIES = (*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
+
+
+class _NoInitialization(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function in FILLS or getattr(function, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def uninitialized() -> Iterator[None]:
+    """Skips the initialization of weights that a file replaces: it takes most of the time of a test."""
+    with _NoInitialization():
+        yield
+
+
+def trained_classifier(name: str) -> dict[str, Tensor]:
+    """The state dict of timm's classifier, with values as after training."""
+    with uninitialized():
+        network = timm.create_model(name)
+    for parameter in network.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
+        parameter.data.normal_(std=(2 / fan_in) ** 0.5)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked.fill_(7)
+    return randomize_norms(network).state_dict()
