@@ -1,25 +1,34 @@
-"""The paper's tables of parameters and GFLOPs (Tables 2, 3 and 10 to 16), measured on this project's backbones."""
+"""The paper's tables of parameters and GFLOPs (Tables 2, 3, 8 and 10 to 16), measured on this project's backbones."""
 
+import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import timm
 import torch
 from tabulate import tabulate
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from se_detection.backbones import create_backbone
 from se_detection.config.se_config import PLAIN, SEConfig
 from se_detection.modeling.complexity import count_parameters
+from se_detection.modeling.insert_se import insert_se
 
 SIZE = 224
 NUM_CLASSES = 1000
 NOTE = f"""\
 Parameters in millions, with a classifier of {NUM_CLASSES} classes. GFLOPs: 10⁹ multiply-adds of convolutions and linear
-layers for one image of {SIZE}×{SIZE}, in the layout of the paper's Caffe models. "SE adds" is in single parameters,
-MFLOPs are 10⁶ multiply-adds; the paper's 0.01 to 0.02 GFLOPs are more than these layers compute.
-Tables 2, 3: the paper gives no parameters; its column shows timm's, also for the GFLOPs of SENet-154.
+layers for one image of {SIZE}×{SIZE} (Inception-ResNet-v2: 299×299). "SE adds" is in single parameters, MFLOPs are 10⁶
+multiply-adds; the paper's 0.01 to 0.02 GFLOPs are more than these layers compute.
+ResNets, ResNeXts and SENet-154 have the layout of the paper's Caffe models. The paper gives no parameters for them; its
+column shows timm's, also for the GFLOPs of SENet-154. Other networks are timm's and pytorchcv's (BN-Inception,
+ShuffleNet), with SE from insert_se. timm's Inception-ResNet-v2 is TensorFlow's, which has 12 % more GFLOPs than the
+paper's; pytorchcv's ShuffleNet has 2 % less, and 0.07 M more parameters.
 Tables 10 to 16: SE without biases. The paper's parameters fit better if BN's running statistics (0.05) are added."""
+
+MISSING = "BN-Inception and ShuffleNet are skipped, because pytorchcv is not installed: pip install pytorchcv"
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,43 @@ class PaperClassifier:
 
 
 @dataclass(frozen=True)
+class LibraryClassifier:
+    """A classifier of the paper from another library, with SE from :func:`insert_se`.
+
+    Args:
+        library: `timm`, or `pytorchcv` for networks that timm lacks.
+        backbone: the library's name of the network.
+        se: the SE blocks; `PLAIN` for none.
+        size: height and width of the image in pixels.
+    """
+
+    library: str
+    backbone: str
+    se: SEConfig
+    size: int = SIZE
+
+    def build(self) -> nn.Module:
+        """The classifier, with random weights."""
+        if self.library == "timm":
+            model = timm.create_model(self.backbone)
+        else:
+            from pytorchcv.model_provider import get_model
+
+            model = get_model(self.backbone)
+        if self.se.stages:
+            insert_se(model, self.se)
+        return model
+
+    def complexity(self) -> tuple[int, int]:
+        """As :meth:`PaperClassifier.complexity`."""
+        with torch.device("meta"), torch.no_grad():
+            model = self.build()
+            with FlopCounterMode(display=False) as counter:
+                model.eval()(torch.zeros(1, 3, self.size, self.size))
+        return count_parameters(model), counter.get_total_flops() // 2
+
+
+@dataclass(frozen=True)
 class PaperRow:
     """A row of one of the paper's tables.
 
@@ -55,13 +101,13 @@ class PaperRow:
         table: number of the table in arXiv 1709.01507v4.
         name: name of the row.
         classifier: the network.
-        parameters: millions, rounded as in the paper; for Tables 2 and 3, which give none, from timm's model.
-        gflops: billions of multiply-adds at 224 x 224, rounded as in the paper; for SENet-154, from timm's model.
+        parameters: millions, rounded as in the paper; for Tables 2 and 8, which give none, from timm's model.
+        gflops: billions of multiply-adds, rounded as in the paper; for SENet-154, from timm's model.
     """
 
     table: int
     name: str
-    classifier: PaperClassifier
+    classifier: PaperClassifier | LibraryClassifier
     parameters: float | None = None
     gflops: float | None = None
 
@@ -71,6 +117,7 @@ def _ablation(**se: Any) -> PaperClassifier:
     return PaperClassifier("resnet50", SEConfig(bias=False, **se))
 
 
+INCEPTION_RESNET = LibraryClassifier("timm", "inception_resnet_v2", PLAIN, size=299)
 ROWS = (
     PaperRow(2, "ResNet-50", PaperClassifier("resnet50", PLAIN), 25.56, 3.86),
     PaperRow(2, "SE-ResNet-50", PaperClassifier("resnet50", SEConfig()), 28.09, 3.87),
@@ -82,7 +129,17 @@ ROWS = (
     PaperRow(2, "SE-ResNeXt-50 32x4d", PaperClassifier("resnext50_32x4d", SEConfig()), 27.56, 4.25),
     PaperRow(2, "ResNeXt-101 32x4d", PaperClassifier("resnext101_32x4d", PLAIN), 44.18, 7.99),
     PaperRow(2, "SE-ResNeXt-101 32x4d", PaperClassifier("resnext101_32x4d", SEConfig()), 48.96, 8.00),
-    PaperRow(3, "SENet-154", PaperClassifier("senet154", SEConfig()), 115.09, 20.77),
+    PaperRow(2, "VGG-16-BN", LibraryClassifier("timm", "vgg16_bn", PLAIN), None, 15.47),
+    PaperRow(2, "SE-VGG-16-BN", LibraryClassifier("timm", "vgg16_bn", SEConfig()), None, 15.48),
+    PaperRow(2, "BN-Inception", LibraryClassifier("pytorchcv", "bninception", PLAIN), None, 2.03),
+    PaperRow(2, "SE-BN-Inception", LibraryClassifier("pytorchcv", "bninception", SEConfig()), None, 2.04),
+    PaperRow(2, "Inception-ResNet-v2", INCEPTION_RESNET, None, 11.75),
+    PaperRow(2, "SE-Inception-ResNet-v2", replace(INCEPTION_RESNET, se=SEConfig()), None, 11.76),
+    PaperRow(3, "MobileNet", LibraryClassifier("timm", "mobilenetv1_100", PLAIN), 4.2, 0.569),
+    PaperRow(3, "SE-MobileNet", LibraryClassifier("timm", "mobilenetv1_100", SEConfig()), 4.7, 0.572),
+    PaperRow(3, "ShuffleNet", LibraryClassifier("pytorchcv", "shufflenet_g3_w1", PLAIN), 1.8, 0.140),
+    PaperRow(3, "SE-ShuffleNet", LibraryClassifier("pytorchcv", "shufflenet_g3_w1", SEConfig()), 2.4, 0.142),
+    PaperRow(8, "SENet-154", PaperClassifier("senet154", SEConfig()), 115.09, 20.77),
     PaperRow(10, "reduction 2", _ablation(reduction=2), 45.7),
     PaperRow(10, "reduction 4", _ablation(reduction=4), 35.7),
     PaperRow(10, "reduction 8", _ablation(reduction=8), 30.7),
@@ -110,12 +167,15 @@ ROWS = (
 def measure(rows: Sequence[PaperRow] = ROWS) -> list[dict[str, Any]]:
     """Measures parameters and GFLOPs of each row. Networks in several rows are measured once.
 
+    Rows whose library is not installed are skipped.
+
     Returns:
         For each row its `table` and `name`; the `parameters` of the classifier and its `gflops`; `added_parameters` and
         `added_gflops`, the difference to the same backbone without SE; the paper's `reference_parameters` in millions
         and `reference_gflops`, or None.
     """
-    plain = {row.classifier: PaperClassifier(row.classifier.backbone, PLAIN) for row in rows}
+    rows = [row for row in rows if importlib.util.find_spec(getattr(row.classifier, "library", "timm"))]
+    plain = {row.classifier: replace(row.classifier, se=PLAIN) for row in rows}
     sizes = {classifier: classifier.complexity() for classifier in dict.fromkeys([*plain, *plain.values()])}
     measured = []
     for row in rows:
@@ -146,9 +206,11 @@ def paper_table(measured: Sequence[dict[str, Any]]) -> str:
         if (reference := row["reference_parameters"]) is not None:
             cells[3:5] = f"{reference}", f"{millions - reference:+.3f}"
         if (reference := row["reference_gflops"]) is not None:
-            cells[6:8] = f"{reference:.2f}", f"{100 * (gflops / reference - 1):+.2f}"
+            digits = 3 if reference < 1 else 2
+            cells[6:8] = f"{reference:.{digits}f}", f"{100 * (gflops / reference - 1):+.2f}"
         if row["added_parameters"]:
             cells[8:] = f"{row['added_parameters']:,}", f"{1e3 * row['added_gflops']:.2f}"
         lines.append(cells)
     alignment = ["right", "left", *["right"] * 8]
-    return f"{tabulate(lines, headings, disable_numparse=True, colalign=alignment)}\n\n{NOTE}"
+    table = f"{tabulate(lines, headings, disable_numparse=True, colalign=alignment)}\n\n{NOTE}"
+    return table if importlib.util.find_spec("pytorchcv") else f"{table}\n{MISSING}"
