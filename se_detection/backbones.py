@@ -10,10 +10,12 @@ from torch import nn
 
 from .checkpoint.assumptions import WeightsAssumptions, contradictions
 from .checkpoint.checkpointer import StrictCheckpointer
+from .checkpoint.timm_weights import TimmAssumptions
 from .config.se_config import PLAIN, STAGES, SEConfig, check_choice
 from .errors import UserError, suggestion
 from .modeling.partial_load import refuse_partial_load
 from .modeling.se_resnet import make_se_resnet
+from .modeling.timm_backbone import TimmBackbone, create_timm_backbone
 
 PLAIN_BACKBONES: dict[str, dict[str, Any]] = {
     **{f"resnet{depth}": {"depth": depth} for depth in (18, 34, 50, 101, 152)},
@@ -25,6 +27,8 @@ SE_BACKBONES: dict[str, dict[str, Any]] = {
 }
 NAMED_BACKBONES = PLAIN_BACKBONES | SE_BACKBONES
 LAYOUTS = ("torchvision", "caffe")
+# Before the name of a network of timm. It has no weights, unlike `timm://`.
+TIMM = "timm/"
 # Of a detector with FPN, and without.
 DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.")
 
@@ -51,7 +55,8 @@ def create_backbone(
 
     Args:
         name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d` or `resnext101_32x4d`,
-            plain or with SE (`se_resnet18`, ...); or `senet154`.
+            plain or with SE (`se_resnet18`, ...); `senet154`; or any network of timm, such as `timm/efficientnet_b0`
+            (:func:`~se_detection.modeling.create_timm_backbone` has more options).
         weights: a file or URL as in `MODEL.WEIGHTS`, such as `timm://seresnet50.a1_in1k`, of a backbone or a detector;
             empty for random weights.
         layout: `torchvision` (stride in the 3x3 convolution, padded pool), or `caffe`, that of the paper's released
@@ -59,8 +64,8 @@ def create_backbone(
             `senet154` exists only as `caffe`.
         norm: `BN`, `FrozenBN`, `SyncBN`, `GN`, ...
         out_features: any of `stem`, `res2` ... `res5`, and `linear` in addition to `res5` if there is a classifier.
-        num_classes: adds a classifier (SENet-154's without its dropout).
-        se: the SE blocks; by default the paper's standard block.
+        num_classes: adds a classifier (SENet-154's without its dropout); not for networks of timm.
+        se: the SE blocks; by default the paper's standard block. With a network of timm, they are inserted.
         freeze_at: how many stages are frozen, norms included, with the stem as the first.
 
     Returns:
@@ -70,11 +75,25 @@ def create_backbone(
         UserError: an unknown name, layout or feature, `se` for a plain backbone, or weights that can't be read or
             don't fit.
     """
+    if name.startswith(TIMM):
+        if num_classes is not None or layout is not None:
+            raise UserError(
+                "model.bad_argument",
+                f"{'layout' if layout else 'num_classes'}: it is not for networks of timm; omit it (classifiers: "
+                "timm.create_model)",
+            )
+        backbone = create_timm_backbone(
+            name.removeprefix(TIMM), norm=norm, out_features=out_features, freeze_at=freeze_at, se=se
+        )
+        if weights:
+            _load_timm(backbone, weights)
+        return backbone
     if name not in NAMED_BACKBONES:
         choices = ", ".join(NAMED_BACKBONES)
         raise UserError(
             "model.unknown_backbone",
-            f"no backbone is named {name!r}; {suggestion(name, NAMED_BACKBONES)}choose from {choices}",
+            f"no backbone is named {name!r}; {suggestion(name, NAMED_BACKBONES)}choose from {choices}, or "
+            "timm/NAME for a network of timm",
         )
     layout = layout or ("caffe" if name == "senet154" else "torchvision")
     check_choice("layout", layout, LAYOUTS)
@@ -156,6 +175,24 @@ class _BackboneCheckpointer(StrictCheckpointer):
         return super()._load_model(checkpoint)
 
 
+def _load_timm(backbone: TimmBackbone, weights: str) -> None:
+    recorded = StrictCheckpointer(backbone).load(weights).get("assumptions")
+    if not isinstance(recorded, dict) or "network" not in recorded:
+        logger.warning(f"{weights} does not record its network and its input; check mean, std and channel order")
+        return
+    file = TimmAssumptions.from_dict(recorded)
+    if file.network != backbone.name.split(".")[0]:
+        raise UserError(
+            "weights.other_network", f"{weights} was made for {file.network}, another network; change name or weights"
+        )
+    _log_input(weights, file)
+
+
+def _log_input(weights: str, file: WeightsAssumptions | TimmAssumptions) -> None:
+    mean, std = ([round(value, 3) for value in values] for values in (file.pixel_mean, file.pixel_std))
+    logger.info(f"{weights} assumes {file.channel_order} images in 0..255 with mean {mean} and std {std}")
+
+
 def _load(backbone: Backbone, weights: str, **built: Any) -> None:
     """Loads a file, and compares its recorded assumptions with those of the built backbone (`built`)."""
     recorded = _BackboneCheckpointer(backbone).load(weights).get("assumptions")
@@ -170,5 +207,4 @@ def _load(backbone: Backbone, weights: str, **built: Any) -> None:
             "weights.other_network",
             f"{weights} was made for another network: {'; '.join(found)}; change name, layout or se",
         )
-    mean, std = ([round(value, 3) for value in values] for values in (file.pixel_mean, file.pixel_std))
-    logger.info(f"{weights} assumes {file.channel_order} images in 0..255 with mean {mean} and std {std}")
+    _log_input(weights, file)

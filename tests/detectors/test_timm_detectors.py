@@ -95,10 +95,8 @@ def test_a_step_and_its_checkpoint(detector, network, tmp_path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", NETWORKS)
-def test_two_images_are_overfitted(network) -> None:
-    torch.manual_seed(0)
-    model = build("faster_rcnn_fpn", network).train()
+def test_two_images_are_overfitted() -> None:
+    model = build("faster_rcnn_fpn", "mobilenetv3_small_050").train()
     images = [draw(seed).example() for seed in range(2)]
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     totals = []

@@ -146,7 +146,7 @@ MORE = ("regnety_002", "rexnet_100", "skresnet18", "dla46_c", "densenet121", "re
 
 @pytest.mark.parametrize(
     ("name", "freeze_at"),
-    [*FROZEN, *(pytest.param(name, number, marks=pytest.mark.slow) for name in MORE for number in (1, 2, 3))],
+    [*FROZEN, *(pytest.param(name, 2, marks=pytest.mark.slow) for name in MORE)],
 )
 def test_frozen_parts_have_neither_gradients_nor_new_statistics(name, freeze_at) -> None:
     backbone = create_timm_backbone(name, norm="BN", freeze_at=freeze_at).train()

@@ -18,13 +18,13 @@ FAST = (
     *("rexnet_100", "ghostnet_050", "skresnet18", "repvit_m0_9", "xception41", "dla46_c", "convnext_atto"),
 )
 SLOW = (
-    *("seresnet18", "seresnext26ts", "resnet26t", "resnetblur18", "ecaresnet26t", "resnest14d", "wide_resnet50_2"),
+    *("seresnet18", "seresnext26ts", "resnet26t", "resnetblur18", "ecaresnet26t", "resnest14d"),
     *("efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnetv2_b0", "mnasnet_small", "mixnet_s", "tinynet_e"),
     *("spnasnet_100", "mobilenetv1_100", "mobilenetv2_050", "mobilenetv3_large_100", "tf_mobilenetv3_small_100"),
     *("mobilenetv4_conv_small", "lcnet_050", "hardcorenas_a", "fbnetv3_b", "regnetx_002", "regnetz_b16"),
-    *("ghostnetv2_100", "repghostnet_050", "ese_vovnet19b_dw", "mobileone_s0", "hgnetv2_b0", "hrnet_w18_small"),
-    *("densenet121", "vgg11_bn", "resnetv2_50", "tresnet_m", "gcresnet33ts", "cs3sedarknet_l", "cs3se_edgenet_x"),
-    *("eca_nfnet_l0", "nfnet_f0", "dpn68", "seresnextaa101d_32x8d", "pnasnet5large", "selecsls42b", "senet154"),
+    *("repghostnet_050", "ese_vovnet19b_dw", "hgnetv2_b0", "hrnet_w18_small"),
+    *("densenet121", "vgg11_bn", "resnetv2_50", "tresnet_m", "gcresnet33ts", "cs3darknet_focus_s"),
+    *("eca_nfnet_l0", "dpn68", "resnetaa34d", "selecsls42b"),
 )
 FAMILIES = (*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 
