@@ -62,8 +62,9 @@ def test_equals_the_plain_resnet(narrow, depth, se, training) -> None:
         assert_equal_maps(gated, plain, x)
         with torch.autocast("cpu", torch.bfloat16):
             assert_equal_maps(gated, plain, x)
+    own = gated.state_dict()
     for key, tensor in plain.state_dict().items():
-        assert torch.equal(tensor, gated.state_dict()[key]), key
+        assert torch.equal(tensor, own[key]), key
 
 
 def test_equals_the_plain_resnet_with_frozen_norms(narrow) -> None:
