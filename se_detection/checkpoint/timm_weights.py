@@ -33,7 +33,7 @@ class TimmAssumptions:
     Args:
         network: timm's name without tag.
         arguments: `MODEL.TIMM.KWARGS`.
-        se: the options of inserted SE blocks; empty without.
+        se: the options of SE in the network, FPN or RoI features; empty without.
         pixel_mean, pixel_std: for values in 0..255, in the order of `channel_order`.
         channel_order: `RGB` or `BGR`.
         source: the name of the weights (`timm://NAME`), or `se_detection` for a checkpoint of a run.
@@ -55,7 +55,8 @@ class TimmAssumptions:
         if cfg.MODEL.BACKBONE.NAME not in TIMM_BUILDERS:
             return None
         timm = TimmConfig.from_cfg(cfg)
-        se = asdict(SEConfig.from_cfg(cfg)) if timm.insert_se else {}
+        gated = timm.insert_se or cfg.MODEL.SE.FPN or cfg.MODEL.SE.ROI
+        se = asdict(SEConfig.from_cfg(cfg)) if gated else {}
         return cls(
             network=timm.name.split(".")[0],
             arguments=tuple(sorted(timm.kwargs)),
