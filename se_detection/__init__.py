@@ -39,6 +39,7 @@ from .errors import UserError
 from .modeling.fuse import fuse_for_inference
 from .modeling.insert_se import SESite, add_se_to_fpn, add_se_to_pooler, insert_se, register_se_sites
 from .modeling.squeeze_excitation import SqueezeExcitation
+from .modeling.timm_backbone import create_timm_backbone
 
 if TYPE_CHECKING:
     from .comparison.compare import compare
@@ -57,6 +58,7 @@ __all__ = [
     "convert_state_dict",
     "create_backbone",
     "create_res5",
+    "create_timm_backbone",
     "fuse_for_inference",
     "insert_se",
     "model_zoo",

@@ -18,6 +18,10 @@ FUNCTIONS = {
     "convert_state_dict": ["state_dict", "source", "depth"],
     "create_backbone": ["name", "weights", "layout", "norm", "out_features", "num_classes", "se", "freeze_at"],
     "create_res5": ["name", "weights", "layout", "norm", "se"],
+    "create_timm_backbone": [
+        *("name", "out_features", "norm", "freeze_at", "output_stride", "drop_path", "drop_block", "kwargs", "se"),
+        "in_channels",
+    ],
     "fuse_for_inference": ["model", "dtype", "compile"],
     "insert_se": ["network", "se", "sites"],
     "register_se_sites": ["block", "sites"],

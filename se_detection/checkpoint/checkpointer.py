@@ -22,9 +22,8 @@ from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON, identity_ga
 from .assumptions import WeightsAssumptions, contradictions
 from .convert import fitting_source
 from .read_weights import read_checkpoint
-from .timm_handler import PREFIX, original_file, source_of
+from .timm_handler import PREFIX, find_model_weights
 from .timm_weights import TimmAssumptions, timm_part, with_detector_names
-from .weights_file import find_weights
 
 # The file with the name of the newest checkpoint of a folder, as fvcore writes it.
 LAST = "last_checkpoint"
@@ -108,14 +107,10 @@ class StrictCheckpointer(DetectionCheckpointer):
             UserError: the file can't be fetched or read, or it doesn't fit.
         """
         with _as_user_errors(path):
-            if path.startswith(PREFIX):
-                name = path.removeprefix(PREFIX)
-                if self._timm is not None:
-                    path = str(original_file(name))
-                else:
-                    source_of(name)
             if "://" in path:
-                find_weights(path)
+                found = find_model_weights(path, for_timm=self._timm is not None)
+                # Not for other names: detectron2 reads a query behind them.
+                path = str(found) if path.startswith(PREFIX) else path
             return super().load(path, *args, **kwargs)
 
     def resume(self, path: Path) -> None:

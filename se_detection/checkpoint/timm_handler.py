@@ -18,7 +18,7 @@ from ..modeling.timm_backbone import create_timm_backbone
 from .converted import Converted
 from .read_weights import read_checkpoint
 from .timm_weights import TimmAssumptions
-from .weights_file import check_download, not_downloaded
+from .weights_file import check_download, find_weights, not_downloaded
 
 PREFIX = "timm://"
 # In a repository of the Hugging Face hub; timm prefers the first.
@@ -91,6 +91,23 @@ def original_file(name: str) -> Path:
         return {"model": state_dict, "assumptions": assumptions.to_dict()}
 
     return _cache(name, ".timm.pth", lambda: partial(torch.save, content()))
+
+
+def find_model_weights(weights: str, *, for_timm: bool) -> Path:
+    """The file of `MODEL.WEIGHTS` for a model: as :func:`find_weights`, but `timm://NAME` depends on its backbone.
+
+    Args:
+        for_timm: the backbone is a network of timm (`MODEL.TIMM`): the file is in timm's names, not converted.
+
+    Raises:
+        UserError: there is no such file, or it can't be downloaded or converted for the backbone.
+    """
+    name = weights.removeprefix(PREFIX)
+    if name != weights and for_timm:
+        return original_file(name)
+    if name != weights:
+        source_of(name)
+    return find_weights(weights)
 
 
 def _detector_file(name: str) -> Path:

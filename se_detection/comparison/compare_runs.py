@@ -218,8 +218,9 @@ def _describe(runs: list[EvaluatedRun]) -> ComparedModel:
     """The model's name and recorded backbone; several runs get the common prefix of the names."""
     first = runs[0]
     backbone = first.record.get("backbone", "").removeprefix("build_").removesuffix("_backbone")
-    if "depth" in first.record:
-        backbone += f" {first.record['depth']}"
+    for key in ("depth", "network"):
+        if key in first.record:
+            backbone += f" {first.record[key]}"
     name = first.name
     if len(runs) > 1:
         common = os.path.commonprefix([run.name for run in runs]).rstrip("-_. ")  # noqa: RUF071  characters are meant

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..config.timm_config import RESNET_KEYS, TIMM_BUILDERS, TIMM_KEYS
 from ..data.coco_files import load_annotations
 from ..runs.evaluated_run import EvaluatedRun, read_run
 from ..runs.metrics import read_training_curve
@@ -31,7 +32,7 @@ RECIPE = {
     "MODEL.WEIGHTS": "initial weights",
     "MODEL.META_ARCHITECTURE": "detector",
     "MODEL.BACKBONE.NAME": "backbone",
-    "MODEL.RESNETS.DEPTH": "depth",
+    "MODEL.RESNETS.DEPTH": "depth or network",
     "MODEL.RESNETS.NORM": "normalization",
     "MODEL.BACKBONE.FREEZE_AT": "frozen stages",
     "INPUT.MIN_SIZE_TRAIN": "shorter side, training",
@@ -42,6 +43,8 @@ RECIPE = {
     "SOLVER.STEPS": "learning rate falls after",
     "SEED": "seed",
 }
+# The keys of a network of timm instead.
+IN_TIMM = {"MODEL.RESNETS.DEPTH": "MODEL.TIMM.NAME", **dict(zip(RESNET_KEYS, TIMM_KEYS, strict=True))}
 Rows = list[tuple[str, str, str]]
 
 
@@ -151,7 +154,9 @@ def _recipe_tables(comparison: Comparison, pair: list[EvaluatedRun]) -> list[tup
 def _recipe(run: EvaluatedRun) -> dict[str, str]:
     recipe, data = run.recipe or {}, run.record.get("data", {})
     files = [data.get(name, {}).get("json") or name for name in recipe.get("DATASETS.TRAIN", ())]
-    settings = {name: recipe.get(key, "–") for key, name in RECIPE.items()}
+    is_timm = recipe.get("MODEL.BACKBONE.NAME") in TIMM_BUILDERS
+    keys = {key: IN_TIMM.get(key, key) if is_timm else key for key in RECIPE}
+    settings = {name: recipe.get(keys[key], "–") for key, name in RECIPE.items()}
     record = {what: run.record.get(what, "–") for what in ("device", "versions")}
     evaluated = {"evaluated checkpoint": run.checkpoint or "not recorded"}
     rows = {"training data": files or "–", **settings, **evaluated, **record}

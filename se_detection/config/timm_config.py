@@ -12,6 +12,8 @@ from .se_config import STAGES, check_choice
 
 NORMS = ("FrozenBN", "BN", "SyncBN")
 OUTPUT_STRIDES = (8, 16, 32)
+# The keys of the norm of a backbone, and of how many of its parts are frozen.
+TIMM_KEYS, RESNET_KEYS = ("MODEL.TIMM.NORM", "MODEL.TIMM.FREEZE_AT"), ("MODEL.RESNETS.NORM", "MODEL.BACKBONE.FREEZE_AT")
 TIMM_BUILDERS = ("build_timm_backbone", "build_timm_fpn_backbone", "build_retinanet_timm_fpn_backbone")
 
 
@@ -86,3 +88,18 @@ class TimmConfig:
                     "config.bad_value", f"MODEL.TIMM.KWARGS: {entry!r} is not key=value, such as 'stem_width=32'"
                 ) from error
         return parsed
+
+
+def has_timm_backbone(cfg: CfgNode) -> bool:
+    """Whether the backbone of a config is a network of timm (`MODEL.TIMM`)."""
+    return cfg.MODEL.BACKBONE.NAME in TIMM_BUILDERS
+
+
+def norm_and_freeze_keys(cfg: CfgNode) -> tuple[str, str]:
+    """The config keys of the norm of the backbone, and of how many of its parts are frozen."""
+    return TIMM_KEYS if has_timm_backbone(cfg) else RESNET_KEYS
+
+
+def which_network(cfg: CfgNode) -> dict[str, str | int]:
+    """The network among those of its builder, for the record of a run: its `depth`, or timm's name as `network`."""
+    return {"network": cfg.MODEL.TIMM.NAME} if has_timm_backbone(cfg) else {"depth": cfg.MODEL.RESNETS.DEPTH}

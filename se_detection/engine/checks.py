@@ -11,10 +11,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
 
-from ..checkpoint.weights_file import find_weights
+from ..checkpoint.timm_handler import find_model_weights
 from ..config.buildable import check_backbone, check_model
-from ..config.defaults import classes_node
+from ..config.defaults import classes_node, flatten
 from ..config.read_config import read_config
+from ..config.timm_config import has_timm_backbone, norm_and_freeze_keys, which_network
 from ..data.coco_sets import check_registered, name_failing_dataset
 from ..data.masks_and_keypoints import check_flips, flip_pairs
 from ..errors import UserError
@@ -93,12 +94,13 @@ def check_settings(cfg: CfgNode, processes: int) -> None:
     Raises:
         UserError: settings contradict each other, or the device or the processes don't support them.
     """
-    on_cpu, norm, solver = cfg.MODEL.DEVICE == "cpu", cfg.MODEL.RESNETS.NORM, cfg.SOLVER
+    on_cpu, norm_key, solver = cfg.MODEL.DEVICE == "cpu", norm_and_freeze_keys(cfg)[0], cfg.SOLVER
+    norm = flatten(cfg)[norm_key]
     images, reference = solver.IMS_PER_BATCH, solver.REFERENCE_WORLD_SIZE
     key, shares = ("REFERENCE_WORLD_SIZE", reference) if reference else ("IMS_PER_BATCH", processes)
     for code, problem, wrong in (
         ("run.no_gpu", "SOLVER.AMP.ENABLED needs a GPU; set it to False", on_cpu and solver.AMP.ENABLED),
-        ("run.no_gpu", "MODEL.RESNETS.NORM: SyncBN needs a GPU; set it to BN or GN", on_cpu and norm == "SyncBN"),
+        ("run.no_gpu", f"{norm_key}: SyncBN needs a GPU; set it to BN", on_cpu and norm == "SyncBN"),
         (
             "config.bad_value",
             f"SOLVER.EMA_DECAY: {solver.EMA_DECAY} is not from 0 (off) to below 1; 0.999 is usual",
@@ -277,7 +279,7 @@ def _check_same_run(cfg: CfgNode, output: Path) -> None:
     record = read_record(output)
     now = {
         "backbone": cfg.MODEL.BACKBONE.NAME,
-        "depth": cfg.MODEL.RESNETS.DEPTH,
+        **which_network(cfg),
         "classes": class_names(cfg.DATASETS.TEST),
     }
     for key, value in now.items():
@@ -311,4 +313,4 @@ def check_start(cfg: CfgNode, args: Namespace) -> None:
             "weights.none", f"--eval-only: {reason}; give MODEL.WEIGHTS, or --resume and the OUTPUT_DIR of a run"
         )
     if cfg.MODEL.WEIGHTS:
-        find_weights(cfg.MODEL.WEIGHTS)
+        find_model_weights(cfg.MODEL.WEIGHTS, for_timm=has_timm_backbone(cfg))

@@ -11,6 +11,8 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
+from ..config.defaults import flatten
+from ..config.timm_config import norm_and_freeze_keys
 from ..errors import UserError
 from ..files import parse_json, write_json
 from ..runs.run_folder import NON_FINITE
@@ -113,10 +115,11 @@ def usual_causes(cfg: CfgNode, images: int) -> list[str]:
     causes = [
         f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g} for a batch of {images} images (detectron2's recipes have {usual:g})"
     ]
-    if not cfg.MODEL.WEIGHTS and (cfg.MODEL.RESNETS.NORM == "FrozenBN" or cfg.MODEL.BACKBONE.FREEZE_AT > 0):
+    values, (norm, freeze_at) = flatten(cfg), norm_and_freeze_keys(cfg)
+    if not cfg.MODEL.WEIGHTS and (values[norm] == "FrozenBN" or values[freeze_at] > 0):
         causes.append(
-            "MODEL.WEIGHTS is empty, and a random backbone does not learn with MODEL.RESNETS.NORM FrozenBN or "
-            "MODEL.BACKBONE.FREEZE_AT above 0 (from scratch: BN or GN, and 0)"
+            f"MODEL.WEIGHTS is empty, and a random backbone does not learn with {norm} FrozenBN or "
+            f"{freeze_at} above 0 (from scratch: BN, and 0)"
         )
     if not cfg.SOLVER.CLIP_GRADIENTS.ENABLED:
         causes.append("SOLVER.CLIP_GRADIENTS.ENABLED is off")

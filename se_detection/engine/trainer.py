@@ -23,9 +23,10 @@ from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
 
 from ..checkpoint.checkpointer import StrictCheckpointer
+from ..checkpoint.timm_handler import find_model_weights
 from ..checkpoint.timm_weights import assumptions_of
-from ..checkpoint.weights_file import find_weights
 from ..config.buildable import check_backbone, check_model
+from ..config.timm_config import has_timm_backbone
 from ..data.coco_sets import name_failing_dataset
 from ..data.image_files import BadImage
 from ..data.mapper import CheckedMapper
@@ -261,7 +262,7 @@ class Trainer(DefaultTrainer):
             logger.info("%s has no checkpoint yet: the run starts from MODEL.WEIGHTS", self.cfg.OUTPUT_DIR)
         if weights := self.cfg.MODEL.WEIGHTS:
             # The main process downloads them, the others on its machine find them in the cache.
-            on_main_process(partial(find_weights, weights))
+            on_main_process(partial(find_model_weights, weights, for_timm=has_timm_backbone(self.cfg)))
         self.checkpointer.load(weights, checkpointables=[])
 
     def _check_folder(self, *, resume: bool) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..comparison.compare import compare
+from ..config.timm_config import which_network
 from ..errors import UserError, counted
 from ..files import file_digest
 from ..modeling.fuse.fuse_detector import fuse_for_inference
@@ -270,4 +271,5 @@ def _kind(run: TrainedRun) -> str:
             cascade + ([name for name, on in parts.items() if on] or ["Faster"] * (not cascade)) + ["R-CNN"]
         )
     backbone = cfg.MODEL.BACKBONE.NAME.removeprefix("build_").removesuffix("_backbone")
-    return f"{kind}, {backbone} {cfg.MODEL.RESNETS.DEPTH}"
+    (network,) = which_network(cfg).values()
+    return f"{kind}, {backbone} {network}"

@@ -75,7 +75,11 @@ def explain(
     gates = se_gates(run.model)
     if not gates:
         backbone = cfg.MODEL.BACKBONE.NAME
-        raise UserError("gates.none", f"{run_folder}: its detector ({backbone}) has no SE gates; give a run with SE")
+        raise UserError(
+            "gates.none",
+            f"{run_folder}: its detector ({backbone}) has no SE gates of this project (timm's networks with their own "
+            "SE are not analyzed); give a run with SE",
+        )
     data = open_evaluation_data(run, split, images)
     folder = output or run_folder / EXCITATIONS
     state = _open_state(folder, fingerprint(run, data), overwrite=overwrite)

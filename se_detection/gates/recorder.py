@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..modeling.squeeze_excitation import DoubledHardsigmoid, DoubledSigmoid, SqueezeExcitation
+from ..modeling.timm_backbone import TimmBackbone
 
 Array = NDArray[np.float64]
 Gates = Mapping[str, SqueezeExcitation]
@@ -44,12 +45,28 @@ class GateValues:
 
 
 def se_gates(model: nn.Module) -> dict[str, SqueezeExcitation]:
-    """A model's SE blocks by the paper's names, `SE_stage_block`: the stage as in `res2`, blocks counted from 1."""
+    """A model's SE blocks by the paper's names, `SE_stage_block`: the stage as in `res2`, blocks counted from 1.
+
+    SE that was inserted into a network of timm is counted in each stage, where stage 1 is the stem; such a block may
+    have several. timm's own SE modules are not this project's blocks, and are not included.
+    """
+    for module in model.modules():
+        if isinstance(module, TimmBackbone):
+            return _inserted_gates(module)
     return {
         f"SE_{match[1]}_{int(match[2]) + 1}": module
         for path, module in model.named_modules()
         if isinstance(module, SqueezeExcitation) and (match := IN_STAGE.search(path))
     }
+
+
+def _inserted_gates(backbone: TimmBackbone) -> dict[str, SqueezeExcitation]:
+    gates: dict[str, SqueezeExcitation] = {}
+    for number, names in enumerate(backbone.parts.values(), start=1):
+        modules = map(backbone.network.get_submodule, names)
+        inserted = [module for module in modules if isinstance(module, SqueezeExcitation)]
+        gates |= {f"SE_{number}_{place}": gate for place, gate in enumerate(inserted, start=1)}
+    return gates
 
 
 def stage_of(name: str) -> str:

@@ -47,6 +47,8 @@ class TimmBackbone(Backbone):
         channels: the channels of each map, by name.
         timm_names: the names of the classifier's tensors by those of the network's; inserted layers are missing.
         other_names: the names of the classifier's other tensors, such as those of its last layer.
+        parts: the names of the network's modules in its stem and in `res2` to `res5`; empty if these are not one after
+            another.
         in_channels: of the images.
 
     Raises:
@@ -62,6 +64,7 @@ class TimmBackbone(Backbone):
         channels: Mapping[str, int],
         timm_names: Mapping[str, str],
         other_names: Iterable[str] = (),
+        parts: Mapping[str, Sequence[str]] | None = None,
         in_channels: int = 3,
     ) -> None:
         super().__init__()
@@ -69,6 +72,7 @@ class TimmBackbone(Backbone):
         self.name = name
         self.timm_names = dict(timm_names)
         self.other_names = frozenset(other_names)
+        self.parts = dict(parts or {})
         self._out_features = list(strides)
         self._out_feature_strides = dict(strides)
         self._out_feature_channels = dict(channels)
@@ -166,31 +170,31 @@ def create_timm_backbone(
         channels=dict(zip(out_features, (info[index]["num_chs"] for index in indices), strict=True)),
         timm_names=timm_names,
         other_names=set(classifier.state_dict()) - set(timm_names.values()),
+        parts=find_parts(network, info, out_features),
         in_channels=in_channels,
     )
-    parts = find_parts(network, info, out_features)
     if norm == "SyncBN":
         from timm.layers import convert_sync_batchnorm
 
         backbone.network = convert_sync_batchnorm(network)
     elif norm == "FrozenBN":
         _freeze_norms(network, [key for key, _ in network.named_modules() if key])
-    _freeze(backbone, freeze_at, parts)
+    _freeze(backbone, freeze_at)
     refuse_partial_load(backbone)
     return backbone
 
 
-def _freeze(backbone: TimmBackbone, freeze_at: int, parts: Mapping[str, Sequence[str]]) -> None:
+def _freeze(backbone: TimmBackbone, freeze_at: int) -> None:
     """Freezes parameters and statistics of the first parts."""
     network = backbone.network
     names = [name for name, _ in network.named_modules() if name]
     if freeze_at < 5:
-        if freeze_at and not parts:
+        if freeze_at and not backbone.parts:
             raise UserError(
                 "model.parallel_stages",
                 f"MODEL.TIMM.FREEZE_AT: the stages of {backbone.name} are not one after another; use 0, or 5 for all",
             )
-        names = [name for part in (STEM, *STAGES)[:freeze_at] for name in parts.get(part, ())]
+        names = [name for part in (STEM, *STAGES)[:freeze_at] for name in backbone.parts.get(part, ())]
     if not freeze_at:
         return
     for module in (network, *map(network.get_submodule, names)):
@@ -258,10 +262,9 @@ def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
             "config.no_se_keys",
             "the config has no MODEL.TIMM: import se_detection before get_cfg(), or call add_se_config(cfg)",
         )
-    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN" and cfg.MODEL.ROI_HEADS.NAME in (
-        "Res5ROIHeads",
-        "SERes5ROIHeads",
-    ):
+    # With FPN, it is only detectron2's default, which this detector may not use.
+    is_c4 = cfg.MODEL.BACKBONE.NAME == "build_timm_backbone" and cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN"
+    if is_c4 and cfg.MODEL.ROI_HEADS.NAME.endswith("Res5ROIHeads"):
         raise UserError(
             "model.no_c4",
             f"MODEL.ROI_HEADS.NAME: {cfg.MODEL.ROI_HEADS.NAME} (C4) has a ResNet's res5, and timm's networks can't be "

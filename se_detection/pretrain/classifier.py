@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.assumptions import PLAIN_BUILDERS, SE_BUILDERS
 from ..config.se_config import STAGES
+from ..config.timm_config import TIMM_BUILDERS, has_timm_backbone
 from ..errors import UserError
 from ..modeling.blocks import SEResidualBlock
 
@@ -92,7 +93,8 @@ def build_classifier(cfg: CfgNode, num_classes: int) -> Classifier:
     """
     recipe, smoothing = cfg.PRETRAIN, cfg.PRETRAIN.LABEL_SMOOTHING
     backbone = build_backbone(backbone_config(cfg))
-    add_stochastic_depth(backbone, recipe.STOCHASTIC_DEPTH)
+    if not has_timm_backbone(cfg):
+        add_stochastic_depth(backbone, recipe.STOCHASTIC_DEPTH)
     mixup = None
     if recipe.MIXUP or recipe.CUTMIX:
         mixup = Mixup(recipe.MIXUP, recipe.CUTMIX, label_smoothing=smoothing, num_classes=num_classes)
@@ -113,16 +115,23 @@ def backbone_config(cfg: CfgNode) -> CfgNode:
     """The config of only a detector's backbone, up to res5.
 
     Raises:
-        UserError: it is not a ResNet of detectron2 or this project.
+        UserError: it is neither a ResNet of detectron2 or this project nor a network of timm.
     """
     name = cfg.MODEL.BACKBONE.NAME
-    if name not in PLAIN_BUILDERS + SE_BUILDERS:
-        choices = ", ".join(PLAIN_BUILDERS + SE_BUILDERS)
+    builders = PLAIN_BUILDERS + SE_BUILDERS + TIMM_BUILDERS
+    if name not in builders:
+        choices = ", ".join(builders)
         raise UserError(
             "pretrain.backbone", f"MODEL.BACKBONE.NAME: {name!r} can't be pre-trained; choose from {choices}"
         )
     cfg = cfg.clone()
     cfg.defrost()
+    if has_timm_backbone(cfg):
+        cfg.MODEL.BACKBONE.NAME, cfg.MODEL.WEIGHTS = "build_timm_backbone", ""
+        cfg.MODEL.TIMM.OUT_FEATURES, cfg.MODEL.TIMM.OUTPUT_STRIDE = ["res5"], 32
+        # timm's own stochastic depth increases in the same way.
+        cfg.MODEL.TIMM.DROP_PATH = cfg.PRETRAIN.STOCHASTIC_DEPTH if "PRETRAIN" in cfg else 0.0
+        return cfg
     cfg.MODEL.BACKBONE.NAME = "build_se_resnet_backbone" if name in SE_BUILDERS else "build_resnet_backbone"
     cfg.MODEL.RESNETS.OUT_FEATURES = ["res5"]
     # Dilation is for detection, and does not change the shapes of the weights.

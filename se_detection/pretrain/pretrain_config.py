@@ -68,8 +68,10 @@ def load_pretrain_config(args: Namespace) -> CfgNode:
     cfg.MODEL, cfg.INPUT.FORMAT, cfg.SEED = detector.MODEL, detector.INPUT.FORMAT, detector.SEED
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    if cfg.MODEL.RESNETS.NORM == "FrozenBN":
-        cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.TIMM.FREEZE_AT = 0
+    for node in (cfg.MODEL.RESNETS, cfg.MODEL.TIMM):
+        if node.NORM == "FrozenBN":
+            node.NORM = "BN"
     cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (TRAIN,), (VAL,)
     cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
     cfg.SOLVER.BEST_METRIC = "classification/top1"

@@ -13,11 +13,15 @@ from .run_folder import CONFIG, INFERENCE
 
 # The keys in which compared detectors may differ: the backbone's layers, its weights, and their input normalization.
 BACKBONE_KEYS = (
-    *("MODEL.BACKBONE.NAME", "MODEL.SE.*", "MODEL.RESNETS.*", "MODEL.WEIGHTS"),
+    *("MODEL.BACKBONE.NAME", "MODEL.SE.*", "MODEL.RESNETS.*", "MODEL.TIMM.*", "MODEL.WEIGHTS"),
     *("MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT"),
 )
 # How the backbone is trained, and which features the detector uses, belong to the recipe.
-NOT_BACKBONE_KEYS = ("MODEL.RESNETS.NORM", "MODEL.RESNETS.OUT_FEATURES")
+NOT_BACKBONE_KEYS = (
+    *("MODEL.RESNETS.NORM", "MODEL.RESNETS.OUT_FEATURES"),
+    *("MODEL.TIMM.NORM", "MODEL.TIMM.OUT_FEATURES", "MODEL.TIMM.FREEZE_AT"),
+    *("MODEL.TIMM.DROP_PATH", "MODEL.TIMM.DROP_BLOCK"),
+)
 # Keys that change the result only by chance; data sets are compared by content elsewhere.
 INDIFFERENT = (
     *("OUTPUT_DIR", "SEED", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS"),

@@ -15,6 +15,7 @@ from detectron2.modeling import Backbone
 from detectron2.utils import comm
 from torch import nn
 
+from ..config.timm_config import which_network
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..modeling.complexity import backbone_gflops, count_parameters, padded_size
@@ -88,7 +89,7 @@ def write_run_record(
         },
         "classes": class_names(datasets),
         "backbone": cfg.MODEL.BACKBONE.NAME,
-        "depth": cfg.MODEL.RESNETS.DEPTH,
+        **which_network(cfg),
         "parameters": count_parameters(model),
     }
     # A custom architecture may have no backbone in detectron2's sense.

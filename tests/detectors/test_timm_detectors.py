@@ -149,6 +149,8 @@ def test_copies_are_independent() -> None:
 def test_refused_configs(detector, overrides, code, named) -> None:
     overrides = {"MODEL__TIMM__NAME": "regnety_002", **overrides}
     cfg = timm_config(detector, overrides.pop("MODEL__TIMM__NAME"), **overrides)
+    if detector == "faster_rcnn_c4":
+        cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
     with raises(code, named):
         check_model(cfg)
 
