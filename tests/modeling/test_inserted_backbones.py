@@ -14,9 +14,8 @@ from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 from ..helpers import raises, randomize_norms
 
 NETWORKS = [
-    ("resnet18", "BN"),
+    pytest.param("resnet18", "BN", marks=pytest.mark.slow),
     pytest.param("mobilenetv1_100", "FrozenBN", marks=pytest.mark.slow),
-    pytest.param("densenet121", "FrozenBN", marks=pytest.mark.slow),
     pytest.param("regnetx_002", "FrozenBN", marks=pytest.mark.slow),
 ]
 IDENTITY = ["MODEL.TIMM.INSERT_SE", "True", "MODEL.SE.INIT", "identity", "MODEL.SE.REDUCTION", "8"]

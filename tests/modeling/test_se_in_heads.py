@@ -26,6 +26,7 @@ SMALL = [
     *("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.DEVICE", "cpu", "MODEL.SE.STAGES", "[]"),
     *("MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"),
+    *("MODEL.RPN.POST_NMS_TOPK_TRAIN", "20", "MODEL.RPN.POST_NMS_TOPK_TEST", "20"),
     *("MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "MODEL.ROI_MASK_HEAD.CONV_DIM", "16"),
 ]
 BOTH = ["MODEL.SE.FPN", "True", "MODEL.SE.ROI", "True"]
@@ -81,7 +82,7 @@ LEVELS = [f"backbone.fpn_output{level}.se" for level in (2, 3, 4, 5)]
     ("overrides", "names"),
     [
         pytest.param(["MODEL.SE.FPN", "True"], LEVELS, marks=pytest.mark.slow),
-        ([*STANDARD, "MODEL.SE.ROI", "True"], ["roi_heads.box_pooler.se"]),
+        pytest.param([*STANDARD, "MODEL.SE.ROI", "True"], ["roi_heads.box_pooler.se"], marks=pytest.mark.slow),
         pytest.param([*STANDARD, *MASK, *BOTH], [*LEVELS, "box", "mask"], marks=pytest.mark.slow),
         pytest.param([*CASCADE, *BOTH], [*LEVELS, "roi_heads.box_pooler.se"], marks=pytest.mark.slow),
         pytest.param([*C4, "MODEL.SE.ROI", "True"], ["roi_heads.pooler.se"], marks=pytest.mark.slow),
