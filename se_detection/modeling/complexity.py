@@ -12,6 +12,7 @@ from tabulate import tabulate
 from torch import nn
 
 from ..config.buildable import check_backbone, explained
+from ..config.timm_config import has_timm_backbone
 from ..errors import UserError
 
 # fvcore's names for convolutions and linear layers. It also counts norms and resizing, which the paper does not.
@@ -113,7 +114,8 @@ def detector_complexity(cfg: CfgNode, size: Sequence[int] | None = None) -> dict
         parts = {"backbone": bottom_up, "FPN": (parameters - bottom_up[0], count - bottom_up[1]), **parts}
     parts["total"] = sum(one for one, _ in parts.values()), sum(other for _, other in parts.values())
     return {
-        "detector": f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}",
+        "detector": f"{cfg.MODEL.META_ARCHITECTURE} on {cfg.MODEL.BACKBONE.NAME}"
+        + (f" ({cfg.MODEL.TIMM.NAME})" if has_timm_backbone(cfg) else ""),
         "size": (height, width),
         "padded": padded_size(detector.backbone, height, width),
         "proposals": proposals if hasattr(detector, "roi_heads") else None,

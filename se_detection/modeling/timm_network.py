@@ -29,7 +29,7 @@ def check_name(name: str) -> None:
         )
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
     if "." in name and name.partition(".")[2] not in tags:
-        advice = f"use one of {', '.join(tags)}" if tags else "omit it: timm has no weights of this network"
+        advice = f"use one of {', '.join(tags)}" if tags else "omit it, timm has no weights of this network"
         raise UserError("config.unknown_network", f"MODEL.TIMM.NAME: {name!r} has an unknown tag; {advice}")
 
 
@@ -103,10 +103,10 @@ def find_timm_names(network: nn.Module, classifier: nn.Module) -> dict[str, str]
 def find_parts(
     network: nn.Module, info: Sequence[Mapping[str, Any]], out_features: Sequence[str]
 ) -> dict[str, list[str]]:
-    """The modules of the stem and of res2 to res5, by name; empty if these are not one after another (HRNet).
+    """The modules of the stem and of res2 to res5, by name; empty if these run at the same time (HRNet).
 
     A part ends with the module of timm's last map of its stride. The stem ends with the last map of a stride below 4,
-    or if there is none, before the module of res2. timm registers modules in the order of their use.
+    and without such a map, before the module of res2. timm registers modules in the order of their use.
     """
     names = [name for name, _ in network.named_modules() if name]
     ends: dict[str, int] = {}

@@ -15,8 +15,10 @@ from torch import nn
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.checkpoint.timm_weights import assumptions_of
 from se_detection.config.buildable import check_model
+from se_detection.config.timm_config import norm_and_freeze_keys, which_network
 from se_detection.modeling import create_timm_backbone
 from se_detection.modeling.fuse import fuse_for_inference
+from se_detection.runs.recipe import is_of_backbone
 
 from ..helpers import raises, randomize_norms, relative_error
 from .detectors import DETECTORS, LAZY, small_config
@@ -170,6 +172,15 @@ def test_the_input_must_be_that_of_the_weights() -> None:
     cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.NAME = "timm://tf_mobilenetv3_small_100", "tf_mobilenetv3_small_100.in1k"
     with raises("weights.other_input", "[127.5, 127.5, 127.5]"):
         check_model(cfg)
+
+
+def test_which_keys_belong_to_the_recipe() -> None:
+    """Runs with other networks are compared; how these are trained must be the same."""
+    assert all(map(is_of_backbone, ("MODEL.TIMM.NAME", "MODEL.TIMM.KWARGS", "MODEL.TIMM.INSERT_SE")))
+    assert not any(map(is_of_backbone, ("MODEL.TIMM.NORM", "MODEL.TIMM.FREEZE_AT", "MODEL.TIMM.DROP_PATH")))
+    cfg = timm_config("retinanet", "regnety_002")
+    assert which_network(cfg) == {"network": "regnety_002"}
+    assert norm_and_freeze_keys(cfg) == ("MODEL.TIMM.NORM", "MODEL.TIMM.FREEZE_AT")
 
 
 def test_networks_that_need_divisible_images_get_them() -> None:

@@ -220,6 +220,12 @@ C4 = [
 ]
 CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
 
+TIMM = [
+    *("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.TIMM.NAME", "regnetx_002"),
+    *("MODEL.TIMM.NORM", "BN", "MODEL.TIMM.FREEZE_AT", "0", "MODEL.TIMM.INSERT_SE", "True"),
+    *("INPUT.FORMAT", "RGB", "MODEL.SE.REDUCTION", "4"),
+]
+
 
 def write_kind(trained: Path, folder: Path, *overrides: str) -> Path:
     """A run with random weights and the data of `trained`."""
@@ -243,7 +249,8 @@ def write_kind(trained: Path, folder: Path, *overrides: str) -> Path:
     ([*KINDS["Mask R-CNN"], *CASCADE, "MODEL.SE.IGNORE_PADDING", "True"], [ONNX], {"masks"}),
     (KINDS["Keypoint R-CNN"], [TORCHSCRIPT], {"keypoints"}),
     (C4, [ONNX], set()),
-], ids=["RetinaNet", "Cascade Mask R-CNN", "Keypoint R-CNN", "C4"])  # fmt: skip
+    (TIMM, [TORCH_EXPORT, ONNX], set()),
+], ids=["RetinaNet", "Cascade Mask R-CNN", "Keypoint R-CNN", "C4", "timm"])  # fmt: skip
 def test_each_kind_of_detector_matches_its_original(trained, tmp_path, overrides, export_forms, outputs) -> None:
     exporter = RunExporter(write_kind(trained, tmp_path, *overrides), images=1)
     for form in export_forms:

@@ -36,6 +36,20 @@ def test_gates_have_the_papers_names() -> None:
     assert stage_of("SE_5_3") == "SE_5"
 
 
+def test_inserted_gates_are_counted_by_stage() -> None:
+    """RegNetX-200MF has 1, 1, 4 and 7 blocks (Radosavovic et al., Table 2)."""
+    se = SEConfig(reduction=4)
+    backbone = create_backbone("timm/regnetx_002", se=se).eval()
+    numbers = [(stage, block) for stage, blocks in ((2, 1), (3, 1), (4, 4), (5, 7)) for block in range(1, blocks + 1)]
+    gates = se_gates(backbone)
+    assert list(gates) == [f"SE_{stage}_{block}" for stage, block in numbers]
+    with recorded_gates(gates) as take, torch.no_grad():
+        backbone(torch.randn(1, 3, 64, 64))
+        assert take().keys() == gates.keys()
+    # timm's own SE modules have other layers.
+    assert se_gates(create_backbone("timm/regnety_002")) == {}
+
+
 @pytest.mark.parametrize(("squeeze", "gate", "position"), VARIANTS)
 def test_every_gate_is_recorded(squeeze, gate, position) -> None:
     """Compares with the two layers written out, on the input of the block's squeeze."""
