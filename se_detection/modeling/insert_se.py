@@ -323,6 +323,9 @@ def _put(network: nn.Module, name: str, before: bool, se: nn.Module) -> str:
 
 
 def _is_norm(module: nn.Module) -> bool:
+    # timm's norms hold their activation; FrozenBN is not PyTorch's.
+    if isinstance(module, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
+        return True
     return "Norm" in type(module).__name__ and not list(module.children())
 
 

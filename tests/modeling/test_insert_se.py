@@ -246,6 +246,13 @@ def test_sites_by_name() -> None:
     network = network_of_blocks()
     assert insert_se(network, SEConfig(reduction=8), sites=["1", "3"]) == ["1.se", "3.se"]
     assert network[3].se.fc1.out_channels == 1
+    timms = randomize_norms(timm.create_model("mobilenetv2_050", features_only=True)).eval()
+    assert insert_se(timms, SEConfig(reduction=4), sites=["blocks.1.0.bn2"]) == ["blocks.1.0.bn2.se"]
+    x = torch.randn(SIZE)
+    with torch.no_grad():
+        frozen = freeze_batch_norm_2d(copy.deepcopy(timms))
+        assert relative_error(outputs(frozen, x)[-1], outputs(timms, x)[-1]) < 1e-4
+        assert isinstance(frozen.get_submodule("blocks.1.0.bn2.se"), SqueezeExcitation)
     with raises("model.no_se_sites", "4"):
         insert_se(network_of_blocks(), SEConfig(), sites=["4"])
 
