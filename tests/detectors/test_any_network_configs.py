@@ -1,0 +1,119 @@
+"""The configs of networks of timm: they build, name weights that timm has, and differ from their pair only in SE."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from detectron2 import model_zoo as detectron2_zoo
+from detectron2.config import CfgNode
+from detectron2.modeling import build_backbone
+
+from se_detection import SqueezeExcitation, model_zoo
+from se_detection.checkpoint.timm_handler import PREFIX
+from se_detection.config.buildable import check_model
+from se_detection.runs.recipe import is_of_backbone
+
+from ..modeling.timm_families import uninitialized
+from .test_configs import differing_keys
+
+FOLDER = "Any-Network/"
+NAMES = [name for name in model_zoo.names() if name.startswith(FOLDER)]
+# How many blocks the networks have: the places of SE, from their papers.
+INSERTED = {
+    "efficientnet_lite0": 16,
+    "mobilenetv1_100": 13,
+    "mobilenetv2_100": 17,
+    "vgg16_bn": 13,
+    "densenet121": 6 + 12 + 24 + 16,
+    "wide_resnet50_2": 16,
+    "resnetv2_50": 16,
+    "inception_resnet_v2": 10 + 20 + 10,
+}
+# Networks next to plain ones.
+NEIGHBORS = {
+    "seresnet33ts": "resnet33ts",
+    "eca_resnet33ts": "resnet33ts",
+    "gcresnet33ts": "resnet33ts",
+    "regnety_016": "regnetx_016",
+    "efficientnet_b0": "efficientnet_lite0",
+    "mobilenetv3_large_100": "mobilenetv2_100",
+}
+FAST = ("vgg16_bn", "SE_vgg16_bn", "resnet33ts")
+
+
+def name_of(network: str) -> str:
+    return f"{FOLDER}faster_rcnn_{network}_FPN_1x"
+
+
+def config(network: str) -> CfgNode:
+    return model_zoo.get_config(name_of(network))
+
+
+def test_each_config_is_in_a_pair() -> None:
+    networks = {*INSERTED, *(f"SE_{name}" for name in INSERTED), *NEIGHBORS, *NEIGHBORS.values()}
+    assert sorted(map(name_of, networks)) == NAMES
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in map(name_of, FAST) else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_a_config_builds(name) -> None:
+    check_model(model_zoo.get_config(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_weights_and_their_input_are_timms(name) -> None:
+    cfg = model_zoo.get_config(name)
+    assert cfg.MODEL.WEIGHTS.startswith(PREFIX)
+    weights = cfg.MODEL.WEIGHTS.removeprefix(PREFIX)
+    assert weights in timm.list_pretrained(f"{cfg.MODEL.TIMM.NAME}.*")
+    trained = timm.get_pretrained_cfg(weights)
+    assert cfg.INPUT.FORMAT == "RGB"
+    assert [value / 255 for value in cfg.MODEL.PIXEL_MEAN] == pytest.approx(trained.mean)
+    assert [value / 255 for value in cfg.MODEL.PIXEL_STD] == pytest.approx(trained.std)
+
+
+@pytest.mark.parametrize("network", INSERTED)
+def test_inserted_se_is_the_only_difference(network) -> None:
+    plain, gated = config(network), config(f"SE_{network}")
+    assert differing_keys(plain, gated) == {"MODEL.TIMM.INSERT_SE", "MODEL.SE.INIT"}
+    assert gated.MODEL.TIMM.INSERT_SE
+    assert gated.MODEL.SE.INIT == "identity"
+
+
+# The slowest ones are skipped: tests/modeling/test_insert_se.py tests the places in each family.
+@pytest.mark.parametrize(
+    "network",
+    ["vgg16_bn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenetv1_100", "resnetv2_50"))],
+)
+def test_each_block_gets_a_trained_gate(network) -> None:
+    with torch.device("meta"), uninitialized():
+        backbone = build_backbone(config(f"SE_{network}")).bottom_up
+    gates = [module for module in backbone.modules() if isinstance(module, SqueezeExcitation)]
+    assert len(gates) == INSERTED[network]
+    assert all(parameter.requires_grad for gate in gates for parameter in gate.parameters())
+
+
+@pytest.mark.parametrize("network", NEIGHBORS)
+def test_neighbors_differ_in_network_and_weights(network) -> None:
+    one, other = config(NEIGHBORS[network]), config(network)
+    assert differing_keys(one, other) == {"MODEL.TIMM.NAME", "MODEL.WEIGHTS"}
+    # `se-det compare` accepts them as a pair.
+    assert all(map(is_of_backbone, differing_keys(one, other)))
+    # The same tag: timm's name of the training recipe.
+    assert len({cfg.MODEL.WEIGHTS.partition(".")[2] for cfg in (one, other)}) == 1
+
+
+def test_the_recipe_is_detectron2s() -> None:
+    """A ResNet's, without frozen stages (see the base) and with norms in FPN."""
+    theirs = detectron2_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
+    others = {"MODEL.FPN.NORM", "MODEL.RESNETS.DEPTH"}
+    for name in NAMES:
+        found = {key for key in differing_keys(theirs, model_zoo.get_config(name)) if not is_of_backbone(key)}
+        assert found <= others | {"MODEL.TIMM.FREEZE_AT"}, name
+
+
+def test_each_file_is_short() -> None:
+    for name in NAMES:
+        assert len(Path(model_zoo.get_config_file(name)).read_text().splitlines()) <= 8, name
