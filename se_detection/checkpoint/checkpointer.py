@@ -168,6 +168,9 @@ class StrictCheckpointer(DetectionCheckpointer):
 
     def _check_assumptions(self, content: Any) -> None:
         if self.assumptions is None:
+            if self._timm is not None and content is not None:
+                # A lazy config has no keys to compare with.
+                self.logger.info(f"The weights file assumes: {TimmAssumptions.from_dict(content)}")
             return
         if content is None:
             self.logger.warning(

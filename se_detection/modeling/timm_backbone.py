@@ -185,9 +185,15 @@ def create_timm_backbone(
 
 
 def _freeze(backbone: TimmBackbone, freeze_at: int) -> None:
-    """Freezes parameters and statistics of the first parts."""
+    """Freezes parameters and statistics of the first parts, and the parameters behind the last map."""
     network = backbone.network
     names = [name for name, _ in network.named_modules() if name]
+    used = set().union(*backbone.parts.values())
+    for name in names if backbone.parts else ():
+        # EfficientNet builds its last stages even if no map needs them, and DDP refuses parameters without gradients.
+        if name not in used:
+            for parameter in network.get_submodule(name).parameters():
+                parameter.requires_grad = False
     if freeze_at < 5:
         if freeze_at and not backbone.parts:
             raise UserError(

@@ -192,6 +192,7 @@ def test_weights_of_the_other_kind_are_refused(tmp_path) -> None:
         load(cfg, path)
 
 
+@pytest.mark.slow
 def test_inserted_se_needs_weights_or_starts_as_the_identity(tmp_path) -> None:
     weights = trained_classifier("regnetx_002")
     path = tmp_path / "model.pth"

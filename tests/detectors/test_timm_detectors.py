@@ -65,7 +65,7 @@ def build(detector: str, network: str) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("detector", "network"),
-    [pair if pair[0] == "faster_rcnn_fpn" else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
+    [pair if pair == PAIRS[0] else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
 )
 def test_a_step_and_its_checkpoint(detector, network, tmp_path) -> None:
     model = build(detector, network).train()
@@ -122,6 +122,7 @@ def test_fused_detectors_have_the_same_maps() -> None:
     assert max(relative_error(maps[key], expected[key]) for key in expected) < 1e-5
 
 
+@pytest.mark.slow
 def test_copies_are_independent() -> None:
     """The trainer's moving average is a copy. The hooks in some of timm's networks hold the maps of a forward pass."""
     with torch.no_grad():
@@ -157,6 +158,7 @@ def test_refused_configs(detector, overrides, code, named) -> None:
         check_model(cfg)
 
 
+@pytest.mark.slow
 def test_the_input_must_be_that_of_the_weights() -> None:
     weights = "timm://tf_efficientnetv2_b0.in1k"
     cfg = timm_config("faster_rcnn_fpn", "tf_efficientnetv2_b0", MODEL__WEIGHTS=weights)

@@ -117,7 +117,7 @@ def test_unpadded_convolutions_are_padded(caplog) -> None:
     ("name", "named"),
     [
         # Its pools are functions, without a padding to change.
-        ("inception_v3", "its maps are 192x20x28"),
+        pytest.param("inception_v3", "its maps are 192x20x28", marks=pytest.mark.slow),
         ("swin_tiny_patch4_window7_224", "doesn't match model (224)"),
         ("vit_tiny_patch16_224", "res2"),
     ],
@@ -135,6 +135,16 @@ def test_out_features() -> None:
     # Later layers are not built: in training with several processes, they would have no gradient.
     assert not any("layer4" in key for key in backbone.state_dict())
     assert any("layer4" in key for key in whole.state_dict())
+
+
+def test_unused_stages_are_not_trained() -> None:
+    """Training in several processes fails on a parameter that gets no gradient."""
+    backbone = create_timm_backbone("mobilenetv3_small_050", norm="BN", freeze_at=0, out_features=("res2", "res3"))
+    sum(one.mean() for one in backbone(torch.randn(2, 3, 64, 64)).values()).backward()
+    for key, parameter in backbone.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, key
+    assert backbone.network.blocks[1][0].conv_pw.weight.requires_grad
+    assert not backbone.network.blocks[5][0].conv.weight.requires_grad
 
 
 FROZEN = [
@@ -158,6 +168,7 @@ def test_frozen_parts_have_neither_gradients_nor_new_statistics(name, freeze_at)
     frozen = {key for key, parameter in backbone.named_parameters() if not parameter.requires_grad}
     assert frozen
     assert all(parameter.grad is None for key, parameter in backbone.named_parameters() if key in frozen)
+    assert all(parameter.grad is not None for key, parameter in backbone.named_parameters() if key not in frozen)
     changed = {key for key, value in backbone.state_dict().items() if not torch.equal(value, before[key])}
     statistics = {key for key in before if key.endswith("running_mean")}
     trained = {key.rpartition(".")[0] for key, parameter in backbone.named_parameters() if parameter.requires_grad}
@@ -166,6 +177,7 @@ def test_frozen_parts_have_neither_gradients_nor_new_statistics(name, freeze_at)
     assert statistics - changed
 
 
+@pytest.mark.slow
 def test_freeze_all_and_none() -> None:
     image = torch.randn(1, 3, 64, 64)
     backbone = create_timm_backbone("hrnet_w18_small", norm="BN", freeze_at=5).train()
@@ -202,6 +214,7 @@ def test_sync_bn_computes_the_same(tmp_path) -> None:
     assert max(relative_error(maps[1][key], maps[0][key]) for key in STRIDES) < 1e-6
 
 
+@pytest.mark.slow
 def test_drop_rates_are_timms() -> None:
     for name, kind, options in (
         ("resnet18", "DropPath", {"drop_path": 0.2}),
