@@ -62,7 +62,10 @@ class TimmConfig:
         for key in ("drop_path", "drop_block"):
             value = getattr(self, key)
             if not 0 <= value < 1:
-                raise UserError("config.bad_value", f"MODEL.TIMM.{key.upper()}: {value} is not in [0, 1)")
+                raise UserError(
+                    "config.bad_value",
+                    f"MODEL.TIMM.{key.upper()}: {value} is not from 0 to below 1; choose such a rate",
+                )
         self.arguments()
 
     @classmethod
@@ -85,7 +88,8 @@ class TimmConfig:
                 parsed[key] = yaml.safe_load(value)
             except (yaml.YAMLError, ValueError) as error:
                 raise UserError(
-                    "config.bad_value", f"MODEL.TIMM.KWARGS: {entry!r} is not key=value, such as 'stem_width=32'"
+                    "config.bad_value",
+                    f"MODEL.TIMM.KWARGS: {entry!r} is not key=value; give it as, for example, stem_width=32",
                 ) from error
         return parsed
 
