@@ -68,10 +68,12 @@ class StrictCheckpointer(DetectionCheckpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         """Saves a checkpoint to resume from, as detectron2 does, then writes its name to `last_checkpoint`.
 
+        All processes must call it: the state may be gathered from them.
+
         Raises:
             OSError: it can't be written; `last_checkpoint` still names the previous one.
         """
-        state = {key: item.state_dict() for key, item in self.checkpointables.items()} if self.save_to_disk else {}
+        state = {key: item.state_dict() for key, item in self.checkpointables.items()}
         self.save_weights(name, **state, **kwargs)
         if self.save_dir and self.save_to_disk:
             self.tag_last_checkpoint(f"{name}.pth")
