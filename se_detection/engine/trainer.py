@@ -254,6 +254,13 @@ class Trainer(DefaultTrainer):
             self.checkpointer.resume(path)
             # A checkpoint has the iteration that was just finished.
             self.start_iter = self.iter + 1
+            if self.start_iter > self.max_iter:
+                # It would only be evaluated, and its config would have a schedule that it did not have.
+                raise UserError(
+                    "train.past_the_end",
+                    f"SOLVER.MAX_ITER: {self.max_iter} is less than the {self.start_iter} iterations of {path}; give "
+                    "at least as many, or evaluate it (--eval-only --resume)",
+                )
             for key, (before, now) in changed_keys(self.saved_cfg).items():
                 logger.warning("--resume: %s was %s when the run was last started, and is %s now", key, before, now)
             return

@@ -107,6 +107,14 @@ def copied(finished, module_path) -> Path:
 
 
 @pytest.mark.slow
+def test_a_run_does_not_resume_past_its_end(build, copied) -> None:
+    before = files(copied)
+    with raises("train.past_the_end", "SOLVER.MAX_ITER: 2", "the 4 iterations of", "model_final.pth"):
+        build("copied", "SOLVER.EMA_DECAY", 0.5, "SOLVER.MAX_ITER", 2, resume=True)
+    assert files(copied) == before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "stop_at"),
     [
