@@ -13,6 +13,7 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..checkpoint.checkpointer import LAST, StrictCheckpointer
+from ..data.worker_signals import NoBatchError
 from ..errors import UserError, user_message
 from ..runs.checkpoints import numbered_checkpoints
 from ..runs.metrics import MetricsFile
@@ -118,6 +119,11 @@ class Evaluation(hooks.EvalHook):
             super().after_step()
         except Interrupted as request:
             self.checkpoints.save_for(request)
+            raise
+        except NoBatchError:
+            # Several processes don't get here together, and can't gather their state.
+            if comm.get_world_size() == 1:
+                self.checkpoints.save()
             raise
 
     def after_train(self) -> None:

@@ -22,6 +22,7 @@ from se_detection.comparison.compare_runs import compare_runs
 from se_detection.data.worker_signals import NoBatchError, SignalSafeLoader
 from se_detection.engine import resume, signals
 from se_detection.engine.checks import load_config
+from se_detection.engine.hooks import Evaluation
 from se_detection.engine.resume import scale_to_original
 from se_detection.engine.signals import Interrupted, RankMaximum, StopRequest
 from se_detection.engine.train_and_evaluate import evaluate
@@ -423,6 +424,20 @@ def test_the_state_before_a_batch_that_does_not_come_is_saved(build, error) -> N
     saved = torch.load(folder / "model_0000001.pth", weights_only=True)
     assert same(saved["model"], after[1])
     assert saved["trainer"]["iteration"] == 1
+
+
+def test_the_state_before_an_evaluation_without_images_is_saved() -> None:
+    saved = []
+
+    def evaluate() -> dict:
+        raise NoBatchError("data.no_batch", "no batch")
+
+    checkpoints = SimpleNamespace(save=lambda: saved.append(True))
+    evaluation = Evaluation(evaluate, period=2, checkpoints=checkpoints, metrics=None)
+    evaluation.trainer = SimpleNamespace(iter=1, max_iter=9)
+    with raises("data.no_batch"):
+        evaluation.after_step()
+    assert saved == [True]
 
 
 @pytest.mark.slow
