@@ -16,7 +16,7 @@ from detectron2.modeling.backbone.resnet import ResNet
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import write_whole
 from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON
 from .assumptions import WeightsAssumptions, contradictions
@@ -156,7 +156,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             raise UserError(
                 "weights.wrong_shape",
                 f"{MISFIT} {key} is {tuple(in_file)} in the file and {tuple(in_model)} in the model "
-                f"({len(wrong)} such layers); {advice}",
+                f"({counted(len(wrong), 'such layer')}); {advice}",
             )
         return incompatible
 

@@ -11,7 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import parse_json, write_json
 from ..runs.run_folder import NON_FINITE
 from .signals import RankMaximum
@@ -111,7 +111,8 @@ def usual_causes(cfg: CfgNode, images: int) -> list[str]:
     """The most usual causes of an infinite loss that apply to a config and a batch of all processes."""
     usual = RATE_PER_IMAGE * images
     causes = [
-        f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g} for a batch of {images} images (detectron2's recipes have {usual:g})"
+        f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g} for a batch of {counted(images, 'image')} (detectron2's recipes have "
+        f"{usual:g})"
     ]
     if not cfg.MODEL.WEIGHTS and (cfg.MODEL.RESNETS.NORM == "FrozenBN" or cfg.MODEL.BACKBONE.FREEZE_AT > 0):
         causes.append(

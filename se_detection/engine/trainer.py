@@ -31,7 +31,7 @@ from ..data.image_files import BadImage
 from ..data.mapper import CheckedMapper
 from ..data.train_loader import Phase, TrainLoader
 from ..data.worker_signals import NoBatchError, SignalSafeLoader
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..evaluation.coco_evaluator import build_evaluator
 from ..modeling.complexity import image_size
 from ..modeling.padding import ignore_padding_in_heads
@@ -258,8 +258,8 @@ class Trainer(DefaultTrainer):
                 # It would only be evaluated, and its config would have a schedule that it did not have.
                 raise UserError(
                     "train.past_the_end",
-                    f"SOLVER.MAX_ITER: {self.max_iter} is less than the {self.start_iter} iterations of {path}; give "
-                    "at least as many, or evaluate it (--eval-only --resume)",
+                    f"SOLVER.MAX_ITER: {self.max_iter} is less than the {counted(self.start_iter, 'iteration')} of "
+                    f"{path}; give at least as many, or evaluate it (--eval-only --resume)",
                 )
             for key, (before, now) in changed_keys(self.saved_cfg).items():
                 logger.warning("--resume: %s was %s when the run was last started, and is %s now", key, before, now)
@@ -303,7 +303,7 @@ class Trainer(DefaultTrainer):
 
     def _train(self) -> Any:
         if self.start_iter >= self.max_iter:
-            logger.info("The run is finished (%d iterations): it is evaluated", self.max_iter)
+            logger.info("The run is finished (%s): it is evaluated", counted(self.max_iter, "iteration"))
         self.batches.start_at(self.start_iter, self.seed)
         if isinstance(self.loader, TrainLoader):
             self.loader.start_at(self.start_iter, seed=self.seed, phases=self.phases)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.se_config import GATES, SQUEEZES, check_choice
-from ..errors import UserError
+from ..errors import UserError, counted
 
 
 class AvgMaxSqueeze(nn.Module):
@@ -67,7 +67,8 @@ class SqueezeExcitation(nn.Module):
         if hidden < 1:
             raise UserError(
                 "config.bad_value",
-                f"a reduction ratio of {reduction} is too large; {channels} channels allow at most {channels}",
+                f"a reduction ratio of {reduction} is too large for {counted(channels, 'channel')}; give at most "
+                f"{channels}",
             )
         self.squeeze = SQUEEZE_LAYERS[squeeze]()
         squeezed = 2 * channels if squeeze == "avgmax" else channels

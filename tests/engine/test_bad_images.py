@@ -92,7 +92,7 @@ def test_bad_images_are_skipped_counted_and_listed(data, names, caplog) -> None:
         assert words in reason
     assert {image["iteration"] for image in found["images"]} == {None}
     (line,) = [record.getMessage() for record in caplog.records if "are skipped" in record.getMessage()]
-    assert line.startswith("4 images can't be used and are skipped; ")
+    assert line.startswith("4 images can't be used and will be skipped; ")
     assert json.loads((data.parent / "run" / "inference" / "results.json").read_text())["images"] == 4
 
 
