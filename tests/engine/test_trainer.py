@@ -117,22 +117,24 @@ def test_a_run_does_not_resume_past_its_end(build, copied) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "stop_at"),
+    ("options", "stops"),
     [
-        (AVERAGED, 0),
-        (AVERAGED, 2),
-        (RETINANET, 1),
-        (PRECISE_BN, 1),
+        # While the backbone is frozen, and later.
+        (AVERAGED, (0, 2)),
+        (RETINANET, (1,)),
+        (PRECISE_BN, (1,)),
     ],
-    ids=["frozen", "averaged", "RetinaNet", "PreciseBN"],
+    ids=["averaged", "RetinaNet", "PreciseBN"],
 )
-def test_a_stopped_trainer_resumes_exactly(build, options, stop_at, request) -> None:
+def test_a_stopped_trainer_resumes_exactly(build, options, stops, request) -> None:
     name = request.node.callspec.id
     whole = build(f"{name}_whole", *options)
     whole.train()
-    stop_after(build(name, *options), stop_at)
-    rest = build(name, *options, resume=True)
-    assert rest.start_iter == stop_at + 1
+    rest = build(name, *options)
+    for iteration in stops:
+        stop_after(rest, iteration)
+        rest = build(name, *options, resume=True)
+        assert rest.start_iter == iteration + 1
     rest.train()
     assert same(weights(rest), weights(whole))
     states = [
