@@ -41,7 +41,7 @@ def _seeded() -> None:
 def _fast_starts_and_evaluations() -> Iterator[None]:
     """Makes what takes longer than a small training faster.
 
-    detectron2 converts the whole config for each key that its set-up looks up, and TensorBoard's images are large.
+    detectron2 converts the whole config for each key that its set-up looks up, and TensorBoard gets four large images.
     """
     look_up = defaults._try_get_key
 
@@ -51,6 +51,7 @@ def _fast_starts_and_evaluations() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(defaults, "_try_get_key", key)
         patch.setattr("se_detection.engine.tensorboard.LONGEST", 128)
+        patch.setattr("se_detection.engine.tensorboard.IMAGES", 1)
         yield
 
 

@@ -91,9 +91,6 @@ def test_an_evaluation_alone_names_its_checkpoint(copied, tiny, module_path) -> 
     assert evaluated_checkpoint(copied) == of_file(copied, older.name)
     with raises("compare.not_comparable", "model_0000002.pth (iteration 2)", "model_final.pth"):
         compare_runs(copied, module_path / "finished", 100)
-    (module_path / "apart").mkdir()
-    evaluate_only(module_path / "apart", "MODEL.WEIGHTS", older)
-    assert evaluated_checkpoint(module_path / "apart") == {**of_file(copied, older.name), "file": str(older)}
     flags = ("--resume",)
     evaluate_only(copied)
     assert evaluated_checkpoint(copied) == of_file(copied, "model_final.pth")
