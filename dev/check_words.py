@@ -57,7 +57,7 @@ def main() -> None:
     ]
     if lines:
         print(*lines, sep="\n")
-        sys.exit(f"{len(lines)} words to replace")
+        sys.exit(f"words to replace: {len(lines)}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from projects.study.definition import read_study
 from projects.study.run_records import read_records
 from se_detection import model_zoo
-from se_detection.errors import run_tool
+from se_detection.errors import counted, run_tool
 from se_detection.files import write_whole
 from se_detection.modeling.complexity import count_parameters, image_size, padded_size
 
@@ -205,7 +205,7 @@ def measured_in_studies(results: Path) -> dict[str, list[str]]:
         for variant, runs in read_records(results, study).items():
             if scores := [record["AP"] for record in runs.values()]:
                 spread = f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""
-                runs_of = f"{len(scores)} run{'s' * (len(scores) > 1)} of `{variant}` in {study.name}"
+                runs_of = f"{counted(len(scores), 'run')} of `{variant}` in {study.name}"
                 found[names[str(study.variants[variant].config)]].append(f"AP {mean(scores):.2f}{spread} ({runs_of})")
     return found
 

@@ -36,10 +36,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Detects, and prints the written files."""
     from se_detection.data.image_files import describe_skipped
-    from se_detection.errors import UserError, printable
+    from se_detection.errors import UserError, counted, printable
     from se_detection.gates.excitations import explain
     from se_detection.inference.detector import Detector
-    from se_detection.inference.predict import predict
+    from se_detection.inference.predict import IMAGES, predict
 
     if args.gates and args.weights:
         raise UserError(
@@ -65,4 +65,4 @@ def run(args: Namespace) -> None:
         print("Could not be read:", *lines, sep="\n  ")
     if done.skipped:
         print(printable(describe_skipped(done.skipped)))
-    print(f"Written ({done.images} images and frames):", *map(printable, map(str, done.written)), sep="\n  ")
+    print(f"Written ({counted(done.images, *IMAGES)}):", *map(printable, map(str, done.written)), sep="\n  ")

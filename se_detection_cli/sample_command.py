@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> None:
     """Samples, and writes one or two files."""
     from se_detection.data.sample import sample_coco
-    from se_detection.errors import UserError
+    from se_detection.errors import UserError, counted
     from se_detection.files import check_output, write_json
 
     check_output(args.output, inputs=[args.json_file], overwrite=args.overwrite)
@@ -42,4 +42,4 @@ def run(args: Namespace) -> None:
             write_json(path, part.content)
             images, boxes = len(part.content["images"]), len(part.content["annotations"])
             lost = f"without any of ({why}): {', '.join(part.lost)}" if part.lost else "every class"
-            print(f"Written: {path} ({images} images, {boxes} annotations; {lost})")
+            print(f"Written: {path} ({counted(images, 'image')}, {counted(boxes, 'annotation')}; {lost})")

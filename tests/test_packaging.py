@@ -63,15 +63,6 @@ def test_without_detectron2_the_message_says_how_to_get_it(tmp_path) -> None:
     assert "git+https://github.com/facebookresearch/detectron2.git" in message
 
 
-@pytest.mark.slow
-def test_the_plugin_may_be_imported_before_detectron2(tmp_path) -> None:
-    code = """import se_detection
-from detectron2.modeling import BACKBONE_REGISTRY
-print('build_se_resnet_fpn_backbone' in BACKBONE_REGISTRY)"""
-    done = python(tmp_path, code, DETECTRON2_ENV_MODULE="se_detection.env")
-    assert done.stdout.split() == ["True"], done.stderr
-
-
 def test_an_installed_detectron2_is_left_alone() -> None:
     command = [sys.executable, REPOSITORY / "se_detection" / "install_detectron2.py"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

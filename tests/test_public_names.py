@@ -53,12 +53,14 @@ def test_the_zoo_has_detectron2s_parameters(name) -> None:
 
 
 @pytest.mark.slow
-def test_lazy_names_are_the_package_functions() -> None:
+def test_the_plugin_is_imported_before_detectron2_and_lazy_names_are_the_package_functions() -> None:
     """Also after other imports from their packages."""
     code = """
 import sys
 from se_detection.comparison.scores import METRICS
 import se_detection
+from detectron2.modeling import BACKBONE_REGISTRY
+assert "build_se_resnet_fpn_backbone" in BACKBONE_REGISTRY
 assert "se_detection.inference" not in sys.modules
 from se_detection import SEPredictor, compare
 import se_detection.comparison.tables
@@ -66,4 +68,4 @@ from se_detection.comparison.compare import compare as original
 assert compare is original is se_detection.compare
 assert SEPredictor.__module__ == "se_detection.inference.predictor"
 """
-    subprocess.run([sys.executable, "-c", code], env=environment(), check=True)
+    subprocess.run([sys.executable, "-c", code], env=environment(DETECTRON2_ENV_MODULE="se_detection.env"), check=True)

@@ -5,6 +5,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from se_detection.errors import counted
+
 from .networks import Case
 from .rounds import Ratio
 from .timed_models import STOCK
@@ -22,7 +24,7 @@ HEADINGS = ["model", "ratio", "95 % interval", "SE / plain", "95 % interval", "s
 def benchmark_table(benchmark: dict[str, Any]) -> str:
     """A table for each case of :func:`run_benchmark`, notes, and the skipped models. Only a GPU has milliseconds."""
     machine = benchmark["machine"]
-    blocks = [f"{machine['device']}, {machine['threads']} CPU threads, PyTorch {machine['torch']}"]
+    blocks = [f"{machine['device']}, {counted(machine['threads'], 'CPU thread')}, PyTorch {machine['torch']}"]
     for case, rows in groupby(
         benchmark["rows"], key=lambda row: Case(**{key: row[key] for key in Case.__annotations__})
     ):
@@ -31,7 +33,7 @@ def benchmark_table(benchmark: dict[str, Any]) -> str:
         cells = [_cells(row)[: len(headings)] for row in rows_of_case]
         alignment = ["left", *["right"] * (len(headings) - 1)]
         table = tabulate(cells, headings, disable_numparse=True, colalign=alignment)
-        blocks.append(f"R{case.depth}, {case}: {rows_of_case[0]['rounds']} rounds\n\n{table}")
+        blocks.append(f"R{case.depth}, {case}: {counted(rows_of_case[0]['rounds'], 'round')}\n\n{table}")
     if benchmark["rows"]:
         blocks.append(NOTE)
     if benchmark["skipped"]:

@@ -12,6 +12,7 @@ from detectron2.structures import BoxMode
 from tqdm import tqdm
 
 from se_detection.data.train_loader import TrainLoader
+from se_detection.errors import counted
 
 from .loop import OURS, in_order, random_boxes
 
@@ -49,7 +50,7 @@ def loader_memory(images: int, workers: Sequence[int]) -> list[dict[str, Any]]:
             first: dict[str, float] = {}
             last: dict[str, float] = {}
             stream = iter(loader)
-            for _ in tqdm(range(0, images, BATCH), f"{storage}, {number} workers", disable=None):
+            for _ in tqdm(range(0, images, BATCH), f"{storage}, {counted(number, 'worker')}", disable=None):
                 measured = next(stream)[0]
                 first = {**measured, **first}
                 last |= measured

@@ -13,7 +13,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from se_detection.errors import UserError
+from se_detection.errors import UserError, counted
 from se_detection.export.output_check import pair_detections
 from se_detection.gates.recorder import se_gates
 from se_detection.runs.evaluation_data import EvaluationData, image_batches, open_evaluation_data
@@ -141,8 +141,9 @@ def drift_table(drift: Drift) -> str:
     rows = [[name, f"{row['mean']:.1e}", f"{row['max']:.1e}"] for name, row in values.items() if row]
     table = tabulate(rows, ["difference", "mean", "max"], tablefmt="simple", disable_numparse=True)
     return (
-        f"{table}\n\n{drift.images} images, each alone and in a batch of {drift.batch}: of {drift.detections} "
-        f"detections, {drift.lost} are missing in the batch, and {drift.gained} occur only in the batch."
+        f"{table}\n\n{counted(drift.images, 'image')}, each alone and in a batch of {drift.batch}: of "
+        f"{counted(drift.detections, 'detection')}, {drift.lost} are missing in the batch, and {drift.gained} occur "
+        "only in the batch."
     )
 
 

@@ -20,7 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from se_detection.data.coco_format import Entry
 from se_detection.engine.signals import handling
-from se_detection.errors import UserError, user_message
+from se_detection.errors import UserError, counted, user_message
 from se_detection.inference.image_array import image_array
 
 from .served_detector import ServedDetector
@@ -118,7 +118,8 @@ def show_found(detectors: Sequence[ServedDetector], found: Found | None, score: 
             numbers = (entry["score"], x, y, x + width, y + height)
             rows.append([detector.names[entry["category_id"]], *(round(number, 2) for number in numbers)])
         counts = "".join(f", {name} {count}" for name, count in sorted(Counter(row[0] for row in rows).items()))
-        shown += [f"{1000 * seconds:.0f} ms, {len(rows)} detections{counts}", detector.draw(image, kept), rows]
+        found_in = f"{1000 * seconds:.0f} ms, {counted(len(rows), 'detection')}{counts}"
+        shown += [found_in, detector.draw(image, kept), rows]
     return shown
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from se_detection.data.coco_format import read_coco
 from se_detection.data.sample import sample_coco
-from se_detection.errors import UserError
+from se_detection.errors import UserError, counted
 from se_detection.files import write_json
 from se_detection.pretrain.image_folder import find_image_folder
 
@@ -64,8 +64,8 @@ def make_splits(study: Study, data: StudyData, folder: Path) -> dict[str, StudyS
         if count + study.tuning_images > total or count < 1:
             raise UserError(
                 "study.too_few_images",
-                f"{data.train.json_file} has {total} images, but TRAIN_IMAGES and TUNING_IMAGES need {count} and "
-                f"{study.tuning_images}; use more images or lower these values",
+                f"{data.train.json_file} has {counted(total, 'image')}, but TRAIN_IMAGES and TUNING_IMAGES need "
+                f"{count} and {study.tuning_images}; use more images or lower these values",
             )
         folder.mkdir(parents=True, exist_ok=True)
         write_json(tuning, sample_coco(data.train.json_file, count + study.tuning_images)[0].content)

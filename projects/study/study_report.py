@@ -10,7 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from se_detection.comparison.intervals import estimate
-from se_detection.errors import UserError
+from se_detection.errors import UserError, counted
 from se_detection.files import write_whole
 
 from .definition import Study
@@ -60,7 +60,7 @@ def tables(study: Study, records: Records, times: Mapping[str, Any] | None) -> l
     """The variants, their differences to the baseline, and all runs, in Markdown."""
     kept = {name: list(runs.values()) for name, runs in records.items() if runs}
     finished, total = sum(map(len, kept.values())), len(study.variants) * len(study.seeds)
-    parts = [f"{finished} of {total} runs are finished."] if finished < total else []
+    parts = [f"{finished} of {counted(total, 'run')} are finished."] if finished < total else []
     headings = ["variant", "runs", *KEPT, "backbone top-1", "params (M)", "GFLOPs", "training step time"]
     rows = [_variant_row(name, runs, times) for name, runs in kept.items()]
     parts += ["Mean and standard deviation over training runs:", _table(rows, [*headings, "inference time"])]

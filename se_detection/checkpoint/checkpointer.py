@@ -16,7 +16,7 @@ from detectron2.modeling.backbone.resnet import ResNet
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import write_whole
 from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON, identity_gates
 from .assumptions import WeightsAssumptions, contradictions
@@ -73,10 +73,12 @@ class StrictCheckpointer(DetectionCheckpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         """Saves a checkpoint to resume from, as detectron2 does, then writes its name to `last_checkpoint`.
 
+        All processes must call it: the state may be gathered from them.
+
         Raises:
             OSError: it can't be written; `last_checkpoint` still names the previous one.
         """
-        state = {key: item.state_dict() for key, item in self.checkpointables.items()} if self.save_to_disk else {}
+        state = {key: item.state_dict() for key, item in self.checkpointables.items()}
         self.save_weights(name, **state, **kwargs)
         if self.save_dir and self.save_to_disk:
             self.tag_last_checkpoint(f"{name}.pth")
@@ -162,7 +164,7 @@ class StrictCheckpointer(DetectionCheckpointer):
             raise UserError(
                 "weights.wrong_shape",
                 f"{MISFIT} {key} is {tuple(in_file)} in the file and {tuple(in_model)} in the model "
-                f"({len(wrong)} such layers); {advice}",
+                f"({counted(len(wrong), 'such layer')}); {advice}",
             )
         return incompatible
 

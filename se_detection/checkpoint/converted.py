@@ -13,7 +13,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from ..config.se_config import STAGES, SEConfig
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import check_output, write_whole
 from ..modeling.se_resnet import make_se_resnet
 from .assumptions import WeightsAssumptions
@@ -73,8 +73,8 @@ class Converted:
         if wrong := sorted({key for key, _ in wanted.items() ^ found.items()}):
             raise UserError(
                 "weights.incomplete",
-                f"the file is not a complete backbone of depth {described.depth}: {len(wrong)} tensors are missing, "
-                f"unexpected or of another shape (in detectron2's names: {wrong[0]}, ...); use another file",
+                f"the file is not a complete backbone of depth {described.depth}: {counted(len(wrong), 'tensor')} "
+                f"missing, unexpected or of another shape (in detectron2's names: {wrong[0]}, ...); use another file",
             )
         return result
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..data.coco_files import load_annotations, load_results
 from ..data.coco_format import Entry
-from ..errors import UserError
+from ..errors import UserError, counted
 from .details import Curve, calibration, mean_errors, precision_recall, size_ranges
 from .intervals import Difference, Estimate, benjamini_hochberg, estimate, without_nan
 from .matching import COCO_AREAS, THRESHOLDS, Area, Array
@@ -54,7 +54,7 @@ def compare(
             `n_bootstrap` is too small.
     """
     if n_bootstrap < MIN_BOOTSTRAP:
-        message = f"{n_bootstrap} bootstrap samples are too few for an interval; use {MIN_BOOTSTRAP} or more"
+        message = f"n_bootstrap: {n_bootstrap} is too few for an interval; use {MIN_BOOTSTRAP} or more"
         raise UserError("compare.few_samples", message)
     coco = load_annotations(annotations)
     results = [_load_runs(source, coco, name) for source, name in zip((baseline, candidate), ROLES, strict=True)]
@@ -98,7 +98,8 @@ def _notes_on_empty_images(coco: COCO, results: list[list[list[Entry]]]) -> list
             empty = with_objects - {item["image_id"] for item in run}
             if len(empty) > MAX_EMPTY_SHARE * len(with_objects):
                 which = f"{role}, run {number}" if len(runs) > 1 else role
-                notes.append(f"{which}: no detections in {len(empty)} of {len(with_objects)} images with objects")
+                images = counted(len(with_objects), "image")
+                notes.append(f"{which}: no detections in {len(empty)} of {images} with objects")
     return notes
 
 
@@ -207,7 +208,7 @@ def _verdict(differences: dict[str, Difference], covers: str, runs: list[int], i
         return f"no significant difference in {same} (undefined: the annotations have no boxes)"
     known = [(name, i.low, i.high) for name, i in own.items() if i.low is not None and i.high is not None]
     if not known:
-        return f"no significant difference in {same} ({images} images with objects are too few for an interval)"
+        return f"no significant difference in {same} (too few images with objects for an interval: {images})"
     changes: dict[str, list[str]] = {"better": [], "worse": []}
     for name, low, high in known:
         if low > 0:

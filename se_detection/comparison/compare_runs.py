@@ -10,7 +10,7 @@ from typing import Any
 
 from ..data.coco_files import data_difference
 from ..data.coco_format import is_number
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..runs.evaluated_run import EvaluatedRun, read_run
 from ..runs.recipe import differing, is_of_backbone
 from ..runs.run_folder import BAD_IMAGES, BEST, CONFIG
@@ -191,7 +191,7 @@ def _differences(*pair: EvaluatedRun) -> dict[str, list[Any]]:
         ]
     skipped = [run.skipped for run in pair]
     if skipped[0] != skipped[1]:
-        found[BAD_IMAGES] = [f"{len(names)} images" for names in skipped]
+        found[BAD_IMAGES] = [counted(len(names), "image") for names in skipped]
     partial = [bool(run.record.get("allow_partial_backbone")) for run in pair]
     return found | ({"--allow-partial-backbone": partial} if partial[0] != partial[1] else {})
 
@@ -224,7 +224,7 @@ def _describe(runs: list[EvaluatedRun]) -> ComparedModel:
     name = first.name
     if len(runs) > 1:
         common = os.path.commonprefix([run.name for run in runs]).rstrip("-_. ")  # noqa: RUF071  characters are meant
-        name = f"{common or first.path.resolve().parent.name} ({len(runs)} runs)"
+        name = f"{common or first.path.resolve().parent.name} ({counted(len(runs), 'run')})"
     size = first.record.get("backbone_input")
     return ComparedModel(name, backbone, (size[0], size[1]) if size else None)
 

@@ -11,6 +11,7 @@ from ..config.timm_config import RESNET_KEYS, TIMM_BUILDERS, TIMM_KEYS
 from ..data.coco_files import load_annotations
 from ..runs.evaluated_run import EvaluatedRun, read_run
 from ..runs.metrics import read_training_curve
+from ..runs.record import recorded_commands
 from ..runs.run_folder import EXCITATIONS
 from ..visualization.embedded_images import SUFFIXES, EmbeddedImage, embed_file
 from ..visualization.inline_charts import chart_style, inline_svg
@@ -67,7 +68,8 @@ def write_html_report(
     disagreements = find_disagreements(coco, *(confident(run, coco) for run in pair))
     curves = {role: [read_training_curve(run.path) for run in own] for role, own in runs.items()}
     metrics = {key: heading for key, heading in METRICS.items() if key in comparison.runs["baseline"]}
-    commands = [*((f"Run {run.name}", run.record.get("command")) for run in every_run), ("This page", command)]
+    commands = [(f"Run {run.name}, {what}", line) for run in every_run for what, line in recorded_commands(run.record)]
+    commands += [("This page", command)] if command else []
     write_page(
         path,
         "se_detection.comparison",
@@ -92,7 +94,7 @@ def write_html_report(
         differing=draw_disagreements(disagreements, coco, pair),
         excitations={run.name: plots for run in every_run if (plots := _excitations(run))},
         recipe=_recipe_tables(comparison, pair),
-        commands=[(label, _folded(line)) for label, line in commands if line],
+        commands=[(label, _folded(line)) for label, line in commands],
     )
     return path
 

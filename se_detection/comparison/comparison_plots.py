@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from ..errors import counted
 from ..runs.metrics import TrainingCurve
 from ..visualization.inline_charts import BASELINE, CANDIDATE, GRID, INK, PAPER, QUIET, WIDTH, chart_style
 from .details import Curve
@@ -60,7 +61,7 @@ def plot_per_class(comparison: Comparison) -> Figure | None:
     names = sorted(names[:CLASSES], key=lambda name: -(known[name].difference.value or 0))
     label = "AP difference, candidate − baseline; each interval is for one class alone"
     if len(known) > CLASSES:
-        label += f"\n({CLASSES} of {len(known)} classes)"
+        label += f"\n({CLASSES} of {counted(len(known), 'class', 'classes')})"
     title = f"{_covers(comparison)}; filled: significant, false discovery rate 5 %"
     filled = {name for name in names if known[name].significant}
     return _forest({name: known[name].difference for name in names}, filled, title, label)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import check_folder
 from .comparison_plots import draw_plots
 from .details import Curve
@@ -153,7 +153,7 @@ def _metrics(comparison: Comparison, all_columns: dict[str, tuple[str, float, in
         spreads = comparison.runs[role]
         if (count := len(spreads["AP"].values)) > 1:
             stds = (_number(spreads[key].std if key in spreads else None) for key in columns)
-            rows.append((f"± over {count} runs", "", *stds))
+            rows.append((f"± over {counted(count, 'run')}", "", *stds))
     differences = [(comparison.difference[key], unit, places) for key, (_, unit, places) in columns.items()]
     rows += [
         ("difference", "", *(_number(item.value, unit, places, "+") for item, unit, places in differences)),

@@ -14,7 +14,7 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .coco_format import (
     ANNOTATION,
     EVALUATED_ANNOTATION,
@@ -79,7 +79,7 @@ def check_images(
     names = [image["file_name"] for image in images]
     missing = [name for name in names if not os.path.isfile(os.path.join(image_root, name))]
     if missing and os.path.isdir(image_root):
-        where = f"{json_file}: {len(missing)} of {len(images)} images are not in {image_root}"
+        where = f"{json_file}: {len(missing)} of {counted(len(images), 'image')} can't be found in {image_root}"
         advice = f"add them or give another folder{alternative}"
         first = repr(missing[0])
         if renamed := find_renamed(image_root, names):
@@ -107,8 +107,8 @@ def find_bad_images(
         first = next(iter(bad.values()))
         raise UserError(
             "data.no_objects",
-            f"{json_file}: {len(bad)} of {len(images)} images can't be used, and no objects are left; correct them "
-            f"(the first, {first.file_name}, {first.reason})",
+            f"{json_file}: {len(bad)} of {counted(len(images), 'image')} can't be used, and no objects are left; "
+            f"correct them (the first, {first.file_name}, {first.reason})",
         )
     return list(bad.values())
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .coco_format import Content, Entry, is_name, is_number
 
 # The words for a side, and their abbreviations, in lower case.
@@ -79,7 +79,7 @@ def check_keypoints(json_file: str | Path, content: Content, *, evaluated: bool)
         if not points:
             wrong[annotation["id"]] = "has none"
         elif len(points) != 3 * len(names):
-            wrong[annotation["id"]] = f"has {len(points)} numbers instead of {3 * len(names)}"
+            wrong[annotation["id"]] = f"has {counted(len(points), 'number')} instead of {3 * len(names)}"
         elif evaluated and not is_number(annotation.get("num_keypoints")):
             wrong[annotation["id"]] = "has no 'num_keypoints', which evaluation needs"
     needed = "'keypoints' (x, y and visibility of each, all 0 where unknown), or set MODEL.KEYPOINT_ON to False"

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from reprlib import repr as short
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import check_output, write_json
 from .coco_format import ANNOTATION, ID, check_content, check_entries, read_coco
 
@@ -37,10 +37,11 @@ def make_minival(val2014: Path, val2017: Path, folder: Path, *, overwrite: bool 
     for file, found, expected in ((val2017, minival_ids, COUNTS[MINIVAL]), (val2014, ids, sum(COUNTS.values()))):
         if len(found) != expected:
             raise UserError(
-                "data.not_coco_val", f"{file}: {len(found)} images, not COCO's {expected}; give the whole file"
+                "data.not_coco_val",
+                f"{file}: {counted(len(found), 'image')}, not COCO's {expected}; give the whole file",
             )
     if foreign := minival_ids - ids:
-        where = f"{val2017}: {len(foreign)} of its image ids, such as {min(foreign)}, are not in {val2014}"
+        where = f"{val2017}: image ids that are not in {val2014}: {len(foreign)}, such as {min(foreign)}"
         raise UserError("data.not_coco_val", f"{where}; give COCO's original files")
     for path, chosen in zip(outputs, (minival_ids, ids - minival_ids), strict=True):
         images = [image for image in content["images"] if image["id"] in chosen]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .coco_format import ANNOTATION, ID, Content, category_names, check_content, read_coco
 
 Labels = dict[int, set[int] | set[None]]
@@ -38,7 +38,8 @@ def sample_coco(json_file: Path, count: int, seed: int = 0) -> tuple[Part, Part]
     categories, annotations = category_names(json_file, content), content["annotations"]
     total = len(content["images"])
     if not 1 <= count <= total:
-        raise UserError("data.bad_count", f"--count {count}: {json_file} has {total} images; give 1 to {total}")
+        has = counted(total, "image")
+        raise UserError("data.bad_count", f"--count {count}: {json_file} has {has}; give 1 to {total}")
     classes: dict[int, set[int]] = {image["id"]: set() for image in content["images"]}
     for annotation in annotations:
         if not annotation.get("iscrowd"):

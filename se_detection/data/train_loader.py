@@ -20,7 +20,7 @@ from detectron2.data import DatasetFromList, build_detection_train_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ..errors import UserError
+from ..errors import UserError, counted
 from .image_files import BadImage, ImageKey, image_key, reason
 from .worker_signals import SignalSafeLoader
 
@@ -84,7 +84,8 @@ class TrainLoader:
     ) -> None:
         self.batch_size, rest = divmod(total_batch_size, comm.get_world_size())
         if rest:
-            problem = f"{total_batch_size} can't be shared equally by {comm.get_world_size()} processes"
+            processes = counted(comm.get_world_size(), "process", "processes")
+            problem = f"{total_batch_size} can't be shared equally by {processes}"
             raise UserError("config.batch_size", f"SOLVER.IMS_PER_BATCH: {problem}; use a multiple")
         self.groups = [int(item["width"] > item["height"]) if aspect_ratio_grouping else 0 for item in dataset]
         self.fingerprint = _fingerprint(dataset)
@@ -207,7 +208,7 @@ def _check_annotations(dataset: Iterable[MappedImage], wanted: str, key: str) ->
     for item in dataset:
         objects = [entry for entry in item.get("annotations", ()) if not entry.get("iscrowd")]
         if lacking := sum(not entry.get(wanted) for entry in objects):
-            where = f"{key}: {lacking} of the {len(objects)} objects in {item['file_name']} have no {wanted!r}"
+            where = f"{key}: objects without {wanted!r} in {item['file_name']}: {lacking} of {len(objects)}"
             message = f"{where}; add them, use other data, or set {key} to False"
             raise UserError("data.no_masks" if key == "MODEL.MASK_ON" else "data.no_keypoints", message)
 

@@ -18,7 +18,7 @@ from ..config.read_config import read_config
 from ..config.timm_config import has_timm_backbone, norm_and_freeze_keys, which_network
 from ..data.coco_sets import check_registered, name_failing_dataset
 from ..data.masks_and_keypoints import check_flips, flip_pairs
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..evaluation.coco_evaluator import EVALUATED
 from ..files import check_folder
 from ..model_zoo import find_config_file
@@ -114,8 +114,8 @@ def check_settings(cfg: CfgNode, processes: int) -> None:
         ),
         (
             "config.batch_size",
-            f"SOLVER.{key}: {shares} processes can't share a batch of {images} images equally; set IMS_PER_BATCH to a "
-            "multiple",
+            f"SOLVER.{key}: {counted(shares, 'process', 'processes')} can't share a batch of "
+            f"{counted(images, 'image')} equally; set IMS_PER_BATCH to a multiple",
             shares < 0 or images % shares,
         ),
     ):
@@ -195,9 +195,11 @@ def _known_metadata(name: str) -> Metadata:
 
 def _check_counts(cfg: CfgNode, name: str, metadata: Metadata) -> None:
     """Checks the config keys that count classes or keypoints."""
-    counts = {f"MODEL.{classes_node(cfg)}.NUM_CLASSES": ("thing_classes", "classes")}
+    counts: dict[str, tuple[str, ...]] = {
+        f"MODEL.{classes_node(cfg)}.NUM_CLASSES": ("thing_classes", "class", "classes")
+    }
     if cfg.MODEL.META_ARCHITECTURE == "PanopticFPN":
-        counts["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = ("stuff_classes", "classes of stuff")
+        counts["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] = ("stuff_classes", "stuff class", "stuff classes")
     if cfg.MODEL.KEYPOINT_ON:
         if not metadata.get("keypoint_names"):
             raise UserError(
@@ -205,14 +207,14 @@ def _check_counts(cfg: CfgNode, name: str, metadata: Metadata) -> None:
                 f"MODEL.KEYPOINT_ON: data set {name!r} has no keypoint names; use one that has, such as "
                 "keypoints_coco_2017_train, or set it to False",
             )
-        counts["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = ("keypoint_names", "keypoints")
-    for key, (entry, what) in counts.items():
+        counts["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] = ("keypoint_names", "keypoint")
+    for key, (entry, *noun) in counts.items():
         count = len(metadata.get(entry) or ())
         number = reduce(getattr, key.split("."), cfg)
         if count and count != number:
             raise UserError(
                 "config.contradicts_data",
-                f"{key}: {number} contradicts data set {name!r}, which has {count} {what}; set it to {count}",
+                f"{key}: {number} contradicts data set {name!r}, which has {counted(count, *noun)}; set it to {count}",
             )
 
 
@@ -221,8 +223,9 @@ def _check_sigmas(cfg: CfgNode, name: str, keypoints: list[str]) -> None:
     if len(sigmas) != len(keypoints) and (sigmas or tuple(keypoints) != COCO_PERSON_KEYPOINT_NAMES):
         raise UserError(
             "config.keypoint_sigmas",
-            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers, and {name!r} has {len(keypoints)} keypoints; give "
-            "one for each (COCO's are from 0.025 for eyes to 0.107 for hips; empty means those of its 17 keypoints)",
+            f"TEST.KEYPOINT_OKS_SIGMAS has {counted(len(sigmas), 'number')}, and {name!r} has "
+            f"{counted(len(keypoints), 'keypoint')}; give one for each (COCO's are from 0.025 for eyes to 0.107 for "
+            "hips; empty means those of its 17 keypoints)",
         )
 
 

@@ -13,6 +13,7 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..checkpoint.checkpointer import LAST, StrictCheckpointer
+from ..data.worker_signals import NoBatchError
 from ..errors import UserError, user_message
 from ..runs.checkpoints import numbered_checkpoints
 from ..runs.metrics import MetricsFile
@@ -27,7 +28,7 @@ class Checkpoints(HookBase):
     """Saves a checkpoint every `period` iterations, at the end, and when the run is asked to stop, and then stops it.
 
     Args:
-        checkpointer: saves, in the main process.
+        checkpointer: saves, with the state of all processes.
         period: in iterations.
         keep: the number of periodic checkpoints to keep, the newest; 0 for all.
         stop: the request to stop.
@@ -59,13 +60,13 @@ class Checkpoints(HookBase):
         logger.info("%s: stopped after iteration %d, which was saved; --resume continues", name, iteration)
 
     def save(self) -> None:
-        """Saves the state after the current iteration, unless it is saved already.
+        """Saves the state after the current iteration, unless it is saved already; all processes must call it.
 
         Raises:
             UserError: the weights are not finite, or the disk is full; older checkpoints are kept.
         """
         iteration = self.trainer.iter
-        if not comm.is_main_process() or self.saved == iteration:
+        if self.saved == iteration:
             return
         if not weights_are_finite(self.checkpointer.model):
             raise UserError(
@@ -78,6 +79,8 @@ class Checkpoints(HookBase):
         with _unsaved_is_explained(folder):
             self.checkpointer.save(name, iteration=iteration)
         self.saved = iteration
+        if not comm.is_main_process():
+            return
         # Later checkpoints exist if the user resumed from an earlier one.
         earlier = [path for number, path in numbered_checkpoints(folder).items() if number <= iteration]
         for path in earlier[: -self.keep] if self.keep else []:
@@ -116,6 +119,11 @@ class Evaluation(hooks.EvalHook):
             super().after_step()
         except Interrupted as request:
             self.checkpoints.save_for(request)
+            raise
+        except NoBatchError:
+            # Several processes don't get here together, and can't gather their state.
+            if comm.get_world_size() == 1:
+                self.checkpoints.save()
             raise
 
     def after_train(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config.defaults import flatten
 from ..config.timm_config import norm_and_freeze_keys
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import parse_json, write_json
 from ..runs.run_folder import NON_FINITE
 from .signals import RankMaximum
@@ -113,7 +113,8 @@ def usual_causes(cfg: CfgNode, images: int) -> list[str]:
     """The most usual causes of an infinite loss that apply to a config and a batch of all processes."""
     usual = RATE_PER_IMAGE * images
     causes = [
-        f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g} for a batch of {images} images (detectron2's recipes have {usual:g})"
+        f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g} for a batch of {counted(images, 'image')} (detectron2's recipes have "
+        f"{usual:g})"
     ]
     values, (norm, freeze_at) = flatten(cfg), norm_and_freeze_keys(cfg)
     if not cfg.MODEL.WEIGHTS and (values[norm] == "FrozenBN" or values[freeze_at] > 0):
@@ -130,8 +131,12 @@ class _Guarded(nn.Module):
     """The base class that :func:`guard_forward` adds to a model's class."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        # TorchScript changes the gradient of a scripted loss (RetinaNet's) after the first call in a process, by as
+        # much as rounding. A resumed run must not, where it can be exact: on the CPU.
+        on_gpu = any(parameter.is_cuda for parameter in self.parameters())
         try:
-            return super().forward(*args, **kwargs)
+            with torch.jit.optimized_execution(on_gpu):  # type: ignore[attr-defined]
+                return super().forward(*args, **kwargs)
         except FloatingPointError:
             if not self.training:
                 raise
@@ -153,8 +158,28 @@ def weights_are_finite(model: nn.Module) -> bool:
 
 
 def get_normalizer(model: nn.Module) -> float | None:
-    """The running mean by which RetinaNet divides its loss, which is not in its state dict; None for other models."""
+    """The running mean by which RetinaNet divides its loss, which is not in its state dict; None for other models.
+
+    Each process has its own.
+    """
     return getattr(model, "loss_normalizer", None)
+
+
+def gather_normalizers(model: nn.Module) -> list[float | None]:
+    """:func:`get_normalizer` of each process; all must call it."""
+    normalizers: list[float | None] = comm.all_gather(get_normalizer(model))
+    return normalizers
+
+
+def restore_normalizer(model: nn.Module, gathered: Sequence[float | None]) -> None:
+    """Sets this process's value of :func:`gather_normalizers`; another number of processes share the sum equally."""
+    known = [value for value in gathered if value is not None]
+    processes = comm.get_world_size()
+    if len(known) == processes:
+        set_normalizer(model, known[comm.get_rank()])
+    else:
+        # It counts objects: a process has as many more of them as its batch is larger.
+        set_normalizer(model, sum(known) / processes if known else None)
 
 
 def set_normalizer(model: nn.Module, value: float | None) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,12 @@ import torch.distributed as dist
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.worker_signals import SIGNALS
+from ..data.worker_signals import SIGNALS, waits_for_batch
 
 # Signals within this time are one request: Ctrl-C reaches a process from the terminal and again from its parent.
 SAME_REQUEST_SECONDS = 2.0
+# How long a request waits for a data loader. Several processes, which then save nothing, are more patient.
+PATIENCE, SHARED_PATIENCE = 5.0, 20.0
 
 
 class Interrupted(SystemExit):
@@ -52,7 +55,10 @@ def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[Non
 
 
 class StopRequest:
-    """Remembers the first signal while listening; a second one ends the process at once."""
+    """Remembers the first signal while listening; a second one ends the process at once.
+
+    If a data loader does not deliver for some seconds after the first, :class:`Interrupted` is raised where it waits.
+    """
 
     def __init__(self, agreement: RankMaximum) -> None:
         self.agreement = agreement
@@ -66,15 +72,33 @@ class StopRequest:
             yield
             return
         self.received = 0
-        with handling(self._receive):
-            yield
+        before = signal.signal(signal.SIGALRM, self._give_up)
+        try:
+            with handling(self._receive):
+                yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.received:
             self.received, self._received_at = number, time.monotonic()
+            signal.setitimer(signal.ITIMER_REAL, SHARED_PATIENCE if self.agreement.group else PATIENCE)
         elif time.monotonic() - self._received_at > SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+
+    def _give_up(self, number: int, frame: FrameType | None) -> None:
+        """Stops a process whose data loader does not deliver."""
+        if not waits_for_batch(frame):
+            return
+        if self.agreement.group is None:
+            raise Interrupted(128 + self.received)
+        # The others wait for this process, so they can't agree to stop, and the state can't be gathered.
+        name = signal.Signals(self.received).name
+        sys.stderr.write(f"error: {name}: process {comm.get_rank()} stops; its data loader does not deliver\n")
+        sys.stderr.flush()
+        os._exit(128 + self.received)
 
     def raise_if_any(self) -> None:
         """Raises :class:`Interrupted` in all processes if any was asked to stop; all must call it."""

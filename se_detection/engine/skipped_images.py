@@ -8,7 +8,7 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..data.image_files import BadImage
-from ..errors import printable
+from ..errors import counted, printable
 from ..runs.bad_images import read_bad_images, write_bad_images
 from ..runs.run_folder import BAD_IMAGES
 from .signals import RankMaximum
@@ -50,7 +50,9 @@ class SkippedImages(HookBase):
         write_bad_images(self.folder, self.images.values())
         if self.images:
             logger.warning(
-                "%d images can't be used and are skipped; %s lists them", len(self.images), self.folder / BAD_IMAGES
+                "%s can't be used and will be skipped; %s lists them",
+                counted(len(self.images), "image"),
+                self.folder / BAD_IMAGES,
             )
 
     def after_step(self) -> None:

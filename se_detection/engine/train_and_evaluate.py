@@ -19,7 +19,7 @@ from ..errors import UserError, user_message
 from ..modeling.fuse.fuse_detector import fuse_for_inference
 from ..runs.evaluated_checkpoint import EvaluatedCheckpoint, record_checkpoint
 from ..runs.lock import RunLock
-from ..runs.record import write_run_record
+from ..runs.record import record_evaluation, write_run_record
 from ..runs.run_folder import CONFIG, INFERENCE, RECORD, result_folders
 from .heartbeat import heartbeat
 from .launch import lost_process, run_in_processes
@@ -110,6 +110,7 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> Non
             results.update(trainer_class.test_with_tta(cfg, model))
     if comm.is_main_process():
         record_checkpoint(checkpoint, result_folders(folder, cfg.DATASETS.TEST, augmented=cfg.TEST.AUG.ENABLED))
+        record_evaluation(folder)
         verify_results(cfg, results)
 
 

@@ -31,8 +31,8 @@ from ..data.coco_sets import name_failing_dataset
 from ..data.image_files import BadImage
 from ..data.mapper import CheckedMapper
 from ..data.train_loader import Phase, TrainLoader
-from ..data.worker_signals import SignalSafeLoader
-from ..errors import UserError
+from ..data.worker_signals import NoBatchError, SignalSafeLoader
+from ..errors import UserError, counted
 from ..evaluation.coco_evaluator import build_evaluator
 from ..modeling.complexity import image_size
 from ..modeling.padding import ignore_padding_in_heads
@@ -57,14 +57,14 @@ from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, Preci
 from .loss_guard import (
     LossGuard,
     NonFiniteLossError,
-    get_normalizer,
+    gather_normalizers,
     guard_forward,
     norm_statistics,
-    set_normalizer,
+    restore_normalizer,
     weights_are_finite,
 )
 from .resume import changed_keys, check_fixed_values, fixed_values, on_main_process, shared_checkpoint
-from .signals import InterruptibleEvaluator, RankMaximum, StopRequest
+from .signals import Interrupted, InterruptibleEvaluator, RankMaximum, StopRequest
 from .skipped_images import SkippedImages
 from .steps import CheckedAMPTrainer, CheckedTrainer, SeededBatches
 from .tensorboard import DetectionImages, GateMeans
@@ -255,6 +255,13 @@ class Trainer(DefaultTrainer):
             self.checkpointer.resume(path)
             # A checkpoint has the iteration that was just finished.
             self.start_iter = self.iter + 1
+            if self.start_iter > self.max_iter:
+                # It would only be evaluated, and its config would have a schedule that it did not have.
+                raise UserError(
+                    "train.past_the_end",
+                    f"SOLVER.MAX_ITER: {self.max_iter} is less than the {counted(self.start_iter, 'iteration')} of "
+                    f"{path}; give at least as many, or evaluate it (--eval-only --resume)",
+                )
             for key, (before, now) in changed_keys(self.saved_cfg).items():
                 logger.warning("--resume: %s was %s when the run was last started, and is %s now", key, before, now)
             return
@@ -297,7 +304,7 @@ class Trainer(DefaultTrainer):
 
     def _train(self) -> Any:
         if self.start_iter >= self.max_iter:
-            logger.info("The run is finished (%d iterations): it is evaluated", self.max_iter)
+            logger.info("The run is finished (%s): it is evaluated", counted(self.max_iter, "iteration"))
         self.batches.start_at(self.start_iter, self.seed)
         if isinstance(self.loader, TrainLoader):
             self.loader.start_at(self.start_iter, seed=self.seed, phases=self.phases)
@@ -327,24 +334,35 @@ class Trainer(DefaultTrainer):
         (folder / CONFIG).write_text(self.saved_cfg.dump(), encoding="utf-8")
 
     def run_step(self) -> None:
-        """Runs one step; if its loss is not finite, saves the state before it and raises a :class:`UserError`."""
+        """Runs one step; saves the state before it if its loss is not finite or, in one process, it gets no images.
+
+        Raises:
+            UserError: the loss is not finite, or the data loader does not deliver.
+            Interrupted: the data loader does not deliver, and a signal asked to stop.
+        """
         try:
             super().run_step()
         except NonFiniteLossError as error:
-            self._save_before(error)
+            if weights_are_finite(self.checkpointer.model):
+                self._save_before()
+                saved = "is saved: --resume repeats the step, and with a larger SOLVER.SKIP_NON_FINITE skips it"
+            else:
+                saved = "is not saved, because its weights are not finite: --resume continues from the last checkpoint"
+            comm.synchronize()
+            raise UserError(error.code, f"{error.message}; the state before it {saved}") from error
+        except (NoBatchError, Interrupted):
+            # Several processes don't get here together, and can't gather their state.
+            if comm.get_world_size() == 1 and self.iter > self.start_iter:
+                self._save_before()
+                logger.info("No images for iteration %d; the state before it is saved: --resume continues", self.iter)
+            raise
 
-    def _save_before(self, error: NonFiniteLossError) -> None:
-        if weights_are_finite(self.checkpointer.model):
-            # The state is that after the previous step.
-            self.iter -= 1
-            name = f"model_{self.iter:07d}" if self.iter >= 0 else Path(INITIAL).stem
-            self.checkpointer.save(name, iteration=self.iter)
-            self.iter += 1
-            saved = "is saved: --resume repeats the step, and with a larger SOLVER.SKIP_NON_FINITE skips it"
-        else:
-            saved = "is not saved, because its weights are not finite: --resume continues from the last checkpoint"
-        comm.synchronize()
-        raise UserError(error.code, f"{error.message}; the state before it {saved}") from error
+    def _save_before(self) -> None:
+        # The state is that after the previous step.
+        self.iter -= 1
+        name = f"model_{self.iter:07d}" if self.iter >= 0 else Path(INITIAL).stem
+        self.checkpointer.save(name, iteration=self.iter)
+        self.iter += 1
 
     def _evaluate(self) -> dict[str, Any]:
         # Each process has its own norm statistics. Those of the main process are saved, so they are evaluated.
@@ -369,7 +387,7 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def state_dict(self) -> dict[str, Any]:
-        """detectron2's state, and the state of the image order."""
+        """detectron2's state, and the state of the image order; all processes must call it."""
         phases, data = self.phases, None
         if isinstance(self.loader, TrainLoader):
             phases, data = self.loader.phases, self.loader.fingerprint
@@ -377,7 +395,7 @@ class Trainer(DefaultTrainer):
             **super().state_dict(),
             "position": {"seed": self.seed, "phases": [list(phase) for phase in phases], "data": data},
             "skipped": [self.guard.skipped, self.guard.skipped_in_a_row],
-            "loss_normalizer": get_normalizer(self.checkpointer.model),
+            "loss_normalizers": gather_normalizers(self.checkpointer.model),
             "config": fixed_values(self.cfg),
         }
 
@@ -405,7 +423,7 @@ class Trainer(DefaultTrainer):
             self.seed = position["seed"]
             self.phases = [Phase(*phase) for phase in position["phases"]]
         self.guard.skipped, self.guard.skipped_in_a_row = state_dict.get("skipped", (0, 0))
-        set_normalizer(self.checkpointer.model, state_dict.get("loss_normalizer"))
+        restore_normalizer(self.checkpointer.model, state_dict.get("loss_normalizers", ()))
         super().load_state_dict(state_dict)
 
     @classmethod

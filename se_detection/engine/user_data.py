@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from ..data.coco_format import Content
 from ..data.coco_sets import check_annotations, check_images, common_categories, find_bad_images, register_coco_json
 from ..data.masks_and_keypoints import check_keypoints, check_masks, has_run_length_codes
-from ..errors import UserError
+from ..errors import UserError, counted
 
 SPLITS = {"train": "TRAIN", "val": "TEST"}
 NEEDS_STUFF = ("PanopticFPN", "SemanticSegmentor")
@@ -117,8 +117,8 @@ def _named_files(args: Namespace, split: str) -> Iterator[tuple[str, str, str]]:
     if len(json_files) != len(image_roots):
         raise UserError(
             "data.json_without_images",
-            f"--{split}-json was given {len(json_files)} times and --{split}-images {len(image_roots)} times; "
-            "give one folder for each file",
+            f"--{split}-json was given {counted(len(json_files), 'time')} and --{split}-images "
+            f"{counted(len(image_roots), 'time')}; give one folder for each file",
         )
     for number, (json_file, image_root) in enumerate(zip(json_files, image_roots, strict=True)):
         stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in Path(json_file).stem)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -57,7 +58,7 @@ class COCODetectionEvaluator(COCOEvaluator):
 
     def __init__(self, dataset_name: str, *, expected: Sequence[str] = ("bbox",), **options: Any) -> None:
         writes = comm.is_main_process() or not options.get("distributed", True)
-        with _annotation_file(dataset_name, options.get("output_dir"), writes):
+        with _annotation_file(dataset_name, options.get("output_dir"), writes) as self.image_root:
             # detectron2's own C++ evaluation is unofficial, and not always built.
             super().__init__(dataset_name, **{"use_fast_impl": False, **options})
             self.annotations = self._metadata.json_file
@@ -90,7 +91,7 @@ class COCODetectionEvaluator(COCOEvaluator):
         content = {
             "dataset": self.dataset_name,
             "annotations": _absolute(self.annotations),
-            "image_root": _absolute(self._metadata.get("image_root")),
+            "image_root": _absolute(self.image_root),
             "images": len(self._coco_api.imgs),
             "categories": names,
             "bbox": {metric: ap.get(metric) for metric in METRICS},
@@ -101,20 +102,28 @@ class COCODetectionEvaluator(COCOEvaluator):
 
 
 @contextmanager
-def _annotation_file(dataset_name: str, folder: str | None, writes: bool) -> Iterator[None]:
-    """A context in which a data set without an annotation file has one: in the folder, if this process writes there."""
+def _annotation_file(dataset_name: str, folder: str | None, writes: bool) -> Iterator[str | None]:
+    """A context in which a data set without an annotation file has one: in the folder, if this process writes there.
+
+    Yields the folder of the images.
+    """
     forget_conversion(dataset_name)
     metadata = MetadataCatalog.get(dataset_name)
     if folder is None or metadata.get("json_file"):
-        yield
+        yield metadata.get("image_root")
         return
+    content = _converted(dataset_name)
+    files = [os.path.abspath(image["file_name"]) for image in content["images"]]
+    image_root = os.path.commonpath(map(os.path.dirname, files)) if files else None
+    for image, file in zip(content["images"], files, strict=True):
+        image["file_name"] = os.path.relpath(file, image_root)
     with TemporaryDirectory() as temporary:
         path = Path(folder if writes else temporary, converted_name(dataset_name))
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, _converted(dataset_name))
+        write_json(path, content)
         metadata.json_file = str(path)
         try:
-            yield
+            yield image_root
         finally:
             del metadata.json_file
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..data.coco_format import Entry
 from ..engine.signals import Interrupted, RankMaximum, StopRequest
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import check_folder, read_json, write_json
 from ..runs.evaluation_data import EvaluationData, fingerprint, load_image, open_evaluation_data
 from ..runs.run_folder import EXCITATIONS
@@ -146,7 +146,7 @@ def _record(
 
 
 def _done(seen: int, images: int, state: Entry) -> str:
-    return f"the gates of {seen} of {images} images and {len(state['rows'])} evaluations"
+    return f"the gates of {seen} of {counted(images, 'image')} and {counted(len(state['rows']), 'evaluation')}"
 
 
 def _open_state(folder: Path, of: dict[str, str], *, overwrite: bool) -> Entry:

@@ -49,7 +49,7 @@ def _verdict(analysis: Excitations) -> str:
         return f"The gates of {len(lists['tell_classes_apart'])} of {total} SE blocks depend on the class"
     if not dispensable:
         return "No SE block is shown to be dispensable"
-    return f"{len(dispensable)} of {total} SE blocks are dispensable: without each, AP drops by at most {MARGIN}"
+    return f"Dispensable SE blocks: {len(dispensable)} of {total}; without each, AP drops by at most {MARGIN}"
 
 
 def _images(paths: Sequence[Path], folder: str) -> dict[str, EmbeddedImage]:

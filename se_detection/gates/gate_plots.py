@@ -7,6 +7,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..errors import counted
 from .ablation import AblatedBlocks
 from .excitations import Excitations
 from .recorder import LIMITS, stage_of
@@ -60,11 +61,11 @@ def by_channel(analysis: Excitations, name: str) -> Figure:
         )
         lower.plot(channels, block.mean[index] - mean, **style)
     # On top of the classes, which often overlap; the lower plot shows their differences.
-    label = f"all {block.images[-1]} images"
+    label = f"all {counted(block.images[-1], 'image')}"
     upper.plot(channels, mean, label=label, color=ALL_IMAGES, marker="." if points else "", **line)
     known = int((block.images[:-1] > 0).sum())
-    classes = f"; the {len(shown)} most frequent of {known} classes" if known > len(shown) else ""
-    upper.set_title(f"{name}, {len(channels)} channels{classes}", fontsize=11, loc="left")
+    classes = f"; the {len(shown)} most frequent of {counted(known, 'class', 'classes')}" if known > len(shown) else ""
+    upper.set_title(f"{name}, {counted(len(channels), 'channel')}{classes}", fontsize=11, loc="left")
     upper.set(ylabel="activation", xlim=(0, len(channels) - 1))
     lower.set(ylabel="class − all", xlabel="channel index")
     for axes in (upper, lower):

@@ -11,6 +11,7 @@ import numpy as np
 from tabulate import tabulate
 
 from ..comparison.intervals import Difference
+from ..errors import counted
 from ..files import write_json, write_whole
 from .ablation import ALL, MARGIN, METRICS, SAMPLES, TOGETHER, UNCHANGED, AblatedBlocks
 from .excitations import STATISTICS, TABLES, Excitations
@@ -97,8 +98,8 @@ def excitations_notes(analysis: Excitations) -> list[str]:
     lists = findings(analysis)
     texts = {finding: _join(names, len(analysis.statistics)) for finding, names in lists.items()}
     notes = [
-        f"{len(analysis.data.images)} images. Spread: over images, relative to the gate. Classes: share of the "
-        "variance between images\nthat is explained by their classes (–: undefined). Saturated: gates within "
+        f"{counted(len(analysis.data.images), 'image')}. Spread: over images, relative to the gate. Classes: share of "
+        "the variance between images\nthat is explained by their classes (–: undefined). Saturated: gates within "
         f"{NEAR} of a limit.",
         f"Depend on the class ({100 * CLASS_DEPENDENT:.0f} % or more): {texts['tell_classes_apart']}.\n"
         f"Saturated ({100 * SATURATED:.0f} % or more): {texts['saturated']}.\n"
@@ -128,7 +129,7 @@ def excitations_notes(analysis: Excitations) -> list[str]:
 
 
 def _join(names: Sequence[str], total: int) -> str:
-    return f"all {total} blocks" if len(names) == total > 1 else ", ".join(names) or "none"
+    return f"all {counted(total, 'block')}" if len(names) == total > 1 else ", ".join(names) or "none"
 
 
 def to_dict(analysis: Excitations) -> dict[str, Any]:

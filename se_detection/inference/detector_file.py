@@ -14,7 +14,7 @@ from ..checkpoint.timm_weights import assumptions_of
 from ..config.buildable import check_model
 from ..config.defaults import classes_node
 from ..config.yaml_file import BASE, read_yaml
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import check_output, write_whole
 from ..runs.run_folder import CONFIG
 from ..runs.trained_run import read_run_config
@@ -67,7 +67,7 @@ def read_detector_file(path: Path) -> tuple[CfgNode, dict[int, str]]:
     cfg = _config(path, text)
     categories, number = dict(pairs), cfg.MODEL[classes_node(cfg)].NUM_CLASSES
     if len(categories) != number:
-        raise _broken(path, f"it has {len(categories)} classes, but its config has {number}")
+        raise _broken(path, f"it has {counted(len(categories), 'class', 'classes')}, but its config has {number}")
     return cfg, categories
 
 

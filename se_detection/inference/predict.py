@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..data.coco_format import Entry
 from ..engine.signals import Interrupted, RankMaximum, StopRequest
-from ..errors import UserError
+from ..errors import UserError, counted
 from ..files import write_whole
 from ..gates.excitations import Excitations
 from ..gates.heat_map import energy_maps, measure_effect
@@ -35,6 +35,8 @@ LONGEST = 65500
 JPEG_QUALITY = 92
 # The maximum length of an input's name in an output's name.
 STEM = 60
+# What is counted.
+IMAGES = ("image or frame", "images and frames")
 # Frames per second of a camera's video.
 CAMERA_RATE = 10.0
 
@@ -113,7 +115,7 @@ def predict(
         path, reason = next(iter(bad.items()))
         raise UserError(
             "predict.unreadable",
-            f"{len(bad)} of {len(files)} files can't be read, first {path}: {reason}; fix or remove them, "
+            f"{len(bad)} of {counted(len(files), 'file')} can't be read, first {path}: {reason}; fix or remove them, "
             "or skip them with --skip-bad-images if there are others",
         )
     files = [file for file in files if file not in bad]
@@ -136,15 +138,15 @@ def predict(
                         continue
                     count, rate = videos[file]
                     if (read := job.detect_in_video(file, rate)) < count:
-                        bad[file] = f"only the first {read} of {count} frames can be decoded"
+                        bad[file] = f"only the first {read} of {counted(count, 'frame')} can be decoded"
                 except UserError as error:
                     if not skip_bad_images:
                         raise UserError(error.code, f"{file}: {error.message}") from error
                     bad[file] = error.message
         except Interrupted as request:
             bar.close()
-            done = f"{Signals(int(request.code or 0) - 128).name}: stopped after {len(folder.images)} images and frames"
-            print(f"{done}; run the same command to resume", file=sys.stderr)
+            name, done = Signals(int(request.code or 0) - 128).name, counted(len(folder.images), *IMAGES)
+            print(f"{name}: stopped after {done}; run the same command to resume", file=sys.stderr)
             raise
     results = folder.write_results(categories)
     drawings = [path for name in (DRAWN_IMAGES, VIDEOS) if (path := output / name).is_dir()]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..config.se_config import GATES, IDENTITY_GATES, INITS, SQUEEZES, SEConfig, check_choice
-from ..errors import UserError
+from ..errors import UserError, counted
 
 
 class AvgMaxSqueeze(nn.Module):
@@ -94,7 +94,8 @@ class SqueezeExcitation(nn.Module):
         if hidden < 1:
             raise UserError(
                 "config.bad_value",
-                f"a reduction ratio of {reduction} is too large; {channels} channels allow at most {channels}",
+                f"a reduction ratio of {reduction} is too large for {counted(channels, 'channel')}; give at most "
+                f"{channels}",
             )
         self.init = init
         self.squeeze = SQUEEZE_LAYERS[squeeze]()

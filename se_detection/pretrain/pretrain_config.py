@@ -14,7 +14,7 @@ from ..config.buildable import check_memory, explained
 from ..config.read_config import read_config
 from ..data.image_files import describe_skipped
 from ..engine.checks import check_machine, check_start
-from ..errors import UserError, printable
+from ..errors import UserError, counted, printable
 from ..model_zoo import find_config_file, get_recipe_file
 from .classifier import build_classifier
 from .image_folder import TRAIN, VAL, find_image_folder, register_image_folder
@@ -119,8 +119,8 @@ def _check_recipe(cfg: CfgNode, processes: int) -> None:
     if (recipe.MIXUP or recipe.CUTMIX) and cfg.SOLVER.IMS_PER_BATCH // processes % 2:
         raise UserError(
             "config.bad_value",
-            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is odd for each of {processes} processes; "
-            "PRETRAIN.MIXUP and CUTMIX mix images in pairs",
+            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is odd for each of "
+            f"{counted(processes, 'process', 'processes')}; PRETRAIN.MIXUP and CUTMIX mix images in pairs",
         )
     if cfg.SOLVER.AMP.ENABLED:
         raise UserError(
@@ -138,7 +138,7 @@ def _count_epochs(cfg: CfgNode, images: int) -> None:
     if cfg.SOLVER.IMS_PER_BATCH > images:
         raise UserError(
             "pretrain.too_few_images",
-            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is more than the {images} images to train on; "
+            f"SOLVER.IMS_PER_BATCH: {cfg.SOLVER.IMS_PER_BATCH} is more than {counted(images, 'image')} to train on; "
             "lower it, and SOLVER.BASE_LR in proportion",
         )
     per_epoch = images / cfg.SOLVER.IMS_PER_BATCH

@@ -66,13 +66,8 @@ class Pretrainer(Trainer):
         """Top-1 and top-5 accuracy."""
         return TopKEvaluator(Path(cfg.OUTPUT_DIR, INFERENCE))
 
-    def train(self) -> Any:
-        """Trains to the end, then writes the backbone.
-
-        Raises:
-            Interrupted, UserError: see :class:`Trainer`.
-        """
-        results = super().train()
+    def _train(self) -> Any:
+        results = super()._train()
         if comm.is_main_process():
             self._save_backbone()
         return results

@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 
 from ..config.defaults import classes_node
 from ..data.coco_format import category_names, read_coco
-from ..errors import UserError
+from ..errors import UserError, counted
 from .record import read_record
 from .run_folder import CONFIG, RECORD, evaluation_advice
 
@@ -32,8 +32,10 @@ def run_categories(run: Path, cfg: CfgNode) -> dict[int, str]:
         message = f"{run}: no {RECORD} with class names, as after detectron2's own tools; {evaluation_advice(run)}"
         raise UserError("run.no_classes", message)
     if len(categories) != (number := cfg.MODEL[classes_node(cfg)].NUM_CLASSES):
-        message = f"{run}: its record has {len(categories)} classes, and {CONFIG} has {number}; restore one of them"
-        raise UserError("run.other_classes", message)
+        classes = counted(len(categories), "class", "classes")
+        raise UserError(
+            "run.other_classes", f"{run}: its record has {classes}, and {CONFIG} has {number}; restore one of them"
+        )
     return categories
 
 

@@ -101,8 +101,8 @@ def open_evaluation_data(run: TrainedRun, given: Sequence[Path] | None, limit: i
     if classes != known or len(classes) != number:
         raise UserError(
             "data.other_classes",
-            f"{metadata.json_file}: its {len(classes)} categories ({_first(classes)}) are not the {number} "
-            f"of the run ({_first(known)}); give data with the classes that {run.folder} was trained on",
+            f"{metadata.json_file}: its categories ({len(classes)}: {_first(classes)}) are not those of the run "
+            f"({number}: {_first(known)}); give data with the classes that {run.folder} was trained on",
         )
     category_ids = sorted(metadata.thing_dataset_id_to_contiguous_id.items(), key=lambda item: item[1])
     return EvaluationData(

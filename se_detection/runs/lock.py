@@ -34,10 +34,9 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class RunLock:
     """An advisory lock of a run folder for one process.
 
-    A file in the folder names the owner; it is empty when nobody has the lock. Whether the owner lives, the system
-    knows at once on one machine: its `flock` of the file ends with the owner, whatever ends it. From other machines,
-    and where there is no `flock` (Windows, some network file systems), only the time of the file tells: an owner that
-    does not touch it for a minute is dead.
+    A file in the folder names the owner; it is empty when nobody has the lock. On the owner's machine, the file's
+    `flock` shows whether the owner lives: the system releases it when the process ends. On other machines, and without
+    `flock` (Windows, some network file systems), the owner is dead if it has not touched the file for a minute.
 
     Args:
         folder: the run folder; it is created when the lock is taken.
@@ -87,14 +86,15 @@ class RunLock:
             self.descriptor = None
 
     def _take(self, descriptor: int) -> bool:
-        """Writes this process as the owner, if there is none or it is dead; False: to be tried again."""
+        """Writes this process as the owner, if nobody has the lock or its owner is dead; False: to be tried again."""
         has_flock, owner = _flock(descriptor), self._owner()
         if owner and owner.get("machine") == self.owner["machine"] and has_flock is not None:
             if not has_flock:
                 raise self._in_use(owner)
         elif owner or has_flock is False:
             touched = os.fstat(descriptor).st_mtime_ns
-            logger.warning("%s: waiting up to %d s for a sign of life of %s", self.path, LIMIT, _name(owner))
+            if owner:
+                logger.warning("%s: waiting up to %d s for a sign of life of %s", self.path, LIMIT, _name(owner))
             deadline = time.monotonic() + LIMIT
             while time.monotonic() < deadline:
                 time.sleep(LIMIT / 100)
@@ -112,7 +112,7 @@ class RunLock:
         return self._owner() == self.owner
 
     def _owner(self) -> dict[str, Any]:
-        # Opened anew, so that a network file system looks at its server.
+        # Opened again, so that a network file system looks at its server.
         try:
             with self.path.open("rb") as file:
                 content = file.read(1000)

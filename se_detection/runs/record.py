@@ -5,6 +5,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +73,8 @@ def write_run_record(
     if resumed_at is not None and (record := read_record(folder)):
         resumed = {"iteration": resumed_at, "command": command, "processes": processes}
         record["resumed"] = [*record.get("resumed", []), resumed]
+        # The training evaluates again.
+        record.pop("evaluated", None)
         write_json(folder / RECORD, record, indent=2)
         return
     datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
@@ -99,6 +103,26 @@ def write_run_record(
             "backbone_input": list(padded_size(backbone, *size)),
         }
     write_json(folder / RECORD, record, indent=2)
+
+
+def record_evaluation(folder: Path) -> None:
+    """Adds the command of an evaluation, whose results are now in the folder, to the record."""
+    # The record of a run without training was written by an evaluation, perhaps this one.
+    record, command = read_record(folder), shlex.join(sys.argv)
+    evaluated = {"evaluated": command if command != record.get("command") else None}
+    write_json(folder / RECORD, record | evaluated, indent=2)
+
+
+def recorded_commands(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """The commands of a run in their order, each with what it did; a command that was repeated stands once."""
+    starts = [("started", record.get("command"))]
+    starts += [(f"resumed at iteration {entry['iteration']}", entry["command"]) for entry in record.get("resumed", [])]
+    found = [
+        (", ".join(what for what, _ in group), command)
+        for command, group in groupby(starts, key=itemgetter(1))
+        if command
+    ]
+    return found + ([("evaluated", record["evaluated"])] if record.get("evaluated") else [])
 
 
 def _absolute(path: str | None) -> str | None:

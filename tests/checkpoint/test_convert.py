@@ -58,7 +58,7 @@ def test_the_source_and_depth_are_checked() -> None:
     [
         (
             {"layer3.1.se.fc2.bias": None},
-            "1 tensors are missing, unexpected or of another shape (in detectron2's names: res4",
+            "1 tensor missing, unexpected or of another shape (in detectron2's names: res4",
         ),
         ({"layer3.1.conv2.weight": torch.ones(3, 3)}, "res4.1.conv2.weight"),
         ({"layer1.0.conv1.extra": torch.ones(3)}, "res2.0.conv1.extra"),

@@ -112,7 +112,10 @@ def standard(tmp_path_factory, make_runs, make_annotations):
         (run / "metrics.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
         record = run / "run.json"
         command = f"tools/train_net.py --config-file faster_rcnn_{run.name}.yaml SOLVER.STEPS '(4, 5)'"
-        record.write_text(json.dumps({**json.loads(record.read_text()), "command": command, "device": "cpu"}))
+        added = {"command": command, "device": "cpu"}
+        if shift:
+            added["resumed"] = [{"iteration": 75, "command": f"{command} SOLVER.MAX_ITER 40000", "processes": 1}]
+        record.write_text(json.dumps({**json.loads(record.read_text()), **added}))
     plots = runs[1] / "excitations" / "plots"
     plots.mkdir(parents=True)
     Image.new("RGB", (30, 20), (200, 0, 0)).save(plots / "SE_5_1.png")
@@ -186,6 +189,9 @@ def test_the_recipe_and_the_commands_are_shown(standard) -> None:
     ] * 2
     for name in ("plain", "se"):
         assert f"--config-file faster_rcnn_{name}.yaml SOLVER.STEPS &#39;(4, 5)&#39;" in text
+    captions = re.findall("<figcaption>(Run .*)</figcaption>", text)
+    assert captions == ["Run plain, started", "Run se, started", "Run se, resumed at iteration 75"]
+    assert "SOLVER.STEPS &#39;(4, 5)&#39; SOLVER.MAX_ITER 40000" in text
 
 
 def decoded(tags):
@@ -244,7 +250,7 @@ def test_each_of_several_runs_is_shown(seeds, tmp_path) -> None:
         *(value for spread in spreads for value in spread["values"]),
         *(spread["std"] for spread in spreads),
     ]
-    assert "means of 2 and 2 runs" in path.read_text()
+    assert "means of 2 runs of the baseline and 2 of the candidate" in path.read_text()
 
 
 @pytest.mark.slow

@@ -172,12 +172,10 @@ def test_ignore_padding_makes_results_independent_of_the_batch(built) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKS["overfitted"])
 def test_it_overfits_its_images(name) -> None:
-    detector, steps = DETECTORS[name], 100 if name == "retinanet" else 60
-    # Panoptic FPN also has masks; with keypoints, it has every output. As in Keypoint R-CNN, all objects are kites.
-    panoptic = name == "panoptic_fpn"
-    classes = {"MODEL__ROI_HEADS__NUM_CLASSES": 1} if panoptic else {}
-    model = build(detector, small_config(detector, **classes, MODEL__KEYPOINT_ON=panoptic))
-    images = [draw(seed, classes=1 if panoptic else 2) for seed in range(2)]
+    """Panoptic FPN also has masks; with keypoints, it has every output. As in Keypoint R-CNN, all objects are kites."""
+    detector, steps = DETECTORS[name], 60
+    model = build(detector, small_config(detector, MODEL__ROI_HEADS__NUM_CLASSES=1, MODEL__KEYPOINT_ON=True))
+    images = [draw(seed, classes=1) for seed in range(2)]
     examples = [image.example() for image in images]
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.2)
@@ -188,15 +186,14 @@ def test_it_overfits_its_images(name) -> None:
             optimizer.step()
             schedule.step()
     outputs = predict(model.eval(), *(image.input() for image in images))
-    for kind in ("bbox", "segm", "keypoints") if panoptic else ("bbox",):
+    for kind in ("bbox", "segm", "keypoints"):
         precision = average_precision(images, [output["instances"] for output in outputs], kind)
         assert precision > 0.8, kind
     for image, output in zip(images, outputs, strict=True):
         truth = image.example()["instances"].gt_boxes
         assert pairwise_iou(truth, output["instances"].pred_boxes).amax(dim=1).min() > 0.5
-        if PANOPTIC in output:
-            assert (output["sem_seg"].argmax(dim=0) == torch.from_numpy(image.semantic)).double().mean() > 0.9
-            assert unmatched(image, *output[PANOPTIC]) == []
+        assert (output["sem_seg"].argmax(dim=0) == torch.from_numpy(image.semantic)).double().mean() > 0.9
+        assert unmatched(image, *output[PANOPTIC]) == []
 
 
 def unmatched(image: ShapesImage, panoptic: Tensor, segments: list[dict[str, Any]]) -> list[tuple[bool, int]]:

@@ -138,7 +138,7 @@ def test_data_registered_in_python_is_checked_before_training(name, key, tmp_pat
         "TEST.KEYPOINT_OKS_SIGMAS": SIGMAS,
     }
     cfg = load(name, [], tmp_path, values)
-    with raises("data.no_masks" if name == MASKS else "data.no_keypoints", "2 of the 2 objects in a.png", f"{key!r}"):
+    with raises("data.no_masks" if name == MASKS else "data.no_keypoints", f"objects without {key!r} in a.png: 2 of 2"):
         Trainer.build_train_loader(cfg)
 
 

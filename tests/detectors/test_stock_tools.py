@@ -11,7 +11,6 @@ import runpy
 import subprocess
 import sys
 import sysconfig
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,7 +72,7 @@ def write_coco(root: Path) -> None:
         {"id": category["id"], "name": category["name"]} for category in COCO_CATEGORIES if category["isthing"]
     ]
     (root / "coco" / "annotations").mkdir(parents=True)
-    for split, seeds in (("train2017", range(10, 14)), ("val2017", range(6))):
+    for split, seeds in (("train2017", range(10, 14)), ("val2017", range(3))):
         (root / "coco" / split).mkdir()
         images, annotations = [], []
         for number, seed in enumerate(seeds, 1):
@@ -140,7 +139,7 @@ def test_plain_train_net_trains_and_evaluates(stock) -> None:
     assert any(".se.fc1." in key for key in weights)
     written = stock.trained / "inference" / "coco_2017_val" / "coco_instances_results.json"
     detections = json.loads(written.read_text())
-    assert len(detections) == 60
+    assert len(detections) == 30
     assert all({"bbox", "segmentation"} <= item.keys() for item in detections)
     annotations = stock.root / "coco" / "annotations" / "instances_val2017.json"
     printed = [line.rsplit("copypaste: ", 1)[1] for line in stock.printed.splitlines() if "copypaste: " in line]
@@ -159,7 +158,7 @@ def test_plain_train_net_trains_and_evaluates(stock) -> None:
 
 def test_analyze_model_counts_what_fvcore_counts(stock, run, caplog) -> None:
     weights = {"MODEL.WEIGHTS": str(stock.trained / "model_final.pth")}
-    tasks = ["--num-inputs", "2", "--tasks", "parameter", "structure", "flop"]
+    tasks = ["--num-inputs", "1", "--tasks", "parameter", "structure", "flop"]
     words = config_words(**weights)
     # The tool's logger does not pass its messages on.
     logger = logging.getLogger("detectron2")
@@ -176,15 +175,12 @@ def test_analyze_model_counts_what_fvcore_counts(stock, run, caplog) -> None:
     assert "(fc1): Conv2d" in str(model) or "(fc1): Linear" in str(model)
     model.load_state_dict(torch.load(weights["MODEL.WEIGHTS"], weights_only=True)["model"])
     loader = build_detection_test_loader(cfg, "coco_2017_val")
-    counted = [FlopCountAnalysis(model, data).unsupported_ops_warnings(False) for data in islice(loader, 2)]
-    totals = [count.uncalled_modules_warnings(False).total() / 1e9 for count in counted]
-    assert f"Total GFlops: {np.mean(totals):.1f}±{np.std(totals):.1f}" in printed
+    counted = FlopCountAnalysis(model, next(iter(loader))).unsupported_ops_warnings(False)
+    total = counted.uncalled_modules_warnings(False).total() / 1e9
+    assert f"Total GFlops: {total:.1f}±0.0" in printed
     by_operator = dict(re.findall(r"\('(\w+)', ([\d.e-]+)\)", printed.split("of operators:\n")[1]))
-    expected = sum(
-        (count.by_operator() for count in counted), start=counted[0].by_operator() - counted[0].by_operator()
-    )
     for operator in ("conv", "linear"):
-        assert float(by_operator[operator]) == pytest.approx(expected[operator] / 2 / 1e9)
+        assert float(by_operator[operator]) == pytest.approx(counted.by_operator()[operator] / 1e9)
 
 
 def test_visualize_json_results_draws_detections_and_truth(stock, run, tmp_path) -> None:

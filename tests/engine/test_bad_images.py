@@ -91,8 +91,8 @@ def test_bad_images_are_skipped_counted_and_listed(data, names, caplog) -> None:
     for reason, words in zip(reasons, ("does not exist", "truncated", "cannot identify", "has 50 and 60"), strict=True):
         assert words in reason
     assert {image["iteration"] for image in found["images"]} == {None}
-    (line,) = [record.getMessage() for record in caplog.records if "are skipped" in record.getMessage()]
-    assert line.startswith("4 images can't be used and are skipped; ")
+    (line,) = [record.getMessage() for record in caplog.records if "will be skipped" in record.getMessage()]
+    assert line.startswith("4 images can't be used and will be skipped; ")
     assert json.loads((data.parent / "run" / "inference" / "results.json").read_text())["images"] == 4
 
 

@@ -3,13 +3,18 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.engine.hooks import CallbackHook
+from detectron2.utils import comm
 
-from se_detection.engine.loss_guard import usual_causes
+from se_detection.checkpoint.checkpointer import StrictCheckpointer
+from se_detection.engine import loss_guard
+from se_detection.engine.hooks import Checkpoints
+from se_detection.engine.loss_guard import gather_normalizers, get_normalizer, restore_normalizer, usual_causes
 from se_detection.engine.trainer import Trainer
 from se_detection.errors import UserError
 
@@ -142,6 +147,44 @@ def test_weights_that_were_not_finite_before_are_not_saved(spoiled, module_path)
     with raises("train.non_finite_loss", "the state before it is not saved"):
         trainer.train()
     assert not list((module_path / "before").glob("*.pth"))
+
+
+def test_each_process_gets_its_normalizer_back(monkeypatch) -> None:
+    """Another number of processes share the images, and so the objects that it counts."""
+    model = torch.nn.Module()
+    for gathered, processes, expected in (
+        ([80.0, 110.0], 2, [80.0, 110.0]),
+        ([80.0, 110.0], 1, [190.0]),
+        ([100.0], 4, [25.0] * 4),
+        ([None], 1, [None]),
+        ([], 2, [None, None]),
+    ):
+        found = []
+        for rank in range(processes):
+            group = SimpleNamespace(get_world_size=lambda n=processes: n, get_rank=lambda rank=rank: rank)
+            monkeypatch.setattr(loss_guard, "comm", group)
+            model.loss_normalizer = 1.0
+            restore_normalizer(model, gathered)
+            found.append(get_normalizer(model))
+        assert found == expected
+
+
+def test_every_process_takes_part_in_saving(monkeypatch, tmp_path) -> None:
+    """The normalizers are gathered, for which the main process waits for the others."""
+    model = torch.nn.Linear(1, 1)
+    model.loss_normalizer = 80.0
+    monkeypatch.setattr(comm, "all_gather", lambda value: [value, 110.0])
+    gathered = []
+    for rank in (0, 1):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        state = SimpleNamespace(state_dict=lambda: gathered.append(gather_normalizers(model)))
+        saver = StrictCheckpointer(model, str(tmp_path / str(rank)), state=state)
+        checkpoints = Checkpoints(saver, period=1, keep=0, stop=None)
+        checkpoints.trainer = SimpleNamespace(iter=4, max_iter=9)
+        (tmp_path / str(rank)).mkdir()
+        checkpoints.save()
+    assert gathered == [[80.0, 110.0]] * 2
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/*.pth")] == ["0/model_0000004.pth"]
 
 
 def test_only_causes_that_apply_are_listed() -> None:

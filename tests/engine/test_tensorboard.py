@@ -49,6 +49,7 @@ class Whole(NamedTuple):
 def _every_second_step():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tensorboard, "PERIOD", 2)
+        patch.setattr(tensorboard, "IMAGES", 4)
         yield
 
 

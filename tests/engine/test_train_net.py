@@ -89,6 +89,8 @@ def test_train_resume_and_evaluate_custom_data(train, tiny, tiny_flags, tmp_path
         assert [faster["image_id"], faster["category_id"]] == [plain["image_id"], plain["category_id"]]
         assert [*faster["bbox"], faster["score"]] == pytest.approx([*plain["bbox"], plain["score"]], abs=1e-3)
 
+    assert "--fuse --resume" in json.loads((run / "run.json").read_text())["evaluated"]
+
     # --overwrite replaces the run, and nothing else that is in its folder.
     (run / "notes.txt").write_text("mine")
     assert train("--overwrite", *tiny_flags, overrides=output) == ""

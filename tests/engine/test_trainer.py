@@ -3,8 +3,11 @@
 import errno
 import hashlib
 import json
+import os
 import shutil
 import signal
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +15,14 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.engine.hooks import CallbackHook
+from torch.utils.data import DataLoader
 
 from se_detection.checkpoint import checkpointer
 from se_detection.comparison.compare_runs import compare_runs
+from se_detection.data.worker_signals import NoBatchError, SignalSafeLoader
 from se_detection.engine import resume, signals
 from se_detection.engine.checks import load_config
+from se_detection.engine.hooks import Evaluation
 from se_detection.engine.resume import scale_to_original
 from se_detection.engine.signals import Interrupted, RankMaximum, StopRequest
 from se_detection.engine.train_and_evaluate import evaluate
@@ -85,9 +91,6 @@ def test_an_evaluation_alone_names_its_checkpoint(copied, tiny, module_path) -> 
     assert evaluated_checkpoint(copied) == of_file(copied, older.name)
     with raises("compare.not_comparable", "model_0000002.pth (iteration 2)", "model_final.pth"):
         compare_runs(copied, module_path / "finished", 100)
-    (module_path / "apart").mkdir()
-    evaluate_only(module_path / "apart", "MODEL.WEIGHTS", older)
-    assert evaluated_checkpoint(module_path / "apart") == {**of_file(copied, older.name), "file": str(older)}
     flags = ("--resume",)
     evaluate_only(copied)
     assert evaluated_checkpoint(copied) == of_file(copied, "model_final.pth")
@@ -102,33 +105,41 @@ def copied(finished, module_path) -> Path:
 
 
 @pytest.mark.slow
+def test_a_run_does_not_resume_past_its_end(build, copied) -> None:
+    before = files(copied)
+    with raises("train.past_the_end", "SOLVER.MAX_ITER: 2", "the 4 iterations of", "model_final.pth"):
+        build("copied", "SOLVER.EMA_DECAY", 0.5, "SOLVER.MAX_ITER", 2, resume=True)
+    assert files(copied) == before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("options", "stop_at"),
+    ("options", "stops"),
     [
-        (AVERAGED, 0),
-        (AVERAGED, 2),
-        (RETINANET, 1),
-        (PRECISE_BN, 1),
+        # While the backbone is frozen, and later.
+        (AVERAGED, (0, 2)),
+        (RETINANET, (1,)),
+        (PRECISE_BN, (1,)),
     ],
-    ids=["frozen", "averaged", "RetinaNet", "PreciseBN"],
+    ids=["averaged", "RetinaNet", "PreciseBN"],
 )
-def test_a_stopped_trainer_resumes_exactly(build, options, stop_at, request) -> None:
+def test_a_stopped_trainer_resumes_exactly(build, options, stops, request) -> None:
     name = request.node.callspec.id
     whole = build(f"{name}_whole", *options)
     whole.train()
-    stop_after(build(name, *options), stop_at)
-    rest = build(name, *options, resume=True)
-    assert rest.start_iter == stop_at + 1
+    rest = build(name, *options)
+    for iteration in stops:
+        stop_after(rest, iteration)
+        rest = build(name, *options, resume=True)
+        assert rest.start_iter == iteration + 1
     rest.train()
-    # Two RetinaNets that were not stopped differ by as much as 1e-6.
-    torch.testing.assert_close(weights(rest), weights(whole), rtol=0, atol=2e-5 if options == RETINANET else 0)
+    assert same(weights(rest), weights(whole))
     states = [
         torch.load(Path(trainer.cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)["trainer"]
         for trainer in (rest, whole)
     ]
-    assert states[0]["loss_normalizer"] == states[1]["loss_normalizer"]
-    assert (states[0]["loss_normalizer"] is None) == (options != RETINANET)
-    for key in ("skipped", "config", "iteration"):
+    assert (states[0]["loss_normalizers"] == [None]) == (options != RETINANET)
+    for key in ("loss_normalizers", "skipped", "config", "iteration"):
         assert states[0][key] == states[1][key]
     evaluated = [
         {line["iteration"]: line["bbox/AP"] for line in read_metrics(Path(trainer.cfg.OUTPUT_DIR)) if "bbox/AP" in line}
@@ -344,6 +355,88 @@ def test_signals_within_two_seconds_are_one_request(monkeypatch) -> None:
     now[0] += 0.2
     request._receive(signal.SIGINT, None)
     assert sent == [(signal.SIGINT, signal.SIG_DFL), signal.SIGINT]
+
+
+class Stalled:
+    """Images as of a disk that stalls: the fifth one, so that two batches of two come."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        self.asked += 1
+        if self.asked == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return index
+
+
+def test_a_request_does_not_wait_for_a_data_loader(monkeypatch) -> None:
+    monkeypatch.setattr(signals, "PATIENCE", 0.2)
+    stop = StopRequest(RankMaximum())
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)]
+    batches = []
+    with pytest.raises(Interrupted) as caught, stop.listening():
+        batches.extend(SignalSafeLoader(DataLoader(Stalled(), batch_size=2)))
+    assert caught.value.code == 128 + signal.SIGTERM
+    # It waits for anything else, such as a step.
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.4)
+        assert stop.received == signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_one_of_several_processes_does_not_wait_for_its_data_loader(monkeypatch, capsys) -> None:
+    """It ends at once: the others, which wait for it, could not agree with it."""
+    monkeypatch.setattr(signals, "SHARED_PATIENCE", 0.2)
+    monkeypatch.setattr(signals.os, "_exit", sys.exit)
+    agreement = RankMaximum()
+    agreement.group = object()
+    with pytest.raises(SystemExit) as caught, StopRequest(agreement).listening():
+        list(SignalSafeLoader(DataLoader(Stalled(), batch_size=2)))
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.startswith("error: SIGTERM: process 0 stops")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [Interrupted(143), NoBatchError("data.no_batch", "no batch")])
+def test_the_state_before_a_batch_that_does_not_come_is_saved(build, error) -> None:
+    trainer = build(type(error).__name__)
+    load, after = trainer.loader.mapper, {}
+
+    def fail(item):
+        if trainer.iter == 2:
+            raise error
+        return load(item)
+
+    trainer.loader.mapper = fail
+    trainer.register_hooks([CallbackHook(after_step=lambda it: after.update({it.iter: weights(trainer)}))])
+    with pytest.raises(type(error)):
+        trainer.train()
+    folder = Path(trainer.cfg.OUTPUT_DIR)
+    assert (folder / "last_checkpoint").read_text() == "model_0000001.pth"
+    saved = torch.load(folder / "model_0000001.pth", weights_only=True)
+    assert same(saved["model"], after[1])
+    assert saved["trainer"]["iteration"] == 1
+
+
+def test_the_state_before_an_evaluation_without_images_is_saved() -> None:
+    saved = []
+
+    def evaluate() -> dict:
+        raise NoBatchError("data.no_batch", "no batch")
+
+    checkpoints = SimpleNamespace(save=lambda: saved.append(True))
+    evaluation = Evaluation(evaluate, period=2, checkpoints=checkpoints, metrics=None)
+    evaluation.trainer = SimpleNamespace(iter=1, max_iter=9)
+    with raises("data.no_batch"):
+        evaluation.after_step()
+    assert saved == [True]
 
 
 @pytest.mark.slow

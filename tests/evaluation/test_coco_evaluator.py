@@ -15,6 +15,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils import comm
 from PIL import Image
 
+from se_detection.data.coco_format import image_path
 from se_detection.data.coco_sets import check_registered
 from se_detection.evaluation.coco_evaluator import COCODetectionEvaluator, build_evaluator
 from se_detection.runs.evaluation_data import open_evaluation_data
@@ -183,7 +184,10 @@ def test_only_the_main_process_writes(register, annotations, detect, tmp_path, m
 
 @pytest.fixture
 def in_python(annotations):
-    """Annotations as detectron2's dataset dicts, with keypoints, of a set that is registered without a file."""
+    """Annotations as detectron2's dataset dicts, with keypoints, of a set that is registered without a file.
+
+    The images are in two folders.
+    """
     numbers = {category["id"]: number for number, category in enumerate(annotations["categories"])}
     items = []
     for image in annotations["images"]:
@@ -197,7 +201,8 @@ def in_python(annotations):
             for item in annotations["annotations"]
             if item["image_id"] == image["id"]
         ]
-        items.append({**image, "image_id": image["id"], "annotations": mine})
+        file = f"/data/{image['id'] % 2}/{image['file_name']}"
+        items.append({**image, "file_name": file, "image_id": image["id"], "annotations": mine})
     DatasetCatalog.register(NAME, lambda: items)
     MetadataCatalog.get(NAME).set(
         evaluator_type="coco",
@@ -236,6 +241,8 @@ def test_corrected_labels_are_evaluated(in_python, annotations, detect, referenc
         written = json.loads((tmp_path / folder / "results.json").read_text())
         assert written["bbox"]["AP"] == pytest.approx(corrected, abs=1e-9)
         truth = json.loads(Path(written["annotations"]).read_text())
+        files = [image_path(written["annotations"], written["image_root"], image) for image in truth["images"]]
+        assert files == [Path(item["file_name"]) for item in in_python]
         assert [item["bbox"] for item in truth["annotations"]] == [
             [round(side, 3) for side in item["bbox"]] for item in annotations["annotations"]
         ]

@@ -9,6 +9,7 @@ import torch
 from se_detection import UserError
 from se_detection.data.toy import make_toy_dataset
 from se_detection.engine.signals import Interrupted
+from se_detection.errors import counted
 from se_detection.gates.ablation import detections
 from se_detection.gates.excitations import explain
 from se_detection.gates.statistics import FIELDS
@@ -45,7 +46,7 @@ def test_a_stopped_analysis_reports_its_progress_and_resumes(
         explain(loaded, tmp_path, images=SOME)
     assert stopped.value.code == 128 + signal.SIGTERM
     assert len(seen) == stop_after
-    progress = f"the gates of {images} of {SOME} images and {evaluations} evaluations"
+    progress = f"the gates of {images} of {SOME} images and {counted(evaluations, 'evaluation')}"
     assert f"stopped: {tmp_path} has {progress}; run the same command to resume" in capsys.readouterr().err
 
     resumed = explain(loaded, tmp_path, images=SOME)

@@ -20,7 +20,7 @@ def test_the_page_has_numbers_and_plots(explained, written, tmp_path) -> None:
         assert f"{row['metrics']['AP']:.2f}" in text
         assert f"{row['parameters']:,}" in text
     dispensable, total = len(content["findings"]["dispensable"]), len(content["blocks"])
-    verdict = f"{dispensable} of {total} SE blocks are dispensable" if dispensable else "No SE block is shown"
+    verdict = f"Dispensable SE blocks: {dispensable} of {total}" if dispensable else "No SE block is shown"
     assert verdict in text
     assert "se-det analyze excitations" in text
     assert not re.search(r"<script|https?://(?!www\.w3\.org)", text)

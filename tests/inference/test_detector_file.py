@@ -78,7 +78,7 @@ CHANGES = {
     "another thing": (lambda content: content.update({KEY: 3}), "weights.broken", "no config and classes"),
     "no classes": (lambda content: content[KEY].pop("categories"), "weights.broken", "no config and classes"),
     "class ids": (part(categories=[[math.inf, "a"]]), "weights.broken", "no config and classes"),
-    "other number": (part(categories=[[1, "a"], [1, "b"]]), "weights.broken", "it has 1 classes, but its config has 4"),
+    "other number": (part(categories=[[1, "a"], [1, "b"]]), "weights.broken", "it has 1 class, but its config has 4"),
     "no yaml": (part(config="a: [1"), "config.not_yaml", "its config can't be used: "),
     "surrogates": (part(config="\ud800"), "config.bad_value", "its config can't be used: "),
     "empty": (part(config=""), "config.no_keys", "its config can't be used: "),

@@ -84,7 +84,7 @@ def test_a_detector_gets_the_whole_backbone(trained, checkpointer) -> None:
 
 @pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(build) -> None:
-    epochs = ("PRETRAIN.EPOCHS", "1.5", "PRETRAIN.MIXUP", "0.2", "PRETRAIN.STOCHASTIC_DEPTH", "0.2")
+    epochs = ("PRETRAIN.EPOCHS", "1", "PRETRAIN.MIXUP", "0.2", "PRETRAIN.STOCHASTIC_DEPTH", "0.2")
     ema = ("SOLVER.EMA_DECAY", "0.9")
     whole = build(*epochs, *ema, name="whole")
     whole.train()
@@ -92,7 +92,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(build) -> None:
     before_step = stopped._hooks[0].before_step
 
     def stop() -> None:
-        stopped.stop.received = signal.SIGTERM if stopped.iter == 4 else 0
+        stopped.stop.received = signal.SIGTERM if stopped.iter == 2 else 0
         before_step()
 
     stopped._hooks[0].before_step = stop
@@ -100,7 +100,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(build) -> None:
         stopped.train()
     assert not Path(stopped.cfg.OUTPUT_DIR, "backbone.pth").exists()
     resumed = build(*epochs, *ema, name="stopped", resume=True)
-    assert resumed.start_iter == 5
+    assert resumed.start_iter == 3
     resumed.train()
     ours, theirs = (
         torch.load(Path(trainer.cfg.OUTPUT_DIR, "backbone.pth"), weights_only=True)["model"]

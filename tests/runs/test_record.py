@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from detectron2.data.datasets import register_coco_instances
 from torch import nn
 
 from se_detection import create_backbone
-from se_detection.runs.record import read_record, write_run_record
+from se_detection.runs.record import read_record, record_evaluation, recorded_commands, write_run_record
 
 from ..helpers import raises
 
@@ -44,6 +45,30 @@ def test_a_record_has_model_and_data(cfg, tmp_path, monkeypatch) -> None:
     resumed = read_record(tmp_path)
     assert [entry["iteration"] for entry in resumed.pop("resumed")] == [7]
     assert resumed == record
+
+
+def test_the_commands_of_a_run_are_in_order(cfg, tmp_path, monkeypatch) -> None:
+    def run(*words: str, at: int | None = None) -> None:
+        monkeypatch.setattr(sys, "argv", ["train_net.py", *words])
+        write_run_record(cfg, Detector(nn.Linear(2, 1)), (100, 130), resumed_at=at)
+
+    run("SOLVER.MAX_ITER", "200")
+    record_evaluation(tmp_path)
+    first = ("started", "train_net.py SOLVER.MAX_ITER 200")
+    assert recorded_commands(read_record(tmp_path)) == [first]
+    for iteration in (30, 40):
+        run("--resume", "OUTPUT_DIR", "a b", at=iteration)
+    monkeypatch.setattr(sys, "argv", ["train_net.py", "--eval-only"])
+    record_evaluation(tmp_path)
+    second = ("resumed at iteration 30, resumed at iteration 40", "train_net.py --resume OUTPUT_DIR 'a b'")
+    assert recorded_commands(read_record(tmp_path)) == [first, second, ("evaluated", "train_net.py --eval-only")]
+    # The training evaluates again at its end.
+    run("--resume", "SOLVER.MAX_ITER", "75", at=60)
+    third = ("resumed at iteration 60", "train_net.py --resume SOLVER.MAX_ITER 75")
+    assert recorded_commands(read_record(tmp_path)) == [first, second, third]
+    run("--overwrite")
+    assert recorded_commands(read_record(tmp_path)) == [("started", "train_net.py --overwrite")]
+    assert recorded_commands({}) == []
 
 
 def test_a_model_without_detectron2s_backbone_has_no_gflops(cfg, tmp_path) -> None:

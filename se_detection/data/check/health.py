@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from detectron2.config import CfgNode
 
-from ...errors import UserError
+from ...errors import UserError, counted
 from ..coco_format import (
     ANNOTATION,
     CATEGORY,
@@ -295,7 +295,7 @@ def _class_findings(annotated: AnnotatedFolder, classes: Sequence[dict[str, Any]
     advice = "add some, or remove the class; its AP is undefined"
     yield from _finding("warning", "classes-empty", "classes without a box", advice, empty)
     rare = [
-        f"{row['name']!r}: {row['boxes']} boxes in {row['images']} images"
+        f"{row['name']!r}: {counted(row['boxes'], 'box', 'boxes')} in {counted(row['images'], 'image')}"
         for row in sorted(classes, key=lambda row: row["images"])
         if 0 < row["images"] <= RARE
     ]
@@ -364,4 +364,4 @@ def _name_box(item: Box) -> str:
 
 
 def _repeated(names: Iterable[str]) -> list[str]:
-    return [f"{name!r}: {count} times" for name, count in Counter(names).items() if count > 1]
+    return [f"{name!r}: {counted(count, 'time')}" for name, count in Counter(names).items() if count > 1]

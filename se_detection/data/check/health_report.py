@@ -5,6 +5,8 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ...errors import counted
+
 # The maximum lengths of lists in the tables; the JSON has everything.
 EXAMPLES = 3
 CLASSES = 24
@@ -14,8 +16,12 @@ WIDTHS = [7, 6, 27, 39, 25]
 
 def health_tables(health: dict[str, Any]) -> str:
     """Tables of findings, classes and box sizes, and a last line with the number of findings."""
-    counts = f"{health['images']} images, {health['annotations']} annotations, {len(health['classes'])} classes"
-    head = f"{health['json_file']}: {counts}"
+    counts = (
+        counted(health["images"], "image"),
+        counted(health["annotations"], "annotation"),
+        counted(len(health["classes"]), "class", "classes"),
+    )
+    head = f"{health['json_file']}: {', '.join(counts)}"
     parts = [head, _findings(health), _classes(health), _anchors(health["anchors"]), summary(health)]
     return "\n\n".join(part for part in parts if part)
 
