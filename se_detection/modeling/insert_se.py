@@ -39,6 +39,8 @@ class SESite(NamedTuple):
     before: bool = False
 
 
+# What timm's blocks call their attention.
+ATTENTION = ("se", "attn", "attn_last", "attn3")
 Rule = Callable[[nn.Module], Iterable[SESite]]
 
 
@@ -241,9 +243,21 @@ def _check_options(se: SEConfig) -> None:
 
 def _sites(network: nn.Module) -> Iterator[tuple[str, SESite]]:
     for name, module in network.named_modules():
-        rule = SE_SITES.get(_full_name(type(module)))
-        for site in rule(module) if rule else ():
-            yield name, site
+        if rule := SE_SITES.get(_full_name(type(module))):
+            _check_no_attention(name, module)
+            for site in rule(module):
+                yield name, site
+
+
+def _check_no_attention(name: str, block: nn.Module) -> None:
+    for slot in ATTENTION:
+        taken = getattr(block, slot, None)
+        if isinstance(taken, nn.Module) and any(True for _ in taken.parameters()):
+            raise UserError(
+                "model.has_se",
+                f"{_join(name, slot)} is {type(taken).__name__}: the network has attention already; insert SE only "
+                "into networks without it, and once",
+            )
 
 
 def _full_name(cls: type) -> str:

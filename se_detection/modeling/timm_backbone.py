@@ -15,7 +15,7 @@ from ..config.timm_config import TimmConfig
 from ..errors import UserError
 from .insert_se import insert_se
 from .partial_load import refuse_partial_load
-from .se_resnet import ignoring_padding, with_fpn
+from .se_resnet import check_no_fpn, check_roi_heads, ignoring_padding, with_fpn
 from .timm_maps import fit_maps
 from .timm_network import (
     STEM,
@@ -241,8 +241,10 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """The network that `MODEL.TIMM` describes, for DC5 detectors.
 
     Raises:
-        UserError: it can't be built, or is for a C4 detector.
+        UserError: it can't be built, is for a C4 detector, or SE is set for an FPN or heads that don't have it.
     """
+    check_no_fpn(cfg)
+    check_roi_heads(cfg)
     backbone = _bottom_up(cfg, input_shape)
     return ignoring_padding(cfg, backbone)
 

@@ -262,6 +262,8 @@ def test_sites_by_name() -> None:
     [
         ("efficientnet_b0", "model.has_se", "blocks.0.0.se"),
         ("seresnet18", "model.has_se", "layer1.0.se"),
+        ("seresnet33ts", "model.has_se", "stages.0.0.attn"),
+        ("regnetz_b16", "model.has_se", "attn"),
         ("mobilenetv3_small_100", "model.has_se", "blocks.0.0.se"),
         ("skresnet18", "model.no_se_sites", "register_se_sites"),
         ("vit_tiny_patch16_224", "model.no_se_sites", "register_se_sites"),

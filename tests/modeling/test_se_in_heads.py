@@ -34,6 +34,7 @@ IDENTITY = ["MODEL.SE.INIT", "identity"]
 STANDARD = ["MODEL.ROI_HEADS.NAME", "SEStandardROIHeads"]
 MASK = ["MODEL.MASK_ON", "True"]
 CASCADE = ["MODEL.ROI_HEADS.NAME", "SECascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
+TIMM = ["MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", "resnet18"]
 C4 = [
     *("MODEL.ROI_HEADS.NAME", "SERes5ROIHeads", "MODEL.BACKBONE.NAME", "build_se_resnet_backbone"),
     *("MODEL.RESNETS.OUT_FEATURES", "['res4']", "MODEL.RPN.IN_FEATURES", "['res4']"),
@@ -198,6 +199,8 @@ def test_fpn_with_se_ignores_padding() -> None:
         (["MODEL.SE.ROI", "True"], "model.plain_roi_heads", "StandardROIHeads"),
         ([*RETINANET, "MODEL.SE.ROI", "True"], "model.plain_roi_heads", "MODEL.SE.ROI"),
         ([*C4, "MODEL.SE.FPN", "True"], "model.no_fpn", "build_se_resnet_backbone"),
+        ([*TIMM, "MODEL.SE.FPN", "True"], "model.no_fpn", "build_timm_backbone"),
+        ([*TIMM, "MODEL.SE.ROI", "True"], "model.plain_roi_heads", "StandardROIHeads"),
     ],
 )
 def test_keys_that_would_be_ignored_are_refused(overrides, code, named) -> None:
