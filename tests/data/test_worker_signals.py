@@ -43,11 +43,12 @@ def take(after, *, workers: int = 1) -> list:
     ids=["killed", "full", "stopped"],
 )
 def test_a_loader_that_does_not_deliver(after, code, named, monkeypatch) -> None:
-    monkeypatch.setattr(worker_signals, "LIMIT", 0.6)
+    # The others end before it, also on a busy machine.
+    monkeypatch.setattr(worker_signals, "LIMIT", 0.6 if code == "data.no_batch" else 30.0)
     others, started = set(multiprocessing.active_children()), time.monotonic()
     with raises(code, named, "/dev/shm", "--shm-size", "DATALOADER.NUM_WORKERS"):
         take(after)
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 25
     # They ended, also the one that was stopped.
     assert set(multiprocessing.active_children()) <= others
 
