@@ -13,6 +13,7 @@ from torch import nn
 
 from se_detection import UserError, convert_state_dict, model_zoo
 from se_detection.checkpoint import timm_handler
+from se_detection.config.buildable import Uninitialized
 
 from .helpers import raises
 
@@ -118,7 +119,7 @@ def test_paper_config_is_detectrons_2x() -> None:
 def test_every_config_builds_its_detector(name) -> None:
     cfg = model_zoo.get_config(name)
     cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         model = build_model(cfg)
     gated = [key for key, _ in model.named_parameters() if ".se." in key]
     assert bool(gated) == ("_se_" in cfg.MODEL.BACKBONE.NAME and len(cfg.MODEL.SE.STAGES) > 0)
@@ -134,7 +135,7 @@ def test_every_lazy_config_builds_its_detector(name) -> None:
     cfg = model_zoo.get_config(name)
     assert isinstance(cfg, DictConfig)
     assert OmegaConf.to_yaml(cfg.model) == OmegaConf.to_yaml(LazyConfig.load(model_zoo.get_config_file(name)).model)
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         model = instantiate(cfg.model)
     gated = [key for key, _ in model.named_parameters() if ".se." in key]
     assert bool(gated) == ("_SE_" in name)

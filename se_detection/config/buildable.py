@@ -29,7 +29,7 @@ def check_backbone(cfg: CfgNode) -> None:
         close = get_close_matches(name, [known for known, _ in BACKBONE_REGISTRY], n=1)
         suggestion = f"did you mean {close[0]}?" if close else "use one of detectron2's or this project's"
         raise UserError("config.unknown_backbone", f"MODEL.BACKBONE.NAME: no backbone is named {name!r}; {suggestion}")
-    with torch.device("meta"), _Uninitialized(), explained(name):
+    with torch.device("meta"), Uninitialized(), explained(name):
         build_backbone(cfg)
 
 
@@ -42,7 +42,7 @@ def check_model(cfg: CfgNode) -> None:
     on_meta = cfg.clone()
     on_meta.defrost()
     on_meta.MODEL.DEVICE = "meta"
-    with torch.device("meta"), _Uninitialized(), explained(f"this {cfg.MODEL.META_ARCHITECTURE}"):
+    with torch.device("meta"), Uninitialized(), explained(f"this {cfg.MODEL.META_ARCHITECTURE}"):
         model = build_model(on_meta)
         optimizer = build_optimizer(cfg, model)
     check_memory(model)
@@ -59,8 +59,11 @@ def check_model(cfg: CfgNode) -> None:
         )
 
 
-class _Uninitialized(TorchFunctionMode):
-    """Skips the initialization of weights: on the meta device it has no effect, and takes half of the time."""
+class Uninitialized(TorchFunctionMode):
+    """A context in which modules are built without initializing their weights.
+
+    On the meta device it has no effect, and takes half of the time.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in FILLS or getattr(func, "__module__", None) == nn.init.__name__:

@@ -9,6 +9,7 @@ from se_detection import model_zoo
 from se_detection.checkpoint.assumptions import WeightsAssumptions, contradictions
 from se_detection.checkpoint.converted import Converted
 from se_detection.checkpoint.timm_handler import PREFIX, source_of
+from se_detection.config.buildable import Uninitialized
 
 from ..helpers import raises
 
@@ -18,7 +19,7 @@ CONFIG = "Paper/faster_rcnn_SE_R_50_FPN_2x"
 def assumptions_of_timm(name: str) -> WeightsAssumptions:
     """The assumptions that `timm://` weights get; they need only shapes and metadata."""
     metadata = timm.get_pretrained_cfg(name)
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         weights = timm.create_model(name.split(".")[0]).state_dict()
     pixels = {f"pixel_{kind}": tuple(255 * value for value in getattr(metadata, kind)) for kind in ("mean", "std")}
     return Converted.from_state_dict(weights, source_of(name), sha256="", **pixels).assumptions

@@ -7,12 +7,13 @@ import torchvision
 
 from se_detection.checkpoint.convert import convert_state_dict, fitting_source
 from se_detection.checkpoint.converted import Converted
+from se_detection.config.buildable import Uninitialized
 
 from ..helpers import raises
 
 
 def state_dict(name: str) -> dict[str, torch.Tensor]:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         return timm.create_model(name).state_dict()
 
 
@@ -37,7 +38,7 @@ def test_unsupported_layers_are_refused(name, source, named) -> None:
 
 def test_average_pooled_shortcuts_are_refused() -> None:
     """mmpretrain's `avg_down`, under a plain stem."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         weights = torchvision.models.resnet18().state_dict()
     weights["layer2.0.downsample.2.weight"] = weights.pop("layer2.0.downsample.1.weight")
     with raises("weights.unsupported_network", "layer layer2.0.downsample.2.weight"):

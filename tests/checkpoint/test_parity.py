@@ -15,6 +15,7 @@ from se_detection import SEConfig, create_backbone
 from se_detection.checkpoint.convert import convert_state_dict
 from se_detection.checkpoint.converted import Converted
 from se_detection.checkpoint.verify import relative_errors, timm_name
+from se_detection.config.buildable import Uninitialized
 
 from ..helpers import raises, randomize_norms, relative_error
 
@@ -44,7 +45,7 @@ def worst_error(ours: nn.Module, theirs: nn.Module, stages: nn.Module) -> float:
 def backbone(
     name: str, weights: dict[str, Tensor], *, layout: str | None = None, se: SEConfig | None = None
 ) -> nn.Module:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         ours = create_backbone(name, layout=layout, se=se, num_classes=1000, out_features=(*STAGES, "linear"))
     ours.load_state_dict(weights, assign=True)
     return ours.eval()
@@ -160,7 +161,7 @@ CADENE = {
 
 
 def test_cadenes_layer_names_are_those_of_timms_legacy_models() -> None:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         state_dict = timm.create_model("legacy_seresnet50").state_dict()
     assert set(state_dict) >= CADENE
     assert convert_state_dict(state_dict, "cadene").keys() == convert_state_dict(state_dict, "timm-legacy").keys()
@@ -201,13 +202,13 @@ def test_verify_detects_a_wrong_tensor() -> None:
     [("wide_resnet50_2", "timm"), ("legacy_seresnext50_32x4d", "timm-legacy"), ("seresnet50", "torchvision")],
 )
 def test_verify_names_timms_network(name, source) -> None:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         weights = timm.create_model(name).state_dict()
     assert timm_name(Converted.from_state_dict(weights, source, sha256="").assumptions) == name
 
 
 def test_verify_needs_a_network_of_timm() -> None:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         weights = ResNet(MoskomuleBlock, [3, 4, 6, 3]).state_dict()
     with raises("weights.not_verifiable", "moskomule"):
         relative_errors(Converted.from_state_dict(weights, "moskomule", sha256=""))

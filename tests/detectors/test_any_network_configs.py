@@ -11,10 +11,9 @@ from detectron2.modeling import build_backbone
 
 from se_detection import SqueezeExcitation, model_zoo
 from se_detection.checkpoint.timm_handler import PREFIX
-from se_detection.config.buildable import check_model
+from se_detection.config.buildable import Uninitialized, check_model
 from se_detection.runs.recipe import is_of_backbone
 
-from ..modeling.timm_families import uninitialized
 from .test_configs import differing_keys
 
 FOLDER = "Any-Network/"
@@ -88,7 +87,7 @@ def test_inserted_se_is_the_only_difference(network) -> None:
     ["vgg16_bn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenetv1_100", "resnetv2_50"))],
 )
 def test_each_block_gets_a_trained_gate(network) -> None:
-    with torch.device("meta"), uninitialized():
+    with torch.device("meta"), Uninitialized():
         backbone = build_backbone(config(f"SE_{network}")).bottom_up
     gates = [module for module in backbone.modules() if isinstance(module, SqueezeExcitation)]
     assert len(gates) == INSERTED[network]

@@ -24,6 +24,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from se_detection import SEConfig, UserError, create_backbone
+from se_detection.config.buildable import Uninitialized
 from se_detection.modeling.padding import ignore_padding
 from se_detection.modeling.roi_heads import SERes5ROIHeads
 
@@ -62,7 +63,7 @@ def networks(name: str) -> tuple[nn.Module, nn.Module]:
     """The networks of the yaml and the lazy config, on the meta device."""
     cfg = yaml_config(name)
     cfg.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         return build_model(cfg), instantiate(lazy_config(name).model)
 
 
@@ -125,7 +126,7 @@ def test_layers_are_equal(name) -> None:
 @pytest.mark.slow
 def test_describe_shows_differences() -> None:
     """In a stride, a frozen parameter, and an attribute of a helper object."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         backbone, caffe = (create_backbone("resnet50", layout=layout) for layout in ("torchvision", "caffe"))
         frozen = create_backbone("resnet50", freeze_at=1)
         assert describe(backbone) == describe(create_backbone("resnet50"))
@@ -283,7 +284,7 @@ def test_data_and_weights_are_equal(name) -> None:
 
 @pytest.mark.slow
 def test_a_plain_and_an_se_fcos_differ_in_the_gates_alone() -> None:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         plain, se = (instantiate(lazy_config(name).model).state_dict() for name in LAZY_ONLY)
     assert plain.keys() == {key for key in se if ".se." not in key} < se.keys()
 

@@ -6,6 +6,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 
 from se_detection import SEConfig, create_backbone, model_zoo
+from se_detection.config.buildable import Uninitialized
 from se_detection.gates.recorder import constant_gates, recorded_gates, se_gates, stage_of
 from se_detection.modeling.blocks import SEBasicBlock, SEBottleneckBlock
 
@@ -29,7 +30,7 @@ VARIANTS = [
 
 
 def test_gates_have_the_papers_names() -> None:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         backbone = create_backbone("se_resnet50", se=SEConfig(stages=("res3", "res5")))
     assert list(se_gates(backbone)) == ["SE_3_1", "SE_3_2", "SE_3_3", "SE_3_4", "SE_5_1", "SE_5_2", "SE_5_3"]
     assert se_gates(backbone)["SE_5_3"] is backbone.res5[2].se

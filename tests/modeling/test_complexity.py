@@ -9,6 +9,7 @@ from torch import nn
 from torchvision.models import get_model_weights
 
 from se_detection import create_backbone, model_zoo
+from se_detection.config.buildable import Uninitialized
 from se_detection.config.read_config import read_config
 from se_detection.modeling.complexity import (
     backbone_gflops,
@@ -110,7 +111,7 @@ def count(cfg: CfgNode, *size: int) -> tuple[dict, dict[str, tuple[int, float]]]
     parts = {row["part"]: (row["parameters"], row["gflops"] * 1e9) for row in counted["parts"]}
     total = parts.pop("total")
     assert total == (sum(one for one, _ in parts.values()), pytest.approx(sum(other for _, other in parts.values())))
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         cfg = cfg.clone()
         cfg.MODEL.DEVICE = "meta"
         assert total[0] == sum(parameter.numel() for parameter in build_model(cfg).parameters())

@@ -14,6 +14,7 @@ from timm.layers import SEModule, freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from se_detection import SEConfig
+from se_detection.config.buildable import Uninitialized
 from se_detection.modeling.insert_se import SE_SITES, SESite, insert_se, register_se_sites
 from se_detection.modeling.se_resnet import make_se_resnet
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
@@ -271,7 +272,7 @@ def test_sites_by_name() -> None:
     ],
 )
 def test_refused_networks(name, code, named) -> None:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         network = timm.create_model(name)
     se = SEConfig(reduction=32) if code == "config.bad_value" else SEConfig()
     with raises(code, named):
@@ -280,7 +281,7 @@ def test_refused_networks(name, code, named) -> None:
 
 def test_se_is_inserted_once() -> None:
     for make in (of_timm("resnet18"), of_timm("mobilenetv1_100"), of_torchvision("resnet18")):
-        with torch.device("meta"):
+        with torch.device("meta"), Uninitialized():
             network = make()
             insert_se(network, SEConfig())
             with raises("model.has_se", "se"):
@@ -299,7 +300,7 @@ def parameters(network: nn.Module) -> int:
 
 def test_parameters_of_the_papers_networks() -> None:
     """Table 3: 4.7 M for SE-MobileNet; SE-ResNet-50 as timm's."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         mobilenet = timm.create_model("mobilenetv1_100")
         assert parameters(mobilenet) == 4_231_976
         insert_se(mobilenet, SEConfig())
@@ -315,7 +316,7 @@ def test_parameters_of_the_papers_networks() -> None:
 def test_parameters_of_networks_from_pytorchcv() -> None:
     """Table 3: 2.4 M for SE-ShuffleNet; SE-BN-Inception's hidden widths, from the released prototxt."""
     models = pytest.importorskip("pytorchcv.model_provider", reason="this test needs pytorchcv")
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         shufflenet = models.get_model("shufflenet_g3_w1")
         insert_se(shufflenet, SEConfig())
         assert parameters(shufflenet) / 1e6 == pytest.approx(2.4, abs=0.1)

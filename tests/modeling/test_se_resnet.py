@@ -7,6 +7,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model, 
 from torch import nn
 
 from se_detection import SEConfig, create_backbone, create_res5
+from se_detection.config.buildable import Uninitialized
 from se_detection.errors import UserError
 
 from ..helpers import raises, randomize_norms
@@ -58,7 +59,7 @@ def test_without_se_equals_detectron2(resnets) -> None:
     ],
 )
 def test_parameter_counts(name, millions) -> None:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         model = create_backbone(name, num_classes=1000, out_features=("res5", "linear"))
     assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
 
@@ -66,7 +67,7 @@ def test_parameter_counts(name, millions) -> None:
 @pytest.mark.parametrize(("depth", "channels"), [(34, (64, 512)), (50, (256, 2048))])
 def test_extra_parameters_are_the_papers(depth, channels) -> None:
     """(2 / r) sum over stages of N C^2 without biases (Sec. 4, equation 5)."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         plain = create_backbone(f"resnet{depth}")
         gated = create_backbone(f"se_resnet{depth}", se=SEConfig(bias=False))
     extra = sum(p.numel() for p in gated.parameters()) - sum(p.numel() for p in plain.parameters())
@@ -89,7 +90,7 @@ def test_stages_and_reductions_are_those_of_the_config() -> None:
     cfg = config()
     cfg.MODEL.SE.STAGES = ["res3", "res5"]
     cfg.MODEL.SE.REDUCTION_PER_STAGE = [1, 8, 1, 32]
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         backbone = build_backbone(cfg)
     hidden = {
         name: block.se.fc1.out_channels for name in STAGES for block in getattr(backbone, name) if hasattr(block, "se")
@@ -135,7 +136,7 @@ def test_torchscript() -> None:
 def test_fpn_levels_equal_detectron2s(builder, levels) -> None:
     cfg = config(DEPTH=50)
     cfg.MODEL.FPN.IN_FEATURES = [f"res{level[1]}" for level in levels if int(level[1]) <= 5]
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         ours = BACKBONE_REGISTRY.get(builder)(cfg, RGB)
         theirs = BACKBONE_REGISTRY.get(builder.replace("_se_", "_"))(cfg, RGB)
     assert list(ours.output_shape()) == levels
@@ -267,7 +268,7 @@ BACKBONES = {
 )
 def test_backbones_as_fpn_c4_and_retinanet(name) -> None:
     """Built from a config, each has the layers of the backbone by name and detectron2's levels."""
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         layers = {key: tensor.shape for key, tensor in create_backbone(name, layout="caffe").state_dict().items()}
         x = torch.empty(1, 3, 128, 128)
         for builder, strides in [

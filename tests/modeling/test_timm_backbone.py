@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from se_detection.config.buildable import Uninitialized
 from se_detection.modeling.timm_backbone import TimmBackbone, create_timm_backbone
 
 from ..helpers import raises, relative_error
-from .timm_families import FAMILIES, FAST, SLOW, trained_classifier, uninitialized
+from .timm_families import FAMILIES, FAST, SLOW, trained_classifier
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 ODD, DIVISIBLE = (33, 67), (32, 64)
@@ -23,12 +24,12 @@ def timms_network(name: str, weights: dict[str, Tensor], folder: Path, **options
     file = folder / "classifier.safetensors"
     save_file(weights, file)
     load = {"features_only": True, "pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}
-    with uninitialized():
+    with Uninitialized():
         return timm.create_model(name, **load, **options)
 
 
 def our_backbone(name: str, weights: dict[str, Tensor], **options) -> TimmBackbone:
-    with uninitialized():
+    with Uninitialized():
         backbone = create_timm_backbone(name, **{"freeze_at": 0, **options})
     counters = {key for key, _ in backbone.named_buffers() if key.endswith("num_batches_tracked")}
     named = backbone.with_own_names(weights)
@@ -98,7 +99,7 @@ def test_unpadded_convolutions_are_padded(caplog) -> None:
     weights = trained_classifier(name)
     ours = our_backbone(name, weights).eval()
     assert "14 unpadded" in caplog.text
-    with uninitialized():
+    with Uninitialized():
         theirs = timm.create_model(name, features_only=True)
     state = theirs.state_dict()
     theirs.load_state_dict({key: weights[key.replace("features_", "features.", 1)] for key in state})
@@ -128,7 +129,7 @@ def test_networks_without_maps_for_a_detector_are_refused(name, named) -> None:
 
 
 def test_out_features() -> None:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         backbone = create_timm_backbone("resnet18", out_features=("res3", "res4"))
         whole = create_timm_backbone("resnet18")
     assert list(backbone.output_shape()) == ["res3", "res4"]
@@ -183,7 +184,7 @@ def test_freeze_all_and_none() -> None:
     backbone = create_timm_backbone("hrnet_w18_small", norm="BN", freeze_at=5).train()
     assert not any(one.requires_grad for one in backbone(image).values())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         backbone = create_timm_backbone("regnety_002", norm="BN", freeze_at=0)
         assert all(parameter.requires_grad for parameter in backbone.parameters())
         # Its four resolutions are computed at the same time.
@@ -192,7 +193,7 @@ def test_freeze_all_and_none() -> None:
 
 
 def test_frozen_norms_keep_activation_eps_and_drop() -> None:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         plain = create_timm_backbone("tf_mobilenetv3_small_minimal_100", norm="BN", freeze_at=0, drop_block=0.0)
         for norm in ("FrozenBN", "SyncBN"):
             backbone = create_timm_backbone("tf_mobilenetv3_small_minimal_100", norm=norm, freeze_at=0)
@@ -221,7 +222,7 @@ def test_drop_rates_are_timms() -> None:
         ("efficientnet_lite0", "DropPath", {"drop_path": 0.2}),
         ("resnet18", "DropBlock2d", {"drop_block": 0.1}),
     ):
-        with torch.device("meta"):
+        with torch.device("meta"), Uninitialized():
             ours = create_timm_backbone(name, **options)
             theirs = timm.create_model(name, **{f"{key}_rate": value for key, value in options.items()})
         rates = [
@@ -235,7 +236,7 @@ def test_drop_rates_are_timms() -> None:
 
 
 def test_arguments_of_timm() -> None:
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         backbone = create_timm_backbone("resnet18", kwargs={"stem_type": "deep", "norm_layer": "groupnorm"})
         assert {"network.conv1.0.weight", "network.conv1.3.weight"} <= backbone.state_dict().keys()
         assert any(isinstance(module, nn.GroupNorm) for module in backbone.modules())

@@ -1,14 +1,10 @@
 """Networks of timm, one for each of its families, and networks with random weights as after training."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import timm
-import torch
 from torch import Tensor, nn
 
-from se_detection.config.buildable import FILLS
+from se_detection.config.buildable import Uninitialized
 
 from ..helpers import randomize_norms
 
@@ -29,23 +25,9 @@ SLOW = (
 FAMILIES = (*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW))
 
 
-class _NoInitialization(torch.overrides.TorchFunctionMode):
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function in FILLS or getattr(function, "__module__", None) == nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
-
-
-@contextmanager
-def uninitialized() -> Iterator[None]:
-    """Skips the initialization of weights that a file replaces: it takes most of the time of a test."""
-    with _NoInitialization():
-        yield
-
-
 def trained_classifier(name: str) -> dict[str, Tensor]:
     """The state dict of timm's classifier, with values as after training."""
-    with uninitialized():
+    with Uninitialized():
         network = timm.create_model(name)
     for parameter in network.parameters():
         fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
