@@ -32,7 +32,7 @@ test: $(READY)
 
 # Without the tests marked as slow: less than two minutes.
 test-fast: $(READY)
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 # Networks, configs, weights, exports and a run on the oldest torch that versions.py allows, in its own environment.
 OLDEST := .venv-oldest

@@ -19,7 +19,7 @@ from timm.layers import create_attn
 from torch import Tensor, nn
 
 from ..config.se_config import STAGES, SEConfig
-from ..errors import UserError
+from ..errors import UserError, counted
 from .squeeze_excitation import SqueezeExcitation
 
 # Of the image that shows the channels of each site; classifiers of pytorchcv need this size.
@@ -274,8 +274,8 @@ def _block(channels: int, se: SEConfig, where: str) -> nn.Module:
     if channels < se.reduction:
         raise UserError(
             "config.bad_value",
-            f"MODEL.SE.REDUCTION: {se.reduction} is too large for the {channels} channels of {where}; choose at most "
-            f"{channels}",
+            f"MODEL.SE.REDUCTION: {se.reduction} is too large for {where} ({counted(channels, 'channel')}); choose at "
+            f"most {channels}",
         )
     return SqueezeExcitation.from_config(channels, se)
 

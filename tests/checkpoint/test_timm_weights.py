@@ -21,6 +21,8 @@ from se_detection.errors import UserError
 from ..helpers import raises
 from ..modeling.timm_families import trained_classifier
 
+pytestmark = pytest.mark.slow
+
 # timm joins the first two parts of the names of the second in its network for features.
 NETWORKS = ("mobilenetv3_small_050", "rexnet_100")
 BOTTOM_UP = "backbone.bottom_up."
@@ -192,7 +194,6 @@ def test_weights_of_the_other_kind_are_refused(tmp_path) -> None:
         load(cfg, path)
 
 
-@pytest.mark.slow
 def test_inserted_se_needs_weights_or_starts_as_the_identity(tmp_path) -> None:
     weights = trained_classifier("regnetx_002")
     path = tmp_path / "model.pth"

@@ -128,6 +128,7 @@ def numbers(*cells):
     return [cell["values"][0] for cell in cells]
 
 
+@pytest.mark.slow
 def test_the_page_has_the_numbers_of_the_json(standard) -> None:
     path, content = standard
     page = Reader(path.read_text())

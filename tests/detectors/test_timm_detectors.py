@@ -24,6 +24,8 @@ from ..helpers import raises, randomize_norms, relative_error
 from .detectors import DETECTORS, LAZY, small_config
 from .shapes import draw
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = ("mobilenetv3_small_050", "regnety_002", "repvit_m0_9")
 BUILDERS = {"retinanet": "build_retinanet_timm_fpn_backbone", "faster_rcnn_dc5": "build_timm_backbone"}
 SMALL = {"MODEL.TIMM.FREEZE_AT": 0, "MODEL.TIMM.NORM": "BN"}
@@ -65,7 +67,7 @@ def build(detector: str, network: str) -> nn.Module:
 
 @pytest.mark.parametrize(
     ("detector", "network"),
-    [pair if pair == PAIRS[0] else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
+    PAIRS,
 )
 def test_a_step_and_its_checkpoint(detector, network, tmp_path) -> None:
     model = build(detector, network).train()
@@ -96,7 +98,6 @@ def test_a_step_and_its_checkpoint(detector, network, tmp_path) -> None:
         StrictCheckpointer(other, assumptions=assumptions).load(str(tmp_path / "renamed.pth"))
 
 
-@pytest.mark.slow
 def test_two_images_are_overfitted() -> None:
     model = build("faster_rcnn_fpn", "mobilenetv3_small_050").train()
     images = [draw(seed).example() for seed in range(2)]
@@ -122,7 +123,6 @@ def test_fused_detectors_have_the_same_maps() -> None:
     assert max(relative_error(maps[key], expected[key]) for key in expected) < 1e-5
 
 
-@pytest.mark.slow
 def test_copies_are_independent() -> None:
     """The trainer's moving average is a copy. The hooks in some of timm's networks hold the maps of a forward pass."""
     with torch.no_grad():
@@ -158,7 +158,6 @@ def test_refused_configs(detector, overrides, code, named) -> None:
         check_model(cfg)
 
 
-@pytest.mark.slow
 def test_the_input_must_be_that_of_the_weights() -> None:
     weights = "timm://tf_efficientnetv2_b0.in1k"
     cfg = timm_config("faster_rcnn_fpn", "tf_efficientnetv2_b0", MODEL__WEIGHTS=weights)

@@ -17,6 +17,8 @@ from se_detection.modeling.insert_se import SE_SITES
 from .pages import ROOT, Block, blocks, commands
 from .test_word_by_word import type_in
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs" / "ANY_NETWORK.md"
 PYTHON, YAML = (blocks(language) for language in ("python", "yaml"))
 

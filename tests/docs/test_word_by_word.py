@@ -32,6 +32,7 @@ def type_in(monkeypatch, command: str, *overrides: str) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_your_data(tmp_path, monkeypatch, capsys) -> None:
     """Checks and splits the data; each training is right but for its weights, which are checked last."""
     monkeypatch.chdir(tmp_path)

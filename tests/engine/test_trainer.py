@@ -65,6 +65,7 @@ def of_file(run: Path, name: str) -> dict[str, object]:
     return {"file": name, "iteration": iteration, "sha256": hashlib.sha256((run / name).read_bytes()).hexdigest()}
 
 
+@pytest.mark.slow
 def test_the_results_name_the_checkpoint(finished) -> None:
     assert evaluated_checkpoint(finished) == of_file(finished, "model_final.pth")
     assert evaluated_checkpoint(finished)["iteration"] == 3

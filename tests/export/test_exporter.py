@@ -189,6 +189,7 @@ def test_other_forms_are_close_to_the_original(trained, tmp_path, form) -> None:
         assert 0.98 * halves < sizes[onnx.TensorProto.FLOAT16] < 1.02 * halves
 
 
+@pytest.mark.slow
 def test_existing_files_are_not_replaced(trained, exported) -> None:
     path = exported(TORCHSCRIPT)
     before = path.read_bytes()

@@ -62,6 +62,7 @@ def test_ap_and_interval_match_detectron2s_evaluation(explained, evaluate) -> No
     )
 
 
+@pytest.mark.slow
 def test_ablating_a_constant_gate_changes_nothing(explained) -> None:
     rows = json.loads((explained.folder / "state.json").read_text())["rows"]
     assert list(rows) == [UNCHANGED, *explained.gates, ALL]

@@ -6,6 +6,7 @@ from se_detection.gates.gate_page import write_excitation_page
 from se_detection.gates.gate_tables import to_dict
 
 
+@pytest.mark.slow
 def test_the_page_has_numbers_and_plots(explained, written, tmp_path) -> None:
     paths = written
     page = write_excitation_page(explained, paths, tmp_path / "gates.html", "se-det analyze excitations --run run")

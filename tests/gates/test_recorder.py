@@ -37,6 +37,7 @@ def test_gates_have_the_papers_names() -> None:
     assert stage_of("SE_5_3") == "SE_5"
 
 
+@pytest.mark.slow
 def test_inserted_gates_are_counted_by_stage() -> None:
     """RegNetX-200MF has 1, 1, 4 and 7 blocks (Radosavovic et al., Table 2)."""
     se = SEConfig(reduction=4)

@@ -13,10 +13,12 @@ from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
 from ..helpers import raises, randomize_norms
 
+pytestmark = pytest.mark.slow
+
 NETWORKS = [
-    pytest.param("resnet18", "BN", marks=pytest.mark.slow),
-    pytest.param("mobilenetv1_100", "FrozenBN", marks=pytest.mark.slow),
-    pytest.param("regnetx_002", "FrozenBN", marks=pytest.mark.slow),
+    ("resnet18", "BN"),
+    ("mobilenetv1_100", "FrozenBN"),
+    ("regnetx_002", "FrozenBN"),
 ]
 IDENTITY = ["MODEL.TIMM.INSERT_SE", "True", "MODEL.SE.INIT", "identity", "MODEL.SE.REDUCTION", "8"]
 

@@ -9,11 +9,9 @@ from se_detection.config.buildable import Uninitialized
 from ..helpers import randomize_norms
 
 # The smallest of each family; FAST has one for each way in which timm names, orders and wraps layers.
-FAST = (
-    *("resnet18", "legacy_seresnet18", "seresnet33ts", "efficientnet_lite0", "mobilenetv3_small_050", "regnety_002"),
-    *("rexnet_100", "ghostnet_050", "skresnet18", "repvit_m0_9", "xception41", "dla46_c", "convnext_atto"),
-)
+FAST = ("resnet18", "seresnet33ts", "efficientnet_lite0", "mobilenetv3_small_050", "regnety_002", "dla46_c")
 SLOW = (
+    *("legacy_seresnet18", "rexnet_100", "ghostnet_050", "skresnet18", "repvit_m0_9", "xception41", "convnext_atto"),
     *("seresnet18", "seresnext26ts", "resnet26t", "resnetblur18", "ecaresnet26t", "resnest14d"),
     *("efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnetv2_b0", "mnasnet_small", "mixnet_s", "tinynet_e"),
     *("spnasnet_100", "mobilenetv1_100", "mobilenetv2_050", "mobilenetv3_large_100", "tf_mobilenetv3_small_100"),

@@ -25,6 +25,7 @@ def timm_config(**recipe: object) -> CfgNode:
     return cfg
 
 
+@pytest.mark.slow
 def test_logits_are_timms() -> None:
     """timm's RegNet classifies the average of its last map, too."""
     theirs = timm.create_model("regnetx_002", num_classes=3).eval()
@@ -35,6 +36,7 @@ def test_logits_are_timms() -> None:
     torch.testing.assert_close(ours(batch), theirs(ours.preprocess(batch)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_and_the_detectors_backbone() -> None:
     cfg = timm_config(STOCHASTIC_DEPTH=0.1)
     classifier = build_classifier(cfg, 3).train()

@@ -24,10 +24,14 @@ from tests.inference.small_runs import CLASSES, image
 
 from .. import serve_command
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("gradio") is None,
-    reason="these tests need Gradio: pip install 'se_detection[demo]'",
-)
+pytestmark = [
+    # Importing Gradio takes seconds.
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("gradio") is None,
+        reason="these tests need Gradio: pip install 'se_detection[demo]'",
+    ),
+]
 
 
 @pytest.fixture
@@ -63,7 +67,6 @@ def test_an_image_is_shown_with_what_each_detector_finds(demo, detectors, photo)
         assert rows[0] == [names[0], *(round(value, 2) for value in (entries[0]["score"], x, y, x + width, y + height))]
 
 
-@pytest.mark.slow
 def test_the_gates_of_an_uploaded_image_are_shown(demo, detectors, photo) -> None:
     shown = demo.show_gates(detectors[1], str(photo))
     assert shown.tobytes() == detectors[1].gate_map(image_array(photo, "BGR", "BGR")).tobytes()
@@ -161,7 +164,6 @@ def status(url: str, host: str) -> int:
         return error.code
 
 
-@pytest.mark.slow
 def test_it_serves_until_a_signal(folder, run_script, monkeypatch, capfd, tmp_path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
@@ -192,7 +194,6 @@ def test_it_serves_until_a_signal(folder, run_script, monkeypatch, capfd, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_the_page_in_a_browser(demo, detectors, photo, chromium, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     blocks = demo.build_demo(detectors)

@@ -18,6 +18,8 @@ from tests.inference.small_runs import KINDS, image, run_config, write_run
 from ..served_detector import SHOWN_SIZE, ServedDetector
 from .conftest import toy
 
+pytestmark = pytest.mark.slow
+
 
 def check(detector: ServedDetector, predictor: DefaultPredictor) -> None:
     entries, seconds = detector.detect(image(96, 128))
@@ -36,7 +38,6 @@ def test_detections_are_those_of_detectron2s_predictor(detectors) -> None:
         check(detector, DefaultPredictor(run_config(detector.run)))
 
 
-@pytest.mark.slow
 def test_masks_are_drawn(tmp_path) -> None:
     run = write_run(tmp_path / "run", *KINDS["Mask R-CNN"])
     detector = ServedDetector(run)
@@ -49,7 +50,6 @@ def test_masks_are_drawn(tmp_path) -> None:
     assert with_masks.tobytes() != detector.draw(image(96, 128), entries).tobytes()
 
 
-@pytest.mark.slow
 def test_other_weights_and_fused(folder, detectors, tmp_path) -> None:
     state = torch.load(folder / "SE_R" / "model_final.pth", weights_only=True)
     state["model"]["roi_heads.box_predictor.cls_score.bias"] += torch.tensor([3.0, 0.0, 0.0, 0.0, 0.0])
@@ -73,7 +73,6 @@ def test_a_large_image_is_drawn_smaller(detectors) -> None:
     assert np.abs(np.asarray(drawn, float) - np.asarray(expected, float)).mean() < 6
 
 
-@pytest.mark.slow
 def test_the_map_is_that_of_the_analysis(folder, detectors, tmp_path) -> None:
     means = explain(folder / "SE_R", split=toy(folder), ablation=False)
     rgb = Image.fromarray(image(96, 128)[:, :, ::-1])
