@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.modeling import FPN
 from detectron2.modeling.poolers import ROIPooler
-from timm.layers import create_attn
 from torch import Tensor, nn
 
 from ..config.se_config import STAGES, SEConfig
@@ -270,6 +269,9 @@ def _join(name: str, part: str) -> str:
 
 def _block(channels: int, se: SEConfig, where: str) -> nn.Module:
     if se.kind != "se":
+        # Here, as importing timm takes seconds.
+        from timm.layers import create_attn
+
         return create_attn(se.kind, channels, rd_ratio=1 / se.reduction)
     if channels < se.reduction:
         raise UserError(
