@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import UserError, counted
 from .image_files import BadImage, ImageKey, image_key, reason
-from .worker_signals import SignalSafeLoader
+from .workers import SignalSafeLoader
 
 MappedImage = dict[str, Any]
 Mapper = Callable[[MappedImage], MappedImage | None]

@@ -13,7 +13,7 @@ from detectron2.utils.events import EventWriter
 from torch import nn
 
 from ..checkpoint.checkpointer import LAST, StrictCheckpointer
-from ..data.worker_signals import NoBatchError
+from ..data.workers import NoBatchError
 from ..errors import UserError, user_message
 from ..runs.checkpoints import numbered_checkpoints
 from ..runs.metrics import MetricsFile

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..data.worker_signals import SIGNALS, waits_for_batch
+from ..data.workers import SIGNALS, waits_for_batch
 
 # Signals within this time are one request: Ctrl-C reaches a process from the terminal and again from its parent.
 SAME_REQUEST_SECONDS = 2.0

@@ -31,7 +31,7 @@ from ..data.coco_sets import name_failing_dataset
 from ..data.image_files import BadImage
 from ..data.mapper import CheckedMapper
 from ..data.train_loader import Phase, TrainLoader
-from ..data.worker_signals import NoBatchError, SignalSafeLoader
+from ..data.workers import NoBatchError, SignalSafeLoader
 from ..errors import UserError, counted
 from ..evaluation.coco_evaluator import build_evaluator
 from ..modeling.complexity import image_size

@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from ..data.train_loader import TrainLoader
-from ..data.worker_signals import SignalSafeLoader
+from ..data.workers import SignalSafeLoader
 from ..engine.checks import check_settings
 from ..engine.trainer import Trainer, in_memory_order
 from ..files import write_json, write_whole

@@ -19,7 +19,7 @@ from ..data.coco_files import load_annotations
 from ..data.coco_format import Entry
 from ..data.coco_sets import check_coco, check_registered, register_coco_json
 from ..data.mapper import CheckedMapper
-from ..data.worker_signals import SignalSafeLoader
+from ..data.workers import SignalSafeLoader
 from ..errors import UserError
 from ..files import file_digest
 from .record import read_record

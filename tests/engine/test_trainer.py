@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from se_detection.checkpoint import checkpointer
 from se_detection.comparison.compare_runs import compare_runs
-from se_detection.data.worker_signals import NoBatchError, SignalSafeLoader
+from se_detection.data.workers import NoBatchError, SignalSafeLoader
 from se_detection.engine import resume, signals
 from se_detection.engine.checks import load_config
 from se_detection.engine.hooks import Evaluation

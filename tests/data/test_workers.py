@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from se_detection.data import worker_signals
-from se_detection.data.worker_signals import SignalSafeLoader
+from se_detection.data import workers
+from se_detection.data.workers import SignalSafeLoader
 
 from ..helpers import raises
 
@@ -44,7 +44,7 @@ def take(after, *, workers: int = 1) -> list:
 )
 def test_a_loader_that_does_not_deliver(after, code, named, monkeypatch) -> None:
     # The others end before it, also on a busy machine.
-    monkeypatch.setattr(worker_signals, "LIMIT", 0.6 if code == "data.no_batch" else 30.0)
+    monkeypatch.setattr(workers, "LIMIT", 0.6 if code == "data.no_batch" else 30.0)
     others, started = set(multiprocessing.active_children()), time.monotonic()
     with raises(code, named, "/dev/shm", "--shm-size", "DATALOADER.NUM_WORKERS"):
         take(after)
@@ -58,7 +58,7 @@ def test_batches_must_fit_into_the_shared_memory(monkeypatch) -> None:
     usage = namedtuple("usage", "total free")
     room = 2 * 2 * 300
     for total in (room, room - 1):
-        monkeypatch.setattr(worker_signals.shutil, "disk_usage", lambda path, total=total: usage(total, 0))
+        monkeypatch.setattr(workers.shutil, "disk_usage", lambda path, total=total: usage(total, 0))
         if total == room:
             assert len(take(int)) == 4
             continue
