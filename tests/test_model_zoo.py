@@ -13,7 +13,7 @@ from torch import nn
 
 from se_detection import UserError, convert_state_dict, model_zoo
 from se_detection.checkpoint import timm_handler
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 
 from .helpers import raises
 

@@ -13,6 +13,7 @@ import torch
 from iopath.common.file_io import PathHandler, get_cache_dir
 from torch import Tensor
 
+from ..config.meta_device import Uninitialized
 from ..errors import UserError
 from ..modeling.timm_backbone import create_timm_backbone
 from .converted import Converted
@@ -115,7 +116,7 @@ def _detector_file(name: str) -> Path:
 
     def content() -> dict[str, Any]:
         original = read_checkpoint(original_file(name))
-        with torch.device("meta"):
+        with torch.device("meta"), Uninitialized():
             backbone = create_timm_backbone(name, norm="BN", freeze_at=0)
         own = backbone.state_dict()
         weights = {key: value for key, value in backbone.with_own_names(original["model"]).items() if key in own}

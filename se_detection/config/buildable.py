@@ -4,18 +4,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, GeneralizedRCNN, PanopticFPN, build_backbone, build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from ..errors import UserError
-
-FILLS = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_)
+from .meta_device import Uninitialized
 
 
 def check_backbone(cfg: CfgNode) -> None:
@@ -57,18 +54,6 @@ def check_model(cfg: CfgNode) -> None:
             f"TEST.AUG.ENABLED: detectron2 supports test-time augmentation only for boxes and masks of a "
             f"GeneralizedRCNN, and this is a {kind}; set it to False",
         )
-
-
-class Uninitialized(TorchFunctionMode):
-    """A context in which modules are built without initializing their weights.
-
-    On the meta device it has no effect, and takes half of the time.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in FILLS or getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
 
 
 @contextmanager

@@ -243,20 +243,19 @@ def _check_options(se: SEConfig) -> None:
 def _sites(network: nn.Module) -> Iterator[tuple[str, SESite]]:
     for name, module in network.named_modules():
         if rule := SE_SITES.get(_full_name(type(module))):
-            _check_no_attention(name, module)
+            for slot in ATTENTION:
+                _check_free(_join(name, slot), getattr(module, slot, None))
             for site in rule(module):
                 yield name, site
 
 
-def _check_no_attention(name: str, block: nn.Module) -> None:
-    for slot in ATTENTION:
-        taken = getattr(block, slot, None)
-        if isinstance(taken, nn.Module) and any(True for _ in taken.parameters()):
-            raise UserError(
-                "model.has_se",
-                f"{_join(name, slot)} is {type(taken).__name__}: the network has attention already; insert SE only "
-                "into networks without it, and once",
-            )
+def _check_free(name: str, slot: Any) -> None:
+    """Checks that a slot has no module with parameters."""
+    if isinstance(slot, nn.Module) and any(True for _ in slot.parameters()):
+        raise UserError(
+            "model.has_se",
+            f"{name} already has {type(slot).__name__}; insert SE only into networks without attention, and once",
+        )
 
 
 def _full_name(cls: type) -> str:
@@ -320,12 +319,7 @@ def _put(network: nn.Module, name: str, before: bool, se: nn.Module) -> str:
         raise UserError(
             "model.no_se_sites", f"sites: {type(network).__name__} has no module {name!r}; see named_modules()"
         ) from error
-    taken = module if before else getattr(module, "se_output", getattr(module, "se", None))
-    if taken is not None and any(True for _ in taken.parameters()):
-        raise UserError(
-            "model.has_se",
-            f"{name} already has {type(taken).__name__}; insert SE only into networks without it, and once",
-        )
+    _check_free(name, module if before else getattr(module, "se_output", getattr(module, "se", None)))
     if before and own == "se":
         parent.se = se
         return name

@@ -10,6 +10,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from torch import Tensor, nn
 
+from ..config.meta_device import Uninitialized
 from ..config.se_config import STAGES, SEConfig
 from ..config.timm_config import TimmConfig
 from ..errors import UserError
@@ -149,7 +150,7 @@ def create_timm_backbone(
     options |= {"drop_path_rate": drop_path} if drop_path else {}
     options |= {"drop_block_rate": drop_block} if drop_block else {}
     options |= {"in_chans": in_channels} if in_channels != 3 else {}
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         classifier = create_network(name, options)
     info = feature_info(classifier, name)
     indices = map_indices(info, out_features, name)

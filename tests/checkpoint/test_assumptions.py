@@ -9,7 +9,7 @@ from se_detection import model_zoo
 from se_detection.checkpoint.assumptions import WeightsAssumptions, contradictions
 from se_detection.checkpoint.converted import Converted
 from se_detection.checkpoint.timm_handler import PREFIX, source_of
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 
 from ..helpers import raises
 

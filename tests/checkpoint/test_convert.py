@@ -7,7 +7,7 @@ import torchvision
 
 from se_detection.checkpoint.convert import convert_state_dict, fitting_source
 from se_detection.checkpoint.converted import Converted
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 
 from ..helpers import raises
 

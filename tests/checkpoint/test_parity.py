@@ -15,7 +15,7 @@ from se_detection import SEConfig, create_backbone
 from se_detection.checkpoint.convert import convert_state_dict
 from se_detection.checkpoint.converted import Converted
 from se_detection.checkpoint.verify import relative_errors, timm_name
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 
 from ..helpers import raises, randomize_norms, relative_error
 

@@ -16,7 +16,7 @@ from se_detection.checkpoint.convert import convert_state_dict
 from se_detection.checkpoint.convert_input import LOOK_ALIKES, convert_input
 from se_detection.checkpoint.timm_handler import source_of
 from se_detection.checkpoint.verify import relative_errors, timm_name
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 
 from ..helpers import raises, randomize_norms
 

@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from se_detection import SEConfig, UserError, create_backbone
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 from se_detection.modeling.padding import ignore_padding
 from se_detection.modeling.roi_heads import SERes5ROIHeads
 

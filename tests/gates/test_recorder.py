@@ -6,7 +6,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock
 from torch import nn
 
 from se_detection import SEConfig, create_backbone, model_zoo
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 from se_detection.gates.recorder import constant_gates, recorded_gates, se_gates, stage_of
 from se_detection.modeling.blocks import SEBasicBlock, SEBottleneckBlock
 

@@ -9,7 +9,7 @@ from torch import nn
 from torchvision.models import get_model_weights
 
 from se_detection import create_backbone, model_zoo
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 from se_detection.config.read_config import read_config
 from se_detection.modeling.complexity import (
     backbone_gflops,

@@ -14,7 +14,7 @@ from timm.layers import SEModule, freeze_batch_norm_2d
 from torch import Tensor, nn
 
 from se_detection import SEConfig
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 from se_detection.modeling.insert_se import SE_SITES, SESite, insert_se, register_se_sites
 from se_detection.modeling.se_resnet import make_se_resnet
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation

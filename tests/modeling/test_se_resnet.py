@@ -7,7 +7,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, build_backbone, build_model, 
 from torch import nn
 
 from se_detection import SEConfig, create_backbone, create_res5
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 from se_detection.errors import UserError
 
 from ..helpers import raises, randomize_norms

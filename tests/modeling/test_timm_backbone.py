@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 from se_detection.modeling.timm_backbone import TimmBackbone, create_timm_backbone
 
 from ..helpers import raises, relative_error

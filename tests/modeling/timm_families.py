@@ -4,7 +4,7 @@ import pytest
 import timm
 from torch import Tensor, nn
 
-from se_detection.config.buildable import Uninitialized
+from se_detection.config.meta_device import Uninitialized
 
 from ..helpers import randomize_norms
 
