@@ -11,7 +11,8 @@ from detectron2.modeling import build_backbone
 
 from se_detection import SqueezeExcitation, model_zoo
 from se_detection.checkpoint.timm_handler import PREFIX
-from se_detection.config.meta_device import Uninitialized, check_model
+from se_detection.config.buildable import check_model
+from se_detection.config.meta_device import Uninitialized
 from se_detection.runs.recipe import is_of_backbone
 
 from .test_configs import differing_keys
