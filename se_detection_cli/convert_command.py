@@ -9,18 +9,19 @@ examples:
     $ se-det convert se_resnet50-ce0d4300.pth --source cadene --output se_resnet50.pth --verify
   weights that timm downloads:
     $ se-det convert legacy_seresnet50.in1k --output legacy_seresnet50.safetensors
+  weights that pytorchcv released:
+    $ se-det convert pytorchcv://seresnet50b --output seresnet50b.pth
 """
-SOURCES = ("timm", "timm-legacy", "torchvision", "cadene", "mmpretrain", "moskomule")
+SOURCES = ("timm", "timm-legacy", "torchvision", "cadene", "mmpretrain", "pytorchcv", "moskomule")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the input, its source, and the output."""
     add = parser.add_argument
-    add("input", metavar="INPUT", help="a .pth or .safetensors file or its URL, or timm's name of the weights")
-    add("--source", choices=SOURCES, help="the library the file is from; not needed for timm's names")
-    add(
-        "--architecture", default="", metavar="NAME", help="timm's name of a file's network, if its tensors fit several"
-    )
+    text = "a .pth or .safetensors file or its URL, timm's name of the weights, mmpretrain://NAME or pytorchcv://NAME"
+    add("input", metavar="INPUT", help=text)
+    add("--source", choices=SOURCES, help="the library the file is from; not needed for a name")
+    add("--architecture", default="", metavar="NAME", help="the name of a file's network, if its tensors fit several")
     add("--depth", type=int, metavar="N", help="refuse a network of another depth")
     add("--ema", action="store_true", help="from a checkpoint that has both, take the moving average of the weights")
     add("--output", type=Path, required=True, metavar="FILE", help="the file to write: .pth or .safetensors")

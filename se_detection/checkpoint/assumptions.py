@@ -111,8 +111,13 @@ class WeightsAssumptions:
         sha256: str,
         pixel_mean: tuple[float, ...] = IMAGENET_MEAN,
         pixel_std: tuple[float, ...] = IMAGENET_STD,
+        stride_in_1x1: bool = False,
     ) -> "WeightsAssumptions":
-        """The assumptions of the result of :func:`convert_state_dict`, from its shapes and its source."""
+        """The assumptions of the result of :func:`convert_state_dict`, from its shapes and its source.
+
+        Args:
+            stride_in_1x1: for `pytorchcv`, which has networks of both kinds.
+        """
         depth = backbone_depth(weights)
         num_groups, width_per_group = 1, 64
         if depth >= 50:
@@ -126,7 +131,7 @@ class WeightsAssumptions:
             depth=depth,
             num_groups=num_groups,
             width_per_group=width_per_group,
-            stride_in_1x1=caffe and num_groups == 1,
+            stride_in_1x1=(caffe or stride_in_1x1) and num_groups == 1 and depth >= 50,
             stem="deep" if depth == 154 else "caffe" if caffe else "basic",
             se_reduction=tuple(0 if each is None else each.shape[1] // each.shape[0] for each in squeezes),
             se_position="standard",

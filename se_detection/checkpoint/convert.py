@@ -32,6 +32,19 @@ SOURCES = {
         (r"\.se_layer\.conv(\d)\.conv\.", r".se.fc\1."),
         (r"^head\.fc\.", "linear."),
     ),
+    # pytorchcv/models/{resnet,resnext,seresnet,seresnext}.py.
+    "pytorchcv": (
+        (r"^features\.init_block\.conv\.", "stem.conv1."),
+        (r"^features\.stage(\d)\.", r"layer\1."),
+        # Its units count from 1; ResNet-152 has 36 in a stage.
+        *((rf"\.unit{number}\.", f".{number - 1}.") for number in range(1, 37)),
+        (r"\.body\.", "."),
+        (r"\.identity_conv\.(?=conv|bn)", ".shortcut."),
+        (r"\.se\.conv(\d)\.", r".se.fc\1."),
+        (r"^(stem\.conv1|layer.*\.(?:conv\d|shortcut))\.conv\.", r"\1."),
+        (r"^(stem\.conv1|layer.*\.(?:conv\d|shortcut))\.bn\.", r"\1.norm."),
+        (r"^output\.", "linear."),
+    ),
     # senet/se_module.py of moskomule/senet.pytorch, in torchvision's ResNet: linear layers without bias.
     "moskomule": (*PLAIN_STEM, (r"\.se\.fc\.0\.", ".se.fc1."), (r"\.se\.fc\.2\.", ".se.fc2.")),
 }
@@ -53,7 +66,7 @@ def convert_state_dict(state_dict: Mapping[str, Tensor], source: str, *, depth: 
     Args:
         state_dict: as the other project saves it; the tensors are not copied.
         source: `timm` (`resnet*`, `seresnet*`, `seresnext*`), `timm-legacy` (`legacy_se*`), `torchvision`, `cadene`,
-            `mmpretrain` or `moskomule`.
+            `mmpretrain`, `pytorchcv` (`resnet*`, `resnext*`, `seresnet*`, `seresnext*`) or `moskomule`.
         depth: the required `MODEL.RESNETS.DEPTH`; None accepts any.
 
     Raises:

@@ -56,7 +56,7 @@ def _timm_network(converted: Converted) -> nn.Module:
     import timm
 
     source, name = converted.assumptions.source, network_name(converted)
-    if source in ("mmpretrain", "moskomule") or not timm.is_model(name):
+    if source in ("mmpretrain", "moskomule", "pytorchcv") or not timm.is_model(name):
         raise UserError("weights.not_verifiable", f"verification needs timm's network, and timm has no {source} {name}")
     network: nn.Module = timm.create_model(name, num_classes=0)
     classifier = ("fc.", "last_linear.")

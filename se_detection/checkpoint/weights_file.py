@@ -10,6 +10,7 @@ from urllib.error import URLError
 
 from detectron2.checkpoint.catalog import ModelCatalog, ModelCatalogHandler
 from detectron2.utils.file_io import Detectron2Handler, PathManager
+from iopath.common import download as iopath_download
 
 from ..errors import UserError
 from ..files import file_digest
@@ -54,6 +55,16 @@ def find_weights(weights: str) -> Path:
         )
     check_download(path)
     return path
+
+
+def download(url: str, folder: Path) -> Path:
+    """Downloads a file into a folder; with a progress bar.
+
+    Raises:
+        OSError: it can't be downloaded, or is incomplete.
+    """
+    with _limited():
+        return Path(iopath_download.download(url, str(folder)))
 
 
 def not_downloaded(name: str, error: Exception, remedy: str) -> UserError:

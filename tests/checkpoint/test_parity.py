@@ -1,5 +1,6 @@
 """Converted weights give the same outputs as in the network that they come from."""
 
+import re
 from collections import OrderedDict
 from functools import partial
 
@@ -14,6 +15,7 @@ from projects.paper import parity
 from se_detection import SEConfig, create_backbone
 from se_detection.checkpoint.convert import convert_state_dict
 from se_detection.checkpoint.converted import Converted
+from se_detection.checkpoint.released_weights import has_stride_in_1x1
 from se_detection.checkpoint.verify import relative_errors, timm_name
 from se_detection.config.meta_device import Uninitialized
 
@@ -134,15 +136,42 @@ def test_moskomules_network() -> None:
 
 
 @pytest.mark.slow
-def test_mmpretrains_network() -> None:
-    network = randomize_norms(ResNet(MmpretrainBlock, [3, 4, 6, 3], groups=32, width_per_group=4)).eval()
+@pytest.mark.parametrize("block", [Bottleneck, MmpretrainBlock])
+def test_mmpretrains_networks(block) -> None:
+    network = randomize_norms(ResNet(block, [3, 4, 6, 3])).eval()
     # In mmpretrain's ImageClassifier, the network is `backbone` and its last layer `head.fc`.
     state_dict = {
         f"head.{key}" if key.startswith("fc.") else f"backbone.{key}": value
         for key, value in network.state_dict().items()
     }
-    ours = backbone("se_resnext50_32x4d", convert_state_dict(state_dict, "mmpretrain"))
-    assert worst_error(ours, network, network) <= 1e-5
+    name = "resnet50" if block is Bottleneck else "se_resnet50"
+    assert worst_error(backbone(name, convert_state_dict(state_dict, "mmpretrain")), network, network) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "seresnet18",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("resnet50", "resnet50b", "seresnet50", "seresnet50b", "seresnet101b", "seresnext50_32x4d")
+        ),
+    ],
+)
+def test_pytorchcvs_networks(name) -> None:
+    provider = pytest.importorskip("pytorchcv.model_provider", reason="pytorchcv is not installed")
+    theirs = randomize_norms(provider.get_model(name)).eval()
+    converted = Converted.from_state_dict(
+        theirs.state_dict(), "pytorchcv", sha256="", stride_in_1x1=has_stride_in_1x1(name)
+    )
+    ours = converted.build().eval()
+    ours.load_state_dict({key: value for key, value in converted.weights.items() if not key.startswith("linear.")})
+    # Without the classifier, which takes only 7x7 maps.
+    modules = theirs.features.named_children()
+    stages = nn.Sequential(
+        OrderedDict((re.sub("stage", "layer", name), module) for name, module in modules if name != "final_pool")
+    )
+    assert worst_error(ours, stages, stages) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ["resnet18", pytest.param("resnext50_32x4d", marks=pytest.mark.slow)])
