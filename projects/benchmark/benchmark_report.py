@@ -8,7 +8,7 @@ from tabulate import tabulate
 from se_detection.errors import counted
 
 from .networks import Case
-from .rounds import Ratio
+from .rounds import NOISY, WIDEST, Ratio
 from .timed_models import STOCK
 
 NOTE = """\
@@ -18,6 +18,9 @@ spread: interquartile range of the model's times over their median. memory: weig
 peak, over stock's. bound: a lower bound of our time, from the bytes and operations of the layers and the speed of a
 large copy and a large convolution in the same rounds. timm-legacy has the strides in the first 1×1 of a stage, which
 saves operations; the others have them in the 3×3."""
+NOISY_NOTE = f"""\
+{NOISY}: the ends of the 95 % interval differ by more than a factor of {WIDEST}. Close other programs, or use more
+--rounds."""
 HEADINGS = ["model", "ratio", "95 % interval", "SE / plain", "95 % interval", "spread", "memory"]
 
 
@@ -36,6 +39,8 @@ def benchmark_table(benchmark: dict[str, Any]) -> str:
         blocks.append(f"R{case.depth}, {case}: {counted(rows_of_case[0]['rounds'], 'round')}\n\n{table}")
     if benchmark["rows"]:
         blocks.append(NOTE)
+    if NOISY in "".join(blocks):
+        blocks.append(NOISY_NOTE)
     if benchmark["skipped"]:
         blocks.append("\n".join(["Skipped:", *(f"  {line}" for line in benchmark["skipped"])]))
     if benchmark["interrupted"]:

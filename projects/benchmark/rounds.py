@@ -36,6 +36,11 @@ def rounds_in_turn(
         yield seconds
 
 
+# An interval whose ends differ by a larger factor is not shown.
+WIDEST = 1.5
+NOISY = "too noisy to tell"
+
+
 class Ratio(NamedTuple):
     """The median over rounds, with its 95 % interval; `low` and `high` are None with fewer than 6 rounds."""
 
@@ -44,8 +49,12 @@ class Ratio(NamedTuple):
     high: float | None
 
     def cells(self) -> list[str]:
-        """The ratio and its interval, for a table."""
-        return [f"{self.value:.3f}", "" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"]
+        """The ratio and its interval, for a table; neither if the interval is too wide to be of use."""
+        if self.low is None or self.high is None:
+            return [f"{self.value:.3f}", ""]
+        if self.high > WIDEST * self.low:
+            return ["–", NOISY]
+        return [f"{self.value:.3f}", f"{self.low:.3f} to {self.high:.3f}"]
 
 
 def paired_ratio(seconds: Array, baseline: Array) -> Ratio:

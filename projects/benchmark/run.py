@@ -2,6 +2,7 @@
 
 import gc
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -66,7 +67,9 @@ def run_benchmark(
     result: dict[str, Any] = {"machine": machine, "rows": [], "skipped": [], "interrupted": False}
     first: dict[tuple[str, str, str], float] = {}
     passes = sum(len(models_for(case.mode, models)) * (WARM_UP + rounds) for case in cases)
-    with tqdm(total=passes, unit="pass", disable=None) as bar:
+    # In a log, a line every ten seconds.
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    with tqdm(total=passes, unit="pass", mininterval=interval, maxinterval=interval) as bar:
         for case in cases:
             times = CaseTimes()
             try:

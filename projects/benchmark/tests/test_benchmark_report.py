@@ -7,7 +7,7 @@ from PIL import Image
 
 from ..benchmark_plots import STYLES, _forests, _sweep, draw_benchmark
 from ..benchmark_report import benchmark_table
-from ..rounds import paired_ratio
+from ..rounds import NOISY, Ratio, paired_ratio
 from ..run import rows_of
 
 SECONDS = {"stock": 1.0, "eager": 1.05, "fused": 0.8, "bound": 0.4}
@@ -104,3 +104,12 @@ def test_the_files(rows, tmp_path) -> None:
 
 def test_ratios_have_no_interval_with_few_rounds() -> None:
     assert paired_ratio(np.ones(5), np.ones(5)).cells() == ["1.000", ""]
+
+
+def test_a_wide_interval_is_too_noisy_to_tell(rows) -> None:
+    assert Ratio(1.0, 0.15, 2.8).cells() == ["–", NOISY]
+    assert Ratio(1.0, 0.9, 1.3).cells() == ["1.000", "0.900 to 1.300"]
+    measured = rows([512], models=("stock", "eager"))
+    assert NOISY not in benchmark_table(result(measured))
+    noisy = [{**row, "low": 0.15, "high": 2.8} for row in measured]
+    assert benchmark_table(result(noisy)).count(NOISY) == 2
