@@ -24,7 +24,7 @@ def flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 DEFAULTS: dict[str, Any] = {
     "MODEL": {
-        "RESNETS": {"STEM_TYPE": "basic"},
+        "RESNETS": {"STEM_TYPE": "basic", "DROP_BLOCK": 0.0},
         "SE": {
             "IGNORE_PADDING": False,
             "FPN": False,
@@ -33,7 +33,12 @@ DEFAULTS: dict[str, Any] = {
         },
         "TIMM": {key.upper(): value for key, value in flatten(asdict(TimmConfig())).items()},
     },
-    "INPUT": {"KEYPOINT_FLIP_MAP": []},
+    "INPUT": {
+        "KEYPOINT_FLIP_MAP": [],
+        "LARGE_SCALE_JITTER": {"ENABLED": False, "MIN_SCALE": 0.1, "MAX_SCALE": 2.0, "SIZE": [1024, 1024]},
+        "ALBUMENTATIONS": "",
+        "RANDOM_ERASING": {"PROB": 0.0, "AREA": [0.02, 0.33], "ASPECT_RATIO": [0.3, 3.3]},
+    },
     "SOLVER": {
         "CHECKPOINTS_TO_KEEP": 0,
         "BEST_METRIC": "bbox/AP",
@@ -41,6 +46,8 @@ DEFAULTS: dict[str, Any] = {
         "SKIP_NON_FINITE": 0,
         "BACKBONE_FREEZE_ITERS": 0,
         "BACKBONE_MULTIPLIER": 1.0,
+        "OPTIMIZER": "SGD",
+        "BETAS": [0.9, 0.999],
         "CHANNELS_LAST": False,
         "AMP": {"BF16": False},
     },
@@ -51,11 +58,14 @@ def add_se_config(cfg: CfgNode) -> None:
     """Adds the keys of this project that a config lacks, with their defaults; existing values stay.
 
     `MODEL.RESNETS.STEM_TYPE` is `basic` (detectron2's stem), `caffe` (the stem of the released Caffe models, with a
-    ceil-mode pool) or `deep` (SENet-154's). `MODEL.TIMM` has the fields of :class:`TimmConfig`. `MODEL.SE` has the
-    fields of :class:`SEConfig`, and `IGNORE_PADDING`: compute the features of an image as if its batch had no padding;
-    `FPN`: SE after the output convolution of each FPN level; `ROI`: SE after RoIAlign, in this project's ROI heads.
+    ceil-mode pool) or `deep` (SENet-154's); `MODEL.RESNETS.DROP_BLOCK` is the rate of DropBlock at the end of a
+    training. `MODEL.TIMM` has the fields of :class:`TimmConfig`. `MODEL.SE` has the fields of :class:`SEConfig`, and
+    `IGNORE_PADDING`: compute the features of an image as if its batch had no padding; `FPN`: SE after the output
+    convolution of each FPN level; `ROI`: SE after RoIAlign, in this project's ROI heads.
     `INPUT.KEYPOINT_FLIP_MAP` has the pairs of keypoints to swap in flipped images, by name; empty for those that the
-    names show. The keys of `SOLVER`:
+    names show. `INPUT.LARGE_SCALE_JITTER` resizes training images by a random factor and crops or pads them to one
+    size; `INPUT.RANDOM_ERASING` fills a random rectangle of them; `INPUT.ALBUMENTATIONS` is a file with transforms of
+    their pixels. The keys of `SOLVER`:
 
     - `CHECKPOINTS_TO_KEEP`: how many periodic checkpoints are kept; 0 keeps all.
     - `BEST_METRIC`: the metric that selects `model_best.pth`, if `TEST.EVAL_PERIOD` is set; empty for none.
@@ -63,6 +73,7 @@ def add_se_config(cfg: CfgNode) -> None:
     - `SKIP_NON_FINITE`: how many steps in a row may be skipped because their loss is not finite.
     - `BACKBONE_FREEZE_ITERS`: for how many iterations the backbone is frozen at the start.
     - `BACKBONE_MULTIPLIER`: the factor of the backbone's learning rate.
+    - `OPTIMIZER`: `SGD` or `ADAMW`; `BETAS`: AdamW's.
     - `CHANNELS_LAST`: train in the channels-last memory format.
     - `AMP.BF16`: mixed precision in bfloat16 instead of float16.
 

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog
 
 from ..errors import UserError
+from .augmentations import augmentations
 from .image_files import reason, refuse_postscript
 from .masks_and_keypoints import flipped_indices
 
@@ -15,13 +16,20 @@ class CheckedMapper(DatasetMapper):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """As detectron2's `from_config`, but evaluating keypoints does not need the training data."""
+        """As detectron2's `from_config`, with the :mod:`.augmentations` of this project.
+
+        Evaluating keypoints does not need the training data.
+        """
         if not is_train:
             # detectron2 would read the keypoints' flip map from the training data's metadata.
             cfg = cfg.clone()
             cfg.defrost()
             cfg.MODEL.KEYPOINT_ON = False
         arguments = super().from_config(cfg, is_train)
+        if is_train:
+            arguments["augmentations"] = augmentations(cfg, arguments["augmentations"])
+            # A crop may cut off the part of an object that its box was drawn around.
+            arguments["recompute_boxes"] |= cfg.INPUT.LARGE_SCALE_JITTER.ENABLED and cfg.MODEL.MASK_ON
         if cfg.MODEL.KEYPOINT_ON and cfg.INPUT.KEYPOINT_FLIP_MAP:
             names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).keypoint_names
             arguments["keypoint_hflip_indices"] = flipped_indices(names, cfg.INPUT.KEYPOINT_FLIP_MAP)

@@ -16,6 +16,7 @@ from ..config.buildable import check_backbone, check_model
 from ..config.defaults import classes_node, flatten
 from ..config.read_config import read_config
 from ..config.timm_config import has_timm_backbone, norm_and_freeze_keys, which_network
+from ..data.augmentations import check_augmentations
 from ..data.coco_sets import check_registered, name_failing_dataset
 from ..data.masks_and_keypoints import check_flips, flip_pairs
 from ..errors import UserError, counted
@@ -25,6 +26,7 @@ from ..model_zoo import find_config_file
 from ..runs.checkpoints import newest_checkpoint
 from ..runs.record import class_names, read_record
 from ..runs.run_folder import INFERENCE, result_files, training_files
+from .optimizer import check_optimizer
 from .user_data import use_user_data
 
 # Architectures without a semantic segmentation, or without boxes.
@@ -107,6 +109,11 @@ def check_settings(cfg: CfgNode, processes: int) -> None:
             not 0 <= solver.EMA_DECAY < 1,
         ),
         (
+            "config.bad_value",
+            f"MODEL.RESNETS.DROP_BLOCK: {cfg.MODEL.RESNETS.DROP_BLOCK} is not from 0 to below 1; choose such a rate",
+            not 0 <= cfg.MODEL.RESNETS.DROP_BLOCK < 1,
+        ),
+        (
             "config.contradiction",
             "SOLVER.EMA_DECAY: TEST.PRECISE_BN updates the norms of the trained weights, and their average is "
             "evaluated; use only one of the two",
@@ -121,6 +128,8 @@ def check_settings(cfg: CfgNode, processes: int) -> None:
     ):
         if wrong:
             raise UserError(code, problem)
+    check_optimizer(cfg)
+    check_augmentations(cfg)
 
 
 def check_data(cfg: CfgNode, *, eval_only: bool = False, coco_evaluation: bool = True) -> None:

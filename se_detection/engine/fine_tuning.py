@@ -1,13 +1,10 @@
-"""Fine-tuning: a backbone is frozen at first, or trained at a lower learning rate; clipping of its gradients."""
+"""Fine-tuning: a backbone is frozen at first."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from detectron2.engine import HookBase
-from detectron2.solver.build import _generate_optimizer_class_with_gradient_clipping
 from torch import nn
-from torch.nn.utils import clip_grad_value_
-from torch.optim import Optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -19,32 +16,6 @@ def backbone_of(model: nn.Module) -> nn.Module:
     """
     backbone: nn.Module = model.get_submodule("backbone")
     return getattr(backbone, "bottom_up", backbone)
-
-
-def scale_rate(optimizer: Optimizer, module: nn.Module, factor: float) -> None:
-    """Multiplies the learning rate of one module's parameters in a new optimizer."""
-    scaled = set(map(id, module.parameters()))
-    groups = []
-    for group in optimizer.param_groups:
-        for chosen, rate in ((False, group["lr"]), (True, group["lr"] * factor)):
-            members = [item for item in group["params"] if (id(item) in scaled) == chosen]
-            if members:
-                groups.append({**group, "params": members, "lr": rate})
-    optimizer.param_groups = groups
-
-
-def clip_values(optimizer: Optimizer, limit: float) -> None:
-    """Replaces detectron2's clipping by value, in which torch fails on a parameter without a gradient.
-
-    A frozen backbone has no gradients, and after a skipped step, nothing has.
-    """
-
-    def clip(parameters: Iterable[nn.Parameter]) -> None:
-        if trained := [item for item in parameters if item.grad is not None]:
-            clip_grad_value_(trained, limit)
-
-    plain = type(optimizer).__base__
-    optimizer.__class__ = _generate_optimizer_class_with_gradient_clipping(plain, global_clipper=clip)
 
 
 class FrozenBackbone(HookBase):

@@ -1,8 +1,8 @@
-"""Hooks of the trainer: checkpoints, evaluation, the best weights, and the moving average of the weights."""
+"""Hooks of the trainer: checkpoints, evaluation, the best weights, the moving average, DropBlock's schedule."""
 
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -223,6 +223,24 @@ class MovingAverage(HookBase):
         self.average.module.load_state_dict(self.model.state_dict())
         self.model.load_state_dict(state["trained"])
         self.resumed = True
+
+
+class DropBlockSchedule(HookBase):
+    """Raises the rates of DropBlock layers linearly over the run, from 0 to those that they were made with.
+
+    The schedule of Ghiasi et al., DropBlock, NeurIPS 2018 (Sec. 3). It depends on the iteration alone.
+
+    Args:
+        layers: timm's `DropBlock2d`.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.rates = [(layer, layer.drop_prob) for layer in layers]
+
+    def before_step(self) -> None:
+        """Sets the rates of this iteration."""
+        for layer, rate in self.rates:
+            layer.drop_prob = rate * self.trainer.iter / self.trainer.max_iter
 
 
 class Writers(hooks.PeriodicWriter):

@@ -18,8 +18,8 @@ from ..files import parse_json, write_json
 from ..runs.run_folder import NON_FINITE
 from .signals import RankMaximum
 
-# detectron2's recipes: a learning rate of 0.02 for 16 images.
-RATE_PER_IMAGE = 0.02 / 16
+# Usual learning rates for 16 images: those of detectron2's recipes, and of configs with AdamW.
+RATES = {"SGD": 0.02, "ADAMW": 0.0002}
 MOST_NAMES = 8
 
 logger = logging.getLogger(__name__)
@@ -111,9 +111,10 @@ class LossGuard:
 
 def usual_causes(cfg: CfgNode, images: int) -> list[str]:
     """The most usual causes of an infinite loss that apply to a config and a batch of all processes."""
-    usual = RATE_PER_IMAGE * images
+    optimizer = cfg.SOLVER.OPTIMIZER
+    usual = RATES[optimizer] / 16 * images
     causes = [
-        f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g} for a batch of {counted(images, 'image')} (detectron2's recipes have "
+        f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR:g} for a batch of {counted(images, 'image')} (usual for {optimizer}: "
         f"{usual:g})"
     ]
     values, (norm, freeze_at) = flatten(cfg), norm_and_freeze_keys(cfg)

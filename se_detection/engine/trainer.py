@@ -35,6 +35,7 @@ from ..data.workers import NoBatchError, SignalSafeLoader
 from ..errors import UserError, counted
 from ..evaluation.coco_evaluator import build_evaluator
 from ..modeling.complexity import image_size
+from ..modeling.drop_block import add_drop_block, drop_blocks
 from ..modeling.padding import ignore_padding_in_heads
 from ..runs.evaluated_checkpoint import EvaluatedCheckpoint, record_checkpoint
 from ..runs.lock import RunLock
@@ -51,9 +52,9 @@ from ..runs.run_folder import (
     training_files,
 )
 from .checks import available_device, check_data, check_run_folder, check_settings
-from .fine_tuning import FrozenBackbone, backbone_of, clip_values, scale_rate
+from .fine_tuning import FrozenBackbone, backbone_of
 from .heartbeat import heartbeat
-from .hooks import BestCheckpoint, Checkpoints, Evaluation, MovingAverage, PreciseBN, Writers
+from .hooks import BestCheckpoint, Checkpoints, DropBlockSchedule, Evaluation, MovingAverage, PreciseBN, Writers
 from .loss_guard import (
     LossGuard,
     NonFiniteLossError,
@@ -63,6 +64,7 @@ from .loss_guard import (
     restore_normalizer,
     weights_are_finite,
 )
+from .optimizer import build_optimizer
 from .resume import changed_keys, check_fixed_values, fixed_values, on_main_process, shared_checkpoint
 from .signals import Interrupted, InterruptibleEvaluator, RankMaximum, StopRequest
 from .skipped_images import SkippedImages
@@ -83,7 +85,7 @@ class Trainer(DefaultTrainer):
     - SIGTERM and SIGINT save a checkpoint and stop the run; if a process dies, the others stop.
     - A loss that is not finite stops the run, or skips the step: `SOLVER.SKIP_NON_FINITE`.
     - `SOLVER.CHECKPOINTS_TO_KEEP`, `SOLVER.BEST_METRIC`, `SOLVER.EMA_DECAY`, `SOLVER.AMP.BF16`, `SOLVER.CHANNELS_LAST`,
-      `SOLVER.BACKBONE_FREEZE_ITERS`, `SOLVER.BACKBONE_MULTIPLIER`.
+      `SOLVER.BACKBONE_FREEZE_ITERS`, `SOLVER.BACKBONE_MULTIPLIER`, `SOLVER.OPTIMIZER`, `MODEL.RESNETS.DROP_BLOCK`.
     - Several processes can train on the CPU, where detectron2 passes `device_ids` to DDP, which refuses them.
     - Weights that don't fit, and images that can't be read, are errors.
     - Each of several test sets has its own folder; in detectron2 the last overwrites the others.
@@ -135,6 +137,8 @@ class Trainer(DefaultTrainer):
         self.metrics = MetricsFile(Path(cfg.OUTPUT_DIR, METRICS_FILE))
 
         module = self.build_model(cfg)
+        if rate := cfg.MODEL.RESNETS.DROP_BLOCK:
+            add_drop_block(backbone_of(module), rate)
         guard_forward(module)
         self.guard = LossGuard(cfg, module, self.agreement)
         optimizer = self.build_optimizer(cfg, module)
@@ -210,6 +214,8 @@ class Trainer(DefaultTrainer):
             built.append(SkippedImages(folder, known=self.bad_images, found=found, agreement=self.agreement))
         if iterations := solver.BACKBONE_FREEZE_ITERS:
             built.append(FrozenBackbone(backbone_of(model), iterations=iterations, wrap=lambda: weak._wrap_again()))
+        if cfg.MODEL.RESNETS.DROP_BLOCK or cfg.MODEL.TIMM.DROP_BLOCK:
+            built.append(DropBlockSchedule(drop_blocks(model)))
         if solver.EMA_DECAY > 0:
             built.append(MovingAverage(self.checkpointer, solver.EMA_DECAY))
         if cfg.TEST.PRECISE_BN.ENABLED and get_bn_modules(self.model):
@@ -435,14 +441,8 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """detectron2's optimizer, with `SOLVER.BACKBONE_MULTIPLIER`."""
-        optimizer: torch.optim.Optimizer = super().build_optimizer(cfg, model)
-        if cfg.SOLVER.BACKBONE_MULTIPLIER != 1:
-            scale_rate(optimizer, backbone_of(model), cfg.SOLVER.BACKBONE_MULTIPLIER)
-        clipping = cfg.SOLVER.CLIP_GRADIENTS
-        if clipping.ENABLED and clipping.CLIP_TYPE == "value":
-            clip_values(optimizer, clipping.CLIP_VALUE)
-        return optimizer
+        """SGD or AdamW: :func:`~se_detection.engine.optimizer.build_optimizer`."""
+        return build_optimizer(cfg, model)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Iterable[list[dict[str, Any]]]:

@@ -85,6 +85,10 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
 def _longest_side(cfg: CfgNode, split: str) -> int | None:
     """The longest side of a resized image in pixels; None if images are not resized."""
     if split == "train":
+        jitter = cfg.INPUT.LARGE_SCALE_JITTER
+        if jitter.ENABLED:
+            # At the smallest factor, where a side may become 0.
+            return int(jitter.MIN_SCALE * min(jitter.SIZE))
         return cfg.INPUT.MAX_SIZE_TRAIN if any(cfg.INPUT.MIN_SIZE_TRAIN) else None
     return cfg.INPUT.MAX_SIZE_TEST if cfg.INPUT.MIN_SIZE_TEST else None
 

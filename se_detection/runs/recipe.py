@@ -18,7 +18,7 @@ BACKBONE_KEYS = (
 )
 # How the backbone is trained, and which features the detector uses, belong to the recipe.
 NOT_BACKBONE_KEYS = (
-    *("MODEL.RESNETS.NORM", "MODEL.RESNETS.OUT_FEATURES"),
+    *("MODEL.RESNETS.NORM", "MODEL.RESNETS.OUT_FEATURES", "MODEL.RESNETS.DROP_BLOCK"),
     *("MODEL.TIMM.NORM", "MODEL.TIMM.OUT_FEATURES", "MODEL.TIMM.FREEZE_AT"),
     *("MODEL.TIMM.DROP_PATH", "MODEL.TIMM.DROP_BLOCK"),
 )

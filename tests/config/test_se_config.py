@@ -14,8 +14,10 @@ def without_our_keys() -> CfgNode:
     del cfg.MODEL["SE"], cfg.MODEL.RESNETS["STEM_TYPE"], cfg.SOLVER.AMP["BF16"], cfg.INPUT["KEYPOINT_FLIP_MAP"]
     for key in ("CHECKPOINTS_TO_KEEP", "BEST_METRIC", "EMA_DECAY", "SKIP_NON_FINITE", "CHANNELS_LAST"):
         del cfg.SOLVER[key]
-    for key in ("BACKBONE_FREEZE_ITERS", "BACKBONE_MULTIPLIER"):
+    for key in ("BACKBONE_FREEZE_ITERS", "BACKBONE_MULTIPLIER", "OPTIMIZER", "BETAS"):
         del cfg.SOLVER[key]
+    for key in ("LARGE_SCALE_JITTER", "RANDOM_ERASING", "ALBUMENTATIONS"):
+        del cfg.INPUT[key]
     return cfg
 
 

@@ -60,7 +60,7 @@ def test_it_stops_and_saves_the_state_before(spoiled, module_path, iteration, sa
     message = str(caught.value)
     assert caught.value.code == "train.non_finite_loss"
     assert message.startswith(f"iteration {iteration}: the loss is not finite (loss_cls) for")
-    assert "SOLVER.BASE_LR 0.01 for a batch of 2 images (detectron2's recipes have 0.0025)" in message
+    assert "SOLVER.BASE_LR 0.01 for a batch of 2 images (usual for SGD: 0.0025)" in message
 
     # The statistics of its batch norms are those of before.
     assert (module_path / name / "last_checkpoint").read_text() == saved
@@ -191,7 +191,7 @@ def test_only_causes_that_apply_are_listed() -> None:
     cfg = get_cfg()
     cfg.SOLVER.BASE_LR = 0.02
     rate, backbone, clipping = usual_causes(cfg, images=4)
-    assert "SOLVER.BASE_LR 0.02 for a batch of 4 images (detectron2's recipes have 0.005)" in rate
+    assert "SOLVER.BASE_LR 0.02 for a batch of 4 images (usual for SGD: 0.005)" in rate
     assert "MODEL.WEIGHTS is empty" in backbone
     assert "SOLVER.CLIP_GRADIENTS.ENABLED" in clipping
     cfg.MODEL.WEIGHTS = "backbone.pth"

@@ -39,6 +39,11 @@ RETINANET = [
     *("MODEL.RETINANET.NUM_CONVS", "1"),
 ]
 PRECISE_BN = ["TEST.PRECISE_BN.ENABLED", "True", "TEST.PRECISE_BN.NUM_ITER", "2", "TEST.EVAL_PERIOD", "3"]
+RECIPE = [
+    *("SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", "0.0005", "MODEL.RESNETS.DROP_BLOCK", "0.3"),
+    *("INPUT.LARGE_SCALE_JITTER.ENABLED", "True", "INPUT.LARGE_SCALE_JITTER.SIZE", "(64, 96)"),
+    *("INPUT.LARGE_SCALE_JITTER.MIN_SCALE", "0.5", "INPUT.RANDOM_ERASING.PROB", "0.5"),
+]
 AVERAGED = [
     *("SOLVER.EMA_DECAY", "0.9", "DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
     *("SOLVER.BACKBONE_FREEZE_ITERS", "2", "SOLVER.BACKBONE_MULTIPLIER", "0.1", "TEST.EVAL_PERIOD", "2"),
@@ -120,7 +125,8 @@ def test_a_run_does_not_resume_past_its_end(build, copied) -> None:
         # While the backbone is frozen, and later.
         (AVERAGED, (0, 2)),
         (RETINANET, (1,)),
-        (PRECISE_BN, (1,)),
+        # With AdamW, DropBlock and augmentations.
+        ([*PRECISE_BN, *RECIPE], (1,)),
     ],
     ids=["averaged", "RetinaNet", "PreciseBN"],
 )
