@@ -20,8 +20,9 @@ WEIGHTS = {
 }
 NAMES = [name for name in model_zoo.names() if name.split("/")[0] in FOLDERS]
 PLAIN = [name for name in NAMES if "_R_" in name and "_SE_" not in name]
-# detectron2 has this one only with the longer schedule.
-OURS_ONLY = ["COCO-Detection/faster_rcnn_R_101_FPN_1x"]
+# detectron2 has the first only with the longer schedule, and no AdamW in yaml.
+ADAMW = [f"COCO-Detection/faster_rcnn_R_50_FPN_1x_adamw{weights}" for weights in ("", "_a2", "_a3")]
+OURS_ONLY = ["COCO-Detection/faster_rcnn_R_101_FPN_1x", *ADAMW]
 
 
 def differing_keys(one, other) -> set[str]:
@@ -51,6 +52,16 @@ def test_each_config_of_detectron2_has_a_plain_and_an_se_config() -> None:
 def test_a_plain_config_equals_detectron2s(name) -> None:
     ours, theirs = model_zoo.get_config(name), detectron2.model_zoo.get_config(f"{name}.yaml")
     assert differing_keys(ours, theirs) == WEIGHTS[depth(name)]
+
+
+@pytest.mark.parametrize("name", ADAMW)
+def test_adamw_is_the_only_other_difference(name) -> None:
+    ours = model_zoo.get_config(name)
+    theirs = detectron2.model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
+    assert differing_keys(ours, theirs) == WEIGHTS["50"] | {"SOLVER.OPTIMIZER", "SOLVER.BASE_LR", "SOLVER.WEIGHT_DECAY"}
+    # mmdetection's configs/resnet_strikes_back/faster-rcnn_r50-rsb-pre_fpn_1x_coco.py
+    solver = ours.SOLVER
+    assert (solver.BASE_LR, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM) == (0.0002, 0.05, 0.0)
 
 
 @pytest.mark.parametrize("name", PLAIN)
