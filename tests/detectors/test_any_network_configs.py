@@ -6,8 +6,9 @@ import pytest
 import timm
 import torch
 from detectron2 import model_zoo as detectron2_zoo
-from detectron2.config import CfgNode
-from detectron2.modeling import build_backbone
+from detectron2.config import CfgNode, instantiate
+from detectron2.modeling import build_backbone, build_model
+from torch import nn
 
 from se_detection import SqueezeExcitation, model_zoo
 from se_detection.checkpoint.timm_handler import PREFIX
@@ -18,7 +19,9 @@ from se_detection.runs.recipe import is_of_backbone
 from .test_configs import differing_keys
 
 FOLDER = "Any-Network/"
-NAMES = [name for name in model_zoo.names() if name.startswith(FOLDER)]
+NAMES = [name for name in model_zoo.names() if name.startswith(FOLDER) and name.endswith("_1x")]
+# Mask R-CNN from scratch, and the same in detectron2's own zoo.
+JITTERED = {"regnetx_040": "regnetx_4gf_dds", "regnety_040": "regnety_4gf_dds"}
 # How many blocks the networks have: the places of SE, from their papers.
 INSERTED = {
     "efficientnet_lite0": 16,
@@ -52,7 +55,48 @@ def config(network: str) -> CfgNode:
 
 def test_each_config_is_in_a_pair() -> None:
     networks = {*INSERTED, *(f"SE_{name}" for name in INSERTED), *NEIGHBORS, *NEIGHBORS.values()}
-    assert sorted(map(name_of, networks)) == NAMES
+    jittered = [f"{FOLDER}mask_rcnn_{network}_FPN_100ep_LSJ" for network in JITTERED]
+    found = [name for name in model_zoo.names() if name.startswith(FOLDER)]
+    assert sorted([*map(name_of, networks), *jittered]) == found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", JITTERED)
+def test_detectors_with_large_scale_jitter_are_detectron2s(network) -> None:
+    """The shapes of all parameters, the kinds of norms, and the recipe of detectron2's lazy config."""
+    cfg = model_zoo.get_config(f"{FOLDER}mask_rcnn_{network}_FPN_100ep_LSJ")
+    lazy = detectron2_zoo.get_config(f"new_baselines/mask_rcnn_{JITTERED[network]}_FPN_100ep_LSJ.py")
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"), Uninitialized():
+        ours, theirs = build_model(cfg), instantiate(lazy.model)
+    assert shapes(ours) == shapes(theirs)
+    for part in ("roi_heads", "proposal_generator"):
+        one, other = (getattr(model, part).state_dict() for model in (ours, theirs))
+        assert {key: tensor.shape for key, tensor in one.items()} == {
+            key: tensor.shape for key, tensor in other.items()
+        }
+    solver, schedule = cfg.SOLVER, lazy.lr_multiplier
+    assert solver.OPTIMIZER == "SGD"
+    assert (solver.BASE_LR, solver.WEIGHT_DECAY) == (lazy.optimizer.lr, lazy.optimizer.weight_decay)
+    assert list(solver.STEPS) == schedule.scheduler.milestones
+    assert solver.MAX_ITER == lazy.train.max_iter
+    assert solver.WARMUP_ITERS == pytest.approx(schedule.warmup_length * lazy.train.max_iter)
+    assert solver.WARMUP_FACTOR == schedule.warmup_factor
+    assert solver.IMS_PER_BATCH == lazy.dataloader.train.total_batch_size
+    assert (cfg.MODEL.WEIGHTS, solver.AMP.ENABLED) == (lazy.train.init_checkpoint, lazy.train.amp.enabled)
+    resize, crop, _ = lazy.dataloader.train.mapper.augmentations
+    jitter = cfg.INPUT.LARGE_SCALE_JITTER
+    assert (jitter.MIN_SCALE, jitter.MAX_SCALE) == (resize.min_scale, resize.max_scale)
+    assert tuple(jitter.SIZE) == tuple(crop.crop_size) == (resize.target_height, resize.target_width)
+
+
+def shapes(model: nn.Module) -> list[torch.Size]:
+    return sorted(parameter.shape for parameter in model.parameters())
+
+
+def test_detectors_with_large_scale_jitter_are_a_pair() -> None:
+    plain, gated = (model_zoo.get_config(f"{FOLDER}mask_rcnn_{network}_FPN_100ep_LSJ") for network in JITTERED)
+    assert differing_keys(plain, gated) == {"MODEL.TIMM.NAME"}
 
 
 @pytest.mark.parametrize(
