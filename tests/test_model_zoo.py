@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from se_detection import UserError, convert_state_dict, model_zoo
-from se_detection.checkpoint import timm_handler
+from se_detection.checkpoint import released_weights
+from se_detection.checkpoint.converted import Converted
 from se_detection.config.meta_device import Uninitialized
 
 from .helpers import raises
@@ -77,17 +78,51 @@ def test_the_configs_of_a_pair_differ_only_in_backbone_and_weights(name) -> None
     assert gated.MODEL.BACKBONE.NAME == plain.MODEL.BACKBONE.NAME.replace("resnet", "se_resnet")
 
 
-@pytest.mark.parametrize("schedule", ["1x", "3x"])
-@pytest.mark.parametrize("depth", [50, 101])
-def test_coco_configs_are_detectron2s_recipe(depth, schedule) -> None:
-    theirs_name = f"COCO-Detection/faster_rcnn_R_{depth}_FPN_{schedule}.yaml"
-    if (depth, schedule) == (101, "1x"):  # detectron2 has only 3x for depth 101; compare with 1x of depth 50
-        theirs_name = "COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml"
-    ours = model_zoo.get_config(f"COCO-Detection/faster_rcnn_R_{depth}_FPN_{schedule}")
-    theirs = detectron2_zoo.get_config(theirs_name)
-    allowed = BACKBONE_AND_WEIGHTS | {"MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH"}
-    assert differences(ours, theirs) - {key for key in flat(ours) if key.startswith("MODEL.SE.")} <= allowed
-    assert ours.MODEL.RESNETS.DEPTH == depth
+# Configs of our zoo that detectron2's has too, under the same name.
+SHARED = sorted(set(detectron2_functions._ModelZooUrls.CONFIG_PATH_TO_URL_SUFFIX).intersection(YAML))
+
+
+@pytest.mark.parametrize("name", [*SHARED, "COCO-Detection/faster_rcnn_R_101_FPN_1x"])
+def test_coco_configs_are_detectron2s_recipe(name) -> None:
+    # detectron2 has no 1x of depth 101.
+    theirs = detectron2_zoo.get_config(f"{name if name in SHARED else name.replace('101', '50')}.yaml")
+    ours = model_zoo.get_config(name)
+    found = {key for key in differences(ours, theirs) if not key.startswith("MODEL.SE.")}
+    assert found <= BACKBONE_AND_WEIGHTS | {"MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.RESNETS.DEPTH"}
+    assert ours.MODEL.RESNETS.DEPTH == (101 if "_101_" in name else 50)
+
+
+# Of mmpretrain's configs/_base_/datasets/imagenet_bs32.py (`to_rgb`) and models/resnet50.py (`style`).
+MMPRETRAIN_INPUT = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375], "RGB")
+
+
+@pytest.mark.parametrize("name", [name for name in YAML if name in SHARED or name.replace("_SE_", "_") in SHARED])
+def test_the_pair_of_the_coco_configs(name) -> None:
+    """mmpretrain's: one recipe, with a gain by SE on ImageNet."""
+    cfg = model_zoo.get_config(name)
+    project, _, weights = cfg.MODEL.WEIGHTS.partition("://")
+    kind = "se-resnet" if "_SE_" in name else "resnet"
+    assert project == "mmpretrain"
+    assert weights.startswith(f"{kind}{cfg.MODEL.RESNETS.DEPTH}_")
+    assert (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD, cfg.INPUT.FORMAT) == MMPRETRAIN_INPUT
+    assert not cfg.MODEL.RESNETS.STRIDE_IN_1X1
+    assert cfg.MODEL.RESNETS.STEM_TYPE == "basic"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in LAZY if "adamw" not in name])
+def test_the_pair_of_the_lazy_configs(name) -> None:
+    lazy, yaml = (
+        model_zoo.get_config(name),
+        f"{name.removeprefix('lazy/').removesuffix('.py')}".replace("fcos", "retinanet"),
+    )
+    cfg = model_zoo.get_config(yaml)
+    assert lazy.train.init_checkpoint == cfg.MODEL.WEIGHTS
+    # detectron2's constants are rounded otherwise.
+    assert list(lazy.model.pixel_mean) == pytest.approx(cfg.MODEL.PIXEL_MEAN, abs=0.01)
+    assert list(lazy.model.pixel_std) == pytest.approx(cfg.MODEL.PIXEL_STD, abs=0.01)
+    # detectron2's FCOS has no such argument.
+    assert lazy.model.get("input_format", "RGB") == lazy.dataloader.train.mapper.image_format == cfg.INPUT.FORMAT
 
 
 def test_paper_config_is_detectrons_2x() -> None:
@@ -145,21 +180,21 @@ DETECTORS = ["COCO-Detection/faster_rcnn_SE_R_50_FPN_1x", "lazy/COCO-Detection/f
 
 
 @pytest.fixture
-def offline_timm(monkeypatch, tmp_path) -> nn.Module:
-    """timm with random weights instead of a download, and an empty cache."""
+def offline_weights(monkeypatch, tmp_path) -> nn.Module:
+    """The configs' SE-ResNet-50, which is also timm's: random weights instead of a download, and an empty cache."""
     model = timm.create_model("seresnet50", pretrained=False)
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
-    monkeypatch.setattr(timm_handler, "_check_available", lambda name: None)
-    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
+    converted = Converted.from_state_dict(model.state_dict(), "timm", sha256="")
+    monkeypatch.setattr(released_weights, "fetch_released", lambda name: converted)
+    monkeypatch.setattr(released_weights, "get_cache_dir", lambda: str(tmp_path))
     return model
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DETECTORS, ids=["yaml", "lazy"])
-def test_get_loads_the_weights_of_the_config(name, offline_timm) -> None:
+def test_get_loads_the_weights_of_the_config(name, offline_weights) -> None:
     model = model_zoo.get(name)
     assert model.training
-    expected = convert_state_dict(offline_timm.state_dict(), "timm")
+    expected = convert_state_dict(offline_weights.state_dict(), "timm")
     loaded = model.backbone.bottom_up.state_dict()
     assert set(loaded) == set(expected) - {"linear.weight", "linear.bias"}
     for key, tensor in loaded.items():
@@ -167,9 +202,9 @@ def test_get_loads_the_weights_of_the_config(name, offline_timm) -> None:
 
 
 @pytest.mark.slow
-def test_get_loads_res5_of_a_c4_detector(offline_timm) -> None:
+def test_get_loads_res5_of_a_c4_detector(offline_weights) -> None:
     heads = model_zoo.get("COCO-Detection/faster_rcnn_SE_R_50_C4_1x", device="cpu").roi_heads
-    expected = convert_state_dict(offline_timm.state_dict(), "timm")
+    expected = convert_state_dict(offline_weights.state_dict(), "timm")
     for key, tensor in heads.res5.state_dict().items():
         assert torch.equal(tensor, expected[f"res5.{key}"]), key
 
@@ -191,9 +226,9 @@ def test_get_loads_as_detectron2_does(monkeypatch, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_get_refuses_weights_that_fit_in_part(monkeypatch, offline_timm, tmp_path) -> None:
+def test_get_refuses_weights_that_fit_in_part(monkeypatch, offline_weights, tmp_path) -> None:
     """detectron2's function logs a warning for such a file."""
-    weights = convert_state_dict(offline_timm.state_dict(), "timm")
+    weights = convert_state_dict(offline_weights.state_dict(), "timm")
     del weights["res3.1.se.fc1.weight"]
     torch.save({"model": weights, "matching_heuristics": True}, tmp_path / "weights.pth")
     for name in DETECTORS:
@@ -209,7 +244,7 @@ def test_get_refuses_weights_that_fit_in_part(monkeypatch, offline_timm, tmp_pat
 
 
 @pytest.mark.slow
-def test_get_compares_the_input_with_the_files(monkeypatch, offline_timm) -> None:
+def test_get_compares_the_input_with_the_files(monkeypatch, offline_weights) -> None:
     cfg = model_zoo.get_config(DETECTORS[0])
     cfg.INPUT.FORMAT = "BGR"
     monkeypatch.setattr(model_zoo, "get_config", lambda name, trained: cfg)
@@ -220,7 +255,7 @@ def test_get_compares_the_input_with_the_files(monkeypatch, offline_timm) -> Non
 @pytest.mark.parametrize(
     "name", ["Toy/faster_rcnn_SE_R_18_FPN", pytest.param(DETECTORS[1], marks=pytest.mark.slow)], ids=["yaml", "lazy"]
 )
-def test_device(name, offline_timm) -> None:
+def test_device(name, offline_weights) -> None:
     default = "cuda" if torch.cuda.is_available() else "cpu"
     for device in (None, "cpu"):
         model = model_zoo.get(name, device=device).eval()

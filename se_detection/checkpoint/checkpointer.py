@@ -22,6 +22,7 @@ from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON, identity_ga
 from .assumptions import WeightsAssumptions, contradictions
 from .convert import fitting_source
 from .read_weights import read_checkpoint
+from .released_weights import find_released
 from .timm_handler import PREFIX, find_model_weights
 from .timm_weights import TimmAssumptions, timm_part, with_detector_names
 from .wheel_weights import is_of_wheel
@@ -110,10 +111,12 @@ class StrictCheckpointer(DetectionCheckpointer):
             UserError: the file can't be fetched or read, or it doesn't fit.
         """
         with _as_user_errors(path):
-            if "://" in path or is_of_wheel(path):
+            is_released = self._timm is None and find_released(path) is not None
+            has_own_file = path.startswith(PREFIX) or is_of_wheel(path) or is_released
+            if "://" in path or has_own_file:
                 found = find_model_weights(path, for_timm=self._timm is not None)
                 # Not for other names: detectron2 reads a query behind them.
-                path = str(found) if path.startswith(PREFIX) or is_of_wheel(path) else path
+                path = str(found) if has_own_file else path
             return super().load(path, *args, **kwargs)
 
     def resume(self, path: Path) -> None:

@@ -128,10 +128,11 @@ def find_released(weights: str) -> ReleasedFile | None:
     if name not in RELEASED:
         scheme = f"{weights.partition('://')[0]}://"
         known = ", ".join(each.removeprefix(scheme) for each in RELEASED if each.startswith(scheme))
+        as_it_is = ", or the network as it is, with MODEL.TIMM.NAME pytorchcv/NAME" if scheme == PYTORCHCV else ""
         raise UserError(
             "weights.not_found",
-            f"{weights}: not one of the ResNets and SE-ResNets of {scheme} that are known here; use one of {known}, or "
-            "convert a file (se-det convert)",
+            f"{weights}: not one of the ResNets and SE-ResNets of {scheme} that are known here; use one of {known}"
+            f"{as_it_is}; or convert a file (se-det convert)",
         )
     return RELEASED[name]
 

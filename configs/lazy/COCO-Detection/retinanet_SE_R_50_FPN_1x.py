@@ -5,4 +5,4 @@ from se_detection import SEConfig
 from .retinanet_R_50_FPN_1x import dataloader, lr_multiplier, model, optimizer, train
 
 model.backbone.bottom_up.update(name="se_resnet50", se=L(SEConfig)(reduction=16))
-train.init_checkpoint = "timm://seresnet50.a1_in1k"
+train.init_checkpoint = "mmpretrain://se-resnet50_batch256_imagenet_20200804-ae206104"

@@ -6,4 +6,4 @@ from .mask_rcnn_R_50_C4_1x import dataloader, lr_multiplier, model, optimizer, t
 
 model.backbone.update(name="se_resnet50", se=L(SEConfig)(reduction=16))
 model.roi_heads.res5.se = "${...backbone.se}"
-train.init_checkpoint = "timm://seresnet50.a1_in1k"
+train.init_checkpoint = "mmpretrain://se-resnet50_batch256_imagenet_20200804-ae206104"

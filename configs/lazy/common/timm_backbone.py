@@ -1,4 +1,4 @@
-"""Backbones for timm's weights, and the preprocessing of these weights."""
+"""Backbones for the weights of mmpretrain and timm, and the preprocessing of these weights."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ def backbone(**options: Any) -> DictConfig:
 
 
 def pixels() -> dict[str, Any]:
-    """timm's preprocessing, for pixels from 0 to 255."""
+    """The preprocessing of mmpretrain and of timm's ResNets, for pixels from 0 to 255."""
     constants = get_config("common/data/constants.py").constants
     return {
         "pixel_mean": constants.imagenet_rgb256_mean,
