@@ -37,7 +37,7 @@ LAZY_FOLDER = "lazy/"
 # The order of the page's sections; other folders come last.
 SECTIONS = (
     *("COCO-Detection", "COCO-InstanceSegmentation", "COCO-Keypoints", "COCO-PanopticSegmentation", "Misc"),
-    *("Any-Network", "Paper", "Ablations", "Study", "Toy"),
+    *("Any-Network", "CPU", "Paper", "Ablations", "Study", "Toy"),
 )
 
 ZOO = "https://github.com/facebookresearch/detectron2/blob/02b5c4e2/MODEL_ZOO.md"

@@ -19,8 +19,8 @@ from se_detection.config.meta_device import Uninitialized
 from .helpers import raises
 
 LAZY = [name for name in model_zoo.names() if name.endswith(".py")]
-# Those of Any-Network are tested in tests/detectors/test_any_network_configs.py.
-YAML = [name for name in model_zoo.names() if name not in LAZY and not name.startswith("Any-Network/")]
+# Those of Any-Network and CPU are tested in tests/detectors/test_{any_network,cpu}_configs.py.
+YAML = [name for name in model_zoo.names() if name not in LAZY and not name.startswith(("Any-Network/", "CPU/"))]
 PAIRS = [name for name in YAML if "_SE_" in name]
 
 # The keys in which the two configs of a pair may differ: the backbone, its weights, and the input of those weights.

@@ -24,7 +24,7 @@ from se_detection_cli.main import main_parser
 from .pages import PAGES, ROOT, Block, blocks, braces, commands, inline_code, prose
 
 FOLDERS = r"(\.ci|configs|dev|docs|examples|projects|se_detection|se_detection_cli|tests|tools)/"
-CONFIGS = r"(COCO-\w+|Any-Network|Paper|Ablations|Study|Toy|Pretrain|Misc)/"
+CONFIGS = r"(COCO-\w+|Any-Network|CPU|Paper|Ablations|Study|Toy|Pretrain|Misc)/"
 KEYS = r"(?<![\w.])(?:MODEL|SOLVER|INPUT|TEST|DATASETS|DATALOADER|PRETRAIN)\.[A-Z0-9_.]+"
 # Of pip, conda and git.
 ANOTHERS = {"--no-build-isolation", "--no-cache-dir", "--no-deps", "--index-url"}
