@@ -51,6 +51,7 @@ from ..runs.run_folder import (
     result_folders,
     training_files,
 )
+from .allocator import keep_freed_memory
 from .checks import available_device, check_data, check_run_folder, check_settings
 from .fine_tuning import FrozenBackbone, backbone_of
 from .heartbeat import heartbeat
@@ -127,6 +128,8 @@ class Trainer(DefaultTrainer):
         cfg.MODEL.DEVICE = available_device(cfg)
         cfg.freeze()
         self.check_config(cfg)
+        if cfg.MODEL.DEVICE == "cpu":
+            keep_freed_memory()
         cfg = self.cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         self.overwrite = overwrite
         self.resumed: bool | None = None

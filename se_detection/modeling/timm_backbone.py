@@ -181,6 +181,9 @@ def create_timm_backbone(
     elif norm == "FrozenBN":
         _freeze_norms(network, [key for key, _ in network.named_modules() if key])
     _freeze(backbone, freeze_at)
+    from .fold_timm import fold_frozen_norms
+
+    fold_frozen_norms(network)
     refuse_partial_load(backbone)
     return backbone
 

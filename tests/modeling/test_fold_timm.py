@@ -1,0 +1,36 @@
+"""Folded frozen norms against timm's own."""
+
+import copy
+
+import pytest
+import timm
+import torch
+from timm.layers import freeze_batch_norm_2d
+
+from se_detection.modeling.fold_timm import FoldedNorm, FoldingConv
+from se_detection.modeling.timm_backbone import create_timm_backbone
+
+from ..helpers import randomize_norms
+
+
+# TensorFlow's padding; SE between a norm and the next convolution.
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050"])
+def test_maps_and_gradients_are_timms(name) -> None:
+    plain = randomize_norms(timm.create_model(name, features_only=True, out_indices=(2, 3)))
+    ours = create_timm_backbone(name, out_features=("res3", "res4"), freeze_at=0)
+    assert ours.network.state_dict().keys() <= plain.state_dict().keys()
+    ours.network.load_state_dict(plain.state_dict(), strict=False)
+    theirs = freeze_batch_norm_2d(plain).double()
+    ours = copy.deepcopy(ours).double()
+    kinds = [type(module) for module in ours.modules()]
+    assert kinds.count(FoldedNorm) == sum(issubclass(kind, FoldingConv) for kind in kinds) > 20
+    image = torch.randn(1, 3, 49, 65, dtype=torch.float64)
+    for found, expected in zip(ours(image).values(), theirs(image), strict=True):
+        torch.testing.assert_close(found, expected)
+    for maps in (ours(image).values(), theirs(image)):
+        sum(one.square().sum() for one in maps).backward()
+    expected = dict(theirs.named_parameters())
+    gradients = {key: one.grad for key, one in ours.network.named_parameters() if one.grad is not None}
+    assert len(gradients) > 20
+    for key, gradient in gradients.items():
+        torch.testing.assert_close(gradient, expected[key].grad)
