@@ -194,7 +194,7 @@ def albumentations():
 @pytest.mark.slow  # the import takes seconds
 @pytest.mark.parametrize("suffix", ["json", "yaml"])
 def test_pixels_are_changed_as_by_albumentations_alone(image, albumentations, tmp_path, suffix) -> None:
-    """In RGB, whatever the detector's format, and as the seed of the image says; boxes and masks stay."""
+    """In RGB in a detector of either format, and as the seed of the image says; boxes and masks stay."""
     pipeline = albumentations.Compose(
         [
             albumentations.OneOf([albumentations.GaussNoise(p=1), albumentations.Blur(p=1)], p=1),
