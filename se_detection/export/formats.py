@@ -57,9 +57,11 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
     names = list(description["outputs"])
     axes = {"image": {1: "height", 2: "width"}, **{name: {0: "detections"} for name in names}}
     buffer = io.BytesIO()
+    module = traceable(model, image, names)
+    keep_paddings(module)
     with warnings.catch_warnings(action="ignore"), _addcmul_as_mul_and_add():
         torch.onnx.export(
-            traceable(model, image, names),
+            module,
             (image,),
             buffer,  # type: ignore[arg-type]
             opset_version=OPSET,
@@ -72,6 +74,17 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
     onnx.helper.set_model_props(content, {KEY: json.dumps(description, indent=1)})
     onnx.checker.check_model(content)
     write_whole(path, lambda file: file.write(content.SerializeToString()))
+
+
+def keep_paddings(network: nn.Module) -> None:
+    """Makes paddings with 0 paddings with the smallest positive number, in place.
+
+    onnxruntime merges a padding with 0 into the max pool behind it, which pads with -inf (PadFusion; BiT's ResNets).
+    """
+    smallest = torch.finfo(next(network.parameters()).dtype).tiny
+    for module in network.modules():
+        if isinstance(module, nn.ConstantPad2d) and module.value == 0:
+            module.value = smallest
 
 
 def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, description: Description) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from se_detection.export.formats import OPSET, _addcmul_as_mul_and_add
+from se_detection.export.formats import OPSET, _addcmul_as_mul_and_add, keep_paddings
 from se_detection.modeling.ops.residual_gate import residual_gate
 
 
@@ -34,3 +34,18 @@ def test_residual_gate_is_mul_add_relu_in_onnx(dtype, tmp_path) -> None:
     np.testing.assert_allclose(out, expected, rtol=0, atol=8 * float(torch.finfo(dtype).eps))
     # Outside the context, other exports are PyTorch's again.
     assert export(inputs, tmp_path / "other.onnx").count("Mul") == 2
+
+
+def test_onnxruntime_does_not_merge_a_padding_into_a_max_pool(tmp_path) -> None:
+    """It does so for paddings with 0, although a max pool's own are -inf: microsoft/onnxruntime#24737."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, 2)).eval()
+    nn.init.constant_(network[0].bias, -5)
+    image = torch.rand(1, 3, 7, 9)
+    with torch.no_grad():
+        expected = network(image).numpy()
+        keep_paddings(network)
+        torch.onnx.export(network, (image,), tmp_path / "pool.onnx", opset_version=OPSET, dynamo=False)
+    session = onnxruntime.InferenceSession(tmp_path / "pool.onnx", providers=["CPUExecutionProvider"])
+    (output,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    # Its own would give differences above 1.
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-6)
