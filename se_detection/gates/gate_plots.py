@@ -29,9 +29,14 @@ def shown_blocks(names: list[str]) -> list[str]:
 
 
 def draw_excitation_plots(analysis: Excitations, folder: Path) -> list[Path]:
-    """Draws `blocks.png` and `<block>.png` for each of :func:`shown_blocks`, and returns the paths."""
+    """Draws `blocks.png`, unless all gates are constant, and `<block>.png` for each of :func:`shown_blocks`.
+
+    Returns:
+        The paths.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    figures = {"blocks": block_overview(analysis)}
+    overview = block_overview(analysis)
+    figures = {} if overview is None else {"blocks": overview}
     # A class may be named `$1`.
     with rc_context({"text.parse_math": False}):
         figures |= {name: by_channel(analysis, name) for name in shown_blocks(list(analysis.statistics))}
@@ -81,31 +86,46 @@ def most_frequent(block: BlockStatistics) -> list[int]:
     return [int(index) for index in order if block.images[index]]
 
 
-def block_overview(analysis: Excitations) -> Figure:
-    """For each block: variance explained by classes, spread, saturation and, if evaluated, AP without it."""
+def block_overview(analysis: Excitations) -> Figure | None:
+    """For each block: variance explained by classes, spread, saturation and, if evaluated, AP without it.
+
+    A panel whose values are all zero or undefined is omitted; without any panel, there is no figure.
+    """
     names, blocks = list(analysis.statistics), list(analysis.statistics.values())
-    panels = 3 + (analysis.ablation is not None)
-    figure = Figure(figsize=(max(7.0, 0.32 * len(names) + 2), 1.9 * panels + 0.6), layout="constrained")
-    axes = figure.subplots(panels, 1, sharex=True)
+    low, high = ([100 * getattr(block, side).mean() for block in blocks] for side in ("low", "high"))
+    class_shares = [100 * (block.class_share or 0) for block in blocks]
+    spreads = [100 * block.relative_spread for block in blocks]
+    lower, upper = {"color": LOW, "label": "near the lower limit"}, {"color": HIGH, "label": "near the upper limit"}
+    panels = [
+        (
+            "variance between images explained by their classes (%)",
+            CLASS_DEPENDENT,
+            [(class_shares, {"color": "#009E73"})],
+        ),
+        ("spread over images, relative to the gate (%)", NEARLY_CONSTANT, [(spreads, {"color": "#56B4E9"})]),
+        ("saturated gates (%)", SATURATED, [(low, lower), (high, {**upper, "hatch": "///", "edgecolor": "white"})]),
+    ]
+    panels = [panel for panel in panels if np.any([values for values, _ in panel[2]])]
+    changes = {names.index(name): row for name, row in analysis.ablation.blocks.items()} if analysis.ablation else {}
+    changes = {place: row for place, row in changes.items() if row.difference["AP"].value is not None}
+    count = len(panels) + bool(changes)
+    if not count:
+        return None
+    figure = Figure(figsize=(max(7.0, 0.32 * len(names) + 2), 1.9 * count + 0.6), layout="constrained")
+    axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     positions = np.arange(len(names))
-    low, high = (np.array([100 * getattr(block, side).mean() for block in blocks]) for side in ("low", "high"))
-    class_shares = np.array([100 * (block.class_share or 0) for block in blocks])
-    spreads = np.array([100 * block.relative_spread for block in blocks])
-    for panel, percents, threshold, title in (
-        (axes[0], class_shares, CLASS_DEPENDENT, "variance between images explained by their classes (%)"),
-        (axes[1], spreads, NEARLY_CONSTANT, "spread over images, relative to the gate (%)"),
-        (axes[2], low + high, SATURATED, "saturated gates (%)"),
-    ):
+    for panel, (title, threshold, stacked) in zip(axes, panels, strict=False):
         panel.axhline(100 * threshold, color=ALL_IMAGES, linewidth=1, linestyle=":")
-        panel.set_ylim(0, 1.1 * max(100 * threshold, *percents))
+        bottom = np.zeros(len(names))
+        for values, style in stacked:
+            panel.bar(positions, values, bottom=bottom, **style)
+            bottom += values
+        panel.set_ylim(0, 1.1 * max(100 * threshold, *bottom))
         panel.set_title(title, fontsize=10, loc="left")
-    axes[0].bar(positions, class_shares, color="#009E73")
-    axes[1].bar(positions, spreads, color="#56B4E9")
-    axes[2].bar(positions, low, color=LOW, label="near the lower limit")
-    axes[2].bar(positions, high, bottom=low, color=HIGH, hatch="///", edgecolor="white", label="near the upper limit")
-    axes[2].legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.98))
-    if analysis.ablation is not None:
-        _ap_changes(axes[3], {names.index(name): row for name, row in analysis.ablation.blocks.items()})
+        if len(stacked) > 1:
+            panel.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1, 0.98))
+    if changes:
+        _ap_changes(axes[-1], changes)
     for panel in axes:
         _grid(panel)
     axes[-1].set_xticks(positions, names, rotation=90 if len(names) > 10 else 0)
@@ -118,9 +138,8 @@ def _ap_changes(axes: Axes, rows: dict[int, AblatedBlocks]) -> None:
         change = row.difference["AP"]
         if change.low is not None and change.high is not None:
             axes.plot([position, position], [change.low, change.high], color="#555555", linewidth=2)
-        if change.value is not None:
-            fill = "none" if row.dispensable else "full"
-            axes.plot(position, change.value, color="#555555", marker="o", fillstyle=fill)
+        fill = "none" if row.dispensable else "full"
+        axes.plot(position, change.value, color="#555555", marker="o", fillstyle=fill)
     axes.set_title("AP when the gate is held at its mean, 95 % interval (hollow: dispensable)", fontsize=10, loc="left")
 
 

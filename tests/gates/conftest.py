@@ -19,7 +19,7 @@ from se_detection.gates.recorder import se_gates
 SMALL = [
     *("MODEL.RESNETS.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 32, "MODEL.ROI_BOX_HEAD.FC_DIM", 32),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0, "INPUT.MIN_SIZE_TEST", 64, "MODEL.DEVICE", "cpu"),
-    *("MODEL.SE.STAGES", ["res3", "res5"], "DATASETS.TEST", ("images",)),
+    *("MODEL.SE.STAGES", ["res3", "res5"], "MODEL.SE.INIT", "default", "DATASETS.TEST", ("images",)),
 ]
 IMAGES, SOME = 12, 4
 # The gate of this block is the same for all images.

@@ -17,16 +17,17 @@ def test_shown_blocks_are_those_of_the_paper() -> None:
 
 
 def test_the_overview_has_the_statistics_and_the_changes_of_ap(explained) -> None:
-    panels = plots.block_overview(explained).axes
-    bars = [[bar.get_height() for bar in panel.patches] for panel in panels]
+    panels = {panel.get_title(loc="left").split()[0]: panel for panel in plots.block_overview(explained).axes}
+    assert list(panels) == ["variance", "spread", "saturated", "AP"]
+    bars = {name: [bar.get_height() for bar in panel.patches] for name, panel in panels.items()}
     blocks, rows = list(explained.statistics.values()), explained.ablation.blocks.values()
-    assert bars[0] == pytest.approx([100 * (block.class_share or 0) for block in blocks])
-    assert bars[1] == pytest.approx([100 * block.relative_spread for block in blocks])
-    low, high = np.reshape(bars[2], (2, len(blocks)))
+    assert bars["variance"] == pytest.approx([100 * (block.class_share or 0) for block in blocks])
+    assert bars["spread"] == pytest.approx([100 * block.relative_spread for block in blocks])
+    low, high = np.reshape(bars["saturated"], (2, len(blocks)))
     assert low + high == pytest.approx([100 * block.saturated for block in blocks])
-    points = [line for line in panels[3].lines if line.get_marker() == "o"]
+    points = [line for line in panels["AP"].lines if line.get_marker() == "o"]
     assert [line.get_ydata()[0] for line in points] == [row.difference["AP"].value for row in rows]
-    intervals = [list(line.get_ydata()) for line in panels[3].lines[1:] if line.get_marker() != "o"]
+    intervals = [list(line.get_ydata()) for line in panels["AP"].lines[1:] if line.get_marker() != "o"]
     assert intervals == [[row.difference["AP"].low, row.difference["AP"].high] for row in rows]
 
 
@@ -59,6 +60,17 @@ def test_one_class_and_eighty(explained, classes) -> None:
     assert [int(text.rsplit("(")[1].rstrip(")")) for text in texts[1:-1]] == counts
     title = figure.axes[0].get_title(loc="left")
     assert ("the 4 most frequent of 80 classes" in title) == (classes == 80)
+
+
+def test_panels_without_values_are_omitted(explained) -> None:
+    constant, varying = BlockStatistics(3, 1), BlockStatistics(3, 1)
+    for value in (0.4, 0.6):
+        constant.add(GateValues(np.full(3, 0.5), *np.zeros((2, 3))), [0])
+        varying.add(GateValues(np.full(3, value), *np.zeros((2, 3))), [0])
+    analysis = replace(explained, ablation=None, statistics={"SE_5_1": varying})
+    (panel,) = plots.block_overview(analysis).axes
+    assert panel.get_title(loc="left").startswith("spread")
+    assert plots.block_overview(replace(analysis, statistics={"SE_5_1": constant})) is None
 
 
 def test_classes_without_images_are_not_plotted() -> None:
