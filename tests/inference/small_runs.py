@@ -45,7 +45,8 @@ KINDS = {
 def write_run(folder: Path, *overrides: str) -> Path:
     """Writes the folder of a run, with random weights that give different detections in different images."""
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
-    cfg.merge_from_list([*SMALL, *overrides])
+    # Gates that start as the identity would not depend on the image.
+    cfg.merge_from_list(["MODEL.SE.INIT", "default", *SMALL, *overrides])
     torch.manual_seed(0)
     model = randomize_norms(build_model(cfg))
     for name, parameter in model.named_parameters():

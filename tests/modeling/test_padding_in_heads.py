@@ -31,7 +31,8 @@ pytestmark = pytest.mark.usefixtures("shallow")
 def detector(*overrides: str) -> torch.nn.Module:
     """A detector with random weights; its detections depend on the position."""
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
-    cfg.merge_from_list([*SMALL, *overrides])
+    # Gates that start as the identity would not depend on the padding.
+    cfg.merge_from_list(["MODEL.SE.INIT", "default", *SMALL, *overrides])
     torch.manual_seed(0)
     model = randomize_norms(build_model(cfg)).eval()
     for name, parameter in model.named_parameters():

@@ -48,7 +48,7 @@ RETINANET = [
 
 def config(*overrides: str):
     cfg = model_zoo.get_config("Toy/faster_rcnn_SE_R_18_FPN")
-    cfg.merge_from_list([*SMALL, *overrides])
+    cfg.merge_from_list(["MODEL.SE.INIT", "default", *SMALL, *overrides])
     return cfg
 
 
