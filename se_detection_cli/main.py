@@ -14,6 +14,7 @@ from . import (
     minival_command,
     predict_command,
     pretrain_command,
+    quickstart_command,
     sample_command,
     train_command,
     zoo_command,
@@ -21,6 +22,7 @@ from . import (
 
 # Each has a docstring and `EXAMPLES` for its help, `add_arguments(parser)`, and `run(args)`.
 COMMANDS = {
+    "quickstart": quickstart_command,
     "train": train_command,
     "compare": compare_command,
     "predict": predict_command,

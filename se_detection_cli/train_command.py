@@ -1,6 +1,6 @@
 """Trains or evaluates a detector, with the flags of detectron2's own tools/train_net.py."""
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, _ArgumentGroup
 
 from .detectron2_flags import add_detectron2_flags
 
@@ -36,11 +36,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="skip bad training images, and list them in OUTPUT_DIR/bad_images.json",
     )
-    data = parser.add_argument_group("your own COCO-format data (instead of DATASETS.TRAIN and DATASETS.TEST)")
+    add_data_flags(parser.add_argument_group("your own COCO-format data (instead of DATASETS.TRAIN and DATASETS.TEST)"))
+
+
+def add_data_flags(group: _ArgumentGroup) -> None:
+    """Adds the annotation files and image folders of both splits."""
     for split in ("train", "val"):
         for what, metavar in (("json", "FILE"), ("images", "DIR")):
             text = f"{split} annotations, or the folder of their images; may be repeated"
-            data.add_argument(f"--{split}-{what}", action="append", default=[], metavar=metavar, help=text)
+            group.add_argument(f"--{split}-{what}", action="append", default=[], metavar=metavar, help=text)
 
 
 def run(args: Namespace) -> None:

@@ -18,7 +18,7 @@ NEEDS_STUFF = ("PanopticFPN", "SemanticSegmentor")
 def register_user_data(args: Namespace) -> None:
     """Registers the files of the command line with detectron2, under the same names as :func:`use_user_data`."""
     for split in SPLITS:
-        for name, json_file, image_root in _named_files(args, split):
+        for name, json_file, image_root in named_files(args, split):
             register_coco_json(name, json_file, image_root)
 
 
@@ -41,7 +41,7 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
     given = [split for split in SPLITS if args.__dict__[f"{split}_json"] or args.__dict__[f"{split}_images"]]
     if not given:
         return
-    files = {split: list(_named_files(args, split)) for split in given}
+    files = {split: list(named_files(args, split)) for split in given}
     for split in needed:
         if split not in given:
             purpose = "an evaluation needs them" if args.eval_only else "a training needs both train and val"
@@ -116,7 +116,12 @@ def _common_keypoints(keypoints: dict[str, list[str]]) -> list[str]:
     return names
 
 
-def _named_files(args: Namespace, split: str) -> Iterator[tuple[str, str, str]]:
+def named_files(args: Namespace, split: str) -> Iterator[tuple[str, str, str]]:
+    """The name, the annotations and the image folder of each data set of a split (`train` or `val`).
+
+    Raises:
+        UserError: there are not as many folders as files.
+    """
     json_files, image_roots = args.__dict__[f"{split}_json"], args.__dict__[f"{split}_images"]
     if len(json_files) != len(image_roots):
         raise UserError(
