@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .quick_checks import check_config, check_exist
+
 COMPLEXITY = """
 example:
   $ se-det analyze complexity --config-file COCO-Detection/faster_rcnn_SE_R_50_FPN_1x --size 800 1216
@@ -46,7 +48,7 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
         help="in pixels; by default 4:3 with height INPUT.MIN_SIZE_TEST",
     )
     add("opts", nargs=REMAINDER, metavar="KEY VALUE", help="config overrides, after all flags")
-    complexity.set_defaults(analyze=count_detector)
+    complexity.set_defaults(analyze=count_detector, check=check_detector)
 
     excitations = commands.add_parser(
         "excitations",
@@ -66,7 +68,7 @@ def add_commands(commands: "_SubParsersAction[ArgumentParser]") -> None:
     add("--picture", type=Path, metavar="FILE", help="draw the effect of the gates on this image")
     add("--html", type=Path, metavar="FILE", help="also write the analysis as one HTML page")
     add("--overwrite", action="store_true", help="replace an existing analysis")
-    excitations.set_defaults(analyze=explain_gates)
+    excitations.set_defaults(analyze=explain_gates, check=check_run)
 
 
 def add_run_and_data(parser: ArgumentParser) -> None:
@@ -81,6 +83,19 @@ def add_run_and_data(parser: ArgumentParser) -> None:
         help="COCO annotations and their images (default: the run's test set)",
     )
     add("--images", type=int, metavar="N", help="use at most N images, spread evenly over the set")
+
+
+def check_detector(args: Namespace) -> None:
+    """Checks that the config exists, if one is given."""
+    if args.config_file:
+        check_config(args.config_file)
+
+
+def check_run(args: Namespace) -> None:
+    """Checks that the run and the images exist."""
+    check_exist("--run", [args.run], "run.no_config")
+    check_exist("--split", args.split or (), "file.unreadable")
+    check_exist("--picture", [args.picture], "data.bad_image")
 
 
 def run(args: Namespace) -> None:

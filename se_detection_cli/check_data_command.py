@@ -4,6 +4,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from .quick_checks import check_config, check_exist
+
 EXAMPLES = """
 exit code: 0 without errors (of the corrected copy, with --fix), 1 with errors, 2 if the check could not be made
 
@@ -34,6 +36,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="compare boxes with its anchors and test size (default: Faster R-CNN R50-FPN)",
     )
     add("--overwrite", action="store_true", help="replace existing files")
+
+
+def check(args: Namespace) -> None:
+    """Checks that the files exist."""
+    check_exist("JSON", [args.json_file], "file.unreadable")
+    check_exist("IMAGES", [args.images], "data.no_folder")
+    check_exist("--against", args.against, "file.unreadable")
+    check_config(args.config_file)
 
 
 def run(args: Namespace) -> None:

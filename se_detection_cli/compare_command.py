@@ -5,6 +5,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from .quick_checks import check_exist
+
 EXAMPLES = """
 A RUN is a run folder, or a JSON file in COCO's results format. With two or more training runs (seeds) a side, the
 intervals cover other images and other trainings, otherwise other images alone.
@@ -33,6 +35,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--bootstrap", type=int, default=1000, metavar="N", help="bootstrap samples for the intervals (default: 1000)")
     add("--force", action="store_true", help="also compare unfinished runs and runs with different recipes")
     add("--overwrite", action="store_true", help="replace an existing comparison")
+
+
+def check(args: Namespace) -> None:
+    """Checks that the runs and the annotations exist."""
+    check_exist("--baseline", args.baseline, "run.not_evaluated")
+    check_exist("--candidate", args.candidate, "run.not_evaluated")
+    check_exist("--annotations", [args.annotations], "file.unreadable")
 
 
 def run(args: Namespace) -> None:

@@ -3,6 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from .quick_checks import check_exist
+
 EXAMPLES = """
 OUTPUT gets RUN-FORMAT-PRECISION.{ts,onnx,pt2} and exports.json, a row for each. Each file holds how to prepare an image
 (size, channel order) and the classes; examples/detect_onnx.py shows how to use them. Formats and precisions that don't
@@ -39,6 +41,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--evaluate", action="store_true", help="also measure AP before and after the export, on the test set or split")
     add("--markdown", action="store_true", help="print the table as Markdown")
     add("--overwrite", action="store_true", help="replace existing files")
+
+
+def check(args: Namespace) -> None:
+    """Checks that the runs exist."""
+    check_exist("--run", args.run, "run.no_config")
 
 
 def run(args: Namespace) -> None:

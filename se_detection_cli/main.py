@@ -1,6 +1,7 @@
 """`se-det COMMAND`, and single commands for the scripts in tools/."""
 
 import os
+import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from functools import partial
 from types import ModuleType
@@ -19,8 +20,10 @@ from . import (
     train_command,
     zoo_command,
 )
+from .quick_checks import QuickError
 
-# Each has a docstring and `EXAMPLES` for its help, `add_arguments(parser)`, and `run(args)`.
+# Each has a docstring and `EXAMPLES` for its help, `add_arguments(parser)`, and `run(args)`. Most have `check(args)`:
+# what can be checked before `run` imports torch.
 COMMANDS = {
     "quickstart": quickstart_command,
     "train": train_command,
@@ -38,11 +41,11 @@ COMMANDS = {
 
 
 def add_command(parser: ArgumentParser, command: ModuleType) -> None:
-    """Sets up a command's parser: help, arguments, and `args.run_command`, which runs the command."""
+    """Sets up a command's parser: help, arguments, and `args.run_command` and `args.check`, which run and check it."""
     parser.description, parser.epilog = command.__doc__, command.EXAMPLES
     parser.formatter_class = RawDescriptionHelpFormatter
     command.add_arguments(parser)
-    parser.set_defaults(run_command=command.run)
+    parser.set_defaults(run_command=command.run, check=getattr(command, "check", None))
 
 
 def main_parser() -> ArgumentParser:
@@ -68,6 +71,12 @@ def parse_and_run(parser: ArgumentParser) -> None:
 
         argcomplete.autocomplete(parser)
     args = parser.parse_args()
+    try:
+        if check := getattr(args, "check", None):
+            check(args)
+    except QuickError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     from se_detection.errors import run_tool
 
     run_tool(partial(args.run_command, args))

@@ -3,6 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from .quick_checks import check_exist
+
 EXAMPLES = """
 example:
   $ se-det minival --val2014 instances_val2014.json --val2017 instances_val2017.json
@@ -16,6 +18,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--val2017", type=Path, required=True, metavar="FILE", help="COCO file of val2017, or list of its image ids")
     add("--output", type=Path, metavar="FOLDER", help="by default the folder of --val2014")
     add("--overwrite", action="store_true", help="replace existing files")
+
+
+def check(args: Namespace) -> None:
+    """Checks that the files exist."""
+    check_exist("--val2014", [args.val2014], "file.unreadable")
+    check_exist("--val2017", [args.val2017], "file.unreadable")
 
 
 def run(args: Namespace) -> None:

@@ -3,6 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from .quick_checks import check_exist, check_inputs
+
 EXAMPLES = """
 An INPUT is an image, a video, a folder of them, a pattern such as 'photos/**/*.jpg', or a camera, camera:0, which is
 recorded until Ctrl-C. A GPU is used if there is one. The same command resumes where it was stopped.
@@ -31,6 +33,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--fuse", action="store_true", help="make the detectors faster; boxes and scores stay the same")
     add("--overwrite", action="store_true", help="replace existing predictions")
+
+
+def check(args: Namespace) -> None:
+    """Checks that the runs and the images exist."""
+    check_exist("--run", [args.run], "run.no_config")
+    check_exist("--compare", [args.compare], "run.no_config")
+    check_exist("--weights", [args.weights], "weights.not_found")
+    check_inputs(args.inputs)
 
 
 def run(args: Namespace) -> None:

@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from .detectron2_flags import add_detectron2_flags
+from .quick_checks import check_config, check_exist
 
 EXAMPLES = """
 examples:
@@ -26,6 +27,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--recipe", default="paper", help="paper, modern, or a yaml file with PRETRAIN and SOLVER (default: paper)")
     add("--overwrite", action="store_true", help="replace the run in OUTPUT_DIR")
     parser.set_defaults(reset_predictor=False, allow_partial_backbone=False, fuse=False, bad_images=None)
+
+
+def check(args: Namespace) -> None:
+    """Checks that the config and the data exist."""
+    check_config(args.config_file)
+    check_exist("--data", [args.data], "data.not_found")
 
 
 def run(args: Namespace) -> None:

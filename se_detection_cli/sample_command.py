@@ -3,6 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from .quick_checks import check_exist
+
 EXAMPLES = """
 example, a split in two:
   $ se-det sample all.json --count 200 --output val.json --rest train.json
@@ -18,6 +20,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--rest", type=Path, metavar="FILE", help="also write the annotations of all other images")
     add("--seed", type=int, default=0, metavar="S", help="another seed gives another sample (default: 0)")
     add("--overwrite", action="store_true", help="replace existing files")
+
+
+def check(args: Namespace) -> None:
+    """Checks that the data set exists."""
+    check_exist("JSON", [args.json_file], "file.unreadable")
 
 
 def run(args: Namespace) -> None:

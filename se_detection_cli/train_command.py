@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace, _ArgumentGroup
 
 from .detectron2_flags import add_detectron2_flags
+from .quick_checks import check_config, check_exist, check_weights
 
 EXAMPLES = """
 examples:
@@ -45,6 +46,15 @@ def add_data_flags(group: _ArgumentGroup) -> None:
         for what, metavar in (("json", "FILE"), ("images", "DIR")):
             text = f"{split} annotations, or the folder of their images; may be repeated"
             group.add_argument(f"--{split}-{what}", action="append", default=[], metavar=metavar, help=text)
+
+
+def check(args: Namespace) -> None:
+    """Checks that the config, the data and the weights exist."""
+    check_config(args.config_file)
+    for split in ("train", "val"):
+        check_exist(f"--{split}-json", vars(args)[f"{split}_json"], "file.unreadable")
+        check_exist(f"--{split}-images", vars(args)[f"{split}_images"], "data.no_folder")
+    check_weights(args.opts)
 
 
 def run(args: Namespace) -> None:

@@ -52,7 +52,7 @@ def messages() -> list[tuple[str, str, str]]:
                 match node:
                     case ast.Assign([ast.Name(name)], value):
                         values[name] = value
-                    case ast.Call(ast.Name("UserError" | "NoBatchError"), arguments):
+                    case ast.Call(ast.Name("UserError" | "NoBatchError" | "QuickError"), arguments):
                         code, message = (literal(argument, values) for argument in arguments)
                         found.append((f"{path.relative_to(ROOT)}:{node.lineno}", code, message))
     return found

@@ -7,26 +7,25 @@ printed and written.
 import shlex
 import sys
 from argparse import ArgumentParser, Namespace
-from itertools import product
 from pathlib import Path
 
-import torch
-
-from se_detection.errors import UserError
-from se_detection.files import check_output, write_json
-from se_detection.modeling.fuse.fuse_detector import COMPILE_MODES
-
-from .benchmark_plots import draw_benchmark
-from .benchmark_report import benchmark_table
-from .networks import DTYPES, MODES, PARTS, Case
-from .run import run_benchmark
-from .timed_models import BOUND, MODEL_NAMES, MODELS, models_for
-
+# Written out, because importing what defines them takes seconds.
+PARTS = ("backbone", "backbone+fpn", "detector")
+MODES = ("inference", "train")
+DTYPES = ("float32", "bfloat16", "float16")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 DESCRIPTIONS = {
-    **{name: model.description for name, model in MODELS.items()},
-    BOUND: "a lower bound of our time, from bytes and operations",
+    "stock": "detectron2's plain ResNet, unchanged: the reference of all ratios",
+    "stock-fused": "the same after fuse_for_inference",
+    "stock-compiled": "the same after fuse_for_inference and torch.compile",
+    "timm-legacy": "timm's legacy_seresnet as the backbone",
+    "timm": "timm's seresnet as the backbone",
+    "eager": "our SE-ResNet as it is trained",
+    "fused": "the same after fuse_for_inference",
+    "compiled": "the same after fuse_for_inference and torch.compile",
+    "bound": "a lower bound of our time, from bytes and operations",
 }
-MODEL_LIST = "\n".join(f"  {name:<{max(map(len, MODEL_NAMES))}}  {text}" for name, text in DESCRIPTIONS.items())
+MODEL_LIST = "\n".join(f"  {name:<14}  {text}" for name, text in DESCRIPTIONS.items())
 EXAMPLES = f"""
 models:
 {MODEL_LIST}
@@ -37,8 +36,6 @@ examples:
   $ tools/benchmark.py --mode inference --size 256 512 768 1024 --plot sizes.png
   $ tools/benchmark.py --device cuda --part detector --dtype float32 bfloat16 --size 800 --batch 1 2 4 8
 """
-# The stride of res5: FPN upsamples its map to the size of res4's.
-SIZE_DIVISOR = 32
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -60,7 +57,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--depth", type=int, choices=(18, 50, 101), default=50, help="of the ResNet (default: 50)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is a GPU")
     parser.add_argument(
-        "--dtype", nargs="+", choices=tuple(DTYPES), default=["float32"], help="default: float32; others use autocast"
+        "--dtype", nargs="+", choices=DTYPES, default=["float32"], help="default: float32; others use autocast"
     )
     parser.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="default: 512; with --quick, 256")
     parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="images per batch (default: 1)")
@@ -75,6 +72,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Measures, prints the tables, and writes the files."""
+    from se_detection.files import check_output, write_json
+
+    from .benchmark_plots import draw_benchmark
+    from .benchmark_report import benchmark_table
+    from .choices import choose_cases, choose_models
+    from .run import run_benchmark
+
     cases, models = choose_cases(args), choose_models(args)
     for path in filter(None, (args.json, args.plot)):
         check_output(path, overwrite=args.overwrite)
@@ -87,40 +91,3 @@ def run(args: Namespace) -> None:
         draw_benchmark(benchmark["rows"], args.plot)
     if benchmark["interrupted"]:
         sys.exit(130)
-
-
-def choose_models(args: Namespace) -> list[str]:
-    """The models of a command line.
-
-    Raises:
-        UserError: a model is unknown or not available in the mode.
-    """
-    if args.arms is None:
-        return [name for name in MODEL_NAMES if not (args.quick and name in MODELS and MODELS[name].compiled)]
-    for name in args.arms:
-        if name not in MODEL_NAMES:
-            raise UserError("benchmark.unknown_model", f"--arms {name}: choose from {', '.join(MODEL_NAMES)}")
-        if not any(name in models_for(mode, args.arms) for mode in args.mode):
-            raise UserError(
-                "benchmark.inference_only", f"--arms {name}: it is for inference only; add --mode inference"
-            )
-    return list(args.arms)
-
-
-def choose_cases(args: Namespace) -> list[Case]:
-    """The cases of a command line; those of a part, mode and precision are sorted by size and batch.
-
-    Raises:
-        UserError: there is no GPU, or FPN can't work with a size.
-    """
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("benchmark.no_gpu", "--device cuda: PyTorch finds no GPU here; omit --device to use the CPU")
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    sizes = sorted(args.size or [256 if args.quick else 512])
-    for size in sizes:
-        if size < SIZE_DIVISOR or size % SIZE_DIVISOR:
-            raise UserError("benchmark.size", f"--size {size}: FPN needs a multiple of {SIZE_DIVISOR}")
-    return [
-        Case(part=part, mode=mode, device=device, dtype=dtype, size=size, batch=batch, depth=args.depth)
-        for part, mode, dtype, size, batch in product(args.part, args.mode, args.dtype, sizes, sorted(args.batch))
-    ]

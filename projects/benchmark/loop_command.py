@@ -5,21 +5,10 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from detectron2.config import CfgNode
-from tabulate import tabulate
-from torch.utils.benchmark import timer
-
-from se_detection import model_zoo
-from se_detection.data.coco_sets import register_coco_json
-from se_detection.errors import UserError
-from se_detection.files import check_output, write_json
-
-from .loader_memory import loader_memory
-from .loop import OURS, evaluation_runs, loader_runs, measure_loop, training_step
-from .rounds import Ratio
+if TYPE_CHECKING:
+    from detectron2.config import CfgNode
 
 EXAMPLES = """
 loader      detectron2's loader, ours, and the training step that waits for the images
@@ -62,6 +51,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Measures a part, prints a table, and writes the JSON file."""
+    from tabulate import tabulate
+
+    from se_detection.errors import UserError
+    from se_detection.files import check_output, write_json
+
+    from .loader_memory import loader_memory
+    from .rounds import Ratio
+
     if (args.train_json is None) != (args.train_images is None):
         raise UserError("data.json_without_images", "--train-json and --train-images: give both or neither")
     if args.json:
@@ -84,6 +81,11 @@ def run(args: Namespace) -> None:
 
 
 def _time_loop(args: Namespace) -> list[dict[str, Any]]:
+    import torch
+    from torch.utils.benchmark import timer
+
+    from .loop import OURS, evaluation_runs, loader_runs, measure_loop, training_step
+
     if args.part == "evaluation":
         with evaluation_runs(args.images) as evaluations:
             return measure_loop(evaluations, rounds=args.rounds)
@@ -93,7 +95,10 @@ def _time_loop(args: Namespace) -> list[dict[str, Any]]:
     return measure_loop({**loaders, "training step": step}, rounds=args.rounds, clock=clock)
 
 
-def _loader_config(args: Namespace) -> CfgNode:
+def _loader_config(args: Namespace) -> "CfgNode":
+    from se_detection import model_zoo
+    from se_detection.data.coco_sets import register_coco_json
+
     cfg = model_zoo.get_config("COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
     cfg.INPUT.MIN_SIZE_TRAIN = (args.size,)
     cfg.DATASETS.TRAIN = ("se_toy_train",)

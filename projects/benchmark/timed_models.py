@@ -17,13 +17,11 @@ class TimedModel:
 
     Args:
         backbone: see :func:`build_network`.
-        description: for the help text.
         fused: apply :func:`se_detection.fuse_for_inference`; for inference only.
         compiled: apply `torch.compile` to backbone and FPN.
     """
 
     backbone: str
-    description: str
     fused: bool = False
     compiled: bool = False
 
@@ -46,16 +44,15 @@ class TimedModel:
 STOCK = "stock"
 # Not a model: a lower bound of our time.
 BOUND = "bound"
-FUSED = "the same after fuse_for_inference"
 MODELS: Mapping[str, TimedModel] = {
-    STOCK: TimedModel(PLAIN, "detectron2's plain ResNet, unchanged: the reference of all ratios"),
-    "stock-fused": TimedModel(PLAIN, FUSED, fused=True),
-    "stock-compiled": TimedModel(PLAIN, f"{FUSED} and torch.compile", fused=True, compiled=True),
-    "timm-legacy": TimedModel(TIMM_LEGACY, "timm's legacy_seresnet as the backbone"),
-    "timm": TimedModel(TIMM, "timm's seresnet as the backbone"),
-    "eager": TimedModel(SE, "our SE-ResNet as it is trained"),
-    "fused": TimedModel(SE, FUSED, fused=True),
-    "compiled": TimedModel(SE, f"{FUSED} and torch.compile", fused=True, compiled=True),
+    STOCK: TimedModel(PLAIN),
+    "stock-fused": TimedModel(PLAIN, fused=True),
+    "stock-compiled": TimedModel(PLAIN, fused=True, compiled=True),
+    "timm-legacy": TimedModel(TIMM_LEGACY),
+    "timm": TimedModel(TIMM),
+    "eager": TimedModel(SE),
+    "fused": TimedModel(SE, fused=True),
+    "compiled": TimedModel(SE, fused=True, compiled=True),
 }
 MODEL_NAMES = (*MODELS, BOUND)
 # The plain network that is run in the same way, with one difference: in training, only ours folds FrozenBN.

@@ -6,11 +6,6 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .definition import read_study
-from .runner import StudyRunner
-from .study_data import StudyData, StudySplit
-from .study_report import write_study_report
-
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 EXAMPLES = """
 examples:
@@ -51,6 +46,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Makes the runs, or the report."""
+    from .definition import read_study
+    from .runner import StudyRunner
+    from .study_data import StudyData, StudySplit
+    from .study_report import write_study_report
+
     study = read_study(args.study)
     if args.command == "report":
         print("Written:", *write_study_report(study, args.results, args.page), sep="\n  ")

@@ -15,7 +15,7 @@ from se_detection.export.formats import SUFFIXES
 from se_detection_cli import convert_command, export_command, pretrain_command, train_command
 from se_detection_cli.main import COMMANDS, command_parser, main
 
-from ..helpers import environment
+from ..helpers import REPOSITORY, environment
 
 SCRIPTS = {
     "train_net.py": "train",
@@ -25,6 +25,27 @@ SCRIPTS = {
     "export.py": "export",
     "pretrain.py": "pretrain",
 }
+# Command lines with a config or a path that does not exist; the code of the error, and what it names.
+MISTAKES = [
+    (["train", "--config-file", "Toy/fasterrcnn_R_18_FPN"], "config.not_found", "'Toy/faster_rcnn_R_18_FPN'"),
+    (["train", "--config-file", ""], "config.not_found", "--config-file is missing"),
+    (["train", "--config-file", "faster_rcnn_R_50_FPN_1x", "--train-json", "no.json"], "file.unreadable", "'no.json'"),
+    (["train", "--config-file", "retinanet_R_50_FPN_3x", "--val-images", "no"], "data.no_folder", "--val-images 'no'"),
+    (["train", "--config-file", "R_50_C4", "MODEL.WEIGHTS", "no.pth"], "config.not_found", "R_50_C4"),
+    (["train", "--config-file", "rpn_R_50_C4_1x", "MODEL.WEIGHTS", "no.pth"], "weights.not_found", "'no.pth'"),
+    (["pretrain", "--config-file", "Toy/faster_rcnn_R_18_FPN", "--data", "no/"], "data.not_found", "no"),
+    (["compare", "--baseline", ".", "nowhere", "--candidate", "."], "run.not_evaluated", "--baseline 'nowhere'"),
+    (["compare", "--baseline", ".", "--candidate", ".", "--annotations", "no.json"], "file.unreadable", "no.json"),
+    (["predict", "--run", "no\nwhere", "image.jpg"], "run.no_config", r"--run 'no\nwhere'"),
+    (["predict", "--run", ".", "*.jpg"], "predict.no_files", "'*.jpg'"),
+    (["predict", "--run", ".", "--weights", "no.pth", "."], "weights.not_found", "--weights 'no.pth'"),
+    (["export", "--run", "nowhere", "--format", "onnx", "--output", "x"], "run.no_config", "'nowhere'"),
+    (["analyze", "excitations", "--run", "nowhere"], "run.no_config", "'nowhere'"),
+    (["analyze", "complexity", "--config-file", "nothing"], "config.not_found", "'nothing'"),
+    (["check-data", "no.json", "."], "file.unreadable", "no.json"),
+    (["sample", "no.json", "--count", "1", "--output", "b.json"], "file.unreadable", "no.json"),
+    (["minival", "--val2014", "no.json", "--val2017", "no.json"], "file.unreadable", "no.json"),
+]
 
 
 def arguments(parser: ArgumentParser) -> dict[str, tuple[object, ...]]:
@@ -65,19 +86,30 @@ def test_a_script_is_the_command(script, run_script, monkeypatch) -> None:
     assert arguments(parsed[0]) == arguments(command_parser(COMMANDS[SCRIPTS[script]]))
 
 
-def test_help_and_typos_do_not_import_torch() -> None:
-    code = """import sys
+def test_help_typos_and_wrong_paths_do_not_import_torch(tmp_path) -> None:
+    """In one process, also the scripts of tools/."""
+    scripts = sorted(path.name for path in (REPOSITORY / "tools").glob("*.py"))
+    words = [
+        ("se-det", "--help"),
+        *((script, "--help") for script in scripts),
+        ("se-det", "trian"),
+        ("train_net.py", "--config-fiel", "x"),
+        ("export.py", "--format", "caffe2"),
+        *(("se-det", *mistake) for mistake, _, _ in MISTAKES),
+    ]
+    code = f"""import runpy, sys
 from se_detection_cli.main import main
-for words in (["--help"], ["trian"], ["train", "--config-fiel", "x"], ["export", "--format", "caffe2"]):
-    sys.argv = ["se-det", *words]
+for script, *words in {words}:
+    sys.argv = [script, *words]
     try:
-        main()
+        main() if script == "se-det" else runpy.run_path("{REPOSITORY}/tools/" + script, run_name="__main__")
     except SystemExit as end:
-        print("code", end.code, "torch" in sys.modules, "se_detection" in sys.modules)"""
+        loaded = {{"torch", "detectron2", "se_detection"}} & set(sys.modules)
+        print("code", script, *words[:1], end.code, *loaded)"""
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True, cwd=tmp_path)
     found = [line for line in done.stdout.splitlines() if line.startswith("code ")]
-    assert found == ["code 0 False False", *["code 2 False False"] * 3]
+    assert found == [f"code {script} {first} {0 if first == '--help' else 2}" for script, first, *_ in words]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -97,21 +129,22 @@ def test_the_zoo_lists_names(monkeypatch, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "named"),
     [
-        (["predict", "--run", "nowhere", "image.jpg"], "", "nowhere"),
-        (["predict", "--run", "R", "--gates", "--fuse", "a.jpg"], "run.contradicting_flags", "--fuse"),
-        (["predict", "--run", "R", "--gates", "--weights", "b.pth", "a.jpg"], "run.contradicting_flags", "--weights"),
+        *MISTAKES,
+        (["predict", "--run", ".", "--gates", "--fuse", "."], "run.contradicting_flags", "--fuse"),
+        (["predict", "--run", ".", "--gates", "--weights", "b.pth", "."], "run.contradicting_flags", "--weights"),
         (["analyze", "complexity"], "config.not_found", "--config-file"),
-        (["sample", "a.json", "--count", "1", "--output", "b.json", "--rest", "b.json"], "output.same_twice", "b.json"),
+        (["sample", "b.pth", "--count", "1", "--output", "b.json", "--rest", "b.json"], "output.same_twice", "b.json"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(words, code, named, monkeypatch, capsys, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.pth").touch()
     assert run_main(monkeypatch, *words) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
     assert named in error
-    assert f"[{code}" in error or not code
+    assert f"[{code}]" in error
 
 
 def test_python_m_is_the_same_command(monkeypatch, capsys) -> None:

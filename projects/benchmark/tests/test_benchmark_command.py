@@ -3,16 +3,27 @@ import json
 import pytest
 import torch
 
+from se_detection.modeling.fuse.fuse_detector import COMPILE_MODES
 from se_detection_cli.main import command_parser
 from tests.helpers import raises
 
 from .. import benchmark_command
-from ..benchmark_command import choose_cases, choose_models
+from ..choices import choose_cases, choose_models
+from ..networks import DTYPES, MODES, PARTS
+from ..timed_models import MODEL_NAMES
 
 
 def parse(*arguments: str):
     args = command_parser(benchmark_command).parse_args(["--device", "cpu", *arguments])
     return choose_cases(args), choose_models(args)
+
+
+def test_choices_are_those_of_the_package() -> None:
+    assert benchmark_command.PARTS == PARTS
+    assert benchmark_command.MODES == MODES
+    assert benchmark_command.DTYPES == tuple(DTYPES)
+    assert benchmark_command.COMPILE_MODES == COMPILE_MODES
+    assert tuple(benchmark_command.DESCRIPTIONS) == MODEL_NAMES
 
 
 def test_defaults() -> None:
