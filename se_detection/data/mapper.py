@@ -4,6 +4,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import transforms as T
 
 from ..errors import UserError
 from .augmentations import augmentations
@@ -51,6 +52,15 @@ class CheckedMapper(DatasetMapper):
             raise UserError(
                 "data.bad_image", f"image {name} can't be used: {reason(error)}; fix or remove it"
             ) from error
+
+    def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: T.TransformList, image_shape: tuple[int, int]
+    ) -> None:
+        # detectron2 pads segmentations with 255, to be ignored; as part of an object's mask, 255 is the object.
+        for transform in transforms.transforms:
+            if isinstance(transform, T.PadTransform):
+                transform.seg_pad_value = 0
+        super()._transform_annotations(dataset_dict, transforms, image_shape)
 
     def _drop_unused_masks(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         # detectron2 copies the polygons before it drops them, and they are most of COCO's annotations.

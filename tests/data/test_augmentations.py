@@ -1,22 +1,26 @@
 """Augmentations against detectron2's and torchvision's, and against the pixels of objects of one color."""
 
+import itertools
 import random
 import sys
 
 import numpy as np
+import pycocotools.mask
 import pytest
 import torch
 from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import get_cfg, instantiate
-from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.structures import BoxMode
+from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image
 from torchvision.transforms import RandomErasing as TorchvisionErasing
 
 from se_detection.data.augmentations import EraseTransform, RandomErasing
+from se_detection.data.coco_sets import register_coco_json
 from se_detection.data.mapper import CheckedMapper
 from se_detection.data.pixel_transforms import PixelTransforms
-from se_detection.data.train_loader import seed_cpu
+from se_detection.data.train_loader import Phase, TrainLoader, seed_cpu
 from se_detection.engine.checks import check_settings
 
 from ..helpers import raises
@@ -87,9 +91,12 @@ def test_large_scale_jitter_is_that_of_detectron2s_lazy_configs(image, masks) ->
 
 
 @pytest.mark.parametrize("words", [SMALL, (*SMALL, "INPUT.CROP.ENABLED", True)], ids=["jitter", "with a crop"])
-@pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])
-def test_boxes_masks_and_keypoints_are_where_the_pixels_are(image, keypoints, words, mask_format) -> None:
+@pytest.mark.parametrize("masks", ["polygon", "bitmask", "run-length"])
+def test_boxes_masks_and_keypoints_are_where_the_pixels_are(image, keypoints, words, masks) -> None:
+    mask_format = "polygon" if masks == "polygon" else "bitmask"
     options = ("MODEL.MASK_ON", True, "MODEL.KEYPOINT_ON", True, "INPUT.MASK_FORMAT", mask_format)
+    if masks == "run-length":
+        image = {**image, "annotations": [run_length(annotation) for annotation in image["annotations"]]}
     mapper = CheckedMapper(config(*words, *options, "DATASETS.TRAIN", (keypoints,)), is_train=True)
     counts = []
     for seed in range(12):
@@ -104,8 +111,8 @@ def test_boxes_masks_and_keypoints_are_where_the_pixels_are(image, keypoints, wo
             seen = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
             box = instances.gt_boxes.tensor[number]
             assert (box - seen).abs().max() < 1.1
-            masks = instances.gt_masks[number]
-            mask = masks.tensor[0] if mask_format == "bitmask" else polygon_mask(masks.polygons[0])
+            one = instances.gt_masks[number]
+            mask = one.tensor[0] if mask_format == "bitmask" else polygon_mask(one.polygons[0], 96, 128)
             # A border of one pixel may differ.
             perimeter = 2 * int((seen[2:] - seen[:2]).sum())
             assert (mask ^ painted[channel]).sum() <= perimeter
@@ -117,10 +124,22 @@ def test_boxes_masks_and_keypoints_are_where_the_pixels_are(image, keypoints, wo
     assert min(counts) < 3
 
 
-def polygon_mask(polygons) -> torch.Tensor:
-    from detectron2.structures.masks import polygons_to_bitmask
+def polygon_mask(polygons, height: int, width: int) -> torch.Tensor:
+    return torch.as_tensor(polygons_to_bitmask([np.asarray(one) for one in polygons], height, width))
 
-    return torch.as_tensor(polygons_to_bitmask(polygons, 96, 128))
+
+def run_length(annotation: dict) -> dict:
+    mask = polygon_mask(annotation["segmentation"], HEIGHT, WIDTH).numpy()
+    return {**annotation, "segmentation": pycocotools.mask.encode(np.asfortranarray(mask))}
+
+
+def test_padding_of_stuff_is_ignored(image, tmp_path) -> None:
+    Image.new("L", (WIDTH, HEIGHT), 7).save(tmp_path / "stuff.png")
+    stuff = {**image, "sem_seg_file_name": str(tmp_path / "stuff.png")}
+    found = mapped(CheckedMapper(config(*SMALL, "MODEL.MASK_ON", True), is_train=True), stuff, 3)
+    gray = (found["image"] == 128).all(dim=0)
+    assert 0 < gray.sum() < gray.numel()
+    assert torch.equal(found["sem_seg"], torch.where(gray, 255, 7))
 
 
 def test_a_keypoint_outside_of_the_crop_is_invisible(image, keypoints) -> None:
@@ -223,6 +242,29 @@ def test_pixels_are_changed_as_by_albumentations_alone(image, albumentations, tm
     assert torch.equal(changed["instances"].gt_boxes.tensor, plain["instances"].gt_boxes.tensor)
     for one, other in zip(changed["instances"].gt_masks.polygons, plain["instances"].gt_masks.polygons, strict=True):
         assert np.array_equal(one, other)
+
+
+@pytest.mark.slow
+def test_images_depend_only_on_the_seed_and_the_iteration(data_set, albumentations, tmp_path) -> None:
+    """With all augmentations: a loader that starts later, with processes of its own, gives the same images."""
+    pipeline = albumentations.Compose([albumentations.GaussNoise(std_range=(0.1, 0.4), p=0.8)])
+    albumentations.save(pipeline, tmp_path / "pipeline.json")
+    register_coco_json("augmented", data_set.json_file, data_set.images)
+    words = ("DATASETS.TRAIN", ("augmented",), "SOLVER.IMS_PER_BATCH", 2, "INPUT.RANDOM_ERASING.PROB", 0.5)
+    cfg = config(*SMALL, *words, "INPUT.ALBUMENTATIONS", str(tmp_path / "pipeline.json"))
+    found = []
+    for start, workers in ((0, 0), (3, 0), (3, 2)):
+        cfg.DATALOADER.NUM_WORKERS = workers
+        loader = TrainLoader.from_cfg(cfg, CheckedMapper(cfg, is_train=True))
+        loader.start_at(start, seed=5, phases=[Phase(0, 1, 2)])
+        np.random.seed(start)
+        batches = itertools.islice(loader, 6 - start)
+        found.append([item["image"] for batch in batches for item in batch][-6:])
+    for images in found[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(images, found[0], strict=True))
+    assert not torch.equal(found[0][0], found[0][1])
+    for catalog in (DatasetCatalog, MetadataCatalog):
+        catalog.pop("augmented")
 
 
 @pytest.mark.slow
