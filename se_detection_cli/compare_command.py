@@ -34,7 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--html", type=Path, metavar="FILE", help="also write one HTML page, with the images that differ most")
     add("--bootstrap", type=int, default=1000, metavar="N", help="bootstrap samples for the intervals (default: 1000)")
     add("--force", action="store_true", help="also compare unfinished runs and runs with different recipes")
-    add("--overwrite", action="store_true", help="replace an existing comparison")
+    add("--overwrite", action="store_true", help="replace another comparison; the same command replaces its own")
 
 
 def check(args: Namespace) -> None:
@@ -48,22 +48,36 @@ def run(args: Namespace) -> None:
     """Compares, prints the table, and writes the files."""
     from se_detection.comparison.compare_runs import compare_runs
     from se_detection.comparison.side_by_side import draw_side_by_side
-    from se_detection.comparison.tables import comparison_table, report_folder, write_report
+    from se_detection.comparison.tables import (
+        comparison_table,
+        is_report_of,
+        report_folder,
+        this_command,
+        write_report,
+    )
     from se_detection.files import check_output
 
-    folder = report_folder([*args.baseline, *args.candidate], args.output, overwrite=args.overwrite)
+    command = this_command()
+    folder = report_folder([*args.baseline, *args.candidate], args.output, overwrite=args.overwrite, command=command)
     if args.html:
         from se_detection.comparison.comparison_page import write_html_report
 
-        check_output(args.html, overwrite=args.overwrite, creates_folder=True)
+        check_output(args.html, overwrite=args.overwrite or is_report_of(command, folder), creates_folder=True)
     comparison = compare_runs(
         args.baseline, args.candidate, args.bootstrap, annotations=args.annotations, force=args.force
     )
     print(comparison_table(comparison), flush=True)
-    paths = write_report(comparison, folder)
+    paths = write_report(comparison, folder, command)
     if args.pictures > 0:
         runs = args.baseline[0], args.candidate[0]
         paths += draw_side_by_side(*runs, folder / "pictures", args.pictures, args.annotations)
+    names = dict.fromkeys(path.relative_to(folder).parts[0] for path in paths)
+    print(f"\nWritten to {_shown(folder)}: {', '.join(names)}")
     if args.html:
-        paths.append(write_html_report(comparison, args.html, args.annotations, shlex.join(sys.argv)))
-    print("\nWritten:", *paths, sep="\n  ")
+        write_html_report(comparison, args.html, args.annotations, shlex.join(sys.argv))
+        print(f"open {_shown(args.html)}")
+
+
+def _shown(path: Path) -> Path:
+    """The path, relative to the working directory if it is inside."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

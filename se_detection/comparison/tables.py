@@ -1,13 +1,16 @@
 """Prints a comparison as tables, and writes them to files."""
 
 import json
+import os
+import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tabulate import tabulate
 
 from ..errors import UserError, counted
-from ..files import check_folder
+from ..files import check_folder, read_json
 from .comparison_plots import draw_plots
 from .details import Curve
 from .error_types import ERRORS
@@ -110,19 +113,23 @@ def comparison_markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> s
     return "\n\n".join(parts) + "\n"
 
 
-def report_folder(runs: Sequence[Path], output: Path | None, *, overwrite: bool) -> Path:
+def report_folder(
+    runs: Sequence[Path], output: Path | None, *, overwrite: bool, command: dict[str, str] | None = None
+) -> Path:
     """The folder for a report: `output`, or else the folder that contains all runs, or else that of the last run.
 
     Args:
         runs: folders or files, with the candidate's last.
+        command: from :func:`this_command`; an earlier report of the same command may be replaced.
 
     Raises:
-        UserError: the folder has a report and `overwrite` is not set, or `output` is a file.
+        UserError: the folder has another report and `overwrite` is not set, or `output` is a file.
     """
     parents = {path.resolve().parent for path in runs}
     own = runs[-1].parent if runs[-1].is_file() else runs[-1]
     folder = output or (parents.pop() if len(parents) == 1 else own)
     check_folder(folder)
+    overwrite = overwrite or is_report_of(command, folder)
     for name in FILES:
         if (folder / name).exists() and not overwrite:
             where = f"{folder / name} already exists"
@@ -130,11 +137,30 @@ def report_folder(runs: Sequence[Path], output: Path | None, *, overwrite: bool)
     return folder
 
 
-def write_report(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes `comparison.json`, `comparison.md` and `plots/`, replacing existing files, and returns their paths."""
+def this_command() -> dict[str, str]:
+    """The running command line without `--overwrite`, and its working directory."""
+    return {"line": shlex.join(word for word in sys.argv if word != "--overwrite"), "directory": os.getcwd()}
+
+
+def is_report_of(command: dict[str, str] | None, folder: Path) -> bool:
+    """Whether the report in a folder was written by this command."""
+    try:
+        content = read_json(folder / FILES[0])
+    except UserError:
+        return False
+    return command is not None and isinstance(content, dict) and content.get("command") == command
+
+
+def write_report(comparison: Comparison, folder: Path, command: dict[str, str] | None = None) -> list[Path]:
+    """Writes `comparison.json`, `comparison.md` and `plots/`, replacing existing files, and returns their paths.
+
+    Args:
+        command: from :func:`this_command`, to be recorded.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     plots = draw_plots(comparison, folder / "plots")
-    content = json.dumps(comparison.to_dict(), indent=2, allow_nan=False) + "\n"
+    recorded = comparison.to_dict() | ({"command": command} if command else {})
+    content = json.dumps(recorded, indent=2, allow_nan=False) + "\n"
     markdown = comparison_markdown(comparison, [path.relative_to(folder) for path in plots])
     files = {folder / FILES[0]: content, folder / FILES[1]: markdown}
     for path, text in files.items():

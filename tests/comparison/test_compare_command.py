@@ -5,17 +5,23 @@ import pytest
 
 
 @pytest.mark.slow
-def test_the_tool_prints_and_writes_the_comparison(run_script, runs, tmp_path, capsys) -> None:
+def test_the_tool_prints_and_writes_the_comparison(run_script, runs, tmp_path, capsys, monkeypatch) -> None:
     arguments = ["compare.py", "--baseline", runs[0], "--candidate", runs[1], "--pictures", 2, "--bootstrap", 100]
     page, folder = tmp_path / "report.html", tmp_path / "report"
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
     run_script(*arguments, "--output", folder, "--html", page)
     shown = capsys.readouterr().out
+    # Paths are relative to the working directory.
+    assert shown.splitlines()[-2:] == [
+        "Written to report: comparison.json, comparison.md, plots, pictures",
+        "open report.html",
+    ]
     content = json.loads((folder / "comparison.json").read_text())
     assert content["verdict"] in shown
     assert f"{content['candidate']['AP']:.2f}" in shown
     written = [page, *folder.rglob("*.*")]
     assert len(written) == 12
-    assert all(str(path) in shown for path in written)
     links = re.findall(r"!\[.*\]\((.*)\)", (folder / "comparison.md").read_text())
     assert sorted(folder / link for link in links) == sorted(folder.glob("plots/*"))
     assert f"--html {page}" in page.read_text()
@@ -23,7 +29,8 @@ def test_the_tool_prints_and_writes_the_comparison(run_script, runs, tmp_path, c
     assert "Accumulating" not in shown
     assert "index created" not in shown
 
-    for options in (["--output", folder], ["--output", tmp_path / "new", "--html", page]):
+    monkeypatch.chdir(tmp_path / "other")
+    for options in (["--output", folder, "--html", page], ["--output", tmp_path / "new", "--html", page]):
         with pytest.raises(SystemExit) as caught:
             run_script(*arguments, *options)
         assert caught.value.code == 2

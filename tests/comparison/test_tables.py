@@ -1,12 +1,13 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from se_detection.comparison.compare import compare
 from se_detection.comparison.compare_runs import compare_runs
 from se_detection.comparison.error_types import ERRORS
-from se_detection.comparison.tables import comparison_markdown, report_folder
+from se_detection.comparison.tables import comparison_markdown, report_folder, this_command, write_report
 
 from ..helpers import raises
 
@@ -121,3 +122,18 @@ def test_existing_reports_are_not_replaced_without_overwrite(runs, tmp_path) -> 
     assert report_folder([plain, bare], None, overwrite=False) == bare.parent
     with raises("output.is_file", json_file):
         report_folder(runs, json_file, overwrite=True)
+
+
+def test_the_same_command_replaces_its_own_report(runs, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("se_detection.comparison.tables.draw_plots", lambda comparison, folder: [])
+    monkeypatch.setattr("sys.argv", ["se-det", "compare", "--overwrite"])
+    command, folder = this_command(), tmp_path / "report"
+    assert command == {"line": "se-det compare", "directory": str(Path.cwd())}
+    write_report(compare_runs(*runs, n_bootstrap=100), folder, command)
+    assert report_folder(runs, folder, overwrite=False, command=command) == folder
+    for other in (None, command | {"line": "se-det compare --force"}, command | {"directory": "/"}):
+        with raises("output.exists", folder):
+            report_folder(runs, folder, overwrite=False, command=other)
+    (folder / "comparison.json").write_text("not JSON")
+    with raises("output.exists", folder):
+        report_folder(runs, folder, overwrite=False, command=command)
