@@ -1,7 +1,7 @@
 """Finds problems of a COCO-format data set that stop or spoil training."""
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import REMAINDER, ArgumentParser, Namespace
 from pathlib import Path
 
 from .quick_checks import check_config, check_exist
@@ -9,8 +9,9 @@ from .quick_checks import check_config, check_exist
 EXAMPLES = """
 exit code: 0 without errors (of the corrected copy, with --fix), 1 with errors, 2 if the check could not be made
 
-example:
+examples:
   $ se-det check-data train.json train/ --against val.json val/ --fix train_fixed.json
+  $ se-det check-data train.json train/ --config-file output/se/config.yaml --opts INPUT.MIN_SIZE_TEST 448
 """
 
 
@@ -33,9 +34,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--config-file",
         metavar="FILE",
         default="COCO-Detection/faster_rcnn_R_50_FPN_1x",
-        help="compare boxes with its anchors and test size (default: Faster R-CNN R50-FPN)",
+        help="compare boxes with anchors and size of the config to be trained (default: Faster R-CNN R50-FPN)",
     )
     add("--overwrite", action="store_true", help="replace existing files")
+    add("--opts", nargs=REMAINDER, default=[], metavar="KEY VALUE", help="overrides of the config, after all flags")
 
 
 def check(args: Namespace) -> None:
@@ -63,7 +65,7 @@ def run(args: Namespace) -> None:
         read.append(args.fix)
     if args.json:
         check_output(args.json, inputs=read, overwrite=args.overwrite)
-    cfg = read_config(find_config_file(args.config_file))
+    cfg = read_config(find_config_file(args.config_file), args.opts)
     check_backbone(cfg)
     annotated, others = read_annotated_folder(args.json_file, args.images), read_annotated_folders(args.against)
     decoded = decode_images(annotated)

@@ -32,7 +32,7 @@ STARTED = "quickstart.json"
 
 # The shorter side of images on a CPU, in pixels: what is usual and what is possible, and how many pixels the side of a
 # small object should have.
-USUAL, SMALLEST, LARGEST, SMALL_OBJECT = 320, 160, 640, 12
+USUAL, SMALLEST, LARGEST, SMALL_OBJECT = 320, 160, 640, 16
 # Passes over 200 images; n images take passes / sqrt(n / 200), on a GPU at least 12.
 CPU_PASSES, GPU_PASSES, LEAST_GPU_PASSES = 24, 60, 12
 # Images in a step by GPU memory in GB: the table in docs/YOUR_DATA.md.

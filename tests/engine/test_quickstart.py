@@ -70,10 +70,10 @@ def test_steps_grow_with_the_root_of_the_number_of_images(memory) -> None:
 
 @pytest.mark.parametrize(
     ("short_side", "small", "expected"),
-    [(480, 0.1, 320), (213, 0.05, 224), (448, 0.03, 416), (448, 0.01, 448), (2000, 0.001, 640), (60, 0.2, 160)],
+    [(480, 0.1, 320), (213, 0.05, 224), (448, 0.045, 384), (448, 0.01, 448), (2000, 0.001, 640), (60, 0.2, 160)],
 )
 def test_the_size_of_images_on_a_cpu(short_side, small, expected) -> None:
-    """A tenth of the objects may be smaller than 12 pixels; images are hardly enlarged."""
+    """A tenth of the objects may be smaller than 16 pixels, the smallest anchor; images are hardly enlarged."""
     chosen = choose_settings(replace(CELLS, short_side=short_side, small=small), None).overrides
     assert chosen["INPUT.MIN_SIZE_TEST"] == expected
     assert chosen["INPUT.MIN_SIZE_TRAIN"] == f"({expected},)"

@@ -51,7 +51,10 @@ def _findings(health: dict[str, Any]) -> str:
         for each in health["findings"]
     ]
     headings = ["level", "count", "what", "where", "what to do"]
-    return tabulate(rows, headings, tablefmt="simple_grid", disable_numparse=True, maxcolwidths=WIDTHS) if rows else ""
+    # Names of files and keys stay whole, to be copied.
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    options: dict[str, Any] = {"tablefmt": "simple_grid", "disable_numparse": True, "maxcolwidths": WIDTHS, **whole}
+    return tabulate(rows, headings, **options) if rows else ""
 
 
 def _classes(health: dict[str, Any]) -> str:

@@ -230,6 +230,16 @@ def test_the_table_and_the_json_agree(data_set, cfg) -> None:
     assert health["anchors"]["classes"][-1]["boxes"] == 31
 
 
+def test_names_and_keys_are_not_broken(data_set, cfg) -> None:
+    """They can be copied from the table."""
+    name = f"{'bridge-' * 9}at_night.jpg"
+    data_set.content["images"][0]["file_name"] = name
+    cfg.INPUT.MIN_SIZE_TEST = 16
+    table = health_tables(check(data_set, cfg))
+    for whole in (name, "MODEL.ANCHOR_GENERATOR.SIZES", "INPUT.MIN_SIZE_TRAIN"):
+        assert whole in table
+
+
 def test_a_long_list_of_classes_is_shortened(data_set, cfg) -> None:
     data_set.content["categories"] += [{"id": number, "name": f"class {number}"} for number in range(4, 101)]
     table = health_tables(check(data_set, cfg))

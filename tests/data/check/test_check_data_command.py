@@ -1,0 +1,30 @@
+"""`se-det check-data` is about the config that will be trained."""
+
+import json
+
+import pytest
+
+from se_detection_cli.main import COMMANDS, command_parser
+
+from ...helpers import raises
+
+
+def run(*words: object) -> int:
+    args = command_parser(COMMANDS["check-data"]).parse_args(list(map(str, words)))
+    with pytest.raises(SystemExit) as end:
+        args.run_command(args)
+    return end.value.code
+
+
+def test_config_and_overrides(data_set, tmp_path) -> None:
+    data_set.write()
+    report = tmp_path / "report.json"
+    command = (data_set.json_file, data_set.images, "--json", report)
+    config = ("--config-file", "Toy/faster_rcnn_R_18_FPN", "--opts", "MODEL.ANCHOR_GENERATOR.SIZES")
+    assert run(*command, *config, "[[8],[16],[32],[64],[100]]", "INPUT.MIN_SIZE_TEST", 77) == 0
+    anchors = json.loads(report.read_text())["anchors"]
+    assert anchors["test_size"] == [77, 1333]
+    assert anchors["sides"] == pytest.approx([8, 100], abs=0.5)
+    parser = command_parser(COMMANDS["check-data"])
+    with raises("config.unknown_key", "INPUT.MIN_SIZE_TESTS"):
+        COMMANDS["check-data"].run(parser.parse_args([*map(str, command[:2]), "--opts", "INPUT.MIN_SIZE_TESTS", "77"]))
