@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.engine import defaults
 from hypothesis import settings
 
 # Importing se_detection registers the toy set in this folder; its images are drawn on first use.
@@ -38,18 +36,9 @@ def _seeded() -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _fast_starts_and_evaluations() -> Iterator[None]:
-    """Makes what takes longer than a small training faster.
-
-    detectron2 converts the whole config for each key that its set-up looks up, and TensorBoard gets four large images.
-    """
-    look_up = defaults._try_get_key
-
-    def key(cfg, *names, default=None):
-        return cfg.get(names[0], default) if isinstance(cfg, CfgNode) else look_up(cfg, *names, default=default)
-
+def _fast_evaluations() -> Iterator[None]:
+    """TensorBoard gets small images: drawing them takes longer than a small training."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(defaults, "_try_get_key", key)
         patch.setattr("se_detection.engine.tensorboard.LONGEST", 128)
         patch.setattr("se_detection.engine.tensorboard.IMAGES", 1)
         yield

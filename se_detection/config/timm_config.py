@@ -104,6 +104,12 @@ def norm_and_freeze_keys(cfg: CfgNode) -> tuple[str, str]:
     return TIMM_KEYS if has_timm_backbone(cfg) else RESNET_KEYS
 
 
+def backbone_label(cfg: CfgNode) -> str:
+    """The backbone of a config in a few words: its builder and network, such as `se_resnet_fpn 18`."""
+    (network,) = which_network(cfg).values()
+    return f"{cfg.MODEL.BACKBONE.NAME.removeprefix('build_').removesuffix('_backbone')} {network}"
+
+
 def which_network(cfg: CfgNode) -> dict[str, str | int]:
     """The network among those of its builder, for the record of a run: its `depth`, or timm's name as `network`."""
     return {"network": cfg.MODEL.TIMM.NAME} if has_timm_backbone(cfg) else {"depth": cfg.MODEL.RESNETS.DEPTH}

@@ -27,6 +27,7 @@ from ..runs.checkpoints import newest_checkpoint
 from ..runs.record import class_names, read_record
 from ..runs.run_folder import INFERENCE, result_files, training_files
 from .optimizer import check_optimizer
+from .run_log import without_warnings
 from .user_data import use_user_data
 
 # Architectures without a semantic segmentation, or without boxes.
@@ -51,7 +52,8 @@ def load_config(args: Namespace) -> CfgNode:
     check_data(cfg, eval_only=args.eval_only)
     if args.fuse and not args.eval_only:
         raise UserError("run.contradicting_flags", "--fuse: it is for evaluation only; add --eval-only")
-    check_model(cfg)
+    with without_warnings():
+        check_model(cfg)
     check_start(cfg, args)
     cfg.freeze()
     return cfg

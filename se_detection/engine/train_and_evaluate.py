@@ -1,17 +1,21 @@
 """Training or evaluation from the command line, in all its processes."""
 
 import logging
+import shlex
+import sys
+import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 
 from ..checkpoint.checkpointer import StrictCheckpointer
 from ..checkpoint.timm_weights import assumptions_of
@@ -23,8 +27,13 @@ from ..runs.record import record_evaluation, write_run_record
 from ..runs.run_folder import CONFIG, INFERENCE, RECORD, result_folders
 from .heartbeat import heartbeat
 from .launch import lost_process, run_in_processes
+from .overview import describe_run, summary
+from .progress import Progress
 from .resume import on_main_process, scale_to_original, shared_checkpoint
+from .run_log import LOG, run_log
 from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
 
 
 def launch_run(
@@ -52,11 +61,13 @@ def run(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
         try:
             trainer_class.register_data(args)
             on_main_process(lock.acquire)
-            _set_up(cfg, args)
-            if args.eval_only:
-                evaluate(trainer_class, cfg, args)
-            else:
-                train(trainer_class, cfg, args)
+            folder = Path(cfg.OUTPUT_DIR, INFERENCE) if args.eval_only else Path(cfg.OUTPUT_DIR)
+            with run_log(folder):
+                _set_up(cfg, args, folder)
+                if args.eval_only:
+                    evaluate(trainer_class, cfg, args)
+                else:
+                    train(trainer_class, cfg, args)
         except OSError as error:
             if (message := user_message(error)) is None:
                 raise
@@ -65,6 +76,7 @@ def run(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
 
 def train(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
     """Trains, evaluating every `TEST.EVAL_PERIOD` iterations and at the end; a finished run is only evaluated."""
+    started = time.monotonic()
     trainer = trainer_class(
         scale_to_original(cfg) if args.resume else cfg,
         overwrite=args.overwrite,
@@ -74,11 +86,28 @@ def train(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
     )
     trainer.config_file, trainer.saved_cfg, trainer.has_lock = args.config_file, cfg, True
     trainer.resume_or_load(args.resume)
+    described = partial(
+        describe_run,
+        trainer.cfg,
+        trainer.checkpointer.model,
+        weights=f"of this run after step {trainer.start_iter:,}" if trainer.resumed else _named(cfg.MODEL.WEIGHTS),
+        train_loader=trainer.loader,
+        log=Path(cfg.OUTPUT_DIR, LOG),
+        start=trainer.start_iter,
+    )
+    _show(on_main_process(described))
+    if comm.is_main_process():
+        trainer.register_hooks([Progress()])
     trainer.train()
+    if comm.is_main_process():
+        command = trainer_class.next_command(cfg, args.config_file)
+        results, seconds = trainer._last_eval_results, time.monotonic() - started
+        _show(summary(trainer.cfg, results, seconds=seconds, command=command, trained=True))
 
 
 def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
     """Evaluates `MODEL.WEIGHTS`, or the last checkpoint of the run with `--resume`."""
+    started = time.monotonic()
     model = trainer_class.build_model(cfg)
     checkpointer = StrictCheckpointer(
         model,
@@ -102,6 +131,8 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> Non
             config_file=args.config_file,
             allow_partial_backbone=args.allow_partial_backbone,
         )
+    log = folder / INFERENCE / LOG
+    _show(on_main_process(partial(describe_run, cfg, model, weights=_named(weights), log=log)))
     if args.fuse:
         model = fuse_for_inference(model)
     with heartbeat(cfg.OUTPUT_DIR):
@@ -111,23 +142,39 @@ def evaluate(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> Non
     if comm.is_main_process():
         record_checkpoint(checkpoint, result_folders(folder, cfg.DATASETS.TEST, augmented=cfg.TEST.AUG.ENABLED))
         record_evaluation(folder)
+        command = trainer_class.next_command(cfg, args.config_file)
+        _show(summary(cfg, results, seconds=time.monotonic() - started, command=command, trained=False))
         verify_results(cfg, results)
 
 
-def _set_up(cfg: CfgNode, args: Namespace) -> None:
-    """detectron2's `default_setup`, which writes log.txt and config.yaml, but keeps an existing config.yaml."""
-    if args.eval_only:
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.OUTPUT_DIR = str(Path(cfg.OUTPUT_DIR, INFERENCE))
-        cfg.freeze()
-    config = Path(cfg.OUTPUT_DIR, CONFIG)
-    # The trainer replaces it when the first step is about to be made.
-    replaced = config.read_bytes() if config.is_file() and not args.eval_only else None
-    default_setup(cfg, args)
-    if replaced is not None and comm.is_main_process():
-        config.write_bytes(replaced)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="se_detection")
+def _set_up(cfg: CfgNode, args: Namespace, folder: Path) -> None:
+    """As detectron2's `default_setup`: logs command, environment and config, writes `config.yaml`, sets the seed.
+
+    A training keeps an existing `config.yaml`: the trainer replaces it when the first step is about to be made.
+    """
+    rank = comm.get_rank()
+    # Only in the file.
+    logger.debug("Process %d of %d: %s", rank, comm.get_world_size(), shlex.join(sys.argv))
+    if comm.is_main_process():
+        logger.debug("Environment:\n%s", collect_env_info())
+        logger.debug("%s:\n%s", args.config_file, Path(args.config_file).read_text(encoding="utf-8"))
+        text, config = cfg.dump(), folder / CONFIG
+        logger.debug("The full config:\n%s", text)
+        if args.eval_only or not config.is_file():
+            config.write_text(text, encoding="utf-8")
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def _named(weights: str) -> str:
+    return weights or "random initialization"
+
+
+def _show(lines: Iterable[str]) -> None:
+    if comm.is_main_process():
+        for line in lines:
+            logger.info("%s", line)
 
 
 @contextmanager

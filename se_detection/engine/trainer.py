@@ -66,6 +66,7 @@ from .loss_guard import (
     weights_are_finite,
 )
 from .optimizer import build_optimizer
+from .overview import next_command
 from .resume import changed_keys, check_fixed_values, fixed_values, on_main_process, shared_checkpoint
 from .signals import Interrupted, InterruptibleEvaluator, RankMaximum, StopRequest
 from .skipped_images import SkippedImages
@@ -204,6 +205,14 @@ class Trainer(DefaultTrainer):
     def image_size(cfg: CfgNode) -> tuple[int, int]:
         """Height and width of the 4:3 image for which the record gives GFLOPs: the test size."""
         return image_size(cfg)
+
+    @staticmethod
+    def next_command(cfg: CfgNode, config_file: str) -> str:
+        """What to do next with an evaluated run; empty if there are several test sets or none."""
+        try:
+            return next_command(Path(cfg.OUTPUT_DIR))
+        except UserError:
+            return ""
 
     def build_hooks(self) -> list[HookBase | None]:
         """detectron2's hooks, with this project's checkpoints and evaluation; :meth:`train` adds the writers."""

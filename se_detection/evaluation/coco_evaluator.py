@@ -4,8 +4,9 @@ import json
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from copy import deepcopy
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -71,7 +72,11 @@ class COCODetectionEvaluator(COCOEvaluator):
         if writes:
             # They are of the detections that detectron2 replaces first: a killed evaluation leaves none.
             Path(self._output_dir, RESULTS).unlink(missing_ok=True)
-        results: dict[str, Any] = super().evaluate(img_ids)
+        # pycocotools prints its table.
+        with redirect_stdout(StringIO()) as printed:
+            results: dict[str, Any] = super().evaluate(img_ids)
+        if text := printed.getvalue():
+            self._logger.info("pycocotools:\n%s", text)
         if writes:
             self._write(Path(self._output_dir), results)
         return results

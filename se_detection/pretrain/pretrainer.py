@@ -1,5 +1,6 @@
 """Trains a classifier with the detector's trainer, and its checkpoints, resuming and loss guard."""
 
+import shlex
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -42,6 +43,12 @@ class Pretrainer(Trainer):
     def image_size(cfg: CfgNode) -> tuple[int, int]:
         """(height, width) of images in testing."""
         return cfg.PRETRAIN.TEST_SIZE, cfg.PRETRAIN.TEST_SIZE
+
+    @staticmethod
+    def next_command(cfg: CfgNode, config_file: str) -> str:
+        """A detector with this backbone."""
+        weights = str(Path(cfg.OUTPUT_DIR, BACKBONE_FILE))
+        return shlex.join(["se-det", "train", "--config-file", config_file, "MODEL.WEIGHTS", weights])
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
