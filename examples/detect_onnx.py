@@ -35,7 +35,10 @@ class Detector:
         scale = np.array([photo.width / width, photo.height / height] * 2)
         classes = [self.description["classes"][index] for index in outputs["classes"]]
         return [
-            {"name": class_["name"], "category_id": class_["id"], "score": float(score), "box": (box * scale).tolist()}
+            {
+                **{"name": class_["name"], "category_id": class_["id"]},
+                **{"score": round(float(score), 4), "box": (box * scale).round(2).tolist()},
+            }
             for class_, score, box in zip(classes, outputs["scores"], outputs["boxes"], strict=True)
         ]
 
@@ -57,6 +60,9 @@ def main() -> None:
     parser.add_argument("photo", type=Path)
     parser.add_argument("--output", type=Path, help="image file for a drawing of the boxes with a score of 0.5 or more")
     args = parser.parse_args()
+    for path in (args.detector, args.photo):
+        if not path.is_file():
+            sys.exit(f"error: {path}: there is no such file")
     # Apply the EXIF orientation; drop transparency and palette.
     photo = ImageOps.exif_transpose(Image.open(args.photo)).convert("RGB")
     detections = Detector(args.detector)(photo)

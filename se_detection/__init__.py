@@ -23,6 +23,7 @@ else:
     check_versions(sys.version_info[:2], torch.__version__)
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from detectron2.config import defaults
@@ -71,6 +72,8 @@ LAZY = {"compare": "se_detection.comparison.compare", "SEPredictor": "se_detecti
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version(__name__)
     if name not in LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(LAZY[name]), name)

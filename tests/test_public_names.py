@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from detectron2 import model_zoo as detectron2_zoo
@@ -10,7 +11,7 @@ from detectron2 import model_zoo as detectron2_zoo
 import se_detection
 from se_detection import model_zoo
 
-from .helpers import environment
+from .helpers import REPOSITORY, environment
 
 FUNCTIONS = {
     "add_se_config": ["cfg"],
@@ -33,6 +34,11 @@ FUNCTIONS = {
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_parameters(name) -> None:
     assert list(inspect.signature(getattr(se_detection, name)).parameters) == FUNCTIONS[name]
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    content = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert se_detection.__version__ == content["project"]["version"]
 
 
 def test_all_names_exist() -> None:

@@ -44,6 +44,18 @@ def read_run_config(folder: Path, overrides: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
+def last_checkpoint(folder: Path) -> Path:
+    """The newest checkpoint of a run.
+
+    Raises:
+        UserError: the run has none, or all are corrupt.
+    """
+    weights = newest_checkpoint(folder)[0]
+    if weights is None:
+        raise UserError("run.no_checkpoint", f"{folder} has no checkpoint; train the run first, or give another run")
+    return weights
+
+
 def load_trained_run(folder: Path, cfg: CfgNode, weights: Path | None = None) -> TrainedRun:
     """Loads the detector of a run.
 
@@ -54,9 +66,7 @@ def load_trained_run(folder: Path, cfg: CfgNode, weights: Path | None = None) ->
     Raises:
         UserError: the run has no checkpoint, or the checkpoint does not fit the config.
     """
-    weights = weights or newest_checkpoint(folder)[0]
-    if weights is None:
-        raise UserError("run.no_checkpoint", f"{folder} has no checkpoint; train the run first, or give another run")
+    weights = weights or last_checkpoint(folder)
     model = build_model(cfg).eval()
     ignore_padding_in_heads(model)
     checkpointer = StrictCheckpointer(model, assumptions=assumptions_of(cfg), needs_heads=True)

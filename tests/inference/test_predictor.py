@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 import supervision
 import torch
+from detectron2.data.datasets import register_coco_instances
 from detectron2.data.detection_utils import read_image
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 from PIL import Image
 
 from se_detection.inference.predictor import SEPredictor
+from se_detection.runs.categories import run_categories
 
 from ..helpers import raises
-from .small_runs import CLASSES, IMAGES, KINDS, assert_same, run_config, write_run
+from .conftest import CATEGORIES
+from .small_runs import CLASSES, IMAGES, KINDS, assert_same, image, run_config, write_run
 
 
 def differs(one: Instances, other: Instances) -> bool:
@@ -104,8 +107,71 @@ def test_channel_order_of_files_images_and_arrays(kind, tmp_path) -> None:
 
 
 def test_classes_are_those_of_the_run(predictor) -> None:
-    assert predictor.classes == tuple(CLASSES)
+    assert predictor.class_names == predictor.classes == tuple(CLASSES)
     assert {0, 1, 2, 3} >= set(predictor(IMAGES[0]).pred_classes.tolist())
+
+
+def test_detections_of_a_score(predictor) -> None:
+    found = predictor(IMAGES[0])
+    limit = found.scores.median().item()
+    kept = found.scores >= limit
+    assert 0 < kept.sum() < len(found)
+    for fewer in (predictor(IMAGES[0], score=limit), predictor(IMAGES[:1], score=limit)[0]):
+        torch.testing.assert_close(fewer.scores, found.scores[kept], rtol=0, atol=0)
+        torch.testing.assert_close(fewer.pred_boxes.tensor, found.pred_boxes.tensor[kept], rtol=0, atol=0)
+    with raises("predict.score", "50"):
+        predictor(IMAGES[0], score=50)
+
+
+def test_drawn_detections_are_in_the_order_of_the_array(predictor, tmp_path) -> None:
+    bgr = image(480, 640)
+    rgb = bgr[:, :, ::-1]
+    # With nothing to draw, it is the image.
+    assert np.array_equal(predictor.draw(bgr, score=1.0), bgr)
+    assert np.array_equal(predictor.draw(rgb, score=1.0, channel_order="RGB"), rgb)
+    path = tmp_path / "image.png"
+    Image.fromarray(np.ascontiguousarray(rgb)).save(path)
+    drawn = predictor.draw(bgr, score=0.0)
+    assert (drawn.shape, drawn.dtype) == ((480, 640, 3), np.uint8)
+    assert np.array_equal(predictor.draw(path, score=0.0, channel_order="RGB"), drawn[:, :, ::-1])
+    assert (drawn != bgr).any()
+    # A small image is enlarged, for its labels.
+    assert predictor.draw(IMAGES[0]).shape == (480, 640, 3)
+
+
+def test_the_constructor_is_detectron2s_with_weights_and_names(trained) -> None:
+    cfg = run_config(trained)
+    before = cfg.dump()
+    predictor = SEPredictor(cfg, class_names=CLASSES)
+    assert_same(predictor(IMAGES[0]), DefaultPredictor(cfg)(IMAGES[0])["instances"])
+    assert predictor.categories == dict(enumerate(CLASSES, 1))
+    assert cfg.dump() == before
+    text = f"SEPredictor(GeneralizedRCNN with se_resnet_fpn 18, 4 classes, {trained}/model_final.pth, "
+    assert repr(predictor).startswith(text)
+    with raises("predict.class_names", "1 class name for a detector of 4"):
+        SEPredictor(cfg, class_names=["cup"])
+    cfg.DATASETS.TEST = cfg.DATASETS.TRAIN = ("nobodys",)
+    with raises("run.no_classes", "nobodys"):
+        SEPredictor(cfg)
+    cfg.MODEL.WEIGHTS = ""
+    with raises("weights.none", "MODEL.WEIGHTS"):
+        SEPredictor(cfg, class_names=CLASSES)
+    with raises("weights.not_found", "no.pth"):
+        SEPredictor(cfg, "no.pth", class_names=CLASSES)
+
+
+def test_a_run_of_detectron2s_own_trainer(trained, tmp_path) -> None:
+    """It has a config, a checkpoint and no record; its data may be registered or not."""
+    cfg = run_config(trained)
+    cfg.DATASETS.TEST = cfg.DATASETS.TRAIN = ("registered_elsewhere",)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    (tmp_path / "model_final.pth").symlink_to(trained / "model_final.pth")
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    with raises("run.no_classes", "class_names"):
+        SEPredictor.from_run(tmp_path)
+    assert SEPredictor.from_run(tmp_path, class_names=CLASSES).class_names == tuple(CLASSES)
+    register_coco_instances("registered_elsewhere", {}, str(trained.parent / "annotations" / "val.json"), "")
+    assert run_categories(tmp_path, cfg) == CATEGORIES
 
 
 @pytest.mark.parametrize(
