@@ -146,12 +146,14 @@ def reason(error: BaseException) -> str:
 
 
 def map_files(function: Callable[[T], R], items: Sequence[T], what: str = "checking images") -> Iterator[R]:
-    """Yields `function` of every item in order, from several threads, with a progress bar if there are many items.
+    """Yields `function` of every item in order, from several threads; with a progress bar if there are many items.
 
     After an exception, or if the results are no longer wanted, items that have not been started are skipped.
     """
     pool = ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+    # None: on a terminal only.
+    few = True if len(items) <= SHOW_PROGRESS_FROM else None
     try:
-        yield from tqdm(pool.map(function, items), what, len(items), disable=len(items) <= SHOW_PROGRESS_FROM)
+        yield from tqdm(pool.map(function, items), what, len(items), disable=few)
     finally:
         pool.shutdown(cancel_futures=True)

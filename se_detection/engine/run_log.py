@@ -13,7 +13,11 @@ from detectron2.utils import comm
 
 LOG = "log.txt"
 OURS = "se_detection"
-LIBRARIES = ("detectron2", "fvcore")
+# The last is where `logging` puts Python's warnings.
+PYTHON = "py.warnings"
+LIBRARIES = ("detectron2", "fvcore", PYTHON)
+# Of a library's warning on the screen.
+LONGEST = 200
 # Nothing is wrong: detectron2 was written for an older torch, category ids are mapped, or a machine without a GPU has
 # CUDA's tools.
 HARMLESS = re.compile(
@@ -60,6 +64,7 @@ def run_log(folder: Path) -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", HARMLESS.pattern)
+            warnings.showwarning = _log_warning
             yield
     finally:
         for logger, earlier, level, propagate in before:
@@ -82,6 +87,12 @@ def without_warnings() -> Iterator[None]:
     finally:
         for logger, level in before:
             logger.setLevel(level)
+
+
+def _log_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    logger = logging.getLogger(PYTHON)
+    logger.debug("%s:%d: %s", filename, lineno, category.__name__)
+    logger.warning("%s", message)
 
 
 def _is_not_harmless(record: logging.LogRecord) -> bool:
@@ -120,6 +131,8 @@ class _Screen(logging.StreamHandler):  # type: ignore[type-arg]
                 return None
             self.warnings.add(text)
             first, *rest = text.strip().splitlines()
+            if len(first) > LONGEST and not record.name.startswith(OURS):
+                first, rest = f"{first[:LONGEST]}...", [first]
             return f"{record.levelname.lower()}: {first}{f' (the rest is in {LOG})' if rest else ''}"
         if record.levelno == logging.INFO and record.name.startswith(OURS):
             return text

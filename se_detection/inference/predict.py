@@ -126,7 +126,7 @@ def predict(
     videos = {file: info for file in files if is_video(file) and (info := video_info(file))}
     total = len(files) - len(videos) + sum(count for count, _ in videos.values()) if camera is None else None
     stop = StopRequest(RankMaximum())
-    with folder.opened(), tqdm(desc="detecting", total=total, unit="image") as bar, stop.listening():
+    with folder.opened(), tqdm(desc="detecting", total=total, unit="image", disable=None) as bar, stop.listening():
         job = _Job(detectors, folder, score, gates, stop, bar)
         try:
             if camera is not None:

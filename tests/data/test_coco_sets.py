@@ -1,4 +1,5 @@
 import json
+import sys
 import time
 from copy import deepcopy
 from pathlib import Path
@@ -293,15 +294,16 @@ def test_decoding_stops_at_the_first_failure(folder, content, monkeypatch):
     assert 1 <= len(opened) < 150
 
 
-def test_progress_is_shown_for_many_images(folder, content, capfd, monkeypatch):
+def test_progress_is_shown_for_many_images_on_a_terminal(folder, content, capsys, monkeypatch):
     monkeypatch.setattr("se_detection.data.image_files.SHOW_PROGRESS_FROM", 20)
-    for count in (20, 21):
+    for count, terminal in ((20, True), (21, False), (21, True)):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda terminal=terminal: terminal)
         content["images"] = [IMAGE | {"id": 20 + number} for number in range(count)]
         write(folder / "train.json", content | {"annotations": [ANNOTATION]})
         check(folder)
-        out, err = capfd.readouterr()
+        out, err = capsys.readouterr()
         assert out == ""
-        assert bool(err) == (count == 21)
+        assert bool(err) == (count == 21 and terminal)
     assert "21/21" in err
 
 

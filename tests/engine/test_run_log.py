@@ -8,7 +8,7 @@ from termcolor import colored
 from se_detection.engine import run_log as log
 from se_detection.engine.run_log import run_log, without_warnings
 
-LOGGERS = [logging.getLogger(name) for name in ("se_detection", "detectron2", "fvcore", *log.TORCH)]
+LOGGERS = [logging.getLogger(name) for name in ("se_detection", "detectron2", "fvcore", *log.TORCH, log.PYTHON)]
 
 
 def test_the_screen_is_short_and_the_file_complete(tmp_path, capsys, monkeypatch) -> None:
@@ -37,17 +37,27 @@ def test_the_screen_is_short_and_the_file_complete(tmp_path, capsys, monkeypatch
     assert [(logger.handlers, logger.filters, logger.level, logger.propagate) for logger in LOGGERS] == before
 
 
-def test_only_known_warnings_are_dropped(tmp_path) -> None:
+def test_pythons_warnings_are_one_line_and_known_ones_are_dropped(tmp_path, capfd) -> None:
     torch_logger = logging.getLogger("torch.utils.cpp_extension")
     known = "torch.meshgrid: in an upcoming release, it will be required to pass the indexing argument."
-    with warnings.catch_warnings(record=True) as caught, run_log(tmp_path):
-        for text in (known, "something else"):
+    before = warnings.showwarning
+    with run_log(tmp_path):
+        for text in (known, "something else", "This DataLoader will create 8 workers. " * 10, "something else"):
             warnings.warn(text, stacklevel=1)
         for text in ("No CUDA runtime is found, using CUDA_HOME='/usr'", "no compiler"):
-            assert torch_logger.filter(torch_logger.makeRecord("", 30, "", 0, text, (), None)) == (
-                text == "no compiler"
-            )
-    assert [str(warning.message) for warning in caught] == ["something else"]
+            record = torch_logger.makeRecord("", logging.WARNING, "", 0, text, (), None)
+            assert bool(torch_logger.filter(record)) == (text == "no compiler")
+    assert warnings.showwarning is before
+    out, err = capfd.readouterr()
+    assert err == ""
+    first, second = out.splitlines()
+    assert first == "warning: something else"
+    assert second.startswith("warning: This DataLoader will create 8 workers. This")
+    assert second.endswith("... (the rest is in log.txt)")
+    assert len(second) < 250
+    text = (tmp_path / "log.txt").read_text()
+    assert f"{__file__}:" in text
+    assert "This DataLoader will create 8 workers. " * 10 in text
 
 
 def test_an_evaluation_shows_its_progress(tmp_path, capsys, monkeypatch) -> None:
