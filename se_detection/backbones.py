@@ -13,6 +13,7 @@ from .checkpoint.checkpointer import StrictCheckpointer
 from .checkpoint.timm_weights import TimmAssumptions
 from .config.se_config import PLAIN, STAGES, SEConfig, check_choice
 from .errors import UserError, suggestion
+from .modeling.network_names import library_of
 from .modeling.partial_load import refuse_partial_load
 from .modeling.se_resnet import make_se_resnet
 from .modeling.timm_backbone import TimmBackbone, create_timm_backbone
@@ -27,7 +28,7 @@ SE_BACKBONES: dict[str, dict[str, Any]] = {
 }
 NAMED_BACKBONES = PLAIN_BACKBONES | SE_BACKBONES
 LAYOUTS = ("torchvision", "caffe")
-# Before the name of a network of timm. It has no weights, unlike `timm://`.
+# Before the name of a network of timm, which `MODEL.TIMM.NAME` does not have. It has no weights, unlike `timm://`.
 TIMM = "timm/"
 # Of a detector with FPN, and without.
 DETECTOR_PREFIXES = ("backbone.bottom_up.", "backbone.")
@@ -55,7 +56,8 @@ def create_backbone(
 
     Args:
         name: `resnet18`, `resnet34`, `resnet50`, `resnet101`, `resnet152`, `resnext50_32x4d` or `resnext101_32x4d`,
-            plain or with SE (`se_resnet18`, ...); `senet154`; or any network of timm, such as `timm/efficientnet_b0`
+            plain or with SE (`se_resnet18`, ...); `senet154`; or any network of timm, such as `timm/efficientnet_b0`,
+            of torchvision, such as `torchvision/shufflenet_v2_x1_0`, or of pytorchcv, such as `pytorchcv/bninception`
             (:func:`~se_detection.modeling.create_timm_backbone` has more options).
         weights: a file or URL as in `MODEL.WEIGHTS`, such as `timm://seresnet50.a1_in1k`, of a backbone or a detector;
             empty for random weights.
@@ -75,12 +77,12 @@ def create_backbone(
         UserError: an unknown name, layout or feature, `se` for a plain backbone, or weights that can't be read or
             don't fit.
     """
-    if name.startswith(TIMM):
+    if name.startswith(TIMM) or library_of(name)[0] != "timm":
         if num_classes is not None or layout is not None:
             raise UserError(
                 "model.bad_argument",
-                f"{'layout' if layout else 'num_classes'}: it is not for networks of timm; omit it (classifiers: "
-                "timm.create_model)",
+                f"{'layout' if layout else 'num_classes'}: it is not for networks of other libraries; omit it "
+                "(classifiers: timm.create_model)",
             )
         backbone = create_timm_backbone(
             name.removeprefix(TIMM), norm=norm, out_features=out_features, freeze_at=freeze_at, se=se
@@ -92,8 +94,8 @@ def create_backbone(
         choices = ", ".join(NAMED_BACKBONES)
         raise UserError(
             "model.unknown_backbone",
-            f"no backbone is named {name!r}; {suggestion(name, NAMED_BACKBONES)}choose from {choices}, or "
-            "timm/NAME for a network of timm",
+            f"no backbone is named {name!r}; {suggestion(name, NAMED_BACKBONES)}choose from {choices}, or timm/NAME, "
+            "torchvision/NAME or pytorchcv/NAME for a network of a library",
         )
     layout = layout or ("caffe" if name == "senet154" else "torchvision")
     check_choice("layout", layout, LAYOUTS)

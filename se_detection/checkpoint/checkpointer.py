@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from ..errors import UserError, counted
 from ..files import write_whole
+from ..modeling.network_names import named_weights
 from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON, identity_gates
 from .assumptions import WeightsAssumptions, contradictions
 from .convert import fitting_source
 from .read_weights import read_checkpoint
 from .released_weights import find_released
-from .timm_handler import PREFIX, find_model_weights
+from .timm_handler import find_model_weights
 from .timm_weights import TimmAssumptions, timm_part, with_detector_names
 from .wheel_weights import is_of_wheel
 
@@ -112,7 +113,7 @@ class StrictCheckpointer(DetectionCheckpointer):
         """
         with _as_user_errors(path):
             is_released = self._timm is None and find_released(path) is not None
-            has_own_file = path.startswith(PREFIX) or is_of_wheel(path) or is_released
+            has_own_file = bool(named_weights(path)) or is_of_wheel(path) or is_released
             if "://" in path or has_own_file:
                 found = find_model_weights(path, for_timm=self._timm is not None)
                 # Not for other names: detectron2 reads a query behind them.

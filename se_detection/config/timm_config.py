@@ -23,7 +23,8 @@ class TimmConfig:
 
     Args:
         name: timm's name of the network, such as `seresnet33ts.ra2_in1k`. The tag behind the dot only names weights,
-            and these are loaded by `MODEL.WEIGHTS`.
+            and these are loaded by `MODEL.WEIGHTS`. Networks of other libraries are `torchvision/NAME` and
+            `pytorchcv/NAME`.
         out_features: any of `res2` to `res5`: the network's last maps of stride 4, 8, 16 and 32.
         norm: what becomes of the network's BN: `FrozenBN`, `BN` or `SyncBN`. Other norms stay as they are.
         freeze_at: how many parts are frozen, norms included: 1 is the stem, 2 the stem and res2, ..., 5 the network.

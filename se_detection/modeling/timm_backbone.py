@@ -1,4 +1,4 @@
-"""Any network of timm as a detectron2 backbone, alone and with FPN, and the builders in detectron2's registry."""
+"""Any network of timm, torchvision or pytorchcv as a detectron2 backbone, alone and with FPN, and its builders."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,13 +15,14 @@ from ..config.se_config import STAGES, SEConfig
 from ..config.timm_config import TimmConfig
 from ..errors import UserError
 from .insert_se import insert_se
+from .network_names import check_name, named_weights, trained_input, weights_url
 from .partial_load import refuse_partial_load
 from .se_resnet import check_no_fpn, check_roi_heads, ignoring_padding, with_fpn
 from .timm_maps import fit_maps
 from .timm_network import (
     STEM,
     check_drop,
-    check_name,
+    create_features,
     create_network,
     feature_info,
     find_parts,
@@ -30,7 +31,6 @@ from .timm_network import (
     named_tensors,
 )
 
-PREFIX = "timm://"
 # The arguments of timm's function that have keys of their own, or that are not for backbones.
 RESERVED = (
     *("features_only", "out_indices", "pretrained", "num_classes", "in_chans", "output_stride"),
@@ -39,11 +39,11 @@ RESERVED = (
 
 
 class TimmBackbone(Backbone):
-    """A network of timm that returns its maps by stride, for detectron2; made by :func:`create_timm_backbone`.
+    """A network that returns its maps by stride, for detectron2; made by :func:`create_timm_backbone`.
 
     Args:
-        network: made by timm with `features_only`; it returns the maps of `strides`, in this order.
-        name: timm's name of the network, with or without a tag.
+        network: made by timm with `features_only`, or like it; it returns the maps of `strides`, in this order.
+        name: of the network, as in `MODEL.TIMM.NAME`, with or without a tag.
         strides: the stride of each map, by name.
         channels: the channels of each map, by name.
         timm_names: the names of the classifier's tensors by those of the network's; inserted layers are missing.
@@ -124,9 +124,10 @@ def create_timm_backbone(
     (Inception, Xception, NASNet), which would shift FPN's grid, these are padded; the weights stay the same.
 
     Args:
-        name: timm's name, with or without a tag (which only names weights).
+        name: timm's name, with or without a tag (which only names weights), or `torchvision/NAME` or `pytorchcv/NAME`.
+            Of these libraries, the networks whose modules run one after another have maps.
         se: SE blocks to insert, as :func:`~se_detection.modeling.insert_se.insert_se` does.
-        kwargs: other arguments of timm's network.
+        kwargs: other arguments of the library's function.
         others: the keys of `MODEL.TIMM` (:class:`~se_detection.config.timm_config.TimmConfig`).
 
     Raises:
@@ -155,7 +156,7 @@ def create_timm_backbone(
     info = feature_info(classifier, name)
     indices = map_indices(info, out_features, name)
     options |= {"output_stride": output_stride} if output_stride != 32 else {}
-    network = create_network(name, {**options, "features_only": True, "out_indices": indices})
+    network = create_features(name, options, info, indices)
     check_drop(network, config)
     timm_names = find_timm_names(network, classifier)
     if se is not None:
@@ -288,35 +289,34 @@ def _bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
             "config.bad_value", f"MODEL.TIMM.OUT_FEATURES: MODEL.FPN.IN_FEATURES needs {', '.join(missing)} too; add it"
         )
     backbone = timm_backbone_of_config(cfg, in_channels=input_shape.channels)
-    if cfg.MODEL.WEIGHTS.startswith(PREFIX):
-        check_input(cfg, cfg.MODEL.WEIGHTS.removeprefix(PREFIX))
+    if weights := named_weights(cfg.MODEL.WEIGHTS):
+        check_input(cfg, weights)
     return backbone
 
 
 def check_input(cfg: CfgNode, weights: str) -> None:
-    """Compares a config with timm's description of weights by name (`pretrained_cfg`).
+    """Compares a config with what a library says of weights by name, such as timm's `pretrained_cfg`.
 
     Raises:
         UserError: the weights are not of the network in `MODEL.TIMM.NAME`, or are for images in another form.
     """
-    import timm
-
+    url = weights_url(weights)
     if weights.split(".")[0] != cfg.MODEL.TIMM.NAME.split(".")[0]:
         raise UserError(
             "weights.other_network",
-            f"MODEL.WEIGHTS: {PREFIX}{weights} is not of {cfg.MODEL.TIMM.NAME} (MODEL.TIMM.NAME); change one of them",
+            f"MODEL.WEIGHTS: {url} is not of {cfg.MODEL.TIMM.NAME} (MODEL.TIMM.NAME); change one of them",
         )
     check_name(weights)
-    trained = timm.get_pretrained_cfg(weights)
+    mean, std = trained_input(weights)
     expected = {
         "INPUT.FORMAT": "RGB",
-        "MODEL.PIXEL_MEAN": [round(255 * value, 3) for value in trained.mean],
-        "MODEL.PIXEL_STD": [round(255 * value, 3) for value in trained.std],
+        "MODEL.PIXEL_MEAN": [round(value, 3) for value in mean],
+        "MODEL.PIXEL_STD": [round(value, 3) for value in std],
     }
     given = (cfg.INPUT.FORMAT, cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
     if not all(map(_is_close, expected.values(), given)):
         lines = ", ".join(f"{key}: {value}" for key, value in expected.items())
-        raise UserError("weights.other_input", f"{PREFIX}{weights} was trained on other images; write {lines}")
+        raise UserError("weights.other_input", f"{url} was trained on other images; write {lines}")
 
 
 def _is_close(expected: Any, given: Any) -> bool:

@@ -1,6 +1,10 @@
-"""timm's networks: creation by name, the places of their maps, the names of their tensors, and their parts."""
+"""timm's networks: creation by name, the places of their maps, the names of their tensors, and their parts.
+
+Networks of torchvision and pytorchcv are created, described and named in the same way (:mod:`.chain_network`).
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -8,7 +12,9 @@ from torch import Tensor, nn
 
 from ..config.se_config import STAGES
 from ..config.timm_config import TimmConfig
-from ..errors import UserError, suggestion
+from ..errors import UserError
+from .chain_network import ChainNetwork, create_classifier, describe_chain
+from .network_names import library_of
 
 STEM = "stem"
 STRIDES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
@@ -16,40 +22,61 @@ STRIDES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 WRAPPERS = ("body.", "model.")
 
 
-def check_name(name: str) -> None:
-    import timm
-
-    architecture = name.split(".")[0]
-    if not name or not timm.is_model(architecture):
-        known = timm.list_models()
-        raise UserError(
-            "config.unknown_network",
-            f"MODEL.TIMM.NAME: timm has no network {name!r}; {suggestion(architecture, known)}timm.list_models() lists "
-            "all",
-        )
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
-    if "." in name and name.partition(".")[2] not in tags:
-        advice = f"use one of {', '.join(tags)}" if tags else "omit it, timm has no weights of this network"
-        raise UserError("config.unknown_network", f"MODEL.TIMM.NAME: {name!r} has an unknown tag; {advice}")
-
-
 def create_network(name: str, options: Mapping[str, Any]) -> nn.Module:
-    import timm
+    """A classifier by name, with random weights.
 
-    try:
+    Raises:
+        UserError: it can't be built with these options.
+    """
+    with _explained(name, options):
+        if library_of(name)[0] != "timm":
+            return create_classifier(name, options)
+        import timm
+
         return timm.create_model(name, pretrained=False, **options)
-    except Exception as error:  # timm's networks raise many classes for what they can't be
+
+
+def create_features(
+    name: str, options: Mapping[str, Any], info: Sequence[Mapping[str, Any]], indices: Sequence[int]
+) -> nn.Module:
+    """A network that returns maps, with random weights.
+
+    Args:
+        info: of its classifier, from :func:`feature_info`.
+        indices: of the maps, in `info`.
+
+    Raises:
+        UserError: it can't be built with these options.
+    """
+    if library_of(name)[0] != "timm":
+        steps = [entry["module"] for entry in info]
+        return ChainNetwork(create_network(name, options), steps, [steps[index] for index in indices])
+    return create_network(name, {**options, "features_only": True, "out_indices": indices})
+
+
+@contextmanager
+def _explained(name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # networks raise many classes for what they can't be
         given = {key: value for key, value in options.items() if key not in ("features_only", "out_indices")}
         shown = ", ".join(f"{key}={value}" for key, value in given.items()) or "features_only"
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             "config.not_buildable",
-            f"MODEL.TIMM: timm can't build {name} with {shown} ({reason}); change these values, or the network",
+            f"MODEL.TIMM: {library_of(name)[0]} can't build {name} with {shown} ({reason}); change these values, or "
+            "the network",
         ) from error
 
 
 def feature_info(classifier: nn.Module, name: str) -> list[dict[str, Any]]:
-    """timm's description of the maps of a network: `module`, `reduction` and `num_chs` of each."""
+    """The maps of a network: `module`, `reduction` and `num_chs` of each.
+
+    Args:
+        classifier: on the meta device.
+    """
+    if library_of(name)[0] != "timm":
+        return describe_chain(classifier)
     info: Any = getattr(classifier, "feature_info", None)
     if not info:
         raise UserError("model.no_maps", f"MODEL.TIMM.NAME: timm describes no maps of {name}; use another network")

@@ -3,6 +3,7 @@
 import pytest
 import timm
 import torch
+import torchvision
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 from timm.layers import DropPath
@@ -26,12 +27,21 @@ def timm_config(**recipe: object) -> CfgNode:
 
 
 @pytest.mark.slow
-def test_logits_are_timms() -> None:
-    """timm's RegNet classifies the average of its last map, too."""
-    theirs = timm.create_model("regnetx_002", num_classes=3).eval()
-    ours = build_classifier(timm_config(), 3).eval()
+@pytest.mark.parametrize(
+    ("name", "make", "last"),
+    [
+        ("regnetx_002", lambda: timm.create_model("regnetx_002", num_classes=3), "head.fc"),
+        ("torchvision/shufflenet_v2_x0_5", lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=3), "fc"),
+    ],
+)
+def test_logits_are_the_librarys(name, make, last) -> None:
+    """These classify the average of the last map, too."""
+    theirs = make().eval()
+    cfg = timm_config()
+    cfg.MODEL.TIMM.NAME = name
+    ours = build_classifier(cfg, 3).eval()
     ours.backbone.load_state_dict(ours.backbone.with_own_names(theirs.state_dict()))
-    ours.linear.load_state_dict(theirs.head.fc.state_dict())
+    ours.linear.load_state_dict(theirs.get_submodule(last).state_dict())
     batch = make_batch(2, 64)
     torch.testing.assert_close(ours(batch), theirs(ours.preprocess(batch)), rtol=1e-5, atol=1e-6)
 
