@@ -13,11 +13,8 @@ from se_detection.config.defaults import flatten
 FOLDERS = ("COCO-Detection", "COCO-InstanceSegmentation", "COCO-Keypoints", "COCO-PanopticSegmentation", "Misc")
 # detectron2's configs of these detectors with a ResNet-50 or -101 and the standard recipe.
 THEIRS = r"((faster|mask|cascade_mask|keypoint)_rcnn|retinanet|panoptic_fpn)_R_(50|101)(_FPN|_C4|_DC5|)_[13]x"
-# The keys that depend on the weights. Plain R101 configs start from detectron2's own weights.
-WEIGHTS = {
-    "50": {"MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1", "INPUT.FORMAT"},
-    "101": set(),
-}
+# The keys that depend on the weights.
+WEIGHTS = {"MODEL.WEIGHTS", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1", "INPUT.FORMAT"}
 NAMES = [name for name in model_zoo.names() if name.split("/")[0] in FOLDERS]
 PLAIN = [name for name in NAMES if "_R_" in name and "_SE_" not in name]
 # detectron2 has the first only with the longer schedule, and no AdamW in yaml.
@@ -28,10 +25,6 @@ OURS_ONLY = ["COCO-Detection/faster_rcnn_R_101_FPN_1x", *ADAMW]
 def differing_keys(one, other) -> set[str]:
     a, b = flatten(one), flatten(other)
     return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
-
-
-def depth(name: str) -> str:
-    return re.search(r"_R_(\d+)", name)[1]
 
 
 def test_each_config_of_detectron2_has_a_plain_and_an_se_config() -> None:
@@ -51,14 +44,14 @@ def test_each_config_of_detectron2_has_a_plain_and_an_se_config() -> None:
 @pytest.mark.parametrize("name", [name for name in PLAIN if name not in OURS_ONLY])
 def test_a_plain_config_equals_detectron2s(name) -> None:
     ours, theirs = model_zoo.get_config(name), detectron2.model_zoo.get_config(f"{name}.yaml")
-    assert differing_keys(ours, theirs) == WEIGHTS[depth(name)]
+    assert differing_keys(ours, theirs) == WEIGHTS
 
 
 @pytest.mark.parametrize("name", ADAMW)
 def test_adamw_is_the_only_other_difference(name) -> None:
     ours = model_zoo.get_config(name)
     theirs = detectron2.model_zoo.get_config("COCO-Detection/faster_rcnn_R_50_FPN_1x.yaml")
-    assert differing_keys(ours, theirs) == WEIGHTS["50"] | {"SOLVER.OPTIMIZER", "SOLVER.BASE_LR", "SOLVER.WEIGHT_DECAY"}
+    assert differing_keys(ours, theirs) == WEIGHTS | {"SOLVER.OPTIMIZER", "SOLVER.BASE_LR", "SOLVER.WEIGHT_DECAY"}
     # mmdetection's configs/resnet_strikes_back/faster-rcnn_r50-rsb-pre_fpn_1x_coco.py
     solver = ours.SOLVER
     assert (solver.BASE_LR, solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM) == (0.0002, 0.05, 0.0)
@@ -72,17 +65,16 @@ def test_an_se_config_differs_only_in_backbone_and_weights(name) -> None:
         # In C4 detectors, the ROI heads have the res5.
         expected |= {"MODEL.ROI_HEADS.NAME"}
         assert se.MODEL.ROI_HEADS.NAME == f"SE{plain.MODEL.ROI_HEADS.NAME}"
-    if depth(name) == "101":
-        # The Caffe model's weights, with its input and its pool.
-        expected |= {"MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "INPUT.FORMAT", "MODEL.RESNETS.STEM_TYPE"}
     assert differing_keys(plain, se) == expected
     assert se.MODEL.BACKBONE.NAME == plain.MODEL.BACKBONE.NAME.replace("resnet", "se_resnet")
-    # timm's weights: RGB, with ImageNet's mean and std for 0 to 255.
+    # The weights of timm and mmpretrain: RGB, with ImageNet's mean and std for 0 to 255, and the stride in the 3x3.
     for cfg in (plain, se):
-        if cfg.MODEL.WEIGHTS.startswith("timm://"):
-            assert cfg.INPUT.FORMAT == "RGB"
-            assert [value / 255 for value in cfg.MODEL.PIXEL_MEAN] == pytest.approx([0.485, 0.456, 0.406])
-            assert [value / 255 for value in cfg.MODEL.PIXEL_STD] == pytest.approx([0.229, 0.224, 0.225])
+        assert cfg.MODEL.WEIGHTS.startswith("timm://" if "adamw" in name else "mmpretrain://")
+        assert f"resnet{cfg.MODEL.RESNETS.DEPTH}" in cfg.MODEL.WEIGHTS
+        assert cfg.INPUT.FORMAT == "RGB"
+        assert [value / 255 for value in cfg.MODEL.PIXEL_MEAN] == pytest.approx([0.485, 0.456, 0.406])
+        assert [value / 255 for value in cfg.MODEL.PIXEL_STD] == pytest.approx([0.229, 0.224, 0.225])
+        assert not cfg.MODEL.RESNETS.STRIDE_IN_1X1
 
 
 def test_base_configs_are_inside_the_folder() -> None:
