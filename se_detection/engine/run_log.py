@@ -130,10 +130,10 @@ class _Screen(logging.StreamHandler):  # type: ignore[type-arg]
             if text in self.warnings or HARMLESS.match(text):
                 return None
             self.warnings.add(text)
-            first, *rest = text.strip().splitlines()
-            if len(first) > LONGEST and not record.name.startswith(OURS):
-                first, rest = f"{first[:LONGEST]}...", [first]
-            return f"{record.levelname.lower()}: {first}{f' (the rest is in {LOG})' if rest else ''}"
+            line = " ".join(text.split())
+            if len(line) > LONGEST and not record.name.startswith(OURS):
+                line = f"{line[:LONGEST]}... (the rest is in {LOG})"
+            return f"{record.levelname.lower()}: {line}"
         if record.levelno == logging.INFO and record.name.startswith(OURS):
             return text
         if found := EVALUATING.match(text):

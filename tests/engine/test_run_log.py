@@ -20,13 +20,14 @@ def test_the_screen_is_short_and_the_file_complete(tmp_path, capsys, monkeypatch
         ours.debug("the environment")
         theirs.getChild("engine.defaults").info("Model:\nGeneralizedRCNN(\n)")
         for _ in range(2):
-            fvcore.warning("Some parameters are not found:\n%s\n%s", colored("roi_heads", "blue"), "rpn")
+            fvcore.warning("Some parameters are not found:\n%s\n%s", colored("roi_heads", "blue"), "rpn\n" * 100)
         theirs.warning("\nCategory ids in annotations are not in [1, #categories]! We'll apply a mapping for you.\n")
         theirs.error("%s", colored("disk", "red", attrs=["bold"]))
     shown = capsys.readouterr().out.splitlines()
+    missing = "Some parameters are not found: roi_heads" + " rpn" * 100
     assert shown == [
         "device    cpu",
-        "warning: Some parameters are not found: (the rest is in log.txt)",
+        f"warning: {missing[:200]}... (the rest is in log.txt)",
         "error: disk",
     ]
     text = (tmp_path / "run" / "log.txt").read_text()
