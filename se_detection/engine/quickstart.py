@@ -38,6 +38,8 @@ CPU_PASSES, GPU_PASSES, LEAST_GPU_PASSES = 24, 60, 12
 # Images in a step by GPU memory in GB: the table in docs/YOUR_DATA.md.
 BATCHES = {24: 16, 12: 8, 6: 4, 3: 2, 0: 1}
 CPU_RATE, GPU_RATE = 0.02 / 8, 0.02 / 16
+# Seconds for an image of a step on one core of a server of 2021: of the heads, and of maps at the usual size.
+HEADS, MAPS = 0.08, 0.19
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ def choose_settings(data: DataSize, memory: float | None) -> Settings:
         longest = side * 3 // 2
         overrides = {"INPUT.MIN_SIZE_TRAIN": f"({side},)", "INPUT.MAX_SIZE_TRAIN": longest}
         overrides |= {"INPUT.MIN_SIZE_TEST": side, "INPUT.MAX_SIZE_TEST": longest}
+        seconds = passes * data.images * (HEADS + MAPS * (side / USUAL) ** 2)
+        time = f"roughly {ceil(seconds / 60)} minutes for each detector on one core"
     else:
         configs, rate = ON_GPU, GPU_RATE
         passes = max(GPU_PASSES / sqrt(data.images / 200), LEAST_GPU_PASSES)
@@ -124,6 +128,7 @@ def choose_settings(data: DataSize, memory: float | None) -> Settings:
         device = f"GPU with {memory:.0f} GB: ResNet-50"
         size = "640 to 800 pixels (the shorter side), as in detectron2's recipes"
         overrides = {}
+        time = "the time left is printed in training"
     batch = min(batch, data.images)
     steps = max(100, round(passes * data.images / batch))
     overrides |= {"SOLVER.IMS_PER_BATCH": batch, "SOLVER.BASE_LR": round(rate * batch, 6), "SOLVER.MAX_ITER": steps}
@@ -135,8 +140,8 @@ def choose_settings(data: DataSize, memory: float | None) -> Settings:
         f"device: {device}",
         f"size: {size}",
         f"batch: {counted(batch, 'image')}; learning rate {rate * batch:g}, in proportion",
-        f"steps: {steps}, so that each image is seen {steps * batch / data.images:.0f} times; fewer images are seen "
-        "more often",
+        f"steps: {steps}, so that each image is seen {steps * batch / data.images:.0f} times, as fewer images need more "
+        f"passes; {time}",
     )
     return Settings(configs, {**overrides, "SEED": 1}, reasons)
 
