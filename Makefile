@@ -3,12 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DEMO := output/demo
 # On a busy machine, threads that spin while they wait make a training step ten times slower.
 export OMP_WAIT_POLICY := passive
 # Each start of Python would compile the package again.
 export PYTHONDONTWRITEBYTECODE :=
-TRAIN_TOY = $(BIN)/python tools/train_net.py --overwrite --config-file configs/Toy
 
 .PHONY: setup demo test test-fast test-oldest lint bench
 setup: $(READY)
@@ -19,11 +17,9 @@ $(READY): requirements.txt setup.py pyproject.toml se_detection/install_detectro
 	$(BIN)/python se_detection/install_detectron2.py
 	touch $@
 
-# A plain and an SE detector from scratch on the toy set, and their comparison: some minutes on two CPU cores.
+# A plain and an SE detector from scratch on the toy set, and their comparison: minutes on two CPU cores.
 demo: $(READY)
-	$(TRAIN_TOY)/faster_rcnn_R_18_FPN.yaml OUTPUT_DIR $(DEMO)/plain
-	$(TRAIN_TOY)/faster_rcnn_SE_R_18_FPN.yaml OUTPUT_DIR $(DEMO)/se
-	$(BIN)/python tools/compare.py --baseline $(DEMO)/plain --candidate $(DEMO)/se --pictures 8 --overwrite
+	@$(BIN)/python examples/demo.py
 
 # In three processes of one thread each: some tests wait.
 test test-fast: export OMP_NUM_THREADS := 1

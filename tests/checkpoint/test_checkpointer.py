@@ -32,6 +32,8 @@ def config(kind: str = "SE_R", **resnets: object) -> CfgNode:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.FPN.OUT_CHANNELS = 8
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 8
+    # As the networks of the weights.
+    cfg.MODEL.SE.INIT = "default"
     # timm's seresnet18 has 8 hidden channels in res2, a multiple of 8.
     cfg.MODEL.SE.REDUCTION_PER_STAGE = [8, 16, 16, 16]
     for key, value in resnets.items():

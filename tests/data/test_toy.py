@@ -14,7 +14,7 @@ from se_detection.data.toy import make_toy_dataset, register_toy
 
 from ..helpers import raises
 
-# Smaller than the registered sets, which have 200 and 80 images.
+# Smaller than the registered sets, which have 200 and 100 images.
 COUNTS = {"train": 50, "val": 30}
 
 
@@ -85,7 +85,7 @@ def test_annotations_are_consistent(toy, split):
     assert {item["iscrowd"] for item in annotations} == {0}
     on_disk = sorted(path.name for path in (toy[0] / split).iterdir())
     assert on_disk == sorted(image["file_name"] for image in coco.imgs.values())
-    assert {len(coco.imgToAnns[image]) for image in coco.imgs} == {2, 3, 4, 5, 6}
+    assert {len(coco.imgToAnns[image]) for image in coco.imgs} == {2, 3, 4, 5}
     names = {category["id"]: category["name"] for category in coco.dataset["categories"]}
     assert names == {1: "circle", 2: "square", 3: "triangle", 4: "cross"}
     for category in coco.cats:
@@ -94,8 +94,8 @@ def test_annotations_are_consistent(toy, split):
         medium = coco.getAnnIds(catIds=category, areaRng=[32**2, 96**2])
         assert min(len(small), len(medium)) >= 5
     longer = [max(item["bbox"][2:]) for item in coco.anns.values()]
-    assert 13.9 < min(longer) < 20
-    assert 55 < max(longer) < 64.1
+    assert 19.9 < min(longer) < 25
+    assert 55 < max(longer) < 60.1
 
 
 def test_train_and_val_share_no_image(toy):
@@ -230,8 +230,8 @@ def test_other_files_are_refused_and_kept(tmp_path, monkeypatch, reference):
     for changed in ({"seed": 1}, {"count": 3}):
         with raises("data.other_toy_set", tmp_path / "annotations" / "train.json", *changed.values()):
             make(tmp_path, **changed)
-    monkeypatch.setattr(module, "VERSION", "2")
-    with raises("data.other_toy_set", "version 2"):
+    monkeypatch.setattr(module, "VERSION", "3")
+    with raises("data.other_toy_set", "version 3"):
         make(tmp_path)
     assert files(tmp_path) == reference
     (tmp_path / "annotations" / "train.json").unlink()

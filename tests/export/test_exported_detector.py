@@ -17,7 +17,7 @@ def test_the_description_says_how_to_prepare_an_image() -> None:
     found = describe(cfg, CATEGORIES, detector="run: Faster R-CNN", weights_sha256="0" * 64, outputs=MEANING)
     assert found["classes"] == [{"id": 1, "name": "cell"}, {"id": 7, "name": "Zelle – ü"}]
     assert found["input"] == {"shape": [3, "height", "width"], "dtype": "uint8", "channel_order": "BGR"}
-    assert (found["resize"]["shortest_side"], found["resize"]["longest_side"]) == (128, 1333)
+    assert (found["resize"]["shortest_side"], found["resize"]["longest_side"]) == (96, 1333)
     assert read_outputs(json.dumps(found), "d.onnx") == ["boxes", "scores", "classes", "masks", "keypoints"]
 
 
