@@ -19,6 +19,9 @@ Array = NDArray[np.float64]
 Gates = Mapping[str, SqueezeExcitation]
 
 IN_STAGE = re.compile(r"(?:^|\.)res(\d)\.(\d+)\.se$")
+# `MODEL.SE.FPN` and `MODEL.SE.ROI`; the pooler of a C4 detector has no prefix.
+ON_LEVEL = re.compile(r"(?:^|\.)fpn_output(\d)\.se$")
+ON_REGIONS = re.compile(r"(?:^|[._])(?:(box|mask|keypoint)_)?pooler\.se$")
 # A gate this close to a limit is saturated.
 NEAR = 0.05
 LIMITS: dict[type[nn.Module], tuple[float, float]] = {
@@ -48,16 +51,21 @@ def se_gates(model: nn.Module) -> dict[str, SqueezeExcitation]:
     """A model's SE blocks by the paper's names, `SE_stage_block`: the stage as in `res2`, blocks counted from 1.
 
     SE that was inserted into a network of timm is counted in each stage, where stage 1 is the stem; such a block may
-    have several. timm's own SE modules are not this project's blocks, and are not included.
+    have several. timm's own SE modules are not this project's blocks, and are not included. SE on FPN levels is
+    `SE_FPN_2` to `SE_FPN_5`, and SE on the features of regions `SE_ROI_box`, `SE_ROI_mask` and `SE_ROI_keypoint`.
     """
-    for module in model.modules():
-        if isinstance(module, TimmBackbone):
-            return _inserted_gates(module)
-    return {
-        f"SE_{match[1]}_{int(match[2]) + 1}": module
-        for path, module in model.named_modules()
-        if isinstance(module, SqueezeExcitation) and (match := IN_STAGE.search(path))
-    }
+    inserted = [_inserted_gates(module) for module in model.modules() if isinstance(module, TimmBackbone)]
+    gates: dict[str, SqueezeExcitation] = inserted[0] if inserted else {}
+    for path, module in model.named_modules():
+        if not isinstance(module, SqueezeExcitation):
+            continue
+        if match := IN_STAGE.search(path):
+            gates[f"SE_{match[1]}_{int(match[2]) + 1}"] = module
+        elif match := ON_LEVEL.search(path):
+            gates[f"SE_FPN_{match[1]}"] = module
+        elif match := ON_REGIONS.search(path):
+            gates[f"SE_ROI_{match[1] or 'box'}"] = module
+    return gates
 
 
 def _inserted_gates(backbone: TimmBackbone) -> dict[str, SqueezeExcitation]:

@@ -16,6 +16,7 @@ from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.config.se_config import SEConfig
 from se_detection.export.formats import write_onnx, write_torch_export
 from se_detection.export.graph import find_instances
+from se_detection.gates.recorder import constant_gates, recorded_gates, se_gates
 from se_detection.modeling.insert_se import add_se_to_fpn, add_se_to_pooler
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
@@ -241,3 +242,25 @@ def test_exports(tmp_path) -> None:
     with torch.no_grad():
         for name, map_ in model.backbone(x).items():
             assert relative_error(program(x)[name], map_) < 1e-5
+
+
+def test_their_gates_are_analyzed() -> None:
+    """Each has a value for each channel; the gates of regions are averaged over the regions."""
+    cfg = config(*BOTH, *STANDARD, *MASK)
+    model = build_model(cfg).eval()
+    gates = se_gates(model)
+    assert list(gates) == [*(f"SE_FPN_{level}" for level in (2, 3, 4, 5)), "SE_ROI_box", "SE_ROI_mask"]
+    assert list(gates.values()) == [model.get_submodule(name) for name in gates_of(model)]
+    outputs: list[Tensor] = []
+    gates["SE_ROI_box"].activation.register_forward_hook(lambda *args: outputs.append(args[2]))
+    with recorded_gates(gates) as take:
+        before = detections(model, (97, 131))
+        taken = take()
+    assert {name: values.mean.shape for name, values in taken.items()} == dict.fromkeys(gates, (32,))
+    (output,) = outputs
+    assert len(output) == 20
+    expected = output.double().mean(dim=(0, 2, 3))
+    torch.testing.assert_close(torch.from_numpy(taken["SE_ROI_box"].mean), expected, rtol=1e-12, atol=0)
+    with constant_gates(gates, {name: 0 * values.mean for name, values in taken.items()}):
+        after = detections(model, (97, 131))
+    assert not torch.equal(before[0].scores, after[0].scores)
