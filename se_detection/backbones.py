@@ -27,7 +27,7 @@ SE_BACKBONES: dict[str, dict[str, Any]] = {
     "senet154": {"depth": 154, "num_groups": 64, "width_per_group": 4, "stem_channels": 128},
 }
 NAMED_BACKBONES = PLAIN_BACKBONES | SE_BACKBONES
-LAYOUTS = ("torchvision", "caffe")
+LAYOUTS = ("torchvision", "caffe", "msra")
 # Before the name of a network of timm, which `MODEL.TIMM.NAME` does not have. It has no weights, unlike `timm://`.
 TIMM = "timm/"
 # Of a detector with FPN, and without.
@@ -61,8 +61,9 @@ def create_backbone(
             (:func:`~se_detection.modeling.create_timm_backbone` has more options).
         weights: a file or URL as in `MODEL.WEIGHTS`, such as `timm://seresnet50.a1_in1k`, of a backbone or a detector;
             empty for random weights.
-        layout: `torchvision` (stride in the 3x3 convolution, padded pool), or `caffe`, that of the paper's released
-            models (stride in the first 1x1 except in ResNeXt, ceil-mode pool). The default is `torchvision`;
+        layout: `torchvision` (stride in the 3x3 convolution, padded pool); `caffe`, that of the paper's released
+            models (stride in the first 1x1 except in ResNeXt, ceil-mode pool); or `msra`, that of detectron2's MSRA
+            backbones and pytorchcv's `resnet50` (stride in the first 1x1, padded pool). The default is `torchvision`;
             `senet154` exists only as `caffe`.
         norm: `BN`, `FrozenBN`, `SyncBN`, `GN`, ...
         out_features: any of `stem`, `res2` ... `res5`, and `linear` in addition to `res5` if there is a classifier.
@@ -112,8 +113,8 @@ def create_backbone(
         )
     options = NAMED_BACKBONES[name]
     se = (se or SEConfig()) if name in SE_BACKBONES else PLAIN
-    stem = "basic" if layout == "torchvision" else "deep" if name == "senet154" else "caffe"
-    stride_in_1x1 = layout == "caffe" and options["depth"] >= 50 and "num_groups" not in options
+    stem = "basic" if layout != "caffe" else "deep" if name == "senet154" else "caffe"
+    stride_in_1x1 = layout != "torchvision" and options["depth"] >= 50 and "num_groups" not in options
     backbone = make_se_resnet(
         **options,
         se=se,
