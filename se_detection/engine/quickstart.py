@@ -120,7 +120,7 @@ def choose_settings(data: DataSize, memory: float | None) -> Settings:
         overrides = {"INPUT.MIN_SIZE_TRAIN": f"({side},)", "INPUT.MAX_SIZE_TRAIN": longest}
         overrides |= {"INPUT.MIN_SIZE_TEST": side, "INPUT.MAX_SIZE_TEST": longest}
         seconds = passes * data.images * (HEADS + MAPS * (side / USUAL) ** 2)
-        time = f"roughly {ceil(seconds / 60)} minutes for each detector on one core"
+        time = f"roughly {counted(ceil(seconds / 60), 'minute')} for each detector on one core"
     else:
         configs, rate = ON_GPU, GPU_RATE
         passes = max(GPU_PASSES / sqrt(data.images / 200), LEAST_GPU_PASSES)
@@ -136,12 +136,12 @@ def choose_settings(data: DataSize, memory: float | None) -> Settings:
     if memory is not None:
         overrides |= {"SOLVER.STEPS": f"({steps * 2 // 3},{steps * 8 // 9})", "SOLVER.CHECKPOINT_PERIOD": 500}
         overrides |= {"SOLVER.CHECKPOINTS_TO_KEEP": 1}
+    seen = counted(round(steps * batch / data.images), "time")
     reasons = (
         f"device: {device}",
         f"size: {size}",
         f"batch: {counted(batch, 'image')}; learning rate {rate * batch:g}, in proportion",
-        f"steps: {steps}, so that each image is seen {steps * batch / data.images:.0f} times, as fewer images need more "
-        f"passes; {time}",
+        f"steps: {steps}, so that each image is seen {seen} (fewer images need more passes); {time}",
     )
     return Settings(configs, {**overrides, "SEED": 1}, reasons)
 
