@@ -9,9 +9,9 @@ from torch import nn
 
 from se_detection import create_backbone
 from se_detection.checkpoint import library_weights, timm_handler
-from se_detection.config.buildable import check_model
 from se_detection.config.meta_device import Uninitialized
 from se_detection.modeling.network_names import trained_input
+from se_detection.modeling.timm_backbone import check_input
 
 from ..helpers import raises, randomize_norms
 from .test_timm_weights import config, load
@@ -72,15 +72,13 @@ def test_files_that_do_not_fit_are_refused(classifier, tmp_path) -> None:
 
 
 def test_the_input_must_be_that_of_the_weights() -> None:
-    cfg = config("torchvision/googlenet", FREEZE_AT=0)
-    cfg.MODEL.WEIGHTS = "torchvision://googlenet"
+    cfg = config("torchvision/googlenet")
     with raises("weights.other_input", "torchvision://googlenet", "MODEL.PIXEL_MEAN: [127.5, 127.5, 127.5]"):
-        check_model(cfg)
+        check_input(cfg, "torchvision/googlenet")
     cfg.MODEL.PIXEL_MEAN = cfg.MODEL.PIXEL_STD = [127.5, 127.5, 127.5]
-    check_model(cfg)
-    cfg.MODEL.WEIGHTS = "torchvision://resnet18"
+    check_input(cfg, "torchvision/googlenet")
     with raises("weights.other_network", "torchvision://resnet18", "torchvision/googlenet"):
-        check_model(cfg)
+        check_input(cfg, "torchvision/resnet18")
 
 
 def test_googlenets_input() -> None:

@@ -1,6 +1,7 @@
 """Weights for networks of timm are loaded completely, or refused."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from se_detection import create_backbone
 from se_detection.checkpoint import timm_handler
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.checkpoint.timm_weights import TimmAssumptions, assumptions_of
+from se_detection.config.meta_device import Uninitialized
 from se_detection.errors import UserError
 
 from ..helpers import raises
@@ -48,7 +50,9 @@ def config(name: str = NETWORKS[0], **timm_keys: object) -> CfgNode:
 
 
 def load(cfg: CfgNode, weights: Path | str, **options: bool) -> nn.Module:
-    model = build_model(cfg)
+    # New SE blocks are not in the file.
+    with nullcontext() if cfg.MODEL.TIMM.INSERT_SE else Uninitialized():
+        model = build_model(cfg)
     StrictCheckpointer(model, assumptions=assumptions_of(cfg), **options).load(str(weights))
     return model.eval()
 
@@ -64,6 +68,11 @@ def assert_loaded(backbone: nn.Module, weights: dict[str, Tensor]) -> None:
 def trained(request) -> tuple[str, dict[str, Tensor]]:
     torch.manual_seed(0)
     return request.param, trained_classifier(request.param)
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> dict[str, Tensor]:
+    return trained_classifier(NETWORKS[0])
 
 
 @pytest.fixture
@@ -83,8 +92,7 @@ def offline(monkeypatch, tmp_path, trained) -> None:
     monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-@pytest.mark.parametrize("norm", ["FrozenBN", "BN"])
+@pytest.mark.parametrize(("suffix", "norm"), [("pth", "FrozenBN"), ("safetensors", "BN")])
 def test_a_file_in_timms_names(trained, tmp_path, suffix, norm, caplog) -> None:
     name, weights = trained
     path = tmp_path / f"model.{suffix}"
@@ -135,21 +143,21 @@ def without(weights: dict[str, Tensor], part: str) -> dict[str, Tensor]:
         (lambda weights: {key.replace("blocks.5.", "blocks.6."): value for key, value in weights.items()}, "blocks.5."),
         (lambda weights: {**weights, "blocks.9.weight": torch.ones(3)}, "1 are unexpected"),
         (lambda weights: {**weights, "conv_stem.weight": torch.ones(8, 3, 5, 5)}, "conv_stem.weight"),
-        (lambda weights: timm.create_model("resnet18").state_dict(), "unexpected"),
+        (lambda weights: {f"layer1.{key}": value for key, value in weights.items()}, "unexpected"),
     ],
     ids=["missing", "renamed", "unexpected", "reshaped", "other"],
 )
-def test_a_file_that_fits_in_part_is_refused(tmp_path, change, named) -> None:
+def test_a_file_that_fits_in_part_is_refused(mobilenet, tmp_path, change, named) -> None:
     path = tmp_path / "model.pth"
-    weights = trained_classifier(NETWORKS[0])
+    weights = dict(mobilenet)
     torch.save(change(weights), path)
     with raises("weights.partial_backbone", "network.", named):
         load(config(), path)
 
 
-def test_allow_partial_backbone(tmp_path) -> None:
+def test_allow_partial_backbone(mobilenet, tmp_path) -> None:
     path = tmp_path / "model.pth"
-    weights = trained_classifier(NETWORKS[0])
+    weights = mobilenet
     torch.save(without(weights, "blocks.4.0.conv_pw.weight"), path)
     model = load(config(), path, allow_partial_backbone=True)
     assert torch.equal(model.backbone.bottom_up.network.conv_stem.weight, weights["conv_stem.weight"])
