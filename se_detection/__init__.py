@@ -32,7 +32,6 @@ from detectron2.utils.file_io import PathManager
 from . import model_zoo
 from .backbones import create_backbone, create_res5
 from .checkpoint.convert import convert_state_dict
-from .checkpoint.released_weights import ReleasedHandler
 from .checkpoint.timm_handler import TimmHandler, WheelHandler
 from .config.defaults import add_se_config
 from .config.se_config import SEConfig
@@ -86,6 +85,5 @@ def __dir__() -> list[str]:
 
 add_se_config(defaults._C)
 PathManager.register_handler(TimmHandler(), allow_override=True)
-PathManager.register_handler(ReleasedHandler(), allow_override=True)
 PathManager.register_handler(WheelHandler(), allow_override=True)
 register_toy()

@@ -7,9 +7,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-from iopath.common.file_io import PathHandler, get_cache_dir
+from iopath.common.file_io import get_cache_dir
 
 from ..errors import UserError
 from ..files import file_digest
@@ -212,13 +211,3 @@ def _download(released: ReleasedFile, folder: Path) -> Path:
         remedy = f"download {released.url} on a machine that can, and set MODEL.WEIGHTS to {released.file}"
         raise not_downloaded(released.name, error, remedy) from error
     return path
-
-
-class ReleasedHandler(PathHandler):
-    """Resolves `mmpretrain://NAME` and `pytorchcv://NAME` to a local file, converted."""
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return [MMPRETRAIN, PYTORCHCV]
-
-    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        return str(released_file(path, force=force))

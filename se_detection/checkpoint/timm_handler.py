@@ -20,7 +20,7 @@ from ..modeling.timm_backbone import create_timm_backbone
 from .converted import Converted
 from .library_weights import read_library_weights
 from .read_weights import read_checkpoint
-from .released_weights import find_released, released_file
+from .released_weights import MMPRETRAIN, PYTORCHCV, RELEASED, find_released, released_file
 from .timm_weights import TimmAssumptions
 from .weights_file import check_download, find_weights, not_downloaded
 from .wheel_weights import PREFIX as PYPI
@@ -241,13 +241,15 @@ def _check_available(name: str) -> None:
 class TimmHandler(PathHandler):
     """Resolves `timm://NAME` to a local file, converted for a ResNet, or in the names of a backbone of `MODEL.TIMM`.
 
-    `torchvision://NAME` is only for backbones of `MODEL.TIMM`.
+    So does `pytorchcv://NAME`; `mmpretrain://NAME` is only for ResNets, and `torchvision://NAME` for `MODEL.TIMM`.
     """
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [PREFIX, TORCHVISION]
+        return [PREFIX, TORCHVISION, MMPRETRAIN, PYTORCHCV]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        if path.startswith(MMPRETRAIN) or path in RELEASED:
+            return str(released_file(path, force=force))
         name = named_weights(path)
         if not is_resnet(name):
             return str(_detector_file(name, lambda: original_file(name)))

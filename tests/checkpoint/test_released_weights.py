@@ -16,7 +16,7 @@ import torchvision
 from detectron2.utils.file_io import PathManager
 
 from se_detection import create_backbone
-from se_detection.checkpoint import released_weights
+from se_detection.checkpoint import released_weights, timm_handler
 from se_detection.checkpoint.convert import convert_state_dict
 from se_detection.checkpoint.convert_input import convert_input
 from se_detection.checkpoint.converted import Converted
@@ -61,7 +61,7 @@ def release(server, tmp_path, monkeypatch) -> Callable[[str, bytes, bytes], Rele
             (tmp_path / "www" / file).write_bytes(sent or content)
             digest = digest[:8]
         released = ReleasedFile(name=f"{scheme}://resnet18", file=file, url=url, algorithm=algorithm, digest=digest)
-        monkeypatch.setattr(released_weights, "RELEASED", {released.name: released})
+        monkeypatch.setitem(RELEASED, released.name, released)
         return released
 
     return add
@@ -176,14 +176,22 @@ def test_a_failed_download_says_what_to_do(release, tmp_path) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
+    with raises("weights.not_found", "mmpretrain://resnet50", "resnet50_8xb32_in1k_20210831-ea4938fc"):
+        PathManager.get_local_path("mmpretrain://resnet50")
     for name, known in (
         ("mmpretrain://resnet50", "resnet50_8xb32_in1k_20210831-ea4938fc"),
         ("pytorchcv://cbam_resnet50", "seresnet50b"),
         ("pytorchcv://sepreresnet50b", "seresnet50b"),
     ):
         with raises("weights.not_found", name, known):
-            PathManager.get_local_path(name)
+            find_model_weights(name, for_timm=False)
     assert find_released("timm://resnet50.a1_in1k") is find_released("resnet50-0676ba61.pth") is None
+
+
+def test_other_names_of_pytorchcv_are_networks_of_model_timm(monkeypatch) -> None:
+    """For detectron2's own tools, which know only a path."""
+    monkeypatch.setattr(timm_handler, "_detector_file", lambda name, find: Path(name))
+    assert PathManager.get_local_path("pytorchcv://bninception") == "pytorchcv/bninception"
 
 
 def test_mmpretrains_urls() -> None:
