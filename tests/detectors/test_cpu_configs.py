@@ -35,6 +35,7 @@ def test_the_weights_and_their_input() -> None:
     assert [tuple(cfg.MODEL.PIXEL_MEAN), tuple(cfg.MODEL.PIXEL_STD)] == [wheel.pixel_mean, wheel.pixel_std]
 
 
+@pytest.mark.slow
 def test_se_is_where_it_is_trained() -> None:
     """In the 16 blocks of the network (EfficientNet-B0 has as many), of which the last 11 are trained; on 3 levels."""
     for name, trained, frozen in ((INSERTED, 11, 5), (IN_FPN, 3, 0)):
@@ -45,5 +46,6 @@ def test_se_is_where_it_is_trained() -> None:
         assert (requires.count(True), requires.count(False)) == (trained, frozen)
 
 
+@pytest.mark.slow
 def test_it_builds() -> None:
     check_model(model_zoo.get_config(INSERTED))
