@@ -260,6 +260,10 @@ def _weights(weights: str) -> str:
     source, _, name = weights.partition("://")
     if source == "timm":
         return f"timm's [{name}](https://huggingface.co/timm/{name})"
+    if source == "torchvision":
+        return f"torchvision's [{name}](https://docs.pytorch.org/vision/stable/models.html)"
+    if source == "pytorchcv" and weights not in RELEASED:
+        return f"pytorchcv's [{name}](https://pypi.org/project/pytorchcv)"
     if source in ("mmpretrain", "pytorchcv"):
         return f"{source}'s [{name.partition('_')[0]}]({RELEASED[weights].url})"
     if source == "detectron2":

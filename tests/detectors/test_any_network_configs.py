@@ -5,14 +5,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torchvision
 from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import CfgNode, instantiate
-from detectron2.modeling import build_backbone, build_model
+from detectron2.modeling import build_model
 from torch import nn
 
 from se_detection import SqueezeExcitation, model_zoo
-from se_detection.checkpoint.timm_handler import PREFIX
-from se_detection.config.buildable import check_model
 from se_detection.config.meta_device import Uninitialized
 from se_detection.runs.recipe import is_of_backbone
 
@@ -32,6 +31,8 @@ INSERTED = {
     "wide_resnet50_2": 16,
     "resnetv2_50": 16,
     "inception_resnet_v2": 10 + 20 + 10,
+    "shufflenet_v2_x1_0": 4 + 8 + 4,
+    "bninception": 2 + 5 + 3,
 }
 # Networks next to plain ones.
 NEIGHBORS = {
@@ -42,7 +43,8 @@ NEIGHBORS = {
     "efficientnet_b0": "efficientnet_lite0",
     "mobilenetv3_large_100": "mobilenetv2_100",
 }
-FAST = ("vgg16_bn", "SE_vgg16_bn", "resnet33ts")
+WITHOUT = sorted({*NEIGHBORS, *NEIGHBORS.values()} - INSERTED.keys())
+FAST = ("vgg16_bn", "shufflenet_v2_x1_0", "resnet33ts")
 
 
 def name_of(network: str) -> str:
@@ -100,19 +102,39 @@ def test_detectors_with_large_scale_jitter_are_a_pair() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in map(name_of, FAST) else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+    "network",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in (*INSERTED, *WITHOUT)],
 )
-def test_a_config_builds(name) -> None:
-    check_model(model_zoo.get_config(name))
+def test_a_config_builds(network) -> None:
+    """Each block gets a gate that is trained. Building a network with inserted SE starts with the plain one."""
+    if network == "bninception":
+        pytest.importorskip("pytorchcv", reason="this test needs pytorchcv")
+    cfg = config(f"SE_{network}" if network in INSERTED else network)
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"), Uninitialized():
+        backbone = build_model(cfg).backbone.bottom_up
+    gates = [module for module in backbone.modules() if isinstance(module, SqueezeExcitation)]
+    assert len(gates) == INSERTED.get(network, 0)
+    assert all(parameter.requires_grad for gate in gates for parameter in gate.parameters())
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_weights_and_their_input_are_timms(name) -> None:
+def test_the_weights_and_their_input_are_the_librarys(name) -> None:
     cfg = model_zoo.get_config(name)
-    assert cfg.MODEL.WEIGHTS.startswith(PREFIX)
-    weights = cfg.MODEL.WEIGHTS.removeprefix(PREFIX)
-    assert weights in timm.list_pretrained(f"{cfg.MODEL.TIMM.NAME}.*")
-    trained = timm.get_pretrained_cfg(weights)
+    library, _, weights = cfg.MODEL.WEIGHTS.partition("://")
+    if library == "timm":
+        assert weights in timm.list_pretrained(f"{cfg.MODEL.TIMM.NAME}.*")
+        trained = timm.get_pretrained_cfg(weights)
+    else:
+        assert cfg.MODEL.TIMM.NAME == f"{library}/{weights.partition('.')[0]}"
+    if library == "torchvision":
+        network, _, tag = weights.partition(".")
+        trained = torchvision.models.get_model_weights(network)[tag].transforms()
+    if library == "pytorchcv":
+        # Its evaluation has no other input than torchvision's usual one.
+        trained = torchvision.models.ResNet50_Weights.DEFAULT.transforms()
+        store = pytest.importorskip("pytorchcv.models.common.model_store", reason="this test needs pytorchcv")
+        assert weights in store.get_model_metainfo_dict()
     assert cfg.INPUT.FORMAT == "RGB"
     assert [value / 255 for value in cfg.MODEL.PIXEL_MEAN] == pytest.approx(trained.mean)
     assert [value / 255 for value in cfg.MODEL.PIXEL_STD] == pytest.approx(trained.std)
@@ -124,19 +146,6 @@ def test_inserted_se_is_the_only_difference(network) -> None:
     assert differing_keys(plain, gated) == {"MODEL.TIMM.INSERT_SE", "MODEL.SE.INIT"}
     assert gated.MODEL.TIMM.INSERT_SE
     assert gated.MODEL.SE.INIT == "identity"
-
-
-# The slowest ones are skipped: tests/modeling/test_insert_se.py tests the places in each family.
-@pytest.mark.parametrize(
-    "network",
-    ["vgg16_bn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mobilenetv1_100", "resnetv2_50"))],
-)
-def test_each_block_gets_a_trained_gate(network) -> None:
-    with torch.device("meta"), Uninitialized():
-        backbone = build_backbone(config(f"SE_{network}")).bottom_up
-    gates = [module for module in backbone.modules() if isinstance(module, SqueezeExcitation)]
-    assert len(gates) == INSERTED[network]
-    assert all(parameter.requires_grad for gate in gates for parameter in gate.parameters())
 
 
 @pytest.mark.parametrize("network", NEIGHBORS)
