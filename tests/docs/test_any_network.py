@@ -3,14 +3,18 @@
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
+import torch
 import yaml
-from detectron2.config import get_cfg
+from detectron2.config import get_cfg, instantiate
 
+from se_detection import model_zoo
 from se_detection.config.buildable import check_model
 from se_detection.config.defaults import flatten
+from se_detection.config.meta_device import Uninitialized
 from se_detection.config.read_config import read_config
 from se_detection.modeling.insert_se import SE_SITES
 
@@ -29,8 +33,12 @@ def of(page: Path, found: list[Block]) -> list[Block]:
 
 @pytest.mark.parametrize("block", code := of(PAGE, PYTHON), ids=[block.name for block in code])
 def test_python_runs(block) -> None:
+    names: dict[str, Any] = {}
     with patch.dict(SE_SITES):
-        exec(compile(block.text, block.name, "exec"), {})
+        exec(compile(block.text, block.name, "exec"), names)
+    if "config" in names:
+        with torch.device("meta"), Uninitialized():
+            assert instantiate(names["config"].model).backbone.output_shape()
 
 
 @pytest.mark.parametrize("block", configs := of(PAGE, YAML), ids=[block.name for block in configs])
@@ -42,7 +50,7 @@ def test_configs_build(block, tmp_path, monkeypatch) -> None:
 
 
 def test_a_registered_family_is_built(tmp_path, monkeypatch, capsys) -> None:
-    """The command with `dla_with_se.py`, up to the check of the weights, which comes after that of the backbone."""
+    """The command without the import, and the detector with it."""
     (code,) = (block.text for block in of(PAGE, PYTHON) if "register_se_sites(" in block.text)
     typed = [line for block in of(PAGE, blocks("bash")) for line in commands(block.text)]
     (command,) = (line for line in typed if "dla_with_se.py" in line)
@@ -61,13 +69,16 @@ def test_a_registered_family_is_built(tmp_path, monkeypatch, capsys) -> None:
         "MODEL.ROI_HEADS.NUM_CLASSES",
         "4",
     )
-    # Without its sites, the blocks are unknown.
+    # Without its sites, the blocks are unknown. This is found before the weights are read.
+    (tmp_path / "none.pth").touch()
     assert type_in(monkeypatch, command, *toy) == 2
     assert "model.no_se_sites" in capsys.readouterr().err
+    cfg = model_zoo.get_config("Any-Network/faster_rcnn_SE_wide_resnet50_2_FPN_1x")
+    cfg.MODEL.TIMM.NAME, cfg.MODEL.WEIGHTS = "dla34", ""
+    assert f"MODEL.TIMM.NAME {cfg.MODEL.TIMM.NAME} " in command
     with patch.dict(SE_SITES):
         importlib.import_module("dla_with_se")
-        assert type_in(monkeypatch, command, *toy) == 2
-    assert "none.pth" in capsys.readouterr().err
+        check_model(cfg)
 
 
 def test_its_error_codes_exist() -> None:
