@@ -32,7 +32,7 @@ def test_a_row_has_the_recipe_and_the_lazy_twin(rows) -> None:
     assert rows.keys() == {TOY, PLAIN, GATED, FCOS, STUDY}
     # detectron2's "1x" is 90,000 steps of 16 images.
     assert (rows[GATED].steps, rows[GATED].images) == (90_000, 16) == (rows[FCOS].steps, rows[FCOS].images)
-    assert (rows[TOY].steps, rows[TOY].images) == (200, 8)
+    assert (rows[TOY].steps, rows[TOY].images) == (150, 4)
     assert rows[GATED].weights == f"mmpretrain://{SE_FILE}" == rows[FCOS].weights
     assert {row.name: row.twin for row in rows.values() if row.twin} == {GATED: f"lazy/{GATED}.py"}
     assert {row.section for row in rows.values()} == {"Toy", "COCO-Detection", "Study"}
@@ -50,9 +50,9 @@ def test_counts_equal_detectron2s() -> None:
     cfg = model_zoo.get_config(TOY)
     cfg.MODEL.DEVICE = "cpu"
     model = build_model(cfg).eval()
-    assert row.size.image == (128, 192)  # 128 x 171, padded
+    assert row.size.image == (96, 128)
     assert row.size.parameters == parameter_count(model)[""]
-    counter = FlopCountAnalysis(model.backbone, torch.zeros(1, 3, 128, 192))
+    counter = FlopCountAnalysis(model.backbone, torch.zeros(1, 3, 96, 128))
     by_operator = counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
     assert row.size.gflops == pytest.approx((by_operator["conv"] + by_operator["linear"]) / 1e9, rel=1e-9)
 
