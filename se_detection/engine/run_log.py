@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from detectron2.utils import comm
 
@@ -89,7 +90,14 @@ def without_warnings() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _log_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+def _log_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     logger = logging.getLogger(PYTHON)
     logger.debug("%s:%d: %s", filename, lineno, category.__name__)
     logger.warning("%s", message)

@@ -138,8 +138,9 @@ def _ap_changes(axes: Axes, rows: dict[int, AblatedBlocks]) -> None:
         change = row.difference["AP"]
         if change.low is not None and change.high is not None:
             axes.plot([position, position], [change.low, change.high], color="#555555", linewidth=2)
-        fill = "none" if row.dispensable else "full"
-        axes.plot(position, change.value, color="#555555", marker="o", fillstyle=fill)
+        if change.value is not None:
+            fill = "none" if row.dispensable else "full"
+            axes.plot(position, change.value, color="#555555", marker="o", fillstyle=fill)
     axes.set_title("AP when the gate is held at its mean, 95 % interval (hollow: dispensable)", fontsize=10, loc="left")
 
 
