@@ -13,10 +13,8 @@ def test_the_tool_prints_and_writes_the_comparison(run_script, runs, tmp_path, c
     run_script(*arguments, "--output", folder, "--html", page)
     shown = capsys.readouterr().out
     # Paths are relative to the working directory.
-    assert shown.splitlines()[-2:] == [
-        "Written to report: comparison.json, comparison.md, plots, pictures",
-        "open report.html",
-    ]
+    assert "\nWritten to report: comparison.json, comparison.md, plots, " in shown
+    assert shown.endswith("\nopen report.html\n")
     content = json.loads((folder / "comparison.json").read_text())
     assert content["verdict"] in shown
     assert f"{content['candidate']['AP']:.2f}" in shown
