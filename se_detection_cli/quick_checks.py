@@ -44,7 +44,7 @@ def check_config(name: str) -> None:
     """Checks that a config file, or a config whose name has the same last part, exists.
 
     Raises:
-        QuickError: there is none.
+        QuickError: it does not exist.
     """
     if not name:
         message = "--config-file is missing; give a file, or the name of a config (se-det zoo lists them)"

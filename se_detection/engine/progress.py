@@ -46,7 +46,7 @@ class Progress(HookBase):
         storage, total = self.trainer.storage, self.trainer.max_iter
         done = self.trainer.iter + 1
         histories = storage.histories()
-        # detectron2's timer leaves out the first steps, which are slower.
+        # detectron2's timer skips the first steps, which are slower.
         seconds = elapsed / (done - self.trainer.start_iter)
         if "time" in histories:
             seconds = histories["time"].median(1000)

@@ -49,7 +49,7 @@ class SEPredictor:
 
     Args:
         cfg: the detector's config; not changed. Without a GPU, `MODEL.DEVICE` is the CPU.
-        weights: a file, or what else `MODEL.WEIGHTS` takes, of the whole detector; by default the config's.
+        weights: of the whole detector: a file, or a name that `MODEL.WEIGHTS` takes; by default the config's.
         class_names: in the model's order, or by the data set's category id; by default those of the config's data sets,
             which detectron2 must know.
         fuse: make the detector faster with :func:`se_detection.fuse_for_inference`.

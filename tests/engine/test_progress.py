@@ -19,7 +19,7 @@ def test_lines_come_at_once_and_then_less_and_less_often(monkeypatch, caplog) ->
         hook.trainer = SimpleNamespace(storage=storage, start_iter=10, iter=10, max_iter=410)
         hook.before_train()
         for step in range(10, 410):
-            # The first step takes longer; detectron2's timer leaves out the first two.
+            # The first step takes longer; detectron2's timer skips the first two.
             now[0] += 5.0 if step == 10 else 1.0
             hook.trainer.iter = storage.iter = step
             storage.put_scalars(total_loss=2.0 if step == 10 else 1.0, lr=0.02)
