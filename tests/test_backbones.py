@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from se_detection import SEConfig, convert_state_dict, create_backbone, create_res5, model_zoo
 from se_detection.checkpoint import timm_handler
 from se_detection.checkpoint.convert_input import convert_input
+from se_detection.config.meta_device import Uninitialized
 
 from .helpers import raises, randomize_norms, relative_error
 
@@ -26,11 +27,11 @@ def se_resnet50() -> nn.Module:
 
 
 @pytest.fixture
-def timm_name(se_resnet50, monkeypatch, tmp_path) -> str:
-    """A name whose weights timm would download; here they are random."""
+def timm_name(se_resnet50, monkeypatch, module_path) -> str:
+    """A name whose weights timm would download; here they are random. All tests share the cache."""
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: se_resnet50)
     monkeypatch.setattr(timm_handler, "_check_available", lambda name: None)
-    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(module_path))
     return "timm://seresnet50.a1_in1k"
 
 
@@ -48,8 +49,10 @@ def has_the_tensors(model: nn.Module, expected: dict[str, Tensor]) -> bool:
 @pytest.mark.slow
 def test_weights_by_timms_name(se_resnet50, timm_name) -> None:
     expected = convert_state_dict(se_resnet50.state_dict(), "timm")
-    assert has_the_tensors(create_backbone("se_resnet50", weights=timm_name), expected)
-    classifier = create_backbone("se_resnet50", weights=timm_name, **CLASSIFIER).eval()
+    with Uninitialized():
+        backbone = create_backbone("se_resnet50", weights=timm_name)
+        classifier = create_backbone("se_resnet50", weights=timm_name, **CLASSIFIER).eval()
+    assert has_the_tensors(backbone, expected)
     assert has_the_tensors(classifier, expected)
     images = torch.randn(2, 3, 97, 130)
     with torch.no_grad():
@@ -77,10 +80,11 @@ def test_a_classifier_of_other_classes_stays_random(timm_name, se_resnet50) -> N
 @pytest.mark.slow
 def test_some_of_the_stages_are_loaded(timm_name, se_resnet50) -> None:
     expected = convert_state_dict(se_resnet50.state_dict(), "timm")
-    backbone = create_backbone("se_resnet50", weights=timm_name, out_features=("res3",), freeze_at=2)
+    with Uninitialized():
+        backbone = create_backbone("se_resnet50", weights=timm_name, out_features=("res3",), freeze_at=2)
+        res5 = create_res5("se_resnet50", weights=timm_name)
     assert not hasattr(backbone, "res4")
     assert has_the_tensors(backbone, expected)
-    res5 = create_res5("se_resnet50", weights=timm_name)
     assert has_the_tensors(res5, {key.removeprefix("res5."): tensor for key, tensor in expected.items()})
 
 
@@ -99,7 +103,7 @@ def test_some_of_the_stages_are_loaded(timm_name, se_resnet50) -> None:
     ],
 )
 def test_weights_of_another_network_are_refused(timm_name, name, options, code, named) -> None:
-    with raises(code, *named):
+    with raises(code, *named), Uninitialized():
         create_backbone(name, weights=timm_name, **options)
 
 
@@ -112,10 +116,12 @@ def test_plain_weights_are_refused_for_an_se_backbone(tmp_path) -> None:
 @pytest.mark.slow
 def test_caffe_weights_need_the_caffe_layout(tmp_path) -> None:
     path = convert(timm.create_model("legacy_seresnet50", pretrained=False), "timm-legacy", tmp_path)
-    with raises("weights.other_network", "STEM_TYPE"):
+    with raises("weights.other_network", "STEM_TYPE"), Uninitialized():
         create_backbone("se_resnet50", weights=path)
     expected = torch.load(path, weights_only=True)["model"]
-    assert has_the_tensors(create_backbone("se_resnet50", weights=path, layout="caffe"), expected)
+    with Uninitialized():
+        backbone = create_backbone("se_resnet50", weights=path, layout="caffe")
+    assert has_the_tensors(backbone, expected)
 
 
 @pytest.mark.slow
@@ -125,18 +131,20 @@ def test_the_backbone_of_a_detector_is_loaded(config, tmp_path) -> None:
     cfg = model_zoo.get_config(config)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 16
+    cfg.MODEL.ROI_BOX_HEAD.FC_DIM, cfg.MODEL.RPN.CONV_DIMS = 16, [16]
     detector = build_model(cfg)
     DetectionCheckpointer(detector, str(tmp_path)).save("model_final")
     name = f"se_resnet{cfg.MODEL.RESNETS.DEPTH}"
-    backbone = create_backbone(name, weights=str(tmp_path / "model_final.pth"))
+    with Uninitialized():
+        backbone = create_backbone(name, weights=str(tmp_path / "model_final.pth"))
     assert has_the_tensors(backbone, getattr(detector.backbone, "bottom_up", detector.backbone).state_dict())
 
 
 @pytest.mark.slow
 def test_the_assumed_input_is_logged(timm_name, tmp_path, caplog) -> None:
     with caplog.at_level(logging.INFO, logger="se_detection.backbones"):
-        create_backbone("se_resnet50", weights=timm_name)
+        with Uninitialized():
+            create_backbone("se_resnet50", weights=timm_name)
     (line,) = (record.getMessage() for record in caplog.records if record.name == "se_detection.backbones")
     assert "RGB images in 0..255 with mean [123.675, 116.28, 103.53] and std [58.395, 57.12, 57.375]" in line
     torch.save({"model": create_backbone("resnet18").state_dict()}, tmp_path / "bare.pth")
