@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.checkpoint.timm_weights import assumptions_of
+from se_detection.config.meta_device import Uninitialized
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
 from ..helpers import raises, randomize_norms
@@ -53,7 +54,11 @@ def test_plain_weights_give_the_same_maps(name, norm, tmp_path) -> None:
     torch.save({"model": randomize_norms(timm.create_model(name)).state_dict()}, tmp_path / "timm.pth")
     options = ["MODEL.TIMM.NORM", norm, "MODEL.TIMM.FREEZE_AT", "0"]
     plain_cfg, cfg = config(name, *options), config(name, *options, *IDENTITY)
-    plain, gated = Detector(plain_cfg), Detector(cfg)
+    # The identity start is set by the initialization; the others are filled by the file, or refuse it.
+    gated = Detector(cfg)
+    ordinary_cfg = config(name, *options, *IDENTITY, "MODEL.SE.INIT", "default")
+    with Uninitialized():
+        plain, again, ordinary = Detector(plain_cfg), Detector(cfg), Detector(ordinary_cfg)
     load(plain, tmp_path / "timm.pth", plain_cfg)
     load(gated, tmp_path / "timm.pth", cfg)
     x = torch.randn(2, 3, 97, 131)
@@ -68,16 +73,14 @@ def test_plain_weights_give_the_same_maps(name, norm, tmp_path) -> None:
     for gate in gates:
         nn.init.normal_(gate.fc2.weight, std=0.1)
     StrictCheckpointer(gated, str(tmp_path), assumptions=assumptions_of(cfg)).save("own")
-    again = Detector(cfg)
     load(again, tmp_path / "own.pth", cfg)
     saved = gated.state_dict()
     for key, tensor in again.state_dict().items():
         assert torch.equal(tensor, saved[key]), key
-    ordinary = config(name, *options, *IDENTITY, "MODEL.SE.INIT", "default")
     with raises("weights.contradicts_config", "MODEL.SE", "identity"):
-        load(Detector(ordinary), tmp_path / "own.pth", ordinary)
+        load(ordinary, tmp_path / "own.pth", ordinary_cfg)
     with raises("weights.partial_backbone", "fc1.weight"):
-        load(Detector(ordinary), tmp_path / "timm.pth", ordinary)
+        load(ordinary, tmp_path / "timm.pth", ordinary_cfg)
 
 
 def test_frozen_parts_have_frozen_gates() -> None:
