@@ -13,6 +13,7 @@ from torch import nn
 
 from se_detection import SEConfig, create_backbone, model_zoo
 from se_detection.checkpoint.convert import convert_state_dict
+from se_detection.config.meta_device import Uninitialized
 from se_detection.config.se_config import STAGES
 from se_detection.modeling.blocks import SEBottleneckBlock
 from se_detection.pretrain.classifier import Classifier, add_stochastic_depth, backbone_config, build_classifier
@@ -126,7 +127,7 @@ def test_stochastic_depth_increases_as_in_timm(monkeypatch) -> None:
     """timm's rate is 0 in the first block; here it is 1/16 of the last block's rate."""
     rates = []
     monkeypatch.setattr("se_detection.pretrain.classifier.DropPath", lambda rate: rates.append(rate) or nn.Identity())
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         add_stochastic_depth(create_backbone("resnet50"), 0.2)
         network = timm.create_model("resnet50", drop_path_rate=0.2)
     theirs = [
@@ -155,7 +156,7 @@ def test_every_ablation_can_be_pre_trained(arguments, name) -> None:
     """All parameters are trained, and they are those of the detector's backbone."""
     cfg, detector_config = load_pretrain_config(arguments(config=name)), model_zoo.get_config(name)
     detector_config.MODEL.DEVICE = "meta"
-    with torch.device("meta"):
+    with torch.device("meta"), Uninitialized():
         model, detector = build_classifier(cfg, 3), build_backbone(detector_config)
     assert all(parameter.requires_grad for parameter in model.parameters())
     # FrozenBN has no num_batches_tracked.
