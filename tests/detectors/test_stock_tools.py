@@ -39,6 +39,9 @@ CONFIG = "COCO-InstanceSegmentation/mask_rcnn_SE_R_50_FPN_1x"
 LAZY_CONFIG = "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"
 VALUES = {
     **{key: value for key, value in SMALL.items() if "KEYPOINT" not in key},
+    # Fewer layers than depth 50.
+    "MODEL.RESNETS.DEPTH": 18,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
     "INPUT.MIN_SIZE_TRAIN": (64,),
     "INPUT.MIN_SIZE_TEST": 64,
@@ -48,10 +51,13 @@ VALUES = {
     "SOLVER.BASE_LR": 0.001,
     "DATALOADER.NUM_WORKERS": 0,
 }
-# Three steps from a random backbone of depth 18, on images of 64 pixels.
+# Three steps from a random backbone of depth 18 with small heads, on images of 64 pixels.
 LAZY_VALUES = [
     *("model.backbone.bottom_up.name=se_resnet18", "model.roi_heads.num_classes=4"),
     "model.roi_heads.box_predictor.test_score_thresh=0.0",
+    *("model.backbone.out_channels=32", "model.proposal_generator.head.in_channels=32"),
+    *("model.roi_heads.box_head.input_shape.channels=32", "model.roi_heads.box_head.fc_dims=[32,32]"),
+    "model.roi_heads.box_predictor.input_shape.channels=32",
     *("model.roi_heads.batch_size_per_image=16", "model.proposal_generator.post_nms_topk=[20,5]"),
     *("dataloader.train.dataset.names=few_train", "dataloader.test.dataset.names=few_val"),
     *("dataloader.train.total_batch_size=2", "dataloader.train.num_workers=0", "dataloader.test.num_workers=0"),
@@ -225,7 +231,7 @@ def test_lazyconfig_train_net_trains_and_evaluates(run, tmp_path) -> None:
 
     cfg = model_zoo.get_config(LAZY_CONFIG)
     cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64])
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 4
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.FPN.OUT_CHANNELS, cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 4, 32, 32
     weights = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
     build_model(cfg).load_state_dict(weights, strict=True)
     # Frozen weights are still those of the file, and the gates have changed a little.
