@@ -142,9 +142,8 @@ def test_the_backbone_of_a_detector_is_loaded(config, tmp_path) -> None:
 
 @pytest.mark.slow
 def test_the_assumed_input_is_logged(timm_name, tmp_path, caplog) -> None:
-    with caplog.at_level(logging.INFO, logger="se_detection.backbones"):
-        with Uninitialized():
-            create_backbone("se_resnet50", weights=timm_name)
+    with caplog.at_level(logging.INFO, logger="se_detection.backbones"), Uninitialized():
+        create_backbone("se_resnet50", weights=timm_name)
     (line,) = (record.getMessage() for record in caplog.records if record.name == "se_detection.backbones")
     assert "RGB images in 0..255 with mean [123.675, 116.28, 103.53] and std [58.395, 57.12, 57.375]" in line
     torch.save({"model": create_backbone("resnet18").state_dict()}, tmp_path / "bare.pth")
