@@ -25,7 +25,7 @@ from projects.study.definition import read_study
 from projects.study.run_records import read_records
 from se_detection import model_zoo
 from se_detection.checkpoint.released_weights import RELEASED
-from se_detection.config.meta_device import Uninitialized
+from se_detection.config.meta_device import Uninitialized, WithoutNorms
 from se_detection.errors import counted, run_tool
 from se_detection.files import write_whole
 from se_detection.modeling.complexity import count_parameters, image_size, padded_size
@@ -228,9 +228,9 @@ def _count(cfg: Any) -> NetworkSize:
             cfg = cfg.clone()
             cfg.MODEL.DEVICE = "meta"
             model = build_model(cfg)
-        image = padded_size(model.backbone, *image)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model.eval().backbone(torch.zeros(1, 3, *image))
+    image = padded_size(model.backbone, *image)
+    with torch.no_grad(), WithoutNorms(), FlopCounterMode(display=False) as counter:
+        model.eval().backbone(torch.zeros(1, 3, *image, device="meta"))
     # torch counts a multiply-add as two operations.
     return NetworkSize(count_parameters(model), image, counter.get_total_flops() / 2e9)
 

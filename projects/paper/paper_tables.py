@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from se_detection.backbones import create_backbone
+from se_detection.config.meta_device import Uninitialized, WithoutNorms
 from se_detection.config.se_config import PLAIN, SEConfig
 from se_detection.modeling.complexity import count_parameters
 from se_detection.modeling.insert_se import insert_se
@@ -48,12 +49,9 @@ class PaperClassifier:
         name = self.backbone if self.backbone == "senet154" else f"se_{self.backbone}"
         outputs = ("res5", "linear")
         # On the meta device, counting needs no memory and no arithmetic.
-        with torch.device("meta"), torch.no_grad():
+        with torch.device("meta"), Uninitialized():
             model = create_backbone(name, layout="caffe", out_features=outputs, num_classes=NUM_CLASSES, se=self.se)
-            with FlopCounterMode(display=False) as counter:
-                model.eval()(torch.zeros(1, 3, SIZE, SIZE))
-        # torch counts a multiply-add as two operations.
-        return count_parameters(model), counter.get_total_flops() // 2
+        return _count(model, SIZE)
 
 
 @dataclass(frozen=True)
@@ -86,11 +84,17 @@ class LibraryClassifier:
 
     def complexity(self) -> tuple[int, int]:
         """As :meth:`PaperClassifier.complexity`."""
-        with torch.device("meta"), torch.no_grad():
+        with torch.device("meta"), Uninitialized(), WithoutNorms():
             model = self.build()
-            with FlopCounterMode(display=False) as counter:
-                model.eval()(torch.zeros(1, 3, self.size, self.size))
-        return count_parameters(model), counter.get_total_flops() // 2
+        return _count(model, self.size)
+
+
+def _count(model: nn.Module, size: int) -> tuple[int, int]:
+    """Parameters, and multiply-adds for one image of `size` x `size`, of a model on the meta device."""
+    with torch.no_grad(), WithoutNorms(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 3, size, size, device="meta"))
+    # torch counts a multiply-add as two operations.
+    return count_parameters(model), counter.get_total_flops() // 2
 
 
 @dataclass(frozen=True)
