@@ -1,5 +1,6 @@
 """The command line: parsed before torch is imported, with the flags of detectron2's own tools."""
 
+import os
 import runpy
 import subprocess
 import sys
@@ -153,9 +154,10 @@ def test_python_m_is_the_same_command(monkeypatch, capsys) -> None:
     assert capsys.readouterr().out.split() == [name for name in model_zoo.names() if name.startswith("Toy/")]
 
 
-@pytest.mark.slow
-def test_a_closed_pipe_is_not_an_error() -> None:
-    command = f"{sys.executable} -m se_detection zoo | true"
-    done = subprocess.run(["bash", "-c", command], env=environment(), capture_output=True, text=True, check=True)
-    assert "Traceback" not in done.stderr
-    assert "BrokenPipe" not in done.stderr
+def test_a_closed_pipe_is_not_an_error(monkeypatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    # Closing the output writes what is left in its buffer, as Python does at exit.
+    with open(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert run_main(monkeypatch, "zoo") == 0
