@@ -128,6 +128,8 @@ def test_detectron2s_own_detectors() -> None:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.WEIGHTS = ""
     cfg.MODEL.RETINANET.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.RETINANET.NUM_CONVS, cfg.MODEL.FPN.OUT_CHANNELS = 1, 32
+    cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
     model = randomize_norms(build_model(cfg)).eval()
     inputs = [{"image": torch.randint(0, 255, (3, 64, 96)).float()}]
     with torch.no_grad():
@@ -176,7 +178,7 @@ def test_compiled(monkeypatch) -> None:
     compiled = fuse_for_inference(model, compile="default")
     graphs = []
     with torch.no_grad():
-        for shape in ((1, 3, 256, 320), (1, 3, 320, 448), (1, 3, 448, 256)):
+        for shape in ((1, 3, 128, 192), (1, 3, 192, 256), (1, 3, 256, 128)):
             x = torch.randn(shape)
             expected, found = model(x), compiled(x)
             for name in expected:
