@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from se_detection import fuse_for_inference, model_zoo
 from se_detection.checkpoint.assumptions import WeightsAssumptions, contradictions
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
+from se_detection.config.meta_device import Uninitialized
 from se_detection.config.se_config import SEConfig
 from se_detection.export.formats import write_onnx, write_torch_export
 from se_detection.export.graph import find_instances
@@ -124,12 +125,13 @@ def test_detectors_that_start_as_the_identity(overrides, names, tmp_path) -> Non
     # Its own checkpoint fits too, but not into ordinary gates.
     assumptions = WeightsAssumptions.from_cfg(config(*overrides, *IDENTITY))
     StrictCheckpointer(gated, str(tmp_path), assumptions=assumptions).save("own")
-    again = build_model(config(*overrides, *IDENTITY))
+    ordinary = config(*overrides)
+    with Uninitialized():
+        again, another = build_model(config(*overrides, *IDENTITY)), build_model(ordinary)
     StrictCheckpointer(again, assumptions=assumptions).load(str(tmp_path / "own.pth"))
     assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in gated.state_dict().items())
-    ordinary = config(*overrides)
     with raises("weights.contradicts_config", "MODEL.SE.INIT"):
-        loader = StrictCheckpointer(build_model(ordinary), assumptions=WeightsAssumptions.from_cfg(ordinary))
+        loader = StrictCheckpointer(another, assumptions=WeightsAssumptions.from_cfg(ordinary))
         loader.load(str(tmp_path / "own.pth"))
 
 
@@ -223,8 +225,8 @@ def test_a_detector_of_detectron2_with_se_after_roialign() -> None:
 def test_exports(tmp_path) -> None:
     """ONNX, and torch.export of backbone and FPN; SE in the backbone too, with gates that have left the identity."""
     onnxruntime = pytest.importorskip("onnxruntime")
-    cfg = config(*STANDARD, *BOTH, *IDENTITY, "MODEL.SE.STAGES", "['res4', 'res5']")
-    model = randomize_norms(build_model(cfg)).eval()
+    words = [*STANDARD, *BOTH, *IDENTITY, "MODEL.SE.STAGES", "['res4', 'res5']"]
+    model = randomize_norms(build_model(config(*words))).eval()
     for name in gates_of(model):
         nn.init.normal_(model.get_submodule(name).fc2.weight)
     images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((96, 128), (128, 160))]
@@ -236,11 +238,17 @@ def test_exports(tmp_path) -> None:
         with torch.no_grad():
             expected = find_instances(model, image).scores
         torch.testing.assert_close(torch.from_numpy(scores), expected, rtol=1e-4, atol=1e-5)
-    write_torch_export(tmp_path / "d.pt2", model.backbone, torch.device("cpu"), description)
+    # Of two levels, because torch.export takes seconds for each.
+    levels = "['res4', 'res5']"
+    words += ["MODEL.RESNETS.OUT_FEATURES", levels, "MODEL.FPN.IN_FEATURES", levels]
+    fpn = randomize_norms(build_backbone(config(*words))).eval()
+    for level in (4, 5):
+        nn.init.normal_(fpn.get_submodule(f"fpn_output{level}.se").fc2.weight)
+    write_torch_export(tmp_path / "d.pt2", fpn, torch.device("cpu"), description)
     program = torch.export.load(tmp_path / "d.pt2").module()
     x = torch.randn(1, 3, 128, 160)
     with torch.no_grad():
-        for name, map_ in model.backbone(x).items():
+        for name, map_ in fpn(x).items():
             assert relative_error(program(x)[name], map_) < 1e-5
 
 
