@@ -30,7 +30,7 @@ def test_two_images_are_overfitted(name) -> None:
     ]
     model = build_model(timm_config("retinanet", name, MODEL__TIMM__KWARGS=arguments, **SMALL)).train()
     images = [draw(seed, height=64, width=64).example() for seed in range(2)]
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     totals = []
     for _ in range(STEPS):
         with EventStorage():
