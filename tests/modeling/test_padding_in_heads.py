@@ -16,6 +16,7 @@ from ..helpers import randomize_norms
 SMALL = [
     *("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"),
+    *("MODEL.RPN.PRE_NMS_TOPK_TEST", "200", "MODEL.RPN.POST_NMS_TOPK_TEST", "50"),
     *("MODEL.DEVICE", "cpu", "MODEL.SE.IGNORE_PADDING", "True"),
 ]
 FASTER: list[str] = []
