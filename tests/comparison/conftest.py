@@ -144,6 +144,13 @@ def seeds(runs, annotations, detect):
     return models
 
 
+@pytest.fixture
+def few_charts(monkeypatch) -> None:
+    """Pages and folders of plots lack the charts of the details: drawing them takes longer than comparing."""
+    for module in ("comparison_page", "comparison_plots"):
+        monkeypatch.setattr(f"se_detection.comparison.{module}.CHARTS", {})
+
+
 @pytest.fixture(scope="session")
 def real_annotations(shared_data):
     """COCO's annotations of 60 real images, of the ten most frequent classes."""

@@ -38,6 +38,7 @@ def test_the_tool_prints_and_writes_the_comparison(run_script, runs, tmp_path, c
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_charts")
 def test_several_results_files_are_compared_and_replace_an_older_comparison(run_script, runs, tmp_path, capsys) -> None:
     files = [tmp_path / f"{name}.json" for name in "abc"]
     for file, run in zip(files, (runs[0], runs[1], runs[0]), strict=True):
@@ -55,6 +56,7 @@ def test_several_results_files_are_compared_and_replace_an_older_comparison(run_
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_charts")
 def test_force_compares_different_recipes(run_script, runs, tmp_path, capsys) -> None:
     config = runs[1] / "config.yaml"
     config.write_text(config.read_text().replace("MAX_ITER: 40000", "MAX_ITER: 5"))

@@ -228,6 +228,7 @@ def test_images_are_embedded_with_boxes_and_counts(standard) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_charts")
 def test_results_files_have_a_page_with_fewer_sections(runs, tmp_path) -> None:
     files = []
     for run in runs:
@@ -244,6 +245,7 @@ def test_results_files_have_a_page_with_fewer_sections(runs, tmp_path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("few_charts")
 def test_each_of_several_runs_is_shown(seeds, tmp_path) -> None:
     path, content = write_page(seeds, tmp_path / "report.html")
     spreads = [content["runs"][role]["AP"] for role in ROLES]
