@@ -133,7 +133,7 @@ def test_torch_export_takes_any_number_of_images_of_any_size(exported, predictor
         batch = model.preprocess_image([{"image": one} for one in image]).tensor
         with torch.no_grad():
             expected, maps = model.backbone(batch), program(batch)
-        assert list(maps) == list(expected) == ["p2", "p3", "p4", "p5", "p6"]
+        assert list(maps) == list(expected) == ["p4", "p5", "p6"]
         for name, values in expected.items():
             torch.testing.assert_close(maps[name], values, rtol=1e-4, atol=1e-5)
 
@@ -180,8 +180,10 @@ def test_finding_all_annotated_objects_has_an_ap_of_100(trained) -> None:
     Form(format="torch-export", precision="bfloat16"),
 ], ids=lambda form: form.name)  # fmt: skip
 def test_other_forms_are_close_to_the_original(trained, tmp_path, form) -> None:
-    exporter = RunExporter(trained, images=1)
-    export = exporter.export(form.path(tmp_path, trained), form, calibration=1, evaluate=False)
+    # torch.export takes a second for each block: timm's smallest ResNet has four.
+    run = write_kind(trained, tmp_path, *TIMM) if form.format == "torch-export" else trained
+    exporter = RunExporter(run, images=1)
+    export = exporter.export(form.path(tmp_path, run), form, calibration=1, evaluate=False)
     assert export.agrees
     if form.format == "torch-export":
         # Four sizes, and a batch of two images.
@@ -233,7 +235,7 @@ C4 = [
 CASCADE = ["MODEL.ROI_HEADS.NAME", "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", "True"]
 
 TIMM = [
-    *("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.TIMM.NAME", "regnetx_002"),
+    *("MODEL.BACKBONE.NAME", "build_timm_fpn_backbone", "MODEL.TIMM.NAME", "test_resnet"),
     *("MODEL.TIMM.NORM", "BN", "MODEL.TIMM.FREEZE_AT", "0", "MODEL.TIMM.INSERT_SE", "True"),
     *("INPUT.FORMAT", "RGB", "MODEL.SE.REDUCTION", "4"),
 ]

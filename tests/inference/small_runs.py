@@ -14,7 +14,14 @@ from se_detection import model_zoo
 from ..helpers import randomize_norms
 
 CLASSES = ["circle", "square", "triangle", "cross"]
+# An FPN of three levels instead of five: in an export, each costs as much as the others.
+FEW_LEVELS = [
+    *("MODEL.RESNETS.OUT_FEATURES", "['res4', 'res5']", "MODEL.FPN.IN_FEATURES", "['res4', 'res5']"),
+    *("MODEL.RPN.IN_FEATURES", "['p4', 'p5', 'p6']", "MODEL.ANCHOR_GENERATOR.SIZES", "[[16], [32], [64]]"),
+    *("MODEL.ROI_HEADS.IN_FEATURES", "['p4', 'p5']"),
+]
 SMALL = [
+    *FEW_LEVELS,
     *("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.FPN.OUT_CHANNELS", "32", "MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
     *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "MODEL.RETINANET.SCORE_THRESH_TEST", "0.0"),
     *("MODEL.RETINANET.NUM_CLASSES", "4", "MODEL.DEVICE", "cpu", "TEST.DETECTIONS_PER_IMAGE", "30"),
@@ -34,10 +41,11 @@ KINDS = {
         *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.BACKBONE.NAME", "build_retinanet_se_resnet_fpn_backbone"),
         *("MODEL.RESNETS.OUT_FEATURES", "['res3', 'res4', 'res5']", "MODEL.RETINANET.NUM_CONVS", "1"),
         *("MODEL.FPN.IN_FEATURES", "['res3', 'res4', 'res5']"),
+        *("MODEL.ANCHOR_GENERATOR.SIZES", "[[8], [16], [32], [64], [128]]"),
     ],
     "Panoptic FPN": [
         *("MODEL.META_ARCHITECTURE", "PanopticFPN", *MASK, "MODEL.SEM_SEG_HEAD.CONVS_DIM", "32"),
-        *("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "6"),
+        *("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "6", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p4', 'p5']"),
     ],
 }
 
