@@ -202,7 +202,8 @@ def test_cadenes_networks(name) -> None:
     theirs = randomize_norms(getattr(senet, name)(pretrained=None)).eval()
     weights = convert_state_dict(theirs.state_dict(), "cadene")
     # Without the classifier, which takes only 7x7 feature maps.
-    ours = create_backbone(name, layout="caffe").eval()
+    with Uninitialized():
+        ours = create_backbone(name, layout="caffe").eval()
     ours.load_state_dict({key: value for key, value in weights.items() if not key.startswith("linear.")})
     stages = nn.Sequential(OrderedDict(theirs.named_children()))[:5]
     assert worst_error(ours, stages, stages) <= 1e-5
