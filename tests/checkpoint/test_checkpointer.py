@@ -23,6 +23,7 @@ from se_detection.checkpoint.assumptions import WeightsAssumptions
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.checkpoint.convert_input import convert_input
 from se_detection.checkpoint.converted import Converted
+from se_detection.config.meta_device import Uninitialized
 
 from ..helpers import raises
 
@@ -46,9 +47,14 @@ def checkpointer(cfg: CfgNode, folder: Path, model: nn.Module | None = None, **o
     return StrictCheckpointer(model or build_model(cfg), str(folder), assumptions=assumptions, **options)
 
 
-def load(cfg: CfgNode, checkpoint: dict[str, object], folder: Path, **options: object) -> nn.Module:
+def load(
+    cfg: CfgNode, checkpoint: dict[str, object], folder: Path, model: nn.Module | None = None, **options: object
+) -> nn.Module:
     torch.save(checkpoint, folder / "weights.pth")
-    loader = checkpointer(cfg, folder, **options)
+    if model is None:
+        with Uninitialized():
+            model = build_model(cfg)
+    loader = checkpointer(cfg, folder, model, **options)
     loader.load(str(folder / "weights.pth"))
     return loader.model
 
