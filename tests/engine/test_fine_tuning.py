@@ -7,7 +7,7 @@ from se_detection.engine.trainer import Trainer
 
 from .conftest import weights
 
-BACKBONE = "backbone.bottom_up."
+BACKBONE = "backbone."
 CLIPPED = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value")
 
 

@@ -35,8 +35,7 @@ ONE = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
 SCRIPT = Path(__file__).with_name("recorded_train_net.py")
 # Every image gives as many samples, so that the mean over processes of their means is that over all images.
 OPTIONS = [
-    *("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.RES2_OUT_CHANNELS", 32, "MODEL.RESNETS.WIDTH_PER_GROUP", 32),
-    *("MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "INPUT.MIN_SIZE_TRAIN", "(64,)", "SOLVER.BACKBONE_FREEZE_ITERS", 1),
+    *("MODEL.RESNETS.NORM", "GN", "INPUT.MIN_SIZE_TRAIN", "(64,)", "SOLVER.BACKBONE_FREEZE_ITERS", 1),
     *("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100000, "MODEL.RPN.POSITIVE_FRACTION", 1.0, "MODEL.RPN.NMS_THRESH", 1.0),
     *("MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE", 100000, "MODEL.ROI_HEADS.POSITIVE_FRACTION", 1.0),
     *("MODEL.ROI_HEADS.PROPOSAL_APPEND_GT", False, "SOLVER.CHECKPOINT_PERIOD", 2, "SOLVER.MAX_ITER", 4),

@@ -172,7 +172,7 @@ def test_learning_rates_are_those_of_detectron2s_factor(build) -> None:
         base_lr=solver.BASE_LR,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=2.0,
-        lr_factor_func=lambda name: factor if name.startswith(BACKBONE) else 1.0,
+        lr_factor_func=lambda name: factor if name.startswith("backbone.") else 1.0,
     )
     expected = {id(item): group["lr"] for group in theirs for item in group["params"]}
     # detectron2 ignores the factor for biases if they have their own.

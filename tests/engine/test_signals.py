@@ -1,6 +1,7 @@
 """A run that is stopped by a scheduler's SIGTERM, killed, and resumed, as a process of its own."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from ..helpers import environment
 from .conftest import CONFIG, data_flags, read_metrics, train_arguments
 
 RUN = [
-    *("SOLVER.MAX_ITER", 12, "SOLVER.CHECKPOINT_PERIOD", 3, "TEST.EVAL_PERIOD", 6, "SOLVER.EMA_DECAY", 0.5),
+    *("SOLVER.MAX_ITER", 12, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 6, "SOLVER.EMA_DECAY", 0.5),
     *("DATALOADER.NUM_WORKERS", 1),
 ]
 TRAIN_NET = Path(__file__).parents[2] / "tools" / "train_net.py"
@@ -33,7 +34,7 @@ class Run:
         self.environment = environment(HOME=str(folder), OMP_NUM_THREADS=str(torch.get_num_threads()))
 
     def start(self) -> subprocess.Popen:
-        """Starts the run, and waits for its first step."""
+        """Starts the run, and waits for its first checkpoint."""
         process = subprocess.Popen(
             list(map(str, self.command)),
             env=self.environment,
@@ -42,7 +43,7 @@ class Run:
             start_new_session=True,
         )
         deadline = time.monotonic() + 240
-        while "Starting training from iteration" not in self.log:
+        while not (self.output / "last_checkpoint").exists():
             assert process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
             time.sleep(0.02)
@@ -67,7 +68,7 @@ def check_same(run: Path, whole: Path) -> None:
     assert ours.keys() == theirs.keys()
     for key, value in theirs.items():
         assert torch.equal(ours[key], value) if isinstance(value, torch.Tensor) else ours[key] == value, key
-    average, trained = (f"{place}/backbone.fpn_output2.weight" for place in ("/model", AVERAGED))
+    average, trained = (f"{place}/backbone.res3.0.conv1.weight" for place in ("/model", AVERAGED))
     assert not torch.equal(ours[average], ours[trained])
     for name in ("results.json", "coco_instances_results.json"):
         assert (run / "inference" / name).read_bytes() == (whole / "inference" / name).read_bytes()
@@ -87,22 +88,21 @@ def test_a_run_that_is_stopped_and_killed_resumes_exactly(build, tiny, tmp_path,
     whole.train()
     run = Run(tmp_path, tiny)
     process = run.start()
+    # The files of a paused run are those that SIGKILL would leave.
+    os.killpg(process.pid, signal.SIGSTOP)
+    killed = shutil.copytree(run.output, module_path / "killed")
+    os.killpg(process.pid, signal.SIGCONT)
     # A scheduler signals all processes, also the data loading workers.
     os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(timeout=120) == 128 + signal.SIGTERM, run.log
     assert "Traceback" not in run.log
     assert "SIGTERM: stopped after iteration" in run.log
-    assert is_whole(run.output / (run.output / "last_checkpoint").read_text())
 
-    process = run.start()
-    time.sleep(1)
-    process.kill()
-    process.wait()
-    assert is_whole(run.output / (run.output / "last_checkpoint").read_text())
-    assert not list(run.output.glob("*.corrupt"))
-
-    (module_path / "rest").symlink_to(run.output)
-    rest = build("rest", *RUN, resume=True)
-    assert rest.start_iter > 0
-    rest.train()
-    check_same(run.output, module_path / "whole")
+    (module_path / "stopped").symlink_to(run.output)
+    for folder in (killed, module_path / "stopped"):
+        assert is_whole(folder / (folder / "last_checkpoint").read_text())
+        rest = build(folder.name, *RUN, resume=True)
+        assert 0 < rest.start_iter < 12
+        assert not list(folder.glob("*.corrupt"))
+        rest.train()
+        check_same(folder, module_path / "whole")

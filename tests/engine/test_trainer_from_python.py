@@ -27,7 +27,7 @@ from .conftest import CONFIG, TINY, files
 SHAPES = ["circle", "square", "triangle", "cross"]
 RETINANET = [
     *("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", 4),
-    *("MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]),
+    *("MODEL.RETINANET.IN_FEATURES", ["res3"], "MODEL.RETINANET.NUM_CONVS", 1),
 ]
 
 
@@ -165,8 +165,8 @@ def test_another_run_is_not_replaced(cfg, trained) -> None:
         trainer.resume_or_load(resume=False)
     with raises("output.exists", trained):
         trainer.train()
-    cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
-    with raises("run.other_config", "build_se_resnet_fpn_backbone", "build_resnet_fpn_backbone"):
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
+    with raises("run.other_config", "build_se_resnet_backbone", "build_resnet_backbone"):
         Trainer(cfg).resume_or_load()
     assert files(trained) == before
 
