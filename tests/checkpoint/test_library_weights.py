@@ -41,9 +41,9 @@ def assert_loaded(backbone: nn.Module, classifier: nn.Module) -> None:
 def test_weights_by_name(classifier) -> None:
     cfg = config(NAME)
     assert_loaded(load(cfg, WEIGHTS).backbone.bottom_up, classifier)
-    assert_loaded(create_backbone(NAME, weights=f"{WEIGHTS}.IMAGENET1K_V1"), classifier)
     with Uninitialized():
-        model = build_model(cfg)
+        backbone, model = create_backbone(NAME, weights=f"{WEIGHTS}.IMAGENET1K_V1"), build_model(cfg)
+    assert_loaded(backbone, classifier)
     DetectionCheckpointer(model).load(WEIGHTS)
     assert_loaded(model.backbone.bottom_up, classifier)
 

@@ -109,10 +109,11 @@ def test_weights_by_name(trained, offline) -> None:
     name, weights = trained
     assert_loaded(load(config(name), f"timm://{name}").backbone.bottom_up, weights)
     # detectron2's own checkpointer gets the names of the detector.
-    model = build_model(config(name))
+    with Uninitialized():
+        model = build_model(config(name))
+        backbone = create_backbone(f"timm/{name}", weights=f"timm://{name}", out_features=("res5",))
     DetectionCheckpointer(model).load(f"timm://{name}")
     assert_loaded(model.backbone.bottom_up, weights)
-    backbone = create_backbone(f"timm/{name}", weights=f"timm://{name}", out_features=("res5",))
     assert_loaded(backbone, weights)
     assert list(backbone.output_shape()) == ["res5"]
 
@@ -129,7 +130,9 @@ def test_plain_resnets_of_timm_are_not_converted(monkeypatch, tmp_path) -> None:
     loaded = load(config("resnet18"), "timm://resnet18.a1_in1k")
     assert torch.equal(loaded.backbone.bottom_up.network.layer4[1].conv2.weight, model.layer4[1].conv2.weight)
     with raises("weights.partial_backbone", "tensors are missing"):
-        DetectionCheckpointer(build_model(config("resnet18"))).load("timm://resnet18.a1_in1k")
+        with Uninitialized():
+            plain = build_model(config("resnet18"))
+        DetectionCheckpointer(plain).load("timm://resnet18.a1_in1k")
 
 
 def without(weights: dict[str, Tensor], part: str) -> dict[str, Tensor]:
