@@ -66,7 +66,7 @@ def test_check_and_fix_from_the_command_line(data_set, check) -> None:
         ("check set.json none", "data.no_folder"),
         ("check set.json images --fix set.json --overwrite", "output.is_input"),
         ("check set.json images --json set.json --overwrite", "output.is_input"),
-        ("check set.json images --against b.json --fix b.json --overwrite", "output.is_input"),
+        ("check set.json images --against there.json --fix there.json --overwrite", "output.is_input"),
         ("check set.json images --fix a --json a", "output.is_input"),
         ("check set.json images --fix there.json", "output.exists"),
         ("check set.json images --json there.json", "output.exists"),

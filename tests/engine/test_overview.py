@@ -36,6 +36,7 @@ def write_run(folder: Path, annotations: Path, backbone: str = "build_se_resnet_
 def test_before_a_run_few_lines_say_what_it_is(cfg, monkeypatch) -> None:
     monkeypatch.setattr("se_detection.engine.overview.DatasetCatalog.get", lambda name: [{}] * 1234)
     cfg.merge_from_list(["SOLVER.STEPS", (12, 16, 40), "SOLVER.BASE_LR", 0.02, "TEST.EVAL_PERIOD", 5])
+    cfg.merge_from_list(["SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.IMS_PER_BATCH", 8])
     model = nn.Linear(999, 1000)
     lines = describe_run(
         cfg, model, weights="random initialization", log=Path("a/log.txt"), train_loader=[None], start=7

@@ -172,7 +172,7 @@ def test_the_drawn_detections_are_those_evaluated(build, tiny, monkeypatch) -> N
 
 @pytest.mark.slow
 def test_a_training_is_the_same_without_the_hooks_and_when_resumed(build, whole) -> None:
-    frozen = (*EVALUATED, "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", 1)
+    frozen = (*EVALUATED, "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.BACKBONE.FREEZE_AT", 1, "MODEL.SE.INIT", "default")
     bare = build("bare", *frozen, kind=Bare)
     bare.train()
     stop_after(build("stopped", *frozen), 1)

@@ -121,19 +121,19 @@ def count(cfg: CfgNode, *size: int) -> tuple[dict, dict[str, tuple[int, float]]]
 @pytest.mark.slow
 def test_faster_rcnn_with_fpn() -> None:
     counted, parts = count(read_config(FPN, []), 100, 120)
-    assert (counted["size"], counted["padded"], counted["proposals"]) == ((100, 120), (128, 128), 100)
+    assert (counted["size"], counted["padded"], counted["proposals"]) == ((100, 120), (128, 128), 50)
     assert list(parts) == ["backbone", "FPN", "RPN", "heads"]
     # 1x1 convolutions of the backbone's maps, and a 3x3 at each level
     maps = {64: 32**2, 128: 16**2, 256: 8**2, 512: 4**2}
-    fpn = sum(size * 128 * (channels + 9 * 128) for channels, size in maps.items())
-    assert parts["FPN"] == (sum(128 * (channels + 1) + 9 * 128**2 + 128 for channels in maps), pytest.approx(fpn))
-    # FPN 128 wide, three anchors: a 3x3 convolution, then scores and four numbers a box, on p2 to p6
+    fpn = sum(size * 64 * (channels + 9 * 64) for channels, size in maps.items())
+    assert parts["FPN"] == (sum(64 * (channels + 1) + 9 * 64**2 + 64 for channels in maps), pytest.approx(fpn))
+    # FPN 64 wide, three anchors: a 3x3 convolution, then scores and four numbers a box, on p2 to p6
     positions = 32**2 + 16**2 + 8**2 + 4**2 + 2**2
-    rpn = positions * (9 * 128 * 128 + 15 * 128)
-    assert parts["RPN"] == (9 * 128 * 128 + 128 + 15 * (128 + 1), pytest.approx(rpn))
-    # for each of 100 proposals, two layers of 512, five scores, four numbers a box for each of four classes
-    heads = 7 * 7 * 128 * 512 + 512 * 512 + 512 * (5 + 16)
-    assert parts["heads"] == (heads + 512 + 512 + 5 + 16, pytest.approx(100 * heads))
+    rpn = positions * (9 * 64 * 64 + 15 * 64)
+    assert parts["RPN"] == (9 * 64 * 64 + 64 + 15 * (64 + 1), pytest.approx(rpn))
+    # for each of 50 proposals, two layers of 256, five scores, four numbers a box for each of four classes
+    heads = 7 * 7 * 64 * 256 + 256 * 256 + 256 * (5 + 16)
+    assert parts["heads"] == (heads + 256 + 256 + 5 + 16, pytest.approx(50 * heads))
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from se_detection.data.toy import make_toy_dataset
 
 from ..loader_memory import loader_memory
 from ..loop import evaluation_runs, loader_runs, measure_loop, random_boxes, training_step
+from ..rounds import NOISY
 
 
 def test_ratios_are_to_the_first_run_without_the_warm_up_round() -> None:
@@ -133,7 +134,9 @@ def test_evaluation_command(run_script, tmp_path, capsys) -> None:
     rows = json.loads(written.read_text())["rows"]
     assert [row["arm"] for row in rows] == ["pycocotools", "detectron2", "ours"]
     assert rows[0]["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert f"{rows[2]['ratio']['value']:.3f}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    for row in rows[1:]:
+        assert f"{row['ratio']['value']:.3f}" in printed or NOISY in printed
 
 
 @pytest.mark.slow
