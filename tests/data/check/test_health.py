@@ -234,6 +234,7 @@ def test_names_and_keys_are_not_broken(data_set, cfg) -> None:
     """They can be copied from the table."""
     name = f"{'bridge-' * 9}at_night.jpg"
     data_set.content["images"][0]["file_name"] = name
+    cfg = cfg.clone()
     cfg.INPUT.MIN_SIZE_TEST = 16
     table = health_tables(check(data_set, cfg))
     for whole in (name, "MODEL.ANCHOR_GENERATOR.SIZES", "INPUT.MIN_SIZE_TRAIN"):
