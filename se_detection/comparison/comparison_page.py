@@ -39,7 +39,9 @@ RECIPE = {
     "INPUT.MIN_SIZE_TRAIN": "shorter side, training",
     "INPUT.MIN_SIZE_TEST": "shorter side, test",
     "SOLVER.IMS_PER_BATCH": "images in a batch",
+    "SOLVER.OPTIMIZER": "optimizer",
     "SOLVER.BASE_LR": "learning rate",
+    "SOLVER.LR_SCHEDULER_NAME": "its schedule",
     "SOLVER.MAX_ITER": "iterations",
     "SOLVER.STEPS": "learning rate falls after",
     "SEED": "seed",
@@ -159,6 +161,8 @@ def _recipe(run: EvaluatedRun) -> dict[str, str]:
     is_timm = recipe.get("MODEL.BACKBONE.NAME") in TIMM_BUILDERS
     keys = {key: IN_TIMM.get(key, key) if is_timm else key for key in RECIPE}
     settings = {name: recipe.get(keys[key], "–") for key, name in RECIPE.items()}
+    if recipe.get("SOLVER.LR_SCHEDULER_NAME") == "WarmupCosineLR":
+        settings[RECIPE["SOLVER.STEPS"]] = "–"
     record = {what: run.record.get(what, "–") for what in ("device", "versions")}
     evaluated = {"evaluated checkpoint": run.checkpoint or "not recorded"}
     rows = {"training data": files or "–", **settings, **evaluated, **record}
