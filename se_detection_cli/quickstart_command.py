@@ -3,7 +3,7 @@
 from argparse import REMAINDER, ArgumentParser, Namespace
 from pathlib import Path
 
-from .train_command import add_data_flags
+from .train_command import add_data_flags, check_data_paths
 
 EXAMPLES = """
 It chooses device, image size, batch, learning rate and steps, and prints them with the commands that it runs. The same
@@ -22,6 +22,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--output", type=Path, default=Path("output/quickstart"), metavar="FOLDER", help="(default: output/quickstart)")
     add("--dry-run", action="store_true", help="only print the settings and the commands")
     add("opts", nargs=REMAINDER, metavar="KEY VALUE", help="overrides of the chosen settings, after all flags")
+
+
+def check(args: Namespace) -> None:
+    """Checks that the data exist."""
+    check_data_paths(args)
 
 
 def run(args: Namespace) -> None:

@@ -51,10 +51,15 @@ def add_data_flags(group: _ArgumentGroup) -> None:
 def check(args: Namespace) -> None:
     """Checks that the config, the data and the weights exist."""
     check_config(args.config_file)
+    check_data_paths(args)
+    check_weights(args.opts)
+
+
+def check_data_paths(args: Namespace) -> None:
+    """Checks that the files and folders of :func:`add_data_flags` exist."""
     for split in ("train", "val"):
         check_exist(f"--{split}-json", vars(args)[f"{split}_json"], "file.unreadable")
         check_exist(f"--{split}-images", vars(args)[f"{split}_images"], "data.no_folder")
-    check_weights(args.opts)
 
 
 def run(args: Namespace) -> None:

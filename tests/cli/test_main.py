@@ -34,6 +34,7 @@ MISTAKES = [
     (["train", "--config-file", "retinanet_R_50_FPN_3x", "--val-images", "no"], "data.no_folder", "--val-images 'no'"),
     (["train", "--config-file", "R_50_C4", "MODEL.WEIGHTS", "no.pth"], "config.not_found", "R_50_C4"),
     (["train", "--config-file", "rpn_R_50_C4_1x", "MODEL.WEIGHTS", "no.pth"], "weights.not_found", "'no.pth'"),
+    (["quickstart", "--train-json", "no.json"], "file.unreadable", "--train-json 'no.json'"),
     (["pretrain", "--config-file", "Toy/faster_rcnn_R_18_FPN", "--data", "no/"], "data.not_found", "no"),
     (["compare", "--baseline", ".", "nowhere", "--candidate", "."], "run.not_evaluated", "--baseline 'nowhere'"),
     (["compare", "--baseline", ".", "--candidate", ".", "--annotations", "no.json"], "file.unreadable", "no.json"),
