@@ -39,6 +39,7 @@ def words(tmp_path) -> list[str]:
         tmp_path / "train.json", [(200, 100), (60, 300), (50, 50)], [(0, 20, 5, 0), (0, 50, 50, 0), (1, 6, 6, 0)]
     )
     write_coco(tmp_path / "val.json", [(200, 100)], [(0, 20, 5, 0)])
+    (tmp_path / "photos").mkdir()
     flags = [f"--{split}-{what}={tmp_path / file}" for split in ("train", "val") for what, file in of(split)]
     return ["quickstart", *flags, f"--output={tmp_path / 'out'}"]
 
