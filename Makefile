@@ -26,7 +26,7 @@ test test-fast: export OMP_NUM_THREADS := 1
 test: $(READY)
 	$(BIN)/python -m pytest -n 3 --dist worksteal
 
-# Without the tests marked as slow: less than two minutes.
+# Without the tests marked as slow: two minutes.
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
