@@ -11,7 +11,7 @@ from detectron2.modeling import build_model
 from torch import Tensor, nn
 
 from se_detection import SEConfig, convert_state_dict, create_backbone, create_res5, model_zoo
-from se_detection.checkpoint import timm_handler
+from se_detection.checkpoint import timm_handler, weights_file
 from se_detection.checkpoint.convert_input import convert_input
 from se_detection.config.meta_device import Uninitialized
 
@@ -31,7 +31,7 @@ def timm_name(se_resnet50, monkeypatch, module_path) -> str:
     """A name whose weights timm would download; here they are random. All tests share the cache."""
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: se_resnet50)
     monkeypatch.setattr(timm_handler, "_check_available", lambda name: None)
-    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(module_path))
+    monkeypatch.setattr(weights_file, "get_cache_dir", lambda: str(module_path))
     return "timm://seresnet50.a1_in1k"
 
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from se_detection import UserError, convert_state_dict, model_zoo
-from se_detection.checkpoint import released_weights
+from se_detection.checkpoint import released_weights, weights_file
 from se_detection.checkpoint.converted import Converted
 from se_detection.config.meta_device import Uninitialized
 
@@ -151,7 +151,7 @@ def offline_weights(monkeypatch, tmp_path) -> nn.Module:
     model = timm.create_model("seresnet50", pretrained=False)
     converted = Converted.from_state_dict(model.state_dict(), "timm", sha256="")
     monkeypatch.setattr(released_weights, "fetch_released", lambda name: converted)
-    monkeypatch.setattr(released_weights, "get_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_file, "get_cache_dir", lambda: str(tmp_path))
     return model
 
 

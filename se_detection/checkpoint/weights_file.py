@@ -1,9 +1,10 @@
 """Finds the file of the weights that a user names: a path, or a URL or name, which is downloaded once."""
 
 import logging
+import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
@@ -11,6 +12,7 @@ from urllib.error import URLError
 from detectron2.checkpoint.catalog import ModelCatalog, ModelCatalogHandler
 from detectron2.utils.file_io import Detectron2Handler, PathManager
 from iopath.common import download as iopath_download
+from iopath.common.file_io import get_cache_dir
 
 from ..errors import UserError
 from ..files import file_digest
@@ -65,6 +67,23 @@ def download(url: str, folder: Path) -> Path:
     """
     with _limited():
         return Path(iopath_download.download(url, str(folder)))
+
+
+def cached_file(name: str, make: Callable[[], Callable[[Path], object]], *, force: bool = False) -> Path:
+    """The file of a name in this project's cache; if it is missing, `make` gives the function that writes it.
+
+    Args:
+        force: write it again.
+    """
+    cached = Path(get_cache_dir(), "se_detection", name)
+    if force or not cached.exists():
+        write = make()
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        # Renamed when complete, so that no other process or run reads a partial file.
+        part = cached.with_name(f"{cached.stem}.{os.getpid()}.part.pth")
+        write(part)
+        part.replace(cached)
+    return cached
 
 
 def not_downloaded(name: str, error: Exception, remedy: str) -> UserError:

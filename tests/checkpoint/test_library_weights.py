@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from se_detection import create_backbone
-from se_detection.checkpoint import library_weights, timm_handler
+from se_detection.checkpoint import library_weights, weights_file
 from se_detection.config.meta_device import Uninitialized
 from se_detection.modeling.network_names import trained_input
 from se_detection.modeling.timm_backbone import check_input
@@ -27,7 +27,7 @@ def classifier(monkeypatch, tmp_path) -> nn.Module:
     """Random weights instead of a download, and an empty cache."""
     network = randomize_norms(torchvision.models.shufflenet_v2_x0_5())
     monkeypatch.setattr(library_weights, "_pretrained", lambda name: network)
-    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_file, "get_cache_dir", lambda: str(tmp_path))
     return network
 
 
@@ -53,7 +53,7 @@ def test_a_failed_download_is_explained(monkeypatch, tmp_path) -> None:
         raise OSError("no route to the server")
 
     monkeypatch.setattr(library_weights, "_pretrained", fail)
-    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_file, "get_cache_dir", lambda: str(tmp_path))
     with raises("weights.no_download", WEIGHTS, "no route to the server"):
         create_backbone(NAME, weights=WEIGHTS)
     with raises("config.unknown_network", "IMAGENET1K_V9", "IMAGENET1K_V1"):

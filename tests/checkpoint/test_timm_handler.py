@@ -11,7 +11,7 @@ from detectron2.utils.file_io import PathManager
 from safetensors.torch import save_file
 
 from se_detection import UserError, model_zoo
-from se_detection.checkpoint import timm_handler
+from se_detection.checkpoint import timm_handler, weights_file
 from se_detection.checkpoint.convert import convert_state_dict
 from se_detection.checkpoint.convert_input import LOOK_ALIKES, convert_input
 from se_detection.checkpoint.timm_handler import source_of
@@ -27,7 +27,7 @@ def offline_timm(monkeypatch, tmp_path) -> torch.nn.Module:
     model = timm.create_model("seresnet18", pretrained=False)
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
     monkeypatch.setattr(timm_handler, "_check_available", lambda name: None)
-    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_file, "get_cache_dir", lambda: str(tmp_path))
     return model
 
 
@@ -85,14 +85,14 @@ def test_a_failed_download_is_explained(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(timm, "create_model", fail)
     monkeypatch.setattr(timm_handler, "_check_available", lambda name: None)
-    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_file, "get_cache_dir", lambda: str(tmp_path))
     with raises("weights.no_download", "timm://resnet50", "no route to the hub", "se-det convert resnet50 --output"):
         PathManager.get_local_path("timm://resnet50")
     assert list(tmp_path.rglob("*")) == []
 
 
 def test_names_that_timm_does_not_have_are_not_asked_for(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_file, "get_cache_dir", lambda: str(tmp_path))
     for name, named in (("seresnet50.a9_in1k", "seresnet50.a1_in1k"), ("seresnet34", "another network")):
         with raises("weights.not_found", f"timm://{name}", named):
             PathManager.get_local_path(f"timm://{name}")

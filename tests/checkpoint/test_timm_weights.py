@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from se_detection import create_backbone
-from se_detection.checkpoint import timm_handler
+from se_detection.checkpoint import timm_handler, weights_file
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.checkpoint.timm_weights import TimmAssumptions, assumptions_of
 from se_detection.config.meta_device import Uninitialized
@@ -89,7 +89,7 @@ def offline(monkeypatch, tmp_path, trained) -> None:
 
     monkeypatch.setattr(timm, "create_model", create_model)
     monkeypatch.setattr(timm_handler, "_check_available", lambda name: None)
-    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(weights_file, "get_cache_dir", lambda: str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize(("suffix", "norm"), [("pth", "FrozenBN"), ("safetensors", "BN")])
@@ -122,7 +122,7 @@ def test_plain_resnets_of_timm_are_not_converted(monkeypatch, tmp_path) -> None:
     """For this project's ResNets, timm://resnet18 is a file in detectron2's names."""
     model = timm.create_model("resnet18")
     monkeypatch.setattr(timm_handler, "_check_available", lambda name: None)
-    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(weights_file, "get_cache_dir", lambda: str(tmp_path))
     original = timm.create_model
     monkeypatch.setattr(
         timm, "create_model", lambda *args, pretrained=False, **kw: model if pretrained else original(*args, **kw)

