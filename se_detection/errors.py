@@ -47,6 +47,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def one_line(error: BaseException, longest: int = 200) -> str:
+    """The message of an exception in one line of at most so many characters, or its class if it has no message."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
 def counted(number: int, singular: str, plural: str = "") -> str:
     """A number with its noun: `1 image`, `2,000 images`.
 

@@ -16,7 +16,7 @@ from detectron2.modeling.backbone.resnet import ResNet
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from ..errors import UserError, counted
+from ..errors import UserError, counted, one_line
 from ..files import write_whole
 from ..modeling.network_names import named_weights
 from ..modeling.partial_load import OPTIONAL, PLAIN_BACKBONE_REASON, identity_gates
@@ -303,7 +303,7 @@ def _as_user_errors(path: Path | str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # of any class: a file may hold anything in addition to its weights
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = one_line(error, 300)
         raise UserError("weights.not_loadable", f"{path} can't be loaded ({reason}); use another file") from error
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .network_names import CONVERTS_INPUT, library_of
 
 # Of the image that shows the chain; the last pool of pytorchcv's classifiers needs this size.
@@ -90,7 +90,7 @@ def describe_chain(classifier: nn.Module) -> list[dict[str, Any]]:
     try:
         calls = _record_calls(classifier)
     except Exception as error:  # of any class: a network may need another size
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise UserError(
             "model.no_maps",
             f"MODEL.TIMM.NAME: {type(classifier).__name__} fails on an image of {SIZE}x{SIZE} ({reason}); use another "

@@ -18,7 +18,7 @@ from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 
 from ..config.se_config import STAGES, SEConfig
-from ..errors import UserError, counted
+from ..errors import UserError, counted, one_line
 from .squeeze_excitation import SqueezeExcitation
 
 # Of the image that shows the channels of each site; classifiers of pytorchcv need this size.
@@ -295,7 +295,7 @@ def _channels(network: nn.Module, places: Sequence[tuple[str, bool]]) -> list[in
             with torch.no_grad():
                 probed(image)
         except Exception as error:  # of any class: a network may compute anything
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = one_line(error)
             raise UserError(
                 "model.no_se_sites",
                 f"{type(network).__name__}: SE can't be inserted, because the network fails on an image of "

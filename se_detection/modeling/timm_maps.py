@@ -10,7 +10,7 @@ from detectron2.modeling import Backbone
 from torch import nn
 from torch.func import functional_call
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .timm_network import named_tensors
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def fit_maps(backbone: Backbone, network: str, *, channels: int = 3) -> int:
             try:
                 found = _map_sizes(backbone, channels, size)
             except Exception as error:  # a network may need another size, and fail in any way
-                reasons.append(" ".join(str(error).split())[:200] or type(error).__name__)
+                reasons.append(one_line(error))
                 continue
             if found == expected:
                 if padded:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..config.se_config import STAGES
 from ..config.timm_config import TimmConfig
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .chain_network import ChainNetwork, create_classifier, describe_chain
 from .network_names import library_of
 
@@ -61,7 +61,7 @@ def _explained(name: str, options: Mapping[str, Any]) -> Iterator[None]:
     except Exception as error:  # networks raise many classes for what they can't be
         given = {key: value for key, value in options.items() if key not in ("features_only", "out_indices")}
         shown = ", ".join(f"{key}={value}" for key, value in given.items()) or "features_only"
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise UserError(
             "config.not_buildable",
             f"MODEL.TIMM: {library_of(name)[0]} can't build {name} with {shown} ({reason}); change these values, or "
