@@ -3,11 +3,10 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.utils.events import EventStorage
 
 from ..modeling.timm_families import SHALLOW
 from .shapes import draw
-from .test_timm_detectors import timm_config
+from .test_timm_detectors import losses_in_training, timm_config
 
 # One for each kind of block and norm, of the smallest networks; test_timm_detectors.py has MobileNetV3.
 FAST = ("regnety_002",)
@@ -30,15 +29,9 @@ def test_two_images_are_overfitted(name) -> None:
     ]
     model = build_model(timm_config("retinanet", name, MODEL__TIMM__KWARGS=arguments, **SMALL)).train()
     images = [draw(seed, height=64, width=64).example() for seed in range(2)]
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
     totals = []
-    for _ in range(STEPS):
-        with EventStorage():
-            loss = sum(model(images).values())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        totals.append(loss.item())
+    for loss in losses_in_training(model, images, steps=STEPS):
+        totals.append(loss)
         # The images are the same in each step, and RetinaNet samples nothing.
         if totals[-1] < 0.7 * totals[0]:
             return

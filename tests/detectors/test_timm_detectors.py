@@ -1,6 +1,7 @@
 """detectron2's detectors with networks of timm: they train, overfit, load their own checkpoints, and are fused."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -102,18 +103,22 @@ def test_a_step_and_its_checkpoint(detector, network, tmp_path) -> None:
         StrictCheckpointer(other, assumptions=assumptions).load(str(tmp_path / "renamed.pth"))
 
 
-def test_two_images_are_overfitted() -> None:
-    model = build("faster_rcnn_fpn", "mobilenetv3_small_050").train()
-    images = [draw(seed).example() for seed in range(2)]
+def losses_in_training(model: nn.Module, images: list[dict], *, steps: int) -> Iterator[float]:
+    """Trains on the same images in each step, and yields its loss."""
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
-    totals = []
-    for _ in range(40):
+    for _ in range(steps):
         with EventStorage():
             loss = sum(model(images).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        totals.append(loss.item())
+        yield loss.item()
+
+
+def test_two_images_are_overfitted() -> None:
+    model = build("faster_rcnn_fpn", "mobilenetv3_small_050").train()
+    images = [draw(seed).example() for seed in range(2)]
+    totals = list(losses_in_training(model, images, steps=40))
     assert sum(totals[-5:]) < 0.5 * sum(totals[:5])
 
 
