@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := passive
 # Each start of Python would compile the package again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test test-fast test-oldest lint bench
+.PHONY: setup demo test test-fast test-oldest lint bench docs notebooks
 setup: $(READY)
 
 $(READY): requirements.txt setup.py pyproject.toml se_detection/install_detectron2.py
@@ -58,3 +58,20 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python dev/check_words.py
+
+# The documentation site in build/site, which is read with `python -m http.server -d build/site`. It needs no torch.
+DOCS := .venv-docs
+docs: $(DOCS)/.ready
+	$(DOCS)/bin/python dev/site_pages.py
+	$(DOCS)/bin/zensical build --strict --clean
+
+$(DOCS)/.ready: requirements.txt pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -c requirements.txt \
+	    $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	touch $@
+
+# Runs every notebook and writes its outputs: minutes on two CPU cores.
+notebooks: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[docs]'
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace examples/*.ipynb

@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Collects the pages of the documentation site in build/pages, from which `make docs` builds it.
+
+The pages keep their paths, so a link from page to page is the same here and on GitHub. Notebooks become Markdown. A
+link to any other file of the repository leads to REPOSITORY_URL if that is set, or else to a copy.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path, PurePosixPath
+
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "build" / "pages"
+# Of the pages, in the order of the navigation.
+SOURCES = ("*.md", "docs/*.md", "examples/*.ipynb")
+LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)")
+FENCES = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
+
+
+def notebook_page(path: Path) -> str:
+    """A notebook in Markdown; its figures are written next to the page."""
+    text, resources = MarkdownExporter().from_filename(str(path), {"unique_key": path.stem})
+    for name, content in resources["outputs"].items():
+        target = PAGES / path.parent.relative_to(ROOT) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    return text
+
+
+def rewritten(text: str, page: Path, repository: str) -> str:
+    """The text of a page with its links to other files of the repository; these are copied if it has no address."""
+
+    def target(match: re.Match[str]) -> str:
+        path = Path(os.path.normpath(page.parent / match[1]))
+        if path.suffix in {".md", ".ipynb"}:
+            return str(PurePosixPath(match[1]).with_suffix(".md"))
+        if path.suffix in {".png", ".jpg"} or not repository:
+            copy = PAGES / path.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+            return match[1]
+        return f"{repository}/blob/main/{path.relative_to(ROOT).as_posix()}"
+
+    # Code stays as it is: a[1](x) is no link.
+    return "".join(part if part.startswith("```") else LINK.sub(target, part) for part in FENCES.split(text))
+
+
+def main() -> None:
+    shutil.rmtree(PAGES, ignore_errors=True)
+    repository = os.environ.get("REPOSITORY_URL", "").rstrip("/")
+    for page in (path for pattern in SOURCES for path in sorted(ROOT.glob(pattern))):
+        copy = (PAGES / page.relative_to(ROOT)).with_suffix(".md")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if page.suffix == ".ipynb":
+            copy.write_text(notebook_page(page), encoding="utf-8")
+        else:
+            copy.write_text(rewritten(page.read_text(encoding="utf-8"), page, repository), encoding="utf-8")
+    shutil.copy(ROOT / "docs" / "site.css", PAGES / "docs")
+
+
+if __name__ == "__main__":
+    main()
