@@ -42,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
     "SOLVER": {
         "CHECKPOINTS_TO_KEEP": 0,
         "BEST_METRIC": "bbox/AP",
+        "LOGGERS": ["tensorboard"],
         "EMA_DECAY": 0.0,
         "SKIP_NON_FINITE": 0,
         "BACKBONE_FREEZE_ITERS": 0,
@@ -69,6 +70,7 @@ def add_se_config(cfg: CfgNode) -> None:
 
     - `CHECKPOINTS_TO_KEEP`: how many periodic checkpoints are kept; 0 keeps all.
     - `BEST_METRIC`: the metric that selects `model_best.pth`, if `TEST.EVAL_PERIOD` is set; empty for none.
+    - `LOGGERS`: where curves and images are sent: `tensorboard`, `wandb`, `mlflow`, `trackio`.
     - `EMA_DECAY`: the decay of a moving average of the weights; 0 for none.
     - `SKIP_NON_FINITE`: how many steps in a row may be skipped because their loss is not finite.
     - `BACKBONE_FREEZE_ITERS`: for how many iterations the backbone is frozen at the start.

@@ -26,6 +26,7 @@ from ..model_zoo import find_config_file
 from ..runs.checkpoints import newest_checkpoint
 from ..runs.record import class_names, read_record
 from ..runs.run_folder import INFERENCE, result_files, training_files
+from .loggers import check_loggers
 from .optimizer import check_optimizer
 from .run_log import without_warnings
 from .user_data import use_user_data
@@ -131,6 +132,7 @@ def check_settings(cfg: CfgNode, processes: int) -> None:
         if wrong:
             raise UserError(code, problem)
     check_optimizer(cfg)
+    check_loggers(cfg)
     check_augmentations(cfg)
 
 

@@ -262,6 +262,8 @@ class Writers(hooks.PeriodicWriter):
         if evaluated or done % self._period == 0 or done == self.trainer.max_iter:
             for writer in self._writers:
                 writer.write()
+            # TensorBoard's writer does so; there may be none.
+            self.trainer.storage.clear_images()
 
 
 class PreciseBN(hooks.PreciseBN):

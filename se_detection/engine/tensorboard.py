@@ -1,4 +1,4 @@
-"""Hooks that write to TensorBoard: the mean gates of SE, and detections next to the ground truth."""
+"""Hooks that give the loggers more to write: the mean gates of SE, and detections next to the ground truth."""
 
 import logging
 import math
@@ -105,7 +105,7 @@ class DetectionImages(HookBase):
         try:
             images = self._draw()
         except Exception as error:  # of any class: it must not end the training
-            logger.warning("TensorBoard gets no images of iteration %d: %s", evaluated, error)
+            logger.warning("No images of iteration %d are logged: %s", evaluated, error)
             return
         # A resumed run evaluates the iteration before its first.
         storage.iter = evaluated

@@ -17,7 +17,7 @@ from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from detectron2.utils.logger import setup_logger
 from fvcore.nn.precise_bn import get_bn_modules
 from torch import nn
@@ -56,6 +56,7 @@ from .checks import available_device, check_data, check_run_folder, check_settin
 from .fine_tuning import FrozenBackbone, backbone_of
 from .heartbeat import heartbeat
 from .hooks import BestCheckpoint, Checkpoints, DropBlockSchedule, Evaluation, MovingAverage, PreciseBN, Writers
+from .loggers import build_loggers
 from .loss_guard import (
     LossGuard,
     NonFiniteLossError,
@@ -87,7 +88,8 @@ class Trainer(DefaultTrainer):
     - SIGTERM and SIGINT save a checkpoint and stop the run; if a process dies, the others stop.
     - A loss that is not finite stops the run, or skips the step: `SOLVER.SKIP_NON_FINITE`.
     - `SOLVER.CHECKPOINTS_TO_KEEP`, `SOLVER.BEST_METRIC`, `SOLVER.EMA_DECAY`, `SOLVER.AMP.BF16`, `SOLVER.CHANNELS_LAST`,
-      `SOLVER.BACKBONE_FREEZE_ITERS`, `SOLVER.BACKBONE_MULTIPLIER`, `SOLVER.OPTIMIZER`, `MODEL.RESNETS.DROP_BLOCK`.
+      `SOLVER.BACKBONE_FREEZE_ITERS`, `SOLVER.BACKBONE_MULTIPLIER`, `SOLVER.OPTIMIZER`, `SOLVER.LOGGERS`,
+      `MODEL.RESNETS.DROP_BLOCK`.
     - Several processes can train on the CPU, where detectron2 passes `device_ids` to DDP, which refuses them.
     - Weights that don't fit, and images that can't be read, are errors.
     - Each of several test sets has its own folder; in detectron2 the last overwrites the others.
@@ -249,13 +251,9 @@ class Trainer(DefaultTrainer):
         return built
 
     def build_writers(self) -> list[EventWriter]:
-        """detectron2's writers; they open their files."""
-        return [
-            CommonMetricPrinter(self.max_iter),
-            JSONWriter(str(self.metrics.path)),
-            # TensorBoard then ignores what was written for the steps that are repeated.
-            TensorboardXWriter(self.cfg.OUTPUT_DIR, purge_step=self.start_iter or None),
-        ]
+        """detectron2's writers and those of `SOLVER.LOGGERS`; they open their files."""
+        loggers = build_loggers(self.cfg, self.start_iter)
+        return [CommonMetricPrinter(self.max_iter), JSONWriter(str(self.metrics.path)), *loggers]
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Resumes from the newest whole checkpoint in `OUTPUT_DIR`, or loads `MODEL.WEIGHTS`.

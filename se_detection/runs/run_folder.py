@@ -14,6 +14,8 @@ CONFIG = "config.yaml"
 METRICS_FILE = "metrics.json"
 BAD_IMAGES = "bad_images.json"
 NON_FINITE = "non_finite.json"
+# The ids of the run in the trackers of SOLVER.LOGGERS.
+TRACKED = "loggers.json"
 # Checkpoints: at the end, before the first step, and with the highest metric. A pre-training also writes its backbone.
 FINAL, INITIAL, BEST = "model_final.pth", "model_initial.pth", "model_best.pth"
 BACKBONE_FILE = "backbone.pth"
@@ -24,7 +26,7 @@ RESULTS, DETECTIONS = "results.json", "coco_instances_results.json"
 EXCITATIONS = "excitations"
 
 TRAINING_PATTERNS = (
-    *(LAST, METRICS_FILE, FINAL, BEST, INITIAL, BACKBONE_FILE, NON_FINITE, BAD_IMAGES),
+    *(LAST, METRICS_FILE, FINAL, BEST, INITIAL, BACKBONE_FILE, NON_FINITE, BAD_IMAGES, TRACKED),
     *("model_[0-9]*.pth", "model_*.pth.corrupt", "events.out.tfevents.*", RECORD),
 )
 RESULT_NAMES = (

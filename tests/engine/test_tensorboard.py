@@ -199,7 +199,7 @@ def test_a_training_continues_if_nothing_can_be_drawn(build, caplog) -> None:
     tags = events(Path(trainer.cfg.OUTPUT_DIR)).Tags()
     assert tags["images"] == []
     assert "bbox/AP" in tags["scalars"]
-    assert "TensorBoard gets no images of iteration 1: " in caplog.text
+    assert "No images of iteration 1 are logged: " in caplog.text
 
 
 def test_a_plain_backbone_has_no_gates() -> None:
