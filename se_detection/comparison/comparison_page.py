@@ -149,13 +149,14 @@ def _recipe_tables(comparison: Comparison, pair: list[EvaluatedRun]) -> list[tup
     ]
     if any(run.recipe for run in pair):
         several = max(map(len, comparison.names.values())) > 1
-        baseline, candidate = (_recipe(run) for run in pair)
+        baseline, candidate = (recipe_settings(run) for run in pair)
         caption = "The recipe (of each model's first run)." if several else "The recipe."
         tables.append((caption, "setting", [(name, baseline[name], candidate[name]) for name in baseline]))
     return tables
 
 
-def _recipe(run: EvaluatedRun) -> dict[str, str]:
+def recipe_settings(run: EvaluatedRun) -> dict[str, str]:
+    """The settings of a run in words: its training data, the keys of :data:`RECIPE`, device and versions."""
     recipe, data = run.recipe or {}, run.record.get("data", {})
     files = [data.get(name, {}).get("json") or name for name in recipe.get("DATASETS.TRAIN", ())]
     is_timm = recipe.get("MODEL.BACKBONE.NAME") in TIMM_BUILDERS

@@ -100,8 +100,8 @@ class WandbWriter(TrackerWriter):
 
     def log(self, iteration: int, scalars: dict[str, float], images: dict[str, NDArray[np.uint8]]) -> None:
         """See :class:`TrackerWriter`."""
-        pictures = {name: self.image(image) for name, image in images.items()}
-        self.run.log({"iteration": iteration, **scalars, **pictures})
+        drawn = {name: self.image(image) for name, image in images.items()}
+        self.run.log({"iteration": iteration, **scalars, **drawn})
 
     def finish(self, *, complete: bool) -> None:
         """See :class:`TrackerWriter`."""
@@ -159,8 +159,8 @@ class TrackioWriter(TrackerWriter):
 
     def log(self, iteration: int, scalars: dict[str, float], images: dict[str, NDArray[np.uint8]]) -> None:
         """See :class:`TrackerWriter`."""
-        pictures = {name: self.image(image) for name, image in images.items()}
-        self.run.log({**scalars, **pictures}, step=iteration)
+        drawn = {name: self.image(image) for name, image in images.items()}
+        self.run.log({**scalars, **drawn}, step=iteration)
 
     def finish(self, *, complete: bool) -> None:
         """See :class:`TrackerWriter`."""

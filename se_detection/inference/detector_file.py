@@ -4,6 +4,7 @@ import zipfile
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -59,11 +60,23 @@ def read_detector_file(path: Path) -> tuple[CfgNode, dict[int, str]]:
         # torch writes checksums, but doesn't check them.
         with zipfile.ZipFile(path) as archive:
             changed = archive.testzip()
-        text, pairs = str(content["config"]), [(int(id_), str(name)) for id_, name in content["categories"]]
-    except (zipfile.BadZipFile, LookupError, TypeError, ValueError, OverflowError) as error:
+    except zipfile.BadZipFile as error:
         raise _broken(path, "it has no config and classes") from error
     if changed:
         raise _broken(path, f"{changed} in it has a wrong checksum")
+    return config_and_classes(path, content)
+
+
+def config_and_classes(path: Path, content: Any) -> tuple[CfgNode, dict[int, str]]:
+    """Config and classes from the untrusted content of a file: `config`, a text, and `categories`, ids with names.
+
+    Raises:
+        UserError: the content is damaged; the message names the path.
+    """
+    try:
+        text, pairs = str(content["config"]), [(int(id_), str(name)) for id_, name in content["categories"]]
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+        raise _broken(path, "it has no config and classes") from error
     cfg = _config(path, text)
     categories, number = dict(pairs), cfg.MODEL[classes_node(cfg)].NUM_CLASSES
     if len(categories) != number:

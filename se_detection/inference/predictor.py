@@ -25,17 +25,19 @@ from ..runs.categories import config_categories, run_categories
 from ..runs.trained_run import last_checkpoint, load_trained_run, read_run_config
 from ..visualization.drawing import class_colours, draw_boxes
 from .detector_file import read_detector_file, write_detector_file
+from .hub import HubDetector
 from .image_array import ImageInput, image_array
 
 # Default batch size: a ResNet-50-FPN at 800 pixels takes some gigabytes.
 BATCH_SIZE = 4
 
 
-class SEPredictor:
+class SEPredictor(HubDetector):
     """Maps images to detectron2's `Instances`, on a GPU if there is one.
 
     :meth:`from_run` takes the folder of a run, also of one of detectron2's own trainer, :meth:`from_file` a file of
-    :meth:`save`; the constructor takes a config and weights, as detectron2's `DefaultPredictor`.
+    :meth:`save`, :meth:`from_pretrained` a name on the Hugging Face Hub or a folder of :meth:`save_pretrained`; the
+    constructor takes a config and weights, as detectron2's `DefaultPredictor`.
 
     An image is a path, a PIL image, or an (H, W, 3) array of uint8. Arrays are BGR as in detectron2's
     `DefaultPredictor`, or RGB with `channel_order="RGB"`; the wrong order is not detected, and lowers AP. Files and PIL
