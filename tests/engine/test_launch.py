@@ -6,8 +6,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from argparse import Namespace
@@ -28,11 +26,12 @@ from se_detection.engine.train_and_evaluate import launch_run
 from se_detection.engine.trainer import Trainer
 from se_detection.runs.checkpoints import is_whole
 
-from ..helpers import environment, raises, relative_error
+from ..helpers import raises, relative_error
 from .conftest import CONFIG, data_flags, stop_after, train_arguments
+from .forked_command import ForkedCommand
 
 ONE = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto"}
-SCRIPT = Path(__file__).with_name("recorded_train_net.py")
+SCRIPT, TORCHRUN = (Path(__file__).with_name(name) for name in ("recorded_train_net.py", "forking_torchrun.py"))
 # Every image gives as many samples, so that the mean over processes of their means is that over all images.
 OPTIONS = [
     *("MODEL.RESNETS.NORM", "GN", "INPUT.MIN_SIZE_TRAIN", "(64,)", "SOLVER.BACKBONE_FREEZE_ITERS", 1),
@@ -42,26 +41,15 @@ OPTIONS = [
 ]
 
 
-class Job:
+class Job(ForkedCommand):
     """The recorded train_net.py on a machine, which is this one, with its log and record in `folder`."""
 
     def __init__(self, data: Path, folder: Path, output: Path, *command: object, **changes: str) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        parsed = train_arguments(data, output, *OPTIONS)
-        self.process = subprocess.Popen(
-            list(map(str, [sys.executable, *command, "--config-file", CONFIG, *data_flags(data), *parsed.opts])),
-            env=environment(
-                HOME=str(folder), RECORD=str(folder), GLOO_SOCKET_IFNAME="lo", OMP_NUM_THREADS="1", **changes
-            ),
-            stdout=(folder / "log").open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-    @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text(errors="replace")
+        words = [*command, "--config-file", CONFIG, *data_flags(data), *train_arguments(data, output, *OPTIONS).opts]
+        changes |= {"HOME": str(folder), "RECORD": str(folder), "GLOO_SOCKET_IFNAME": "lo"}
+        super().__init__(folder / "log", *words, **changes)
 
     def record(self, rank: int) -> list[dict]:
         path = self.folder / f"{rank}.jsonl"
@@ -71,20 +59,6 @@ class Job:
     def weights(self, rank: int) -> list[str]:
         """The digest of the weights after each step."""
         return [line["weights"] for line in self.record(rank) if "weights" in line]
-
-    def wait_for(self, condition) -> None:
-        deadline = time.monotonic() + 240
-        while not condition():
-            assert self.process.poll() is None, self.log[-3000:]
-            assert time.monotonic() < deadline, self.log[-3000:]
-            time.sleep(0.02)
-
-    def ended(self) -> int:
-        try:
-            return self.process.wait(timeout=240)
-        finally:
-            if self.process.poll() is None:
-                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def gradients_of_one_process(build) -> dict[str, torch.Tensor]:
@@ -107,7 +81,9 @@ def test_a_run_on_two_machines_is_killed_and_resumed_under_torchrun(build, tiny,
     output, port, machines = tmp_path / "output0", _find_free_port(), []
     for rank in (0, 1):
         flags = ["--num-machines", 2, "--machine-rank", rank, "--dist-url", f"tcp://127.0.0.1:{port}"]
-        machines.append(Job(tiny, tmp_path / f"machine{rank}", tmp_path / f"output{rank}", SCRIPT, *flags, SECONDS="1"))
+        # The second machine forks its process: the first shows that one can be started.
+        changes = {"SECONDS": "1"} | ({"FORK": "1"} if rank else {})
+        machines.append(Job(tiny, tmp_path / f"machine{rank}", tmp_path / f"output{rank}", SCRIPT, *flags, **changes))
     for rank, job in enumerate(machines):
         job.wait_for(lambda rank=rank, job=job: len(job.weights(rank)) >= 3)
     os.kill(machines[1].record(1)[-1]["pid"], signal.SIGKILL)
@@ -132,8 +108,8 @@ def test_a_run_on_two_machines_is_killed_and_resumed_under_torchrun(build, tiny,
         assert relative_error(first[name], gradient) < 1e-3, name
 
     # torchrun repeats the last step, to the last bit, and continues.
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", _find_free_port(), SCRIPT]
-    rest = Job(tiny, tmp_path / "rest", output, *torchrun, "--resume")
+    torchrun = [TORCHRUN, "--nproc-per-node", 2, "--master-port", _find_free_port()]
+    rest = Job(tiny, tmp_path / "rest", output, *torchrun, SCRIPT, "--resume")
     assert rest.ended() == 0, rest.log[-3000:]
     assert rest.weights(0) == rest.weights(1)
     assert rest.weights(0)[0] == steps[0][2]

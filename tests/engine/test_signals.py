@@ -3,9 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,45 +10,24 @@ import torch
 
 from se_detection.runs.checkpoints import is_whole
 
-from ..helpers import environment
 from .conftest import CONFIG, data_flags, read_metrics, train_arguments
+from .forked_command import ForkedCommand
 
 RUN = [
-    *("SOLVER.MAX_ITER", 12, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 6, "SOLVER.EMA_DECAY", 0.5),
+    *("SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 3, "SOLVER.EMA_DECAY", 0.5),
     *("DATALOADER.NUM_WORKERS", 1),
 ]
 TRAIN_NET = Path(__file__).parents[2] / "tools" / "train_net.py"
 AVERAGED = "/trainer/hooks/MovingAverage/trained"
 
 
-class Run:
-    """Starts tools/train_net.py --resume as a user would, and reads its log."""
-
-    def __init__(self, folder: Path, data: Path) -> None:
-        self.output, self.log_file = folder / "run", folder / "log"
-        words = train_arguments(data, self.output, *RUN).opts
-        self.command = [sys.executable, TRAIN_NET, "--resume", "--config-file", CONFIG, *data_flags(data), *words]
-        self.environment = environment(HOME=str(folder), OMP_NUM_THREADS=str(torch.get_num_threads()))
-
-    def start(self) -> subprocess.Popen:
-        """Starts the run, and waits for its first checkpoint."""
-        process = subprocess.Popen(
-            list(map(str, self.command)),
-            env=self.environment,
-            stdout=self.log_file.open("w"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + 240
-        while not (self.output / "last_checkpoint").exists():
-            assert process.poll() is None, self.log
-            assert time.monotonic() < deadline, self.log
-            time.sleep(0.02)
-        return process
-
-    @property
-    def log(self) -> str:
-        return self.log_file.read_text()
+def start(folder: Path, data: Path) -> ForkedCommand:
+    """tools/train_net.py --resume in `folder / "run"`, after its first checkpoint."""
+    output = folder / "run"
+    words = ["--resume", "--config-file", CONFIG, *data_flags(data), *train_arguments(data, output, *RUN).opts]
+    command = ForkedCommand(folder / "log", TRAIN_NET, *words, HOME=str(folder))
+    command.wait_for((output / "last_checkpoint").exists)
+    return command
 
 
 def leaves(node, path: str = ""):
@@ -86,23 +62,23 @@ def check_same(run: Path, whole: Path) -> None:
 def test_a_run_that_is_stopped_and_killed_resumes_exactly(build, tiny, tmp_path, module_path) -> None:
     whole = build("whole", *RUN)
     whole.train()
-    run = Run(tmp_path, tiny)
-    process = run.start()
+    command, output = start(tmp_path, tiny), tmp_path / "run"
+    process = command.process.pid
     # The files of a paused run are those that SIGKILL would leave.
-    os.killpg(process.pid, signal.SIGSTOP)
-    killed = shutil.copytree(run.output, module_path / "killed")
-    os.killpg(process.pid, signal.SIGCONT)
+    os.killpg(process, signal.SIGSTOP)
+    killed = shutil.copytree(output, module_path / "killed")
+    os.killpg(process, signal.SIGCONT)
     # A scheduler signals all processes, also the data loading workers.
-    os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=120) == 128 + signal.SIGTERM, run.log
-    assert "Traceback" not in run.log
-    assert "SIGTERM: stopped after iteration" in run.log
+    os.killpg(process, signal.SIGTERM)
+    assert command.ended() == 128 + signal.SIGTERM, command.log
+    assert "Traceback" not in command.log
+    assert "SIGTERM: stopped after iteration" in command.log
 
-    (module_path / "stopped").symlink_to(run.output)
+    (module_path / "stopped").symlink_to(output)
     for folder in (killed, module_path / "stopped"):
         assert is_whole(folder / (folder / "last_checkpoint").read_text())
         rest = build(folder.name, *RUN, resume=True)
-        assert 0 < rest.start_iter < 12
+        assert 0 < rest.start_iter < 6
         assert not list(folder.glob("*.corrupt"))
         rest.train()
         check_same(folder, module_path / "whole")
