@@ -8,7 +8,7 @@ would lose the hook: see :class:`NormAndSE`.
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -125,7 +125,9 @@ def register_se_sites(block: type[nn.Module] | str, sites: Rule) -> None:
     SE_SITES[block if isinstance(block, str) else _full_name(block)] = sites
 
 
-def insert_se(network: nn.Module, se: SEConfig, sites: Sequence[str] | None = None) -> list[str]:
+def insert_se(
+    network: nn.Module, se: SEConfig, sites: Sequence[str] | None = None, skip: Collection[str] = ()
+) -> list[str]:
     """Puts SE into a network that has none, in place.
 
     Call it on a network with its final norms (converting norms afterwards is safe for the families of the table), and
@@ -138,6 +140,7 @@ def insert_se(network: nn.Module, se: SEConfig, sites: Sequence[str] | None = No
         se: the SE blocks, which get `reduction`, `squeeze`, `gate`, `bias`, `gate_bias` and `init`; or the blocks of
             another `kind`.
         sites: names of modules whose output is scaled, instead of those of the network's family.
+        skip: names of modules that stay without SE.
 
     Returns:
         The names of the new SE modules, such as `layer1.0.se`. Sites in layers that do not run are skipped.
@@ -148,7 +151,8 @@ def insert_se(network: nn.Module, se: SEConfig, sites: Sequence[str] | None = No
     """
     _check_options(se)
     if sites is None:
-        places = [(_join(name, site.module), site.before) for name, site in _sites(network)]
+        found = ((name, _join(name, site.module), site.before) for name, site in _sites(network))
+        places = [(place, before) for block, place, before in found if not {block, place} & set(skip)]
         if not places:
             raise UserError(
                 "model.no_se_sites",

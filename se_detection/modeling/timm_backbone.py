@@ -1,6 +1,7 @@
 """Any network of timm, torchvision or pytorchcv as a detectron2 backbone, alone and with FPN, and its builders."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -126,7 +127,8 @@ def create_timm_backbone(
     Args:
         name: timm's name, with or without a tag (which only names weights), or `torchvision/NAME` or `pytorchcv/NAME`.
             Of these libraries, the networks whose modules run one after another have maps.
-        se: SE blocks to insert, as :func:`~se_detection.modeling.insert_se.insert_se` does.
+        se: SE blocks to insert, as :func:`~se_detection.modeling.insert_se.insert_se` does; only in `se.stages`, if
+            these are not all.
         kwargs: other arguments of the library's function.
         others: the keys of `MODEL.TIMM` (:class:`~se_detection.config.timm_config.TimmConfig`).
 
@@ -161,7 +163,8 @@ def create_timm_backbone(
     timm_names = find_timm_names(network, classifier)
     if se is not None:
         before = {id(tensor): key for key, tensor in named_tensors(network)}
-        insert_se(network, se)
+        skip = _outside(se.stages, network, find_parts(network, info, out_features), name)
+        insert_se(network, replace(se, stages=STAGES), skip=skip)
         # An inserted layer may become the parent of another one and change its name.
         names = {key: timm_names.get(before.get(id(tensor), "")) for key, tensor in named_tensors(network)}
         timm_names = {key: theirs for key, theirs in names.items() if theirs is not None}
@@ -187,6 +190,21 @@ def create_timm_backbone(
     fold_frozen_norms(network)
     refuse_partial_load(backbone)
     return backbone
+
+
+def _outside(
+    stages: Sequence[str], network: nn.Module, parts: Mapping[str, Sequence[str]], name: str
+) -> Collection[str]:
+    """The names of the modules that are not in these stages; none if these are all stages."""
+    if set(stages) == set(STAGES):
+        return ()
+    if not parts:
+        raise UserError(
+            "model.parallel_stages",
+            f"MODEL.SE.STAGES: the stages of {name} are not one after another; use {', '.join(STAGES)}",
+        )
+    inside = {module for stage in stages for module in parts.get(stage, ())}
+    return [module for module, _ in network.named_modules() if module not in inside]
 
 
 def _freeze(backbone: TimmBackbone, freeze_at: int) -> None:

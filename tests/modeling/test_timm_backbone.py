@@ -1,5 +1,6 @@
 """The maps of each family are those of timm's own network for features."""
 
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from se_detection import SEConfig
 from se_detection.config.meta_device import Uninitialized
+from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 from se_detection.modeling.timm_backbone import TimmBackbone, _freeze_norms, create_timm_backbone
 
 from ..helpers import raises, relative_error
@@ -141,6 +144,23 @@ def test_out_features() -> None:
     # Later layers are not built: in training with several processes, they would have no gradient.
     assert not any("layer4" in key for key in backbone.state_dict())
     assert any("layer4" in key for key in whole.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "gated"),
+    # The blocks of strides 16 and 32 in the tables of both papers.
+    [("tf_efficientnet_lite0", r"blocks\.[3-6]\.\d\.se"), ("resnet18", r"layer[34]\.\d\.se")],
+)
+def test_se_is_inserted_only_in_its_stages(name, gated) -> None:
+    with Uninitialized():
+        backbone = create_timm_backbone(name, se=SEConfig(init="identity", stages=("res4", "res5")))
+        every = create_timm_backbone(name, se=SEConfig(init="identity"))
+    names, all_names = (
+        [key for key, module in network.network.named_modules() if isinstance(module, SqueezeExcitation)]
+        for network in (backbone, every)
+    )
+    assert names == [key for key in all_names if re.fullmatch(gated, key)]
+    assert 0 < len(names) < len(all_names)
 
 
 def test_unused_stages_are_not_trained() -> None:
@@ -280,6 +300,11 @@ def test_unknown_networks_are_refused(name, named) -> None:
 def test_wrong_values_are_refused(option, value, code) -> None:
     with raises(code, f"MODEL.TIMM.{option.upper()}"):
         create_timm_backbone("resnet18", **{option: value})
+
+
+def test_stages_of_se_in_parallel_networks_are_refused() -> None:
+    with raises("model.parallel_stages", "MODEL.SE.STAGES", "hrnet_w18_small"):
+        create_timm_backbone("hrnet_w18_small", freeze_at=0, se=SEConfig(stages=("res5",)))
 
 
 def test_conversions_by_timm_and_by_detectron2() -> None:
