@@ -1,15 +1,17 @@
-"""Finds problems of a COCO-format data set that stop or spoil training."""
+"""Finds problems of a data set that stop or spoil training."""
 
 import sys
 from argparse import REMAINDER, ArgumentParser, Namespace
 from pathlib import Path
 
-from .quick_checks import check_config, check_exist
+from .quick_checks import QuickError, check_config, check_exist
+from .train_command import add_folder_flags
 
 EXAMPLES = """
 exit code: 0 without errors (of the corrected copy, with --fix), 1 with errors, 2 if the check could not be made
 
 examples:
+  $ se-det check-data --train-data my_data/ --fix train_fixed.json
   $ se-det check-data train.json train/ --against val.json val/ --fix train_fixed.json
   $ se-det check-data train.json train/ --config-file output/se/config.yaml --opts INPUT.MIN_SIZE_TEST 448
 """
@@ -18,8 +20,13 @@ examples:
 def add_arguments(parser: ArgumentParser) -> None:
     """Adds the data set, and the data and config to compare it with."""
     add = parser.add_argument
-    add("json_file", type=Path, metavar="JSON", help="annotations in COCO's format")
-    add("images", type=Path, metavar="IMAGES", help="the folder of their images")
+    add("json_file", nargs="?", type=Path, metavar="JSON", help="annotations in COCO's format")
+    add("images", nargs="?", type=Path, metavar="IMAGES", help="the folder of their images")
+    group = parser.add_argument_group(
+        "instead of JSON and IMAGES",
+        "--train-data checks the part to train on, against the other part or --val-data; --val-data alone checks that",
+    )
+    add_folder_flags(group)
     add(
         "--against",
         type=Path,
@@ -42,6 +49,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def check(args: Namespace) -> None:
     """Checks that the files exist."""
+    folders = [args.train_data, args.val_data]
+    if (args.json_file and args.images) is None and not any(folders):
+        raise QuickError("data.no_sets", "JSON and IMAGES, or --train-data, are missing; give the data to check")
+    if args.json_file and any(folders):
+        raise QuickError("run.contradicting_flags", "JSON and --train-data or --val-data: give one of them")
+    check_exist("--train-data and --val-data", folders, "data.no_folder")
     check_exist("JSON", [args.json_file], "file.unreadable")
     check_exist("IMAGES", [args.images], "data.no_folder")
     check_exist("--against", args.against, "file.unreadable")
@@ -52,14 +65,14 @@ def run(args: Namespace) -> None:
     """Checks, prints the findings, and writes the corrected copy."""
     from se_detection.config.buildable import check_backbone
     from se_detection.config.read_config import read_config
-    from se_detection.data.check.annotated_folder import decode_images, read_annotated_folder, read_annotated_folders
+    from se_detection.data.check.annotated_folder import decode_images, read_annotated
     from se_detection.data.check.fix import fix_annotations
     from se_detection.data.check.health import check_health
     from se_detection.data.check.health_report import changes_text, health_tables, summary
     from se_detection.files import check_output, write_json
     from se_detection.model_zoo import find_config_file
 
-    read = [args.json_file, *args.against]
+    read = [*filter(None, [args.json_file]), *args.against]
     if args.fix:
         check_output(args.fix, inputs=read, overwrite=args.overwrite)
         read.append(args.fix)
@@ -67,7 +80,7 @@ def run(args: Namespace) -> None:
         check_output(args.json, inputs=read, overwrite=args.overwrite)
     cfg = read_config(find_config_file(args.config_file), args.opts)
     check_backbone(cfg)
-    annotated, others = read_annotated_folder(args.json_file, args.images), read_annotated_folders(args.against)
+    annotated, others = read_annotated(args)
     decoded = decode_images(annotated)
     health = check_health(annotated, decoded, others, cfg)
     print(health_tables(health))

@@ -7,7 +7,8 @@ from .quick_checks import check_config, check_exist, check_weights
 
 EXAMPLES = """
 examples:
-  plain and SE on your own COCO-format data, then their comparison:
+  plain and SE on your own data, then their comparison:
+    $ se-det train --config-file COCO-Detection/faster_rcnn_SE_R_50_FPN_1x --train-data my_data/ OUTPUT_DIR output/se
     $ se-det train --config-file COCO-Detection/faster_rcnn_SE_R_50_FPN_1x \\
         --train-json train.json --train-images train/ --val-json val.json --val-images val/ OUTPUT_DIR output/se
     $ se-det compare --baseline output/plain --candidate output/se
@@ -37,15 +38,23 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="skip bad training images, and list them in OUTPUT_DIR/bad_images.json",
     )
-    add_data_flags(parser.add_argument_group("your own COCO-format data (instead of DATASETS.TRAIN and DATASETS.TEST)"))
+    add_data_flags(parser.add_argument_group("your own data (instead of DATASETS.TRAIN and DATASETS.TEST)"))
 
 
 def add_data_flags(group: _ArgumentGroup) -> None:
-    """Adds the annotation files and image folders of both splits."""
+    """Adds the folders, or the annotation files and image folders, of both splits."""
+    add_folder_flags(group)
     for split in ("train", "val"):
         for what, metavar in (("json", "FILE"), ("images", "DIR")):
             text = f"{split} annotations, or the folder of their images; may be repeated"
             group.add_argument(f"--{split}-{what}", action="append", default=[], metavar=metavar, help=text)
+
+
+def add_folder_flags(group: _ArgumentGroup) -> None:
+    """Adds the folders of both splits."""
+    text = "a folder in the format of COCO, YOLO or Pascal VOC, such as an export of Roboflow, CVAT or Label Studio"
+    group.add_argument("--train-data", metavar="FOLDER", help=text)
+    group.add_argument("--val-data", metavar="FOLDER", help="(default: the other part of --train-data)")
 
 
 def check(args: Namespace) -> None:
@@ -58,6 +67,7 @@ def check(args: Namespace) -> None:
 def check_data_paths(args: Namespace) -> None:
     """Checks that the files and folders of :func:`add_data_flags` exist."""
     for split in ("train", "val"):
+        check_exist(f"--{split}-data", [vars(args)[f"{split}_data"]], "data.no_folder")
         check_exist(f"--{split}-json", vars(args)[f"{split}_json"], "file.unreadable")
         check_exist(f"--{split}-images", vars(args)[f"{split}_images"], "data.no_folder")
 

@@ -114,15 +114,27 @@ def decode(path: str | Path) -> ImageFile:
     """
     refuse_postscript(path)
     with Image.open(path) as image:
-        width, height = image.size
-        orientation = None
-        with contextlib.suppress(Exception):  # detectron2 ignores broken EXIF data
-            orientation = image.getexif().get(ExifTags.Base.Orientation)
+        size = _upright(image)
         image.draft("RGB", (1, 1))  # decode a JPEG at 1/8 size: all data is read, in half the time
         image.load()
         # Some modes can't be converted to RGB.
         image.crop((0, 0, 1, 1)).convert("RGB")
         refuse_deep(image)
+    return size
+
+
+def read_size(path: str | Path) -> ImageFile:
+    """The size in an image's header, which Pillow's decoders read with exceptions of any class for broken data."""
+    refuse_postscript(path)
+    with Image.open(path) as image:
+        return _upright(image)
+
+
+def _upright(image: Image.Image) -> ImageFile:
+    width, height = image.size
+    orientation = None
+    with contextlib.suppress(Exception):  # detectron2 ignores broken EXIF data
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     turned = orientation in QUARTER_TURNS
     return ImageFile(height, width, turned) if turned else ImageFile(width, height, turned)
 

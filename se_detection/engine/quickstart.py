@@ -22,7 +22,7 @@ from ..files import file_digest, read_json, write_json
 from ..model_zoo import find_config_file
 from ..runs.evaluated_run import read_run
 from ..runs.run_folder import FINAL
-from .user_data import SPLITS, named_files
+from .user_data import SPLITS, missing_flags, named_files
 
 ON_CPU = ("CPU/faster_rcnn_efficientnet_lite0_FPN", "CPU/faster_rcnn_SE_efficientnet_lite0_FPN")
 ON_GPU = ("COCO-Detection/faster_rcnn_R_50_FPN_1x", "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x")
@@ -85,7 +85,7 @@ def measure_data(args: Namespace) -> DataSize:
     """
     found = {split: [file for _, file, _ in named_files(args, split)] for split in SPLITS}
     if missing := [split for split, files in found.items() if not files]:
-        raise UserError("data.no_sets", f"--{missing[0]}-json and --{missing[0]}-images are missing; give both")
+        raise UserError("data.no_sets", f"{missing_flags(missing[0])}; give the data")
     evaluated = sum(len(check_annotations(file, evaluated=True)["images"]) for file in found["val"])
     images, classes, short_sides, shares = 0, 0, [], []
     for file in found["train"]:
@@ -180,12 +180,13 @@ class Quickstart:
     def trainings(self) -> Iterator[tuple[Path, list[str]]]:
         """The folder of each run, and the words of its command after `se-det`."""
         settings = [str(word) for word in chain(*self._overrides().items())]
-        data = [
-            word
-            for split in SPLITS
-            for _, file, images in named_files(self.args, split)
-            for word in (f"--{split}-json", file, f"--{split}-images", images)
-        ]
+        data: list[str] = []
+        for split in SPLITS:
+            if folder := vars(self.args)[f"{split}_data"]:
+                data += [f"--{split}-data", folder]
+                continue
+            for _, file, images in named_files(self.args, split):
+                data += [f"--{split}-json", file, f"--{split}-images", images]
         for name, config in zip(RUNS, self.settings.configs, strict=True):
             run = self.args.output / name
             yield run, ["train", "--resume", "--config-file", config, *data, *settings, "OUTPUT_DIR", str(run)]

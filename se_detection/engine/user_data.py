@@ -1,18 +1,34 @@
-"""Your own COCO-format data, given on the command line by --train-json, --train-images, --val-json, --val-images."""
+"""Your own data, given on the command line: folders (--train-data, --val-data), or COCO JSON files with image folders.
 
+A folder becomes a COCO JSON in `converted/`, next to the output folder.
+"""
+
+import hashlib
+import json
+import logging
+import re
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from detectron2.config import CfgNode
 
-from ..data.coco_format import Content
+from ..data.check.annotated_folder import AnnotatedFolder, decode_images
+from ..data.check.fix import fix_annotations
+from ..data.coco_format import Content, encoding
 from ..data.coco_sets import check_annotations, check_images, common_categories, find_bad_images, register_coco_json
+from ..data.data_folder import DataFolder, FolderPart
 from ..data.masks_and_keypoints import check_keypoints, check_masks, has_run_length_codes
+from ..data.read_folder import find_data
 from ..errors import UserError, counted
+from ..files import write_whole
 
+# The folder of converted data.
+CONVERTED = "converted"
 SPLITS = {"train": "TRAIN", "val": "TEST"}
 NEEDS_STUFF = ("PanopticFPN", "SemanticSegmentor")
+
+logger = logging.getLogger(__name__)
 
 
 def register_user_data(args: Namespace) -> None:
@@ -20,6 +36,83 @@ def register_user_data(args: Namespace) -> None:
     for split in SPLITS:
         for name, json_file, image_root in named_files(args, split):
             register_coco_json(name, json_file, image_root)
+
+
+def read_data_folders(args: Namespace, cache: Path, splits: Iterable[str] = SPLITS) -> list[str]:
+    """Reads the folders of the command line: `args` then have their JSON files and image folders.
+
+    Without --val-data, the folder of --train-data is used, if it is divided.
+
+    Args:
+        cache: the folder for converted data. A JSON is named by its content, so that none is replaced.
+        splits: those that are needed.
+
+    Returns:
+        A line on each folder.
+
+    Raises:
+        UserError: a folder can't be read, or is not divided and --val-data is missing; or there are two sources.
+    """
+    given = {split: args.__dict__[f"{split}_data"] for split in SPLITS if args.__dict__[f"{split}_data"]}
+    for split in given:
+        if args.__dict__[f"{split}_json"] or args.__dict__[f"{split}_images"]:
+            raise UserError("run.contradicting_flags", f"--{split}-data and --{split}-json: give one of them")
+    folders = {path: find_data(Path(path)) for path in given.values()}
+    if "train" in given and "val" not in given and not args.val_json:
+        if not folders[given["train"]].is_divided:
+            raise UserError(
+                "data.not_divided",
+                f"--val-data is missing, and --train-data {given['train']} is not divided into train and val; give "
+                "another folder, or divide it with se-det check-data --fix and se-det sample (docs/YOUR_DATA.md)",
+            )
+        given["val"] = args.val_data = given["train"]
+    lines = []
+    for split in (split for split in splits if split in given):
+        folder = folders[given[split]]
+        part = folder.read(split)
+        json_file, how = _usable_json(part, folder, split, cache)
+        args.__dict__[f"{split}_json"], args.__dict__[f"{split}_images"] = [str(json_file)], [str(part.image_root)]
+        lines.append(f"{split}: {folder.kind} from {part.source}, {how}")
+    return lines
+
+
+def _usable_json(part: FolderPart, folder: DataFolder, split: str, cache: Path) -> tuple[Path, str]:
+    """The JSON of a part, and how it was made. Faults of a COCO export that lose nothing are corrected in a copy."""
+    content, how = part.content, "converted"
+    if folder.kind == "COCO":
+        content, how = _corrected(part, evaluated=split == "val")
+        if not how:
+            return part.source, "as it is"
+    data = json.dumps(content).encode()
+    name = re.sub(r"[^\w-]", "_", folder.folder.resolve().name)
+    file = cache / f"{name}_{split}_{hashlib.sha256(data).hexdigest()[:8]}.json"
+    if not file.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        write_whole(file, lambda target: target.write(data))
+    return file, f"{how}: {file}"
+
+
+def _corrected(part: FolderPart, *, evaluated: bool) -> tuple[Content, str]:
+    """The content of a COCO file that can be used, and the corrections; none if it needs none, or would lose entries.
+
+    The checks that follow say what is wrong with the latter.
+    """
+    try:
+        check_annotations(part.source, evaluated=evaluated)
+    except UserError:
+        pass
+    else:
+        names = (image["file_name"] for image in part.content["images"])
+        if all((part.image_root / name).is_file() for name in names):
+            return part.content, ""
+    annotated = AnnotatedFolder(part.source, part.image_root, part.content, encoding(part.source))
+    try:
+        fixed, changes = fix_annotations(annotated, decode_images(annotated))
+    except UserError:
+        return part.content, ""
+    if any("removed" in what and not what.startswith("categories") for what in changes):
+        return part.content, ""
+    return fixed.content, "; ".join(f"{what} ({len(where)})" for what, where in changes.items())
 
 
 def use_user_data(cfg: CfgNode, args: Namespace) -> None:
@@ -38,6 +131,8 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
         )
     args.bad_images = [] if args.skip_bad_images else None
     needed = ["val"] if args.eval_only else list(SPLITS)
+    for line in read_data_folders(args, Path(cfg.OUTPUT_DIR).parent / CONVERTED, needed):
+        logger.info("%s", line)
     given = [split for split in SPLITS if args.__dict__[f"{split}_json"] or args.__dict__[f"{split}_images"]]
     if not given:
         return
@@ -45,7 +140,7 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
     for split in needed:
         if split not in given:
             purpose = "an evaluation needs them" if args.eval_only else "a training needs both train and val"
-            raise UserError("data.no_sets", f"--{split}-json and --{split}-images are missing; {purpose}")
+            raise UserError("data.no_sets", f"{missing_flags(split)}; {purpose}")
     if cfg.MODEL.META_ARCHITECTURE in NEEDS_STUFF:
         raise UserError(
             "data.no_stuff",
@@ -114,6 +209,11 @@ def _common_keypoints(keypoints: dict[str, list[str]]) -> list[str]:
                 f"{other} has other 'keypoints' than {json_file}, or in another order; make them the same",
             )
     return names
+
+
+def missing_flags(split: str) -> str:
+    """What a message says about a split that the command line lacks."""
+    return f"--{split}-json and --{split}-images are missing, or --{split}-data"
 
 
 def named_files(args: Namespace, split: str) -> Iterator[tuple[str, str, str]]:

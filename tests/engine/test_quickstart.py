@@ -13,9 +13,11 @@ import pytest
 from se_detection.config.read_config import read_config
 from se_detection.engine import quickstart
 from se_detection.engine.quickstart import ON_CPU, ON_GPU, DataSize, Quickstart, choose_settings, measure_data
+from se_detection.engine.user_data import CONVERTED, read_data_folders
 from se_detection.model_zoo import find_config_file
 from se_detection_cli.main import main, main_parser
 
+from ..data.exports import write_yolo
 from ..helpers import REPOSITORY, raises
 
 # As in Shenggan's BCCD.
@@ -123,6 +125,25 @@ def test_a_dry_run_writes_nothing(words, tmp_path, monkeypatch, capsys) -> None:
     assert out.count("se-det train") == 2
     assert [line.partition(":")[0] for line in out.splitlines()[:5]] == ["data", "device", "size", "batch", "steps"]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_given_on_to_the_trainings(tmp_path, monkeypatch, capsys) -> None:
+    for part in ("train", "valid"):
+        write_yolo(tmp_path / "data" / part / "images", tmp_path / "data" / part / "labels")
+    (tmp_path / "data/data.yaml").write_text("train: train/images\nval: valid/images\nnames: [car, bicycle]\n")
+    words = ["quickstart", "--train-data", str(tmp_path / "data"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["se-det", *words, "--dry-run"])
+    main()
+    out = capsys.readouterr().out
+    assert out.startswith("data: 2 images with 3 objects of 2 classes to train on, 3 to evaluate on")
+    data = f"--train-data {tmp_path / 'data'} --val-data {tmp_path / 'data'}"
+    assert [data in line for line in out.splitlines() if "se-det train" in line] == [True, True]
+    assert not (tmp_path / "out").exists()
+    # A training reads the folder into the same file as quickstart, which looks at the file's digest.
+    args = parse(["train", "--config-file", "x", *words[1:3]])
+    cache = tmp_path / "out" / CONVERTED
+    read_data_folders(args, cache)
+    assert sorted(map(str, cache.iterdir())) == sorted([*args.train_json, *args.val_json])
 
 
 def test_it_continues_where_it_was_stopped(words, tmp_path, monkeypatch) -> None:

@@ -1,14 +1,17 @@
 """An annotation file together with the folder of its images."""
 
 import os
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import UserError
 from ..coco_format import ANNOTATION, IMAGE, Content, Entry, encoding, read_coco, usable
+from ..data_folder import FolderPart
 from ..file_names import find_renamed
 from ..image_files import ImageFile, inspect_image, map_files
+from ..read_folder import find_data
 from .boxes import CornerBox, Size
 
 # The results of `inspect_image`, by `file_name`.
@@ -90,6 +93,29 @@ def read_annotated_folders(paths: Sequence[Path]) -> list[AnnotatedFolder]:
         else:
             raise UserError("data.no_json", f"{path}: a folder; give it after the annotations whose images it holds")
     return folders
+
+
+def read_annotated(args: Namespace) -> tuple[AnnotatedFolder, list[AnnotatedFolder]]:
+    """The data set of a command line of `se-det check-data`, and those to compare it with.
+
+    Raises:
+        UserError: one can't be read.
+    """
+    others = read_annotated_folders(args.against)
+    if args.json_file:
+        return read_annotated_folder(args.json_file, args.images), others
+    given = [(split, Path(path)) for split in ("train", "val") if (path := vars(args)[f"{split}_data"])]
+    split, path = given[0]
+    folder = find_data(path)
+    if split == "train" and len(given) == 1 and folder.is_divided:
+        given.append(("val", path))
+    others += [_of_part(find_data(path).read(split)) for split, path in given[1:]]
+    return _of_part(folder.read(split)), others
+
+
+def _of_part(part: FolderPart) -> AnnotatedFolder:
+    found = encoding(part.source) if part.source.suffix == ".json" else "utf-8"
+    return AnnotatedFolder(part.source, part.image_root, part.content, found)
 
 
 def decode_images(annotated: AnnotatedFolder) -> DecodedImages:

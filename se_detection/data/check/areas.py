@@ -56,7 +56,7 @@ def _mask_area(annotation: Entry, size: Size) -> float | None:
     if not mask or not usable(annotation, ANNOTATION, "segmentation"):
         return None
     if isinstance(mask, list):
-        area = sum(_polygon_area(polygon) for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0)
+        area = sum(polygon_area(polygon) for polygon in mask if len(polygon) >= 6 and len(polygon) % 2 == 0)
     elif mask["size"] != [*reversed(size)]:
         return None
     elif isinstance(mask["counts"], list):
@@ -69,7 +69,8 @@ def _mask_area(annotation: Entry, size: Size) -> float | None:
     return float(area) if 0 < area <= _largest(annotation) else None
 
 
-def _polygon_area(polygon: Sequence[float]) -> float:
+def polygon_area(polygon: Sequence[float]) -> float:
+    """The area that a polygon [x0, y0, x1, y1, ...] encloses."""
     x, y = np.asarray(polygon, dtype=np.float64).reshape(-1, 2).T
     with np.errstate(all="ignore"):
         return abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2

@@ -4,9 +4,12 @@ import json
 
 import pytest
 
+from se_detection.data.coco_sets import check_coco
 from se_detection_cli.main import COMMANDS, command_parser
+from se_detection_cli.quick_checks import QuickError
 
 from ...helpers import raises
+from ..exports import write_yolo
 
 
 def run(*words: object) -> int:
@@ -28,3 +31,19 @@ def test_config_and_overrides(data_set, tmp_path) -> None:
     parser = command_parser(COMMANDS["check-data"])
     with raises("config.unknown_key", "INPUT.MIN_SIZE_TESTS"):
         COMMANDS["check-data"].run(parser.parse_args([*map(str, command[:2]), "--opts", "INPUT.MIN_SIZE_TESTS", "77"]))
+
+
+def test_a_folder_is_checked_against_its_other_part(tmp_path) -> None:
+    for part in ("train", "valid"):
+        write_yolo(tmp_path / part / "images", tmp_path / part / "labels")
+    (tmp_path / "data.yaml").write_text("train: train/images\nval: valid/images\nnames: [car, bicycle]\n")
+    fixed, report = tmp_path / "fixed.json", tmp_path / "report.json"
+    # The parts have the same images.
+    assert run("--train-data", tmp_path, "--fix", fixed, "--json", report) == 1
+    found = {finding["key"]: finding["count"] for finding in json.loads(report.read_text())["findings"]}
+    assert found["overlap-same-content"] == 3
+    assert check_coco(fixed, tmp_path / "train/images") == ["car", "bicycle"]
+    for words in ([], ["a.json"], ["a.json", tmp_path, "--val-data", tmp_path]):
+        args = command_parser(COMMANDS["check-data"]).parse_args(list(map(str, words)))
+        with pytest.raises(QuickError, match="--train-data"):
+            COMMANDS["check-data"].check(args)
