@@ -46,7 +46,7 @@ class DataFolder(NamedTuple):
     parts: Mapping[str, Callable[[], FolderPart]]
 
     def part(self, split: str) -> str | None:
-        """The part that serves as `train` or `val`; None if there is none."""
+        """The part that serves as `train` or `val`; None without one."""
         return next((name for name in SERVING[split] if name in self.parts), None)
 
     @property
@@ -58,7 +58,7 @@ class DataFolder(NamedTuple):
         """Reads the part that serves as `train` or `val`.
 
         Raises:
-            UserError: there is none, or its annotations can't be read.
+            UserError: it is missing, or its annotations can't be read.
         """
         if (name := self.part(split)) is None:
             found = " and ".join(sorted(self.parts))

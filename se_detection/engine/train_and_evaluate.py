@@ -64,6 +64,8 @@ def run(trainer_class: type[Trainer], cfg: CfgNode, args: Namespace) -> None:
             folder = Path(cfg.OUTPUT_DIR, INFERENCE) if args.eval_only else Path(cfg.OUTPUT_DIR)
             with run_log(folder):
                 _set_up(cfg, args, folder)
+                # A pre-training has none.
+                _show(vars(args).get("data_lines", ()))
                 if args.eval_only:
                     evaluate(trainer_class, cfg, args)
                 else:

@@ -5,7 +5,6 @@ A folder becomes a COCO JSON in `converted/`, next to the output folder.
 
 import hashlib
 import json
-import logging
 import re
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
@@ -27,8 +26,6 @@ from ..files import write_whole
 CONVERTED = "converted"
 SPLITS = {"train": "TRAIN", "val": "TEST"}
 NEEDS_STUFF = ("PanopticFPN", "SemanticSegmentor")
-
-logger = logging.getLogger(__name__)
 
 
 def register_user_data(args: Namespace) -> None:
@@ -118,8 +115,8 @@ def _corrected(part: FolderPart, *, evaluated: bool) -> tuple[Content, str]:
 def use_user_data(cfg: CfgNode, args: Namespace) -> None:
     """Checks the files of the command line, and sets the config's data sets and numbers of classes and keypoints.
 
-    Masks in run-length codes set `INPUT.MASK_FORMAT` to bitmask. `args.bad_images` becomes the list of training images
-    to skip with --skip-bad-images, and None without.
+    Masks in run-length codes set `INPUT.MASK_FORMAT` to bitmask. `args.data_lines` says how folders were read;
+    `args.bad_images` becomes the list of training images to skip with --skip-bad-images, and None without.
 
     Raises:
         UserError: a file is missing, invalid or not supported by this detector.
@@ -131,8 +128,7 @@ def use_user_data(cfg: CfgNode, args: Namespace) -> None:
         )
     args.bad_images = [] if args.skip_bad_images else None
     needed = ["val"] if args.eval_only else list(SPLITS)
-    for line in read_data_folders(args, Path(cfg.OUTPUT_DIR).parent / CONVERTED, needed):
-        logger.info("%s", line)
+    args.data_lines = read_data_folders(args, Path(cfg.OUTPUT_DIR).parent / CONVERTED, needed)
     given = [split for split in SPLITS if args.__dict__[f"{split}_json"] or args.__dict__[f"{split}_images"]]
     if not given:
         return

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from PIL import Image
-from pycocotools.coco import COCO
 
 from se_detection.data.toy import make_toy_dataset
 from se_detection_cli.main import main
@@ -76,48 +74,3 @@ def test_a_backbone_from_outside_is_built(tmp_path, monkeypatch, capsys) -> None
     assert type_in(monkeypatch, command, "MODEL.WEIGHTS", "none.pth") == 2
     # This check comes after the check of the backbone.
     assert "none.pth" in capsys.readouterr().err
-
-
-def test_yolos_lines_become_coco(tmp_path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    photos = tmp_path / "my_data" / "photos"
-    photos.mkdir(parents=True)
-    for name in ("a", "b"):
-        Image.new("RGB", (200, 100)).save(photos / f"{name}.jpg")
-    (photos / "b.txt").write_text("1 0.5 0.5 0.1 0.2\n0 0.25 0.75 0.5 0.5\n")
-    (block,) = (block for block in blocks("python") if "YOLO" in block.text)
-    exec(compile(block.text, block.name, "exec"), {})
-    coco = COCO(str(tmp_path / "my_data" / "all.json"))
-    assert [coco.imgs[number]["file_name"] for number in (1, 2)] == ["a.jpg", "b.jpg"]
-    assert coco.getAnnIds(imgIds=1) == []
-    found = {coco.cats[item["category_id"]]["name"]: item["bbox"] for item in coco.imgToAnns[2]}
-    assert found["bicycle"] == pytest.approx([90, 40, 20, 20])
-    assert found["car"] == pytest.approx([0, 50, 100, 50])
-
-
-def test_vocs_xml_becomes_coco(tmp_path, monkeypatch) -> None:
-    """VOC's first pixel is 1, and its last one belongs to the box."""
-    monkeypatch.chdir(tmp_path)
-    source = tmp_path / "bccd" / "BCCD"
-    for folder in ("Annotations", "ImageSets/Main"):
-        (source / folder).mkdir(parents=True)
-    boxes = {"RBC": (1, 1, 200, 100), "Platelets": (11, 21, 30, 60), "WBC": (5, 5, 5, 5)}
-    things = "".join(
-        f"<object><name>{name}</name><bndbox><xmin>{box[0]}</xmin><ymin>{box[1]}</ymin><xmax>{box[2]}</xmax>"
-        f"<ymax>{box[3]}</ymax></bndbox></object>"
-        for name, box in boxes.items()
-    )
-    (source / "Annotations" / "a.xml").write_text(
-        f"<annotation><size><width>200</width><height>100</height></size>{things}</annotation>"
-    )
-    for split, names in (("train", "a\n"), ("val", "")):
-        (source / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
-    (block,) = (block for block in blocks("python") if "bndbox" in block.text)
-    exec(compile(block.text, block.name, "exec"), {})
-    coco = COCO(str(tmp_path / "bccd" / "train.json"))
-    assert [(image["file_name"], image["width"], image["height"]) for image in coco.imgs.values()] == [
-        ("a.jpg", 200, 100)
-    ]
-    found = {coco.cats[item["category_id"]]["name"]: item["bbox"] for item in coco.imgToAnns[1]}
-    assert found == {"RBC": [0, 0, 200, 100], "Platelets": [10, 20, 20, 40]}
-    assert not COCO(str(tmp_path / "bccd" / "val.json")).imgs

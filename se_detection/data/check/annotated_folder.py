@@ -109,13 +109,15 @@ def read_annotated(args: Namespace) -> tuple[AnnotatedFolder, list[AnnotatedFold
     folder = find_data(path)
     if split == "train" and len(given) == 1 and folder.is_divided:
         given.append(("val", path))
-    others += [_of_part(find_data(path).read(split)) for split, path in given[1:]]
-    return _of_part(folder.read(split)), others
+    others += [_of_part(find_data(path).read(split), split) for split, path in given[1:]]
+    return _of_part(folder.read(split), split), others
 
 
-def _of_part(part: FolderPart) -> AnnotatedFolder:
-    found = encoding(part.source) if part.source.suffix == ".json" else "utf-8"
-    return AnnotatedFolder(part.source, part.image_root, part.content, found)
+def _of_part(part: FolderPart, split: str) -> AnnotatedFolder:
+    if part.source.suffix == ".json":
+        return AnnotatedFolder(part.source, part.image_root, part.content, encoding(part.source))
+    # Both parts have the same source.
+    return AnnotatedFolder(Path(f"{part.source} ({split})"), part.image_root, part.content)
 
 
 def decode_images(annotated: AnnotatedFolder) -> DecodedImages:
