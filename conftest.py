@@ -1,16 +1,16 @@
 """Fixtures and helpers that several tests share."""
 
+import gc
 import os
 import runpy
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from hypothesis import settings
 
 # Importing se_detection registers the toy set in this folder; its images are drawn on first use.
@@ -27,11 +27,19 @@ def pytest_addoption(parser) -> None:
 
 def pytest_collection_modifyitems(items) -> None:
     # The longest test starts first, so that no process of pytest-xdist waits for it at the end.
-    items.sort(key=lambda item: item.path.name != "test_launch.py")
+    items.sort(key=lambda item: item.path.name not in ("test_launch.py", "test_signals.py"))
+
+
+def pytest_collection_finish() -> None:
+    # What is imported stays: garbage collections need not go through it.
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    # Not above: the first process of pytest-xdist, for which the others wait, runs no test.
+    import torch
+
     torch.manual_seed(0)
 
 
@@ -47,9 +55,35 @@ def _fast_evaluations() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="module")
 def _own_data_sets() -> Iterator[None]:
     """Removes the data sets that the tests of a file register with detectron2."""
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
     with pytest.MonkeyPatch.context() as patch:
         for catalog in (DatasetCatalog, MetadataCatalog):
             patch.setattr(catalog, "data", dict(catalog.data))
+        yield
+
+
+@contextmanager
+def fewer_blocks() -> Iterator[None]:
+    from se_detection.modeling import se_resnet
+
+    with pytest.MonkeyPatch.context() as patch:
+        blocks = dict.fromkeys(se_resnet.BLOCKS_PER_STAGE, (2, 1, 1, 2))
+        patch.setattr(se_resnet, "BLOCKS_PER_STAGE", blocks)
+        yield
+
+
+@pytest.fixture(scope="module")
+def shallow() -> Iterator[None]:
+    """Makes SE-ResNets with fewer blocks: two in res2 and res5, so that there are blocks of each kind."""
+    with fewer_blocks():
+        yield
+
+
+@pytest.fixture
+def shallow_here() -> Iterator[None]:
+    """`shallow` for one test."""
+    with fewer_blocks():
         yield
 
 

@@ -22,7 +22,7 @@ class Uninitialized(TorchFunctionMode):
 
 
 class WithoutNorms(TorchFunctionMode):
-    """A context in which batch norm returns its input, for counts of convolutions and linear layers.
+    """A context in which batch norm returns its input, for shapes, and counts of convolutions and linear layers.
 
     On the meta device, only the shape of a result matters, and batch norm takes half of the time.
     """

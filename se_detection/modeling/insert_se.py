@@ -17,6 +17,7 @@ from detectron2.modeling import FPN
 from detectron2.modeling.poolers import ROIPooler
 from torch import Tensor, nn
 
+from ..config.meta_device import WithoutNorms
 from ..config.se_config import STAGES, SEConfig
 from ..errors import UserError, counted, one_line
 from .squeeze_excitation import SqueezeExcitation
@@ -296,7 +297,7 @@ def _channels(network: nn.Module, places: Sequence[tuple[str, bool]]) -> list[in
     if first is not None:
         image = torch.zeros(1, first.in_channels * first.groups, SIZE, SIZE, device="meta", dtype=first.weight.dtype)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), WithoutNorms():
                 probed(image)
         except Exception as error:  # of any class: a network may compute anything
             reason = one_line(error)

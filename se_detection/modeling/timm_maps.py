@@ -10,6 +10,7 @@ from detectron2.modeling import Backbone
 from torch import nn
 from torch.func import functional_call
 
+from ..config.meta_device import WithoutNorms
 from ..errors import UserError, one_line
 from .timm_network import named_tensors
 
@@ -70,7 +71,7 @@ def _map_sizes(backbone: Backbone, channels: int, size: tuple[int, int]) -> list
     training = backbone.training
     backbone.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), WithoutNorms():
             return [tuple(one.shape[1:]) for one in functional_call(backbone, tensors, (image,)).values()]
     finally:
         backbone.train(training)

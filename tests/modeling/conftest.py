@@ -11,15 +11,6 @@ from ..helpers import randomize_norms
 
 
 @pytest.fixture(scope="module")
-def shallow():
-    """Makes networks with fewer blocks: two in res2 and res5, so that there are blocks of each kind."""
-    with pytest.MonkeyPatch.context() as patch:
-        blocks = dict.fromkeys(se_resnet.BLOCKS_PER_STAGE, (2, 1, 1, 2))
-        patch.setattr(se_resnet, "BLOCKS_PER_STAGE", blocks)
-        yield
-
-
-@pytest.fixture(scope="module")
 def narrow(shallow) -> Callable[..., ResNet]:
     """A function that makes shallow and narrow networks, with random norms."""
 
