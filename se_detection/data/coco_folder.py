@@ -1,5 +1,6 @@
 """Folders with annotations in COCO's format, as Roboflow, CVAT, Label Studio and labelme export them."""
 
+import os
 from functools import partial
 from pathlib import Path
 
@@ -50,8 +51,8 @@ def _read(folder: Path, file: Path) -> FolderPart:
 
 
 def _image_root(folder: Path, file: Path, content: Content) -> Path:
-    """The folder in which the first image is, under its name or one that stands for it."""
-    names = [image.get("file_name") for image in content["images"][:1] if isinstance(image, dict)]
+    """The folder in which one of the first images is, under its name or one that stands for it."""
+    names = [image.get("file_name") for image in content["images"][:3] if isinstance(image, dict)]
     children = sorted(path for path in folder.iterdir() if path.is_dir())
     part = part_of(file.stem)
     # The images of a part may have the names of another's.
@@ -59,7 +60,7 @@ def _image_root(folder: Path, file: Path, content: Content) -> Path:
     places = dict.fromkeys([file.parent, *own, folder, *children, *(path / "images" for path in own)])
     for name in (name for name in names if isinstance(name, str)):
         for place in places:
-            if (place / name).is_file():
+            if os.path.isfile(place / name):
                 return place
         for place in places:
             if place.is_dir() and find_renamed(place, [name]):

@@ -1,5 +1,7 @@
 """Data in Pascal VOC's format: an XML file for each image."""
 
+import os
+import re
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,7 @@ from .image_files import image_formats
 
 ANNOTATIONS, LISTS = "Annotations", "ImageSets/Main"
 IMAGE_FOLDERS = ("JPEGImages", "images")
+SIZE = re.compile(r"[1-9]\d{0,8}", re.ASCII)
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -41,11 +44,13 @@ def _listed(file: Path, annotations: Path) -> list[Path]:
     for number, line in enumerate(file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1):
         if name := line.strip():
             wanted = [annotations / f"{text}.xml" for text in (name, name.split()[0], Path(name).stem)]
-            if (path := next((path for path in wanted if path.is_file()), None)) is None:
+            if (path := next(filter(os.path.isfile, wanted), None)) is None:
                 raise UserError(
                     "data.missing_annotations", f"{file}:{number}: there is no {wanted[0]}; correct the list"
                 )
             found.append(path)
+    if not found:
+        raise UserError("data.no_images", f"{file} is empty; add the names of images, or remove it")
     return found
 
 
@@ -99,7 +104,7 @@ def _content(
     for file, root, image, actual in zip(files, roots, images, image_sizes(images), strict=True):
         stated = [root.findtext(f"size/{side}", "").strip() for side in ("width", "height")]
         # Some programs write 0. A wrong size is found when the data is checked.
-        width, height = map(int, stated) if all(text.isdigit() and int(text) for text in stated) else actual
+        width, height = map(int, stated) if all(map(SIZE.fullmatch, stated)) else actual
         name = image.relative_to(image_root).as_posix()
         entries.append({"id": len(entries) + 1, "file_name": name, "width": width, "height": height})
         for number, item in enumerate(root.iter("object"), 1):

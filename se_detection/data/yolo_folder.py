@@ -1,13 +1,14 @@
 """Data in YOLO's format: a text file for each image, with a line for each object, and the names of the classes."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..config.yaml_file import read_yaml
-from ..errors import UserError
+from ..errors import UserError, counted
 from .check.areas import polygon_area
 from .coco_format import Content, Entry, is_integer
 from .data_folder import DataFolder, FolderPart, common_root, image_sizes, part_of
@@ -46,7 +47,7 @@ def _of_yaml(file: Path, content: dict[str, Any]) -> DataFolder:
             raise UserError("data.bad_yaml", f"{file}: kpt_shape {shape!r} is not [points, 2 or 3]; correct it")
         keypoints = math.prod(shape)
     root = file.parent / str(content.get("path") or "")
-    roots = [root, file.parent] if root.is_dir() else [file.parent]
+    roots = [root, file.parent] if os.path.isdir(root) else [file.parent]
     found = {key: content[key] for key in KEYS if content.get(key)}
     if not found:
         found = {part: path.relative_to(file.parent) for part, path in _subfolders(file.parent).items()}
@@ -87,7 +88,7 @@ def _read_entries(
     for entry in map(str, entries):
         # Roboflow writes ../train/images for the folder train/images next to data.yaml.
         wanted = [root / text for root in roots for text in (entry, entry.removeprefix("../"))]
-        if (place := next((path for path in wanted if path.exists()), None)) is None:
+        if (place := next(filter(os.path.exists, wanted), None)) is None:
             raise UserError("data.no_folder", f"{file}: {part}: there is no {entry}; correct the path")
         places.append(place)
     return _read(file, places, names, keypoints, roots[0])
@@ -105,7 +106,7 @@ def _read(file: Path, places: list[Path], names: list[str], keypoints: int = 0, 
         raise UserError("data.no_images", f"{file}: no images in {', '.join(map(str, places))}; correct the path")
     labels = [_label_file(image) for image in images]
     if not any(label.is_file() for label in labels):
-        where = f"none of {len(images)} images has a label file, such as {labels[0]} for {images[0]}"
+        where = f"no label files for {counted(len(images), 'image')}, such as {labels[0]} for {images[0]}"
         raise UserError("data.no_labels", f"{file}: {where}; add them, or correct the path")
     image_root = common_root(images)
     return FolderPart(file, image_root, _content(images, labels, image_root, names, keypoints))
@@ -116,7 +117,7 @@ def _listed(file: Path, root: Path) -> Iterator[Path]:
     for number, line in enumerate(_lines(file), 1):
         if name := line.strip():
             wanted = (file.parent / name, root / name, root / Path(name).relative_to(Path(name).parts[0]))
-            if (found := next((path for path in wanted if path.is_file()), None)) is None:
+            if (found := next(filter(os.path.isfile, wanted), None)) is None:
                 raise UserError("data.missing_images", f"{file}:{number}: there is no image {name}; correct the list")
             yield found
 
@@ -161,7 +162,7 @@ def _object(where: str, words: list[str], size: tuple[int, int], classes: int, k
         raise UserError("data.bad_label", f"{where}: class {words[0]} is not from 0 to {classes - 1}; correct it")
     is_box = len(values) in (4, 5, 4 + keypoints)
     if not is_box and (len(values) < 6 or len(values) % 2):
-        what = f"{len(values)} numbers after the class are neither a box (4) nor a polygon (6, 8, 10, ...)"
+        what = f"{counted(len(values), 'number')} after the class: neither a box (4) nor a polygon (6, 8, 10, ...)"
         raise UserError("data.bad_label", f"{where}: {what}; correct it")
     values = values[:4] if is_box else values
     if not all(-SLACK <= value <= 1 + SLACK for value in values):
