@@ -72,6 +72,12 @@ $(DOCS)/.ready: requirements.txt pyproject.toml
 	touch $@
 
 # Runs every notebook and writes its outputs: minutes on two CPU cores.
+notebooks: export PATH := $(abspath $(BIN)):$(PATH)
+# torch and detectron2 warn of themselves.
+notebooks: export PYTHONWARNINGS := ignore
+notebooks: export TORCH_LOGS := -torch.fx._symbolic_trace
+notebooks: export TQDM_DISABLE := 1
 notebooks: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.txt -e '.[docs]'
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace examples/*.ipynb
+	$(BIN)/jupyter nbconvert --log-level WARN --execute --inplace examples/*.ipynb
+	$(BIN)/jupyter nbconvert --log-level WARN --inplace --coalesce-streams examples/*.ipynb

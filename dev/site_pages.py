@@ -8,8 +8,10 @@ link to any other file of the repository leads to REPOSITORY_URL if that is set,
 import os
 import re
 import shutil
+import sys
 from pathlib import Path, PurePosixPath
 
+import nbformat
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,21 +22,13 @@ LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)\s#]+)")
 FENCES = re.compile(r"^(```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
-def notebook_page(path: Path) -> str:
-    """A notebook in Markdown; its figures are written next to the page."""
-    text, resources = MarkdownExporter().from_filename(str(path), {"unique_key": path.stem})
-    for name, content in resources["outputs"].items():
-        target = PAGES / path.parent.relative_to(ROOT) / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    return text
-
-
 def rewritten(text: str, page: Path, repository: str) -> str:
     """The text of a page with its links to other files of the repository; these are copied if it has no address."""
 
     def target(match: re.Match[str]) -> str:
         path = Path(os.path.normpath(page.parent / match[1]))
+        if not path.exists():
+            sys.exit(f"error: {page.relative_to(ROOT)}: there is no {match[1]}")
         if path.suffix in {".md", ".ipynb"}:
             return str(PurePosixPath(match[1]).with_suffix(".md"))
         if path.suffix in {".png", ".jpg"} or not repository:
@@ -48,6 +42,18 @@ def rewritten(text: str, page: Path, repository: str) -> str:
     return "".join(part if part.startswith("```") else LINK.sub(target, part) for part in FENCES.split(text))
 
 
+def notebook_page(path: Path, repository: str) -> str:
+    """A notebook in Markdown; its figures are written next to the page."""
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = rewritten(cell.source, path, repository)
+    text, resources = MarkdownExporter().from_notebook_node(notebook, {"unique_key": path.stem})
+    for name, content in resources["outputs"].items():
+        (PAGES / path.parent.relative_to(ROOT) / name).write_bytes(content)
+    return text.replace("```python\n%%bash\n", "```bash\n")
+
+
 def main() -> None:
     shutil.rmtree(PAGES, ignore_errors=True)
     repository = os.environ.get("REPOSITORY_URL", "").rstrip("/")
@@ -55,9 +61,10 @@ def main() -> None:
         copy = (PAGES / page.relative_to(ROOT)).with_suffix(".md")
         copy.parent.mkdir(parents=True, exist_ok=True)
         if page.suffix == ".ipynb":
-            copy.write_text(notebook_page(page), encoding="utf-8")
+            text = notebook_page(page, repository)
         else:
-            copy.write_text(rewritten(page.read_text(encoding="utf-8"), page, repository), encoding="utf-8")
+            text = rewritten(page.read_text(encoding="utf-8"), page, repository)
+        copy.write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "docs" / "site.css", PAGES / "docs")
 
 

@@ -1,5 +1,6 @@
-"""The pages of the documentation, and their code blocks."""
+"""The pages of the documentation, the notebooks, and their code blocks."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,12 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block."""
+    """A fenced block of a page, or a cell of a notebook, whose number is its line."""
 
     page: Path
     line: int
@@ -32,6 +34,12 @@ def blocks(*languages: str) -> list[Block]:
         text = page.read_text()
         for fence in FENCE.finditer(text):
             found.append(Block(page, text[: fence.start()].count("\n") + 1, fence[1], fence[2]))
+    for notebook in NOTEBOOKS:
+        for number, cell in enumerate(json.loads(notebook.read_text())["cells"], 1):
+            text = "".join(cell["source"])
+            if cell["cell_type"] == "code":
+                language = "bash" if text.startswith("%%bash\n") else "python"
+                found.append(Block(notebook, number, language, text.removeprefix("%%bash\n")))
     return [block for block in found if block.language in languages]
 
 

@@ -26,8 +26,8 @@ from .pages import PAGES, ROOT, Block, blocks, braces, commands, inline_code, pr
 FOLDERS = r"(\.ci|configs|dev|docs|examples|projects|se_detection|se_detection_cli|tests|tools)/"
 CONFIGS = r"(COCO-\w+|Any-Network|CPU|Paper|Ablations|Study|Toy|Pretrain|Misc)/"
 KEYS = r"(?<![\w.])(?:MODEL|SOLVER|INPUT|TEST|DATASETS|DATALOADER|PRETRAIN)\.[A-Z0-9_.]+"
-# Of pip, conda and git.
-ANOTHERS = {"--no-build-isolation", "--no-cache-dir", "--no-deps", "--index-url"}
+# Of pip, conda, git and Docker.
+ANOTHERS = {"--no-build-isolation", "--no-cache-dir", "--no-deps", "--index-url", "--ipc", "--shm-size"}
 SHELL = blocks("bash")
 
 
