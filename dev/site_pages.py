@@ -51,7 +51,7 @@ def notebook_page(path: Path, repository: str) -> str:
     text, resources = MarkdownExporter().from_notebook_node(notebook, {"unique_key": path.stem})
     for name, content in resources["outputs"].items():
         (PAGES / path.parent.relative_to(ROOT) / name).write_bytes(content)
-    return text.replace("```python\n%%bash\n", "```bash\n")
+    return text.replace("```bash\n%%bash\n", "```bash\n")
 
 
 def main() -> None:
