@@ -104,7 +104,7 @@ def test_a_backbone_gives_the_librarys_maps(name) -> None:
     assert relative_error(*gradients) < 1e-4
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@networks
 def test_each_unit_gets_se(name) -> None:
     needs_pytorchcv(name)
     with torch.device("meta"), Uninitialized():
@@ -112,7 +112,9 @@ def test_each_unit_gets_se(name) -> None:
     assert sum(isinstance(module, SqueezeExcitation) for module in backbone.modules()) == NETWORKS[name][2]
 
 
-@pytest.mark.parametrize("name", ["torchvision/shufflenet_v2_x0_5", "pytorchcv/shufflenet_g3_wd4"])
+@pytest.mark.parametrize(
+    "name", ["torchvision/shufflenet_v2_x0_5", pytest.param("pytorchcv/shufflenet_g3_wd4", marks=pytest.mark.slow)]
+)
 def test_se_starts_as_the_identity_and_learns(name) -> None:
     theirs = original(name)
     with Uninitialized():
@@ -133,12 +135,12 @@ def test_se_starts_as_the_identity_and_learns(name) -> None:
     assert not torch.equal(gated(image)["res5"], before)
 
 
-@pytest.mark.parametrize("name", ["torchvision/shufflenet_v2_x0_5", "torchvision/googlenet", "pytorchcv/bninception"])
+@networks
 def test_frozen_parts(name) -> None:
     needs_pytorchcv(name)
-    with torch.device("meta"), Uninitialized():
+    with Uninitialized():
         backbone = create_timm_backbone(name, norm="BN", freeze_at=2).train()
-        maps = backbone(torch.randn(2, 3, 64, 96))
+    maps = backbone(torch.randn(2, 3, 64, 96))
     assert [one.requires_grad for one in maps.values()] == [False, True, True, True]
     norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all(parameter.requires_grad for norm in norms for parameter in norm.parameters())

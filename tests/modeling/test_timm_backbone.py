@@ -174,8 +174,11 @@ def test_unused_stages_are_not_trained() -> None:
 
 
 FROZEN = [
-    *(("resnet18", 1), ("seresnet33ts", 2), ("mobilenetv3_small_050", 2), ("ghostnet_050", 1)),
-    *(("repvit_m0_9", 1), ("xception41", 2)),
+    *(("resnet18", 1), ("seresnet33ts", 2), ("mobilenetv3_small_050", 2)),
+    *(
+        pytest.param(*pair, marks=pytest.mark.slow)
+        for pair in (("ghostnet_050", 1), ("repvit_m0_9", 1), ("xception41", 2))
+    ),
 ]
 
 
@@ -205,17 +208,17 @@ def assert_frozen(backbone: TimmBackbone, freeze_at: int) -> None:
 
 @pytest.mark.parametrize("name", ["rexnet_100", "dla46_c", "densenet121", "resnetv2_50", "tresnet_m", "vgg11_bn"])
 def test_frozen_parts_of_other_families(name) -> None:
-    """Gradients need no arithmetic to be there; frozen BN of timm's has no statistics to update."""
-    with torch.device("meta"), Uninitialized():
+    """Gradients need no initial weights to be there; frozen BN of timm's has no statistics to update."""
+    with Uninitialized():
         backbone = create_timm_backbone(name, norm="BN", freeze_at=2, kwargs=SHALLOW.get(name)).train()
-        assert_frozen(backbone, 2)
+    assert_frozen(backbone, 2)
     norms = [module for module in backbone.modules() if isinstance(module, nn.BatchNorm2d)]
     assert norms
     assert all(parameter.requires_grad for norm in norms for parameter in norm.parameters())
 
 
 def test_freeze_all_and_none() -> None:
-    with torch.device("meta"), Uninitialized():
+    with Uninitialized():
         backbone = create_timm_backbone("hrnet_w18_small", norm="BN", freeze_at=5).train()
         assert not any(one.requires_grad for one in backbone(torch.randn(1, 3, 64, 64)).values())
         assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
