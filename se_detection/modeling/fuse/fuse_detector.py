@@ -13,6 +13,7 @@ from ..blocks import HalvedBottleneckBlock, SEBasicBlock, SEBottleneckBlock, SEN
 from ..ops.folded_conv import FoldedConv2d
 from .folded_convolution import fold_norms
 from .fused_blocks import FusedBlock
+from .fused_roi_heads import fuse_roi_heads
 
 # The convolutions of the residual branch, in order. Exactly these types: a subclass may do something else.
 FUSIBLE: dict[type[nn.Module], tuple[str, ...]] = {
@@ -29,9 +30,10 @@ def fuse_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None, co
 
     BN and FrozenBN are folded into the convolutions, and the memory format of the backbone is channels-last. In the
     blocks of detectron2's ResNet and of SE backbones, the gate of a bottleneck is computed before its last convolution.
-    On a CPU each convolution and its ReLU are one pass over memory, and the last one includes the gate and the sum. On
-    a GPU, gate, sum and ReLU are one pass. Other blocks, and blocks with SE in another position, only have their norms
-    folded. Within a stage, a block may overwrite the output of the block before it; the outputs of stages are kept.
+    On a CPU each convolution and its ReLU are one pass over memory, the last one includes the gate and the sum, and
+    RoIAlign and the box head read channels-last memory. On a GPU, gate, sum and ReLU are one pass. Other blocks, and
+    blocks with SE in another position, only have their norms folded. Within a stage, a block may overwrite the output
+    of the block before it; the outputs of stages are kept.
 
     The outputs equal those of the model in evaluation within rounding: 1e-5 of the largest value at each FPN level in
     float32.
@@ -48,6 +50,16 @@ def fuse_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None, co
     """
     if compile is not None and compile not in COMPILE_MODES:
         raise UserError("config.bad_value", f"compile: {compile!r} is not one of {', '.join(COMPILE_MODES)}")
+    model = fuse_layers(model, dtype=dtype)
+    fuse_roi_heads(model)
+    if compile is not None:
+        backbone: Any = getattr(model, "backbone", model)
+        backbone.compile(mode=compile, dynamic=True)
+    return model
+
+
+def fuse_layers(model: nn.Module, *, dtype: torch.dtype | None = None) -> nn.Module:
+    """The part of :func:`fuse_for_inference` that can be exported: without the pooling of regions."""
     model = copy.deepcopy(model).eval().requires_grad_(False)
     fold_norms(model)
     _fuse_blocks(model)
@@ -56,8 +68,6 @@ def fuse_for_inference(model: nn.Module, *, dtype: torch.dtype | None = None, co
     backbone.register_forward_pre_hook(partial(_enter, dtype=dtype))
     if dtype is not None:
         backbone.register_forward_hook(_leave)
-    if compile is not None:
-        backbone.compile(mode=compile, dynamic=True)
     return model
 
 

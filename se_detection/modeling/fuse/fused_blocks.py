@@ -30,13 +30,14 @@ class EarlyGate(nn.Module):
         self.weight = nn.Parameter(weight.to(conv.weight.dtype), requires_grad=False)
         self.bias = nn.Parameter(bias.to(conv.weight.dtype), requires_grad=False)
         self.squeeze = se.squeeze
-        self.fc2 = se.fc2
+        self.weight2 = nn.Parameter(se.fc2.weight.detach().flatten(1), requires_grad=False)
+        self.bias2 = se.fc2.bias
         self.activation = se.activation
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W), the input of the convolution, to (N, C_out, 1, 1)."""
         hidden = F.relu(F.linear(self.squeeze(x).flatten(1), self.weight, self.bias))
-        return self.activation(F.linear(hidden, self.fc2.weight.flatten(1), self.fc2.bias))[:, :, None, None]
+        return self.activation(F.linear(hidden, self.weight2, self.bias2))[:, :, None, None]
 
 
 class FusedBlock(nn.Module):
