@@ -24,7 +24,7 @@ FUNCTIONS = {
         "in_channels",
     ],
     "fuse_for_inference": ["model", "dtype", "compile"],
-    "insert_se": ["network", "se", "sites"],
+    "insert_se": ["network", "se", "sites", "skip"],
     "register_se_sites": ["block", "sites"],
     "SESite": ["module", "before"],
     "SqueezeExcitation": ["channels", "reduction", "squeeze", "gate", "bias", "gate_bias", "init"],
