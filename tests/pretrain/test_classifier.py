@@ -152,7 +152,7 @@ NAMES = [name for name in model_zoo.names() if name.startswith(("Ablations", "St
 
 
 @pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
-def test_every_ablation_can_be_pre_trained(arguments, name) -> None:
+def test_every_ablation_can_be_pre_trained(arguments, shallow_here, name) -> None:
     """All parameters are trained, and they are those of the detector's backbone."""
     cfg, detector_config = load_pretrain_config(arguments(config=name)), model_zoo.get_config(name)
     detector_config.MODEL.DEVICE = "meta"

@@ -24,6 +24,7 @@ from se_detection_cli.main import command_parser
 from ..helpers import raises
 from .conftest import SMALL
 
+pytestmark = pytest.mark.usefixtures("shallow")
 # Less to compute and to write than depth 18, of which detectron2 has no narrow form.
 NARROW = (
     *("MODEL.RESNETS.DEPTH", "50", "MODEL.RESNETS.RES2_OUT_CHANNELS", "32", "MODEL.RESNETS.WIDTH_PER_GROUP", "8"),
@@ -32,7 +33,7 @@ NARROW = (
 
 
 @pytest.fixture(scope="module")
-def trained(images, module_path) -> Path:
+def trained(images, module_path, shallow) -> Path:
     """The run folder of `se-det pretrain` after six epochs, with two evaluations.
 
     With smaller batches or a higher rate, the statistics of batch norm would not yet fit those of testing.
