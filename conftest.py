@@ -1,5 +1,6 @@
 """Fixtures and helpers that several tests share."""
 
+import copy
 import gc
 import os
 import runpy
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import settings
 
 # Importing se_detection registers the toy set in this folder; its images are drawn on first use.
@@ -40,7 +42,9 @@ def _seeded() -> None:
     # Not above: the first process of pytest-xdist, for which the others wait, runs no test.
     import torch
 
-    torch.manual_seed(0)
+    # Without a GPU, torch.manual_seed keeps the traces of its calls, which takes longer than many a test.
+    seed = torch.manual_seed if torch.cuda.is_available() else torch.default_generator.manual_seed
+    seed(0)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -49,6 +53,24 @@ def _fast_evaluations() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("se_detection.engine.tensorboard.LONGEST", 128)
         patch.setattr("se_detection.engine.tensorboard.IMAGES", 1)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _shipped_configs_are_parsed_once() -> Iterator[None]:
+    """Parsing a config and its bases takes as long as many a test."""
+    folder, parse, parsed = str(Path(__file__).parent / "configs"), yaml.safe_load, {}
+
+    def safe_load(stream):
+        path = str(getattr(stream, "name", ""))
+        if not path.startswith(folder):
+            return parse(stream)
+        if path not in parsed:
+            parsed[path] = parse(stream)
+        return copy.deepcopy(parsed[path])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yaml, "safe_load", safe_load)
         yield
 
 

@@ -152,7 +152,7 @@ def test_frozen_parts(name) -> None:
         ("torchvision/shufflenet", {}, "config.unknown_network", "shufflenet_v2_x0_5"),
         ("torchvision/resnet50.IMAGENET1K_V3", {}, "config.unknown_network", "IMAGENET1K_V2"),
         ("torchvision/swin_t", {}, "model.no_maps", "res2"),
-        ("torchvision/inception_v3", {}, "model.no_maps", "192x20x28"),
+        pytest.param("torchvision/inception_v3", {}, "model.no_maps", "192x20x28", marks=pytest.mark.slow),
         ("torchvision/shufflenet_v2_x0_5", {"output_stride": 16}, "config.not_buildable", "output_stride"),
         ("torchvision/shufflenet_v2_x0_5", {"drop_path": 0.1}, "config.not_buildable", "drop_path_rate"),
         ("torchvision/shufflenet_v2_x0_5", {"in_channels": 1}, "config.not_buildable", "in_chans"),
