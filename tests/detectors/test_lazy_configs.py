@@ -27,7 +27,6 @@ from torch import nn
 from se_detection import SEConfig, UserError, create_backbone
 from se_detection.config.meta_device import Uninitialized
 from se_detection.engine.optimizer import build_optimizer
-from se_detection.modeling import se_resnet
 from se_detection.modeling.padding import ignore_padding
 from se_detection.modeling.roi_heads import SERes5ROIHeads
 
@@ -153,12 +152,6 @@ def test_describe_shows_differences() -> None:
     assert before != after
 
 
-@pytest.fixture
-def fewer_blocks(monkeypatch) -> None:
-    """Networks with two blocks in res2 and res5, and one in the others."""
-    monkeypatch.setattr(se_resnet, "BLOCKS_PER_STAGE", dict.fromkeys(se_resnet.BLOCKS_PER_STAGE, (2, 1, 1, 2)))
-
-
 def small_networks(name: str) -> tuple[nn.Module, nn.Module]:
     """The networks of both configs: of depth 18, but for C4 of depth 50, whose res5 needs bottlenecks."""
     cfg, lazy = yaml_config(name), lazy_config(name)
@@ -220,7 +213,7 @@ def assert_equal(ours: Any, theirs: Any) -> None:
 
 # Of the others, the layers and all their attributes are compared.
 @pytest.mark.slow
-@pytest.mark.usefixtures("fewer_blocks")
+@pytest.mark.usefixtures("shallow_here")
 @pytest.mark.parametrize(
     "name", ["COCO-InstanceSegmentation/mask_rcnn_SE_R_50_C4_1x", "COCO-PanopticSegmentation/panoptic_fpn_SE_R_50_1x"]
 )
@@ -313,7 +306,7 @@ def test_a_plain_and_an_se_fcos_differ_in_the_gates_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fewer_blocks")
+@pytest.mark.usefixtures("shallow_here")
 def test_lazy_configs_have_all_options_of_model_se() -> None:
     """The block, the stem and the padding: the same features as the yaml's backbone with the same weights."""
     name = "COCO-Detection/faster_rcnn_SE_R_50_FPN_1x"
