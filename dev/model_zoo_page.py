@@ -31,6 +31,7 @@ from se_detection.files import write_whole
 from se_detection.modeling.complexity import count_parameters, image_size, padded_size
 
 ROOT = Path(__file__).resolve().parents[1]
+STUDIES = ROOT / "configs" / "Study"
 EXAMPLES = """
 example (a minute):
   $ python dev/model_zoo_page.py --output MODEL_ZOO.md
@@ -40,7 +41,7 @@ LAZY_FOLDER = "lazy/"
 # The order of the page's sections; other folders come last.
 SECTIONS = (
     *("COCO-Detection", "COCO-InstanceSegmentation", "COCO-Keypoints", "COCO-PanopticSegmentation", "Misc"),
-    *("Any-Network", "CPU", "Paper", "Ablations", "Study", "Toy"),
+    *("Any-Network", "CPU", "Paper", "Ablations", "Toy"),
 )
 
 ZOO = "https://github.com/facebookresearch/detectron2/blob/02b5c4e2/MODEL_ZOO.md"
@@ -173,15 +174,16 @@ def measured_in_studies(results: Path) -> dict[str, list[str]]:
     Raises:
         UserError: a record is invalid, or from another definition of its study.
     """
-    names = {model_zoo.get_config_file(name): name for name in model_zoo.names() if name.startswith("Study/")}
+    names = {Path(model_zoo.get_config_file(name)).resolve(): name for name in model_zoo.names()}
     found = defaultdict(list)
-    for file in sorted({path for config in names for path in Path(config).parent.glob("Study-*.yaml")}):
+    for file in sorted(STUDIES.glob("Study-*.yaml")):
         study = read_study(file)
-        for variant, runs in read_records(results, study).items():
-            if scores := [record["AP"] for record in runs.values()]:
-                spread = f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""
-                runs_of = f"{counted(len(scores), 'run')} of `{variant}` in {study.name}"
-                found[names[str(study.variants[variant].config)]].append(f"AP {mean(scores):.2f}{spread} ({runs_of})")
+        for data, variants in read_records(results, study).items():
+            for variant, runs in variants.items():
+                if scores := [record["AP"] for record in runs.values()]:
+                    spread = f" ± {stdev(scores):.1f}" if len(scores) > 1 else ""
+                    text = f"{data} AP {mean(scores):.1f}{spread} ({counted(len(scores), 'run')})"
+                    found[names[study.variants[variant].resolve()]].append(text)
     return found
 
 

@@ -12,54 +12,60 @@ from detectron2.config import CfgNode
 from se_detection.config.read_config import read_config
 from se_detection.config.yaml_file import read_yaml
 from se_detection.errors import UserError
-from se_detection.pretrain.pretrain_config import config_base
 
-KEYS = {"NAME", "SEEDS", "RECIPE", "TRAIN_IMAGES", "TUNING_IMAGES", "BASE_LR", "TUNING_ITERS", "VARIANTS"}
+KEYS = {"NAME", "BASE_LR", "VARIANTS", "DATA"}
+DATA_KEYS = {"TRAIN", "VAL", "SEEDS", "TUNING_IMAGES", "TUNING_ITERS", "OPTIONS"}
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A detector config, and the variant whose pre-trained backbone it starts from."""
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """A data set of a study.
+
+    Args:
+        name: its name in the tables and in the record files.
+        train: annotations and folder of images, relative to the folder given with `--data`.
+        val: as `train`; only the final detectors are evaluated on it.
+        seeds: each variant is trained once per seed.
+        tuning_images: number of training images that are kept for the choice of the learning rate.
+        tuning_iters: length of a trial of a learning rate.
+        options: config overrides for all variants, such as the number of steps and the image size.
+        digest: hash of this data set's part of the definition, and of all configs.
+    """
 
     name: str
-    config: Path
-    backbone: str
+    train: tuple[str, str]
+    val: tuple[str, str]
+    seeds: tuple[int, ...]
+    tuning_images: int
+    tuning_iters: int
+    options: tuple[str, ...]
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Variants x seeds; the first variant is the baseline.
+    """Variants x data sets x seeds; the first variant is the baseline.
 
     Args:
         name: prefix of the record files.
-        seeds: backbones and detectors are trained once per seed.
-        variants: by name.
-        recipe: config file of the pre-training, for tools/pretrain.py.
-        train_images: number of training images to use; 0 for all.
-        tuning_images: number of other training images, for the choice of the learning rate.
-        base_lr: the learning rates to try, with the first seed.
-        tuning_iters: length of a trial.
-        digest: hash of the file and of all configs that it names.
+        variants: config files by name; each starts from its config's `MODEL.WEIGHTS`.
+        data: data sets by name.
+        base_lr: the learning rates to try for each variant and data set, with the first seed.
     """
 
     name: str
-    seeds: tuple[int, ...]
-    variants: dict[str, Variant]
-    recipe: Path
-    train_images: int
-    tuning_images: int
+    variants: dict[str, Path]
+    data: dict[str, DataSet]
     base_lr: tuple[float, ...]
-    tuning_iters: int
-    digest: str
 
     @property
-    def baseline(self) -> Variant:
-        """The first variant."""
-        return next(iter(self.variants.values()))
+    def baseline(self) -> str:
+        """The name of the first variant."""
+        return next(iter(self.variants))
 
 
 def read_study(path: Path) -> Study:
-    """Reads a study's yaml file. Paths in it are relative to it.
+    """Reads a study's yaml file. Config files in it are relative to it.
 
     Raises:
         UserError: the file can't be read, or a value is invalid.
@@ -67,44 +73,49 @@ def read_study(path: Path) -> Study:
     content = read_yaml(path)
     if not isinstance(content, dict) or set(content) != KEYS:
         raise UserError("study.keys", f"{path}: a study must have exactly the keys {', '.join(sorted(KEYS))}")
-    variants = _read_variants(path, content["VARIANTS"])
-    for key in ("SEEDS", "TRAIN_IMAGES", "TUNING_IMAGES", "TUNING_ITERS", "BASE_LR"):
-        several, kinds = key in ("SEEDS", "BASE_LR"), (int, float) if key == "BASE_LR" else (int,)
-        values = content[key] if several else [content[key]]
-        if not isinstance(values, list) or not values or any(type(value) not in kinds or value < 0 for value in values):
-            what = "a list of numbers" if several else "a number"
-            raise UserError("study.bad_value", f"{path}: {key}: {content[key]!r} is not {what}; use at least 0")
-        if len(set(values)) < len(values):
-            raise UserError("study.bad_value", f"{path}: {key}: {values} has a value twice; remove one")
-    recipe = path.parent / str(content["RECIPE"])
+    rates = _numbers(path, "BASE_LR", content["BASE_LR"], (int, float))
+    for key in ("VARIANTS", "DATA"):
+        if not isinstance(content[key], dict) or not content[key]:
+            raise UserError("study.bad_value", f"{path}: {key} must have at least one name with its values; add one")
+    files = content["VARIANTS"].items()
+    variants = {_file_name(path, "VARIANTS", name): path.parent / str(file) for name, file in files}
+    shared = [content["BASE_LR"], *map(_config_values, variants.values())]
     return Study(
         name=_file_name(path, "NAME", content["NAME"]),
-        seeds=tuple(content["SEEDS"]),
         variants=variants,
-        recipe=recipe,
-        train_images=content["TRAIN_IMAGES"],
-        tuning_images=content["TUNING_IMAGES"],
-        base_lr=tuple(content["BASE_LR"]),
-        tuning_iters=content["TUNING_ITERS"],
-        digest=_digest([content, *map(_config_values, [recipe, *(variant.config for variant in variants.values())])]),
+        data={name: _read_data_set(path, name, values, shared) for name, values in content["DATA"].items()},
+        base_lr=tuple(map(float, rates)),
     )
 
 
-def _read_variants(path: Path, content: Any) -> dict[str, Variant]:
-    if not isinstance(content, dict) or not content:
-        raise UserError("study.bad_variant", f"{path}: VARIANTS must name at least one detector")
-    variants = {}
-    for name, values in content.items():
-        _file_name(path, "VARIANTS", name)
-        if not isinstance(values, dict) or not {"CONFIG"} <= set(values) <= {"CONFIG", "BACKBONE"}:
-            raise UserError("study.bad_variant", f"{path}: VARIANTS: {name} must have CONFIG, and may have BACKBONE")
-        variants[name] = Variant(name, path.parent / str(values["CONFIG"]), str(values.get("BACKBONE", name)))
-        if variants[name].backbone not in content:
-            raise UserError(
-                "study.bad_variant",
-                f"{path}: VARIANTS: {name}: BACKBONE {variants[name].backbone} is not one of VARIANTS",
-            )
-    return variants
+def _read_data_set(path: Path, name: object, values: Any, shared: list[Any]) -> DataSet:
+    file_name = _file_name(path, "DATA", name)
+    if not isinstance(values, dict) or set(values) != DATA_KEYS:
+        raise UserError("study.keys", f"{path}: DATA: {name} must have exactly the keys {', '.join(sorted(DATA_KEYS))}")
+    for key in ("TRAIN", "VAL"):
+        if not isinstance(values[key], list) or len(values[key]) != 2:
+            raise UserError("study.bad_value", f"{path}: {name}: {key} must be [annotations, folder of images]")
+    for key in ("TUNING_IMAGES", "TUNING_ITERS"):
+        _numbers(path, f"{name}: {key}", [values[key]], (int,))
+    return DataSet(
+        name=file_name,
+        train=(str(values["TRAIN"][0]), str(values["TRAIN"][1])),
+        val=(str(values["VAL"][0]), str(values["VAL"][1])),
+        seeds=tuple(map(int, _numbers(path, f"{name}: SEEDS", values["SEEDS"], (int,)))),
+        tuning_images=values["TUNING_IMAGES"],
+        tuning_iters=values["TUNING_ITERS"],
+        options=tuple(map(str, values["OPTIONS"])),
+        # More seeds don't make the finished runs invalid.
+        digest=_digest([shared, {key: value for key, value in values.items() if key != "SEEDS"}]),
+    )
+
+
+def _numbers(path: Path, key: str, values: Any, kinds: tuple[type, ...]) -> list[float]:
+    if not isinstance(values, list) or not values or any(type(value) not in kinds or value < 0 for value in values):
+        raise UserError("study.bad_value", f"{path}: {key}: {values!r} is not a list of numbers; use at least 0")
+    if len(set(values)) < len(values):
+        raise UserError("study.bad_value", f"{path}: {key}: {values} has a value twice; remove one")
+    return values
 
 
 def _file_name(path: Path, key: str, name: object) -> str:
@@ -118,11 +129,8 @@ def _file_name(path: Path, key: str, name: object) -> str:
 
 def _config_values(config: Path) -> Any:
     """The values in a config and its bases, without defaults, which change with versions."""
-    read_config(str(config), base=config_base())
-    values = CfgNode.load_yaml_with_base(str(config))
-    # The study sets this key itself.
-    values.get("MODEL", {}).pop("WEIGHTS", None)
-    return values
+    read_config(str(config))
+    return CfgNode.load_yaml_with_base(str(config))
 
 
 def _digest(content: Any) -> str:

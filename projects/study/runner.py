@@ -6,16 +6,18 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 from se_detection.engine.signals import Interrupted, handling
 from se_detection.errors import UserError
 from se_detection.files import read_json, write_json, write_whole
-from se_detection.runs.run_folder import BACKBONE_FILE, INFERENCE, NON_FINITE, RESULTS
+from se_detection.runs.run_folder import INFERENCE, NON_FINITE, RESULTS
 
-from .definition import Study, Variant
-from .run_records import BACKBONE, read_records, record_file, scores_of_backbone, scores_of_run, times_file
-from .study_data import StudyData, StudySplit, make_splits
+from .definition import DataSet, Study
+from .run_records import Records, read_records, record_file, scores_of_run, times_file
+from .study_data import Split, data_digest, make_splits
 from .timing import measure_times
 
 DEFINITION, FINISHED = "study.txt", "finished"
@@ -24,17 +26,25 @@ DEFINITION, FINISHED = "study.txt", "finished"
 Trials = dict[float, float | None]
 
 
+class Run(NamedTuple):
+    """A run of a study."""
+
+    data: str
+    variant: str
+    seed: int
+
+
 @dataclass(kw_only=True)
 class StudyRunner:
-    """Pre-trains the backbones, tries learning rates with the first seed, and fine-tunes, seed by seed.
+    """Tries learning rates with the first seed of each data set, trains, and evaluates.
 
     Each finished run is recorded at once in `results`. Runs without a record are made, or resumed from `output`.
     Another machine only needs the records to continue the study.
 
     Args:
         study: its definition.
-        data: its data.
-        tools: folder of pretrain.py and train_net.py.
+        root: the folder that the paths of its data sets are relative to.
+        tools: folder of train_net.py.
         output: folder for runs and weights.
         results: folder for records.
         gpus: GPUs per run; without a GPU, 1 means the CPU.
@@ -42,144 +52,160 @@ class StudyRunner:
     """
 
     study: Study
-    data: StudyData
+    root: Path
     tools: Path
     output: Path
     results: Path
     gpus: int
     command: str
-    splits: dict[str, StudySplit] = field(init=False)
+    splits: dict[str, dict[str, Split]] = field(init=False)
 
-    def run(self, seeds: Collection[int]) -> None:
-        """Makes the missing runs of some of the study's seeds; others may be run elsewhere at the same time.
+    def run(self, names: Collection[str] = (), seeds: Collection[int] = ()) -> None:
+        """Makes the missing runs: the first seed of every data set and variant, then the second, ...
+
+        Args:
+            names: only these data sets; others may be run by another process at the same time.
+            seeds: only these seeds, likewise.
 
         Raises:
             UserError: a run fails, or `output` holds runs of another definition.
             Interrupted: a signal asked to stop; the current run has saved a checkpoint.
         """
-        study, first_seed = self.study, self.study.seeds[0]
-        if unknown := sorted(set(seeds) - set(study.seeds)):
-            known = ", ".join(map(str, study.seeds))
-            raise UserError("study.unknown_seed", f"--seeds {unknown[0]}: use those of {study.name}, {known}")
-        digest = self.data.digest()
-        self._claim(digest)
-        records = read_records(self.results, study)
-        if any(record["data_digest"] != digest for kept in records.values() for record in kept.values()):
-            raise UserError(
-                "study.other_data",
-                f"{self.results} has records of other data; use the same data, or another --results",
-            )
-        trials: dict[str, Trials] = {
-            name: {float(rate): ap for rate, ap in next(iter(kept.values()))["learning_rate_trials"].items()}
-            for name, kept in records.items()
-            if kept
-        }
-        self.splits = make_splits(study, self.data, self.output / "data")
-        missing = [
-            (seed, variant)
-            for seed in study.seeds
-            for variant in study.variants.values()
-            if seed in seeds and seed not in records[variant.name]
-        ]
+        chosen = self._choose(names, seeds)
+        digests = {data.name: data_digest(data, self.root) for data in chosen}
+        records = read_records(self.results, self.study)
+        for data in chosen:
+            self._claim(data, digests[data.name])
+            kept = [record for runs in records[data.name].values() for record in runs.values()]
+            if any(record["data_digest"] != digests[data.name] for record in kept):
+                raise UserError(
+                    "study.other_data",
+                    f"{self.results} has records of other data than {data.name} in {self.root}; use the same data, or "
+                    "another --results",
+                )
+        self.splits = {data.name: make_splits(data, self.root, self.output / "data") for data in chosen}
+        missing = [run for run in self._order(chosen, seeds) if run.seed not in records[run.data][run.variant]]
         began = time.monotonic()
-        for done, (seed, variant) in enumerate(missing):
+        for done, run in enumerate(missing):
             left = (time.monotonic() - began) / done * (len(missing) - done) if done else 0
             eta = f", about {left / 3600:.1f} h left" if left else ""
-            _log(f"{study.name}: {variant.name}, seed {seed} (run {done + 1} of {len(missing)}{eta})")
-            backbone = self._backbone(study.variants[variant.backbone], seed)
-            if variant.name not in trials:
-                if first_seed not in seeds:
-                    raise UserError(
-                        "study.no_learning_rate",
-                        f"{variant.name}: the learning rate is chosen with seed {first_seed}, which has no record yet; "
-                        "run that seed first",
-                    )
-                first = self._backbone(study.variants[variant.backbone], first_seed)
-                trials[variant.name] = {rate: self._trial(variant, first, rate) for rate in study.base_lr}
-            rate = best_rate(variant.name, trials[variant.name])
-            folder = self.output / "runs" / f"{variant.name}-{seed}"
-            self._train(variant, backbone, folder, "val", seed, ["SOLVER.BASE_LR", rate])
-            scores = scores_of_run(folder)
-            record = {
-                "study": study.name,
-                "definition": study.digest,
-                "arm": variant.name,
-                "seed": seed,
-                "data_digest": digest,
-                **scores,
-                "learning_rate": rate,
-                "learning_rate_trials": trials[variant.name],
-                BACKBONE: {"arm": variant.backbone, **scores_of_backbone(backbone)},
-                "command": self.command,
-            }
-            self.results.mkdir(parents=True, exist_ok=True)
-            write_json(record_file(self.results, study, variant.name, seed), record)
-            _log(f"{variant.name}, seed {seed}: AP {scores['AP'] or 0:.2f}, AP50 {scores['AP50'] or 0:.2f}")
-        times = times_file(self.results, study)
+            _log(f"{run.data}: {run.variant}, seed {run.seed} (run {done + 1} of {len(missing)}{eta})")
+            self._make(run, digests[run.data])
+        times = times_file(self.results, self.study)
         if missing and not times.is_file():
             _log("measuring times")
-            measure_times(study, self.splits["val"], times, self.command)
-        scope = "" if len(set(seeds)) == len(study.seeds) else f" of seed {', '.join(map(str, sorted(seeds)))}"
-        _log(f"{study.name}: all runs{scope} are finished; see tools/study.py report --results {self.results}")
+            data = next(iter(self.study.data.values()))
+            if data.name in self.splits:
+                measure_times(self.study, data, self.splits[data.name]["val"], times, self.command)
+        scope = "" if not names and not seeds else " asked for"
+        _log(f"{self.study.name}: all runs{scope} are finished; see tools/study.py report --results {self.results}")
 
-    def _claim(self, digest: str) -> None:
-        path = self.output / DEFINITION
-        content = f"{self.study.digest} {digest}"
+    def _choose(self, names: Collection[str], seeds: Collection[int]) -> list[DataSet]:
+        known = self.study.data
+        if unknown := sorted(set(names) - set(known)):
+            use = ", ".join(known)
+            raise UserError("study.unknown_data", f"--only {unknown[0]}: use those of {self.study.name}, {use}")
+        all_seeds = {seed for data in known.values() for seed in data.seeds}
+        if other := sorted(set(seeds) - all_seeds):
+            use = ", ".join(map(str, sorted(all_seeds)))
+            raise UserError("study.unknown_seed", f"--seeds {other[0]}: use those of {self.study.name}, {use}")
+        return [data for name, data in known.items() if not names or name in names]
+
+    def _order(self, chosen: list[DataSet], seeds: Collection[int]) -> list[Run]:
+        """The runs, seed by seed, so that a study that was stopped has equal numbers of each variant."""
+        rounds = zip_longest(*(data.seeds for data in chosen))
+        return [
+            Run(data.name, variant, seed)
+            for turn in rounds
+            for data, seed in zip(chosen, turn, strict=True)
+            if seed is not None and (not seeds or seed in seeds)
+            for variant in self.study.variants
+        ]
+
+    def _claim(self, data: DataSet, digest: str) -> None:
+        path = self.output / data.name / DEFINITION
+        content = f"{data.digest} {digest}"
         if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != content:
             raise UserError(
                 "study.other_output",
-                f"{self.output} holds runs of another study, of an earlier definition of {self.study.name}, or of "
+                f"{path.parent} holds runs of another study, of an earlier definition of {self.study.name}, or of "
                 "other data; choose another --output",
             )
-        self.output.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda file: file.write(content.encode()))
 
-    def _backbone(self, variant: Variant, seed: int) -> Path:
-        """Pre-trains a backbone and returns its folder; variants with the same config share it."""
-        folder = self.output / "backbones" / f"{variant.config.stem}-{seed}"
-        if not (folder / BACKBONE_FILE).is_file():
-            options: list[object] = ["--config-file", variant.config, "--recipe", self.study.recipe]
-            options += ["--data", self.data.classification]
-            self._start("pretrain.py", seed, [*options, "OUTPUT_DIR", folder])
-        return folder
+    def _make(self, run: Run, digest: str) -> None:
+        """Makes a run, with the trials of its learning rate before the first seed, and records it."""
+        trials = self._trials(run)
+        rate = best_rate(f"{run.data}, {run.variant}", trials)
+        folder = self.output / run.data / f"{run.variant}-{run.seed}"
+        self._train(run, folder, "val", ["SOLVER.BASE_LR", rate])
+        scores = scores_of_run(folder)
+        record = {
+            "study": self.study.name,
+            "definition": self.study.data[run.data].digest,
+            "data": run.data,
+            "arm": run.variant,
+            "seed": run.seed,
+            "data_digest": digest,
+            **scores,
+            "learning_rate": rate,
+            "learning_rate_trials": trials,
+            "command": self.command,
+        }
+        self.results.mkdir(parents=True, exist_ok=True)
+        write_json(record_file(self.results, self.study, *run), record)
+        _log(f"{run.data}: {run.variant}, seed {run.seed}: AP {scores['AP'] or 0:.2f}, AP50 {scores['AP50'] or 0:.2f}")
 
-    def _trial(self, variant: Variant, backbone: Path, rate: float) -> float | None:
+    def _trials(self, run: Run) -> Trials:
+        """The trials of a variant on a data set: those of a record, or new ones."""
+        recorded: Records = read_records(self.results, self.study)
+        if kept := recorded[run.data][run.variant]:
+            trials = next(iter(kept.values()))["learning_rate_trials"]
+            return {float(rate): ap for rate, ap in trials.items()}
+        first = self.study.data[run.data].seeds[0]
+        if run.seed != first:
+            raise UserError(
+                "study.no_learning_rate",
+                f"{run.data}, {run.variant}: the learning rate is chosen with seed {first}, which has no record yet; "
+                "run that seed first",
+            )
+        return {rate: self._trial(run, rate) for rate in self.study.base_lr}
+
+    def _trial(self, run: Run, rate: float) -> float | None:
         """AP on the tuning images after a short training; None if it diverged."""
-        folder = self.output / "trials" / f"{variant.name}-{rate:g}"
-        iterations = self.study.tuning_iters
+        folder = self.output / run.data / f"{run.variant}-rate-{rate:g}"
+        iterations = self.study.data[run.data].tuning_iters
         overrides = ["SOLVER.BASE_LR", rate, "SOLVER.MAX_ITER", iterations, "SOLVER.STEPS", f"({iterations * 4 // 5},)"]
         try:
             if not (folder / NON_FINITE).is_file():
-                self._train(variant, backbone, folder, "tuning", self.study.seeds[0], overrides)
+                self._train(run, folder, "tuning", overrides)
         except UserError:
             if not (folder / NON_FINITE).is_file():
                 raise
         if (folder / NON_FINITE).is_file():
-            _log(f"  {variant.name} diverges with BASE_LR {rate:g}")
+            _log(f"  {run.variant} diverges with BASE_LR {rate:g}")
             return None
         # Without detections there is no AP.
         return float(read_json(folder / INFERENCE / RESULTS)["bbox"]["AP"] or 0.0)
 
-    def _train(
-        self, variant: Variant, backbone: Path, folder: Path, split: str, seed: int, overrides: list[object]
-    ) -> None:
+    def _train(self, run: Run, folder: Path, split: str, overrides: list[object]) -> None:
         """Trains and evaluates a detector."""
         if (folder / FINISHED).is_file():
             return
-        options: list[object] = ["--config-file", variant.config]
-        for name, part in (("train", self.splits["train"]), ("val", self.splits[split])):
+        data, splits = self.study.data[run.data], self.splits[run.data]
+        options: list[object] = ["--config-file", self.study.variants[run.variant]]
+        for name, part in (("train", splits["train"]), ("val", splits[split])):
             options += [f"--{name}-json", part.json_file, f"--{name}-images", part.images]
-        options += ["--allow-partial-backbone"] * (variant.backbone != variant.name)
-        options += [*overrides, "MODEL.WEIGHTS", backbone / BACKBONE_FILE, "OUTPUT_DIR", folder]
-        self._start("train_net.py", seed, options)
+        self._start(run, [*options, *data.options, *overrides, "SEED", run.seed, "OUTPUT_DIR", folder])
         # A final checkpoint and results are not enough: they exist before the final evaluation ends.
         (folder / FINISHED).touch()
 
-    def _start(self, tool: str, seed: int, arguments: list[object]) -> None:
-        command = [sys.executable, self.tools / tool, "--resume", "--num-gpus", self.gpus, *arguments, "SEED", seed]
-        words = list(map(str, command))
+    def _start(self, run: Run, arguments: list[object]) -> None:
+        tool = "train_net.py"
+        words = [sys.executable, str(self.tools / tool), "--resume", "--num-gpus", str(self.gpus), *map(str, arguments)]
         _log(f"  {shlex.join(words[1:])}")
-        log = self.output / f"log-{seed}.txt"
+        log = self.output / run.data / f"log-{run.variant}-{run.seed}.txt"
         with log.open("ab") as file:
             begin = file.tell()
             process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
@@ -203,7 +229,7 @@ class StudyRunner:
             )
 
 
-def best_rate(variant: str, trials: Mapping[float, float | None]) -> float:
+def best_rate(what: str, trials: Mapping[float, float | None]) -> float:
     """The learning rate with the highest AP on the tuning images.
 
     Raises:
@@ -212,7 +238,7 @@ def best_rate(variant: str, trials: Mapping[float, float | None]) -> float:
     known = {rate: ap for rate, ap in trials.items() if ap is not None}
     if not known:
         rates = ", ".join(map(str, trials))
-        raise UserError("study.diverged", f"{variant}: training diverged with each BASE_LR: {rates}; give lower ones")
+        raise UserError("study.diverged", f"{what}: training diverged with each BASE_LR: {rates}; give lower ones")
     return max(known, key=lambda rate: known[rate])
 
 

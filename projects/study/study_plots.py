@@ -1,58 +1,56 @@
-"""Plots of all runs of a study."""
+"""The figure of a study: every run, and the differences to the baseline."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .run_records import BACKBONE, Records
+from .definition import Study
+from .study_differences import VariantResult
 
 # Okabe and Ito's colours, for colour-blind readers.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+METRIC = "AP"
 
 
-def draw_curves(records: Records, path: Path) -> Path:
-    """Plots final AP, losses, AP during training, and the backbones' top-1; returns the path."""
-    kept = {name: list(runs.values()) for name, runs in records.items() if runs}
-    figure = Figure(figsize=(11, 8), layout="constrained")
-    final, loss, during, top1 = figure.subplots(2, 2).flat
-    seen: set[tuple[str, int]] = set()
-    for number, (name, runs) in enumerate(kept.items()):
-        colour = {"color": COLOURS[number % len(COLOURS)]}
-        marked = {**colour, "marker": MARKERS[number % len(MARKERS)]}
-        values = np.array([run["AP"] for run in runs], dtype=float)
-        places = number + np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else [number]
-        final.scatter(places, values, **marked, zorder=3)
-        final.hlines(np.mean(values), number - 0.25, number + 0.25, **colour)
-        _plot(loss, [run["curve"]["loss"] for run in runs], name, **colour, linewidth=0.9)
-        line = {**marked, "markersize": 4, "linewidth": 1}
-        _plot(during, [run["curve"]["evaluations"] for run in runs], name, **line)
-        # Several variants may start from the same backbones.
-        backbones = {(run[BACKBONE]["arm"], run["seed"]): run[BACKBONE]["curve"]["evaluations"] for run in runs}
-        variant = runs[0][BACKBONE]["arm"]
-        shown = None if any(variant == other for other, _ in seen) else variant
-        _plot(top1, [curve for key, curve in backbones.items() if key not in seen], shown, **line)
-        seen |= set(backbones)
-    final.set_xticks(range(len(kept)), list(kept), rotation=12)
-    for axes, title, x, y in (
-        (final, "AP of every run, and the mean", "", "AP"),
-        (loss, "Training loss of the detectors", "iteration", "total loss"),
-        (during, "AP during training", "iteration", "AP"),
-        (top1, "Top-1 of the backbones' classifiers", "pre-training iteration", "top-1 (%)"),
-    ):
-        axes.set(title=title, xlabel=x, ylabel=y)
-        axes.grid(alpha=0.3)
-        if axes is not final:
-            axes.legend(fontsize=8)
+def draw_study(study: Study, found: Sequence[VariantResult], path: Path) -> Path:
+    """Plots AP of every run by data set, above the differences with their intervals; returns the path."""
+    names = [name for name in (*study.data, "") if any(result.data == name for result in found)]
+    figure = Figure(figsize=(2.8 * len(names) + 0.8, 6), layout="constrained")
+    grid = figure.subplots(2, len(names), squeeze=False, sharex=True)
+    variants = list(study.variants)
+    for column, name in enumerate(names):
+        runs, changes = grid[:, column]
+        for result in (result for result in found if result.data == name):
+            number = variants.index(result.variant)
+            _draw_runs(runs, number, result)
+            _draw_difference(changes, number, result)
+        runs.set_title(name)
+        runs.set_visible(bool(name))
+        changes.axhline(0, color=COLOURS[0], linewidth=1)
+        changes.set_xticks(range(len(variants)), variants, rotation=30, ha="right")
+        if not name:
+            changes.set_title("all data sets")
+        for axes in (runs, changes):
+            axes.grid(axis="y", alpha=0.3)
+    grid[0, 0].set_ylabel(f"{METRIC} of each run, and the mean")
+    grid[1, 0].set_ylabel(f"difference in {METRIC} to {study.baseline}\n(simultaneous 95 % intervals)")
     figure.savefig(path, dpi=110)
     return path
 
 
-def _plot(axes: Axes, curves: Sequence[list[list[float]]], label: str | None, **style: Any) -> None:
-    """Plots (iteration, value) pairs, with one label for all curves."""
-    for place, curve in enumerate(curves):
-        axes.plot(*zip(*curve, strict=True), **style, label=None if place else label)
+def _draw_runs(axes: Axes, number: int, result: VariantResult) -> None:
+    values = np.array([run[METRIC] for run in result.runs], dtype=float)
+    if len(values):
+        colour = COLOURS[number % len(COLOURS)]
+        axes.scatter(number + np.linspace(-0.15, 0.15, len(values)), values, color=colour, s=18, zorder=3)
+        axes.hlines(np.mean(values), number - 0.3, number + 0.3, color=colour)
+
+
+def _draw_difference(axes: Axes, number: int, result: VariantResult) -> None:
+    change = result.differences.get(METRIC)
+    if change is not None and change.value is not None:
+        reach = None if change.low is None else [[change.value - change.low], [(change.high or 0) - change.value]]
+        axes.errorbar([number], [change.value], reach, fmt="o", color=COLOURS[number % len(COLOURS)], capsize=4)

@@ -1,6 +1,6 @@
 """Times the detectors of a study in turn, in one process: a training step, and inference on an image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +18,20 @@ from se_detection.engine.checks import available_device
 from se_detection.engine.trainer import Trainer
 from se_detection.files import write_json
 
-from .definition import Study, Variant
-from .study_data import StudySplit
+from .definition import DataSet, Study
+from .study_data import Split
 
 ROUNDS = 12
 
 
-def measure_times(study: Study, split: StudySplit, path: Path, command: str) -> None:
+def measure_times(study: Study, data: DataSet, split: Split, path: Path, command: str) -> None:
     """Writes, for each variant, the median and quartiles of the ratio of its time to the baseline's in the same round.
 
     Weights are random: they only affect times that depend on the number of boxes.
     """
     register_coco_json("study_times", str(split.json_file), str(split.images))
     try:
-        timers = {variant.name: _timers(variant) for variant in study.variants.values()}
+        timers = {name: _timers(config, data.options) for name, config in study.variants.items()}
         runs = {(name, kind): run for name, kinds in timers.items() for kind, run in kinds.items()}
         for run in runs.values():
             run()
@@ -39,10 +39,10 @@ def measure_times(study: Study, split: StudySplit, path: Path, command: str) -> 
     finally:
         DatasetCatalog.remove("study_times")
     seconds = {run: np.array([turn[run] for turn in rounds]) for run in runs}
-    base = study.baseline.name
+    base = study.baseline
     content = {
         "study": study.name,
-        "definition": study.digest,
+        "data": data.name,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
         "rounds": ROUNDS,
@@ -60,9 +60,10 @@ def _quartiles(ratios: Any) -> dict[str, float]:
     return {"ratio": round(float(median), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 
 
-def _timers(variant: Variant) -> dict[str, Callable[[], None]]:
+def _timers(config: Path, options: Sequence[str]) -> dict[str, Callable[[], None]]:
     """A training step, and inference on one image, with real images."""
-    cfg = read_config(str(variant.config))
+    cfg = read_config(str(config))
+    cfg.merge_from_list(list(options))
     cfg.MODEL.DEVICE = available_device(cfg)
     cfg.DATASETS.TRAIN = ("study_times",)
     cfg.MODEL.WEIGHTS = ""

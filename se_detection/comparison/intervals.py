@@ -46,11 +46,15 @@ class Estimate:
     error: float | None = None
     degrees: float = np.nan
 
-    def difference(self) -> Difference:
-        """The difference with its 95 % interval, from Student's t distribution."""
+    def difference(self, comparisons: int = 1) -> Difference:
+        """The difference with its 95 % interval, from Student's t distribution.
+
+        Args:
+            comparisons: the number of intervals that shall all cover their differences with 95 % (Bonferroni).
+        """
         if self.value is None or self.error is None:
             return Difference(self.value)
-        reach = self.error * stdtrit(self.degrees, (1 + CONFIDENCE) / 2).item()
+        reach = self.error * stdtrit(self.degrees, 1 - (1 - CONFIDENCE) / 2 / comparisons).item()
         return Difference(self.value, self.value - reach, self.value + reach)
 
     def p_value(self) -> float | None:

@@ -1,42 +1,45 @@
-"""A study of two variants and two seeds, whose tools write the files of a run without training."""
+"""A study of two variants, two data sets and two seeds, whose tool writes the files of a run without training."""
 
 import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 import yaml
-from PIL import Image
 
 from se_detection.data.toy import make_toy_dataset
 
 from ..definition import Study, read_study
 from ..runner import StudyRunner
-from ..study_data import StudyData, StudySplit
 
 REPOSITORY = Path(__file__).parents[3]
-CONFIGS = REPOSITORY / "configs" / "Study"
+TOY = REPOSITORY / "configs" / "Toy"
 # AP on the tuning images by learning rate; None diverges.
 TRIALS = {0.01: 3.0, 0.02: 5.0, 0.04: None, 0.08: 4.0}
+SMALL = [
+    "SOLVER.MAX_ITER",
+    "2",
+    "SOLVER.IMS_PER_BATCH",
+    "2",
+    "INPUT.MIN_SIZE_TRAIN",
+    "(64,)",
+    "INPUT.MIN_SIZE_TEST",
+    "64",
+]
+SMALL += ["TEST.EVAL_PERIOD", "1", "SOLVER.CHECKPOINT_PERIOD", "1", "MODEL.FPN.OUT_CHANNELS", "32"]
 
-# Stands in for pretrain.py and train_net.py. Detections are the objects, moved by a random amount; half are missing.
+# Stands in for train_net.py. Detections are the objects, moved by a random amount; half are missing.
 TOOL = """
-import json, random, shutil, signal, sys, time
+import json, random, signal, sys, time
 from pathlib import Path
 
 folder = Path({folder!r})
 arguments = sys.argv[1:]
 with (folder / "calls.jsonl").open("a") as file:
-    file.write(json.dumps([Path(sys.argv[0]).stem, *arguments]) + "\\n")
+    file.write(json.dumps(arguments) + "\\n")
 value = lambda key: arguments[arguments.index(key) + 1]
 output = Path(value("OUTPUT_DIR"))
 (output / "inference").mkdir(parents=True, exist_ok=True)
-if "pretrain" in sys.argv[0]:
-    shutil.copy(folder / "backbone.pth", output)
-    (output / "metrics.json").write_text(json.dumps({{"iteration": 1, "loss_cls": 2.0, "classification/top1": 50}}))
-    sys.exit()
 rate, tuning = float(value("SOLVER.BASE_LR")), "tuning" in value("--val-json")
 if (folder / "waits").exists():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -69,34 +72,23 @@ lines = [{{"iteration": number, "total_loss": 1.0}} for number in range(999)] + 
 
 
 class Folder:
-    """A study's files, its data, and the calls of its tools."""
+    """A study's files, its data, and the calls of its tool."""
 
-    def __init__(self, path: Path, study_images: Path) -> None:
+    def __init__(self, path: Path, toy: Path) -> None:
         self.path = path
-        for config in CONFIGS.glob("*R_18_FPN*.yaml"):
-            shutil.copy(config, path)
-        base = yaml.safe_load((CONFIGS / "Base-Study-cpu.yaml").read_text())
-        base["_BASE_"] = str(REPOSITORY / "configs" / "Base-RCNN-FPN.yaml")
-        base["SOLVER"] |= {"MAX_ITER": 2, "STEPS": [1], "IMS_PER_BATCH": 2, "WARMUP_ITERS": 0, "CHECKPOINT_PERIOD": 1}
-        base["MODEL"] |= {"FPN": {"OUT_CHANNELS": 32}, "ROI_BOX_HEAD": {"FC_DIM": 32}}
-        base["INPUT"] = {"MIN_SIZE_TRAIN": [64], "MIN_SIZE_TEST": 64}
-        base["TEST"], base["DATALOADER"] = {"EVAL_PERIOD": 1}, {"NUM_WORKERS": 0}
-        (path / "Base-Study-cpu.yaml").write_text(yaml.safe_dump(base))
-        recipe = yaml.safe_load((CONFIGS / "Recipe-study-cpu.yaml").read_text())
-        recipe["SOLVER"]["IMS_PER_BATCH"], recipe["DATALOADER"] = 4, {"NUM_WORKERS": 0}
-        recipe["PRETRAIN"] |= {"EPOCHS": 1.0, "TRAIN_SIZE": 32, "TEST_SIZE": 32, "TEST_RESIZE": 32, "BF16": False}
-        (path / "Recipe-study-cpu.yaml").write_text(yaml.safe_dump(recipe))
-        self.content = yaml.safe_load((CONFIGS / "Study-cpu.yaml").read_text())
-        variants = {name: self.content["VARIANTS"][name] for name in ("plain", "se-on-plain")}
-        self.content |= {"NAME": "small", "SEEDS": [1, 2], "BASE_LR": list(TRIALS), "VARIANTS": variants}
-        self.content |= {"TRAIN_IMAGES": 4, "TUNING_IMAGES": 2, "TUNING_ITERS": 5}
-        shutil.copytree(study_images, path, dirs_exist_ok=True)
-        pretraining = {"epochs": 1.0, "top1": 50.0, "top5": 90.0}
-        torch.save({"model": {"x": torch.zeros(1)}, "pretraining": pretraining}, path / "backbone.pth")
+        data = {"TRAIN": ["toy/annotations/train.json", "toy/train"], "VAL": ["toy/annotations/val.json", "toy/val"]}
+        data |= {"SEEDS": [1, 2], "TUNING_IMAGES": 2, "TUNING_ITERS": 5, "OPTIONS": SMALL}
+        variants = {"plain": TOY / "faster_rcnn_R_18_FPN.yaml", "se": TOY / "faster_rcnn_SE_R_18_FPN.yaml"}
+        self.content = {
+            "NAME": "small",
+            "BASE_LR": list(TRIALS),
+            "VARIANTS": {name: str(file) for name, file in variants.items()},
+            "DATA": {"first": data, "second": {**data, "SEEDS": [3], "TUNING_IMAGES": 4}},
+        }
+        shutil.copytree(toy, path / "toy")
         self.tools = path / "tools"
         self.tools.mkdir()
-        for tool in ("pretrain.py", "train_net.py"):
-            (self.tools / tool).write_text(TOOL.format(folder=str(path), trials=TRIALS))
+        (self.tools / "train_net.py").write_text(TOOL.format(folder=str(path), trials=TRIALS))
         self.val = path / "toy" / "annotations" / "val.json"
 
     @property
@@ -107,45 +99,35 @@ class Folder:
         (self.path / "study.yaml").write_text(yaml.safe_dump(self.content))
         return read_study(self.path / "study.yaml")
 
-    def data(self) -> StudyData:
-        toy = self.path / "toy"
-        train = StudySplit(toy / "annotations" / "train.json", toy / "train")
-        return StudyData(self.path / "images", train, StudySplit(self.val, toy / "val"))
-
-    def run(self, seeds=(1, 2), output="output") -> None:
+    def run(self, names=(), seeds=(), output="output") -> None:
         runner = StudyRunner(
             study=self.study(),
-            data=self.data(),
+            root=self.path,
             tools=self.tools,
             output=self.path / output,
             results=self.results,
             gpus=1,
             command="tools/study.py run",
         )
-        runner.run(seeds)
+        runner.run(names, seeds)
 
     def calls(self) -> list[list[str]]:
-        """The arguments of all tools since the last call of this function."""
+        """The arguments of all calls of the tool since the last call of this function."""
         path = self.path / "calls.jsonl"
         lines = [json.loads(line) for line in path.open()] if path.exists() else []
         path.unlink(missing_ok=True)
         return lines
 
-    def record(self, variant: str, seed: int) -> dict:
-        return json.loads((self.results / f"small-{variant}-{seed}.json").read_text())
+    def record(self, data: str, variant: str, seed: int) -> dict:
+        return json.loads((self.results / f"small-{data}-{variant}-{seed}.json").read_text())
 
 
 @pytest.fixture(scope="session")
 def study_images(tmp_path_factory) -> Path:
-    """A toy set and an image folder of two classes, which tests copy."""
-    path, chance = tmp_path_factory.mktemp("study"), np.random.default_rng(0)
+    """A toy set, which tests copy."""
+    path = tmp_path_factory.mktemp("study") / "toy"
     for split, count in (("train", 8), ("val", 12)):
-        make_toy_dataset(path / "toy", split=split, count=count)
-        for name in ("a", "b"):
-            folder = path / "images" / split / name
-            folder.mkdir(parents=True)
-            for number in range(4):
-                Image.fromarray(chance.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+        make_toy_dataset(path, split=split, count=count)
     return path
 
 

@@ -1,8 +1,7 @@
-"""The order of a study's runs, with fake tools that only record their arguments and write the files of a run."""
+"""The order of a study's runs, with a fake tool that only records its arguments and writes the files of a run."""
 
 import json
 import os
-import shutil
 import signal
 import threading
 import time
@@ -22,34 +21,29 @@ def value(words: list[str], key: str) -> str:
 
 
 @pytest.mark.slow
-def test_each_run_has_its_seed_its_backbone_and_the_best_learning_rate(folder) -> None:
+def test_each_run_has_its_seed_its_options_and_the_best_learning_rate(folder) -> None:
     folder.run()
     calls = folder.calls()
-    backbones = [words for words in calls if words[0] == "pretrain"]
-    # The control uses the plain variant's backbone.
-    assert [value(words, "SEED") for words in backbones] == ["1", "2"]
-    trials = [words for words in calls if words[0] == "train_net" and "tuning.json" in value(words, "--val-json")]
-    assert [float(value(words, "SOLVER.BASE_LR")) for words in trials] == 2 * list(TRIALS)
-    assert {value(words, "SEED") for words in trials} == {"1"}
-    assert {(value(words, "SOLVER.MAX_ITER"), value(words, "SOLVER.STEPS")) for words in trials} == {("5", "(4,)")}
-    runs = [words for words in calls if words[0] == "train_net" and words not in trials]
-    assert len(runs) == 4
-    for words, (seed, variant) in zip(runs, [(s, v) for s in (1, 2) for v in ("plain", "se-on-plain")], strict=True):
-        assert value(words, "OUTPUT_DIR").endswith(f"runs/{variant}-{seed}")
+    trials = [words for words in calls if "tuning.json" in value(words, "--val-json")]
+    # For each data set and variant, with the data set's first seed.
+    assert [float(value(words, "SOLVER.BASE_LR")) for words in trials] == 4 * list(TRIALS)
+    assert [value(words, "SEED") for words in trials] == ["1"] * 8 + ["3"] * 8
+    # The last of two values counts.
+    ends = [" ".join(words[words.index("SOLVER.BASE_LR") :]) for words in trials]
+    assert all("SOLVER.MAX_ITER 5 SOLVER.STEPS (4,)" in end for end in ends)
+    runs = [words for words in calls if words not in trials]
+    order = [("first", 1), ("second", 3), ("first", 2)]
+    for words, ((data, seed), variant) in zip(runs, [(s, v) for s in order for v in ("plain", "se")], strict=True):
+        assert value(words, "OUTPUT_DIR").endswith(f"output/{data}/{variant}-{seed}")
         assert (value(words, "SEED"), float(value(words, "SOLVER.BASE_LR"))) == (str(seed), 0.02)
-        backbone = next(words for words in backbones if value(words, "SEED") == str(seed))
-        assert value(words, "MODEL.WEIGHTS") == f"{value(backbone, 'OUTPUT_DIR')}/backbone.pth"
-        assert ("--allow-partial-backbone" in words) == (variant != "plain")
-        assert value(words, "--train-json").endswith("data/train.json")
+        assert value(words, "--config-file") == folder.content["VARIANTS"][variant]
+        assert value(words, "--train-json").endswith(f"data/{data}-train.json")
         assert value(words, "--val-json").endswith("annotations/val.json")
-    record = folder.record("plain", 2)
+        assert value(words, "INPUT.MIN_SIZE_TEST") == "64"
+    record = folder.record("first", "plain", 2)
     assert record["learning_rate"] == 0.02
     assert record["learning_rate_trials"] == {str(rate): ap for rate, ap in TRIALS.items()}
     assert record["images"]["AP"] == 12
-    assert record["backbone"] == {
-        **{"arm": "plain", "epochs": 1.0, "top1": 50.0, "top5": 90.0},
-        "curve": {"loss": [[1, 2.0]], "evaluations": [[1, 50]]},
-    }
     # At most 200 of 999 points.
     assert [point[0] for point in record["curve"]["loss"]] == list(range(0, 999, 5))
     assert record["curve"]["evaluations"] == [[998, 1]]
@@ -70,25 +64,25 @@ def test_a_stopped_study_resumes(folder) -> None:
     thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(Interrupted) as stopped:
-        folder.run(seeds=[1])
+        folder.run(["second"])
     thread.join()
     assert stopped.value.code == 128 + signal.SIGTERM
-    assert [words[0] for words in folder.calls()] == ["pretrain", "train_net"]
-    folder.run(seeds=[1])
-    # The backbone is not trained again; the stopped trial is resumed.
-    assert [words[:2] for words in folder.calls()] == [["train_net", "--resume"]] * 10
+    assert len(folder.calls()) == 1
+    folder.run(["second"])
+    # The stopped trial is resumed.
+    assert [words[0] for words in folder.calls()] == ["--resume"] * 10
 
 
 @pytest.mark.slow
 def test_a_run_without_a_final_evaluation_is_not_finished(folder) -> None:
     (folder.path / "broken").touch()
-    with raises("study.failed_run", "exit code 1: broken off", "log-1.txt"):
+    with raises("study.failed_run", "exit code 1: broken off", "log-plain-1.txt"):
         folder.run(seeds=[1])
     assert not list(folder.results.glob("*.json"))
     folder.calls()
     folder.run(seeds=[1])
     assert next(value(words, "OUTPUT_DIR").split("/")[-1] for words in folder.calls()) == "plain-1"
-    assert folder.record("plain", 1)["AP"] > 0
+    assert folder.record("first", "plain", 1)["AP"] > 0
 
 
 @pytest.mark.slow
@@ -96,25 +90,25 @@ def test_another_machine_only_needs_the_records(folder) -> None:
     folder.run(seeds=[1])
     folder.calls()
     folder.run(seeds=[2], output="elsewhere")
-    calls = folder.calls()
-    assert [words[0] for words in calls] == ["pretrain", "train_net", "train_net"]
-    assert {value(words, "SEED") for words in calls} == {"2"}
+    # No trials.
+    assert [value(words, "SEED") for words in folder.calls()] == ["2", "2"]
 
 
 @pytest.mark.slow
 def test_wrong_seeds_data_and_trials_are_reported(folder) -> None:
     with raises("study.unknown_seed", 7, "1, 2"):
         folder.run(seeds=[7])
-    with raises("study.no_learning_rate", "plain", "seed 1"):
+    with raises("study.unknown_data", "third", "first, second"):
+        folder.run(["third"])
+    with raises("study.no_learning_rate", "first, plain", "seed 1"):
         folder.run(seeds=[2])
     folder.run(seeds=[1])
     other = json.loads(folder.val.read_text())
     other["images"], other["annotations"] = other["images"][:-1], []
-    folder.val = folder.val.with_name("other.json")
     folder.val.write_text(json.dumps(other))
-    with raises("study.other_output", folder.path / "output"):
+    with raises("study.other_output", folder.path / "output" / "first"):
         folder.run()
-    with raises("study.other_data", folder.results):
+    with raises("study.other_data", folder.results, "first"):
         folder.run(output="elsewhere")
     with raises("study.diverged", "1, 2"):
         best_rate("plain", {1: None, 2: None})
@@ -124,17 +118,14 @@ def test_wrong_seeds_data_and_trials_are_reported(folder) -> None:
 
 
 def test_tuning_images_are_not_used_for_training(folder, tmp_path) -> None:
-    splits = make_splits(folder.study(), folder.data(), tmp_path / "data")
-    contents = {name: json.loads(splits[name].json_file.read_text()) for name in ("train", "tuning")}
-    ids = {name: {image["id"] for image in content["images"]} for name, content in contents.items()}
-    assert (len(ids["train"]), len(ids["tuning"])) == (4, 2)
-    assert not ids["train"] & ids["tuning"]
-    for name, content in contents.items():
-        assert {item["image_id"] for item in content["annotations"]} <= ids[name]
-    folder.content["TRAIN_IMAGES"] = 0
-    shutil.rmtree(tmp_path / "data")
-    rest = make_splits(folder.study(), folder.data(), tmp_path / "data")["train"]
-    assert len(json.loads(rest.json_file.read_text())["images"]) == 8 - 2
-    folder.content["TRAIN_IMAGES"] = 7
-    with raises("study.too_few_images", "8 images", "7 and 2"):
-        make_splits(folder.study(), folder.data(), tmp_path / "more")
+    for name, tuning in (("first", 2), ("second", 4)):
+        splits = make_splits(folder.study().data[name], tmp_path, tmp_path / "data")
+        contents = {part: json.loads(splits[part].json_file.read_text()) for part in ("train", "tuning")}
+        ids = {part: {image["id"] for image in content["images"]} for part, content in contents.items()}
+        assert (len(ids["train"]), len(ids["tuning"])) == (8 - tuning, tuning)
+        assert not ids["train"] & ids["tuning"]
+        for part, content in contents.items():
+            assert {item["image_id"] for item in content["annotations"]} <= ids[part]
+    folder.content["DATA"]["first"]["TUNING_IMAGES"] = 8
+    with raises("study.too_few_images", "8 images", "takes 8"):
+        make_splits(folder.study().data["first"], tmp_path, tmp_path / "more")

@@ -1,4 +1,4 @@
-"""A whole study from the command line, with real trainings of two steps; the tools run in this process."""
+"""A whole study from the command line, with real trainings of two steps; the tool runs in this process."""
 
 import json
 import runpy
@@ -10,11 +10,11 @@ import pytest
 
 from .conftest import REPOSITORY, Folder
 
-VARIANTS = ("plain", "se-on-plain")
+VARIANTS = ("plain", "se")
 
 
 class InThisProcess:
-    """Stands in for `subprocess.Popen`: importing torch again for each tool would take longer than the trainings."""
+    """Stands in for `subprocess.Popen`: importing torch again for each run would take longer than the trainings."""
 
     def __init__(self, words: list[str], **options: object) -> None:
         before, sys.argv = sys.argv, words[1:]
@@ -28,35 +28,28 @@ class InThisProcess:
 @pytest.mark.slow
 def test_a_study_from_the_command_line(tmp_path, study_images, monkeypatch, run_script, capsys) -> None:
     folder = Folder(tmp_path, study_images)
-    folder.content |= {"SEEDS": [1], "BASE_LR": [0.001]}
+    folder.content |= {"BASE_LR": [0.001], "DATA": {"first": folder.content["DATA"]["first"] | {"SEEDS": [1]}}}
     folder.study()
-    output, toy = tmp_path / "output", tmp_path / "toy"
-    words = ["run", "--study", tmp_path / "study.yaml", "--classification", tmp_path / "images"]
-    for split in ("train", "val"):
-        words += [f"--{split}-json", toy / "annotations" / f"{split}.json", f"--{split}-images", toy / split]
+    output = tmp_path / "output"
+    words = ["run", "--study", tmp_path / "study.yaml", "--data", tmp_path]
     words += ["--output", output, "--results", folder.results]
     fake = SimpleNamespace(Popen=InThisProcess, STDOUT=subprocess.STDOUT)
     monkeypatch.setattr("projects.study.runner.subprocess", fake)
     monkeypatch.setattr("projects.study.timing.ROUNDS", 2)
     run_script("study.py", *words)
     for name in VARIANTS:
-        record, run = folder.record(name, 1), output / "runs" / f"{name}-1"
+        record, run = folder.record("first", name, 1), output / "first" / f"{name}-1"
         measured = json.loads((run / "inference" / "results.json").read_text())["bbox"]
         # Without predictions, detectron2 has no results, and AP is 0.
         for key in ("AP", "AP50", "AP75", "APs", "APm", "APl"):
             assert (record[key] or 0.0) == pytest.approx(measured[key] or 0.0)
         assert set(record["learning_rate_trials"]) == {"0.001"}
         assert [point[0] for point in record["curve"]["evaluations"]] == [0, 2]
-        backbone = json.loads(next(output.glob("backbones/*/inference/results.json")).read_text())
-        assert record["backbone"]["top1"] == backbone["top1"]
         assert "study.py run" in record["command"]
         assert bool(record["commit"]) == (REPOSITORY / ".git").exists()
-    # The control starts from the plain variant's backbone; its gates are not pre-trained.
-    assert len(list(output.glob("backbones/*"))) == 1
-    assert "loaded in part" in (output / "runs" / "se-on-plain-1" / "log.txt").read_text()
     times = json.loads((folder.results / "small-times.json").read_text())["ratios"]
     assert times["plain"] == {kind: {"ratio": 1, "low": 1, "high": 1} for kind in ("train", "inference")}
-    assert 0.3 < times["se-on-plain"]["train"]["ratio"] < 3
+    assert 0.3 < times["se"]["train"]["ratio"] < 3
 
     capsys.readouterr()
     before = {path: path.stat().st_mtime_ns for path in folder.results.iterdir()}
@@ -65,7 +58,7 @@ def test_a_study_from_the_command_line(tmp_path, study_images, monkeypatch, run_
     assert f"all runs are finished; see tools/study.py report --results {folder.results}" in line
     assert {path: path.stat().st_mtime_ns for path in folder.results.iterdir()} == before
     run_script("study.py", "report", *words[1:3], "--results", folder.results)
-    assert "| `se-on-plain`" in capsys.readouterr().out
+    assert "| `se`" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run_script("study.py", "report", "--study", tmp_path / "none.yaml")
     assert str(tmp_path / "none.yaml") in capsys.readouterr().err
