@@ -37,7 +37,8 @@ USUAL, SMALLEST, LARGEST, SMALL_OBJECT = 320, 160, 640, 16
 CPU_PASSES, GPU_PASSES, LEAST_GPU_PASSES = 24, 60, 12
 # Images in a step by GPU memory in GB: the table in docs/YOUR_DATA.md.
 BATCHES = {24: 16, 12: 8, 6: 4, 3: 2, 0: 1}
-CPU_RATE, GPU_RATE = 0.02 / 8, 0.02 / 16
+# AdamW's on a CPU, SGD's on a GPU.
+CPU_RATE, GPU_RATE = 0.001 / 8, 0.02 / 16
 # Seconds for an image of a step on one core of a server of 2021: of the heads, and of maps at the usual size.
 HEADS, MAPS = 0.08, 0.19
 
