@@ -16,10 +16,11 @@ ROWS = "exports.json"
 HEADERS = ("detector", "format", "precision", "MB", "detections", "unpaired", "boxes (px)", "scores", "others", "AP")
 
 
-# onnxruntime has no convolutions in bfloat16.
+# onnxruntime has no convolutions in bfloat16; few CPUs compute in float16.
 PRECISIONS = {
     "torchscript": ("float32", "float16", "bfloat16"),
     "onnx": ("float32", "float16", "int8"),
+    "openvino": ("float32", "bfloat16", "int8"),
     "torch-export": ("float32", "float16", "bfloat16"),
 }
 
@@ -40,13 +41,18 @@ def forms(formats: Sequence[str], precisions: Sequence[str], *, fuse: bool, scri
         given = f"--format {' '.join(formats)} --precision {' '.join(precisions)}{' --fuse' * fuse}"
         raise UserError(
             "export.unsupported",
-            f"{given}{' --scripting' * scripting} is not supported; int8 needs onnx, bfloat16 needs torchscript or "
-            "torch-export, and --scripting needs torchscript in float32 without --fuse",
+            f"{given}{' --scripting' * scripting} is not supported; int8 needs onnx or openvino, bfloat16 needs "
+            "openvino, torchscript or torch-export, and --scripting needs torchscript in float32 without --fuse",
         )
-    if "onnx" in formats and not (find_spec("onnx") and find_spec("onnxruntime")):
-        raise UserError(
-            "export.no_onnx", "ONNX needs the packages onnx and onnxruntime: pip install 'se_detection[export]'"
-        )
+    for format, packages, extra in (
+        ("onnx", ("onnx", "onnxruntime"), "export"),
+        ("openvino", ("openvino",), "openvino"),
+    ):
+        if format in formats and not all(map(find_spec, packages)):
+            raise UserError(
+                "export.no_runtime",
+                f"--format {format} needs the packages {' and '.join(packages)}: pip install 'se_detection[{extra}]'",
+            )
     return wanted
 
 
@@ -59,6 +65,8 @@ def export_runs(
     calibration: int,
     evaluate: bool,
     overwrite: bool,
+    report: bool = False,
+    max_ap_loss: float | None = None,
     split: Sequence[Path] | None = None,
 ) -> list[dict[str, Any]]:
     """Exports each run in each form, and compares each export with its original.
@@ -71,6 +79,7 @@ def export_runs(
         calibration: number of training images for int8.
         evaluate: measure AP.
         overwrite: replace existing files.
+        report, max_ap_loss: of int8, see :meth:`RunExporter.export`.
         split: a COCO file and its image folder, to use instead of each run's test set.
 
     Returns:
@@ -101,7 +110,9 @@ def export_runs(
             # If this is stopped before the comparison, the old row must not describe the new file.
             if rows.pop(file.name, None):
                 write_json(path, list(rows.values()), indent=1)
-            export = exporter.export(file, form, calibration=calibration, evaluate=evaluate)
+            export = exporter.export(
+                file, form, calibration=calibration, evaluate=evaluate, report=report, max_ap_loss=max_ap_loss
+            )
             rows[export.file.name] = export.to_dict()
             write_json(path, list(rows.values()), indent=1)
             if not export.agrees:
@@ -116,6 +127,12 @@ def export_runs(
 def export_table(rows: Iterable[dict[str, Any]], *, tablefmt: str = "simple") -> str:
     """A table with a line for each `Export.to_dict`: the largest differences, and AP before and after if measured."""
     return tabulate(map(_table_line, rows), HEADERS, tablefmt=tablefmt, disable_numparse=True)
+
+
+def layer_table(row: dict[str, Any]) -> str:
+    """The layers of an int8 export, the noisiest first."""
+    lines = [[name, f"{ratio:.1f}", "float32" * (name in row["float_layers"])] for name, ratio in row["layers"].items()]
+    return tabulate(lines, ["layer", "signal to noise (dB)", "kept in"], disable_numparse=True)
 
 
 def _table_line(row: dict[str, Any]) -> list[str]:

@@ -2,8 +2,9 @@
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..comparison.compare import compare
 from ..config.timm_config import which_network
 from ..errors import UserError, counted
 from ..files import file_digest
-from ..modeling.fuse.fuse_detector import fuse_for_inference
+from ..modeling.fuse.fuse_detector import fuse_layers
 from ..runs.categories import run_categories
 from ..runs.evaluation_data import (
     EvaluationData,
@@ -33,9 +34,9 @@ from ..runs.evaluation_data import (
 )
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .exported_detector import ExportedDetector
-from .formats import SUFFIXES, smallest_side, write_onnx, write_torch_export, write_torchscript
+from .formats import SUFFIXES, place_onnx, smallest_side, write_onnx, write_torch_export, write_torchscript
 from .graph import find_instances, output_names
-from .int8 import quantize
+from .int8 import Quantizer
 from .metadata import MEANING, Description, describe
 from .output_check import OutputDifference, compare_detections, compare_maps, resized_copies
 
@@ -48,8 +49,8 @@ class Form:
     """The form of an exported detector.
 
     Args:
-        format: `torchscript` or `onnx` for the whole detector; `torch-export` for backbone and FPN.
-        precision: of backbone and FPN; `int8` applies to a whole ONNX detector.
+        format: `torchscript`, `onnx` or `openvino` for the whole detector; `torch-export` for backbone and FPN.
+        precision: of backbone and FPN; of OpenVINO, and `int8`, of the whole detector.
         fuse: fold norms into convolutions first (:func:`fuse_for_inference`); always done for other precisions.
         scripting: script the detector instead of tracing it.
     """
@@ -76,13 +77,17 @@ class Export:
     Args:
         ap: AP of the original and the exported detector on the test set, in percent, and the difference with its 95 %
             interval; None if not measured.
+        layers: of int8, the signal-to-noise ratio of each layer in decibels; only if measured.
+        float_layers: of int8, the layers that stay in float32 because of the limit of the AP loss.
     """
 
     file: Path
     detector: str
     form: Form
     difference: OutputDifference
-    ap: dict[str, Any] | None
+    ap: dict[str, Any] | None = None
+    layers: dict[str, float] = field(default_factory=dict)
+    float_layers: Sequence[str] = ()
 
     @property
     def agrees(self) -> bool:
@@ -97,9 +102,11 @@ class Export:
 
     def to_dict(self) -> dict[str, Any]:
         """A row of `exports.json`."""
-        size = round(self.file.stat().st_size / 2**20, 1)
-        file = {"file": self.file.name, "detector": self.detector, "megabytes": size}
-        return {**file, **asdict(self.form), **asdict(self.difference), "ap": self.ap}
+        # OpenVINO's weights are in a file of their own.
+        size = sum(path.stat().st_size for path in {self.file, self.file.with_suffix(".bin")} if path.exists())
+        file = {"file": self.file.name, "detector": self.detector, "megabytes": round(size / 2**20, 1)}
+        layers = {"layers": self.layers, "float_layers": list(self.float_layers)} if self.layers else {}
+        return {**file, **asdict(self.form), **asdict(self.difference), "ap": self.ap, **layers}
 
 
 class RunExporter:
@@ -145,19 +152,31 @@ class RunExporter:
             outputs={name: MEANING[name] for name in output_names(instances[0])},
         )
 
-    def export(self, path: Path, form: Form, *, calibration: int, evaluate: bool) -> Export:
+    def export(
+        self,
+        path: Path,
+        form: Form,
+        *,
+        calibration: int,
+        evaluate: bool,
+        report: bool = False,
+        max_ap_loss: float | None = None,
+    ) -> Export:
         """Writes an export and compares it with the original.
 
         Args:
             path: the file to write.
             calibration: number of training images for int8.
             evaluate: measure the AP of both detectors on the test set.
+            report: of int8, measure the noise of each layer.
+            max_ap_loss: of int8, the largest loss of AP in percent: the noisiest layers stay in float32, twice as many
+                each time, until the loss is not larger.
 
         Raises:
             UserError: this detector can't be exported in this form, or has no detections to compare.
         """
         model: Any = self.run.model
-        if form.format == "onnx" and "keypoints" in self.description["outputs"]:
+        if form.format in ("onnx", "openvino") and "keypoints" in self.description["outputs"]:
             raise UserError(
                 "export.keypoints",
                 f"{self.run.folder}: detectron2's keypoint head can't be exported to ONNX; use --format torchscript",
@@ -168,30 +187,51 @@ class RunExporter:
                 f"{self.run.folder}: no detections in {counted(len(self.images), 'test image')}, so there is nothing "
                 "to compare; raise --images, or train longer",
             )
+        # OpenVINO converts to bfloat16 when it compiles the file.
+        half = getattr(torch, form.precision) if form.precision in ("float16", "bfloat16") else None
         if form.fuse or form.precision != "float32":
-            half = getattr(torch, form.precision) if form.precision in ("float16", "bfloat16") else None
-            model = fuse_for_inference(model, dtype=half)
+            model = fuse_layers(model, dtype=None if form.format == "openvino" else half)
         description = {**self.description, "format": form.format, "precision": form.precision}
-        ap = None
         if form.format == "torch-export":
             difference = self._export_backbone(path, model, description)
+            return Export(file=path, detector=self.description["detector"], form=form, difference=difference)
+        measured: dict[str, Any] = {}
+        if form.format == "torchscript":
+            write_torchscript(path, model, self.example, description, scripting=form.scripting)
         else:
-            if form.format == "torchscript":
-                write_torchscript(path, model, self.example, description, scripting=form.scripting)
-            elif form.precision == "int8":
-                # They may be missing, which is said before the work.
-                images = self._calibration_images(calibration)
-                with tempfile.TemporaryDirectory() as folder:
-                    source = Path(folder, "float32.onnx")
-                    write_onnx(source, model, self.example, description)
+            # They may be missing, which is said before the work.
+            images = self._calibration_images(calibration) if form.precision == "int8" else []
+            with tempfile.TemporaryDirectory() as folder:
+                source = Path(folder, "detector.onnx")
+                write_onnx(source, model, self.example, description)
+                if form.precision == "int8":
                     tensors = tqdm(self._tensors(images), "calibration", len(images), unit="image", disable=None)
-                    quantize(source, path, tensors, description)
-            else:
-                write_onnx(path, model, self.example, description)
-            exported = ExportedDetector(path)
-            difference = compare_detections(lambda image: find_instances(self.run.model, image), exported, self.images)
-            ap = self._evaluate(exported) if evaluate else None
-        return Export(file=path, detector=self.description["detector"], form=form, difference=difference, ap=ap)
+                    quantizer = Quantizer(source, tensors, Path(folder))
+                    measured = self._quantize(quantizer, path, description, report=report, max_ap_loss=max_ap_loss)
+                else:
+                    place_onnx(source, path)
+        exported = ExportedDetector(path).find
+        difference = compare_detections(lambda image: find_instances(self.run.model, image), exported, self.images)
+        if evaluate and "ap" not in measured:
+            measured["ap"] = self.evaluate(exported)
+        detector = self.description["detector"]
+        return Export(file=path, detector=detector, form=form, difference=difference, **measured)
+
+    def _quantize(
+        self, quantizer: Quantizer, path: Path, description: Description, *, report: bool, max_ap_loss: float | None
+    ) -> dict[str, Any]:
+        """Writes the file; returns what is known of its layers and AP."""
+        float_layers: list[str] = []
+        place_onnx(quantizer.quantize(description), path)
+        layers = quantizer.sensitivity() if report or max_ap_loss is not None else {}
+        if max_ap_loss is None:
+            return {"layers": layers}
+        while (ap := self.evaluate(ExportedDetector(path).find))["difference"]["value"] < -max_ap_loss:
+            if len(float_layers) == len(layers):
+                break
+            float_layers = list(layers)[: max(2, 2 * len(float_layers))]
+            place_onnx(quantizer.quantize(description, float_layers), path)
+        return {"layers": layers, "float_layers": float_layers, "ap": ap}
 
     def _export_backbone(self, path: Path, model: Any, description: Description) -> OutputDifference:
         original: Any = self.run.model
@@ -230,28 +270,30 @@ class RunExporter:
         register_recorded(self.run.folder, name, ", but int8 needs training images")
         return spread(DatasetCatalog.get(name), count)
 
-    def _evaluate(self, exported: ExportedDetector) -> dict[str, Any]:
-        original: list[dict[str, Any]] = []
-        candidate: list[dict[str, Any]] = []
+    def evaluate(self, exported: Callable[[Tensor], Instances]) -> dict[str, Any]:
+        """AP of the original and of another detector on the test set, in percent, and the difference."""
+        comparison = compare(self._original, self._results(exported), self.data.coco().dataset).to_dict()
+        return {
+            "original": comparison["baseline"]["AP"],
+            "exported": comparison["candidate"]["AP"],
+            "difference": comparison["difference"]["AP"],
+            "images": len(self.data.images),
+        }
+
+    @cached_property
+    def _original(self) -> list[dict[str, Any]]:
+        return self._results(lambda image: find_instances(self.run.model, image))
+
+    def _results(self, find: Callable[[Tensor], Instances]) -> list[dict[str, Any]]:
+        results: list[dict[str, Any]] = []
         images = self.data.images
         loaded = image_batches(self.run.cfg, images)
         bar = tqdm(loaded, desc="evaluation", total=len(images), unit="image", disable=None)
         with torch.no_grad():
             for image, (entry,) in zip(images, bar, strict=True):
-                pixels = entry["image"].to(self.run.model.device)
-                for results, instances in (
-                    (original, find_instances(self.run.model, pixels)),
-                    (candidate, exported(pixels)),
-                ):
-                    results += coco_results(image, _only_boxes(instances, entry), self.data)
-        content = self.data.coco().dataset
-        comparison = compare(original, candidate, content).to_dict()
-        return {
-            "original": comparison["baseline"]["AP"],
-            "exported": comparison["candidate"]["AP"],
-            "difference": comparison["difference"]["AP"],
-            "images": len(images),
-        }
+                instances = find(entry["image"].to(self.run.model.device))
+                results += coco_results(image, _only_boxes(instances, entry), self.data)
+        return results
 
 
 def _only_boxes(instances: Instances, entry: dict[str, Any]) -> Instances:

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from ..files import write_whole
 from .graph import script, traceable
 from .metadata import KEY, Description
 
-SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "torch-export": ".pt2"}
+SUFFIXES = {"torchscript": ".ts", "onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
 # The first opset with RoIAlign as in detectron2 (aligned).
 OPSET = 16
 # Range of a side for torch.export, in multiples of the padding.
@@ -74,6 +75,25 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
     onnx.helper.set_model_props(content, {KEY: json.dumps(description, indent=1)})
     onnx.checker.check_model(content)
     write_whole(path, lambda file: file.write(content.SerializeToString()))
+
+
+def place_onnx(source: Path, path: Path) -> None:
+    """Copies an ONNX file to `path`; if that ends in `.xml`, as OpenVINO's IR, with the weights in a `.bin`."""
+    if path.suffix != ".xml":
+        _copy(source, path)
+        return
+    import openvino  # optional, see `export_runs.forms`
+
+    weights = path.with_suffix(".bin")
+    with tempfile.TemporaryDirectory() as folder:
+        converted = Path(folder, path.name)
+        openvino.save_model(openvino.Core().read_model(source), converted, compress_to_fp16=False)
+        for part in (weights, path):
+            _copy(converted.with_name(part.name), part)
+
+
+def _copy(source: Path, path: Path) -> None:
+    write_whole(path, lambda file: file.write(source.read_bytes()))
 
 
 def keep_paddings(network: nn.Module) -> None:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from detectron2.export import TracingAdapter, scripting_with_instances
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.box_regression import Box2BoxTransform
+from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -40,10 +41,13 @@ def traceable(model: nn.Module, image: Tensor, outputs: Iterable[str]) -> nn.Mod
     """A module from (3, H, W) to a tuple of the tensors named by :func:`output_names`."""
     fields = [FIELDS[name] for name in outputs]
     model = copy.deepcopy(model)
+    module: Any
     for module in model.modules():
         transform = getattr(module, "box2box_transform", None)
         if type(transform) is Box2BoxTransform:
             transform.__class__ = _NeverEmpty
+        if type(module) is ROIPooler and len(module.level_poolers) > 1:
+            module.__class__ = _GatheringPooler
 
     def run(model: nn.Module, inputs: list[dict[str, Tensor]]) -> tuple[Tensor, ...]:
         instances = find_instances(model, inputs[0]["image"])
@@ -59,6 +63,20 @@ class _NeverEmpty(Box2BoxTransform):
         """(N, k * 4) and (N, 4) to (N, k * 4)."""
         moved: Tensor = super().apply_deltas(F.pad(deltas, (0, 0, 0, 1)), F.pad(boxes, (0, 0, 0, 1)))
         return moved[:-1]
+
+
+class _GatheringPooler(ROIPooler):
+    """Puts the regions of all levels together by one gather: detectron2 writes each level into a map of zeros, which
+    is traced as a copy of the whole map for each level."""
+
+    def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
+        """Maps of each level and boxes of each image to (M, C, size, size)."""
+        boxes = convert_boxes_to_pooler_format(box_lists)
+        limits = (self.min_level, self.max_level, self.canonical_box_size, self.canonical_level)
+        levels = assign_boxes_to_levels(box_lists, *limits)
+        places = [torch.nonzero(levels == level)[:, 0] for level in range(len(x))]
+        pooled = [pooler(map_, boxes[place]) for map_, pooler, place in zip(x, self.level_poolers, places, strict=True)]
+        return torch.cat(pooled)[torch.cat(places).argsort()]
 
 
 def tensor_of(values: Any) -> Tensor:

@@ -59,8 +59,8 @@ def describe(
     }
 
 
-def read_outputs(text: str | bytes, where: object) -> list[str]:
-    """The names of the outputs, in order.
+def read_description(text: str | bytes, where: object) -> Description:
+    """The description of a whole detector.
 
     Args:
         text: the JSON inside an exported file.
@@ -70,8 +70,13 @@ def read_outputs(text: str | bytes, where: object) -> list[str]:
         UserError: the text is not a description.
     """
     try:
-        return list(parse_json(text.encode() if isinstance(text, str) else text)["outputs"])
+        found = parse_json(text.encode() if isinstance(text, str) else text)
+        if not isinstance(found, dict) or not set(found["outputs"]) <= set(FIELDS):
+            raise ValueError("it has other outputs")
+        for name in ("input", "resize", "classes", "precision"):
+            found[name]
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(
             "export.not_an_export", f"{where} was not written by se-det export, or is damaged; export it again"
         ) from error
+    return found

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, overload
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
@@ -20,6 +20,7 @@ from ..config.buildable import check_backbone
 from ..config.defaults import classes_node
 from ..config.timm_config import backbone_label, has_timm_backbone
 from ..errors import UserError, counted
+from ..export.exported_detector import ExportedDetector
 from ..modeling.fuse.fuse_detector import fuse_for_inference
 from ..runs.categories import config_categories, run_categories
 from ..runs.trained_run import last_checkpoint, load_trained_run, read_run_config
@@ -85,7 +86,7 @@ class SEPredictor(HubDetector):
         model = load_trained_run(self.weights.parent, self.cfg, self.weights).model
         self.fused = fuse
         self.model: nn.Module = fuse_for_inference(model) if fuse else model
-        self.resize = ResizeShortestEdge([self.cfg.INPUT.MIN_SIZE_TEST] * 2, self.cfg.INPUT.MAX_SIZE_TEST)
+        self.resize = _resize(self.cfg)
 
     @classmethod
     def from_run(
@@ -125,13 +126,41 @@ class SEPredictor(HubDetector):
         cfg, categories = read_detector_file(path)
         return cls(cfg, path, class_names=categories, fuse=fuse)
 
+    @classmethod
+    def from_export(cls, path: Path | str, *, runtime: str | None = None) -> Self:
+        """Loads an ONNX, OpenVINO or TorchScript file of `se-det export`.
+
+        Its precision is that with which it was exported. TorchScript can run code: only load files that you trust.
+
+        Args:
+            path: a file `.onnx`, `.xml` or `.ts`.
+            runtime: `onnxruntime`, `openvino` (for `.onnx` too) or `torch`; by default the file's first.
+
+        Raises:
+            UserError: the file can't be read, or not by this runtime, or the runtime is not installed.
+        """
+        self = cls.__new__(cls)
+        self.weights = Path(path)
+        detector = ExportedDetector(self.weights, runtime)
+        self.model, description = detector, detector.description
+        self.cfg = get_cfg()
+        self.cfg.INPUT.FORMAT = description["input"]["channel_order"]
+        self.cfg.INPUT.MIN_SIZE_TEST = description["resize"]["shortest_side"]
+        self.cfg.INPUT.MAX_SIZE_TEST = description["resize"]["longest_side"]
+        self.categories = {entry["id"]: entry["name"] for entry in description["classes"]}
+        self.fused = False
+        self.resize = _resize(self.cfg)
+        return self
+
     def save(self, path: Path | str) -> None:
         """Writes weights, their assumptions, config and classes into one file, for :meth:`from_file`.
 
         Raises:
-            UserError: the file exists, its folder does not, or the detector is fused.
+            UserError: the file exists, its folder does not, or the detector is fused or exported.
             OSError: the file can't be written.
         """
+        if isinstance(self.model, ExportedDetector):
+            raise UserError("predict.exported", f"{path}: {self.weights} is an export and can't be saved; copy it")
         if self.fused:
             raise UserError("predict.fused", f"{path}: a fused detector can't be saved; load it without fuse=True")
         write_detector_file(Path(path), self.model, self.cfg, self.categories)
@@ -145,6 +174,8 @@ class SEPredictor(HubDetector):
     classes = class_names
 
     def __repr__(self) -> str:
+        if isinstance(self.model, ExportedDetector):
+            return f"{type(self).__name__}({self.model.description['detector']}, {self.weights}, {self.model.runtime})"
         parts = [
             f"{self.cfg.MODEL.META_ARCHITECTURE} with {backbone_label(self.cfg)}",
             counted(len(self.categories), "class", "classes"),
@@ -244,3 +275,7 @@ class SEPredictor(HubDetector):
         resized = self.resize.get_transform(image).apply_image(image)
         tensor = torch.as_tensor(resized.astype("float32").transpose(2, 0, 1))
         return {"image": tensor, "height": height, "width": width}
+
+
+def _resize(cfg: CfgNode) -> ResizeShortestEdge:
+    return ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)

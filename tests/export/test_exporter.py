@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import onnx
@@ -16,18 +17,21 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
-from se_detection.export.export_runs import export_runs, forms
+from se_detection.export.export_runs import export_runs, forms, layer_table
 from se_detection.export.exporter import Form, RunExporter
+from se_detection.inference.predictor import SEPredictor
 
 from ..helpers import raises
 from ..inference.small_runs import CLASSES, KINDS, run_config, write_run
 
 REPOSITORY = Path(__file__).parents[2]
-EXAMPLE = REPOSITORY / "examples" / "detect_onnx.py"
+EXAMPLES = {".onnx": REPOSITORY / "examples" / "detect_onnx.py", ".xml": REPOSITORY / "examples" / "detect_openvino.py"}
 
 
 OPTIONS = {"images": 1, "calibration": 1, "evaluate": False, "overwrite": False}
-ONNX, TORCHSCRIPT, TORCH_EXPORT = (Form(format=name) for name in ("onnx", "torchscript", "torch-export"))
+ONNX, OPENVINO, TORCHSCRIPT, TORCH_EXPORT = (
+    Form(format=name) for name in ("onnx", "openvino", "torchscript", "torch-export")
+)
 SCRIPTED = Form(format="torchscript", scripting=True)
 
 
@@ -40,7 +44,9 @@ def exported(trained, tmp_path_factory) -> Callable[[Form], Path]:
         path = form.path(output, trained)
         if not path.exists():
             rows = export_runs([trained], [form], output, **OPTIONS)
-            assert {row["file"] for row in rows} == {path.name for path in output.glob("run-*")}
+            assert {row["file"] for row in rows} == {
+                file.name for file in output.glob("run-*") if file.suffix != ".bin"
+            }
             assert json.loads((output / "exports.json").read_text()) == rows
         return path
 
@@ -70,11 +76,14 @@ def assert_same_detections(expected, boxes, scores, atol=2e-5) -> None:
 
 
 @pytest.mark.slow
-def test_example_without_torch_and_detectron2_matches_detectron2s_predictor(exported, predictor, photo) -> None:
+@pytest.mark.parametrize("form", [ONNX, OPENVINO], ids=lambda form: form.format)
+def test_example_without_torch_and_detectron2_matches_detectron2s_predictor(exported, predictor, photo, form) -> None:
     block = "import sys, runpy; sys.modules.update(torch=None, detectron2=None, se_detection=None); "
-    code = block + f"sys.argv = sys.argv[1:]; runpy.run_path({str(EXAMPLE)!r}, run_name='__main__')"
+    file = exported(form)
+    example = EXAMPLES[file.suffix]
+    code = block + f"sys.argv = sys.argv[1:]; runpy.run_path({str(example)!r}, run_name='__main__')"
     drawn = photo.with_name("drawn.png")
-    command = [sys.executable, "-c", code, EXAMPLE, exported(ONNX), photo, "--output", drawn]
+    command = [sys.executable, "-c", code, example, file, photo, "--output", drawn]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     detections = json.loads(done.stdout)
@@ -89,15 +98,35 @@ def test_example_without_torch_and_detectron2_matches_detectron2s_predictor(expo
     assert Image.open(drawn).size == (210, 101)
 
 
-def test_example_ends_in_one_line_without_its_file(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), str(tmp_path / "no.onnx"), str(EXAMPLE)])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("form", "runtime"),
+    [(ONNX, None), (ONNX, "openvino"), (OPENVINO, None), (TORCHSCRIPT, "torch")],
+    ids=lambda value: getattr(value, "format", value),
+)
+def test_a_predictor_of_an_export_matches_detectron2s_predictor(exported, predictor, photo, form, runtime) -> None:
+    from_export = SEPredictor.from_export(exported(form), runtime=runtime)
+    assert list(from_export.categories.items()) == [(3, "circle"), (7, "square"), (9, "triangle"), (20, "cross")]
+    assert "Faster R-CNN" in repr(from_export)
+    with raises("predict.exported", "copy.pth"):
+        from_export.save("copy.pth")
+    expected = predictor(np.asarray(Image.open(photo))[:, :, ::-1])["instances"]
+    found = from_export(photo)
+    assert found.image_size == (101, 210)
+    assert_same_detections(expected, found.pred_boxes.tensor.numpy(), found.scores.numpy())
+
+
+@pytest.mark.parametrize("example", EXAMPLES.values(), ids=lambda path: path.stem)
+def test_example_ends_in_one_line_without_its_file(monkeypatch, tmp_path, example) -> None:
+    monkeypatch.setattr(sys, "argv", [str(example), str(tmp_path / "no.onnx"), str(example)])
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(EXAMPLE), run_name="__main__")
+        runpy.run_path(str(example), run_name="__main__")
     assert ended.value.code == f"error: {tmp_path / 'no.onnx'}: there is no such file"
 
 
-def test_example_resizes_like_detectron2() -> None:
-    detector_class = runpy.run_path(str(EXAMPLE))["Detector"]
+@pytest.mark.parametrize("example", EXAMPLES.values(), ids=lambda path: path.stem)
+def test_example_resizes_like_detectron2(example) -> None:
+    detector_class = runpy.run_path(str(example))["Detector"]
     detector = detector_class.__new__(detector_class)
     random = np.random.default_rng(0)
     for shortest, longest in ((800, 1333), (192, 256)):
@@ -141,7 +170,8 @@ def test_torch_export_takes_any_number_of_images_of_any_size(exported, predictor
 @pytest.mark.slow
 def test_int8_has_8_bit_weights_and_ap(trained, tmp_path) -> None:
     exporter = RunExporter(trained, images=1)
-    export = exporter.export(tmp_path / "d.onnx", Form(format="onnx", precision="int8"), calibration=2, evaluate=True)
+    form = Form(format="onnx", precision="int8")
+    export = exporter.export(tmp_path / "d.onnx", form, calibration=2, evaluate=True, report=True)
     sizes = {}
     for tensor in onnx.load(tmp_path / "d.onnx").graph.initializer:
         sizes[tensor.data_type] = sizes.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
@@ -150,8 +180,50 @@ def test_int8_has_8_bit_weights_and_ap(trained, tmp_path) -> None:
     ap = json.loads((trained / "inference" / "results.json").read_text())["bbox"]["AP"]
     assert export.ap["original"] == pytest.approx(ap, abs=0.01)
     assert 0 < export.difference.worst["scores"] < 0.2
+    # The sums and gate products of the backbone are between quantized maps.
+    nodes = onnx.load(tmp_path / "d.onnx").graph.node
+    joins = [node for node in nodes if node.op_type in ("Add", "Mul") and node.name.startswith("/backbone/bottom_up")]
+    made_by = {output: node.op_type for node in nodes for output in node.output}
+    assert {made_by.get(name) for node in joins for name in node.input} == {"DequantizeLinear"}
+    # Of 8-bit rounding; the last layers are not among them.
+    assert all(15 < ratio < 60 for ratio in export.layers.values())
+    assert list(export.layers.values()) == sorted(export.layers.values())
+    assert len(export.layers) > 20
+    assert not any("cls_score" in name for name in export.layers)
+    assert "fc1" in layer_table(export.to_dict())
     description = onnxruntime.InferenceSession(str(tmp_path / "d.onnx")).get_modelmeta().custom_metadata_map
     assert json.loads(description["se_detection.json"])["precision"] == "int8"
+
+
+class Losing(RunExporter):
+    """The loss of AP falls by a factor of 2 each time, from 1."""
+
+    def __init__(self) -> None:
+        self.losses = iter([1.0, 0.5, 0.25])
+
+    def evaluate(self, exported) -> dict:
+        return {"difference": {"value": -next(self.losses)}}
+
+
+class Recording:
+    def __init__(self) -> None:
+        self.kept: list[list[str]] = []
+
+    def quantize(self, description, float_layers=()) -> None:
+        self.kept.append(list(float_layers))
+
+    def sensitivity(self) -> dict[str, float]:
+        return {name: 20.0 + place for place, name in enumerate("abcdef")}
+
+
+def test_the_noisiest_layers_stay_in_float_until_the_loss_is_small(monkeypatch, tmp_path) -> None:
+    for name in ("place_onnx", "ExportedDetector"):
+        monkeypatch.setattr(f"se_detection.export.exporter.{name}", MagicMock())
+    quantizer = Recording()
+    measured = Losing()._quantize(quantizer, tmp_path / "d.onnx", {}, report=False, max_ap_loss=0.3)
+    assert quantizer.kept == [[], ["a", "b"], ["a", "b", "c", "d"]]
+    assert measured["float_layers"] == ["a", "b", "c", "d"]
+    assert measured["ap"]["difference"]["value"] == -0.25
 
 
 @pytest.mark.slow

@@ -5,13 +5,13 @@ from torch import nn
 
 from se_detection.export.formats import write_onnx
 from se_detection.export.graph import find_instances
-from se_detection.export.int8 import quantize
+from se_detection.export.int8 import Quantizer
 
 from ..detectors.detectors import DETECTORS, build, small_config
 
 
 @pytest.mark.slow
-def test_onnx_retinanet_runs_without_detections_on_some_levels(tmp_path) -> None:
+def test_onnx_retinanet_runs_without_detections_on_some_levels(shallow_here, tmp_path) -> None:
     """If no anchor of a level has a score above the threshold, there are no boxes to decode."""
     model = build(DETECTORS["retinanet"], small_config(DETECTORS["retinanet"])).eval()
     nn.init.normal_(model.head.cls_score.weight, std=0.5)
@@ -33,6 +33,6 @@ def test_onnx_retinanet_runs_without_detections_on_some_levels(tmp_path) -> None
     torch.testing.assert_close(scores, expected.scores, rtol=0, atol=1e-5)
     torch.testing.assert_close(boxes, expected.pred_boxes.tensor, rtol=0, atol=1e-2)
     # The blank image also works after onnxruntime has optimized the graph.
-    quantize(tmp_path / "d.onnx", tmp_path / "int8.onnx", [noise, blank], description)
-    session = onnxruntime.InferenceSession(str(tmp_path / "int8.onnx"), providers=["CPUExecutionProvider"])
+    path = Quantizer(tmp_path / "d.onnx", [noise, blank], tmp_path).quantize(description)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     assert [len(values) for values in session.run(None, {"image": blank.numpy()})] == [0, 0, 0]
