@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := passive
 # Each start of Python would compile the package again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test test-fast test-oldest lint bench docs notebooks
+.PHONY: setup demo test test-fast test-oldest lint bench bench-deployment docs notebooks
 setup: $(READY)
 
 $(READY): requirements.txt setup.py pyproject.toml se_detection/install_detectron2.py
@@ -51,6 +51,16 @@ $(OLDEST)/.ready: requirements.txt setup.py pyproject.toml se_detection/install_
 # Time and memory next to detectron2's plain ResNet: less than a minute on two CPU cores.
 bench: $(READY)
 	$(BIN)/python tools/benchmark.py --quick
+
+# The table of docs/DEPLOYING.md for the detector of RUN: every runtime and precision, with AP. Stopped, it resumes after
+# the last complete file; two idle cores need about 15 minutes.
+DEPLOYMENT := docs/results/deployment
+DETECTOR := $(BIN)/python tools/benchmark.py --part detector --mode inference --rounds 9
+EXPORTS := onnxruntime onnxruntime-fused onnxruntime-int8 openvino openvino-bf16 openvino-int8
+bench-deployment: $(READY)
+	test -f $(DEPLOYMENT)-R50.json || $(DETECTOR) --json $(DEPLOYMENT)-R50.json --size 480x640 --arms fused $(EXPORTS)
+	test -f $(DEPLOYMENT)-run.json || $(DETECTOR) --json $(DEPLOYMENT)-run.json --run $(RUN) --evaluate --arms fused $(EXPORTS)
+	$(BIN)/python -m projects.benchmark.deployment_table $(DEPLOYMENT)-R50.json $(DEPLOYMENT)-run.json > $(DEPLOYMENT).md
 
 lint: $(READY)
 	$(BIN)/ruff check .

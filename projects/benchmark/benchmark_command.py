@@ -24,14 +24,24 @@ DESCRIPTIONS = {
     "fused": "the same after fuse_for_inference",
     "compiled": "the same after fuse_for_inference and torch.compile",
     "bound": "a lower bound of our time, from bytes and operations",
+    "onnxruntime": "our whole detector, exported without fusing",
+    "onnxruntime-fused": "the same, exported with --fuse",
+    "onnxruntime-int8": "the same in 8 bits",
+    "openvino": "our whole detector, exported with --fuse, in OpenVINO",
+    "openvino-bf16": "the same in bfloat16",
+    "openvino-int8": "the same in 8 bits",
 }
-MODEL_LIST = "\n".join(f"  {name:<14}  {text}" for name, text in DESCRIPTIONS.items())
+MODEL_LIST = "\n".join(f"  {name:<17}  {text}" for name, text in DESCRIPTIONS.items())
 EXAMPLES = f"""
 models:
 {MODEL_LIST}
 
+With --run, the detector, the images and their size are those of the run, and stock is its detector, unchanged.
+
 examples:
   $ tools/benchmark.py --quick
+  $ tools/benchmark.py --part detector --mode inference --size 480x640 --arms fused onnxruntime-fused openvino
+  $ tools/benchmark.py --part detector --mode inference --run output/SE_R --evaluate
   $ tools/benchmark.py --arms eager fused compiled bound --json benchmark.json
   $ tools/benchmark.py --mode inference --size 256 512 768 1024 --plot sizes.png
   $ tools/benchmark.py --device cuda --part detector --dtype float32 bfloat16 --size 800 --batch 1 2 4 8
@@ -59,9 +69,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", nargs="+", choices=DTYPES, default=["float32"], help="default: float32; others use autocast"
     )
-    parser.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="default: 512; with --quick, 256")
+    parser.add_argument(
+        "--size", type=_size, nargs="+", metavar="PIXELS", help="or HEIGHTxWIDTH (default: 512; with --quick, 256)"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1], metavar="N", help="images per batch (default: 1)")
     parser.add_argument("--rounds", type=int, metavar="N", help="timings of each case (default: 21; with --quick, 6)")
+    parser.add_argument("--run", type=Path, metavar="RUN", help="time the detector of a run")
+    parser.add_argument("--evaluate", action="store_true", help="with --run: measure the AP of each detector as well")
     parser.add_argument("--compile", choices=COMPILE_MODES, default="default", help="mode of torch.compile")
     parser.add_argument("--seed", type=int, default=0, help="for the order of models in each round (default: 0)")
     parser.add_argument("--quick", action="store_true", help="less than a minute on two CPU cores")
@@ -83,7 +97,15 @@ def run(args: Namespace) -> None:
     for path in filter(None, (args.json, args.plot)):
         check_output(path, overwrite=args.overwrite)
     rounds = args.rounds or (6 if args.quick else 21)
-    benchmark = run_benchmark(cases, models, rounds=rounds, compile_mode=args.compile, seed=args.seed)
+    benchmark = run_benchmark(
+        cases,
+        models,
+        rounds=rounds,
+        compile_mode=args.compile,
+        seed=args.seed,
+        run=args.run,
+        evaluate=args.evaluate,
+    )
     print(benchmark_table(benchmark), flush=True)
     if args.json:
         write_json(args.json, {"command": shlex.join(sys.argv), **benchmark}, indent=2)
@@ -91,3 +113,8 @@ def run(args: Namespace) -> None:
         draw_benchmark(benchmark["rows"], args.plot)
     if benchmark["interrupted"]:
         sys.exit(130)
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    return int(height), int(width or height)

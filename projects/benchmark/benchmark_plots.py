@@ -14,7 +14,7 @@ from .timed_models import BOUND, MODEL_NAMES
 Row = Mapping[str, Any]
 
 DPI = 160
-TIMM = "#009E73"
+TIMM, ONNX, OPENVINO = "#009E73", "#CC79A7", "#E69F00"
 # Colour, line and marker. The colour shows the network, the line how it is run.
 STYLES = {
     "stock": (BASELINE, "-", "o"),
@@ -26,6 +26,12 @@ STYLES = {
     "fused": (CANDIDATE, "--", "s"),
     "compiled": (CANDIDATE, ":", "^"),
     BOUND: (QUIET, "-.", "x"),
+    "onnxruntime": (ONNX, "-", "o"),
+    "onnxruntime-fused": (ONNX, "--", "s"),
+    "onnxruntime-int8": (ONNX, ":", "^"),
+    "openvino": (OPENVINO, "--", "s"),
+    "openvino-bf16": (OPENVINO, "-.", "D"),
+    "openvino-int8": (OPENVINO, ":", "^"),
 }
 
 

@@ -21,6 +21,9 @@ saves operations; the others have them in the 3×3."""
 NOISY_NOTE = f"""\
 {NOISY}: the ends of the 95 % interval differ by more than a factor of {WIDEST}. Close other programs, or use more
 --rounds."""
+DEPLOYED_NOTE = """\
+Whole detectors in several runtimes: memory is the peak of a process that only runs the detector, over stock's. AP: the
+difference to stock's on the run's test set, with its 95 % interval."""
 HEADINGS = ["model", "ratio", "95 % interval", "SE / plain", "95 % interval", "spread", "memory"]
 
 
@@ -32,13 +35,17 @@ def benchmark_table(benchmark: dict[str, Any]) -> str:
         benchmark["rows"], key=lambda row: Case(**{key: row[key] for key in Case.__annotations__})
     ):
         rows_of_case = list(rows)
-        headings = [*HEADINGS, "ms"] if case.device == "cuda" else HEADINGS
-        cells = [_cells(row)[: len(headings)] for row in rows_of_case]
+        deployed = any("ap" in row for row in rows_of_case)
+        extra = ["ms"] if case.device == "cuda" else ["MB", "AP"] if deployed else []
+        headings = [*HEADINGS, *extra]
+        cells = [_cells(row, deployed)[: len(headings)] for row in rows_of_case]
         alignment = ["left", *["right"] * (len(headings) - 1)]
         table = tabulate(cells, headings, disable_numparse=True, colalign=alignment)
         blocks.append(f"R{case.depth}, {case}: {counted(rows_of_case[0]['rounds'], 'round')}\n\n{table}")
     if benchmark["rows"]:
         blocks.append(NOTE)
+    if any("ap" in row for row in benchmark["rows"]):
+        blocks.append(DEPLOYED_NOTE)
     if NOISY in "".join(blocks):
         blocks.append(NOISY_NOTE)
     if benchmark["skipped"]:
@@ -48,7 +55,16 @@ def benchmark_table(benchmark: dict[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def ap_cell(ap: dict[str, Any] | None) -> str:
+    """AP, and the difference to the original's with its interval; empty if it was not measured."""
+    if not ap:
+        return ""
+    value, low, high = (ap["difference"].get(name) for name in ("value", "low", "high"))
+    interval = "" if low is None else f" ({low:+.2f} to {high:+.2f})"
+    return f"{ap['exported']:.2f}, {value:+.2f}{interval}"
+
+
+def _cells(row: dict[str, Any], deployed: bool) -> list[str]:
     ratio = Ratio(row["ratio"], row["low"], row["high"])
     over_plain = Ratio(row["over_plain"], row["over_plain_low"], row["over_plain_high"])
     return [
@@ -57,5 +73,6 @@ def _cells(row: dict[str, Any]) -> list[str]:
         *(["", ""] if over_plain.value is None else over_plain.cells()),
         f"{100 * row['spread']:.0f} %",
         "" if row["memory_ratio"] is None else f"{row['memory_ratio']:.2f}",
+        *([str(row.get("megabytes", "")), ap_cell(row.get("ap"))] if deployed else []),
         "" if row["median_ms"] is None else f"{row['median_ms']:.2f}",
     ]

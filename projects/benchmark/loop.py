@@ -89,7 +89,7 @@ def in_order(images: Any) -> TrainingSampler:
 def training_step(batch: list[dict[str, Any]], device: str) -> Training:
     """A float32 training step of an SE-ResNet-50-FPN Faster R-CNN, always on the same batch of a training loader."""
     # The batch replaces the case's images.
-    case = Case(part="detector", mode="train", device=device, dtype="float32", size=32, batch=1, depth=50)
+    case = Case(part="detector", mode="train", device=device, dtype="float32", size=32, width=32, batch=1, depth=50)
     step = Training(build_network(SE, case), case)
     step.inputs = batch
     return step

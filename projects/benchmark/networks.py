@@ -26,7 +26,8 @@ class Case:
         mode: `inference`, or `train`: forward, backward and an SGD step.
         device: `cpu` or `cuda`.
         dtype: `float32`, or a half precision for autocast and fused models.
-        size: height and width of the images in pixels, a multiple of 32.
+        size: height of the images in pixels, a multiple of 32.
+        width: the same.
         batch: number of images.
         depth: depth of the ResNet.
     """
@@ -36,11 +37,13 @@ class Case:
     device: str
     dtype: str
     size: int
+    width: int
     batch: int
     depth: int
 
     def __str__(self) -> str:
-        return f"{self.part}, {self.mode}, {self.dtype}, {self.size} px, batch {self.batch}"
+        size = str(self.size) if self.width == self.size else f"{self.size}×{self.width}"
+        return f"{self.part}, {self.mode}, {self.dtype}, {size} px, batch {self.batch}"
 
 
 def build_network(backbone: str, case: Case) -> nn.Module:
@@ -90,3 +93,9 @@ class TimmNetwork(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W) -> the maps res2 ... res5."""
         return dict(zip(STAGES, self.network(x), strict=True))
+
+
+def random_image(case: Case, generator: torch.Generator | None = None) -> Tensor:
+    """(3, height, width) of uint8, by default the same at each call."""
+    generator = generator or torch.Generator().manual_seed(0)
+    return torch.randint(256, (3, case.size, case.width), dtype=torch.uint8, generator=generator)

@@ -3,19 +3,23 @@
 import gc
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from se_detection.errors import UserError
+
 from .bound import Bound
+from .deployment import Deployment
 from .networks import Case
 from .rounds import Array, paired_ratio, rounds_in_turn
-from .timed_models import BOUND, MODELS, PLAIN_OF, STOCK, TimedModel, models_for
+from .timed_models import BOUND, EXPORTED, MODELS, PLAIN_OF, STOCK, TimedModel, models_for
 from .workload import Inference, make_workload, peak_bytes
 
 # Passes of each model before the first round; memory is measured in the last.
@@ -29,12 +33,14 @@ class CaseTimes:
     Args:
         rounds: the seconds of each model in each complete round.
         memory: peak bytes of each model; None if unknown.
+        facts: further keys of each model's row.
         skipped: the reason for each model that could not run.
         bound: the lower bound, if it is wanted.
     """
 
     rounds: list[dict[str, float]] = field(default_factory=list)
     memory: dict[str, int | None] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     bound: Bound | None = None
 
@@ -48,7 +54,14 @@ class CaseTimes:
 
 
 def run_benchmark(
-    cases: Sequence[Case], models: Sequence[str], *, rounds: int, compile_mode: str = "default", seed: int = 0
+    cases: Sequence[Case],
+    models: Sequence[str],
+    *,
+    rounds: int,
+    compile_mode: str = "default",
+    seed: int = 0,
+    run: Path | None = None,
+    evaluate: bool = False,
 ) -> dict[str, Any]:
     """Measures models in all cases, with a progress bar. Ctrl-C ends it; the results so far are returned.
 
@@ -58,6 +71,7 @@ def run_benchmark(
         rounds: per case, after the warm-up.
         compile_mode: a mode of `torch.compile`.
         seed: for the order of models in each round.
+        run, evaluate: see :class:`~projects.benchmark.deployment.Deployment`.
 
     Returns:
         The content of the JSON file: `machine`, the `rows` of :func:`rows_of`, `skipped` (a line for each model that
@@ -73,22 +87,32 @@ def run_benchmark(
         for case in cases:
             times = CaseTimes()
             try:
-                measure_case(case, models_for(case.mode, models), times, rounds, compile_mode, seed, bar)
+                names = models_for(case.mode, models)
+                deployment = Deployment(case, run, evaluate=evaluate) if run or set(names) & set(EXPORTED) else None
+                if deployment:
+                    case = deployment.case
+                measure_case(case, names, times, rounds, compile_mode, seed, bar, deployment)
             except KeyboardInterrupt:
                 result["interrupted"] = True
             result["skipped"] += [f"{model} in {case}: {reason}" for model, reason in times.skipped.items()]
             if seconds := times.seconds():
                 group = (case.part, case.mode, case.dtype)
-                result["rows"] += rows_of(
-                    case, seconds, times.memory, first.setdefault(group, float(np.median(seconds[STOCK])))
-                )
+                own = first.setdefault(group, float(np.median(seconds[STOCK])))
+                result["rows"] += rows_of(case, seconds, times.memory, own, times.facts)
             if result["interrupted"]:
                 break
     return result
 
 
 def measure_case(
-    case: Case, models: Sequence[str], times: CaseTimes, rounds: int, compile_mode: str, seed: int, bar: Any
+    case: Case,
+    models: Sequence[str],
+    times: CaseTimes,
+    rounds: int,
+    compile_mode: str,
+    seed: int,
+    bar: Any,
+    deployment: Deployment | None = None,
 ) -> None:
     """Adds the times of a case. A model that fails is skipped; if `stock` fails, nothing is timed."""
     # torch.compile limits recompilations of shared code, and then runs it uncompiled.
@@ -100,9 +124,14 @@ def measure_case(
         try:
             if name == BOUND:
                 times.bound = Bound(case)
+            elif deployment:
+                model = EXPORTED.get(name) or MODELS[name]
+                runs[name], times.memory[name], times.facts[name] = deployment.prepare(model, compile_mode)
+                for _ in range(WARM_UP):
+                    runs[name]()
             else:
                 runs[name], times.memory[name] = prepare(MODELS[name], case, compile_mode)
-        except RuntimeError as error:
+        except (RuntimeError, UserError) as error:
             times.skipped[name] = _reason(error)
             if name == STOCK:
                 return
@@ -116,7 +145,7 @@ def measure_case(
         times.skipped[f"rounds from the {len(times.rounds) + 1}th on"] = _reason(error)
 
 
-def _reason(error: RuntimeError) -> str:
+def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
@@ -131,19 +160,27 @@ def prepare(model: TimedModel, case: Case, compile_mode: str) -> tuple[Inference
     return workload, None if graphs else memory
 
 
-def rows_of(case: Case, seconds: dict[str, Array], memory: dict[str, int | None], first: float) -> list[dict[str, Any]]:
+def rows_of(
+    case: Case,
+    seconds: dict[str, Array],
+    memory: dict[str, int | None],
+    first: float,
+    facts: Mapping[str, dict[str, Any]] = MappingProxyType({}),
+) -> list[dict[str, Any]]:
     """A row for each model that was timed.
 
     A row has `arm` (the model's name), the case's fields, `rounds`, `ratio`, `low` and `high` (time over stock's),
     `over_plain`, `over_plain_low` and `over_plain_high` (time over that of the plain network run in the same way, or
     None), `spread` (interquartile range of its times over their median), `cost` (its median time over `first`),
-    `memory_ratio` (peak memory over stock's, None if unknown) and `median_ms` (on a GPU only).
+    `memory_ratio` (peak memory over stock's, None if unknown) and `median_ms` (on a GPU only). Of whole detectors in
+    several runtimes, the memory is that of a process, and a row also has `megabytes` (of the file) and `ap`.
 
     Args:
         case: the case.
         seconds: (rounds,) for each model.
         memory: peak bytes of each model.
         first: stock's median in the first case of the same part, mode and precision, in seconds.
+        facts: further keys of each model's row.
     """
     rows = []
     for name, own in seconds.items():
@@ -162,6 +199,7 @@ def rows_of(case: Case, seconds: dict[str, Array], memory: dict[str, int | None]
                 "cost": float(median) / first,
                 "memory_ratio": own_memory / stock_memory if own_memory and stock_memory else None,
                 "median_ms": 1000 * float(median) if case.device == "cuda" else None,
+                **facts.get(name, {}),
             }
         )
     return rows

@@ -8,6 +8,7 @@ from torch import nn
 
 from se_detection.modeling.fuse.fuse_detector import fuse_for_inference
 
+from .deployment import ExportedModel
 from .networks import DTYPES, PLAIN, SE, TIMM, TIMM_LEGACY, Case, build_network
 
 
@@ -54,7 +55,18 @@ MODELS: Mapping[str, TimedModel] = {
     "fused": TimedModel(SE, fused=True),
     "compiled": TimedModel(SE, fused=True, compiled=True),
 }
-MODEL_NAMES = (*MODELS, BOUND)
+# Whole detectors on a CPU.
+EXPORTED: Mapping[str, ExportedModel] = {
+    "onnxruntime": ExportedModel("onnx", fused=False),
+    "onnxruntime-fused": ExportedModel("onnx"),
+    "onnxruntime-int8": ExportedModel("onnx", "int8"),
+    "openvino": ExportedModel("openvino"),
+    "openvino-bf16": ExportedModel("openvino", "bfloat16"),
+    "openvino-int8": ExportedModel("openvino", "int8"),
+}
+MODEL_NAMES = (*MODELS, BOUND, *EXPORTED)
+# With a run, stock is its detector, unchanged.
+RUN_MODELS = ("stock", "fused", "compiled", *EXPORTED)
 # The plain network that is run in the same way, with one difference: in training, only ours folds FrozenBN.
 PLAIN_OF: Mapping[str, str] = {"eager": STOCK, "fused": "stock-fused", "compiled": "stock-compiled"}
 
@@ -64,7 +76,7 @@ def models_for(mode: str, names: Sequence[str]) -> list[str]:
 
     In training, a compiled model is compiled but not fused.
     """
-    inference_only = {name for name, model in MODELS.items() if model.fused and not model.compiled}
+    inference_only = {name for name, model in MODELS.items() if model.fused and not model.compiled} | set(EXPORTED)
     return [
         name
         for name in MODEL_NAMES

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.profiler import ProfilerActivity, profile
 
-from .networks import DTYPES, Case
+from .networks import DTYPES, Case, random_image
 
 BOXES = 8
 CLASSES = 80
@@ -93,18 +93,18 @@ def make_workload(model: nn.Module, case: Case, *, autocast: bool) -> Inference:
 def make_inputs(case: Case) -> Any:
     """Random images, the same for each model: a normalized batch, or a detector's inputs with boxes."""
     generator = torch.Generator().manual_seed(0)
-    size = case.size
+    height, width = case.size, case.width
     if case.part != "detector":
-        return torch.randn(case.batch, 3, size, size, generator=generator).to(case.device)
+        return torch.randn(case.batch, 3, height, width, generator=generator).to(case.device)
     inputs = []
     for _ in range(case.batch):
-        image = torch.randint(256, (3, size, size), dtype=torch.uint8, generator=generator)
+        image, size = random_image(case, generator), torch.tensor([width, height])
         corner = torch.rand(BOXES, 2, generator=generator) * size / 2
         extent = (0.1 + 0.4 * torch.rand(BOXES, 2, generator=generator)) * size
-        instances = Instances((size, size))
+        instances = Instances((height, width))
         instances.gt_boxes = Boxes(torch.cat([corner, corner + extent], dim=1))
         instances.gt_classes = torch.randint(CLASSES, (BOXES,), generator=generator)
-        inputs.append({"image": image.to(case.device), "instances": instances, "height": size, "width": size})
+        inputs.append({"image": image.to(case.device), "instances": instances, "height": height, "width": width})
     return inputs
 
 

@@ -30,6 +30,7 @@ def make_case():
 
     def make(**changes) -> Case:
         case = {"part": "backbone+fpn", "mode": "inference", "device": "cpu", "dtype": "float32", "size": 64}
-        return Case(**{**case, "batch": 1, "depth": 18, **changes})
+        case |= {"batch": 1, "depth": 18, **changes}
+        return Case(**{"width": case["size"], **case})
 
     return make

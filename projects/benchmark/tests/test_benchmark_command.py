@@ -10,7 +10,7 @@ from tests.helpers import raises
 from .. import benchmark_command
 from ..choices import choose_cases, choose_models
 from ..networks import DTYPES, MODES, PARTS
-from ..timed_models import MODEL_NAMES
+from ..timed_models import EXPORTED, MODEL_NAMES, RUN_MODELS
 
 
 def parse(*arguments: str):
@@ -38,6 +38,16 @@ def test_defaults() -> None:
     assert cases[0].size == 256
     cases, models = parse("--quick", "--size", "320", "--arms", "compiled")
     assert (cases[0].size, models) == (320, ["compiled"])
+    # Whole detectors only.
+    assert not set(models) & set(EXPORTED)
+
+
+def test_a_run_has_its_own_models() -> None:
+    whole = ("--part", "detector", "--mode", "inference")
+    assert parse(*whole, "--run", "output/SE_R")[1] == list(RUN_MODELS)
+    cases, models = parse(*whole, "--size", "480x640", "--arms", "openvino")
+    assert (cases[0].size, cases[0].width, models) == (480, 640, ["openvino"])
+    assert str(cases[0]) == "detector, inference, float32, 480×640 px, batch 1"
 
 
 def test_sweeps_cover_all_values() -> None:
@@ -53,7 +63,12 @@ def test_sweeps_cover_all_values() -> None:
         (("--arms", "eager", "faster"), "benchmark.unknown_model", "--arms faster: choose from stock, "),
         (("--arms", "fused", "--mode", "train"), "benchmark.inference_only", "fused"),
         (("--size", "500"), "benchmark.size", "500"),
-        (("--size", "0"), "benchmark.size", "--size 0"),
+        (("--size", "0"), "benchmark.size", "--size 0x0"),
+        (("--arms", "openvino", "--mode", "inference"), "benchmark.detector_only", "openvino"),
+        (
+            ("--run", "r", "--arms", "timm", "--part", "detector", "--mode", "inference"),
+            *("benchmark.unknown_model", "timm"),
+        ),
     ],
 )
 def test_invalid_arguments_are_reported(arguments, code, named) -> None:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from ..benchmark_plots import STYLES, _forests, _sweep, draw_benchmark
 from ..benchmark_report import benchmark_table
+from ..deployment_table import deployment_table
 from ..rounds import NOISY, Ratio, paired_ratio
 from ..run import rows_of
 
@@ -100,6 +101,20 @@ def test_the_files(rows, tmp_path) -> None:
         name: Image.open(draw_benchmark(shown, tmp_path / f"{name}.png")).size[0] for name, shown in columns.items()
     }
     assert widths["sizes"] > 1.4 * widths["size"]
+
+
+def test_the_table_for_deployment_has_time_ap_size_and_memory(rows) -> None:
+    random = rows([512], part="detector")
+    ap = {"original": 46.8, "exported": 46.6, "difference": {"value": -0.2, "low": -0.45, "high": 0.05}}
+    trained = [{**row, "ap": ap, "megabytes": 31.5} for row in random]
+    text = benchmark_table(result(trained))
+    assert "46.60, -0.20 (-0.45 to +0.05)" in text
+    assert "process" in text
+    lines = deployment_table(result(random), result(trained)).splitlines()
+    assert [cell.strip() for cell in lines[-1].split("|")][1:-1] == [
+        *("PyTorch, `fuse_for_inference`", "float32", "0.800 (0.800 to 0.800)", "0.800 (0.800 to 0.800)"),
+        *("46.60, -0.20 (-0.45 to +0.05)", "", ""),
+    ]
 
 
 def test_ratios_have_no_interval_with_few_rounds() -> None:
