@@ -118,7 +118,11 @@ def read_json(path: Path) -> Any:
         raise UserError("file.not_json", f"{path} is not valid JSON ({error}); get or write it again") from error
 
 
-def file_digest(path: Path) -> str:
-    """SHA-256, in hexadecimal."""
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """SHA-256 or another digest of hashlib, in hexadecimal."""
+    digest = hashlib.new(algorithm)
+    # Not by hashlib.file_digest, which is new in Python 3.11.
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()

@@ -3,7 +3,6 @@
 import inspect
 import subprocess
 import sys
-import tomllib
 
 import pytest
 from detectron2 import model_zoo as detectron2_zoo
@@ -37,6 +36,7 @@ def test_parameters(name) -> None:
 
 
 def test_the_version_is_that_of_the_package() -> None:
+    tomllib = pytest.importorskip("tomllib")  # new in Python 3.11
     content = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     assert se_detection.__version__ == content["project"]["version"]
 

@@ -1,6 +1,5 @@
 """Weights of mmpretrain and pytorchcv by name, as in `MODEL.WEIGHTS: mmpretrain://NAME` or `pytorchcv://NAME`."""
 
-import hashlib
 import re
 import zipfile
 from dataclasses import dataclass
@@ -174,8 +173,7 @@ def _known(weights: str) -> ReleasedFile:
 def _converted(path: Path, released: ReleasedFile, depth: int | None) -> Converted:
     with path.open("rb") as file:
         is_page = file.read(64).lstrip()[:1] == b"<"
-        file.seek(0)
-        digest = hashlib.file_digest(file, released.algorithm).hexdigest()
+    digest = file_digest(path, released.algorithm)
     if not digest.startswith(released.digest):
         found = "is a web page, not weights" if is_page else f"has the {released.algorithm.upper()} {digest}"
         raise UserError(

@@ -37,7 +37,7 @@ def write_torchscript(
         UserError: the detector can't be scripted.
     """
     # Tracing warns hundreds of times about possible constants. The export is compared with the original afterwards.
-    with warnings.catch_warnings(action="ignore"):
+    with _without_warnings():
         if scripting:
             module: Any = script(model)
         else:
@@ -60,7 +60,7 @@ def write_onnx(path: Path, model: nn.Module, image: Tensor, description: Descrip
     buffer = io.BytesIO()
     module = traceable(model, image, names)
     keep_paddings(module)
-    with warnings.catch_warnings(action="ignore"), _addcmul_as_mul_and_add():
+    with _without_warnings(), _addcmul_as_mul_and_add():
         torch.onnx.export(
             module,
             (image,),
@@ -96,6 +96,13 @@ def _copy(source: Path, path: Path) -> None:
     write_whole(path, lambda file: file.write(source.read_bytes()))
 
 
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 def keep_paddings(network: nn.Module) -> None:
     """Makes paddings with 0 paddings with the smallest positive number, in place.
 
@@ -123,7 +130,7 @@ def write_torch_export(path: Path, backbone: nn.Module, device: torch.device, de
     backbone = copy.deepcopy(backbone).eval()
     if isinstance(getattr(backbone, "top_block", None), LastLevelMaxPool):
         backbone.top_block = _EverySecond()
-    with warnings.catch_warnings(action="ignore"), torch.no_grad():
+    with _without_warnings(), torch.no_grad():
         program = torch.export.export(backbone, (example,), dynamic_shapes=(sizes,), strict=False)
     extra = {KEY: json.dumps(description, indent=1)}
     write_whole(path, lambda file: torch.export.save(program, file, extra_files=extra))

@@ -1,6 +1,6 @@
 """The detector of a run, with results in COCO's format."""
 
-from hashlib import file_digest
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from numpy.typing import NDArray
 
 from ..data.coco_format import Entry
+from ..files import file_digest
 from ..runs.run_folder import CONFIG
 from .predictor import SEPredictor
 
@@ -30,9 +31,7 @@ class Detector:
         self.weights = self.predictor.weights
         self.categories = self.predictor.categories
         # The detections depend on nothing else.
-        with self.weights.open("rb") as file:
-            digest = file_digest(file, "sha256")
-        digest.update((run / CONFIG).read_bytes())
+        digest = sha256(file_digest(self.weights).encode() + (run / CONFIG).read_bytes())
         digest.update(b"fused" * fuse)
         self.fingerprint = digest.hexdigest()
 

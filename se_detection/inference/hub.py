@@ -3,13 +3,14 @@
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.config import CfgNode
 from huggingface_hub import ModelHubMixin, snapshot_download
 from safetensors.torch import save as serialize
 from torch import nn
+from typing_extensions import Self
 
 from ..checkpoint.timm_weights import assumptions_of
 from ..checkpoint.weights_file import not_downloaded

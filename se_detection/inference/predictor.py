@@ -14,6 +14,7 @@ from detectron2.structures import Instances
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
+from typing_extensions import Self
 
 from ..checkpoint.timm_handler import find_model_weights
 from ..config.buildable import check_backbone

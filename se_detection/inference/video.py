@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from typing_extensions import Self
 
 from ..errors import UserError
 from ..files import UNFINISHED

@@ -1,12 +1,13 @@
 """Reads and augments an image of an image folder with timm's transforms."""
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 from PIL import Image
 from timm.data import create_transform
+from typing_extensions import Self
 
 from ..inference.image_array import image_array
 

@@ -1,6 +1,5 @@
 """Finds duplicate images, within one data set and in two."""
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from ...files import file_digest
 from ..image_files import map_files, refuse_postscript
 from .annotated_folder import AnnotatedFolder
 
@@ -72,11 +72,10 @@ def _groups(files: Mapping[K, Path], key: Callable[[Path], object]) -> list[list
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _digest(path: Path) -> bytes | None:
+def _digest(path: Path) -> str | None:
     """The SHA-256 of the content; None if the file can't be read."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
+        return file_digest(path)
     except OSError:
         return None
 
