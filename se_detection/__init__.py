@@ -5,7 +5,7 @@ Importing this package registers the backbones, the C4 head and the toy data set
 """
 
 try:
-    import detectron2  # noqa: F401
+    import detectron2
 except ModuleNotFoundError as error:
     if error.name != "detectron2":
         raise
@@ -14,6 +14,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError(MISSING_DETECTRON2, name="detectron2") from None
 else:
     import sys
+    import warnings
 
     import torch
 
@@ -21,6 +22,10 @@ else:
 
     # Before the other modules, which fail on an older Python or torch.
     check_versions(sys.version_info[:2], torch.__version__)
+    # detectron2 and fvcore script some functions when they are imported, and newer versions of torch warn of it.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script` is (deprecated|not supported)")
+        import detectron2.modeling  # noqa: F401
 
 from importlib import import_module
 from importlib.metadata import version

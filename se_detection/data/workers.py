@@ -4,25 +4,29 @@ Schedulers and terminals send SIGTERM and SIGINT to every process of a job. A wo
 parent process sends them: the training process still needs it.
 """
 
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.queues import Queue
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from detectron2.utils import comm
-from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader
 
 from ..errors import UserError, printable
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Whether a worker can find out who sent a signal: not on macOS and Windows.
+KNOWS_SENDER = hasattr(signal, "sigwaitinfo")
 # Seconds without a batch after which the workers have failed.
 LIMIT = 600.0
 # Workers pass images to their parent process through this file system.
@@ -35,6 +39,8 @@ class NoBatchError(UserError):
 
 class SignalSafeLoader:
     """A data loader whose workers, by its `worker_init_fn`, obey SIGTERM and SIGINT only from their parent process.
+
+    On macOS and Windows, where the sender of a signal is unknown, they ignore SIGINT.
 
     Iterating over it raises a :class:`NoBatchError` if a worker has ended, if there was no batch for 10 minutes, or if
     the workers' batches don't fit into /dev/shm together. It kills the workers at the end, also those that hang.
@@ -49,18 +55,29 @@ class SignalSafeLoader:
 
     def __iter__(self) -> Iterator[Any]:
         # Workers inherit the blocked signals, so they are safe from the start: their own code may begin seconds later.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
+        with _blocked_signals():
             batches: Any = iter(self.loader)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if not self.loader.num_workers:
             return _deliver(batches, [], 0)
-        # torch would report a lost worker by an exception anywhere in the main thread, also within a step.
-        _remove_worker_pids(id(batches))
-        batches._worker_pids_set = False
+        # torch would report a lost worker by an exception anywhere in the main thread, also within a step. It does if
+        # a later version has other names for this.
+        if remove := getattr(torch._C, "_remove_worker_pids", None):
+            remove(id(batches))
+            batches._worker_pids_set = False
         waiting = self.loader.num_workers * (self.loader.prefetch_factor or 1)
-        return _deliver(batches, batches._workers, waiting)
+        return _deliver(batches, getattr(batches, "_workers", []), waiting)
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    if not KNOWS_SENDER:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def waits_for_batch(frame: FrameType | None) -> bool:
@@ -90,7 +107,13 @@ def _deliver(batches: Iterator[Any], workers: list[Any], waiting: int) -> Iterat
 
 def _next(batches: Iterator[Any], workers: list[Any]) -> Any:
     # DataLoader's own time limit does not end all waits for a worker.
-    timer = threading.Timer(LIMIT, _kill, [workers])
+    expired = threading.Event()
+
+    def give_up() -> None:
+        expired.set()
+        _kill(workers)
+
+    timer = threading.Timer(LIMIT, give_up)
     timer.daemon = True
     timer.start()
     try:
@@ -102,7 +125,7 @@ def _next(batches: Iterator[Any], workers: list[Any]) -> Any:
             raise
         lost = next(worker for worker in workers if worker.sentinel in ended)
         lost.join()
-        if not timer.is_alive():
+        if expired.is_set():
             raise NoBatchError(
                 "data.no_batch",
                 f"no batch came from the data loading workers for {LIMIT / 60:g} minutes: the disk with the images may "
@@ -153,12 +176,20 @@ def _megabytes(size: int) -> str:
 def _start(worker: int) -> None:
     """Prepares a worker, in its process."""
 
+    # With a fork server, as on Linux from Python 3.14, os.getppid() is the server.
+    parent = multiprocessing.parent_process()
+
     def obey_parent() -> None:
-        while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+        while parent is None or signal.sigwaitinfo(SIGNALS).si_pid != parent.pid:
             pass
         os._exit(0)
 
-    threading.Thread(target=obey_parent, daemon=True).start()
+    if KNOWS_SENDER:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        threading.Thread(target=obey_parent, daemon=True).start()
+    else:
+        # A terminal sends it to all processes.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The parent process would wait for the batch for ever.
     Queue._on_queue_feeder_error = staticmethod(_exit)  # type: ignore[attr-defined]
 

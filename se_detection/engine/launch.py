@@ -124,12 +124,14 @@ def _forwarded_signals() -> Iterator[list[int]]:
         nonlocal first_at
         if not forwarded:
             first_at = time.monotonic()
-        elif time.monotonic() - first_at > SAME_REQUEST_SECONDS:
-            # A process that waits for another one does not handle a second request.
-            number = signal.SIGKILL
+        # A process that waits for another one does not handle a second request.
+        again = bool(forwarded) and time.monotonic() - first_at > SAME_REQUEST_SECONDS
         forwarded.append(number)
         for child in multiprocessing.active_children():
-            if child.pid is not None:
+            if again:
+                child.kill()
+            # On Windows, os.kill would end the process; the terminal sends it Ctrl-C.
+            elif child.pid is not None and os.name != "nt":
                 os.kill(child.pid, number)
 
     with handling(forward):

@@ -23,6 +23,7 @@ LONGEST = 200
 # CUDA's tools.
 HARMLESS = re.compile(
     r"torch\.meshgrid: in an upcoming release|is_fx_tracing will return true|No CUDA runtime is found"
+    r"|`torch\.(jit|cuda\.amp)\.[^`]*` is (deprecated|not supported)"
     r"|\s*Category ids in annotations are not in \[1, #categories\]"
 )
 # These loggers of torch print some of them.

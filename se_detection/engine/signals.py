@@ -21,6 +21,8 @@ from ..data.workers import SIGNALS, waits_for_batch
 SAME_REQUEST_SECONDS = 2.0
 # How long a request waits for a data loader. Several processes, which then save nothing, are more patient.
 PATIENCE, SHARED_PATIENCE = 5.0, 20.0
+# Windows has no timer of this kind: there, a request waits for the data loader.
+HAS_TIMER = hasattr(signal, "setitimer")
 
 
 class Interrupted(SystemExit):
@@ -72,18 +74,20 @@ class StopRequest:
             yield
             return
         self.received = 0
-        before = signal.signal(signal.SIGALRM, self._give_up)
+        before = signal.signal(signal.SIGALRM, self._give_up) if HAS_TIMER else None
         try:
             with handling(self._receive):
                 yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            if HAS_TIMER:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                signal.signal(signal.SIGALRM, before)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if not self.received:
             self.received, self._received_at = number, time.monotonic()
-            signal.setitimer(signal.ITIMER_REAL, SHARED_PATIENCE if self.agreement.group else PATIENCE)
+            if HAS_TIMER:
+                signal.setitimer(signal.ITIMER_REAL, SHARED_PATIENCE if self.agreement.group else PATIENCE)
         elif time.monotonic() - self._received_at > SAME_REQUEST_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)

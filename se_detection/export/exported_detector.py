@@ -1,5 +1,6 @@
 """Runs a detector that se-det export wrote."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -76,7 +77,10 @@ class ExportedDetector(nn.Module):
 
 def _open_torchscript(path: Path) -> tuple[Run, str | bytes]:
     extra = {KEY: b""}
-    module = torch.jit.load(str(path), _extra_files=extra)
+    with warnings.catch_warnings():
+        # The user has chosen TorchScript.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.load` is (deprecated|not supported)")
+        module = torch.jit.load(str(path), _extra_files=extra)
     device = next(module.parameters(), torch.empty(0)).device
     return lambda image: module(image.to(device)), extra[KEY]
 

@@ -53,6 +53,12 @@ def test_a_loader_that_does_not_deliver(after, code, named, monkeypatch) -> None
     assert set(multiprocessing.active_children()) <= others
 
 
+def test_workers_ignore_ctrl_c_where_the_sender_is_unknown(monkeypatch) -> None:
+    """As on macOS and Windows."""
+    monkeypatch.setattr(workers, "KNOWS_SENDER", False)
+    assert len(take(lambda: os.kill(os.getpid(), signal.SIGINT))) == 4
+
+
 def test_batches_must_fit_into_the_shared_memory(monkeypatch) -> None:
     """Two batches a worker, which torch prefetches, of two images each."""
     usage = namedtuple("usage", "total free")

@@ -37,8 +37,8 @@ TINY = [
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
-    """Eight images to train on and four to evaluate, in COCO format."""
-    folder = tmp_path_factory.mktemp("tiny")
+    """Eight images to train on and four to evaluate, in COCO format; in a folder with a space and other letters."""
+    folder = tmp_path_factory.mktemp("пример 例")
     for split, count in (("train", 8), ("val", 4)):
         make_toy_dataset(folder, split=split, count=count)
     return folder

@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from argparse import Namespace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -169,16 +170,16 @@ def test_a_late_second_signal_kills_the_processes(monkeypatch) -> None:
     now, sent = [100.0], []
     monkeypatch.setattr(launch.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(launch.os, "kill", lambda pid, number: sent.append((pid, number)))
-    monkeypatch.setattr(multiprocessing, "active_children", lambda: [SimpleNamespace(pid=7), SimpleNamespace(pid=8)])
+    children = [SimpleNamespace(pid=pid, kill=partial(launch.os.kill, pid, signal.SIGKILL)) for pid in (7, 8)]
+    monkeypatch.setattr(multiprocessing, "active_children", lambda: children)
     before = signal.getsignal(signal.SIGTERM)
-    with launch._forwarded_signals() as forwarded:
+    with launch._forwarded_signals():
         handler = signal.getsignal(signal.SIGTERM)
         for later in (0, 1.9, 0.2):
             now[0] += later
             handler(signal.SIGTERM, None)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert forwarded == [signal.SIGTERM, signal.SIGTERM, signal.SIGKILL]
-    assert sent == [(pid, number) for number in forwarded for pid in (7, 8)]
+    assert sent == [(pid, number) for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL) for pid in (7, 8)]
 
 
 def test_a_lost_process_is_recognized(monkeypatch) -> None:

@@ -42,7 +42,8 @@ def evaluate_with_pycocotools(annotations: Path, predictions: Path) -> COCOeval:
 
 
 def test_train_resume_and_evaluate_custom_data(train, tiny, tiny_flags, tmp_path) -> None:
-    run = tmp_path / "run"
+    # As the folder of `tiny`: a space, and letters that are not Latin.
+    run = tmp_path / "запуск 走"
     output = ("OUTPUT_DIR", run)
     assert train(*tiny_flags, overrides=output) == ""
 

@@ -23,7 +23,7 @@ CATEGORIES = {3: "circle", 7: "square", 9: "triangle", 20: "cross"}
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
     """A run with random weights that keeps all detections; next to it, `val/` and `annotations/val.json`."""
-    folder = tmp_path_factory.getbasetemp() / "trained"
+    folder = tmp_path_factory.getbasetemp() / "trained обучено 例"
     run = folder / "run"
     # pytest calls this again for the tests of another folder.
     if run.exists():

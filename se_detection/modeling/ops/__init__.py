@@ -5,8 +5,13 @@ formula of PyTorch's operations: nothing else can be recorded or transformed, an
 itself what to keep for the backward pass.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+# Without this name, torch itself reports an operator that a transform of torch.func does not support.
+_transforms: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
 
 
 @torch.jit.unused
@@ -15,7 +20,7 @@ def runs_eagerly() -> bool:
     return not (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined]
-        or torch._C._are_functorch_transforms_active()
+        or _transforms()
     )
 
 
