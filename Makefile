@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY := passive
 # Each start of Python would compile the package again.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test test-fast test-oldest lint bench bench-deployment docs notebooks
+.PHONY: setup demo test test-fast test-oldest test-matrix lint bench bench-deployment docs notebooks
 setup: $(READY)
 
 $(READY): requirements.txt setup.py pyproject.toml se_detection/install_detectron2.py
@@ -47,6 +47,11 @@ $(OLDEST)/.ready: requirements.txt setup.py pyproject.toml se_detection/install_
 	    -e '.[export]' hypothesis pytest pytest-xdist pretrainedmodels six
 	$(OLDEST)/bin/python se_detection/install_detectron2.py
 	touch $@
+
+# The fast tests with the oldest and the newest Python and torch, each in an environment that is removed afterwards.
+test-matrix: export OMP_NUM_THREADS := 1
+test-matrix:
+	$(PYTHON) dev/version_matrix.py
 
 # Time and memory next to detectron2's plain ResNet: less than a minute on two CPU cores.
 bench: $(READY)
