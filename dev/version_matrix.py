@@ -91,7 +91,7 @@ def _install(command: list[str]) -> None:
     if done.returncode:
         lines = [" ".join(line.split()) for line in (done.stderr or done.stdout).splitlines()]
         reasons = [line for line in lines if line and not line.lower().startswith("warning")]
-        raise NotInstalledError(next((line for line in reasons if "because" in line.lower()), reasons[-1])[:300])
+        raise NotInstalledError(next((line for line in reasons if "because" in line.lower()), reasons[0])[:300])
 
 
 def run_tests(python: Path, source: Path, log: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from se_detection.engine import signals
 from se_detection.runs.checkpoints import is_whole
 
 from .conftest import CONFIG, data_flags, read_metrics, train_arguments
@@ -82,3 +83,16 @@ def test_a_run_that_is_stopped_and_killed_resumes_exactly(build, tiny, tmp_path,
         assert not list(folder.glob("*.corrupt"))
         rest.train()
         check_same(folder, module_path / "whole")
+
+
+def test_a_request_to_stop_without_a_timer(monkeypatch) -> None:
+    """As on Windows."""
+    monkeypatch.setattr(signals, "HAS_TIMER", False)
+    for name in ("SIGALRM", "setitimer"):
+        monkeypatch.delattr(signal, name)
+    stop = signals.StopRequest(signals.RankMaximum())
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(signals.Interrupted) as caught:
+        stop.raise_if_any()
+    assert caught.value.code == 128 + signal.SIGTERM
