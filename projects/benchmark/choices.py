@@ -34,7 +34,7 @@ def choose_models(args: Namespace) -> list[str]:
         if (name in EXPORTED or args.run) and not (whole and list(args.mode) == ["inference"]):
             raise UserError(
                 "benchmark.detector_only",
-                f"--arms {name}: add --part detector --mode inference, without --device cuda, --dtype and --batch",
+                f"--arms {name}: use --part detector --mode inference, without --device cuda, --dtype and --batch",
             )
         if args.run and name not in RUN_MODELS:
             raise UserError(

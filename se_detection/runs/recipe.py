@@ -28,8 +28,8 @@ INDIFFERENT = (
     *("DATASETS.TRAIN", "DATASETS.TEST", "TEST.EVAL_PERIOD", "TEST.EXPECTED_RESULTS", "SOLVER.CHECKPOINT_PERIOD"),
     *("SOLVER.CHECKPOINTS_TO_KEEP", "SOLVER.BEST_METRIC", "SOLVER.LOGGERS"),
 )
-# A C4 detector has res5 in its heads: these two differ with the backbone.
-SAME_HEADS = {"SERes5ROIHeads": "Res5ROIHeads"}
+# These differ with SE: it is in res5, which a C4 detector has in its heads, or after RoIAlign (MODEL.SE.ROI).
+SAME_HEADS = {f"SE{name}": name for name in ("Res5ROIHeads", "StandardROIHeads", "CascadeROIHeads")}
 Recipe = dict[str, Any]
 
 

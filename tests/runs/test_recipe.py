@@ -32,7 +32,8 @@ def recipe_of(tmp_path):
 
 def pairs():
     for path in sorted(CONFIGS.glob("*/*SE_*.yaml")):
-        plain = path.with_name(re.sub(r"_FPN_(open|pre|identity|3x3|r\d+)\.", "_FPN.", path.name.replace("SE_", "")))
+        name = path.name.replace("SE_ROI", "FPN").replace("SE_", "")
+        plain = path.with_name(name.replace("_FPN_default.", "_FPN."))
         yield plain.relative_to(CONFIGS), path.relative_to(CONFIGS)
     for path in sorted(CONFIGS.glob("Ablations/se_*.yaml")):
         yield Path("Ablations", "r50_no_se.yaml"), path.relative_to(CONFIGS)
