@@ -1,6 +1,5 @@
 import json
 import os
-import re
 from functools import cache
 from pathlib import Path
 
