@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import logging
 import os
 import re
 import signal
@@ -32,6 +33,12 @@ pytestmark = [
         reason="these tests need Gradio: pip install 'se_detection[demo]'",
     ),
 ]
+
+
+@pytest.fixture(autouse=True)
+def _own_log_handlers(monkeypatch) -> None:
+    """uvicorn closes all handlers of logs, and absl's closes the stream of pytest that it has."""
+    monkeypatch.setattr(logging, "_handlerList", [])
 
 
 @pytest.fixture
