@@ -14,18 +14,34 @@ from .test_configs import differing_keys
 
 PLAIN = "CPU/faster_rcnn_efficientnet_lite0_FPN"
 INSERTED, IN_FPN = "CPU/faster_rcnn_SE_efficientnet_lite0_FPN", "CPU/faster_rcnn_efficientnet_lite0_SE_FPN"
+IN_ROIS, ECA = "CPU/faster_rcnn_efficientnet_lite0_SE_ROI", "CPU/faster_rcnn_ECA_efficientnet_lite0_FPN"
+DEFAULT = f"{INSERTED}_default"
+PLACES = {
+    INSERTED: {"MODEL.TIMM.INSERT_SE", "MODEL.SE.STAGES"},
+    IN_FPN: {"MODEL.SE.FPN"},
+    IN_ROIS: {"MODEL.SE.ROI", "MODEL.ROI_HEADS.NAME"},
+}
 
 
 def test_each_config_is_tested_here() -> None:
-    assert [name for name in model_zoo.names() if name.startswith("CPU/")] == sorted((PLAIN, INSERTED, IN_FPN))
+    assert [name for name in model_zoo.names() if name.startswith("CPU/")] == sorted((PLAIN, *PLACES, DEFAULT, ECA))
 
 
-@pytest.mark.parametrize(("name", "keys"), [(INSERTED, {"MODEL.TIMM.INSERT_SE"}), (IN_FPN, {"MODEL.SE.FPN"})])
-def test_se_is_the_only_difference(name, keys) -> None:
+@pytest.mark.parametrize("name", PLACES)
+def test_se_is_the_only_difference(name) -> None:
     plain, gated = model_zoo.get_config(PLAIN), model_zoo.get_config(name)
-    assert differing_keys(plain, gated) == {"MODEL.SE.INIT", *keys}
-    assert all(map(is_of_backbone, differing_keys(plain, gated)))
+    assert differing_keys(plain, gated) == {"MODEL.SE.INIT", *PLACES[name]}
+    # Named as one recipe in a comparison: SEStandardROIHeads is StandardROIHeads with SE.
+    assert all(map(is_of_backbone, differing_keys(plain, gated) - {"MODEL.ROI_HEADS.NAME"}))
     assert gated.MODEL.SE.INIT == "identity"
+
+
+def test_controls_differ_from_inserted_se_only_in_their_gates() -> None:
+    inserted = model_zoo.get_config(INSERTED)
+    for name, kind in ((DEFAULT, "se"), (ECA, "eca")):
+        gated = model_zoo.get_config(name)
+        assert differing_keys(inserted, gated) == {"MODEL.SE.INIT", *["MODEL.SE.KIND"] * (kind != "se")}
+        assert (gated.MODEL.SE.KIND, gated.MODEL.SE.INIT) == (kind, "default")
 
 
 def test_the_weights_and_their_input() -> None:
@@ -37,13 +53,12 @@ def test_the_weights_and_their_input() -> None:
 
 @pytest.mark.slow
 def test_se_is_where_it_is_trained() -> None:
-    """In the 16 blocks of the network (EfficientNet-B0 has as many), of which the last 11 are trained; on 3 levels."""
-    for name, trained, frozen in ((INSERTED, 11, 5), (IN_FPN, 3, 0)):
+    """In the last 11 of the network's 16 blocks (EfficientNet-B0 has as many), which are trained; on 3 levels."""
+    for name, count in ((INSERTED, 11), (IN_FPN, 3)):
         with torch.device("meta"), Uninitialized():
             backbone = build_backbone(model_zoo.get_config(name))
         gates = [module for module in backbone.modules() if isinstance(module, SqueezeExcitation)]
-        requires = [all(parameter.requires_grad for parameter in gate.parameters()) for gate in gates]
-        assert (requires.count(True), requires.count(False)) == (trained, frozen)
+        assert [all(parameter.requires_grad for parameter in gate.parameters()) for gate in gates] == [True] * count
 
 
 @pytest.mark.slow
