@@ -59,10 +59,11 @@ bench: $(READY)
 
 # The table of docs/DEPLOYING.md for the detector of RUN: every runtime and precision, with AP. Stopped, it resumes after
 # the last complete file; two idle cores need about 15 minutes.
-DEPLOYMENT := docs/results/deployment
+DEPLOYMENT := output/deployment
 DETECTOR := $(BIN)/python tools/benchmark.py --part detector --mode inference --rounds 9
 EXPORTS := onnxruntime onnxruntime-fused onnxruntime-int8 openvino openvino-bf16 openvino-int8
 bench-deployment: $(READY)
+	mkdir -p output
 	test -f $(DEPLOYMENT)-R50.json || $(DETECTOR) --json $(DEPLOYMENT)-R50.json --size 480x640 --arms fused $(EXPORTS)
 	test -f $(DEPLOYMENT)-run.json || $(DETECTOR) --json $(DEPLOYMENT)-run.json --run $(RUN) --evaluate --arms fused $(EXPORTS)
 	$(BIN)/python -m projects.benchmark.deployment_table $(DEPLOYMENT)-R50.json $(DEPLOYMENT)-run.json > $(DEPLOYMENT).md
