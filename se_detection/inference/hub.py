@@ -15,6 +15,7 @@ from typing_extensions import Self
 from ..checkpoint.timm_weights import assumptions_of
 from ..checkpoint.weights_file import not_downloaded
 from ..errors import UserError
+from ..export.exported_detector import ExportedDetector
 from ..files import read_json, write_json, write_whole
 from ..runs.run_folder import CONFIG, training_files
 from .detector_file import config_and_classes
@@ -41,8 +42,7 @@ class HubDetector(ModelHubMixin):
     fused: bool
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        if self.fused:
-            raise UserError("predict.fused", f"{save_directory}: a fused detector can't be saved; load it without fuse")
+        self._check_can_be_saved(save_directory)
         if found := training_files(save_directory):
             message = f"{save_directory} holds a run ({found[0].name}), whose config would be replaced; give another"
             raise UserError("output.exists", message)
@@ -59,6 +59,13 @@ class HubDetector(ModelHubMixin):
         weights = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in state.items()}
         data = serialize(weights, metadata)
         write_whole(save_directory / WEIGHTS, lambda file: file.write(data))
+
+    def _check_can_be_saved(self, path: Path | str) -> None:
+        """Refuses an export, and a fused detector."""
+        if isinstance(self.model, ExportedDetector):
+            raise UserError("predict.exported", f"{path}: {self.weights} is an export and can't be saved; copy it")
+        if self.fused:
+            raise UserError("predict.fused", f"{path}: a fused detector can't be saved; load it without fuse=True")
 
     def generate_model_card(self, *, license: str = "", comparison: Path | str | None = None) -> "ModelCard":
         """The model card: data, recipe and AP of the run, what the input must be, and how to use the detector.

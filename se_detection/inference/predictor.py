@@ -160,10 +160,7 @@ class SEPredictor(HubDetector):
             UserError: the file exists, its folder does not, or the detector is fused or exported.
             OSError: the file can't be written.
         """
-        if isinstance(self.model, ExportedDetector):
-            raise UserError("predict.exported", f"{path}: {self.weights} is an export and can't be saved; copy it")
-        if self.fused:
-            raise UserError("predict.fused", f"{path}: a fused detector can't be saved; load it without fuse=True")
+        self._check_can_be_saved(path)
         write_detector_file(Path(path), self.model, self.cfg, self.categories)
 
     @property

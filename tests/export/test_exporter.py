@@ -104,12 +104,16 @@ def test_example_without_torch_and_detectron2_matches_detectron2s_predictor(expo
     [(ONNX, None), (ONNX, "openvino"), (OPENVINO, None), (TORCHSCRIPT, "torch")],
     ids=lambda value: getattr(value, "format", value),
 )
-def test_a_predictor_of_an_export_matches_detectron2s_predictor(exported, predictor, photo, form, runtime) -> None:
+def test_a_predictor_of_an_export_matches_detectron2s_predictor(
+    exported, predictor, photo, form, runtime, tmp_path
+) -> None:
     from_export = SEPredictor.from_export(exported(form), runtime=runtime)
     assert list(from_export.categories.items()) == [(3, "circle"), (7, "square"), (9, "triangle"), (20, "cross")]
     assert "Faster R-CNN" in repr(from_export)
     with raises("predict.exported", "copy.pth"):
         from_export.save("copy.pth")
+    with raises("predict.exported", tmp_path):
+        from_export.save_pretrained(tmp_path)
     expected = predictor(np.asarray(Image.open(photo))[:, :, ::-1])["instances"]
     found = from_export(photo)
     assert found.image_size == (101, 210)
