@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from se_detection.export.exported_detector import ExportedDetector
 from se_detection.export.exporter import Form, RunExporter
-from se_detection.export.formats import SUFFIXES, place_onnx, write_onnx
+from se_detection.export.formats import SUFFIXES, export_megabytes, place_onnx, write_onnx
 from se_detection.export.graph import find_instances
 from se_detection.export.int8 import Quantizer
 from se_detection.export.metadata import MEANING
@@ -67,11 +67,11 @@ class Deployment:
             path = Path(self.folder.name, f"{model.form.name}{SUFFIXES[model.format]}")
             if self.exporter:
                 export = self.exporter.export(path, model.form, calibration=CALIBRATION, evaluate=self.evaluate)
-                facts = {"megabytes": export.to_dict()["megabytes"], "ap": export.ap}
+                facts = {"ap": export.ap}
             else:
                 self._export_random(model, path)
-                sizes = [file.stat().st_size for file in (path, path.with_suffix(".bin")) if file.exists()]
-                facts = {"megabytes": round(sum(sizes) / 2**20, 1), "ap": None}
+                facts = {"ap": None}
+            facts["megabytes"] = export_megabytes(path)
             find = ExportedDetector(path).find
         else:
             network = self.exporter.run.model if self.exporter else build_network(model.backbone, self.case)

@@ -34,7 +34,15 @@ from ..runs.evaluation_data import (
 )
 from ..runs.trained_run import TrainedRun, load_trained_run, read_run_config
 from .exported_detector import ExportedDetector
-from .formats import SUFFIXES, place_onnx, smallest_side, write_onnx, write_torch_export, write_torchscript
+from .formats import (
+    SUFFIXES,
+    export_megabytes,
+    place_onnx,
+    smallest_side,
+    write_onnx,
+    write_torch_export,
+    write_torchscript,
+)
 from .graph import find_instances, output_names
 from .int8 import Quantizer
 from .metadata import MEANING, Description, describe
@@ -102,9 +110,7 @@ class Export:
 
     def to_dict(self) -> dict[str, Any]:
         """A row of `exports.json`."""
-        # OpenVINO's weights are in a file of their own.
-        size = sum(path.stat().st_size for path in {self.file, self.file.with_suffix(".bin")} if path.exists())
-        file = {"file": self.file.name, "detector": self.detector, "megabytes": round(size / 2**20, 1)}
+        file = {"file": self.file.name, "detector": self.detector, "megabytes": export_megabytes(self.file)}
         layers = {"layers": self.layers, "float_layers": list(self.float_layers)} if self.layers else {}
         return {**file, **asdict(self.form), **asdict(self.difference), "ap": self.ap, **layers}
 

@@ -92,6 +92,12 @@ def place_onnx(source: Path, path: Path) -> None:
             _copy(converted.with_name(part.name), part)
 
 
+def export_megabytes(path: Path) -> float:
+    """The size of an export, in units of 2²⁰ bytes; OpenVINO's weights are in a file of their own."""
+    files = {path, path.with_suffix(".bin")}
+    return round(sum(file.stat().st_size for file in files if file.exists()) / 2**20, 1)
+
+
 def _copy(source: Path, path: Path) -> None:
     write_whole(path, lambda file: file.write(source.read_bytes()))
 

@@ -9,11 +9,12 @@ import torch.nn.functional as F
 from detectron2.export import TracingAdapter, scripting_with_instances
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.box_regression import Box2BoxTransform
-from detectron2.modeling.poolers import ROIPooler, assign_boxes_to_levels, convert_boxes_to_pooler_format
+from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..errors import UserError
+from ..modeling.fuse.fused_roi_heads import boxes_and_levels
 from .metadata import FIELDS
 
 
@@ -71,9 +72,7 @@ class _GatheringPooler(ROIPooler):
 
     def forward(self, x: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """Maps of each level and boxes of each image to (M, C, size, size)."""
-        boxes = convert_boxes_to_pooler_format(box_lists)
-        limits = (self.min_level, self.max_level, self.canonical_box_size, self.canonical_level)
-        levels = assign_boxes_to_levels(box_lists, *limits)
+        boxes, levels = boxes_and_levels(self, box_lists)
         places = [torch.nonzero(levels == level)[:, 0] for level in range(len(x))]
         pooled = [pooler(map_, boxes[place]) for map_, pooler, place in zip(x, self.level_poolers, places, strict=True)]
         return torch.cat(pooled)[torch.cat(places).argsort()]

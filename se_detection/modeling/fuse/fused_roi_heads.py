@@ -49,13 +49,17 @@ class FusedPooler(ROIPooler):
         """Maps of each level, (N, C, H, W), and boxes of each image, to (M, C, height, width)."""
         if not (runs_eagerly() and x[0].device.type == "cpu" and x[0].dtype == torch.float32):
             return super().forward(x, box_lists)
-        boxes = convert_boxes_to_pooler_format(box_lists)
-        limits = (self.min_level, self.max_level, self.canonical_box_size, self.canonical_level)
-        levels = assign_boxes_to_levels(box_lists, *limits)
+        boxes, levels = boxes_and_levels(self, box_lists)
         pooled = x[0].new_empty(len(boxes), *self.output_size, x[0].shape[1])
         for level, (pooler, map_) in enumerate(zip(self.level_poolers, x, strict=True)):
             _pool(pooler, map_, boxes, (levels == level).nonzero()[:, 0], pooled)
         return pooled.permute(0, 3, 1, 2)
+
+
+def boxes_and_levels(pooler: Any, box_lists: list[Boxes]) -> tuple[Tensor, Tensor]:
+    """The boxes of all images with the image's number before each, (M, 5), and the level of each, (M,)."""
+    limits = (pooler.min_level, pooler.max_level, pooler.canonical_box_size, pooler.canonical_level)
+    return convert_boxes_to_pooler_format(box_lists), assign_boxes_to_levels(box_lists, *limits)
 
 
 def _pool(pooler: Any, map_: Tensor, boxes: Tensor, places: Tensor, pooled: Tensor) -> None:
