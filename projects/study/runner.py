@@ -92,11 +92,10 @@ class StudyRunner:
             _log(f"{run.data}: {run.variant}, seed {run.seed} (run {done + 1} of {len(missing)}{eta})")
             self._make(run, digests[run.data])
         times = times_file(self.results, self.study)
-        if missing and not times.is_file():
+        data = next(iter(self.study.data.values()))
+        if missing and data.name in self.splits and not times.is_file():
             _log("measuring times")
-            data = next(iter(self.study.data.values()))
-            if data.name in self.splits:
-                measure_times(self.study, data, self.splits[data.name]["val"], times, self.command)
+            measure_times(self.study, data, self.splits[data.name]["val"], times, self.command)
         scope = "" if not names and not seeds else " asked for"
         _log(f"{self.study.name}: all runs{scope} are finished; see tools/study.py report --results {self.results}")
 
