@@ -60,18 +60,19 @@ class StudyRunner:
     command: str
     splits: dict[str, dict[str, Split]] = field(init=False)
 
-    def run(self, names: Collection[str] = (), seeds: Collection[int] = ()) -> None:
+    def run(self, names: Collection[str] = (), seeds: Collection[int] = (), variants: Collection[str] = ()) -> None:
         """Makes the missing runs: the first seed of every data set and variant, then the second, ...
 
         Args:
             names: only these data sets; others may be run by another process at the same time.
             seeds: only these seeds, likewise.
+            variants: only these variants, likewise.
 
         Raises:
             UserError: a run fails, or `output` holds runs of another definition.
             Interrupted: a signal asked to stop; the current run has saved a checkpoint.
         """
-        chosen = self._choose(names, seeds)
+        chosen = self._choose(names, seeds, variants)
         digests = {data.name: data_digest(data, self.root) for data in chosen}
         records = read_records(self.results, self.study)
         for data in chosen:
@@ -84,7 +85,8 @@ class StudyRunner:
                     "another --results",
                 )
         self.splits = {data.name: make_splits(data, self.root, self.output / "data") for data in chosen}
-        missing = [run for run in self._order(chosen, seeds) if run.seed not in records[run.data][run.variant]]
+        order = self._order(chosen, seeds, variants)
+        missing = [run for run in order if run.seed not in records[run.data][run.variant]]
         began = time.monotonic()
         for done, run in enumerate(missing):
             left = (time.monotonic() - began) / done * (len(missing) - done) if done else 0
@@ -96,10 +98,10 @@ class StudyRunner:
         if missing and data.name in self.splits and not times.is_file():
             _log("measuring times")
             measure_times(self.study, data, self.splits[data.name]["val"], times, self.command)
-        scope = "" if not names and not seeds else " asked for"
+        scope = " asked for" if names or seeds or variants else ""
         _log(f"{self.study.name}: all runs{scope} are finished; see tools/study.py report --results {self.results}")
 
-    def _choose(self, names: Collection[str], seeds: Collection[int]) -> list[DataSet]:
+    def _choose(self, names: Collection[str], seeds: Collection[int], variants: Collection[str]) -> list[DataSet]:
         known = self.study.data
         if unknown := sorted(set(names) - set(known)):
             use = ", ".join(known)
@@ -108,9 +110,12 @@ class StudyRunner:
         if other := sorted(set(seeds) - all_seeds):
             use = ", ".join(map(str, sorted(all_seeds)))
             raise UserError("study.unknown_seed", f"--seeds {other[0]}: use those of {self.study.name}, {use}")
+        if strange := sorted(set(variants) - set(self.study.variants)):
+            use = ", ".join(self.study.variants)
+            raise UserError("study.unknown_variant", f"--variants {strange[0]}: use those of {self.study.name}, {use}")
         return [data for name, data in known.items() if not names or name in names]
 
-    def _order(self, chosen: list[DataSet], seeds: Collection[int]) -> list[Run]:
+    def _order(self, chosen: list[DataSet], seeds: Collection[int], variants: Collection[str]) -> list[Run]:
         """The runs, seed by seed, so that a study that was stopped has equal numbers of each variant."""
         rounds = zip_longest(*(data.seeds for data in chosen))
         return [
@@ -119,6 +124,7 @@ class StudyRunner:
             for data, seed in zip(chosen, turn, strict=True)
             if seed is not None and (not seeds or seed in seeds)
             for variant in self.study.variants
+            if not variants or variant in variants
         ]
 
     def _claim(self, data: DataSet, digest: str) -> None:

@@ -13,7 +13,7 @@ examples:
   $ tools/study.py report --study configs/Study/Study-cpu.yaml --page docs/RESULTS.md
 
 After an interruption, the same `run` command resumes the study, also on another machine that has the records of
---results. Two processes, or machines, share it with --only or --seeds.
+--results. Two processes, or machines, share it with --only, --variants or --seeds.
 """
 
 
@@ -32,6 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--output", type=Path, default=Path("output/study"), help="folder for runs and weights (default: output/study)"
     )
     run.add_argument("--only", nargs="+", default=(), metavar="NAME", help="run only these data sets (default: all)")
+    run.add_argument("--variants", nargs="+", default=(), metavar="NAME", help="run only these variants (default: all)")
     run.add_argument("--seeds", type=int, nargs="+", default=(), help="run only these seeds (default: all)")
     run.add_argument("--num-gpus", type=int, default=1, help="GPUs per run (default: 1)")
     report.add_argument(
@@ -58,4 +59,4 @@ def run(args: Namespace) -> None:
         gpus=args.num_gpus,
         command=shlex.join([os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
     )
-    runner.run(args.only, args.seeds)
+    runner.run(args.only, args.seeds, args.variants)

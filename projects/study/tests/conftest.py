@@ -99,7 +99,7 @@ class Folder:
         (self.path / "study.yaml").write_text(yaml.safe_dump(self.content))
         return read_study(self.path / "study.yaml")
 
-    def run(self, names=(), seeds=(), output="output") -> None:
+    def run(self, names=(), seeds=(), variants=(), output="output") -> None:
         runner = StudyRunner(
             study=self.study(),
             root=self.path,
@@ -109,7 +109,7 @@ class Folder:
             gpus=1,
             command="tools/study.py run",
         )
-        runner.run(names, seeds)
+        runner.run(names, seeds, variants)
 
     def calls(self) -> list[list[str]]:
         """The arguments of all calls of the tool since the last call of this function."""

@@ -89,9 +89,9 @@ def test_a_run_without_a_final_evaluation_is_not_finished(folder) -> None:
 def test_another_machine_only_needs_the_records(folder) -> None:
     folder.run(seeds=[1])
     folder.calls()
-    folder.run(seeds=[2], output="elsewhere")
+    folder.run(seeds=[2], variants=["plain"], output="elsewhere")
     # No trials.
-    assert [value(words, "SEED") for words in folder.calls()] == ["2", "2"]
+    assert [value(words, "SEED") for words in folder.calls()] == ["2"]
 
 
 @pytest.mark.slow
@@ -100,6 +100,8 @@ def test_wrong_seeds_data_and_trials_are_reported(folder) -> None:
         folder.run(seeds=[7])
     with raises("study.unknown_data", "third", "first, second"):
         folder.run(["third"])
+    with raises("study.unknown_variant", "sse", "plain, "):
+        folder.run(variants=["sse"])
     with raises("study.no_learning_rate", "first, plain", "seed 1"):
         folder.run(seeds=[2])
     folder.run(seeds=[1])
