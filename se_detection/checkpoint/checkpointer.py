@@ -154,7 +154,8 @@ class StrictCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: Any) -> Any:
         if self.reset_predictor:
             checkpoint["model"] = {k: v for k, v in checkpoint["model"].items() if not _is_predictor(k)}
-        if self._timm is not None or any(isinstance(module, ResNet) for module in self.model.modules()):
+        has_checks = self._timm is not None or any(isinstance(module, ResNet) for module in self.model.modules())
+        if has_checks:
             self._check_assumptions(checkpoint.get("assumptions"))
             self._match_names(checkpoint)
             self._start_as_identity(checkpoint["model"])
@@ -171,6 +172,12 @@ class StrictCheckpointer(DetectionCheckpointer):
                 f"{MISFIT} {key} is {tuple(in_file)} in the file and {tuple(in_model)} in the model "
                 f"({counted(len(wrong), 'such layer')}); {advice}",
             )
+        if has_checks:
+            # The checks have found that these may be missing; fvcore would print a warning at each start.
+            new = [key for key in incompatible.missing_keys if not re.search(self._layers, key)]
+            if new:
+                self.logger.info(f"Not in the file, initialized as for a new model: {', '.join(new)}")
+            incompatible.missing_keys[:] = [key for key in incompatible.missing_keys if key not in new]
         return incompatible
 
     def _check_assumptions(self, content: Any) -> None:
