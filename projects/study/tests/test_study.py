@@ -10,7 +10,13 @@ import pytest
 
 from .conftest import REPOSITORY, Folder
 
-VARIANTS = ("plain", "se")
+VARIANTS = {"plain": "build_resnet_backbone", "se": "build_se_resnet_backbone"}
+# Detectors with two of the four stages and no FPN.
+TINY = [
+    *("MODEL.RESNETS.OUT_FEATURES", "['res3']", "MODEL.RPN.IN_FEATURES", "['res3']"),
+    *("MODEL.ROI_HEADS.IN_FEATURES", "['res3']", "MODEL.ANCHOR_GENERATOR.SIZES", "[[8, 16, 32]]"),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", "32"),
+]
 
 
 class InThisProcess:
@@ -28,7 +34,13 @@ class InThisProcess:
 @pytest.mark.slow
 def test_a_study_from_the_command_line(tmp_path, study_images, monkeypatch, run_script, capsys) -> None:
     folder = Folder(tmp_path, study_images)
-    folder.content |= {"BASE_LR": [0.001], "DATA": {"first": folder.content["DATA"]["first"] | {"SEEDS": [1]}}}
+    for name, backbone in VARIANTS.items():
+        base = f"_BASE_: {folder.content['VARIANTS'][name]}"
+        (tmp_path / f"{name}.yaml").write_text(f"{base}\nMODEL:\n  BACKBONE:\n    NAME: {backbone}\n")
+        folder.content["VARIANTS"][name] = f"{name}.yaml"
+    data = folder.content["DATA"]["first"]
+    data |= {"SEEDS": [1], "TUNING_ITERS": 2, "OPTIONS": [*data["OPTIONS"], *TINY]}
+    folder.content |= {"BASE_LR": [0.001], "DATA": {"first": data}}
     folder.study()
     output = tmp_path / "output"
     words = ["run", "--study", tmp_path / "study.yaml", "--data", tmp_path]
