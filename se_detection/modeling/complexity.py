@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of networks and detectors, counted by fvcore."""
+"""Parameters and multiply-adds of networks and detectors, counted by torch."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -7,16 +7,16 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import FPN, Backbone, build_model
-from detectron2.utils.analysis import FlopCountAnalysis
 from tabulate import tabulate
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..config.buildable import check_backbone, explained
 from ..config.timm_config import has_timm_backbone
 from ..errors import UserError
 
-# fvcore's names for convolutions and linear layers. It also counts norms and resizing, which the paper does not.
-OPERATORS = ("conv", "linear", "addmm")
+# What convolutions and linear layers call. torch also counts attention, which the paper does not have.
+OPERATORS = (torch.ops.aten.convolution, torch.ops.aten.mm, torch.ops.aten.addmm)
 PART_NAMES = {"proposal_generator": "RPN", "roi_heads": "heads"}
 
 
@@ -38,13 +38,18 @@ def multiply_adds(model: nn.Module, *inputs: Any) -> Mapping[str, int]:
     """
     training = model.training
     model.eval()
-    with torch.no_grad():
-        counter = FlopCountAnalysis(model, inputs).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        by_module = counter.by_module_and_operator()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
     model.train(training)
-    counts = {name: int(sum(operators[key] for key in OPERATORS)) for name, operators in by_module.items()}
-    # detectron2 wraps the model into another module.
-    return defaultdict(int, {name.removeprefix("model").removeprefix("."): count for name, count in counts.items()})
+    root = type(model).__name__
+    return defaultdict(
+        int,
+        {
+            # torch counts a multiply-add as two operations.
+            name.removeprefix(root).removeprefix("."): sum(counts.get(key, 0) for key in OPERATORS) // 2
+            for name, counts in counter.get_flop_counts().items()
+        },
+    )
 
 
 def backbone_gflops(backbone: Backbone, height: int, width: int) -> float:
@@ -88,7 +93,7 @@ def detector_complexity(cfg: CfgNode, size: Sequence[int] | None = None) -> dict
     Raises:
         UserError: the detector is not counted or can't be built.
     """
-    # Masks and keypoints are computed for the detections in an image; fvcore does not know deformable convolutions.
+    # Masks and keypoints are computed for the detections in an image; torch does not count deformable convolutions.
     not_counted = {key: cfg.MODEL[key] for key in ("MASK_ON", "KEYPOINT_ON", "LOAD_PROPOSALS")}
     not_counted["RESNETS.DEFORM_ON_PER_STAGE"] = any(cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE)
     for key, used in not_counted.items():

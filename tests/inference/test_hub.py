@@ -5,7 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
-import httpx
+import httpx2 as httpx  # what huggingface_hub calls
 import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard

@@ -5,6 +5,7 @@ from functools import cache
 import pytest
 import timm
 import torch
+from fvcore.nn import FlopCountAnalysis
 from torch.utils.flop_counter import FlopCounterMode
 
 from se_detection import create_backbone
@@ -190,8 +191,14 @@ def test_plain_rows_add_nothing() -> None:
 @pytest.mark.slow
 def test_fvcore_counts_the_same_multiply_adds() -> None:
     model = create_backbone("se_resnet50", layout="caffe", out_features=("res5", "linear"), num_classes=1000)
-    counted = multiply_adds(model, torch.zeros(1, 3, 224, 224))[""]
-    assert measured("SE-ResNet-50")["gflops"] * 1e9 == pytest.approx(counted, rel=1e-12)
+    image = torch.zeros(1, 3, 224, 224)
+    by_module = FlopCountAnalysis(model.eval(), image).unsupported_ops_warnings(False).by_module_and_operator()
+    # fvcore also counts norms.
+    theirs = {name: counts["conv"] + counts["linear"] for name, counts in by_module.items()}
+    assert measured("SE-ResNet-50")["gflops"] * 1e9 == pytest.approx(theirs[""], rel=1e-12)
+    ours = multiply_adds(model, image)
+    for name in ("", "stem", "res2", "res5", "res5.2.conv3", "linear"):
+        assert ours[name] == theirs[name]
 
 
 def test_the_table_shows_the_difference() -> None:
