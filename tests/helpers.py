@@ -1,14 +1,17 @@
 """Helpers that several tests share."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.layers import FrozenBatchNorm2d
 from torch import Tensor, nn
 
+from se_detection.config.meta_device import Uninitialized
 from se_detection.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -40,6 +43,28 @@ def randomize_norms(model: nn.Module) -> nn.Module:
             for tensor in (module.bias.data, module.running_mean):
                 tensor.normal_(std=0.2)
     return model
+
+
+def with_random_weights(make: Callable[[], nn.Module]) -> nn.Module:
+    """The network that a function makes, with random weights and norms as after training.
+
+    Its weights are parts of one random tensor: to initialize them takes longer than many a test.
+    """
+    with Uninitialized():
+        network = make()
+    numbers = _random_numbers()
+    for place, parameter in enumerate(network.parameters()):
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
+        # Layers of the same shape get other weights.
+        start = 104_729 * place % (len(numbers) - parameter.numel() + 1)
+        part = numbers[start : start + parameter.numel()].view_as(parameter)
+        torch.mul(part, (2 / fan_in) ** 0.5, out=parameter.data)
+    return randomize_norms(network)
+
+
+@cache
+def _random_numbers() -> Tensor:
+    return torch.randn(2**22, generator=torch.Generator().manual_seed(0))
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:

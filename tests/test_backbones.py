@@ -1,6 +1,7 @@
 """Backbones by name, with weights: against the networks and files of timm and torchvision."""
 
 import logging
+from functools import partial
 
 import pytest
 import timm
@@ -15,15 +16,14 @@ from se_detection.checkpoint import timm_handler, weights_file
 from se_detection.checkpoint.convert_input import convert_input
 from se_detection.config.meta_device import Uninitialized
 
-from .helpers import raises, randomize_norms, relative_error
+from .helpers import raises, relative_error, with_random_weights
 
 CLASSIFIER = {"num_classes": 1000, "out_features": ("res5", "linear")}
 
 
 @pytest.fixture(scope="module")
 def se_resnet50() -> nn.Module:
-    torch.manual_seed(0)
-    return randomize_norms(timm.create_model("seresnet50", pretrained=False)).eval()
+    return with_random_weights(partial(timm.create_model, "seresnet50")).eval()
 
 
 @pytest.fixture
@@ -61,8 +61,9 @@ def test_weights_by_timms_name(se_resnet50, timm_name) -> None:
 
 @pytest.mark.parametrize("name", ["converted.pth", "converted.safetensors"])
 def test_weights_of_a_file(name, tmp_path) -> None:
-    theirs = randomize_norms(torchvision.models.resnet18(weights=None)).eval()
-    ours = create_backbone("resnet18", weights=convert(theirs, "torchvision", tmp_path, name), **CLASSIFIER).eval()
+    theirs = with_random_weights(torchvision.models.resnet18).eval()
+    with Uninitialized():
+        ours = create_backbone("resnet18", weights=convert(theirs, "torchvision", tmp_path, name), **CLASSIFIER).eval()
     images = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         assert relative_error(ours(images)["linear"], theirs(images)) < 1e-5
@@ -108,14 +109,15 @@ def test_weights_of_another_network_are_refused(timm_name, name, options, code, 
 
 
 def test_plain_weights_are_refused_for_an_se_backbone(tmp_path) -> None:
-    path = convert(torchvision.models.resnet18(weights=None), "torchvision", tmp_path)
-    with raises("weights.partial_backbone", "plain"):
+    path = convert(with_random_weights(torchvision.models.resnet18), "torchvision", tmp_path)
+    with raises("weights.partial_backbone", "plain"), Uninitialized():
         create_backbone("se_resnet18", weights=path)
 
 
 @pytest.mark.slow
 def test_caffe_weights_need_the_caffe_layout(tmp_path) -> None:
-    path = convert(timm.create_model("legacy_seresnet50", pretrained=False), "timm-legacy", tmp_path)
+    theirs = with_random_weights(partial(timm.create_model, "legacy_seresnet50"))
+    path = convert(theirs, "timm-legacy", tmp_path)
     with raises("weights.other_network", "STEM_TYPE"), Uninitialized():
         create_backbone("se_resnet50", weights=path)
     expected = torch.load(path, weights_only=True)["model"]
@@ -132,7 +134,7 @@ def test_the_backbone_of_a_detector_is_loaded(config, tmp_path) -> None:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM, cfg.MODEL.RPN.CONV_DIMS = 16, [16]
-    detector = build_model(cfg)
+    detector = with_random_weights(partial(build_model, cfg))
     DetectionCheckpointer(detector, str(tmp_path)).save("model_final")
     name = f"se_resnet{cfg.MODEL.RESNETS.DEPTH}"
     with Uninitialized():

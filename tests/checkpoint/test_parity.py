@@ -18,7 +18,7 @@ from se_detection.checkpoint.released_weights import has_stride_in_1x1
 from se_detection.checkpoint.verify import relative_errors, timm_name
 from se_detection.config.meta_device import Uninitialized
 
-from ..helpers import raises, randomize_norms, relative_error
+from ..helpers import raises, relative_error, with_random_weights
 
 STAGES = ("res2", "res3", "res4", "res5")
 # A multiple of 32, and a size at which the two layouts differ.
@@ -71,7 +71,7 @@ def backbone(
     ],
 )
 def test_timm_networks(timm_name, name, layout, source) -> None:
-    theirs = randomize_norms(timm.create_model(timm_name)).eval()
+    theirs = with_random_weights(partial(timm.create_model, timm_name)).eval()
     # timm rounds the hidden channels up to multiples of 8: res2 of the basic blocks has 8, not 64 / 16 = 4.
     se = SEConfig(reduction_per_stage=(8, 16, 16, 16)) if name in ("se_resnet18", "se_resnet34") else None
     weights = convert_state_dict(theirs.state_dict(), source)
@@ -128,7 +128,7 @@ class MmpretrainBlock(Bottleneck):
 
 @pytest.mark.slow
 def test_moskomules_network() -> None:
-    theirs = randomize_norms(ResNet(MoskomuleBlock, [3, 4, 6, 3])).eval()
+    theirs = with_random_weights(partial(ResNet, MoskomuleBlock, [3, 4, 6, 3])).eval()
     converted = Converted.from_state_dict(theirs.state_dict(), "moskomule", sha256="")
     assert not converted.assumptions.se_bias
     assert worst_error(backbone("se_resnet50", converted.weights, se=SEConfig(bias=False)), theirs, theirs) <= 1e-5
@@ -137,7 +137,7 @@ def test_moskomules_network() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [Bottleneck, MmpretrainBlock])
 def test_mmpretrains_networks(block) -> None:
-    network = randomize_norms(ResNet(block, [3, 4, 6, 3])).eval()
+    network = with_random_weights(partial(ResNet, block, [3, 4, 6, 3])).eval()
     # In mmpretrain's ImageClassifier, the network is `backbone` and its last layer `head.fc`.
     state_dict = {
         f"head.{key}" if key.startswith("fc.") else f"backbone.{key}": value
@@ -156,7 +156,7 @@ def test_mmpretrains_networks(block) -> None:
 )
 def test_pytorchcvs_networks(name) -> None:
     provider = pytest.importorskip("pytorchcv.model_provider", reason="pytorchcv is not installed")
-    theirs = randomize_norms(provider.get_model(name)).eval()
+    theirs = with_random_weights(partial(provider.get_model, name)).eval()
     in_1x1 = has_stride_in_1x1(name)
     converted = Converted.from_state_dict(theirs.state_dict(), "pytorchcv", sha256="", stride_in_1x1=in_1x1)
     assert converted.assumptions.stride_in_1x1 is (name in ("resnet50", "seresnet50"))
@@ -173,7 +173,7 @@ def test_pytorchcvs_networks(name) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", pytest.param("resnext50_32x4d", marks=pytest.mark.slow)])
 def test_torchvisions_networks(name) -> None:
-    theirs = randomize_norms(torchvision.models.get_model(name)).eval()
+    theirs = with_random_weights(partial(torchvision.models.get_model, name)).eval()
     assert worst_error(backbone(name, convert_state_dict(theirs.state_dict(), "torchvision")), theirs, theirs) <= 1e-5
 
 
@@ -199,7 +199,7 @@ def test_cadenes_networks(name) -> None:
     senet = pytest.importorskip(
         "pretrainedmodels.models.senet", reason="pretrainedmodels is not installed: pip install pretrainedmodels"
     )
-    theirs = randomize_norms(getattr(senet, name)(pretrained=None)).eval()
+    theirs = with_random_weights(partial(getattr(senet, name), pretrained=None)).eval()
     weights = convert_state_dict(theirs.state_dict(), "cadene")
     # Without the classifier, which takes only 7x7 feature maps.
     with Uninitialized():
@@ -211,7 +211,7 @@ def test_cadenes_networks(name) -> None:
 
 @pytest.mark.slow
 def test_verify_detects_a_wrong_tensor() -> None:
-    theirs = randomize_norms(timm.create_model("resnet18"))
+    theirs = with_random_weights(partial(timm.create_model, "resnet18"))
     converted = Converted.from_state_dict(theirs.state_dict(), "timm", sha256="")
     errors = relative_errors(converted, SIZES)
     assert set(errors) == set(STAGES)

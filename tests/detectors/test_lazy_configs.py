@@ -124,7 +124,17 @@ def test_lazy_configs_load_from_any_folder(tmp_path, monkeypatch) -> None:
         assert sorted(cfg) == ["dataloader", "lr_multiplier", "model", "optimizer", "train"], name
 
 
-# 3x and AdamW differ from 1x in no layer.
+def of_1x(name: str) -> str:
+    """The config with the same detector and the usual recipe."""
+    return name.replace("3x", "1x").removesuffix("_adamw")
+
+
+@pytest.mark.slow
+def test_other_recipes_differ_in_no_layer() -> None:
+    for name in NAMES:
+        assert loaded(name)[1].model == loaded(of_1x(name))[1].model, name
+
+
 @pytest.mark.parametrize("name", [name for name in EACH if "3x" not in str(name) and "adamw" not in str(name)])
 def test_layers_are_equal(name) -> None:
     """Including classes, strides, thresholds, numbers of proposals, loss weights and frozen parameters."""
@@ -248,8 +258,7 @@ def hyperparameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 def test_optimizers_and_schedules_are_equal(name) -> None:
     """For each parameter, and at several iterations."""
     cfg, lazy = yaml_config(name), lazy_config(name)
-    # 3x and AdamW differ from 1x in no layer.
-    theirs, ours = networks(name.replace("3x", "1x").removesuffix("_adamw"))
+    theirs, ours = networks(of_1x(name))
     lazy.optimizer.params.model = ours
     optimizers = build_optimizer(cfg, theirs), instantiate(lazy.optimizer)
     assert type(optimizers[0]) is type(optimizers[1])
@@ -270,7 +279,7 @@ def test_optimizers_and_schedules_are_equal(name) -> None:
 
 @pytest.mark.parametrize("name", EACH)
 def test_data_and_weights_are_equal(name) -> None:
-    cfg, lazy = yaml_config(name), lazy_config(name)
+    cfg, lazy = loaded(name)
     train, test = lazy.dataloader.train, lazy.dataloader.test
     assert lazy.train.init_checkpoint == cfg.MODEL.WEIGHTS
     assert lazy.model.input_format == train.mapper.image_format == test.mapper.image_format == cfg.INPUT.FORMAT

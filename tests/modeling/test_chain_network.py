@@ -1,5 +1,7 @@
 """Networks of torchvision and pytorchcv as backbones, next to hooks on the libraries' own networks."""
 
+from functools import partial
+
 import pytest
 import torch
 import torchvision
@@ -9,7 +11,7 @@ from se_detection import SEConfig, SqueezeExcitation, create_timm_backbone
 from se_detection.config.meta_device import Uninitialized
 from se_detection.modeling.chain_network import describe_chain
 
-from ..helpers import raises, randomize_norms, relative_error
+from ..helpers import raises, relative_error, with_random_weights
 
 # The modules that give the maps of stride 4, 8, 16 and 32, whether their sizes are right for any image, and the number
 # of SE blocks: one for each module or unit of the papers.
@@ -39,11 +41,11 @@ def original(name: str) -> nn.Module:
     library, _, network = name.partition("/")
     if library == "torchvision":
         options = {"init_weights": False} if network == "googlenet" else {}
-        return randomize_norms(torchvision.models.get_model(network, **options)).eval()
+        return with_random_weights(partial(torchvision.models.get_model, network, **options)).eval()
     needs_pytorchcv(name)
     from pytorchcv import model_provider as models
 
-    return randomize_norms(models.get_model(network)).eval()
+    return with_random_weights(partial(models.get_model, network)).eval()
 
 
 def hooked_maps(network: nn.Module, modules: tuple[str, ...], image: Tensor) -> list[Tensor]:

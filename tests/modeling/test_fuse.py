@@ -18,7 +18,7 @@ from se_detection.modeling.blocks import SEBasicBlock
 from se_detection.modeling.fuse.fuse_detector import fuse_for_inference
 from se_detection.modeling.fuse.fused_blocks import FusedBlock
 
-from ..helpers import raises, randomize_norms, relative_error
+from ..helpers import raises, randomize_norms, relative_error, with_random_weights
 
 DEEP = {"RES2_OUT_CHANNELS": 64, "WIDTH_PER_GROUP": 16, "STEM_OUT_CHANNELS": 16}  # narrow, for speed
 VARIANTS = [
@@ -81,7 +81,7 @@ def test_every_level_equals_the_models(resnets, se) -> None:
 def test_returned_maps_are_not_overwritten(name) -> None:
     """The stem's output is the shortcut of res2's first block, and each stage's output is the input of the next."""
     features = ("stem", "res2", "res3", "res4", "res5")
-    model = randomize_norms(create_backbone(name, out_features=features)).eval()
+    model = with_random_weights(lambda: create_backbone(name, out_features=features)).eval()
     fused = fuse_for_inference(model)
     x = torch.randn(1, 3, 64, 64)
     given = x.clone()

@@ -19,7 +19,7 @@ from se_detection.modeling.insert_se import SE_SITES, SESite, insert_se, registe
 from se_detection.modeling.se_resnet import make_se_resnet
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
-from ..helpers import raises, randomize_norms, relative_error
+from ..helpers import raises, relative_error, with_random_weights
 from .timm_families import SHALLOW
 
 SIZE = (2, 3, 33, 49)
@@ -115,7 +115,7 @@ def naive_se(se: SqueezeExcitation, x: Tensor) -> Tensor:
 
 @families
 def test_each_family(name) -> None:
-    plain = randomize_norms(FAMILIES[name][0]()).eval()
+    plain = with_random_weights(FAMILIES[name][0]).eval()
     reduction = REDUCTION.get(name, 16)
     gated, naive, ordinary = (copy.deepcopy(plain) for _ in range(3))
     x = torch.randn(SIZES.get(name, SIZE))
@@ -177,9 +177,11 @@ def test_equals_timms_se_resnets(name) -> None:
     # By default, timm rounds the hidden channels to a multiple of 8.
     exact = partial(SEModule, rd_divisor=1)
     options = {"layers": (1, 1, 1, 1)}
-    theirs = randomize_norms(timm.create_model(name, block_args={"attn_layer": exact}, **options)).eval()
-    ours = timm.create_model(name, block_args={"attn_layer": None}, **options)
-    insert_se(ours, SEConfig())
+    make = partial(timm.create_model, name, **options)
+    theirs = with_random_weights(partial(make, block_args={"attn_layer": exact})).eval()
+    with Uninitialized():
+        ours = make(block_args={"attn_layer": None})
+        insert_se(ours, SEConfig())
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(SIZE)
     with torch.no_grad():
@@ -196,7 +198,7 @@ def test_equals_timms_se_resnets(name) -> None:
     ],
 )
 def test_copies_and_conversions_keep_the_gates(make, names) -> None:
-    network = randomize_norms(make()).eval()
+    network = with_random_weights(make).eval()
     assert insert_se(network, SEConfig(reduction=2))[:2] == names
     x = torch.randn(SIZE)
     with torch.no_grad():
@@ -221,8 +223,9 @@ def test_before_and_after_features_only(name) -> None:
 
 
 def test_norms_of_torchvision_load_under_their_old_names() -> None:
-    plain = randomize_norms(torchvision.models.resnet18(num_classes=10))
-    gated = torchvision.models.resnet18(num_classes=10)
+    plain = with_random_weights(of_torchvision("resnet18"))
+    with Uninitialized():
+        gated = of_torchvision("resnet18")()
     insert_se(gated, IDENTITY)
     missing, unexpected = gated.load_state_dict(plain.state_dict(), strict=False)
     assert unexpected == []
@@ -267,7 +270,7 @@ def test_sites_by_name() -> None:
     network = network_of_blocks()
     assert insert_se(network, SEConfig(reduction=8), sites=["1", "3"]) == ["1.se", "3.se"]
     assert network[3].se.fc1.out_channels == 1
-    timms = randomize_norms(timm.create_model("mobilenetv2_050", features_only=True)).eval()
+    timms = with_random_weights(of_timm("mobilenetv2_050")).eval()
     assert insert_se(timms, SEConfig(reduction=4), sites=["blocks.1.0.bn2"]) == ["blocks.1.0.bn2.se"]
     x = torch.randn(SIZE)
     with torch.no_grad():
@@ -349,9 +352,11 @@ def test_parameters_of_networks_from_pytorchcv() -> None:
 @pytest.mark.parametrize(("kind", "reduction"), [("eca", 16), ("ese", 16), ("cbam", 16), ("gc", 8)])
 def test_relatives_equal_timms_networks(kind, reduction) -> None:
     options = {"layers": (1, 1, 1, 1)}
-    theirs = randomize_norms(timm.create_model("resnet18", block_args={"attn_layer": kind}, **options)).eval()
-    ours = timm.create_model("resnet18", **options).eval()
-    assert insert_se(ours, SEConfig(kind=kind, reduction=reduction))[0] == "layer1.0.se"
+    make = partial(timm.create_model, "resnet18", **options)
+    theirs = with_random_weights(partial(make, block_args={"attn_layer": kind})).eval()
+    with Uninitialized():
+        ours = make().eval()
+        assert insert_se(ours, SEConfig(kind=kind, reduction=reduction))[0] == "layer1.0.se"
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(SIZE)
     with torch.no_grad():

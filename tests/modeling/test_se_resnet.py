@@ -11,7 +11,7 @@ from se_detection.config.meta_device import Uninitialized
 from se_detection.errors import UserError
 from se_detection.modeling import se_resnet
 
-from ..helpers import raises, randomize_norms
+from ..helpers import raises, randomize_norms, with_random_weights
 
 STAGES = ("res2", "res3", "res4", "res5")
 RGB = ShapeSpec(channels=3)
@@ -230,8 +230,9 @@ def test_a_named_backbone_refuses_partial_weights() -> None:
 
 @pytest.mark.slow
 def test_create_res5_equals_res5_of_the_backbone() -> None:
-    backbone = randomize_norms(create_backbone("se_resnet50", out_features=("res4", "res5"))).eval()
-    res5 = create_res5("se_resnet50").eval()
+    backbone = with_random_weights(lambda: create_backbone("se_resnet50", out_features=("res4", "res5"))).eval()
+    with Uninitialized():
+        res5 = create_res5("se_resnet50").eval()
     weights = backbone.res5.state_dict()
     res5.load_state_dict(weights)
     x = torch.randn(1, 1024, 8, 6)

@@ -1,14 +1,13 @@
 """Networks of timm, one for each of its families, and networks with random weights as after training."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import timm
 from torch import Tensor, nn
 
-from se_detection.config.meta_device import Uninitialized
-
-from ..helpers import randomize_norms
+from ..helpers import with_random_weights
 
 # The smallest of each family; FAST has one for each way in which timm names, orders and wraps layers.
 FAST = ("resnet18", "seresnet33ts", "efficientnet_lite0", "mobilenetv3_small_050", "regnety_002", "dla46_c")
@@ -32,12 +31,8 @@ SHALLOW: dict[str, dict[str, Any]] = {
 
 def trained_classifier(name: str) -> dict[str, Tensor]:
     """The state dict of timm's classifier, with values as after training."""
-    with Uninitialized():
-        network = timm.create_model(name, **SHALLOW.get(name, {}))
-    for parameter in network.parameters():
-        fan_in = parameter[0].numel() if parameter.dim() > 1 else 4
-        parameter.data.normal_(std=(2 / fan_in) ** 0.5)
+    network = with_random_weights(partial(timm.create_model, name, **SHALLOW.get(name, {})))
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked.fill_(7)
-    return randomize_norms(network).state_dict()
+    return network.state_dict()

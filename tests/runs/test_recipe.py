@@ -1,6 +1,4 @@
-import json
 import os
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,8 +9,6 @@ import se_detection  # noqa: F401  adds its nodes to detectron2's config
 from se_detection.runs.recipe import differing, is_of_backbone, read_recipe
 
 from ..helpers import raises
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture
@@ -27,33 +23,6 @@ def recipe_of(tmp_path):
         return read_recipe(tmp_path)
 
     return recipe_of
-
-
-def pairs():
-    for path in sorted(CONFIGS.glob("*/*SE_*.yaml")):
-        name = path.name.replace("SE_ROI", "FPN").replace("SE_", "")
-        plain = path.with_name(name.replace("_FPN_default.", "_FPN."))
-        yield plain.relative_to(CONFIGS), path.relative_to(CONFIGS)
-    for path in sorted(CONFIGS.glob("Ablations/se_*.yaml")):
-        yield Path("Ablations", "r50_no_se.yaml"), path.relative_to(CONFIGS)
-
-
-@pytest.mark.slow
-def test_the_config_pairs_differ_only_in_backbone_and_weights(tmp_path) -> None:
-    @cache
-    def recipe(config_file):
-        cfg = get_cfg()
-        cfg.merge_from_file(str(CONFIGS / config_file))
-        # YAML too, and written 50 times as fast as by cfg.dump.
-        (tmp_path / "config.yaml").write_text(json.dumps(cfg))
-        return read_recipe(tmp_path)
-
-    compared = list(pairs())
-    assert len(compared) > 20
-    for plain, se in compared:
-        found = differing(recipe(plain), recipe(se))
-        assert "MODEL.BACKBONE.NAME" in found or any(key.startswith("MODEL.SE.") for key in found), se
-        assert all(map(is_of_backbone, found)), se
 
 
 def test_other_keys_than_the_backbones_belong_to_the_recipe(recipe_of) -> None:
