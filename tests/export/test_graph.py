@@ -11,7 +11,7 @@ from ..detectors.detectors import DETECTORS, build, small_config
 
 
 @pytest.mark.slow
-def test_onnx_retinanet_runs_without_detections_on_some_levels(shallow_here, tmp_path) -> None:
+def test_onnx_retinanet_runs_without_detections_on_some_levels(tmp_path) -> None:
     """If no anchor of a level has a score above the threshold, there are no boxes to decode."""
     model = build(DETECTORS["retinanet"], small_config(DETECTORS["retinanet"])).eval()
     nn.init.normal_(model.head.cls_score.weight, std=0.5)

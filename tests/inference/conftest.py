@@ -1,6 +1,7 @@
 """A run with its evaluation by detectron2, on data whose category ids have gaps; and a fake detector."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -15,9 +16,15 @@ from se_detection.data.coco_sets import register_coco_json
 from se_detection.data.toy import make_toy_dataset
 from se_detection.inference.predictor import SEPredictor
 
-from .small_runs import CLASSES, run_config, write_run
+from .small_runs import CLASSES, one_block, run_config, write_run
 
 CATEGORIES = {3: "circle", 7: "square", 9: "triangle", 20: "cross"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_block() -> Iterator[None]:
+    with one_block():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -41,19 +48,21 @@ def trained(tmp_path_factory) -> Path:
         json_file.write_text(json.dumps(content))
         data[f"gaps_{split}"] = {"json": str(json_file), "images": str(folder / split)}
         register_coco_json(f"gaps_{split}", json_file, folder / split)
-    write_run(run, "DATASETS.TRAIN", "('gaps_train',)", "DATASETS.TEST", "('gaps_val',)")
+    # Session fixtures are made before `_one_block`.
+    with one_block():
+        write_run(run, "DATASETS.TRAIN", "('gaps_train',)", "DATASETS.TEST", "('gaps_val',)")
+        model = DefaultPredictor(cfg := run_config(run)).model
     (run / "run.json").write_text(json.dumps({"classes": CLASSES, "data": data}))
-    cfg = run_config(run)
     evaluator = COCOEvaluator("gaps_val", tasks=("bbox",), output_dir=str(run / "inference"), use_fast_impl=False)
-    loader = build_detection_test_loader(cfg, "gaps_val")
-    results = inference_on_dataset(DefaultPredictor(cfg).model, loader, evaluator)
+    results = inference_on_dataset(model, build_detection_test_loader(cfg, "gaps_val"), evaluator)
     (run / "inference" / "results.json").write_text(json.dumps(results))
     return run
 
 
 @pytest.fixture(scope="session")
 def predictor(trained) -> SEPredictor:
-    return SEPredictor.from_run(trained)
+    with one_block():
+        return SEPredictor.from_run(trained)
 
 
 class FakeDetector:
