@@ -64,7 +64,7 @@ def with_random_weights(make: Callable[[], nn.Module]) -> nn.Module:
 
 @cache
 def _random_numbers() -> Tensor:
-    return torch.randn(2**22, generator=torch.Generator().manual_seed(0))
+    return torch.randn(2**23, generator=torch.Generator().manual_seed(0))
 
 
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
