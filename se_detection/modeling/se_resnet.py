@@ -119,7 +119,10 @@ def make_se_resnet(
     channels = stem_channels
     bottleneck_channels = num_groups * width_per_group
     stages = []
-    for stage, num_blocks, deform in zip(STAGES, BLOCKS_PER_STAGE[depth], deform_on_per_stage, strict=True):
+    # detectron2's ResNet drops the stages behind the last map, but only after they were initialized.
+    count = max((STAGES.index(name) + 1 for name in out_features if name in STAGES), default=0)
+    every_stage = list(zip(STAGES, BLOCKS_PER_STAGE[depth], deform_on_per_stage, strict=True))
+    for stage, num_blocks, deform in every_stage[:count]:
         # A dilated res5 keeps the resolution of res4, as in R-FCN and in detectron2's DC5.
         dilation = res5_dilation if stage == "res5" else 1
         stride = 1 if stage == "res2" or dilation == 2 else 2
