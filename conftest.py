@@ -18,6 +18,8 @@ from hypothesis import settings
 # Importing se_detection registers the toy set in this folder; its images are drawn on first use.
 DATASETS = tempfile.TemporaryDirectory(prefix="datasets-")
 os.environ["DETECTRON2_DATASETS"] = DATASETS.name
+# timm imports it if it is installed, which takes most of a second in each process; only its own test needs it.
+sys.modules["wandb"] = None
 # No deadline, because a busy machine is slow. The examples are the same in each run, unless FUZZ asks for more of them.
 settings.register_profile("busy", deadline=None, derandomize="FUZZ" not in os.environ)
 settings.load_profile("busy")
@@ -57,20 +59,25 @@ def _fast_evaluations() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _shipped_configs_are_parsed_once() -> Iterator[None]:
-    """Parsing a config and its bases takes as long as many a test."""
-    folder, parse, parsed = str(Path(__file__).parent / "configs"), yaml.safe_load, {}
+def _fast_yaml() -> Iterator[None]:
+    """The parser and emitter in C, and each shipped config once: a config takes as long as many a test."""
+    folder, parsed = str(Path(__file__).parent / "configs"), {}
+    loader, dumper = (getattr(yaml, f"C{name}", getattr(yaml, name)) for name in ("SafeLoader", "SafeDumper"))
 
     def safe_load(stream):
         path = str(getattr(stream, "name", ""))
         if not path.startswith(folder):
-            return parse(stream)
+            return yaml.load(stream, loader)
         if path not in parsed:
-            parsed[path] = parse(stream)
+            parsed[path] = yaml.load(stream, loader)
         return copy.deepcopy(parsed[path])
+
+    def safe_dump(data, stream=None, **options):
+        return yaml.dump(data, stream, dumper, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(yaml, "safe_load", safe_load)
+        patch.setattr(yaml, "safe_dump", safe_dump)
         yield
 
 

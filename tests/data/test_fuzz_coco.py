@@ -121,7 +121,7 @@ def test_bad_images_are_those_that_the_check_refuses(tally, images, tmp_path, da
 
 
 @pytest.mark.parametrize("tally", ["COCO JSON, health and fix"], indirect=True)
-@examples(60)
+@examples(30)
 @given(data=damaged(CONTENT))
 def test_health_and_fix_accept_any_file(tally, images, cfg, tmp_path, data) -> None:
     json_file = write(tmp_path, data)

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 import time
 from pathlib import Path
 
@@ -88,7 +89,9 @@ def wandb_records(path: Path):
 
 
 @pytest.mark.slow
-def test_wandb(tmp_path) -> None:
+def test_wandb(tmp_path, monkeypatch) -> None:
+    # See conftest.py.
+    monkeypatch.delitem(sys.modules, "wandb")
     package = pytest.importorskip("wandb", reason="wandb is not installed: pip install 'se_detection[wandb]'")
     number = write(tmp_path / "run", "wandb", 0.25)
     # The process that writes the files ends.
