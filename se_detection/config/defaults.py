@@ -74,7 +74,7 @@ def add_se_config(cfg: CfgNode) -> None:
     - `EMA_DECAY`: the decay of a moving average of the weights; 0 for none.
     - `SKIP_NON_FINITE`: how many steps in a row may be skipped because their loss is not finite.
     - `BACKBONE_FREEZE_ITERS`: for how many iterations the backbone is frozen at the start.
-    - `BACKBONE_MULTIPLIER`: the factor of the backbone's learning rate.
+    - `BACKBONE_MULTIPLIER`: the factor of the backbone's learning rate, but not of SE blocks that were added to it.
     - `OPTIMIZER`: `SGD` or `ADAMW`; `BETAS`: AdamW's.
     - `CHANNELS_LAST`: train in the channels-last memory format.
     - `AMP.BF16`: mixed precision in bfloat16 instead of float16.

@@ -1,5 +1,6 @@
 """The optimizer of a config: SGD or AdamW, a lower learning rate for the backbone, clipping of gradients."""
 
+import re
 from collections.abc import Iterable
 
 import torch
@@ -13,21 +14,25 @@ from torch.optim import Optimizer
 
 from ..config.se_config import check_choice
 from ..errors import UserError
+from ..modeling.partial_load import identity_gates
 from .fine_tuning import backbone_of
 
 OPTIMIZERS = ("SGD", "ADAMW")
+# The names that insert_se gives.
+INSERTED_SE = r"\.(se|se_output)\."
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """detectron2's optimizer, with AdamW (`SOLVER.OPTIMIZER`, `SOLVER.BETAS`) and `SOLVER.BACKBONE_MULTIPLIER`.
 
     AdamW has the parameter groups of detectron2's SGD: `BASE_LR`, `BIAS_LR_FACTOR`, `WEIGHT_DECAY` and, for norms and
-    biases, `WEIGHT_DECAY_NORM` and `WEIGHT_DECAY_BIAS`. `CLIP_GRADIENTS` is for both.
+    biases, `WEIGHT_DECAY_NORM` and `WEIGHT_DECAY_BIAS`. `CLIP_GRADIENTS` is for both. SE blocks that were added to a
+    pre-trained backbone (`MODEL.TIMM.INSERT_SE`, or gates that start as the identity) are new, and keep `BASE_LR`.
     """
     solver = cfg.SOLVER
     optimizer: Optimizer = _build_adamw(cfg, model) if solver.OPTIMIZER == "ADAMW" else build_sgd(cfg, model)
     if solver.BACKBONE_MULTIPLIER != 1:
-        scale_rate(optimizer, backbone_of(model), solver.BACKBONE_MULTIPLIER)
+        scale_rate(optimizer, _pretrained(backbone_of(model), cfg), solver.BACKBONE_MULTIPLIER)
     if solver.CLIP_GRADIENTS.ENABLED and solver.CLIP_GRADIENTS.CLIP_TYPE == "value":
         clip_values(optimizer, solver.CLIP_GRADIENTS.CLIP_VALUE)
     return optimizer
@@ -61,9 +66,19 @@ def _build_adamw(cfg: CfgNode, model: nn.Module) -> Optimizer:
     return maybe_add_gradient_clipping(cfg, adamw)
 
 
-def scale_rate(optimizer: Optimizer, module: nn.Module, factor: float) -> None:
-    """Multiplies the learning rate of one module's parameters in a new optimizer."""
-    scaled = set(map(id, module.parameters()))
+def _pretrained(backbone: nn.Module, cfg: CfgNode) -> list[nn.Parameter]:
+    """A backbone's parameters without those of SE blocks that were added to it: weights files have none of them."""
+    added = identity_gates(backbone)
+    return [
+        parameter
+        for name, parameter in backbone.named_parameters()
+        if name not in added and not (cfg.MODEL.TIMM.INSERT_SE and re.search(INSERTED_SE, name))
+    ]
+
+
+def scale_rate(optimizer: Optimizer, parameters: Iterable[nn.Parameter], factor: float) -> None:
+    """Multiplies the learning rate of some parameters in a new optimizer."""
+    scaled = set(map(id, parameters))
     groups = []
     for group in optimizer.param_groups:
         for chosen, rate in ((False, group["lr"]), (True, group["lr"] * factor)):

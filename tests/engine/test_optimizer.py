@@ -10,10 +10,11 @@ from detectron2.solver import get_default_optimizer_params
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
+from se_detection.config.se_config import SEConfig
 from se_detection.engine.checks import check_settings
-from se_detection.engine.fine_tuning import backbone_of
 from se_detection.engine.optimizer import build_optimizer
 from se_detection.engine.resume import check_fixed_values, fixed_values
+from se_detection.modeling.insert_se import insert_se
 
 from ..helpers import raises
 from .conftest import same
@@ -84,6 +85,21 @@ def clip_values(model: nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad.clamp_(-0.002, 0.002)
+
+
+@pytest.mark.parametrize("init", ["identity", "default"])
+def test_added_se_has_the_rate_of_new_layers(init) -> None:
+    model = Small()
+    insert_se(model.backbone, SEConfig(reduction=2, init=init), sites=["0", "1"])
+    # Without the key, gates that start as the identity are new, too.
+    cfg = config("SOLVER.BACKBONE_MULTIPLIER", 0.1, "SOLVER.BASE_LR", 2.0, "MODEL.TIMM.INSERT_SE", init == "default")
+    optimizer = build_optimizer(cfg, model)
+    rates = {id(item): group["lr"] for group in optimizer.param_groups for item in group["params"]}
+    found = {name: rates[id(item)] for name, item in model.named_parameters() if item.requires_grad}
+    assert {name for name, rate in found.items() if rate == pytest.approx(0.2)} == {
+        *("backbone.0.weight", "backbone.0.bias", "backbone.1.norm.weight", "backbone.1.norm.bias", "backbone.3.weight")
+    }
+    assert sum(rate == 2 for rate in found.values()) == len(found) - 5 == 2 * 4 + 4
 
 
 @pytest.mark.parametrize(
@@ -163,8 +179,12 @@ def test_values_are_clipped_as_by_detectron2() -> None:
 
 
 def test_learning_rates_are_those_of_detectron2s_factor(build) -> None:
-    """detectron2 has the factor only as an argument, not in the config."""
+    """detectron2 has the factor only as an argument, not in the config. The gates start as the identity."""
     factor = 0.1
+
+    def is_scaled(name: str) -> bool:
+        return name.startswith("backbone.") and ".se." not in name
+
     trainer = build("rates", "SOLVER.BACKBONE_MULTIPLIER", factor, "SOLVER.BIAS_LR_FACTOR", 2.0)
     model, solver = trainer.checkpointer.model, trainer.cfg.SOLVER
     theirs = get_default_optimizer_params(
@@ -172,13 +192,12 @@ def test_learning_rates_are_those_of_detectron2s_factor(build) -> None:
         base_lr=solver.BASE_LR,
         weight_decay_norm=solver.WEIGHT_DECAY_NORM,
         bias_lr_factor=2.0,
-        lr_factor_func=lambda name: factor if name.startswith("backbone.") else 1.0,
+        lr_factor_func=lambda name: factor if is_scaled(name) else 1.0,
     )
     expected = {id(item): group["lr"] for group in theirs for item in group["params"]}
     # detectron2 ignores the factor for biases if they have their own.
-    backbone = set(map(id, backbone_of(model).parameters()))
     expected |= {
-        id(item): 2 * solver.BASE_LR * (factor if id(item) in backbone else 1)
+        id(item): 2 * solver.BASE_LR * (factor if is_scaled(name) else 1)
         for name, item in model.named_parameters()
         if name.endswith("bias")
     }
