@@ -16,8 +16,8 @@ ratio: time over stock's in the same round, median over rounds. SE / plain: time
 the same way (eager: stock, fused: stock-fused, compiled: stock-compiled); in training, ours also folds FrozenBN.
 spread: interquartile range of the model's times over their median. memory: weights and the tensors of a pass at its
 peak, over stock's. bound: a lower bound of our time, from the bytes and operations of the layers and the speed of a
-large copy and a large convolution in the same rounds. timm-legacy has the strides in the first 1×1 of a stage, which
-saves operations; the others have them in the 3×3."""
+large copy, convolution and matrix product in the same rounds. timm-legacy has the strides in the first 1×1 of a stage,
+which saves operations; the others have them in the 3×3."""
 NOISY_NOTE = f"""\
 {NOISY}: the ends of the 95 % interval differ by more than a factor of {WIDEST}. Close other programs, or use more
 --rounds."""

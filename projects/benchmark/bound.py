@@ -19,11 +19,13 @@ from .networks import DTYPES, SE, Case, build_network
 from .rounds import Array
 from .workload import make_workload
 
-COPY, CONVOLUTION = "copy", "convolution"
+COPY, CONVOLUTION, PRODUCT = "copy", "convolution", "product"
 # Bytes; larger than a CPU's caches.
 COPIED = 256 * 2**20
 # Images, channels, and the maps' side: some 10 ms on two CPU cores, about 1 ms on a GPU.
 CONVOLUTION_SIZE = {"cpu": (1, 256, 64), "cuda": (8, 1024, 64)}
+# The matrices' side.
+PRODUCT_SIZE = {"cpu": 1024, "cuda": 4096}
 
 
 class Layer(NamedTuple):
@@ -37,8 +39,8 @@ class Bound:
     """The lower bound of our network's time in a case.
 
     It is the sum over layers of the time for the bytes or for the operations, whichever is longer. The machine's speed
-    is that of a large copy and of a large 3x3 convolution, measured in the rounds of the models. (On CPUs, such a
-    convolution is 10 to 15 % faster than `torch.mm`, which would therefore not give a lower bound.)
+    is that of a large copy, and of a large 3x3 convolution or matrix product, measured in the rounds of the models.
+    (Which of the two is faster depends on the CPU: the convolution by 10 to 15 % with AVX-512, the product with AVX2.)
     """
 
     def __init__(self, case: Case) -> None:
@@ -55,20 +57,29 @@ class Bound:
             torch.randn(shape, dtype=DTYPES[case.dtype], device=case.device).to(memory_format=torch.channels_last)
             for shape in ((images, channels, side, side), (channels, channels, 3, 3))
         )
-        # Bytes read and written, and floating-point operations.
-        self.work = Layer(2 * COPIED, 2 * images * side**2 * channels**2 * 9)
+        size = PRODUCT_SIZE[case.device]
+        matrix = torch.randn(size, size, dtype=DTYPES[case.dtype], device=case.device)
+        # Bytes read and written, or floating-point operations.
+        self.work = {
+            COPY: 2 * COPIED,
+            CONVOLUTION: 2 * images * side**2 * channels**2 * 9,
+            PRODUCT: 2 * size**3,
+        }
         # To be timed in each round.
         self.runs: Mapping[str, Callable[[], object]] = {
             COPY: lambda: target.copy_(source),
             CONVOLUTION: lambda: F.conv2d(maps, weight, padding=1),
+            PRODUCT: lambda: matrix @ matrix,
         }
         for run in self.runs.values():
             run()
 
     def seconds(self, times: Mapping[str, Array]) -> Array:
         """The lower bound in seconds, (rounds,), from the times of `runs`."""
-        moved, flops = np.array(self.layers).T / np.array(self.work)[:, None]
-        return np.maximum(moved * times[COPY][:, None], flops * times[CONVOLUTION][:, None]).sum(axis=1)
+        moved, flops = np.array(self.layers).T
+        by_work = {name: times[name][:, None] / work for name, work in self.work.items()}
+        by_flop = np.minimum(by_work[CONVOLUTION], by_work[PRODUCT])
+        return np.maximum(moved * by_work[COPY], flops * by_flop).sum(axis=1)
 
 
 def count_layers(model: nn.Module, run: Callable[[], object]) -> list[Layer]:

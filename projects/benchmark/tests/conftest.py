@@ -22,6 +22,7 @@ def _small_networks(monkeypatch) -> None:
     monkeypatch.setattr("projects.benchmark.networks.get_config", get_small)
     monkeypatch.setattr("projects.benchmark.bound.COPIED", 2**20)
     monkeypatch.setattr("projects.benchmark.bound.CONVOLUTION_SIZE", {"cpu": (1, 16, 32)})
+    monkeypatch.setattr("projects.benchmark.bound.PRODUCT_SIZE", {"cpu": 64})
 
 
 @pytest.fixture

@@ -15,14 +15,16 @@ def test_each_layer_takes_the_longer_of_its_two_times_in_each_round(make_case) -
     bound = Bound(make_case())
     # 20 convolutions, two poolings, FPN's eight, and two SE layers in each of the eight blocks.
     assert len(bound.layers) == 20 + 2 + 8 + 8 * 2
-    # One second for 2 MiB read and written, and one for 16 x 16 x 9 multiply-adds at 32 x 32 positions.
-    assert bound.work == (2**21, 2 * 16 * 16 * 9 * 32 * 32)
-    once = sum(max(layer.moved / 2**21, layer.flops / bound.work.flops) for layer in bound.layers)
-    twice = bound.seconds({"copy": np.array([1.0, 2.0]), "convolution": np.array([1.0, 2.0])})
-    assert twice == pytest.approx([once, 2 * once])
-    bound.layers, bound.work = [Layer(moved=100, flops=10), Layer(moved=10, flops=1000)], Layer(10, 100)
-    seconds = bound.seconds({"copy": np.array([1.0, 0.5]), "convolution": np.array([1.0, 2.0])})
-    assert seconds == pytest.approx([100 / 10 + 1000 / 100, 100 / 20 + 1000 / 50])
+    # One second for 2 MiB read and written, for 16 x 16 x 9 multiply-adds at 32 x 32 positions, and for 64 x 64 x 64.
+    assert bound.work == {"copy": 2**21, "convolution": 2 * 16 * 16 * 9 * 32 * 32, "product": 2 * 64**3}
+    times = {"copy": np.array([1.0, 2.0]), "convolution": np.array([1.0, 2.0]), "product": np.array([9.0, 9.0])}
+    once = sum(max(layer.moved / 2**21, layer.flops / bound.work["convolution"]) for layer in bound.layers)
+    assert bound.seconds(times) == pytest.approx([once, 2 * once])
+    bound.layers = [Layer(moved=100, flops=10), Layer(moved=10, flops=1000)]
+    bound.work = {"copy": 10, "convolution": 100, "product": 100}
+    times = {"copy": np.array([1.0, 0.5]), "convolution": np.array([1.0, 2.0]), "product": np.array([2.0, 1.0])}
+    # The faster of the two is the convolution in the first round, and the product in the second.
+    assert bound.seconds(times) == pytest.approx([100 / 10 + 1000 / 100, 100 / 20 + 1000 / 100])
 
 
 def test_counts_of_a_small_network() -> None:
