@@ -42,7 +42,7 @@ test-oldest: $(OLDEST)/.ready
 
 $(OLDEST)/.ready: requirements.txt setup.py pyproject.toml se_detection/install_detectron2.py
 	$(PYTHON) -m venv $(OLDEST)
-	sed 's/^torch==.*/torch==2.8.0/; s/^torchvision==.*/torchvision==0.23.0/' requirements.txt > $(OLDEST)/constraints.txt
+	sed 's/^torch==.*/torch==2.6.0/; s/^torchvision==.*/torchvision==0.21.0/' requirements.txt > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(OLDEST)/constraints.txt \
 	    -e '.[export,openvino]' hypothesis pytest pytest-xdist pretrainedmodels six
 	$(OLDEST)/bin/python se_detection/install_detectron2.py

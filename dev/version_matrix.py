@@ -22,7 +22,10 @@ COMBINATIONS = (
     *("3.11:2.15.0:0.29.2", "3.13:2.15.0:0.29.2", "3.14:2.15.0:0.29.2"),
 )
 # Without bounds: onnxruntime 1.31, which the extra needs, has no wheels for Python 3.10.
-TESTS = ["hypothesis", "pytest", "pytest-xdist", "pretrainedmodels", "six", "onnx", "onnxruntime"]
+TESTS = [
+    *("albumentations", "hypothesis", "ipython", "nbformat", "onnx", "onnxruntime", "openvino", "pretrainedmodels"),
+    *("pytest", "pytest-xdist", "six"),
+]
 EXTRAS = "networks,completion"
 
 

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-OLDEST_PYTHON = (3, 11)
-OLDEST_TORCH = (2, 8)
+OLDEST_PYTHON = (3, 10)
+OLDEST_TORCH = (2, 6)
 
 
 def check_versions(python: Sequence[int], torch: str) -> None:

@@ -86,7 +86,8 @@ def _plain(value: float | None) -> str:
 
 
 def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{value:+z.2f}"
+    # Adding 0 turns -0.0 into 0.0.
+    return "–" if value is None else f"{round(float(value), 2) + 0.0:+.2f}"
 
 
 def _interval(difference: Difference) -> str:

@@ -1,6 +1,5 @@
 """SE-ResNet, SE-ResNeXt and SENet-154 backbones, alone and with FPN, and their builders in detectron2's registry."""
 
-import importlib.util
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -108,7 +107,7 @@ def make_se_resnet(
             f"MODEL.SE.KIND: SE-ResNets have no blocks of the kind {se.kind}; use se, or a network of timm with "
             "MODEL.TIMM.INSERT_SE",
         )
-    if any(deform_on_per_stage) and importlib.util.find_spec("detectron2._C") is None:
+    if any(deform_on_per_stage) and not _has_compiled_operators():
         raise UserError(
             "model.no_compiled_operators",
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE: deformable convolution needs detectron2's compiled operators, which "
@@ -156,6 +155,15 @@ def make_se_resnet(
         out_features=list(out_features),
         freeze_at=freeze_at,
     )
+
+
+def _has_compiled_operators() -> bool:
+    try:
+        # It may be there and fail: the pinned wheel has a file for Python 3.10 and an older torch.
+        import detectron2._C  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def resnet_of_config(cfg: CfgNode, **changes: Any) -> ResNet:

@@ -39,7 +39,8 @@ def write_page(path: Path, package: str, name: str, **values: Any) -> None:
 
 def rounded(value: float, places: int = 2, *, unit: float = 1, sign: str = "") -> str:
     """A number divided by `unit`, with grouped thousands and a true minus sign; a `sign` of `+` shows plus, too."""
-    return f"{value / unit:{sign}z,.{places}f}".replace("-", "−")
+    # Adding 0 turns -0.0 into 0.0.
+    return f"{round(float(value / unit), places) + 0.0:{sign},.{places}f}".replace("-", "−")
 
 
 def reach(differences: Iterable[Any]) -> float:
