@@ -14,7 +14,6 @@ STATED = {
     "pyproject.toml": [f'requires-python = ">={PYTHON}"', f'"Programming Language :: Python :: {PYTHON}"'],
     "docs/COMPATIBILITY.md": [f"Python {PYTHON} or newer", f"torch {TORCH} or newer"],
     "docs/INSTALL.md": [f"Linux, Python {PYTHON} ", f"torch {TORCH} or newer", f"needs Python {PYTHON} or newer"],
-    "Makefile": [f"torch=={TORCH}."],
 }
 
 
