@@ -14,8 +14,7 @@ from .test_configs import differing_keys
 
 PLAIN = "CPU/faster_rcnn_efficientnet_lite0_FPN"
 INSERTED, IN_FPN = "CPU/faster_rcnn_SE_efficientnet_lite0_FPN", "CPU/faster_rcnn_efficientnet_lite0_SE_FPN"
-IN_ROIS, ECA = "CPU/faster_rcnn_efficientnet_lite0_SE_ROI", "CPU/faster_rcnn_ECA_efficientnet_lite0_FPN"
-DEFAULT = f"{INSERTED}_default"
+IN_ROIS, DEFAULT = "CPU/faster_rcnn_efficientnet_lite0_SE_ROI", f"{INSERTED}_default"
 PLACES = {
     INSERTED: {"MODEL.TIMM.INSERT_SE", "MODEL.SE.STAGES"},
     IN_FPN: {"MODEL.SE.FPN"},
@@ -24,7 +23,7 @@ PLACES = {
 
 
 def test_each_config_is_tested_here() -> None:
-    assert [name for name in model_zoo.names() if name.startswith("CPU/")] == sorted((PLAIN, *PLACES, DEFAULT, ECA))
+    assert [name for name in model_zoo.names() if name.startswith("CPU/")] == sorted((PLAIN, *PLACES, DEFAULT))
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -36,12 +35,10 @@ def test_se_is_the_only_difference(name) -> None:
     assert gated.MODEL.SE.INIT == "identity"
 
 
-def test_controls_differ_from_inserted_se_only_in_their_gates() -> None:
-    inserted = model_zoo.get_config(INSERTED)
-    for name, kind in ((DEFAULT, "se"), (ECA, "eca")):
-        gated = model_zoo.get_config(name)
-        assert differing_keys(inserted, gated) == {"MODEL.SE.INIT", *["MODEL.SE.KIND"] * (kind != "se")}
-        assert (gated.MODEL.SE.KIND, gated.MODEL.SE.INIT) == (kind, "default")
+def test_the_control_differs_from_inserted_se_only_in_its_start() -> None:
+    control = model_zoo.get_config(DEFAULT)
+    assert differing_keys(model_zoo.get_config(INSERTED), control) == {"MODEL.SE.INIT"}
+    assert control.MODEL.SE.INIT == "default"
 
 
 def test_the_weights_and_their_input() -> None:
