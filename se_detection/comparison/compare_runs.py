@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..config.timm_config import words_for_backbone
 from ..data.coco_files import data_difference
 from ..data.coco_format import is_number
 from ..errors import UserError, counted
@@ -217,10 +218,8 @@ def _format_keys(differences: dict[str, list[Any]]) -> str:
 def _describe(runs: list[EvaluatedRun]) -> ComparedModel:
     """The model's name and recorded backbone; several runs get the common prefix of the names."""
     first = runs[0]
-    backbone = first.record.get("backbone", "").removeprefix("build_").removesuffix("_backbone")
-    for key in ("depth", "network"):
-        if key in first.record:
-            backbone += f" {first.record[key]}"
+    network = first.record.get("depth", first.record.get("network", ""))
+    backbone = words_for_backbone(first.record.get("backbone", ""), network, first.record.get("added_se", ())).strip()
     name = first.name
     if len(runs) > 1:
         common = os.path.commonprefix([run.name for run in runs]).rstrip("-_. ")  # noqa: RUF071  characters are meant

@@ -106,9 +106,22 @@ def norm_and_freeze_keys(cfg: CfgNode) -> tuple[str, str]:
 
 
 def backbone_label(cfg: CfgNode) -> str:
-    """The backbone of a config in a few words: its builder and network, such as `se_resnet_fpn 18`."""
+    """The backbone of a config in a few words: `se_resnet_fpn 18`, or `timm_fpn vgg16_bn with SE in the network`."""
     (network,) = which_network(cfg).values()
-    return f"{cfg.MODEL.BACKBONE.NAME.removeprefix('build_').removesuffix('_backbone')} {network}"
+    return words_for_backbone(cfg.MODEL.BACKBONE.NAME, network, added_se(cfg))
+
+
+def words_for_backbone(builder: str, network: str | int, added: Sequence[str]) -> str:
+    """A backbone's builder, its network, and the places of :func:`added_se`, as words for people."""
+    label = f"{builder.removeprefix('build_').removesuffix('_backbone')} {network}"
+    return f"{label} with SE {', '.join(added)}" if added else label
+
+
+def added_se(cfg: CfgNode) -> list[str]:
+    """The places where a config adds SE to a network, or outside of it; their names are in the records of runs."""
+    se = cfg.MODEL.SE
+    places = {"in the network": cfg.MODEL.TIMM.INSERT_SE, "in FPN": se.FPN, "after RoIAlign": se.ROI}
+    return [place for place, is_added in places.items() if is_added]
 
 
 def which_network(cfg: CfgNode) -> dict[str, str | int]:

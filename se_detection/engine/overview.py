@@ -157,4 +157,4 @@ def next_command(folder: Path) -> str:
 
 
 def _has_se(run: EvaluatedRun) -> bool:
-    return "_se_" in run.record.get("backbone", "")
+    return "_se_" in run.record.get("backbone", "") or bool(run.record.get("added_se"))

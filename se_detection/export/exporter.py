@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..comparison.compare import compare
-from ..config.timm_config import which_network
+from ..config.timm_config import backbone_label
 from ..errors import UserError, counted
 from ..files import file_digest
 from ..modeling.fuse.fuse_detector import fuse_layers
@@ -318,6 +318,4 @@ def _kind(run: TrainedRun) -> str:
         kind = " ".join(
             cascade + ([name for name, on in parts.items() if on] or ["Faster"] * (not cascade)) + ["R-CNN"]
         )
-    backbone = cfg.MODEL.BACKBONE.NAME.removeprefix("build_").removesuffix("_backbone")
-    (network,) = which_network(cfg).values()
-    return f"{kind}, {backbone} {network}"
+    return f"{kind}, {backbone_label(cfg)}"

@@ -17,7 +17,7 @@ from detectron2.modeling import Backbone
 from detectron2.utils import comm
 from torch import nn
 
-from ..config.timm_config import which_network
+from ..config.timm_config import added_se, which_network
 from ..errors import UserError
 from ..files import read_json, write_json
 from ..modeling.complexity import backbone_gflops, count_parameters, padded_size
@@ -94,6 +94,7 @@ def write_run_record(
         "classes": class_names(datasets),
         "backbone": cfg.MODEL.BACKBONE.NAME,
         **which_network(cfg),
+        "added_se": added_se(cfg),
         "parameters": count_parameters(model),
     }
     # A custom architecture may have no backbone in detectron2's sense.

@@ -17,7 +17,7 @@ from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.checkpoint.timm_weights import assumptions_of
 from se_detection.config.buildable import check_model
 from se_detection.config.meta_device import Uninitialized
-from se_detection.config.timm_config import norm_and_freeze_keys, which_network
+from se_detection.config.timm_config import backbone_label, norm_and_freeze_keys, which_network
 from se_detection.modeling import create_timm_backbone
 from se_detection.modeling.fuse import fuse_for_inference
 from se_detection.runs.recipe import is_of_backbone
@@ -190,6 +190,9 @@ def test_which_keys_belong_to_the_recipe() -> None:
     assert not any(map(is_of_backbone, ("MODEL.TIMM.NORM", "MODEL.TIMM.FREEZE_AT", "MODEL.TIMM.DROP_PATH")))
     cfg = timm_config("retinanet", "regnety_002")
     assert which_network(cfg) == {"network": "regnety_002"}
+    assert backbone_label(cfg) == "retinanet_timm_fpn regnety_002"
+    cfg.MODEL.SE.FPN = cfg.MODEL.SE.ROI = True
+    assert backbone_label(cfg) == "retinanet_timm_fpn regnety_002 with SE in FPN, after RoIAlign"
     assert norm_and_freeze_keys(cfg) == ("MODEL.TIMM.NORM", "MODEL.TIMM.FREEZE_AT")
 
 

@@ -89,6 +89,12 @@ def test_the_next_command_is_a_comparison_on_the_same_data_or_a_prediction(cfg, 
     # The plain one is the baseline.
     (tmp_path / "older").rename(tmp_path / "older_")
     assert next_command(plain).startswith(f"se-det compare --baseline {plain} --candidate {tmp_path}/")
+    # SE in the network of another builder.
+    gated = write_run(tmp_path / "gated", tmp_path / "b.json", "build_timm_fpn_backbone", at=10)
+    (gated / "run.json").write_text(json.dumps({"backbone": "build_timm_fpn_backbone", "added_se": ["in the network"]}))
+    write_run(tmp_path / "not gated", tmp_path / "b.json", "build_timm_fpn_backbone", at=11)
+    assert next_command(gated) == f"se-det compare --baseline '{tmp_path}/not gated' --candidate {gated}"
+    assert next_command(tmp_path / "not gated").endswith(f"--candidate {gated}")
     with raises("run.not_evaluated", tmp_path / "nothing"):
         next_command(tmp_path / "nothing")
     cfg.OUTPUT_DIR = str(tmp_path / "nothing")

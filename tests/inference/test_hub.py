@@ -8,8 +8,10 @@ from pathlib import Path
 import httpx2 as httpx  # what huggingface_hub calls
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub import ModelCard
 from safetensors import safe_open
+from safetensors.torch import load
 
 from se_detection.comparison.compare_runs import compare_runs
 from se_detection.inference.model_card import write_model_card
@@ -178,8 +180,12 @@ def test_the_hub_gets_and_gives_the_files(server, saved, predictor, tmp_path) ->
     url = predictor.push_to_hub("bob/detector", token="hf_none", model_card_kwargs={"license": "cc-by-4.0"})
     assert url.endswith(server.sha)
     assert server.files.keys() - {".gitattributes"} == FILES
-    for name in FILES:
+    for name in FILES - {"model.safetensors"}:
         assert server.files[name] == (saved / name).read_bytes()
+    # The order of its metadata differs from file to file.
+    sent, kept = load(server.files["model.safetensors"]), load((saved / "model.safetensors").read_bytes())
+    assert sent.keys() == kept.keys()
+    assert all(torch.equal(tensor, kept[key]) for key, tensor in sent.items())
     read = SEPredictor.from_pretrained("bob/detector", cache_dir=tmp_path, token=False)
     assert read.categories == CATEGORIES
     assert read.weights.read_bytes() == server.files["model.safetensors"]
