@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import sys
 from fnmatch import fnmatch
 
 import pytest
@@ -101,8 +102,9 @@ def test_json(tmp_path) -> None:
     path.write_bytes(b"\xff")
     with raises("file.not_json", path):
         read_json(path)
-    # Code that walks through the content must not fail either.
-    for depth, valid in ((500, True), (950, False), (100_000, False)):
+    # Code that walks through the content must not fail either. (From Python 3.12 on, it may be deeper than 900.)
+    depths = {500: True, 100_000: False} | ({950: False} if sys.version_info < (3, 12) else {})
+    for depth, valid in depths.items():
         text = b"[" * depth + b"]" * depth
         if valid:
             assert json.dumps(parse_json(text), indent=1)

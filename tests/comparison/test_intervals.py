@@ -81,7 +81,8 @@ def test_unknown_values_are_none() -> None:
     # Samples without objects are skipped.
     holes = np.random.default_rng(0).normal(size=(2, 101))
     partly = np.column_stack([holes, np.full(2, np.nan)])
-    assert estimate(partly[:1], partly[1:], 50) == estimate(holes[:1], holes[1:], 50)
+    # As text: NaN, the degrees of freedom of one run, differs from itself.
+    assert str(estimate(partly[:1], partly[1:], 50)) == str(estimate(holes[:1], holes[1:], 50))
 
 
 def test_p_values_are_adjusted_as_in_r() -> None:
