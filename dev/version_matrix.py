@@ -2,8 +2,7 @@
 
 Each combination gets an environment of its own in `build/matrix`, made by uv, or by venv and pip if uv is missing, and
 removed after its tests. Rows are printed and appended to `build/matrix/results.md`. The tests run in a copy of the
-checkout whose folder has a space and letters that are not Latin, and which allows every tested version:
-`se_detection/versions.py` and `pyproject.toml` change only after a run.
+checkout whose folder has a space and letters that are not Latin.
 """
 
 import re
@@ -45,23 +44,14 @@ class NotInstalledError(Exception):
     """A combination can't be installed; the message is the reason, in one line."""
 
 
-def copy_checkout(target: Path, oldest: tuple[str, str]) -> None:
-    """Copies git's files, and lets the copy accept these versions of Python and torch."""
+def copy_checkout(target: Path) -> None:
+    """Copies git's files."""
     files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
     shutil.rmtree(target, ignore_errors=True)
     for name in filter(None, files.stdout.split("\0")):
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
-    versions = target / "se_detection" / "versions.py"
-    text = versions.read_text(encoding="utf-8")
-    for name, version in zip(("OLDEST_PYTHON", "OLDEST_TORCH"), oldest, strict=True):
-        numbers = ", ".join(version.split(".")[:2])
-        text = re.sub(rf"^{name} = .*$", f"{name} = ({numbers})", text, flags=re.MULTILINE)
-    versions.write_text(text, encoding="utf-8")
-    project = target / "pyproject.toml"
-    text = re.sub(r'requires-python = ".*"', f'requires-python = ">={oldest[0]}"', project.read_text(encoding="utf-8"))
-    project.write_text(text, encoding="utf-8")
 
 
 def install(tested: Combination, environment: Path, source: Path) -> Path:
@@ -111,9 +101,8 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("combination", nargs="*", default=COMBINATIONS, help="PYTHON:TORCH:TORCHVISION")
     combinations = [Combination(*words.split(":")) for words in parser.parse_args().combination]
-    oldest = [min((getattr(each, name) for each in combinations), key=_numbers) for name in ("python", "torch")]
     source = FOLDER / "проверка 走"
-    copy_checkout(source, (oldest[0], oldest[1]))
+    copy_checkout(source)
     for tested in combinations:
         environment = FOLDER / f"{tested.python}-{tested.torch}"
         try:
@@ -126,10 +115,6 @@ def main() -> None:
         print(row, flush=True)
         with (FOLDER / "results.md").open("a", encoding="utf-8") as file:
             file.write(f"{row}\n")
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in version.split(".")]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Static quantization of a detector in ONNX to 8 bits, with onnxruntime. OpenVINO runs the result too."""
 
+import inspect
 import json
 import logging
 import math
@@ -51,6 +52,8 @@ class Quantizer:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
         names = [node.name for node in self.layers if node.name not in float_layers]
+        # onnxruntime 1.23, the last for Python 3.10, computes the ranges each time.
+        has_cache = "calibration_cache_path" in inspect.signature(quantize_static).parameters
         quantize_static(
             str(self.prepared),
             str(self.quantized),
@@ -62,7 +65,7 @@ class Quantizer:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             reduce_range=saturates(),
-            calibration_cache_path=self.ranges,
+            **({"calibration_cache_path": self.ranges} if has_cache else {}),
         )
         content = onnx.load(self.quantized)
         onnx.helper.set_model_props(content, {KEY: json.dumps(description, indent=1)})
