@@ -30,8 +30,8 @@ test: $(READY)
 test-fast: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-# Networks, configs, weights, exports and a run on an old torch, in its own environment. versions.py allows torch 2.6,
-# with which all fast tests were run, but not all slow ones of exports.
+# Networks, configs, weights, exports and a run on an old torch, in its own environment. versions.py allows torch 2.6:
+# docs/COMPATIBILITY.md.
 OLDEST := .venv-oldest
 test-oldest: export OMP_NUM_THREADS := 1
 test-oldest: $(OLDEST)/.ready

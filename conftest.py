@@ -8,7 +8,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -92,19 +91,11 @@ def _own_data_sets() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def fewer_blocks() -> Iterator[None]:
-    from se_detection.modeling import se_resnet
-
-    with pytest.MonkeyPatch.context() as patch:
-        blocks = dict.fromkeys(se_resnet.BLOCKS_PER_STAGE, (2, 1, 1, 2))
-        patch.setattr(se_resnet, "BLOCKS_PER_STAGE", blocks)
-        yield
-
-
 @pytest.fixture(scope="module")
 def shallow() -> Iterator[None]:
     """Makes SE-ResNets with fewer blocks: two in res2 and res5, so that there are blocks of each kind."""
+    from tests.helpers import fewer_blocks
+
     with fewer_blocks():
         yield
 
@@ -112,6 +103,8 @@ def shallow() -> Iterator[None]:
 @pytest.fixture
 def shallow_here() -> Iterator[None]:
     """`shallow` for one test."""
+    from tests.helpers import fewer_blocks
+
     with fewer_blocks():
         yield
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from se_detection.config.meta_device import Uninitialized
 from se_detection.errors import UserError
+from se_detection.modeling import se_resnet
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -43,6 +44,14 @@ def randomize_norms(model: nn.Module) -> nn.Module:
             for tensor in (module.bias.data, module.running_mean):
                 tensor.normal_(std=0.2)
     return model
+
+
+@contextmanager
+def fewer_blocks(blocks: tuple[int, ...] = (2, 1, 1, 2)) -> Iterator[None]:
+    """Makes SE-ResNets with so many blocks in each stage; by default, res2 and res5 have blocks of each kind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(se_resnet, "BLOCKS_PER_STAGE", dict.fromkeys(se_resnet.BLOCKS_PER_STAGE, blocks))
+        yield
 
 
 def with_random_weights(make: Callable[[], nn.Module]) -> nn.Module:

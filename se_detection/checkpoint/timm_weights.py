@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..config.se_config import SEConfig
-from ..config.timm_config import TIMM_BUILDERS, TimmConfig
+from ..config.timm_config import TIMM_BUILDERS, TimmConfig, added_se
 from ..errors import UserError
 from ..modeling.timm_backbone import TimmBackbone
 from .assumptions import WeightsAssumptions
@@ -55,8 +55,7 @@ class TimmAssumptions:
         if cfg.MODEL.BACKBONE.NAME not in TIMM_BUILDERS:
             return None
         timm = TimmConfig.from_cfg(cfg)
-        gated = timm.insert_se or cfg.MODEL.SE.FPN or cfg.MODEL.SE.ROI
-        se = asdict(SEConfig.from_cfg(cfg)) if gated else {}
+        se = asdict(SEConfig.from_cfg(cfg)) if added_se(cfg) else {}
         return cls(
             network=timm.name.split(".")[0],
             arguments=tuple(sorted(timm.kwargs)),

@@ -14,12 +14,11 @@ from torch.optim import Optimizer
 
 from ..config.se_config import check_choice
 from ..errors import UserError
+from ..modeling.insert_se import INSERTED_SE
 from ..modeling.partial_load import identity_gates
 from .fine_tuning import backbone_of
 
 OPTIMIZERS = ("SGD", "ADAMW")
-# The names that insert_se gives.
-INSERTED_SE = r"\.(se|se_output)\."
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
@@ -68,7 +67,7 @@ def _build_adamw(cfg: CfgNode, model: nn.Module) -> Optimizer:
 
 def _pretrained(backbone: nn.Module, cfg: CfgNode) -> list[nn.Parameter]:
     """A backbone's parameters without those of SE blocks that were added to it: weights files have none of them."""
-    added = identity_gates(backbone)
+    added = set(identity_gates(backbone))
     return [
         parameter
         for name, parameter in backbone.named_parameters()

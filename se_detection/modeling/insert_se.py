@@ -111,6 +111,8 @@ def _table() -> dict[str, Rule]:
     return table
 
 
+# In the name of a tensor of an inserted block.
+INSERTED_SE = r"\.(se|se_output)\."
 # By the full name of the block's class: importing a class would import its library.
 SE_SITES = _table()
 

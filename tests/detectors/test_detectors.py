@@ -13,11 +13,10 @@ from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from se_detection.config.meta_device import Uninitialized
-from se_detection.modeling import se_resnet
 from se_detection.modeling.fuse.fuse_detector import fuse_for_inference
 from se_detection.modeling.squeeze_excitation import SqueezeExcitation
 
-from ..helpers import randomize_norms
+from ..helpers import fewer_blocks, randomize_norms
 from .detectors import CHECKS, DETECTORS, KEYPOINTS, MASKS, PANOPTIC, Detector, build, small_config
 from .shapes import ShapesImage, average_precision, draw
 
@@ -44,9 +43,7 @@ class Built:
 
 
 def build_shallow(detector: Detector, cfg: CfgNode) -> nn.Module:
-    """Fewer blocks: two in res2 and res5, so that there are blocks of each kind."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(se_resnet, "BLOCKS_PER_STAGE", dict.fromkeys(se_resnet.BLOCKS_PER_STAGE, (2, 1, 1, 2)))
+    with fewer_blocks():
         return build(detector, cfg)
 
 

@@ -16,14 +16,17 @@ from se_detection.data.coco_sets import register_coco_json
 from se_detection.data.toy import make_toy_dataset
 from se_detection.inference.predictor import SEPredictor
 
-from .small_runs import CLASSES, one_block, run_config, write_run
+from ..helpers import fewer_blocks
+from .small_runs import CLASSES, run_config, write_run
 
+# In each stage of a ResNet.
+ONE_BLOCK = (1, 1, 1, 1)
 CATEGORIES = {3: "circle", 7: "square", 9: "triangle", 20: "cross"}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_block() -> Iterator[None]:
-    with one_block():
+    with fewer_blocks(ONE_BLOCK):
         yield
 
 
@@ -49,7 +52,7 @@ def trained(tmp_path_factory) -> Path:
         data[f"gaps_{split}"] = {"json": str(json_file), "images": str(folder / split)}
         register_coco_json(f"gaps_{split}", json_file, folder / split)
     # Session fixtures are made before `_one_block`.
-    with one_block():
+    with fewer_blocks(ONE_BLOCK):
         write_run(run, "DATASETS.TRAIN", "('gaps_train',)", "DATASETS.TEST", "('gaps_val',)")
         model = DefaultPredictor(cfg := run_config(run)).model
     (run / "run.json").write_text(json.dumps({"classes": CLASSES, "data": data}))
@@ -61,7 +64,7 @@ def trained(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def predictor(trained) -> SEPredictor:
-    with one_block():
+    with fewer_blocks(ONE_BLOCK):
         return SEPredictor.from_run(trained)
 
 

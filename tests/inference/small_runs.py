@@ -1,19 +1,15 @@
 """Runs of small detectors with random weights, images for them, and a comparison of their detections."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 
 from se_detection import model_zoo
-from se_detection.modeling import se_resnet
 
 from ..helpers import randomize_norms
 
@@ -52,14 +48,6 @@ KINDS = {
         *("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "6", "MODEL.SEM_SEG_HEAD.IN_FEATURES", "['p4', 'p5']"),
     ],
 }
-
-
-@contextmanager
-def one_block() -> Iterator[None]:
-    """Makes SE-ResNets with one block in each stage."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(se_resnet, "BLOCKS_PER_STAGE", dict.fromkeys(se_resnet.BLOCKS_PER_STAGE, (1, 1, 1, 1)))
-        yield
 
 
 def write_run(folder: Path, *overrides: str) -> Path:

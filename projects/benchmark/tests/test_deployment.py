@@ -1,6 +1,6 @@
 import pytest
 
-from tests.inference.small_runs import one_block
+from tests.helpers import fewer_blocks
 
 from ..deployment import Deployment
 from ..run import run_benchmark
@@ -11,7 +11,7 @@ def test_whole_detectors_in_other_runtimes_are_timed_in_the_same_rounds(make_cas
     monkeypatch.setattr("projects.benchmark.deployment.Deployment._process_memory", lambda *_: 1000)
     names = ["onnxruntime-int8", "openvino-bf16"]
     # The exported detectors have SE.
-    with one_block():
+    with fewer_blocks((1, 1, 1, 1)):
         result = run_benchmark([make_case(part="detector", width=96)], names, rounds=2)
     assert result["skipped"] == []
     rows = {row["arm"]: row for row in result["rows"]}
