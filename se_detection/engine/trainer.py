@@ -36,6 +36,7 @@ from ..errors import UserError, counted
 from ..evaluation.coco_evaluator import build_evaluator
 from ..modeling.complexity import image_size
 from ..modeling.drop_block import add_drop_block, drop_blocks
+from ..modeling.ops.channels_last_pooler import pool_channels_last
 from ..modeling.padding import ignore_padding_in_heads
 from ..runs.evaluated_checkpoint import EvaluatedCheckpoint, record_checkpoint
 from ..runs.lock import RunLock
@@ -488,7 +489,8 @@ class Trainer(DefaultTrainer):
 
 
 def in_memory_order(model: nn.Module, cfg: CfgNode) -> nn.Module:
-    """Sets the memory format of the weights by `SOLVER.CHANNELS_LAST`; the feature maps follow it."""
+    """Sets the memory format of the weights by `SOLVER.CHANNELS_LAST`; feature maps and RoIAlign follow it."""
     if cfg.SOLVER.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        pool_channels_last(model)
     return model

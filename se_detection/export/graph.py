@@ -14,7 +14,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..modeling.fuse.fused_roi_heads import boxes_and_levels
+from ..modeling.ops.channels_last_pooler import boxes_and_levels
 from .metadata import FIELDS
 
 
