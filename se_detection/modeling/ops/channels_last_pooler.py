@@ -51,7 +51,7 @@ def boxes_and_levels(pooler: Any, box_lists: list[Boxes]) -> tuple[Tensor, Tenso
 
 
 def _pool(pooler: Any, map_: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
-    """Pools the boxes of one level: the order that they come in, (M,), and the bins of each, (M * height * width, C)."""
+    """Pools the boxes of one level: their order, (M,), and their bins, (M * height * width, C)."""
     channels, height, width = map_.shape[1:]
     pixels = map_.permute(0, 2, 3, 1).reshape(-1, channels)
     images, boxes = boxes[:, 0].int(), boxes[:, 1:] * pooler.spatial_scale
