@@ -76,7 +76,7 @@ def add_se_config(cfg: CfgNode) -> None:
     - `BACKBONE_FREEZE_ITERS`: for how many iterations the backbone is frozen at the start.
     - `BACKBONE_MULTIPLIER`: the factor of the backbone's learning rate, but not of SE blocks that were added to it.
     - `OPTIMIZER`: `SGD` or `ADAMW`; `BETAS`: AdamW's.
-    - `CHANNELS_LAST`: train in the channels-last memory format.
+    - `CHANNELS_LAST`: train in the channels-last memory format; on a CPU, RoIAlign too.
     - `AMP.BF16`: mixed precision in bfloat16 instead of float16.
 
     Raises:
