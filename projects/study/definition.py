@@ -14,7 +14,7 @@ from se_detection.config.yaml_file import read_yaml
 from se_detection.errors import UserError
 
 KEYS = {"NAME", "BASE_LR", "VARIANTS", "DATA"}
-DATA_KEYS = {"TRAIN", "VAL", "SEEDS", "TUNING_IMAGES", "TUNING_ITERS", "OPTIONS"}
+DATA_KEYS = {"TRAIN", "VAL", "SEEDS", "TUNING_IMAGES", "OPTIONS"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,6 @@ class DataSet:
     val: tuple[str, str]
     seeds: tuple[int, ...]
     tuning_images: int
-    tuning_iters: int
     options: tuple[str, ...]
     digest: str
 
@@ -95,15 +94,13 @@ def _read_data_set(path: Path, name: object, values: Any, shared: list[Any]) -> 
     for key in ("TRAIN", "VAL"):
         if not isinstance(values[key], list) or len(values[key]) != 2:
             raise UserError("study.bad_value", f"{path}: {name}: {key} must be [annotations, folder of images]")
-    for key in ("TUNING_IMAGES", "TUNING_ITERS"):
-        _numbers(path, f"{name}: {key}", [values[key]], (int,))
+    _numbers(path, f"{name}: TUNING_IMAGES", [values["TUNING_IMAGES"]], (int,))
     return DataSet(
         name=file_name,
         train=(str(values["TRAIN"][0]), str(values["TRAIN"][1])),
         val=(str(values["VAL"][0]), str(values["VAL"][1])),
         seeds=tuple(map(int, _numbers(path, f"{name}: SEEDS", values["SEEDS"], (int,)))),
         tuning_images=values["TUNING_IMAGES"],
-        tuning_iters=values["TUNING_ITERS"],
         options=tuple(map(str, values["OPTIONS"])),
         # More seeds don't make the finished runs invalid.
         digest=_digest([shared, {key: value for key, value in values.items() if key != "SEEDS"}]),

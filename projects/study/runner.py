@@ -1,6 +1,7 @@
 """Makes the runs of a study one by one; finished runs are skipped."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -37,6 +38,8 @@ class Run(NamedTuple):
 @dataclass(kw_only=True)
 class StudyRunner:
     """Tries learning rates with the first seed of each data set, trains, and evaluates.
+
+    The trials have the whole schedule. The best of them is also the run of the first seed.
 
     Each finished run is recorded at once in `results`. Runs without a record are made, or resumed from `output`.
     Another machine only needs the records to continue the study.
@@ -144,7 +147,13 @@ class StudyRunner:
         trials = self._trials(run)
         rate = best_rate(f"{run.data}, {run.variant}", trials)
         folder = self.output / run.data / f"{run.variant}-{run.seed}"
-        self._train(run, folder, "val", ["SOLVER.BASE_LR", rate])
+        trial = self._trial_folder(run, rate)
+        if run.seed == self._first_seed(run) and trial.is_dir() and not folder.is_dir():
+            # This run was trained already: it only has to be evaluated on the test images.
+            copy = folder.with_name(f"{folder.name}.part")
+            shutil.copytree(trial, copy, ignore=shutil.ignore_patterns(INFERENCE, FINISHED), dirs_exist_ok=True)
+            copy.replace(folder)
+        self._train(run, folder, "val", rate)
         scores = scores_of_run(folder)
         record = {
             "study": self.study.name,
@@ -168,7 +177,7 @@ class StudyRunner:
         if kept := recorded[run.data][run.variant]:
             trials = next(iter(kept.values()))["learning_rate_trials"]
             return {float(rate): ap for rate, ap in trials.items()}
-        first = self.study.data[run.data].seeds[0]
+        first = self._first_seed(run)
         if run.seed != first:
             raise UserError(
                 "study.no_learning_rate",
@@ -178,13 +187,11 @@ class StudyRunner:
         return {rate: self._trial(run, rate) for rate in self.study.base_lr}
 
     def _trial(self, run: Run, rate: float) -> float | None:
-        """AP on the tuning images after a short training; None if it diverged."""
-        folder = self.output / run.data / f"{run.variant}-rate-{rate:g}"
-        iterations = self.study.data[run.data].tuning_iters
-        overrides = ["SOLVER.BASE_LR", rate, "SOLVER.MAX_ITER", iterations, "SOLVER.STEPS", f"({iterations * 4 // 5},)"]
+        """AP on the tuning images; None if the training diverged."""
+        folder = self._trial_folder(run, rate)
         try:
             if not (folder / NON_FINITE).is_file():
-                self._train(run, folder, "tuning", overrides)
+                self._train(run, folder, "tuning", rate)
         except UserError:
             if not (folder / NON_FINITE).is_file():
                 raise
@@ -194,7 +201,13 @@ class StudyRunner:
         # Without detections there is no AP.
         return float(read_json(folder / INFERENCE / RESULTS)["bbox"]["AP"] or 0.0)
 
-    def _train(self, run: Run, folder: Path, split: str, overrides: list[object]) -> None:
+    def _trial_folder(self, run: Run, rate: float) -> Path:
+        return self.output / run.data / f"{run.variant}-rate-{rate:g}"
+
+    def _first_seed(self, run: Run) -> int:
+        return self.study.data[run.data].seeds[0]
+
+    def _train(self, run: Run, folder: Path, split: str, rate: float) -> None:
         """Trains and evaluates a detector."""
         if (folder / FINISHED).is_file():
             return
@@ -202,7 +215,7 @@ class StudyRunner:
         options: list[object] = ["--config-file", self.study.variants[run.variant]]
         for name, part in (("train", splits["train"]), ("val", splits[split])):
             options += [f"--{name}-json", part.json_file, f"--{name}-images", part.images]
-        self._start(run, [*options, *data.options, *overrides, "SEED", run.seed, "OUTPUT_DIR", folder])
+        self._start(run, [*options, *data.options, "SOLVER.BASE_LR", rate, "SEED", run.seed, "OUTPUT_DIR", folder])
         # A final checkpoint and results are not enough: they exist before the final evaluation ends.
         (folder / FINISHED).touch()
 

@@ -75,7 +75,7 @@ def test_invalid_definitions_are_reported(content, tmp_path, change, code, named
         ({"SEEDS": []}, "first: SEEDS"),
         ({"SEEDS": [1, 1]}, "SEEDS: [1, 1]"),
         ({"SEEDS": [1.5]}, "SEEDS: [1.5]"),
-        ({"TUNING_ITERS": "many"}, "TUNING_ITERS: ['many']"),
+        ({"TUNING_IMAGES": "many"}, "TUNING_IMAGES: ['many']"),
         ({"TRAIN": "train.json"}, "TRAIN"),
     ],
 )

@@ -114,6 +114,6 @@ def test_what_cannot_be_reported(folder, tmp_path) -> None:
     with pytest.raises(UserError, match=str(path)):
         write_study_report(folder.study(), folder.results, None)
     path.unlink()
-    folder.content["DATA"]["first"]["TUNING_ITERS"] = 2
+    folder.content["DATA"]["first"]["TUNING_IMAGES"] = 3
     with raises("study.other_definition", folder.results / "small-first-plain-1.json"):
         write_study_report(folder.study(), folder.results, None)

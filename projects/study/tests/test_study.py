@@ -39,7 +39,7 @@ def test_a_study_from_the_command_line(tmp_path, study_images, monkeypatch, run_
         (tmp_path / f"{name}.yaml").write_text(f"{base}\nMODEL:\n  BACKBONE:\n    NAME: {backbone}\n")
         folder.content["VARIANTS"][name] = f"{name}.yaml"
     data = folder.content["DATA"]["first"]
-    data |= {"SEEDS": [1], "TUNING_ITERS": 2, "OPTIONS": [*data["OPTIONS"], *TINY]}
+    data |= {"SEEDS": [1], "OPTIONS": [*data["OPTIONS"], *TINY]}
     folder.content |= {"BASE_LR": [0.001], "DATA": {"first": data}}
     folder.study()
     output = tmp_path / "output"
