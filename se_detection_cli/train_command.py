@@ -45,9 +45,12 @@ def add_data_flags(group: _ArgumentGroup) -> None:
     """Adds the folders, or the annotation files and image folders, of both splits."""
     add_folder_flags(group)
     for split in ("train", "val"):
-        for what, metavar in (("json", "FILE"), ("images", "DIR")):
-            text = f"{split} annotations, or the folder of their images; may be repeated"
-            group.add_argument(f"--{split}-{what}", action="append", default=[], metavar=metavar, help=text)
+        json, images = (
+            f"{split} annotations in COCO format; may be repeated",
+            f"the folder of the images of --{split}-json",
+        )
+        group.add_argument(f"--{split}-json", action="append", default=[], metavar="FILE", help=json)
+        group.add_argument(f"--{split}-images", action="append", default=[], metavar="DIR", help=images)
 
 
 def add_folder_flags(group: _ArgumentGroup) -> None:

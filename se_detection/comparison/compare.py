@@ -29,6 +29,8 @@ SEED = 0
 MIN_BOOTSTRAP = 100
 # A note is made if a run has no detections in a larger share of the images with objects.
 MAX_EMPTY_SHARE = 0.05
+# A note is made if AP@0.5 of both models is lower, in percent.
+MIN_AP50 = 1
 
 
 def compare(
@@ -131,6 +133,9 @@ def _make_comparison(coco: COCO, models: list[list[Scores]], sizes: list[Area], 
     baseline, candidate = (
         {name: _mean(getattr(row, role)) for name, row in zip(METRICS, metrics, strict=True)} for role in ROLES
     )
+    if all(model["AP50"] is not None and model["AP50"] < MIN_AP50 for model in (baseline, candidate)):
+        untrained = f"AP@0.5 of both is below {MIN_AP50}: train longer before you compare, and check classes and data"
+        notes = [*notes, untrained]
     return Comparison(
         baseline,
         candidate,

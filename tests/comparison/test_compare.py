@@ -226,6 +226,14 @@ def test_results_may_be_empty(annotations, detect, tmp_path) -> None:
     json.dumps(comparison.to_dict(), allow_nan=False)
 
 
+def test_two_models_that_find_almost_nothing_have_a_note(annotations, detect) -> None:
+    untrained = [detect(annotations, seed=seed, jitter=20) for seed in (1, 2)]
+    (note,) = compare(*untrained, annotations, 100).notes
+    assert note.startswith("AP@0.5 of both is below 1")
+    trained = detect(annotations, seed=1, jitter=0.05)
+    assert compare(untrained[0], trained, annotations, 100).notes == []
+
+
 def test_undefined_metrics_are_none(annotations, detect) -> None:
     large = [item for item in annotations["annotations"] if item["area"] >= 96**2]
     comparison = compare([], detect(annotations, seed=1, jitter=0.1), {**annotations, "annotations": large}, 100)
