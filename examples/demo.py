@@ -14,7 +14,7 @@ FOLDER = "output/demo"
 TRAIN = "se-det train --overwrite --config-file Toy/faster_rcnn_{}_18_FPN OUTPUT_DIR " + FOLDER
 PLAIN, SE = f"{TRAIN.format('R')}/plain", f"{TRAIN.format('SE_R')}/se"
 COMPARE = f"se-det compare --overwrite --baseline {FOLDER}/plain --candidate {FOLDER}/se --html {FOLDER}/report.html"
-NEXT = "se-det quickstart --train-json FILE --train-images FOLDER --val-json FILE --val-images FOLDER"
+NEXT = "se-det quickstart --train-data FOLDER"
 # The lines of a training that are shown.
 SHOWN = ("model", "schedule", "step", "result")
 

@@ -84,11 +84,16 @@ def run(args: Namespace) -> None:
     decoded = decode_images(annotated)
     health = check_health(annotated, decoded, others, cfg)
     print(health_tables(health))
+    if args.train_data and not others:
+        print(f"\n{args.train_data} is not divided into train and val; docs/YOUR_DATA.md says how to split it")
     if args.json:
         write_json(args.json, health, indent=2)
     if args.fix:
         fixed, changes = fix_annotations(annotated, decoded)
         health = check_health(fixed._replace(json_file=args.fix), decoded, others, cfg)
         write_json(args.fix, fixed.content)
-        print(f"\nWritten: {args.fix}", changes_text(changes) or "nothing was changed", summary(health), sep="\n")
+        images = "" if args.json_file else f" (its images are in {annotated.image_root})"
+        print(
+            f"\nWritten: {args.fix}{images}", changes_text(changes) or "nothing was changed", summary(health), sep="\n"
+        )
     sys.exit(1 if health["errors"] else 0)

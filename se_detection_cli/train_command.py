@@ -8,7 +8,7 @@ from .quick_checks import check_config, check_exist, check_weights
 EXAMPLES = """
 examples:
   plain and SE on your own data, then their comparison:
-    $ se-det train --config-file COCO-Detection/faster_rcnn_SE_R_50_FPN_1x --train-data my_data/ OUTPUT_DIR output/se
+    $ se-det train --config-file COCO-Detection/faster_rcnn_R_50_FPN_1x --train-data my_data/ OUTPUT_DIR output/plain
     $ se-det train --config-file COCO-Detection/faster_rcnn_SE_R_50_FPN_1x \\
         --train-json train.json --train-images train/ --val-json val.json --val-images val/ OUTPUT_DIR output/se
     $ se-det compare --baseline output/plain --candidate output/se

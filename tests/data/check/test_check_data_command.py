@@ -47,3 +47,15 @@ def test_a_folder_is_checked_against_its_other_part(tmp_path) -> None:
         args = command_parser(COMMANDS["check-data"]).parse_args(list(map(str, words)))
         with pytest.raises(QuickError, match="--train-data"):
             COMMANDS["check-data"].check(args)
+
+
+def test_a_folder_without_parts_becomes_a_json_that_can_be_split(tmp_path, capsys) -> None:
+    images = tmp_path / "data" / "images"
+    write_yolo(images, tmp_path / "data" / "labels")
+    (tmp_path / "data" / "classes.txt").write_text("car\nbicycle\n")
+    fixed = tmp_path / "fixed.json"
+    assert run("--train-data", tmp_path / "data", "--fix", fixed) == 0
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'data'} is not divided into train and val" in out
+    assert f"Written: {fixed} (its images are in {images})" in out
+    assert check_coco(fixed, images) == ["car", "bicycle"]
