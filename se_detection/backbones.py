@@ -10,7 +10,7 @@ from torch import nn
 
 from .checkpoint.assumptions import WeightsAssumptions, contradictions
 from .checkpoint.checkpointer import StrictCheckpointer
-from .checkpoint.timm_weights import TimmAssumptions
+from .checkpoint.timm_weights import TimmAssumptions, recorded_se
 from .config.se_config import PLAIN, STAGES, SEConfig, check_choice
 from .errors import UserError, suggestion
 from .modeling.network_names import library_of
@@ -89,7 +89,7 @@ def create_backbone(
             name.removeprefix(TIMM), norm=norm, out_features=out_features, freeze_at=freeze_at, se=se
         )
         if weights:
-            _load_timm(backbone, weights)
+            _load_timm(backbone, weights, se)
         return backbone
     if name not in NAMED_BACKBONES:
         choices = ", ".join(NAMED_BACKBONES)
@@ -168,7 +168,9 @@ class _BackboneCheckpointer(StrictCheckpointer):
     def _load_model(self, checkpoint: Any) -> Any:
         own, state = self.model.state_dict(), checkpoint["model"]
         # In the file of a detector, the backbone has a prefix.
-        prefix = next((name for name in DETECTOR_PREFIXES if f"{name}stem.conv1.weight" in state), "")
+        first = ("stem.conv1.weight", "network.")
+        starts = {name: tuple(name + layer for layer in first) for name in DETECTOR_PREFIXES}
+        prefix = next((name for name in starts if any(key.startswith(starts[name]) for key in state)), "")
         state = {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
         checkpoint["model"] = {
             key: tensor
@@ -178,15 +180,17 @@ class _BackboneCheckpointer(StrictCheckpointer):
         return super()._load_model(checkpoint)
 
 
-def _load_timm(backbone: TimmBackbone, weights: str) -> None:
-    recorded = StrictCheckpointer(backbone).load(weights).get("assumptions")
+def _load_timm(backbone: TimmBackbone, weights: str, se: SEConfig | None) -> None:
+    recorded = _BackboneCheckpointer(backbone).load(weights).get("assumptions")
     if not isinstance(recorded, dict) or "network" not in recorded:
         logger.warning(f"{weights} does not record its network and its input; check mean, std and channel order")
         return
     file = TimmAssumptions.from_dict(recorded)
-    if file.network != backbone.name.split(".")[0]:
+    built = replace(file, network=backbone.name.split(".")[0], se=recorded_se(se) if se else {})
+    if found := file.contradictions(built):
         raise UserError(
-            "weights.other_network", f"{weights} was made for {file.network}, another network; change name or weights"
+            "weights.other_network",
+            f"{weights} was made for another network: {'; '.join(found)}; change name, se or weights",
         )
     _log_input(weights, file)
 

@@ -1,6 +1,7 @@
 """Backbones by name, with weights: against the networks and files of timm and torchvision."""
 
 import logging
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 
 from se_detection import SEConfig, convert_state_dict, create_backbone, create_res5, model_zoo
 from se_detection.checkpoint import timm_handler, weights_file
+from se_detection.checkpoint.checkpointer import StrictCheckpointer
 from se_detection.checkpoint.convert_input import convert_input
+from se_detection.checkpoint.timm_weights import assumptions_of
 from se_detection.config.meta_device import Uninitialized
 
 from .helpers import raises, relative_error, with_random_weights
@@ -134,7 +137,7 @@ def test_the_backbone_of_a_detector_is_loaded(config, tmp_path) -> None:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM, cfg.MODEL.RPN.CONV_DIMS = 16, [16]
-    detector = with_random_weights(partial(build_model, cfg))
+    detector = build_model(cfg)
     DetectionCheckpointer(detector, str(tmp_path)).save("model_final")
     name = f"se_resnet{cfg.MODEL.RESNETS.DEPTH}"
     with Uninitialized():
@@ -186,3 +189,19 @@ def test_an_unknown_name_gets_a_suggestion(name, meant) -> None:
 def test_bad_arguments_are_refused(arguments, named) -> None:
     with raises("model.bad_argument", named):
         create_backbone(**arguments)
+
+
+def test_a_timm_backbone_from_a_detector_with_the_same_se(tmp_path) -> None:
+    """A file of a run: its gates have the function that they were trained with."""
+    cfg = model_zoo.get_config("CPU/faster_rcnn_SE_efficientnet_lite0_FPN")
+    cfg.MODEL.DEVICE, cfg.MODEL.TIMM.NAME, cfg.MODEL.TIMM.INSERT_SE = "cpu", "resnet10t", True
+    cfg.MODEL.WEIGHTS, cfg.MODEL.SE.STAGES = "", ["res2", "res3", "res4", "res5"]
+    detector = build_model(cfg)
+    StrictCheckpointer(detector, str(tmp_path), assumptions=assumptions_of(cfg)).save("model_final")
+    weights = str(tmp_path / "model_final.pth")
+    se = SEConfig(init="identity")
+    backbone = create_backbone("timm/resnet10t", se=se, weights=weights, norm="FrozenBN")
+    expected = detector.backbone.bottom_up.state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in backbone.state_dict().items())
+    with raises("weights.other_network", "MODEL.SE", "change name, se or weights"):
+        create_backbone("timm/resnet10t", se=replace(se, init="default"), weights=weights, norm="FrozenBN")

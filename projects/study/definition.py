@@ -27,7 +27,6 @@ class DataSet:
         val: as `train`; only the final detectors are evaluated on it.
         seeds: each variant is trained once per seed.
         tuning_images: number of training images that are kept for the choice of the learning rate.
-        tuning_iters: length of a trial of a learning rate.
         options: config overrides for all variants, such as the number of steps and the image size.
         digest: hash of this data set's part of the definition, and of all configs.
     """

@@ -14,8 +14,6 @@ from se_detection.data.coco_files import load_annotations, load_results
 from se_detection.errors import UserError
 from se_detection.files import read_json
 from se_detection.runs.evaluated_run import read_run
-from se_detection.runs.metrics import MetricsFile
-from se_detection.runs.run_folder import METRICS_FILE
 
 from .definition import Study
 
@@ -26,8 +24,6 @@ Records = Mapping[str, Mapping[str, Mapping[int, Record]]]
 KEPT = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 # Bootstrap samples. They give a standard deviation with a relative standard error of 1 / sqrt(2 * 500), 3 %.
 SAMPLES = 500
-# The largest number of points in a curve.
-POINTS = 200
 
 
 def record_file(folder: Path, study: Study, data: str, variant: str, seed: int) -> Path:
@@ -75,7 +71,7 @@ def read_records(folder: Path, study: Study) -> dict[str, dict[str, dict[int, di
 
 
 def scores_of_run(run: Path) -> dict[str, Any]:
-    """A detector's part of its record: its data, metrics, costs and curves.
+    """A detector's part of its record: its data, metrics and costs.
 
     It includes `bootstrap`: each metric on the test images and on resamples of them. The resamples are the same for
     every run, and the intervals are computed from them.
@@ -92,19 +88,8 @@ def scores_of_run(run: Path) -> dict[str, Any]:
         **{name: _finite(scores[name][0]) for name in KEPT},
         "parameters": finished.record["parameters"],
         "backbone_gflops": finished.record["backbone_gflops"],
-        "curve": _curve(run, "total_loss", "bbox/AP"),
         "bootstrap": {name: [_finite(round(float(value), 2)) for value in scores[name]] for name in KEPT},
         "commit": _commit(),
-    }
-
-
-def _curve(run: Path, loss: str, metric: str) -> dict[str, list[list[float]]]:
-    """(iteration, value) pairs of the loss and of the evaluations."""
-    lines = MetricsFile(run / METRICS_FILE).lines()
-    losses = [[line["iteration"], round(line[loss], 4)] for line in lines if loss in line]
-    return {
-        "loss": losses[:: -(-len(losses) // POINTS) or 1],
-        "evaluations": [[line["iteration"], round(line[metric], 2)] for line in lines if metric in line],
     }
 
 

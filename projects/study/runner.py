@@ -98,7 +98,7 @@ class StudyRunner:
             self._make(run, digests[run.data])
         times = times_file(self.results, self.study)
         data = next(iter(self.study.data.values()))
-        if missing and data.name in self.splits and not times.is_file():
+        if data.name in self.splits and not times.is_file():
             _log("measuring times")
             measure_times(self.study, data, self.splits[data.name]["val"], times, self.command)
         scope = " asked for" if names or seeds or variants else ""

@@ -136,6 +136,8 @@ class StrictCheckpointer(DetectionCheckpointer):
             if comm.get_world_size() > 1:
                 dist.broadcast_object_list(content, src=0, group=dist.new_group(backend="gloo"))
             (state,) = content
+            # The run's own predictor is trained.
+            self.reset_predictor = False
             self._load_model(state)
             for key, item in self.checkpointables.items():
                 if key in state:

@@ -55,11 +55,10 @@ class TimmAssumptions:
         if cfg.MODEL.BACKBONE.NAME not in TIMM_BUILDERS:
             return None
         timm = TimmConfig.from_cfg(cfg)
-        se = asdict(SEConfig.from_cfg(cfg)) if added_se(cfg) else {}
         return cls(
             network=timm.name.split(".")[0],
             arguments=tuple(sorted(timm.kwargs)),
-            se={key: _plain(value) for key, value in se.items() if key not in NOT_RECORDED},
+            se=recorded_se(SEConfig.from_cfg(cfg)) if added_se(cfg) else {},
             pixel_mean=tuple(map(float, cfg.MODEL.PIXEL_MEAN)),
             pixel_std=tuple(map(float, cfg.MODEL.PIXEL_STD)),
             channel_order=cfg.INPUT.FORMAT,
@@ -95,6 +94,9 @@ class TimmAssumptions:
             in_file, in_config = getattr(self, name), getattr(config, name)
             if name == "se" and not (in_file and in_config):
                 continue
+            # timm's own weights fit a network with other arguments, such as Swin's, or do not load.
+            if name == "arguments" and self.source != "se_detection":
+                continue
             if not _same(in_file, in_config):
                 differences.append(f"{key} is {_show(in_file)} in the file and {_show(in_config)} in the config")
         return differences
@@ -102,6 +104,11 @@ class TimmAssumptions:
     def __str__(self) -> str:
         shown = {name: key for name, key in CONFIG_KEYS.items() if getattr(self, name)}
         return ", ".join(f"{key} {_show(getattr(self, name))}" for name, key in shown.items())
+
+
+def recorded_se(se: SEConfig) -> dict[str, Any]:
+    """The options of SE that a file of weights records."""
+    return {key: _plain(value) for key, value in asdict(se).items() if key not in NOT_RECORDED}
 
 
 def assumptions_of(cfg: CfgNode) -> WeightsAssumptions | TimmAssumptions | None:

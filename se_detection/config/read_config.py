@@ -13,7 +13,13 @@ from .defaults import flatten
 from .se_config import check_choice
 from .yaml_file import check_yaml_config
 
-NOT_NEGATIVE = ("CHECKPOINTS_TO_KEEP", "SKIP_NON_FINITE", "BACKBONE_FREEZE_ITERS", "BACKBONE_MULTIPLIER")
+NOT_NEGATIVE = (
+    "CHECKPOINT_PERIOD",
+    "CHECKPOINTS_TO_KEEP",
+    "SKIP_NON_FINITE",
+    "BACKBONE_FREEZE_ITERS",
+    "BACKBONE_MULTIPLIER",
+)
 
 
 def read_config(config_file: str, overrides: Sequence[str] = (), *, base: CfgNode | None = None) -> CfgNode:

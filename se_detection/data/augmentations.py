@@ -72,6 +72,9 @@ class RandomErasing(T.Augmentation):
         # torchvision reads the size alone.
         shaped = torch.empty(()).expand(1, *image.shape[:2])
         y, x, height, width, _ = ErasedRectangle.get_params(shaped, self.area, self.aspect_ratio, [0.0])
+        if (height, width) == image.shape[:2]:
+            # No rectangle of this area and shape fits into the image.
+            return T.NoOpTransform()
         return EraseTransform(x, y, width, height, self.value)
 
 

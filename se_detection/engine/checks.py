@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_NAMES
+from detectron2.engine import default_argument_parser
 
 from ..checkpoint.timm_handler import find_model_weights
 from ..config.buildable import check_backbone, check_model
@@ -85,10 +86,11 @@ def check_machine(cfg: CfgNode, args: Namespace) -> None:
             f"--num-gpus {args.num_gpus} --num-machines {args.num_machines} --machine-rank {args.machine_rank}: "
             "give at least one GPU (or process) and one machine, and a rank from 0 to the number of machines less 1",
         )
-    if args.num_machines > 1 and args.dist_url == "auto":
+    if args.num_machines > 1 and args.dist_url in ("auto", default_argument_parser().get_default("dist_url")):
         raise UserError(
             "run.no_address",
-            "--dist-url auto: it is for one machine; give the address of the first, such as tcp://10.0.0.1:29500",
+            f"--dist-url {args.dist_url}: it is for one machine; give the address of the first, such as "
+            "tcp://10.0.0.1:29500",
         )
     check_settings(cfg, args.num_gpus * args.num_machines)
 

@@ -29,7 +29,7 @@ class Checkpoints(HookBase):
 
     Args:
         checkpointer: saves, with the state of all processes.
-        period: in iterations.
+        period: in iterations; 0 for the end only.
         keep: the number of periodic checkpoints to keep, the newest; 0 for all.
         stop: the request to stop.
     """
@@ -49,7 +49,7 @@ class Checkpoints(HookBase):
         except Interrupted as request:
             self.save_for(request)
             raise
-        if done == self.trainer.max_iter or done % self.period == 0:
+        if done == self.trainer.max_iter or (self.period and done % self.period == 0):
             self.save()
 
     def save_for(self, request: Interrupted) -> None:
@@ -177,12 +177,13 @@ class BestCheckpoint(HookBase):
                 self.checkpointer.save_weights(Path(BEST).stem, iteration=iteration, **{self.metric: float(value)})
 
     def state_dict(self) -> dict[str, Any]:
-        """The best value, and its iteration."""
-        return self.best
+        """The best value, its iteration, and the metric."""
+        return {**self.best, "metric": self.metric}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See :meth:`state_dict`."""
-        self.best = dict(state)
+        """See :meth:`state_dict`; the values of two metrics can't be compared."""
+        if state.get("metric", self.metric) == self.metric:
+            self.best = {key: state[key] for key in self.best}
 
 
 class MovingAverage(HookBase):

@@ -4,12 +4,14 @@ import multiprocessing
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
@@ -49,6 +51,9 @@ def run_in_processes(run: Run, cfg: CfgNode, args: Namespace, torchrun: bool) ->
     """Calls `run(cfg, args)` in every process of this machine, and returns or exits when all have ended.
 
     Exit codes: 128 + N after signal N, which is forwarded to the processes; 1 if one of them has died.
+
+    Raises:
+        UserError: the port of `--dist-url` is in use.
     """
     if torchrun:
         _join_and_run(int(os.environ["LOCAL_RANK"]), run, cfg, args, "env://")
@@ -56,7 +61,12 @@ def run_in_processes(run: Run, cfg: CfgNode, args: Namespace, torchrun: bool) ->
     if args.num_gpus * args.num_machines == 1:
         run(cfg, args)
         return
-    url = f"tcp://127.0.0.1:{_find_free_port()}" if args.dist_url == "auto" else args.dist_url
+    if args.dist_url == "auto":
+        url = f"tcp://127.0.0.1:{_find_free_port()}"
+    else:
+        url = args.dist_url
+        if args.num_machines == 1:
+            _check_port(url)
     try:
         with _forwarded_signals() as forwarded:
             start_processes(_join_and_run, (run, cfg, args, url), args.num_gpus)
@@ -71,6 +81,21 @@ def run_in_processes(run: Run, cfg: CfgNode, args: Namespace, torchrun: bool) ->
         reason = f"was killed by {died_of} (perhaps the memory was full)" if died_of else f"ended with exit code {code}"
         rank = args.machine_rank * args.num_gpus + error.error_index
         sys.exit(f"error: process {rank} {reason}, which ends the run; {_resume(cfg)}")
+
+
+def _check_port(url: str) -> None:
+    address = urlsplit(url)
+    with socket.socket() as probe:
+        # As torch's store: a port that was in use a moment ago is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.hostname or "", address.port or 0))
+        except OSError as error:
+            raise UserError(
+                "run.port_in_use",
+                f"--dist-url {url}: the port is not free ({error.strerror}), perhaps because of another run; give "
+                "--dist-url auto",
+            ) from error
 
 
 def _join_and_run(local_rank: int, run: Run, cfg: CfgNode, args: Namespace, url: str) -> None:

@@ -138,15 +138,16 @@ class _Guarded(nn.Module):
         try:
             with torch.jit.optimized_execution(on_gpu):  # type: ignore[attr-defined]
                 return super().forward(*args, **kwargs)
-        except FloatingPointError:
-            if not self.training:
+        except (FloatingPointError, AssertionError) as error:
+            # The assertion is that of detectron2's Boxes, in the stages of Cascade R-CNN.
+            if not self.training or (isinstance(error, AssertionError) and "infinite or NaN" not in str(error)):
                 raise
             # A loss that depends on all weights: DDP waits for the gradient of each.
             return {"predicted_boxes": float("nan") * sum(p.sum() for p in self.parameters() if p.requires_grad)}
 
 
 def guard_forward(model: nn.Module) -> None:
-    """Makes a model return a loss that is not finite where detectron2's region proposals raise FloatingPointError.
+    """Makes a model return a loss that is not finite where detectron2 raises an error because boxes are not.
 
     If one of several processes raised it, the others would wait for that process.
     """

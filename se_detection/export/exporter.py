@@ -277,8 +277,14 @@ class RunExporter:
         return spread(DatasetCatalog.get(name), count)
 
     def evaluate(self, exported: Callable[[Tensor], Instances]) -> dict[str, Any]:
-        """AP of the original and of another detector on the test set, in percent, and the difference."""
+        """AP of the original and of another detector on the test set, in percent, and the difference.
+
+        Raises:
+            UserError: the test set has no objects.
+        """
         comparison = compare(self._original, self._results(exported), self.data.coco().dataset).to_dict()
+        if comparison["difference"]["AP"]["value"] is None:
+            raise UserError("export.no_objects", "--evaluate: the test set has no objects, so there is no AP; omit it")
         return {
             "original": comparison["baseline"]["AP"],
             "exported": comparison["candidate"]["AP"],
@@ -314,7 +320,7 @@ def _kind(run: TrainedRun) -> str:
     kind = cfg.MODEL.META_ARCHITECTURE
     if kind == "GeneralizedRCNN":
         parts = {"Mask": cfg.MODEL.MASK_ON, "Keypoint": cfg.MODEL.KEYPOINT_ON}
-        cascade = ["Cascade"] * (cfg.MODEL.ROI_HEADS.NAME == "CascadeROIHeads")
+        cascade = ["Cascade"] * cfg.MODEL.ROI_HEADS.NAME.endswith("CascadeROIHeads")
         kind = " ".join(
             cascade + ([name for name, on in parts.items() if on] or ["Faster"] * (not cascade)) + ["R-CNN"]
         )

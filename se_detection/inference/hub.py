@@ -50,6 +50,8 @@ class HubDetector(ModelHubMixin):
         cfg.defrost()
         cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR = "", "./output"
         cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ()
+        cfg.DATASETS.PROPOSAL_FILES_TRAIN = cfg.DATASETS.PROPOSAL_FILES_TEST = ()
+        cfg.INPUT.ALBUMENTATIONS = ""
         (save_directory / CONFIG).write_text(cfg.dump(), encoding="utf-8")
         write_json(save_directory / CLASSES, {"library_name": "se_detection", "categories": [*self.categories.items()]})
         assumptions = assumptions_of(cfg)

@@ -154,7 +154,9 @@ def _input(cfg: CfgNode) -> dict[str, str]:
         "mean": f"{_numbers(cfg.MODEL.PIXEL_MEAN)} (in {channels}, subtracted)",
         "standard deviation": f"{_numbers(cfg.MODEL.PIXEL_STD)} (divided by)",
         "size": f"the shorter side is resized to {cfg.INPUT.MIN_SIZE_TEST} pixels, the longer to at most "
-        f"{cfg.INPUT.MAX_SIZE_TEST}",
+        f"{cfg.INPUT.MAX_SIZE_TEST}"
+        if cfg.INPUT.MIN_SIZE_TEST
+        else "not resized",
         "rotation": "by the EXIF orientation",
     }
 

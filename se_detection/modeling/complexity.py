@@ -63,8 +63,8 @@ def backbone_gflops(backbone: Backbone, height: int, width: int) -> float:
 
 
 def image_size(cfg: CfgNode) -> tuple[int, int]:
-    """Height and width in pixels of a 4:3 image at the test size of a config."""
-    height = cfg.INPUT.MIN_SIZE_TEST
+    """Height and width in pixels of a 4:3 image at the test size of a config, or at 800 if images are not resized."""
+    height = cfg.INPUT.MIN_SIZE_TEST or 800
     return height, min(round(height * 4 / 3), cfg.INPUT.MAX_SIZE_TEST)
 
 

@@ -54,13 +54,14 @@ class FoldedNorm(FrozenBatchNormAct2d):
         return activated
 
 
+MODULES = ("timm.models.efficientnet", "timm.models._efficientnet_blocks")
 FOLDING = {nn.Conv2d: FoldingConv, Conv2dSame: FoldingConvSame}
 
 
 def fold_frozen_norms(network: nn.Module) -> None:
     """Folds the frozen norms of the blocks in :data:`FOLLOWED`, in place; the names of the tensors stay the same."""
-    # torchvision has blocks of the same names.
-    for block in (module for module in network.modules() if type(module).__module__.startswith("timm.")):
+    # torchvision and timm's CSPNeXt have blocks of the same names.
+    for block in (module for module in network.modules() if type(module).__module__ in MODULES):
         for name, follower in FOLLOWED.get(type(block).__name__, {}).items():
             conv, norm = getattr(block, name), getattr(block, follower)
             if type(norm) is FrozenBatchNormAct2d and type(conv) in FOLDING and conv.bias is None:

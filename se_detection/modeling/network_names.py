@@ -76,6 +76,11 @@ def trained_input(weights: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
         import timm
 
         trained = timm.get_pretrained_cfg(network)
+        if trained is None:
+            raise UserError(
+                "config.unknown_network",
+                f"MODEL.WEIGHTS: timm has no weights named {network!r} any more; timm.list_pretrained() lists all",
+            )
         mean, std = trained.mean, trained.std
     elif network.partition(".")[0] in CONVERTS_INPUT:
         mean = std = (0.5, 0.5, 0.5)

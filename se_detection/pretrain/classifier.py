@@ -126,6 +126,7 @@ def backbone_config(cfg: CfgNode) -> CfgNode:
         )
     cfg = cfg.clone()
     cfg.defrost()
+    cfg.MODEL.SE.FPN = False
     if has_timm_backbone(cfg):
         cfg.MODEL.BACKBONE.NAME, cfg.MODEL.WEIGHTS = "build_timm_backbone", ""
         cfg.MODEL.TIMM.OUT_FEATURES, cfg.MODEL.TIMM.OUTPUT_STRIDE = ["res5"], 32

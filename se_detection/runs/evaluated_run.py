@@ -87,8 +87,10 @@ def read_run(path: Path, annotations: Path | None = None) -> EvaluatedRun:
             raise UserError("run.no_annotations", message)
         return EvaluatedRun(path, annotations, {}, {}, None)
     file = path / INFERENCE / RESULTS
-    if several := sorted(found.parent.name for found in path.glob(f"{INFERENCE}/*/{RESULTS}")):
-        message = f"{path}: evaluated on several data sets ({', '.join(several)}); evaluate it on one of them"
+    several = sorted(path.glob(f"{INFERENCE}/*/{RESULTS}"))
+    if several and not (file.is_file() and all(file.stat().st_mtime > other.stat().st_mtime for other in several)):
+        names = ", ".join(other.parent.name for other in several)
+        message = f"{path}: evaluated on several data sets ({names}); evaluate it on one of them"
         raise UserError("run.several_sets", message)
     results = read_json(file) if file.is_file() else None
     if not isinstance(results, dict) or not {"annotations", "categories"} <= results.keys():

@@ -70,15 +70,21 @@ def write_run_record(
     """
     folder = Path(cfg.OUTPUT_DIR)
     command, processes = shlex.join(sys.argv), comm.get_world_size()
+    datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    metadata = {name: MetadataCatalog.get(name) for name in datasets if name in MetadataCatalog}
+    files = {
+        name: {"json": _absolute(data.get("json_file")), "images": _absolute(data.get("image_root"))}
+        for name, data in metadata.items()
+    }
     if resumed_at is not None and (record := read_record(folder)):
         resumed = {"iteration": resumed_at, "command": command, "processes": processes}
         record["resumed"] = [*record.get("resumed", []), resumed]
+        # The data may have moved, and the test set may be another.
+        record["data"] = record.get("data", {}) | files
         # The training evaluates again.
         record.pop("evaluated", None)
         write_json(folder / RECORD, record, indent=2)
         return
-    datasets = [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
-    metadata = {name: MetadataCatalog.get(name) for name in datasets if name in MetadataCatalog}
     record = {
         "command": command,
         "config_file": config_file,
@@ -87,10 +93,7 @@ def write_run_record(
         "device": torch.cuda.get_device_name() if cfg.MODEL.DEVICE != "cpu" else "cpu",
         "processes": processes,
         "versions": {package: version(package) for package in ("torch", "torchvision", "se_detection")},
-        "data": {
-            name: {"json": _absolute(data.get("json_file")), "images": _absolute(data.get("image_root"))}
-            for name, data in metadata.items()
-        },
+        "data": files,
         "classes": class_names(datasets),
         "backbone": cfg.MODEL.BACKBONE.NAME,
         **which_network(cfg),

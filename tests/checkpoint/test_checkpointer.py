@@ -199,6 +199,16 @@ def test_reset_predictor(saved, tmp_path) -> None:
     assert torch.equal(model.roi_heads.box_head.fc1.weight, saved["model"]["roi_heads.box_head.fc1.weight"])
 
 
+def test_a_resumed_run_keeps_its_predictor(saved, tmp_path) -> None:
+    """One command with --reset-predictor --resume starts a run and resumes it."""
+    torch.save(saved, tmp_path / "model_0000007.pth")
+    with Uninitialized():
+        loader = checkpointer(config(), tmp_path, reset_predictor=True)
+    loader.resume(tmp_path / "model_0000007.pth")
+    for key, tensor in loader.model.state_dict().items():
+        assert torch.equal(tensor, saved["model"][key]), key
+
+
 def test_a_converted_backbone_that_fits_in_part_is_refused(classifier, detector, tmp_path) -> None:
     """detectron2's name matching skips tensors of another shape."""
     weights = dict(classifier.weights)

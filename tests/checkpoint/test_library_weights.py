@@ -91,3 +91,8 @@ def test_googlenets_input() -> None:
     network((pixels / 255 - mean) / std)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in trained_input("torchvision/googlenet"))
     torch.testing.assert_close((pixels - mean) / std, seen[0])
+
+
+def test_a_name_that_timm_has_no_weights_for_any_more() -> None:
+    with raises("config.unknown_network", "tf_efficientnet_b0_ns"):
+        trained_input("tf_efficientnet_b0_ns")

@@ -11,6 +11,7 @@ import torch
 from detectron2 import model_zoo as detectron2_zoo
 from detectron2.config import get_cfg, instantiate
 from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
+from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from detectron2.structures.masks import polygons_to_bitmask
 from PIL import Image
@@ -201,6 +202,12 @@ def test_a_rectangle_by_hand() -> None:
     assert not pixels.any()
     box = np.array([[0.5, 0.5, 4.0, 3.0]])
     assert np.array_equal(transform.apply_box(box), box)
+
+
+def test_an_image_without_room_for_a_rectangle_stays() -> None:
+    """torchvision then returns the whole image, with its own pixels."""
+    augmentation = RandomErasing(1.0, (0.9, 1.0), (1.0, 1.0), (0, 0, 0))
+    assert isinstance(augmentation.get_transform(np.zeros((20, 400, 3), dtype=np.uint8)), T.NoOpTransform)
 
 
 def test_how_often_an_image_is_erased() -> None:

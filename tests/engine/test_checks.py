@@ -54,6 +54,8 @@ def test_a_config_is_found_by_its_name_or_path(tmp_path) -> None:
         ("--num-gpus 0", "--num-gpus 0 --num-machines 1", "run.bad_processes"),
         ("--num-machines 2 --machine-rank 5", "--machine-rank 5", "run.bad_processes"),
         ("--num-machines 2 --dist-url auto", "--dist-url", "run.no_address"),
+        ("--num-machines 2", "--dist-url tcp://127.0.0.1", "run.no_address"),
+        ("SOLVER.CHECKPOINT_PERIOD -1", "SOLVER.CHECKPOINT_PERIOD", "config.bad_value"),
         ("MODEL.RESNETS.NORM SyncBN MODEL.DEVICE cpu", "SyncBN", "run.no_gpu"),
         ("MODEL.WEIGHTS /no/such.pth", "/no/such.pth", "weights.not_found"),
         ("MODEL.WEIGHTS http://127.0.0.1:9/a.pth", "http://127.0.0.1:9/a.pth", "weights.no_download"),

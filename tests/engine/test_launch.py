@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from argparse import Namespace
@@ -233,3 +234,11 @@ def test_logging_is_as_before_after_a_run() -> None:
     assert not FullDisk.raised
     assert logging.raiseExceptions
     assert train_loop.filters == filters
+
+
+def test_a_port_in_use_is_reported() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        url = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        args = Namespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url=url)
+        with raises("run.port_in_use", url, "--dist-url auto"):
+            run_in_processes(print, get_cfg(), args, False)

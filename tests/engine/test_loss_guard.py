@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.engine.hooks import CallbackHook
+from detectron2.structures import Boxes
 from detectron2.utils import comm
 
 from se_detection.checkpoint.checkpointer import StrictCheckpointer
@@ -129,8 +130,11 @@ def test_detectron2s_error_becomes_an_infinite_loss(spoiled) -> None:
     forward = model.proposal_generator.forward
 
     def fail(*args):
-        if trainer.iter in (1, 2):
+        if trainer.iter == 1:
             raise FloatingPointError("Predicted boxes or scores contain Inf/NaN. Training has diverged.")
+        if trainer.iter == 2:
+            # As a stage of Cascade R-CNN.
+            Boxes(torch.full((1, 4), float("nan"))).clip((1, 1))
         return forward(*args)
 
     model.proposal_generator.forward = fail

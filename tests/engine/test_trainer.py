@@ -22,12 +22,13 @@ from se_detection.comparison.compare_runs import compare_runs
 from se_detection.data.workers import NoBatchError, SignalSafeLoader
 from se_detection.engine import resume, signals
 from se_detection.engine.checks import load_config
-from se_detection.engine.hooks import Evaluation
+from se_detection.engine.hooks import BestCheckpoint, Checkpoints, Evaluation
 from se_detection.engine.resume import scale_to_original
 from se_detection.engine.signals import Interrupted, RankMaximum, StopRequest
 from se_detection.engine.train_and_evaluate import evaluate
 from se_detection.engine.trainer import Trainer
 from se_detection.runs.checkpoints import numbered_checkpoints
+from se_detection.runs.metrics import MetricsFile
 
 from ..helpers import raises
 from .conftest import files, read_metrics, same, stop_after, train_arguments, weights
@@ -308,6 +309,26 @@ def test_resuming_an_earlier_checkpoint_keeps_the_later_ones(copied, build) -> N
         (copied / name).unlink()
     with pytest.raises(Exception, match=r"last_checkpoint names model_0000002\.pth, but no checkpoint exists"):
         build("copied", *options, resume=True)
+
+
+def test_a_checkpoint_period_of_zero_saves_at_the_end_alone(monkeypatch) -> None:
+    hook = Checkpoints(None, period=0, keep=0, stop=SimpleNamespace(raise_if_any=lambda: None))
+    saved = []
+    monkeypatch.setattr(hook, "save", lambda: saved.append(hook.trainer.iter))
+    for iteration in range(4):
+        hook.trainer = SimpleNamespace(iter=iteration, max_iter=4)
+        hook.after_step()
+    assert saved == [3]
+
+
+def test_the_best_value_of_another_metric_does_not_count(tmp_path) -> None:
+    options = {"checkpointer": None, "metrics": MetricsFile(tmp_path / "metrics.json")}
+    before, same, other = (BestCheckpoint(metric=name, **options) for name in ("bbox/AP50", "bbox/AP50", "bbox/AP"))
+    before.best = {"value": 80.0, "iteration": 7}
+    for hook in (same, other):
+        hook.load_state_dict(before.state_dict())
+    assert same.best == before.best
+    assert other.best == {"value": float("-inf"), "iteration": -1}
 
 
 @pytest.mark.slow

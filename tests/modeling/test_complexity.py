@@ -98,6 +98,9 @@ def test_images_are_padded_as_in_detectron2() -> None:
     assert image_size(cfg) == (800, 1067)
     cfg.INPUT.MAX_SIZE_TEST = 1000
     assert image_size(cfg) == (800, 1000)
+    # As in detectron2, not resized.
+    cfg.INPUT.MIN_SIZE_TEST = 0
+    assert image_size(cfg) == (800, 1000)
     backbone = OneLayer()
     assert backbone_gflops(backbone, 65, 97) == 65 * 97 * 12 / 1e9
     backbone.size_divisibility = 32

@@ -6,6 +6,7 @@ import timm
 import torch
 from timm.layers import freeze_batch_norm_2d
 
+from se_detection.config.meta_device import Uninitialized
 from se_detection.modeling.fold_timm import FoldedNorm, FoldingConv
 from se_detection.modeling.timm_backbone import create_timm_backbone
 
@@ -34,3 +35,11 @@ def test_maps_and_gradients_are_timms() -> None:
     assert len(gradients) > 20
     for key, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[key].grad)
+
+
+def test_a_network_with_blocks_of_the_same_names_stays_as_it_is() -> None:
+    """timm's CSPNeXt has a DepthwiseSeparableConv of its own."""
+    with torch.device("meta"), Uninitialized():
+        backbone = create_timm_backbone("cspnext_tiny", norm="FrozenBN")
+    assert not any(isinstance(module, FoldingConv) for module in backbone.modules())
+    assert list(backbone.output_shape()) == ["res2", "res3", "res4", "res5"]

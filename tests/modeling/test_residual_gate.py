@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from se_detection.modeling.ops.folding_conv import scaled_conv2d
-from se_detection.modeling.ops.residual_gate import PYTORCH, checked_triton, residual_gate
+from se_detection.modeling.ops.residual_gate import PYTORCH, _compare, checked_triton, residual_gate
 
 from ..helpers import environment, relative_error
 
@@ -205,6 +205,11 @@ def test_without_triton_there_is_one_warning_and_pytorch_is_used(monkeypatch, ca
     checked_triton.cache_clear()
     (record,) = caplog.records
     assert "(ModuleNotFoundError: " in record.getMessage()
+
+
+def test_kernels_are_compared_in_inference_mode_too() -> None:
+    with torch.inference_mode():
+        _compare(PYTORCH, torch.device("cpu"), torch.float32, torch.contiguous_format)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the Triton kernels need a GPU")

@@ -9,7 +9,9 @@ from detectron2.modeling import build_backbone
 from timm.layers import DropPath
 from torch import nn
 
-from se_detection.pretrain.classifier import build_classifier
+from se_detection import model_zoo
+from se_detection.config.buildable import check_backbone
+from se_detection.pretrain.classifier import backbone_config, build_classifier
 from se_detection.pretrain.pretrain_config import config_base
 
 from .test_classifier import make_batch
@@ -60,3 +62,9 @@ def test_training_and_the_detectors_backbone() -> None:
         key: value.shape for key, value in detectors.state_dict().items()
     }
     assert any(isinstance(module, nn.BatchNorm2d) for module in detectors.modules())
+
+
+def test_se_in_fpn_is_not_pre_trained() -> None:
+    cfg = backbone_config(model_zoo.get_config("CPU/faster_rcnn_efficientnet_lite0_SE_FPN"))
+    assert not cfg.MODEL.SE.FPN
+    check_backbone(cfg)

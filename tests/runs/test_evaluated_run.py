@@ -1,4 +1,5 @@
 import json
+import os
 
 from se_detection.runs.evaluated_run import read_run
 
@@ -46,3 +47,8 @@ def test_a_bad_run_is_refused(runs, tmp_path) -> None:
     results.rename(runs[0] / "inference" / "set_a" / "results.json")
     with raises("run.several_sets", "set_a"):
         read_run(runs[0])
+    # The later evaluation on one set counts.
+    own = {"annotations": str(tmp_path / "val.json"), "categories": []}
+    results.write_text(json.dumps(own))
+    os.utime(runs[0] / "inference" / "set_a" / "results.json", (1, 1))
+    assert read_run(runs[0]).results == own

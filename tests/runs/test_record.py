@@ -41,9 +41,13 @@ def test_a_record_has_model_and_data(cfg, tmp_path, monkeypatch) -> None:
     assert record["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     assert record["backbone_gflops"] > 0
 
+    Path("other.json").write_text("{}")
+    register_coco_instances("record_other", {}, "other.json", "there")
+    cfg.DATASETS.TEST = ("record_other",)
     write_run_record(cfg, model, (100, 130), resumed_at=7)
     resumed = read_record(tmp_path)
     assert [entry["iteration"] for entry in resumed.pop("resumed")] == [7]
+    assert resumed["data"].pop("record_other") == {"json": str(tmp_path / "other.json"), "images": "there"}
     assert resumed == record
 
 

@@ -44,9 +44,6 @@ def test_each_run_has_its_seed_its_options_and_the_best_learning_rate(folder) ->
     assert record["learning_rate"] == 0.02
     assert record["learning_rate_trials"] == {str(rate): ap for rate, ap in TRIALS.items()}
     assert record["images"]["AP"] == 12
-    # At most 200 of 999 points.
-    assert [point[0] for point in record["curve"]["loss"]] == list(range(0, 999, 5))
-    assert record["curve"]["evaluations"] == [[998, 1]]
     folder.run()
     assert folder.calls() == []
 

@@ -65,7 +65,7 @@ def _pool(pooler: Any, map_: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     samples = (size / bins).ceil().int() if adaptive else torch.full_like(size, pooler.sampling_ratio, dtype=torch.int)
     # All boxes of a group have the same number of samples in a bin.
     groups, group_of = samples.unique(dim=0, return_inverse=True)
-    order, regions = [], []
+    order, taps, shares, lengths = [], [], [], []
     for group, (across, down) in enumerate(groups.tolist()):
         own = (group_of == group).nonzero()[:, 0]
         y, y_weight = _taps(start[own, 1], size[own, 1], height, int(bins[1]), down, window=adaptive)
@@ -73,11 +73,15 @@ def _pool(pooler: Any, map_: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         y = y * width + (images[own] * (height * width))[:, None, None]
         index = y[:, :, None, :, None] + x[:, None, :, None, :]
         weight = y_weight[:, :, None, :, None] * x_weight[:, None, :, None, :]
-        taps, shares = index.flatten(3).flatten(0, 2), weight.flatten(3).flatten(0, 2)
         order.append(own)
-        regions.append(F.embedding_bag(taps, pixels, per_sample_weights=shares, mode="sum"))
-    # One copy less with one group
-    return (order[0], regions[0]) if len(order) == 1 else (torch.cat(order), torch.cat(regions))
+        taps.append(index.flatten())
+        shares.append(weight.flatten())
+        lengths.append(torch.full((index[..., 0, 0].numel(),), index[0, 0, 0].numel(), dtype=torch.int))
+    # One call for all groups: each has a backward pass over the whole map.
+    length = torch.cat(lengths)
+    offsets = (length.cumsum(0) - length).int()
+    weights = torch.cat(shares)
+    return torch.cat(order), F.embedding_bag(torch.cat(taps), pixels, offsets, per_sample_weights=weights, mode="sum")
 
 
 def _taps(start: Tensor, size: Tensor, length: int, bins: int, samples: int, *, window: bool) -> tuple[Tensor, Tensor]:

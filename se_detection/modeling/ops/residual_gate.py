@@ -188,10 +188,6 @@ def _compare(kernels: Kernels, device: torch.device, dtype: torch.dtype, memory_
         values = torch.randint(low, high, shape, generator=chance) / 4
         return values.to(device, dtype, memory_format=memory_format)
 
-    # At least two tiles in each direction, some of them not full.
-    shape = (2, 67, 5, 9) if memory_format == torch.channels_last else (2, 3, 33, 37)
-    residual, shortcut, grad = (quarters(-8, 9, *shape) for _ in range(3))
-    gate = quarters(1, 4, *shape[:2], 1, 1)
     # Without the caller's modes, and hooks such as those of activation checkpointing.
     with (
         torch.inference_mode(False),
@@ -199,6 +195,10 @@ def _compare(kernels: Kernels, device: torch.device, dtype: torch.dtype, memory_
         torch.autocast(device.type, enabled=False),
         torch.autograd.graph.saved_tensors_hooks(_itself, _itself),
     ):
+        # At least two tiles in each direction, some of them not full.
+        shape = (2, 67, 5, 9) if memory_format == torch.channels_last else (2, 3, 33, 37)
+        residual, shortcut, grad = (quarters(-8, 9, *shape) for _ in range(3))
+        gate = quarters(1, 4, *shape[:2], 1, 1)
         leaves = residual.requires_grad_(), gate.requires_grad_(), shortcut.requires_grad_()
         out = formula(*leaves)
         expected = (out, *torch.autograd.grad(out, leaves, grad))
