@@ -138,6 +138,7 @@ class Trainer(DefaultTrainer):
         self.overwrite = overwrite
         self.resumed: bool | None = None
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self._last_eval_results: dict[str, Any] = {}
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.agreement = RankMaximum()
         self.stop = StopRequest(self.agreement)

@@ -39,7 +39,7 @@ def test_your_data(tmp_path, monkeypatch, capsys) -> None:
     Path("toy", "train").rename("my_data/photos")
     json_file.rename("my_data/all.json")
     typed = [line for block in blocks("bash") if block.page == PAGE for line in commands(block.text)]
-    preparing = [line for line in typed if line.startswith(("se-det check-data my_data", "se-det sample"))]
+    preparing = [line for line in typed if line.startswith(("se-det check-data my_data", "se-det sample my_data"))]
     assert len(preparing) >= 3
     for command in preparing:
         assert type_in(monkeypatch, command) == 0, command
