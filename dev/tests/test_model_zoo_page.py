@@ -134,6 +134,7 @@ def test_model_zoo_md_is_up_to_date(rows) -> None:
 
 def test_the_script_writes_a_page(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(model_zoo, "names", lambda: [TOY])
-    monkeypatch.setattr("sys.argv", ["model_zoo_page.py", "--output", str(tmp_path / "page.md")])
+    words = ["--output", str(tmp_path / "page.md"), "--results", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["model_zoo_page.py", *words])
     main()
     assert (tmp_path / "page.md").read_text().count("](configs/") == 1
