@@ -45,10 +45,8 @@ def add_data_flags(group: _ArgumentGroup) -> None:
     """Adds the folders, or the annotation files and image folders, of both splits."""
     add_folder_flags(group)
     for split in ("train", "val"):
-        json, images = (
-            f"{split} annotations in COCO format; may be repeated",
-            f"the folder of the images of --{split}-json",
-        )
+        json = f"{split} annotations in COCO format; may be repeated"
+        images = f"the folder of the images of --{split}-json"
         group.add_argument(f"--{split}-json", action="append", default=[], metavar="FILE", help=json)
         group.add_argument(f"--{split}-images", action="append", default=[], metavar="DIR", help=images)
 

@@ -137,7 +137,7 @@ def test_the_backbone_of_a_detector_is_loaded(config, tmp_path) -> None:
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.RESNETS.NORM = "BN"
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM, cfg.MODEL.RPN.CONV_DIMS = 16, [16]
-    detector = build_model(cfg)
+    detector = with_random_weights(partial(build_model, cfg))
     DetectionCheckpointer(detector, str(tmp_path)).save("model_final")
     name = f"se_resnet{cfg.MODEL.RESNETS.DEPTH}"
     with Uninitialized():

@@ -284,7 +284,9 @@ class RunExporter:
         """
         comparison = compare(self._original, self._results(exported), self.data.coco().dataset).to_dict()
         if comparison["difference"]["AP"]["value"] is None:
-            raise UserError("export.no_objects", "--evaluate: the test set has no objects, so there is no AP; omit it")
+            raise UserError(
+                "export.no_objects", "the test set has no objects, so there is no AP; omit --evaluate and --max-ap-loss"
+            )
         return {
             "original": comparison["baseline"]["AP"],
             "exported": comparison["candidate"]["AP"],

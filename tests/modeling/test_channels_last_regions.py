@@ -40,6 +40,7 @@ def test_channels_last_pooling_has_torchvisions_values_and_gradients(kind, ratio
     own = pooler(maps, found)
     torch.testing.assert_close(own.double(), exact, rtol=0, atol=1e-4)
     assert own.is_contiguous(memory_format=torch.channels_last)
+    assert pooler(maps, [Boxes(torch.zeros(0, 4))] * 2).shape == (0, 8, *size)
     for gradient, expected in zip(torch.autograd.grad(own, maps, change), exact_gradients, strict=True):
         torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=1e-4)
 
